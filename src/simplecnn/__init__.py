@@ -1,0 +1,1 @@
+"""Train a small CNN from a configuration, see what it learned, trust what you see."""

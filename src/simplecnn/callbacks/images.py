@@ -1,0 +1,55 @@
+"""What the picture callbacks share: when they draw, and where a picture goes."""
+
+import time
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from simplecnn.figures.png import encode_png
+from simplecnn.loggers import TensorBoard
+
+
+class ImageCallback(Callback):
+    """Draws at the start, after every n-th epoch and at the end, on rank zero.
+
+    A picture goes to `<dirpath>/<name>_epoch=…_step=….png` and to TensorBoard.
+    Subclasses give `draw`. `seconds` adds up what all of it cost.
+    """
+
+    def __init__(self, dirpath: str, every_n_epochs: int = 1) -> None:
+        self.dirpath = Path(dirpath)
+        self.every_n_epochs = every_n_epochs
+        self.seconds = 0.0
+        self._drawn_at_step = -1
+
+    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Figure]:
+        """The pictures of this moment by name; `when` belongs in their titles."""
+        raise TypeError(f"{type(self).__name__} has to define draw")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._look(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self._look(trainer, pl_module, after_epoch=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._look(trainer, pl_module)
+
+    def _look(self, trainer: Trainer, module: LightningModule, after_epoch: bool = False) -> None:
+        step = trainer.global_step
+        if not trainer.is_global_zero or trainer.fast_dev_run or step == self._drawn_at_step:
+            return
+        self._drawn_at_step = step
+        start = time.perf_counter()
+        epoch = trainer.fit_loop.epoch_progress.current.completed + after_epoch
+        self.dirpath.mkdir(parents=True, exist_ok=True)
+        for name, figure in self.draw(trainer, module, f"epoch {epoch}, step {step}").items():
+            png, width, height = encode_png(figure)
+            path = self.dirpath / f"{name}_epoch={epoch:03d}_step={step:06d}.png"
+            path.write_bytes(png)
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoard):
+                    logger.add_png(name.replace("_", "/", 1), png, width, height, step)
+        self.seconds += time.perf_counter() - start

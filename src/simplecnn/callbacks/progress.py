@@ -1,0 +1,53 @@
+"""How far the run is: a bar on a terminal, a line an epoch in the log."""
+
+import logging
+import sys
+import time
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import TQDMProgressBar
+
+log = logging.getLogger(__name__)
+STAGES = ("train", "val", "test")
+
+
+def metric_text(key: str, value: float) -> str:
+    """`val/acc 98.76 %`, `val/loss 0.0412`."""
+    return f"{key} {value:.2%}".replace("%", " %") if "acc" in key else f"{key} {value:.4f}"
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar, drawn a few times a second, on a terminal only."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=20, leave=False)
+        if not sys.stderr.isatty():
+            self.disable()
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        return {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
+
+
+class EpochLines(Callback):
+    """One line an epoch: its metrics, its seconds, the time left."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        seconds = time.perf_counter() - self.start
+        done, last = trainer.current_epoch + 1, trainer.max_epochs
+        parts = [f"epoch {done}" if last in (None, -1) else f"epoch {done}/{last}"]
+        parts += [
+            metric_text(key, float(trainer.callback_metrics[key]))
+            for stage in STAGES
+            for key in (f"{stage}/loss", f"{stage}/acc")
+            if key in trainer.callback_metrics
+        ]
+        parts.append(f"{seconds:.1f} s")
+        if last not in (None, -1) and done < last:
+            parts.append(f"{(last - done) * seconds:.0f} s left")
+        log.info("   ".join(parts))

@@ -1,0 +1,386 @@
+"""The convolution of deep learning, from its definition, and its gradients; NumPy only.
+
+For an image x (C, H, W), already padded, and a kernel w (M, C/groups, K, L), unit (i, j) of output
+map m is the sum over the channels c of m's group, and over the kernel's rows k and columns l, of
+
+    y[m, i, j] = bias[m] + sum w[m, c, k, l] * x[c, i*stride + k*dilation, j*stride + l*dilation]
+
+with a stride and a dilation for each axis. This is cross-correlation: the kernel is laid on the
+image as it is written. The convolution of mathematics turns it by 180 degrees first (`flip=True`).
+The output has floor((H + top + bottom - dilation * (K - 1) - 1) / stride) + 1 rows.
+
+Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016,
+arXiv:1603.07285. Options mean what they mean in `torch.nn.Conv2d`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import ArrayLike, NDArray
+
+Pair: TypeAlias = int | Sequence[int]  # one for both axes, or (vertical, horizontal)
+Padding: TypeAlias = int | Sequence[int | Sequence[int]] | Literal["valid", "same"]
+PaddingMode: TypeAlias = Literal["zeros", "reflect", "replicate", "circular"]
+Method: TypeAlias = Literal["naive", "windows"]
+
+
+def conv2d(
+    image: ArrayLike,
+    kernel: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    padding_mode: PaddingMode = "zeros",
+    flip: bool = False,
+    method: Method = "windows",
+) -> NDArray[Any]:
+    """Slide `kernel` over `image`: cross-correlation, or with `flip` mathematical convolution.
+
+        image          kernel                 bias          output
+        (H, W)         (K, L)                 a number      (H', W')
+        (C, H, W)      (M, C/groups, K, L)    (M,)          (M, H', W')
+        (N, C, H, W)   (M, C/groups, K, L)    (M,)          (N, M, H', W'), N may be 0
+
+    `padding` is one int, one per axis (vertical, horizontal), or the four sides as in `numpy.pad`,
+    ((top, bottom), (left, right)); "valid" is none; "same" keeps the image's size, needs stride 1,
+    and puts an odd row or column at the bottom or right, as torch does. `padding_mode` says what
+    is there: zeros, the image mirrored about its border pixels (reflect), the border pixels
+    (replicate), or the opposite side (circular).
+
+    `method="naive"` is the definition in loops; "windows" views every window at once and multiplies
+    them with the kernel in one contraction, at K * L times the image's memory.
+
+    Image, kernel and bias have one dtype (integer, floating or complex), and so has the output:
+    float16 is summed in float32 and rounded once, integers wrap around as ever in NumPy. NaN and
+    infinity take part in every product, those with a zero of the padding or the kernel included.
+
+    Raises TypeError for a wrong type or dtype, ValueError for a wrong shape or number.
+    """
+    _check_choice("method", method, ("naive", "windows"))
+    conv = _prepare(image, kernel, stride, padding, dilation, groups, padding_mode, flip)
+    offsets = None if bias is None else _prepare_bias(bias, conv)
+    with np.errstate(over="ignore", invalid="ignore"):  # inf and NaN are answers here
+        output = _naive(conv) if method == "naive" else _windows(conv)
+        if offsets is not None:
+            output += offsets[:, None, None]
+        return output.reshape(conv.output_shape).astype(conv.dtype, copy=False)
+
+
+class Conv2dGradients(NamedTuple):
+    """The gradients of one loss, each with the shape of what it is the gradient by."""
+
+    image: NDArray[Any]
+    kernel: NDArray[Any]
+    bias: NDArray[Any]  # (M,), or () for an image (H, W)
+
+
+def conv2d_gradients(
+    grad_output: ArrayLike,
+    image: ArrayLike,
+    kernel: ArrayLike,
+    *,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    padding_mode: PaddingMode = "zeros",
+    flip: bool = False,
+) -> Conv2dGradients:
+    """The way back: a loss's gradients by image, kernel and bias from its gradient by the output.
+
+    `grad_output` has the shape and dtype of conv2d(image, kernel, ...) with the same options. Each
+    is the adjoint of what `conv2d` does: where tap (k, l) of the kernel read a pixel for a unit,
+    it now gives that pixel the unit's gradient times its weight, and where padding copied a pixel,
+    the copy's gradient returns to it. With complex numbers, kernel and image enter conjugated, as
+    in torch's autograd.
+
+    Raises what `conv2d` raises.
+    """
+    conv = _prepare(image, kernel, stride, padding, dilation, groups, padding_mode, flip)
+    grad = np.asarray(grad_output)
+    if grad.dtype != conv.dtype:
+        raise TypeError(f"grad_output is {grad.dtype} but image is {conv.dtype}: convert one")
+    if grad.shape != conv.output_shape:
+        raise ValueError(
+            f"grad_output must have the output's shape {conv.output_shape}, got {grad.shape}"
+        )
+
+    # Split the channels by group and lay the pixels in a row: a tap is then one matrix product.
+    num_images, num_channels = conv.padded.shape[:2]
+    num_maps, channels_per_group, *taps = conv.kernel.shape
+    num_units = math.prod(conv.output_size)
+    grad = grad.astype(conv.kernel.dtype)
+    grad = grad.reshape(num_images, conv.groups, num_maps // conv.groups, num_units)
+    weights = conv.kernel.reshape(conv.groups, -1, channels_per_group, *taps)
+
+    grad_padded = np.zeros_like(conv.padded)
+    grad_weights = np.zeros_like(weights)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for tap in np.ndindex(*taps):
+            read = _read_by_tap(tap, conv)
+            pixels = conv.padded[read].reshape(
+                num_images, conv.groups, channels_per_group, num_units
+            )
+            by_image = grad @ pixels.conj().swapaxes(-1, -2)
+            grad_weights[..., *tap] = by_image.sum(axis=0, dtype=grad.dtype)
+            to_pixels = weights[..., *tap].conj().swapaxes(-1, -2) @ grad
+            grad_padded[read] += to_pixels.reshape(num_images, num_channels, *conv.output_size)
+        if flip:
+            grad_weights = grad_weights[..., ::-1, ::-1]
+        grads = Conv2dGradients(
+            image=_unpad(grad_padded, conv).reshape(np.shape(image)),
+            kernel=grad_weights.reshape(np.shape(kernel)),
+            bias=grad.sum(axis=(0, -1), dtype=grad.dtype).reshape(conv.bias_shape),
+        )
+        return Conv2dGradients(*(np.array(g, dtype=conv.dtype, order="C") for g in grads))
+
+
+@dataclass(frozen=True)
+class _Convolution:
+    """What the arguments mean, checked: one rank, one dtype, kernel turned, image padded."""
+
+    padded: NDArray[Any]  # (N, C, top + H + bottom, left + W + right)
+    kernel: NDArray[Any]  # (M, C/groups, K, L)
+    groups: int
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    span: tuple[int, int]  # rows and columns from the kernel's first tap to its last
+    size: tuple[int, int]  # (H, W)
+    sides: tuple[tuple[int, int], ...]  # ((top, bottom), (left, right))
+    padding_mode: PaddingMode
+    output_size: tuple[int, int]  # (H', W')
+    output_shape: tuple[int, ...]
+    bias_shape: tuple[int, ...]
+    dtype: np.dtype[Any]  # of the arguments; the arrays here have the one to sum in
+
+
+def _naive(conv: _Convolution) -> NDArray[Any]:
+    num_maps, channels_per_group = conv.kernel.shape[:2]
+    maps_per_group = num_maps // conv.groups
+    output = np.empty((len(conv.padded), num_maps, *conv.output_size), conv.kernel.dtype)
+    for n, m, i, j in np.ndindex(*output.shape):
+        channel = m // maps_per_group * channels_per_group
+        row, column = i * conv.stride[0], j * conv.stride[1]
+        window = conv.padded[
+            n,
+            channel : channel + channels_per_group,
+            row : row + conv.span[0] : conv.dilation[0],
+            column : column + conv.span[1] : conv.dilation[1],
+        ]
+        output[n, m, i, j] = np.sum(window * conv.kernel[m], dtype=output.dtype)
+    return output
+
+
+def _windows(conv: _Convolution) -> NDArray[Any]:
+    num_images, num_maps = len(conv.padded), len(conv.kernel)
+    num_units, num_terms = math.prod(conv.output_size), math.prod(conv.kernel.shape[1:])
+    windows = sliding_window_view(conv.padded, conv.span, axis=(2, 3))
+    windows = windows[:, :, :: conv.stride[0], :: conv.stride[1]]
+    windows = windows[..., :: conv.dilation[0], :: conv.dilation[1]]
+    # From (N, C, H', W', K, L), a view, to the terms of each unit in a column: here is the copy.
+    terms = windows.transpose(0, 1, 4, 5, 2, 3)
+    terms = terms.reshape(num_images, conv.groups, num_terms, num_units)
+    weights = conv.kernel.reshape(conv.groups, num_maps // conv.groups, num_terms)
+    return (weights @ terms).reshape(num_images, num_maps, *conv.output_size)
+
+
+def _read_by_tap(tap: tuple[int, ...], conv: _Convolution) -> tuple[Any, ...]:
+    """The index into the padded image of what one tap of the kernel reads, unit by unit."""
+    first_row, first_column = tap[0] * conv.dilation[0], tap[1] * conv.dilation[1]
+    last_row = first_row + (conv.output_size[0] - 1) * conv.stride[0]
+    last_column = first_column + (conv.output_size[1] - 1) * conv.stride[1]
+    rows = slice(first_row, last_row + 1, conv.stride[0])
+    columns = slice(first_column, last_column + 1, conv.stride[1])
+    return ..., rows, columns
+
+
+def _pad(
+    image: NDArray[Any], sides: tuple[tuple[int, int], ...], mode: PaddingMode
+) -> NDArray[Any]:
+    if mode == "zeros":
+        return np.pad(image, ((0, 0), (0, 0), *sides))
+    rows, columns = (_copied(s, n, mode) for s, n in zip(sides, image.shape[2:], strict=True))
+    return image[..., rows[:, None], columns]
+
+
+def _unpad(grad_padded: NDArray[Any], conv: _Convolution) -> NDArray[Any]:
+    """The adjoint of `_pad`: every pixel gathers the gradients of its copies."""
+    (num_rows, num_columns), ((top, _), (left, _)) = conv.size, conv.sides
+    if conv.padding_mode == "zeros":
+        return grad_padded[..., top : top + num_rows, left : left + num_columns]
+    rows, columns = (
+        _copied(s, n, conv.padding_mode) for s, n in zip(conv.sides, conv.size, strict=True)
+    )
+    by_row = np.zeros((*grad_padded.shape[:2], num_rows, len(columns)), grad_padded.dtype)
+    for copy, row in enumerate(rows):
+        by_row[:, :, row] += grad_padded[:, :, copy]
+    grad = np.zeros((*grad_padded.shape[:2], num_rows, num_columns), grad_padded.dtype)
+    for copy, column in enumerate(columns):
+        grad[..., column] += by_row[..., copy]
+    return grad
+
+
+def _copied(sides: tuple[int, int], size: int, mode: PaddingMode) -> NDArray[np.intp]:
+    """Of which of the `size` pixels of an axis each one of the padded axis is a copy."""
+    before, after = sides
+    index = np.arange(-before, size + after)
+    if mode == "replicate":
+        return index.clip(0, size - 1)
+    if mode == "circular":
+        return index % size
+    return size - 1 - abs(size - 1 - abs(index))  # mirrored at pixel 0, then at the last
+
+
+def _prepare(
+    image: ArrayLike,
+    kernel: ArrayLike,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+    padding_mode: PaddingMode,
+    flip: bool,
+) -> _Convolution:
+    image, kernel = np.asarray(image), np.asarray(kernel)
+    _check_arrays(image, kernel)
+    stride = _pair("stride", stride, least=1)
+    dilation = _pair("dilation", dilation, least=1)
+    groups = _integer("groups", groups, least=1)
+    _check_choice("padding_mode", padding_mode, ("zeros", "reflect", "replicate", "circular"))
+
+    image4 = image.reshape((1,) * (4 - image.ndim) + image.shape)
+    kernel4 = kernel.reshape((1,) * (4 - kernel.ndim) + kernel.shape)
+    num_channels, num_maps = image4.shape[1], kernel4.shape[0]
+    if num_channels != groups * kernel4.shape[1]:
+        raise ValueError(
+            f"image has {num_channels} channels but kernel, of shape {kernel.shape}, reads "
+            f"{kernel4.shape[1]} in each of groups={groups}: {groups * kernel4.shape[1]}"
+        )
+    if num_maps % groups:
+        raise ValueError(f"kernel has {num_maps} output maps, which groups={groups} do not divide")
+
+    num_rows, num_columns = kernel4.shape[2:]
+    span = dilation[0] * (num_rows - 1) + 1, dilation[1] * (num_columns - 1) + 1
+    sides = _sides(padding, stride, span)
+    output_size = []
+    for axis, name in enumerate(("rows", "columns")):
+        size, widest = image4.shape[2 + axis], max(sides[axis])
+        most = {"reflect": size - 1, "circular": size}.get(padding_mode, widest)
+        if widest > most:
+            raise ValueError(
+                f"padding of {widest} {name} is too wide for padding_mode={padding_mode!r} "
+                f"and an image of {size}: at most {most}"
+            )
+        padded_size = size + sum(sides[axis])
+        if span[axis] > padded_size:
+            raise ValueError(
+                f"kernel spans {span[axis]} {name}, dilation included, but the padded image has "
+                f"only {padded_size}"
+            )
+        output_size.append((padded_size - span[axis]) // stride[axis] + 1)
+    output_shape = (len(image4), num_maps, *output_size)[4 - image.ndim :]
+
+    # float16 has 11 bits: a sum in it loses what float32 keeps. The machine's byte order is faster.
+    sum_dtype = np.float32 if image.dtype.type is np.float16 else image.dtype.newbyteorder("=")
+    kernel4 = kernel4[..., ::-1, ::-1] if flip else kernel4
+    return _Convolution(
+        padded=_pad(image4.astype(sum_dtype, copy=False), sides, padding_mode),
+        # Plain memory order: BLAS rounds by it, and a kernel's layout should change no answer.
+        kernel=np.ascontiguousarray(kernel4, dtype=sum_dtype),
+        groups=groups,
+        stride=stride,
+        dilation=dilation,
+        span=span,
+        size=(image4.shape[2], image4.shape[3]),
+        sides=sides,
+        padding_mode=padding_mode,
+        output_size=(output_size[0], output_size[1]),
+        output_shape=output_shape,
+        bias_shape=output_shape[-3:-2],  # (M,), or () where an output has no maps
+        dtype=image.dtype,
+    )
+
+
+def _prepare_bias(bias: ArrayLike, conv: _Convolution) -> NDArray[Any]:
+    array = np.asarray(bias)
+    # A Python number has no dtype of its own, in NumPy's rules: it takes the image's if it can.
+    dtype = np.result_type(conv.dtype, bias) if isinstance(bias, int | float) else array.dtype
+    if dtype != conv.dtype:
+        raise TypeError(f"bias is {dtype} but image is {conv.dtype}: convert one")
+    num_maps = len(conv.kernel)
+    if array.shape not in (conv.bias_shape, (num_maps,)):
+        raise ValueError(
+            f"bias must have shape {conv.bias_shape}, one number an output map, got {array.shape}"
+        )
+    return array.astype(conv.kernel.dtype).reshape(num_maps)
+
+
+def _check_arrays(image: NDArray[Any], kernel: NDArray[Any]) -> None:
+    if image.ndim not in (2, 3, 4):
+        raise ValueError(
+            "image must have 2, 3 or 4 dimensions, (H, W), (C, H, W) or (N, C, H, W), "
+            f"got {image.ndim}: shape {image.shape}"
+        )
+    kernel_ndim, layout = (2, "(K, L)") if image.ndim == 2 else (4, "(M, C/groups, K, L)")
+    if kernel.ndim != kernel_ndim:
+        raise ValueError(
+            f"kernel must have {kernel_ndim} dimensions, {layout}, where image has {image.ndim}, "
+            f"got {kernel.ndim}: shape {kernel.shape}"
+        )
+    for name, array in (("image", image), ("kernel", kernel)):
+        if array.dtype.kind not in "iufc":
+            raise TypeError(f"{name} must hold numbers, got {array.dtype}")
+    if 0 in image.shape[-3:]:
+        raise ValueError(f"image must not be empty but for a batch of 0, got shape {image.shape}")
+    if 0 in kernel.shape:
+        raise ValueError(f"kernel must not be empty, got shape {kernel.shape}")
+    if image.dtype != kernel.dtype:
+        raise TypeError(f"image is {image.dtype} but kernel is {kernel.dtype}: convert one")
+
+
+def _sides(
+    padding: Padding, stride: tuple[int, int], span: tuple[int, int]
+) -> tuple[tuple[int, int], ...]:
+    if padding == "valid":
+        return (0, 0), (0, 0)
+    if padding == "same":
+        if stride != (1, 1):
+            raise ValueError(f"padding='same' needs stride 1, got stride {stride}")
+        return tuple(((n - 1) // 2, n // 2) for n in span)  # together n - 1, the odd one last
+    allowed = "an int, a pair, ((top, bottom), (left, right)), 'valid' or 'same'"
+    if isinstance(padding, str):
+        raise ValueError(f"padding must be {allowed}, got {padding!r}")
+    axes = padding if isinstance(padding, Sequence) else (padding, padding)
+    if len(axes) != 2:
+        raise ValueError(f"padding must be {allowed}, got {padding!r}")
+    return tuple(_pair("padding", axis, least=0) for axis in axes)
+
+
+def _pair(name: str, value: object, *, least: int) -> tuple[int, int]:
+    if isinstance(value, str) or not isinstance(value, int | np.integer | Sequence):
+        raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
+    if not isinstance(value, Sequence):
+        value = (value, value)
+    if len(value) != 2:
+        raise ValueError(f"{name} must be an int or a pair of ints, got {value!r}")
+    return _integer(name, value[0], least=least), _integer(name, value[1], least=least)
+
+
+def _integer(name: str, value: object, *, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)
+
+
+def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")

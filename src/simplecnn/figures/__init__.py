@@ -1,0 +1,1 @@
+"""Arrays in, matplotlib `Figure` out: usable from a notebook, no torch modules, no Lightning."""

@@ -1,0 +1,163 @@
+"""What small kernels respond to, and what turning a kernel by 180 degrees changes."""
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from simplecnn.convolution import conv2d
+from simplecnn.figures import style
+from simplecnn.kernels import NamedKernel
+
+# Not the digits' black ink on white: the kernels speak of brightness, so 1 has to look bright.
+BRIGHTNESS = "gray"
+TITLE_SIZE, NOTE_SIZE = 9, 7.5
+EDGE_NOTE = """Brightness: black is 0, white is 1.
+Response: red is positive, blue is negative,
+white is zero. Magnitude: |response|.
+Outside the dashed line the kernel also
+reads the zeros around the image."""
+
+
+def edge_kernel_figure(
+    images: Mapping[str, NDArray[Any]], kernels: Mapping[str, NamedKernel]
+) -> Figure:
+    """Each kernel's numbers, and its response to each image, signed and as magnitude.
+
+    Images are (H, W), from 0 (black) to 1 (white). Responses are cross-correlations, padded with
+    zeros to keep the size; each kernel has one scale for all images, for kernels differ in gain.
+    """
+    weights = style.signed_scale(*(kernel.values for kernel in kernels.values()))
+    num_rows, num_images = 1 + len(kernels), len(images)
+    figure = style.new_figure(2.0 * (1 + 2 * num_images), 2.15 * num_rows + 0.4)
+    grid = figure.add_gridspec(num_rows, 1 + 2 * num_images)
+    figure.suptitle("What a kernel responds to: cross-correlation, each kernel on its own scale")
+    for column, (title, image) in enumerate(images.items(), start=1):
+        ax = figure.add_subplot(grid[0, column])
+        style.tile(ax, image, BRIGHTNESS, Normalize(0.0, 1.0))
+        ax.set_title(f"{title}, {image.shape[0]} x {image.shape[1]}", fontsize=TITLE_SIZE)
+    note = figure.add_subplot(grid[0, 1 + num_images :])
+    note.set_axis_off()
+    note.text(0.0, 0.5, EDGE_NOTE, va="center", fontsize=TITLE_SIZE, transform=note.transAxes)
+
+    for row, (name, kernel) in enumerate(kernels.items(), start=1):
+        ax = figure.add_subplot(grid[row, 0])
+        _kernel_tile(ax, kernel.values, weights)
+        ax.set_title(name, fontsize=TITLE_SIZE)
+        ax.set_xlabel(textwrap.fill(kernel.responds_to, 30), fontsize=NOTE_SIZE)
+        responses = [
+            conv2d(image.astype(np.float64), kernel.values, padding="same")
+            for image in images.values()
+        ]
+        magnitudes = [abs(response) for response in responses]
+        for first, label, tiles, colours, scale in (
+            (1, "response", responses, style.SIGNED, style.signed_scale(*responses)),
+            (
+                1 + num_images,
+                "magnitude",
+                magnitudes,
+                style.POSITIVE,
+                style.positive_scale(*magnitudes),
+            ),
+        ):
+            axes = [figure.add_subplot(grid[row, first + i]) for i in range(num_images)]
+            for ax, values in zip(axes, tiles, strict=True):
+                drawn = style.tile(ax, values, colours, scale)
+                _mark_padding(ax, values, kernel.values)
+                ax.set_title(label if row == 1 else "", fontsize=TITLE_SIZE)
+            _colour_bar(figure, drawn, axes)
+    return figure
+
+
+def flip_figure(image: NDArray[Any], kernels: Mapping[str, NamedKernel]) -> Figure:
+    """Cross-correlation beside mathematical convolution, which turns the kernel first.
+
+    The image is (H, W), from 0 (black) to 1 (white), padded with zeros to keep its size; each
+    kernel has one scale for its responses and their difference.
+    """
+    image = image.astype(np.float64)
+    weights = style.signed_scale(*(kernel.values for kernel in kernels.values()))
+    figure = style.new_figure(10.0, 2.1 * len(kernels) + 0.6)
+    figure.suptitle("Cross-correlation or convolution: what turning the kernel changes")
+    rows = figure.subplots(len(kernels), 5, squeeze=False)
+    for axes, (name, kernel) in zip(rows, kernels.items(), strict=True):
+        correlation = conv2d(image, kernel.values, padding="same")
+        convolution = conv2d(image, kernel.values, padding="same", flip=True)
+        responses = [correlation, convolution, convolution - correlation]
+        scale = style.signed_scale(*responses)
+        _kernel_tile(axes[0], kernel.values, weights)
+        _kernel_tile(axes[1], kernel.values[::-1, ::-1], weights)
+        axes[0].set_ylabel(name, fontsize=TITLE_SIZE)
+        axes[1].set_xlabel(_effect(kernel.values), fontsize=NOTE_SIZE)
+        for ax, values in zip(axes[2:], responses, strict=True):
+            drawn = style.tile(ax, values, style.SIGNED, scale)
+            _mark_padding(ax, values, kernel.values)
+        _colour_bar(figure, drawn, list(axes[2:]))
+    titles = (
+        "kernel",
+        "turned by 180°",
+        "cross-correlation\n(flip=False)",
+        "convolution\n(flip=True)",
+        "convolution minus\ncross-correlation",
+    )
+    for ax, title in zip(rows[0], titles, strict=True):
+        ax.set_title(title, fontsize=TITLE_SIZE)
+    return figure
+
+
+def _effect(kernel: NDArray[Any]) -> str:
+    turned = kernel[::-1, ::-1]
+    if np.array_equal(turned, kernel):
+        return "the same kernel:\nnothing changes"
+    if np.array_equal(turned, -kernel):
+        return "its negative:\nonly the sign changes"
+    return "another kernel:\nanother answer"
+
+
+def _kernel_tile(ax: Axes, kernel: NDArray[Any], scale: Normalize) -> None:
+    style.tile(ax, kernel, style.SIGNED, scale)
+    for (row, column), value in np.ndenumerate(kernel):
+        dark = abs(value) > 0.6 * abs(scale.vmax or 1.0)
+        ax.text(
+            column,
+            row,
+            _number(value),
+            ha="center",
+            va="center",
+            color="white" if dark else "black",
+        )
+
+
+def _mark_padding(ax: Axes, response: NDArray[Any], kernel: NDArray[Any]) -> None:
+    """A dashed line round the units whose window lies within the image."""
+    before = [(n - 1) // 2 for n in kernel.shape]
+    size = [n - k + 1 for n, k in zip(response.shape, kernel.shape, strict=True)]
+    ax.add_patch(
+        Rectangle(
+            (before[1] - 0.5, before[0] - 0.5),
+            size[1],
+            size[0],
+            fill=False,
+            edgecolor="0.6",
+            linestyle="--",
+            linewidth=0.8,
+        )
+    )
+
+
+def _colour_bar(figure: Figure, drawn: AxesImage, axes: list[Axes]) -> None:
+    lowest, highest = drawn.get_clim()
+    ticks = sorted({lowest, 0.0, highest})
+    bar = figure.colorbar(drawn, ax=axes, pad=0.02, aspect=15, ticks=ticks)
+    bar.ax.set_yticklabels([_number(tick) for tick in ticks], fontsize=NOTE_SIZE)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")

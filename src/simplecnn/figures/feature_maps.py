@@ -1,0 +1,99 @@
+"""What every channel of a layer makes of a few digits, as one picture."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from simplecnn.figures.mosaic import Mosaic, join
+from simplecnn.figures.style import DIGIT, POSITIVE, SIGNED, positive_scale, signed_scale
+
+MAX_WIDTH = 1376  # pixels
+MIN_TILE = 42  # pixels: room for a label of two lines beside it
+
+
+def feature_maps_figure(
+    images: NDArray,
+    maps: NDArray,
+    *,
+    labels: Sequence[str],
+    predictions: Sequence[str],
+    title: str = "feature maps",
+) -> Figure:
+    """Draw maps (N, channels, H, W) of images (N, C, h, w): a row an image, a column a channel.
+
+    One scale for the layer: from zero up, or symmetric about zero where there are negative values.
+    A channel that is zero on all the images is marked dead, a wrong prediction is red. More
+    channels than fit side by side continue in further blocks below.
+    """
+    num_images, num_channels, height, width = maps.shape
+    signed = bool((maps < 0).any())
+    gap, left, header = 2, 150, 28
+    zoom = max(MAX_WIDTH // (num_channels * (width + gap)), -(-MIN_TILE // height), 1)
+    zoom = min(zoom, max(1, 84 // height))
+    step_x, step_y = width * zoom + gap, height * zoom + gap
+    num_blocks = -(-num_channels * step_x // MAX_WIDTH)
+    columns = -(-num_channels // num_blocks)
+    block_height = header + num_images * step_y
+    dead = (maps == 0).all(axis=(0, 2, 3))
+    mosaic = Mosaic(
+        left + columns * step_x - gap,
+        num_blocks * block_height,
+        title=f"{title}\n{num_channels} channels of {height} x {width}, "
+        f"{dead.sum()} of them dead on these digits, one scale for the layer",
+        colours=SIGNED if signed else POSITIVE,
+        scale=signed_scale(maps) if signed else positive_scale(maps),
+    )
+    for block in range(num_blocks):
+        y = block * block_height + header
+        channels = range(block * columns, min((block + 1) * columns, num_channels))
+        shown = np.where(dead[:, None, None], np.nan, maps)[:, channels]
+        mosaic.put(join(shown, zoom=zoom, gap=gap), left, y, 1)
+        _label_columns(mosaic, channels, dead, left, y, step_x, num_images * step_y - gap, gap)
+        for i in range(num_images):
+            _label_row(
+                mosaic, images[i], labels[i], predictions[i], left, y + i * step_y, step_y - gap
+            )
+    return mosaic.figure
+
+
+def _label_columns(
+    mosaic: Mosaic,
+    channels: range,
+    dead: NDArray,
+    left: int,
+    y: int,
+    step: int,
+    height: int,
+    gap: int,
+) -> None:
+    for column, channel in enumerate(channels):
+        x = left + column * step
+        name = f"{channel}\ndead" if dead[channel] else str(channel)
+        colour = "tab:red" if dead[channel] else "black"
+        if dead[channel]:
+            mosaic.ax.add_patch(
+                Rectangle((x, y), step - gap, height, facecolor="0.92", edgecolor="0.75", lw=0.3)
+            )
+        mosaic.write(x + (step - gap) / 2, y - 5, name, size=5, ha="center", color=colour)
+
+
+def _label_row(
+    mosaic: Mosaic, image: NDArray, label: str, prediction: str, left: int, y: int, height: int
+) -> None:
+    zoom = max(1, height // image.shape[1])
+    side = image.shape[1] * zoom
+    top = y + (height - side) / 2
+    ink = image.mean(axis=0)  # colour images are shown by their brightness
+    mosaic.put(ink, left - 12 - side, top, zoom, colours=DIGIT)
+    right = label == prediction
+    mosaic.write(
+        0,
+        y + height / 2,
+        label if right else f"{label}, seen\nas {prediction}",
+        size=6,
+        va="center",
+        color="black" if right else "tab:red",
+    )

@@ -1,0 +1,82 @@
+"""The filters of a convolution as one picture: red excites, blue inhibits, white is zero."""
+
+import numpy as np
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from simplecnn.figures.mosaic import Mosaic, join
+from simplecnn.figures.style import SIGNED, signed_scale
+
+MAX_WIDTH = 1376  # pixels
+
+
+def filters_figure(
+    weights: NDArray, *, title: str = "filters", limit: float | None = None
+) -> Figure:
+    """Draw the weights (out_channels, in_channels, K, L) of a convolution on one symmetric scale.
+
+    One input channel: a grid of numbered filters, each with its Euclidean norm, and with its
+    weights where there are few. More: a matrix, a row a filter, a column an input channel.
+    `limit` fixes the end of the scale, so that several pictures can be compared.
+    """
+    draw = _grid if weights.shape[1] == 1 else _matrix
+    return draw(weights, title, signed_scale(weights if limit is None else limit))
+
+
+def _grid(weights: NDArray, title: str, scale: Normalize) -> Figure:
+    num_filters, _, height, width = weights.shape
+    zoom = max(4, 120 // width)
+    tile_width, tile_height, gap, label = width * zoom, height * zoom, 36, 20
+    columns = min(8, num_filters)
+    rows = -(-num_filters // columns)
+    mosaic = Mosaic(
+        columns * (tile_width + gap) - gap,
+        rows * (tile_height + gap),
+        title=f"{title}\n{num_filters} filters of {height} x {width}, "
+        f"one scale for the layer: ±{scale.vmax:.3g}",
+        colours=SIGNED,
+        scale=scale,
+    )
+    with_weights = num_filters * height * width <= 400 and zoom >= 24
+    for i, kernel in enumerate(weights[:, 0]):
+        row, column = divmod(i, columns)
+        x, y = column * (tile_width + gap), row * (tile_height + gap) + label
+        mosaic.put(kernel, x, y, zoom)
+        norm = np.linalg.norm(kernel.astype(np.float64))
+        mosaic.write(x, y - 4, f"{i}", weight="bold")
+        mosaic.write(x + tile_width, y - 4, f"norm {norm:.2f}", ha="right")
+        for (p, q), value in np.ndenumerate(kernel) if with_weights else ():
+            mosaic.write(
+                x + (q + 0.5) * zoom,
+                y + (p + 0.5) * zoom,
+                f"{round(value, 2) + 0.0:.2f}".replace("-", "−"),
+                size=4.5,
+                ha="center",
+                va="center",
+                color="white" if scale(abs(value)) > 0.8 else "black",
+            )
+    return mosaic.figure
+
+
+def _matrix(weights: NDArray, title: str, scale: Normalize) -> Figure:
+    num_filters, num_inputs, height, width = weights.shape
+    gap, left, label = 6, 30, 18
+    zoom = int(np.clip((MAX_WIDTH / num_inputs - gap) // width, 1, 14))
+    step_x, step_y = width * zoom + gap, height * zoom + gap
+    mosaic = Mosaic(
+        left + num_inputs * step_x - gap,
+        label + num_filters * step_y - gap,
+        title=f"{title}\n{num_filters} filters (rows) of {height} x {width} "
+        f"on {num_inputs} input channels (columns), one scale for the layer: ±{scale.vmax:.3g}",
+        colours=SIGNED,
+        scale=scale,
+    )
+    mosaic.put(join(weights, zoom=zoom, gap=gap), left, label, 1)
+    # Number only as many rows and columns as there is room for.
+    for i in range(0, num_filters, max(1, -(-16 // step_y))):
+        y = label + i * step_y + height * zoom / 2
+        mosaic.write(left - 6, y, str(i), size=5, ha="right", va="center")
+    for j in range(0, num_inputs, max(1, -(-24 // step_x))):
+        mosaic.write(left + j * step_x + width * zoom / 2, label - 5, str(j), size=5, ha="center")
+    return mosaic.figure

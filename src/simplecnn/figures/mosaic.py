@@ -1,0 +1,104 @@
+"""Many small arrays in one picture, each value a whole number of screen pixels, one colour scale.
+
+Axes are in screen pixels, the origin in the upper left corner, so that labels can be placed
+exactly and nothing is resampled.
+"""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, FixedLocator
+from numpy.typing import NDArray
+
+from simplecnn.figures.style import DPI, new_figure
+
+MARGIN, BAR = 14, 92  # pixels around the picture; to the right, for the colour bar
+TITLE = 62
+
+
+class Mosaic:
+    """A blank picture `width` x `height` pixels (title and colour bar come on top) to put tiles in.
+
+    `scale` and `colours` are one for all tiles put with `put`.
+    """
+
+    def __init__(
+        self, width: int, height: int, *, title: str, colours: str, scale: Normalize
+    ) -> None:
+        self.scale, self.colours = scale, colours
+        widest = max(len(line) for line in title.split("\n"))
+        total_width = max(MARGIN + width + BAR, MARGIN + 9 * widest)
+        total_height = TITLE + height + MARGIN
+        self.figure: Figure = new_figure(total_width / DPI, total_height / DPI)
+        self.figure.set_layout_engine("none")
+        self.ax: Axes = self.figure.add_axes((0, 0, 1, 1))
+        self.ax.set_axis_off()
+        self.ax.set(xlim=(-MARGIN, total_width - MARGIN), ylim=(total_height - TITLE, -TITLE))
+        self.ax.text(0, -TITLE + 12, title, fontsize=7.5, va="top", linespacing=1.4)
+        bar_height = min(height, 360)
+        self._colour_bar(
+            (
+                (MARGIN + width + 20) / total_width,
+                (total_height - TITLE - bar_height) / total_height,
+                12 / total_width,
+                bar_height / total_height,
+            )
+        )
+
+    def put(
+        self,
+        array: NDArray,
+        x: float,
+        y: float,
+        zoom: int,
+        *,
+        colours: str | None = None,
+        scale: Normalize | None = None,
+    ) -> None:
+        """Draw `array` (H, W) with its upper left corner at (x, y), `zoom` pixels a value.
+
+        Equal zooms line up: a whole grid may be joined by `join` and put at once.
+        """
+        height, width = array.shape[0] * zoom, array.shape[1] * zoom
+        self.ax.imshow(
+            array,
+            cmap=colours or self.colours,
+            norm=scale if colours else self.scale,
+            interpolation="nearest",
+            extent=(x, x + width, y + height, y),
+            aspect="auto",
+            resample=False,
+        )
+
+    def write(self, x: float, y: float, text: str, *, size: float = 6, **options: object) -> None:
+        self.ax.text(x, y, text, fontsize=size, **options)  # type: ignore[arg-type]
+
+    def _colour_bar(self, place: tuple[float, float, float, float]) -> None:
+        low, high = float(self.scale.vmin or 0.0), float(self.scale.vmax or 1.0)
+        box = self.figure.add_axes(place)
+        ramp = np.linspace(low, high, 256)[:, None]
+        box.imshow(
+            ramp, cmap=self.colours, norm=self.scale, extent=(0, 1, low, high),
+            origin="lower", aspect="auto",
+        )  # fmt: skip
+        ticks = sorted({low, 0.0, high})
+        box.yaxis.set(
+            major_locator=FixedLocator(ticks),
+            major_formatter=FixedFormatter([f"{t:.3g}".replace("-", "−") for t in ticks]),
+        )
+        box.set_xticks([])
+        box.yaxis.tick_right()
+        box.tick_params(labelsize=6, length=2, pad=2, width=0.4)
+        for spine in box.spines.values():
+            spine.set_linewidth(0.4)
+
+
+def join(tiles: NDArray, *, zoom: int, gap: int) -> NDArray:
+    """Tiles (rows, columns, H, W) in one array of screen pixels, NaN in the gaps between them."""
+    large = tiles.repeat(zoom, axis=2).repeat(zoom, axis=3).astype(np.float32)
+    rows, columns, height, width = large.shape
+    padded = np.full((rows, columns, height + gap, width + gap), np.nan, np.float32)
+    padded[:, :, :height, :width] = large
+    joined = padded.transpose(0, 2, 1, 3).reshape(rows * (height + gap), columns * (width + gap))
+    return joined[: joined.shape[0] - gap, : joined.shape[1] - gap]

@@ -1,0 +1,48 @@
+"""One look for every picture: which colours mean what, and how one array becomes one tile."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from numpy.typing import ArrayLike, NDArray
+
+SIGNED = "RdBu_r"  # red is positive, blue is negative, white is zero
+POSITIVE = "viridis"  # dark is zero
+DIGIT = "gray_r"  # ink is black on white paper
+DPI = 150
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, `width` x `height` inches, outside pyplot's global state."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def signed_scale(*arrays: ArrayLike) -> Normalize:
+    """One scale for signed values: symmetric, so that zero is white."""
+    limit = _largest(np.abs(np.asarray(a)) for a in arrays)
+    return Normalize(-limit, limit)
+
+
+def positive_scale(*arrays: ArrayLike) -> Normalize:
+    """One scale for values from zero up."""
+    return Normalize(0.0, _largest(np.asarray(a) for a in arrays))
+
+
+def tile(ax: Axes, array: ArrayLike, colours: str, scale: Normalize | None = None) -> AxesImage:
+    """Draw one 2-D array (H, W) with hard pixel edges and no ticks."""
+    image = ax.imshow(np.asarray(array), cmap=colours, norm=scale, interpolation="nearest")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    return image
+
+
+def _largest(arrays: Iterable[NDArray]) -> float:
+    """The largest finite value, or 1.0 where all are zero (a scale needs a width)."""
+    peaks = [float(a[np.isfinite(a)].max()) for a in arrays if np.isfinite(a).any()]
+    return max(peaks, default=0.0) or 1.0

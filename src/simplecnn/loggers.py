@@ -1,0 +1,93 @@
+"""Where logged numbers and pictures go: TensorBoard's event file, and metrics.csv beside it."""
+
+import csv
+import math
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities import rank_zero_only
+from tensorboard.compat.proto.summary_pb2 import Summary
+
+
+class TensorBoard(TensorBoardLogger):
+    """TensorBoard events straight in the folder `save_dir`, without sub-folders."""
+
+    def __init__(self, save_dir: str) -> None:
+        super().__init__(save_dir, name="", version="", default_hp_metric=False, flush_secs=30)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Nothing: Lightning calls this at every log, and the writer flushes by itself."""
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Flush only: fit and test both end with this call, and one file should hold both."""
+        if self._experiment is not None:
+            self.experiment.flush()
+
+    @rank_zero_only
+    def add_png(self, tag: str, png: bytes, width: int, height: int, step: int) -> None:
+        """Add a picture as it is, without decoding and encoding it again."""
+        image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=4)
+        summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+        self.experiment._get_file_writer().add_summary(summary, step)
+
+
+class MetricsCSV(Logger):
+    """`metrics.csv` in `save_dir`: a row a step at which something was logged, a column a metric.
+
+    What is logged at one step stands in one row. The file is written whole, under a temporary
+    name, and so is never seen half-written.
+    """
+
+    def __init__(self, save_dir: str) -> None:
+        super().__init__()
+        self.path = Path(save_dir) / "metrics.csv"
+        self.rows: dict[int, dict[str, float]] = {}
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any) -> None:
+        """Nothing: config.yaml holds them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row = self.rows.setdefault(step if step is not None else len(self.rows), {})
+        row.update({key: float(value) for key, value in metrics.items()})
+
+    @rank_zero_only
+    def save(self) -> None:
+        if not self.rows:
+            return
+        metrics = sorted({key for row in self.rows.values() for key in row} - {"epoch"})
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["step", "epoch", *metrics], lineterminator="\n")
+            writer.writeheader()
+            for step, row in sorted(self.rows.items()):
+                writer.writerow({"step": step} | {k: _text(v) for k, v in row.items()})
+        temporary.replace(self.path)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+
+def _text(value: float) -> str:
+    return str(int(value)) if math.isfinite(value) and value == int(value) else f"{value:.7g}"

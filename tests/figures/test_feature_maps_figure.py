@@ -1,0 +1,99 @@
+"""The picture of the feature maps holds the maps: order, scale, dead channels, wrong answers."""
+
+import numpy as np
+import pytest
+
+from simplecnn.figures.feature_maps import feature_maps_figure
+
+
+def draw(maps: np.ndarray, predictions: list[str] | None = None, images: np.ndarray | None = None):
+    number = len(maps)
+    labels = [str(i) for i in range(number)]
+    if images is None:
+        images = np.random.default_rng(1).random((number, 1, 28, 28)).astype(np.float32)
+    figure = feature_maps_figure(
+        images, maps, labels=labels, predictions=predictions or labels, title="Feature maps of c"
+    )
+    return figure
+
+
+def words(figure) -> dict[str, str]:
+    return {t.get_text(): t.get_color() for t in figure.axes[0].texts}
+
+
+def some_maps(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).random(shape).astype(np.float32) + 0.01
+
+
+def test_a_row_an_image_a_column_a_channel():
+    maps = some_maps(10, 16, 28, 28)
+    figure = draw(maps)
+    joined = np.asarray(figure.axes[0].images[0].get_array().filled(np.nan))
+    zoom, gap = 2, 2
+    for i, c in [(0, 0), (3, 7), (9, 15)]:
+        y, x = i * (28 * zoom + gap), c * (28 * zoom + gap)
+        shown = joined[y : y + 28 * zoom : zoom, x : x + 28 * zoom : zoom]
+        np.testing.assert_array_equal(shown, maps[i, c])
+    assert {str(c) for c in range(16)} <= set(words(figure))
+
+
+def test_scale_starts_at_zero_and_is_shared():
+    maps = some_maps(2, 3, 14, 14)
+    maps[1, 2, 0, 0] = 7.5
+    image = draw(maps).axes[0].images[0]
+    assert (image.norm.vmin, image.norm.vmax) == (0.0, 7.5)
+    assert image.cmap.name == "viridis" and image.get_interpolation() == "nearest"
+
+
+def test_negative_values_get_the_signed_scale():
+    maps = some_maps(2, 3, 14, 14)
+    maps[0, 0, 0, 0] = -9.0
+    image = draw(maps).axes[0].images[0]
+    assert (image.norm.vmin, image.norm.vmax) == (-9.0, 9.0)
+    assert image.cmap.name == "RdBu_r"
+
+
+def test_dead_channels_are_marked():
+    maps = some_maps(4, 6, 14, 14)
+    maps[:, 2] = 0
+    maps[0, 3] = 0  # silent on one digit only: alive
+    figure = draw(maps)
+    found = words(figure)
+    assert found["2\ndead"] == "tab:red" and found["3"] == "black"
+    assert any("6 channels of 14 x 14, 1 of them dead on these digits" in text for text in found)
+    assert len(figure.axes[0].patches) == 1
+
+
+def test_wrong_predictions_are_red():
+    found = words(draw(some_maps(3, 2, 7, 7), predictions=["0", "7", "2"]))
+    assert found["1, seen\nas 7"] == "tab:red"
+    assert found["2"] == "black"
+
+
+def test_the_input_stands_beside_its_maps():
+    images = np.random.default_rng(2).random((2, 1, 28, 28)).astype(np.float32)
+    figure = draw(some_maps(2, 3, 28, 28), images=images)
+    inputs = [i for i in figure.axes[0].images if i.cmap.name == "gray_r"]
+    assert len(inputs) == 2
+    np.testing.assert_array_equal(inputs[1].get_array(), images[1, 0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "image"),
+    [((10, 64, 7, 7), (1, 28, 28)), ((10, 32, 14, 14), (1, 28, 28)), ((1, 1, 1, 1), (1, 28, 28)),
+     ((10, 300, 3, 3), (1, 28, 28)), ((4, 8, 64, 64), (3, 64, 64)), ((2, 5, 9, 3), (1, 28, 28))],
+)  # fmt: skip
+def test_any_shape_fits_on_the_paper(shape, image):
+    images = np.random.default_rng(0).random((shape[0], *image)).astype(np.float32)
+    figure = draw(some_maps(*shape), images=images)
+    figure.canvas.draw()
+    width, height = figure.canvas.get_width_height()
+    assert width <= 1700
+    box = figure.get_tightbbox()
+    assert box.x0 >= 0 and box.y0 >= 0
+    assert box.x1 * figure.dpi <= width + 0.5 and box.y1 * figure.dpi <= height + 0.5
+    # labels of neighbouring columns do not touch
+    renderer = figure.canvas.get_renderer()
+    boxes = [t.get_window_extent(renderer) for t in figure.axes[0].texts]
+    for i, a in enumerate(boxes):
+        assert not any(a.overlaps(b) for b in boxes[i + 1 :])

@@ -1,0 +1,104 @@
+"""The picture of the filters holds the numbers: colours, scale, labels."""
+
+import numpy as np
+import pytest
+
+from simplecnn.figures.filters import filters_figure
+from simplecnn.figures.png import encode_png
+from simplecnn.figures.style import signed_scale
+
+
+def texts(figure) -> list[str]:
+    return [t.get_text() for ax in figure.axes for t in ax.texts]
+
+
+def pixels(figure) -> np.ndarray:
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3]
+
+
+def one_filter(*values: float) -> np.ndarray:
+    return np.array(values, np.float32).reshape(1, 1, 1, -1)
+
+
+def test_red_is_positive_blue_is_negative_white_is_zero():
+    figure = filters_figure(one_filter(1.0, 0.0, -1.0))
+    image = figure.axes[0].images[0]
+    red, white, blue = (image.cmap(image.norm(v)) for v in (1.0, 0.0, -1.0))
+    assert red[0] > 0.4 and red[2] < 0.2
+    assert blue[2] > 0.3 and blue[0] < 0.1
+    assert min(white[:3]) > 0.96
+    # and so on the paper: the middle of each weight, beside its number
+    shown = pixels(figure)
+    x0, x1, y0, y1 = image.get_extent()
+    for column, expected in enumerate((red, white, blue)):
+        x = x0 + (column + 0.5) * (x1 - x0) / 3
+        spot = figure.axes[0].transData.transform((x, min(y0, y1) + 3))
+        colour = shown[shown.shape[0] - int(spot[1]) - 1, int(spot[0])] / 255
+        np.testing.assert_allclose(colour, expected[:3], atol=0.02)
+
+
+def test_scale_is_symmetric_and_shared():
+    weights = np.array([[0.1, -0.5], [0.2, 0.05]], np.float32).reshape(2, 1, 1, 2)
+    figure = filters_figure(weights)
+    norms = {(i.norm.vmin, i.norm.vmax) for ax in figure.axes for i in ax.images}
+    assert norms == {(-0.5, 0.5)}
+    fixed = filters_figure(weights, limit=2.0)
+    assert {(i.norm.vmin, i.norm.vmax) for i in fixed.axes[0].images} == {(-2.0, 2.0)}
+    assert "one scale for the layer: ±0.5" in texts(figure)[0]
+
+
+def test_every_filter_is_there_with_its_number_norm_and_weights():
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(16, 1, 3, 3)).astype(np.float32)
+    figure = filters_figure(weights, title="Filters of conv1, epoch 2, step 7")
+    images = [i for i in figure.axes[0].images]
+    assert len(images) == 16
+    for image, kernel in zip(images, weights[:, 0], strict=True):
+        np.testing.assert_array_equal(image.get_array(), kernel)
+        assert image.get_interpolation() == "nearest"
+    words = texts(figure)
+    assert words[0].startswith("Filters of conv1, epoch 2, step 7\n16 filters of 3 x 3")
+    assert {str(i) for i in range(16)} <= set(words)
+    assert f"norm {np.linalg.norm(weights[3]):.2f}" in words
+    assert f"{weights[5, 0, 1, 2]:.2f}".replace("-", "−") in words
+    assert "−0.00" not in words
+
+
+def test_deeper_filters_are_a_matrix_of_all_kernels():
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(5, 4, 3, 3)).astype(np.float32)
+    (image,) = filters_figure(weights).axes[0].images
+    joined = np.asarray(image.get_array().filled(np.nan))
+    zoom, gap = 14, 6
+    for i in range(5):
+        for j in range(4):
+            y, x = i * (3 * zoom + gap), j * (3 * zoom + gap)
+            shown = joined[y : y + 3 * zoom : zoom, x : x + 3 * zoom : zoom]
+            np.testing.assert_array_equal(shown, weights[i, j])
+    assert np.isnan(joined[3 * zoom : 3 * zoom + gap]).all()  # the gap is paper
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3, 3), (64, 1, 5, 5), (40, 1, 3, 3), (128, 64, 3, 3),
+                                   (6, 3, 7, 5), (1, 1, 1, 1)])  # fmt: skip
+def test_any_shape_fits_on_the_paper(shape):
+    figure = filters_figure(np.random.default_rng(0).normal(size=shape).astype(np.float32))
+    figure.canvas.draw()
+    width, height = figure.canvas.get_width_height()
+    assert width <= 1600
+    box = figure.get_tightbbox().padded(0)
+    assert box.x0 >= 0 and box.y0 >= 0
+    assert box.x1 * figure.dpi <= width + 0.5 and box.y1 * figure.dpi <= height + 0.5
+
+
+def test_all_zero_filters_have_a_scale():
+    assert signed_scale(np.zeros(3)).vmax == 1.0
+    png, width, height = encode_png(filters_figure(np.zeros((2, 1, 3, 3), np.float32)))
+    assert png.startswith(b"\x89PNG\r\n") and (width, height) != (0, 0)
+
+
+def test_png_has_the_size_it_says():
+    figure = filters_figure(np.ones((4, 1, 3, 3), np.float32))
+    png, width, height = encode_png(figure)
+    assert int.from_bytes(png[16:20], "big") == width
+    assert int.from_bytes(png[20:24], "big") == height

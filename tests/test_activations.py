@@ -1,0 +1,103 @@
+"""Feature maps are what stands after each convolution's ReLU, in any network, with no trace left."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+
+from simplecnn.activations import convolutions, evaluation_mode, feature_maps
+from simplecnn.network import SimpleCNN
+
+
+class Functional(nn.Module):
+    """ReLU as a function, normalisation before it, one convolution without any, a shared ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.second = nn.Conv2d(4, 5, 3, stride=2)
+        self.last = nn.Conv2d(5, 10, 1)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.norm(self.first(x)))
+        x = self.act(self.second(F.max_pool2d(x, 2)))
+        return self.last(x).mean((2, 3))
+
+
+def num_hooks(network: nn.Module) -> int:
+    return sum(len(m._forward_hooks) for m in network.modules())
+
+
+def test_simplecnn_as_the_tutorial_does_it_by_hand(ten_digits):
+    torch.manual_seed(0)
+    network = SimpleCNN()
+    x = torch.from_numpy(ten_digits[0])
+    maps, logits = feature_maps(network, x)
+    with torch.no_grad():
+        first = F.relu(network.conv1(x))
+        second = F.relu(network.conv2(F.max_pool2d(first, 2)))
+        third = F.relu(network.conv3(F.max_pool2d(second, 2)))
+    assert list(maps) == ["conv1", "conv2", "conv3"]
+    for found, expected in zip(maps.values(), (first, second, third), strict=True):
+        assert torch.equal(found, expected)
+    assert torch.equal(logits, network(x).detach())
+
+
+def test_functions_normalisation_and_in_place(ten_digits):
+    torch.manual_seed(0)
+    network = Functional()
+    x = torch.from_numpy(ten_digits[0])
+    network(x)  # the running mean of the normalisation is no longer zero
+    maps, _ = feature_maps(network, x)
+    network.eval()
+    with torch.no_grad():
+        first = F.relu(network.norm(network.first(x)))
+        second = F.relu(network.second(F.max_pool2d(first, 2)))
+        last = network.last(second)
+    assert list(maps) == ["first", "second", "last"]
+    assert torch.equal(maps["first"], first)
+    assert torch.equal(maps["second"], second)
+    assert torch.equal(maps["last"], last) and (last < 0).any()  # no ReLU behind it
+
+
+def test_colour_residual_network():
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(num_classes=10)
+    maps, logits = feature_maps(network, torch.randn(2, 3, 64, 64))
+    assert list(maps) == list(convolutions(network)) and len(maps) == 20
+    assert maps["conv1"].shape == (2, 64, 32, 32)
+    assert (maps["conv1"] >= 0).all() and logits.shape == (2, 10)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_nothing_is_left_behind(training, ten_digits):
+    torch.manual_seed(0)
+    network = Functional().train(training)
+    network.norm.eval()
+    state = {k: v.clone() for k, v in network.state_dict().items()}
+    random_state = torch.get_rng_state()
+    feature_maps(network, torch.from_numpy(ten_digits[0]))
+    assert num_hooks(network) == 0
+    assert network.training is training and network.act.training is training
+    assert not network.norm.training
+    assert all(torch.equal(state[k], v) for k, v in network.state_dict().items())
+    assert torch.equal(random_state, torch.get_rng_state())
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_nothing_is_left_behind_by_a_failure():
+    network = Functional()
+    with pytest.raises(RuntimeError):
+        feature_maps(network, torch.zeros(1, 3, 28, 28))
+    assert num_hooks(network) == 0 and network.training
+
+
+def test_evaluation_mode_restores_a_mixed_state():
+    network = Functional()
+    network.norm.eval()
+    with evaluation_mode(network):
+        assert not any(m.training for m in network.modules())
+    assert network.training and not network.norm.training

@@ -1,0 +1,154 @@
+"""The LightningModule: its losses are torch's, its checkpoints plain and complete."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from simplecnn.classifier import Classifier, LossAndAccuracy
+from simplecnn.network import SimpleCNN
+from simplecnn.targets import TargetNotAllowed
+
+NETWORK = {"_target_": "simplecnn.network.SimpleCNN", "channels": [4, 8], "hidden": 16}
+LENET = {
+    "_target_": "torch.nn.Sequential",
+    "_args_": [
+        {"_target_": "torch.nn.Conv2d", "in_channels": 1, "out_channels": 3, "kernel_size": 5},
+        {"_target_": "torch.nn.Flatten"},
+        {"_target_": "torch.nn.Linear", "in_features": 3 * 24 * 24, "out_features": 10},
+    ],
+}
+
+
+def save(module: Classifier, path) -> str:
+    """A checkpoint as Lightning writes it."""
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, barebones=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(path)
+    return path
+
+
+def test_metrics_are_means_over_images_not_over_batches():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(50, 10), torch.randint(0, 10, (50,))
+    metrics = LossAndAccuracy()
+    for part in (slice(0, 32), slice(32, 50)):  # batches of different size
+        metrics.update(F.cross_entropy(logits[part], labels[part]), logits[part], labels[part])
+    found = metrics.compute()
+    torch.testing.assert_close(found["loss"], F.cross_entropy(logits, labels))
+    torch.testing.assert_close(found["acc"], (logits.argmax(1) == labels).float().mean())
+
+
+def test_label_smoothing_is_torchs():
+    torch.manual_seed(0)
+    module = Classifier(NETWORK, label_smoothing=0.1)
+    logits, labels = torch.randn(8, 10), torch.randint(0, 10, (8,))
+    assert torch.equal(
+        module.loss(logits, labels), F.cross_entropy(logits, labels, label_smoothing=0.1)
+    )
+
+
+@pytest.mark.parametrize("network", [NETWORK, LENET])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_checkpoint_is_plain_and_rebuilds_the_network(network, compiled, tmp_path, ten_digits):
+    torch.manual_seed(0)
+    module = Classifier(network, compile=compiled)
+    path = save(module, tmp_path / "a.ckpt")
+    content = torch.load(path, weights_only=True)
+    assert content["hyper_parameters"]["network"] == network
+
+    def plain(value) -> bool:
+        if isinstance(value, dict):
+            return all(plain(v) for v in value.values())
+        if isinstance(value, list | tuple):
+            return all(plain(v) for v in value)
+        return value is None or isinstance(value, bool | int | float | str)
+
+    assert plain(dict(content["hyper_parameters"]))
+    keys = [f"network.{key}" for key in Classifier(network).network.state_dict()]
+    assert list(content["state_dict"]) == keys  # compiled or not
+
+    torch.manual_seed(1)
+    again = Classifier.load_from_checkpoint(path, weights_only=True)
+    images = torch.from_numpy(ten_digits[0])
+    for p, q in zip(module.parameters(), again.parameters(), strict=True):
+        assert torch.equal(p, q)
+    if not compiled:
+        assert torch.equal(again(images), module(images))
+        assert sum(p.numel() for p in again.parameters()) == module.num_parameters
+
+
+def test_a_hostile_checkpoint_builds_nothing(tmp_path):
+    path = save(Classifier(NETWORK), tmp_path / "a.ckpt")
+    content = torch.load(path, weights_only=True)
+    harm = tmp_path / "harm"
+    content["hyper_parameters"]["network"] = {"_target_": "os.system", "command": f"touch {harm}"}
+    torch.save(content, path)
+    with pytest.raises(TargetNotAllowed, match="'os.system' is not on the list"):
+        Classifier.load_from_checkpoint(path, weights_only=True)
+    assert not harm.exists()
+
+
+def test_the_network_is_laid_out_channels_last():
+    weight = Classifier(NETWORK).network.conv2.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "interval", "expected"),
+    [
+        ({"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 1, "gamma": 0.5}, "epoch",
+         [0.1, 0.05]),
+        ({"_target_": "torch.optim.lr_scheduler.OneCycleLR", "max_lr": 0.1, "div_factor": 10},
+         "step", [0.01, 4e-7]),
+    ],
+)  # fmt: skip
+def test_scheduler_steps_at_its_interval(scheduler, interval, expected, ten_digits):
+    optimizer = {"_target_": "torch.optim.SGD", "lr": 0.1}
+    module = Classifier(NETWORK, optimizer, scheduler, scheduler_interval=interval)
+    batches = [tuple(map(torch.from_numpy, ten_digits))] * 5
+    seen: list[float] = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer, *_):
+            seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[Watch()],
+    )  # fmt: skip
+    trainer.fit(module, batches)
+    assert len(seen) == 10
+    if interval == "epoch":
+        assert seen == [expected[0]] * 5 + [expected[1]] * 5
+    else:  # up to the peak and down to nothing, over all ten steps of the run
+        assert seen[0] == pytest.approx(expected[0])
+        assert seen[-1] == pytest.approx(expected[1], abs=1e-6)
+        assert max(seen) == pytest.approx(0.1, rel=0.1)
+        assert 0 < seen.index(max(seen)) < 9
+
+
+def test_training_step_is_the_bare_step(ten_digits):
+    """Three Adam steps by the Trainer and by hand: the same weights, bit for bit."""
+    images, labels = map(torch.from_numpy, ten_digits)
+    torch.manual_seed(0)
+    module = Classifier({"_target_": "simplecnn.network.SimpleCNN"})
+    by_hand: nn.Module = SimpleCNN().to(memory_format=torch.channels_last)
+    by_hand.load_state_dict(module.network.state_dict())
+    optimizer = torch.optim.Adam(by_hand.parameters(), lr=1e-3)
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(by_hand(images), labels).backward()
+        optimizer.step()
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, [(images, labels)] * 3)
+    for (name, p), q in zip(by_hand.named_parameters(), module.network.parameters(), strict=True):
+        assert torch.equal(p, q), name
+    assert set(trainer.callback_metrics) == {"train/loss", "train/acc"}

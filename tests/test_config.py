@@ -1,0 +1,183 @@
+"""Every mistake is found at once, in a sentence, without importing torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+from simplecnn import devices
+from simplecnn.config import compose_config, conf_dir, sweep_values
+from simplecnn.errors import InputError
+
+
+def mistakes(*words: str, name: str = "train") -> list[str]:
+    with pytest.raises(InputError) as caught:
+        compose_config(name, words)
+    return list(caught.value.mistakes)
+
+
+def options(group: str) -> list[str]:
+    return sorted(p.stem for p in (conf_dir() / group).glob("*.yaml"))
+
+
+ALL_CHOICES = [
+    f"{group}={option}"
+    for group in (
+        *("callbacks", "data", "debug", "experiment", "hparams_search", "logger", "model"),
+        *("model/optimizer", "model/scheduler", "trainer"),
+    )
+    for option in options(group)
+    if group != "callbacks" or option in ("default", "none")
+]
+
+
+@pytest.mark.parametrize("choice", ALL_CHOICES)
+def test_every_choice_of_every_group_is_valid(choice, monkeypatch):
+    monkeypatch.setattr(devices, "num_cuda_devices", lambda: 1)
+    monkeypatch.setattr(devices, "has_mps", lambda: True)
+    config = compose_config("train", [choice])
+    assert config["model"]["_target_"] == "simplecnn.classifier.Classifier"
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "++trainer.fast_dev_run=true",
+        "+trainer.limit_train_batches=0.1",
+        "+trainer.precision=bf16-mixed",
+        "callbacks=[default,early_stopping]",
+        "~callbacks.filters",
+        "callbacks.filters=null",
+        "callbacks.filters.layers=[conv1,conv2]",
+        "model/scheduler=cosine",
+        "+model.optimizer.betas=[0.9,0.99]",
+        "model.network.channels=[8]",
+        "data.val_size=0 monitor=null",
+        "trainer.max_epochs=-1",
+        "hydra.run.dir=/tmp/somewhere",
+        "name=my-run_2.0",
+    ],
+)
+def test_what_people_type_is_valid(word):
+    compose_config("train", word.split())
+
+
+def test_values_arrive():
+    words = ["model.optimizer.lr=3e-3", "data.batch_size=128", "seed=7", "model/scheduler=one_cycle"]
+    config = compose_config("train", words)
+    assert config["model"]["optimizer"] == {
+        "_target_": "torch.optim.Adam", "lr": 0.003, "fused": True,
+    }  # fmt: skip
+    assert config["data"]["batch_size"] == 128
+    assert config["data"]["seed"] == 7
+    assert config["model"]["scheduler"]["max_lr"] == 0.003
+    assert config["model"]["scheduler_interval"] == "step"
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("seeed=3", "seeed is not a key of the configuration. Did you mean seed?"),
+        ("+seeed=3", "seeed is not a key of the configuration. Did you mean seed?"),
+        ("++foo.bar=1", "foo is not a key of the configuration. There are: model, data, "),
+        ("+paths.dta_dir=x", "paths.dta_dir is not a key of paths. Did you mean data_dir?"),
+        ("trianer=cpu", "trianer is not a key of the configuration. Did you mean trainer?"),
+        ("trainer=gpuu", "trainer=gpuu: allowed are auto, cpu, ddp, ddp_sim, gpu, mps. "
+                         "Did you mean gpu?"),
+        ("experiment=nothing", "experiment=nothing: allowed are "),
+        ("callbacks=[default,earlystopping]", "callbacks=earlystopping: allowed are "),
+        ("trainer.max_epoch=3", "trainer.max_epoch is not a key of pytorch_lightning.Trainer. "
+                                "Did you mean max_epochs?"),
+        ("+trainer.max_epoch=3", "trainer.max_epoch is not a key of pytorch_lightning.Trainer. "
+                                 "Did you mean max_epochs?"),
+        ("trainer.limit_train_batches=0.1", "trainer.limit_train_batches is not set yet: add it "
+                                            "with a plus, +trainer.limit_train_batches=0.1"),
+        ("+trainer.limit_train_batches=x", "trainer.limit_train_batches is 'x': "
+                                           "pytorch_lightning.Trainer takes "),
+        ("model.optimizer.lrr=1", "model.optimizer.lrr is not a key of torch.optim.Adam. "
+                                  "Did you mean lr?"),
+        ("model.optimizer.lr=abc", "model.optimizer.lr is 'abc': it must be a number above 0."),
+        ("model.optimizer.lr=-1", "model.optimizer.lr is -1: it must be a number above 0."),
+        ("model.network.dropout=5", "model.network.dropout is 5: it must be a number from 0"),
+        ("model.network.kernel_size=4", "model.network.kernel_size is 4: it must be an odd"),
+        ("model.network.kernel_size=29", "model.network.kernel_size is 29: the image has 28"),
+        ("model.network.channels=[]", "model.network.channels is []: it must be a list"),
+        ("model.network.channels=[1,2,3,4,5]", "model.network.channels has 5 entries: "),
+        ("model.network=null", "model.network is null: it must be a class to build"),
+        ("model.network._target_=torch.nn.Sequental",
+         "model.network._target_: 'torch.nn.Sequental' is not on the list of classes"),
+        ("model.network._target_=os.system",
+         "model.network._target_: 'os.system' is not on the list of classes"),
+        ("+callbacks.mine=3", "callbacks.mine is 3: it must have a _target_, a class to build."),
+        ("data.batch_size=0", "data.batch_size is 0: it must be a whole number of 1 or more."),
+        ("data.batch_size=6.4", "data.batch_size is 6.4: it must be a whole number of 1 or more."),
+        ("seed=null", "seed is null: it must be a whole number from 0 to 4294967295."),
+        ("train=3", "train is 3: it must be true or false."),
+        ("train=false", "train is false: say with ckpt_path=<file> which checkpoint to test."),
+        ("ckpt_path=/no/such.ckpt", "ckpt_path is '/no/such.ckpt': there is no such file."),
+        ("name=../../x", "name is '../../x': it must be letters, digits"),
+        ("mode=maximum", "mode is 'maximum': it must be max or min."),
+        ("monitor=val/ac", "monitor is 'val/ac': this run logs train/loss, train/acc, val/loss, "
+                           "val/acc. Did you mean val/acc?"),
+        ("data.val_size=0", "monitor is 'val/acc': this run logs train/loss, train/acc."),
+        ("trainer=gpu", "trainer.accelerator is 'gpu': no CUDA device is seen on this machine. "
+                        "Type trainer=auto or trainer=cpu."),
+        ("a b", "'a b' cannot be read: write key=value, in quotes where needed."),
+        ("seed", "'seed' cannot be read: write key=value, in quotes where needed."),
+    ],
+)  # fmt: skip
+def test_one_sentence_for_one_mistake(word, sentence, monkeypatch):
+    monkeypatch.setattr(devices, "num_cuda_devices", lambda: 0)
+    monkeypatch.setattr(devices, "has_mps", lambda: False)
+    (found,) = mistakes(word)
+    assert found.startswith(sentence)
+
+
+def test_all_mistakes_are_reported_at_once():
+    found = mistakes(
+        "trainer=gpuu", "seeed=3", "+model.network.dropot=0.1", "data.batch_size=0", "a b"
+    )
+    assert [sentence.split()[0] for sentence in found] == [
+        "trainer=gpuu:", "'a", "seeed", "data.batch_size", "model.network.dropot",
+    ]  # fmt: skip
+
+
+def test_more_devices_than_there_are(monkeypatch):
+    monkeypatch.setattr(devices, "num_cuda_devices", lambda: 2)
+    assert compose_config("train", ["trainer=gpu", "trainer.devices=2"])
+    (found,) = mistakes("trainer=gpu", "trainer.devices=3")
+    assert found == "trainer.devices is 3: this machine has 2 CUDA device(s)."
+
+
+def test_evaluate_needs_a_run():
+    assert mistakes(name="evaluate") == ["run is missing: type run=…"]
+
+
+def test_sweeps_are_tried_value_by_value():
+    assert sweep_values(["seed=1,2", "model.optimizer.lr=1e-3,3e-3", "data=mnist"]) == [
+        ["seed=1", "model.optimizer.lr=0.001", "data=mnist"],
+        ["seed=2", "model.optimizer.lr=0.001", "data=mnist"],
+        ["seed=1", "model.optimizer.lr=0.001", "data=mnist"],
+        ["seed=1", "model.optimizer.lr=0.003", "data=mnist"],
+    ]
+    assert sweep_values(["seed=1"]) == [["seed=1"]]
+
+
+def test_a_mistake_needs_no_torch():
+    code = (
+        "import sys\n"
+        "from simplecnn import commands\n"
+        "sys.argv = ['train.py', 'seeed=3', '+trainer.limit_train_batches=x']\n"
+        "try: commands.train()\n"
+        "except SystemExit as end: assert end.code == 2, end.code\n"
+        "assert not {'torch', 'pytorch_lightning', 'matplotlib'} & set(sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == [
+        "seeed is not a key of the configuration. Did you mean seed?",
+        "trainer.limit_train_batches is 'x': pytorch_lightning.Trainer takes "
+        "Optional[Union[int, float]].",
+    ]

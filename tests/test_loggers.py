@@ -1,0 +1,55 @@
+"""What is logged is on disk, once, where one looks for it."""
+
+import csv
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from simplecnn.figures.filters import filters_figure
+from simplecnn.figures.png import encode_png
+from simplecnn.loggers import MetricsCSV, TensorBoard
+
+
+def test_csv_has_a_row_a_step_and_a_column_a_metric(tmp_path):
+    logger = MetricsCSV(str(tmp_path))
+    logger.log_metrics({"lr": 0.1}, step=0)
+    logger.log_metrics({"train/loss": torch.tensor(0.25), "epoch": 0}, step=9)
+    logger.save()
+    logger.log_metrics({"val/acc": 0.5, "epoch": 0}, step=9)
+    logger.log_metrics({"val/acc": float("nan"), "epoch": 1}, step=19)
+    logger.finalize("success")
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows == [
+        {"step": "0", "epoch": "", "lr": "0.1", "train/loss": "", "val/acc": ""},
+        {"step": "9", "epoch": "0", "lr": "", "train/loss": "0.25", "val/acc": "0.5"},
+        {"step": "19", "epoch": "1", "lr": "", "train/loss": "", "val/acc": "nan"},
+    ]
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_csv_of_a_run_that_logged_nothing(tmp_path):
+    MetricsCSV(str(tmp_path)).finalize("success")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorboard_writes_one_file_straight_into_the_folder(tmp_path):
+    logger = TensorBoard(str(tmp_path))
+    logger.log_metrics({"val/acc": 0.5}, step=3)
+    png, width, height = encode_png(filters_figure(torch.ones(4, 1, 3, 3).numpy()))
+    logger.add_png("filters/conv1", png, width, height, step=3)
+    logger.save()
+    logger.finalize("success")
+    logger.log_metrics({"test/acc": 0.75}, step=4)
+    logger.log_hyperparams({"lr": 0.1, "channels": "[16, 32]"}, {"test/acc": 0.75})
+    logger.experiment.close()
+    (file,) = tmp_path.iterdir()
+    assert file.name.startswith("events.out.tfevents")
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("val/acc")] == [(3, 0.5)]
+    (image,) = events.Images("filters/conv1")
+    assert image.encoded_image_string == png and (image.width, image.height) == (width, height)
+    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(
+        events.summary_metadata
+    )

@@ -1,0 +1,40 @@
+"""The pinned versions agree with each other, with the ranges, and with what is installed."""
+
+import re
+import tomllib
+from importlib.metadata import version
+
+from conftest import ROOT
+from packaging.requirements import Requirement
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PINS = [Requirement(pin) for pin in PROJECT["tool"]["uv"]["constraint-dependencies"]]
+
+
+def here(pin: Requirement) -> bool:
+    return pin.marker is None or pin.marker.evaluate()
+
+
+def test_pyproject_and_requirements_pin_the_same():
+    text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    lines = re.findall(r"^([\w.-]+)==([\w.+]+)(.*)$", text, re.MULTILINE)
+    assert {(name, number) for name, number, _ in lines} == {
+        (pin.name, str(pin.specifier).removeprefix("==")) for pin in PINS
+    }
+    assert text.count("--hash=sha256:") >= len(lines)
+    for block in re.split(r"\n(?=\w)", text.partition("\n")[2]):
+        assert "--hash=sha256:" in block, block
+
+
+def test_no_address_is_recorded():
+    for name in ("pyproject.toml", "requirements.txt"):
+        assert "://" not in (ROOT / name).read_text(encoding="utf-8")
+    assert "uv.lock" in (ROOT / ".gitignore").read_text(encoding="utf-8").split()
+
+
+def test_every_range_holds_its_pin_and_the_installed_version():
+    pinned = {pin.name: str(pin.specifier).removeprefix("==") for pin in PINS if here(pin)}
+    wanted = [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["dev"]]
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(pinned[requirement.name]), requirement.name
+        assert version(requirement.name) == pinned[requirement.name], requirement.name

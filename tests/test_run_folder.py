@@ -1,0 +1,88 @@
+"""A run folder belongs to one run, is readable at any moment, and says what is wrong with it."""
+
+import json
+
+import pytest
+
+from simplecnn.errors import InputError
+from simplecnn.run_folder import RunFolder, short, write_json
+
+CONFIG = {"model": {"lr": 0.1}, "data": {"n": 3}, "trainer": {}, "seed": 7}
+
+
+def test_a_new_run_says_what_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["scripts/train.py", "seed=7", "name=a b"])
+    folder = RunFolder.create("outputs/x", CONFIG)
+    record = json.loads((tmp_path / "outputs/x/run.json").read_text())
+    assert record == folder.record
+    assert record["status"] == "running" and record["seed"] == 7
+    assert record["command"] == "scripts/train.py seed=7 'name=a b'"
+    assert record["versions"]["torch"].startswith("2.")
+    assert record["git"] is None or len(record["git"]["revision"]) == 40
+    assert RunFolder.open("outputs/x").config() == CONFIG
+
+
+def test_no_run_is_overwritten(tmp_path):
+    RunFolder.create(tmp_path / "run", CONFIG).update(status="finished")
+    with pytest.raises(InputError, match="holds a run already, and none is ever overwritten"):
+        RunFolder.create(tmp_path / "run", CONFIG)
+    assert RunFolder.open(tmp_path / "run").record["status"] == "finished"
+
+
+def test_seconds_are_kept_of_a_phase_that_fails(tmp_path):
+    folder = RunFolder.create(tmp_path, CONFIG)
+    with pytest.raises(ZeroDivisionError), folder.phase("fit"):
+        1 / 0  # noqa: B018
+    with folder.phase("test"):
+        pass
+    seconds = RunFolder.open(tmp_path).record["seconds"]
+    assert list(seconds) == ["fit", "test"] and seconds["fit"] >= 0
+
+
+def test_what_is_not_a_run_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="run=nothing: there is no such folder.$"):
+        RunFolder.open("nothing")
+    (tmp_path / "outputs/a/b").mkdir(parents=True)
+    with pytest.raises(InputError, match="not a run of simplecnn, config.yaml is missing.$"):
+        RunFolder.open("outputs/a/b")
+    folder = RunFolder.create("outputs/a/c", CONFIG)
+    with pytest.raises(InputError, match=r"The newest run here: run=outputs/a/c$"):
+        RunFolder.open("outputs/a/d")
+    (folder.path / "run.json").write_text("{")
+    with pytest.raises(InputError, match="run.json is damaged"):
+        RunFolder.open(folder.path)
+    write_json(folder.path / "run.json", {})
+    (folder.path / "config.yaml").write_text("a: [")
+    with pytest.raises(InputError, match="config.yaml cannot be read: "):
+        RunFolder.open(folder.path).config()
+    (folder.path / "config.yaml").write_text("a: 3")
+    with pytest.raises(InputError, match="config.yaml is not the configuration of a run"):
+        RunFolder.open(folder.path).config()
+
+
+def test_a_missing_checkpoint_names_those_that_exist(tmp_path):
+    folder = RunFolder.create(tmp_path, CONFIG)
+    with pytest.raises(InputError, match=r"best.ckpt does not exist. In this run: none."):
+        folder.checkpoint("best")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").touch()
+    assert folder.checkpoint("last") == tmp_path / "checkpoints/last.ckpt"
+    assert folder.checkpoint(str(tmp_path / "checkpoints/last.ckpt")).name == "last.ckpt"
+    with pytest.raises(InputError, match=r"In this run: last.ckpt."):
+        folder.checkpoint("best")
+
+
+def test_a_record_is_replaced_whole(tmp_path):
+    path = tmp_path / "run.json"
+    write_json(path, {"a": 1})
+    write_json(path, {"b": [1, 2]})
+    assert json.loads(path.read_text()) == {"b": [1, 2]}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_paths_are_as_one_would_type_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert short(tmp_path / "a/b") == "a/b"
+    assert short("/somewhere/else") == "/somewhere/else"
