@@ -1,9 +1,15 @@
-"""Shared by all tests: real digits, and a run that has been done once."""
+"""Shared by all tests: one thread, real digits, and runs that are done once."""
+
+import os
+
+# Of torch, here and in the processes that tests start: on a busy machine two threads that wait
+# for each other are slower than one. Must stand before torch is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import gzip
 import importlib.util
-import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,3 +41,24 @@ def ten_digits(bundled: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.n
     images, labels = bundled
     first = [int(np.flatnonzero(labels == c)[0]) for c in range(10)]
     return images[first][:, None].astype(np.float32) / 255, labels[first]
+
+
+def compose_run(folder: Path, *words: str) -> dict[str, Any]:
+    """The configuration of a small run on the bundled digits, whose folder is `folder`."""
+    from simplecnn.config import compose_config
+
+    small = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2",
+             "+trainer.limit_train_batches=8", "model.network.channels=[4,8]"]  # fmt: skip
+    taken = {word.lstrip("+~").partition("=")[0] for word in words}
+    small = [word for word in small if word.lstrip("+").partition("=")[0] not in taken]
+    return compose_config("train", [*small, *words, f"paths.output_dir={folder}"])
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that trained for two epochs with everything switched on."""
+    from simplecnn.run import train
+
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    train(compose_run(folder, "callbacks.filters.layers=all"), folder, seconds={"import": 1.5})
+    return folder

@@ -1,4 +1,4 @@
-"""Feature maps are what stands after each convolution's ReLU, in any network, with no trace left."""
+"""Feature maps are what stands after each convolution's ReLU, in any network."""
 
 import pytest
 import torch

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from simplecnn.classifier import Classifier, LossAndAccuracy
+from simplecnn.mnist import Batches
 from simplecnn.network import SimpleCNN
 from simplecnn.targets import TargetNotAllowed
 
@@ -30,6 +31,12 @@ def save(module: Classifier, path) -> str:
     trainer.strategy.connect(module)
     trainer.save_checkpoint(path)
     return path
+
+
+def same_batch(ten_digits, *, times: int) -> Batches:
+    images, labels = (torch.from_numpy(a) for a in ten_digits)
+    pixels = (images * 255).round().to(torch.uint8)
+    return Batches(pixels.repeat(times, 1, 1, 1), labels.repeat(times), batch_size=10)
 
 
 def test_metrics_are_means_over_images_not_over_batches():
@@ -110,7 +117,7 @@ def test_the_network_is_laid_out_channels_last():
 def test_scheduler_steps_at_its_interval(scheduler, interval, expected, ten_digits):
     optimizer = {"_target_": "torch.optim.SGD", "lr": 0.1}
     module = Classifier(NETWORK, optimizer, scheduler, scheduler_interval=interval)
-    batches = [tuple(map(torch.from_numpy, ten_digits))] * 5
+    batches = same_batch(ten_digits, times=5)
     seen: list[float] = []
 
     class Watch(pl.Callback):
@@ -121,7 +128,7 @@ def test_scheduler_steps_at_its_interval(scheduler, interval, expected, ten_digi
         accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, callbacks=[Watch()],
     )  # fmt: skip
-    trainer.fit(module, batches)
+    trainer.fit(module, batches, batches)
     assert len(seen) == 10
     if interval == "epoch":
         assert seen == [expected[0]] * 5 + [expected[1]] * 5
@@ -148,7 +155,8 @@ def test_training_step_is_the_bare_step(ten_digits):
         accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(module, [(images, labels)] * 3)
+    batches = same_batch(ten_digits, times=3)
+    trainer.fit(module, batches, batches)
     for (name, p), q in zip(by_hand.named_parameters(), module.network.parameters(), strict=True):
         assert torch.equal(p, q), name
-    assert set(trainer.callback_metrics) == {"train/loss", "train/acc"}
+    assert set(trainer.callback_metrics) == {"train/loss", "train/acc", "val/loss", "val/acc"}

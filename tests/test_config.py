@@ -50,6 +50,7 @@ def test_every_choice_of_every_group_is_valid(choice, monkeypatch):
         "callbacks.filters=null",
         "callbacks.filters.layers=[conv1,conv2]",
         "model/scheduler=cosine",
+        "+data.val_size=1000 data=mnist_5k",
         "+model.optimizer.betas=[0.9,0.99]",
         "model.network.channels=[8]",
         "data.val_size=0 monitor=null",
@@ -63,8 +64,8 @@ def test_what_people_type_is_valid(word):
 
 
 def test_values_arrive():
-    words = ["model.optimizer.lr=3e-3", "data.batch_size=128", "seed=7", "model/scheduler=one_cycle"]
-    config = compose_config("train", words)
+    words = "model.optimizer.lr=3e-3 data.batch_size=128 seed=7 model/scheduler=one_cycle"
+    config = compose_config("train", words.split())
     assert config["model"]["optimizer"] == {
         "_target_": "torch.optim.Adam", "lr": 0.003, "fused": True,
     }  # fmt: skip
@@ -119,6 +120,8 @@ def test_values_arrive():
         ("mode=maximum", "mode is 'maximum': it must be max or min."),
         ("monitor=val/ac", "monitor is 'val/ac': this run logs train/loss, train/acc, val/loss, "
                            "val/acc. Did you mean val/acc?"),
+        ("data.val_size=60000", "data.val_size is 60000: at most 59999 leave something to train"),
+        ("data=mnist_5k +data.val_size=4500", "data.val_size is 4500: at most 4499 leave"),
         ("data.val_size=0", "monitor is 'val/acc': this run logs train/loss, train/acc."),
         ("trainer=gpu", "trainer.accelerator is 'gpu': no CUDA device is seen on this machine. "
                         "Type trainer=auto or trainer=cpu."),
@@ -129,7 +132,7 @@ def test_values_arrive():
 def test_one_sentence_for_one_mistake(word, sentence, monkeypatch):
     monkeypatch.setattr(devices, "num_cuda_devices", lambda: 0)
     monkeypatch.setattr(devices, "has_mps", lambda: False)
-    (found,) = mistakes(word)
+    (found,) = mistakes(*(word.split() if word.startswith("data=") else [word]))
     assert found.startswith(sentence)
 
 

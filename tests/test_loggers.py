@@ -28,6 +28,17 @@ def test_csv_has_a_row_a_step_and_a_column_a_metric(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.csv"]
 
 
+def test_csv_keeps_the_rows_of_another_process(tmp_path):
+    fitting, testing = MetricsCSV(str(tmp_path)), MetricsCSV(str(tmp_path))
+    fitting.log_metrics({"train/loss": 0.5, "epoch": 0}, step=9)
+    fitting.save()
+    testing.log_metrics({"test/acc": 0.9}, step=9)
+    testing.save()
+    assert (tmp_path / "metrics.csv").read_text() == (
+        "step,epoch,test/acc,train/loss\n9,0,0.9,0.5\n"
+    )
+
+
 def test_csv_of_a_run_that_logged_nothing(tmp_path):
     MetricsCSV(str(tmp_path)).finalize("success")
     assert list(tmp_path.iterdir()) == []

@@ -87,15 +87,14 @@ def convolution_report(
     image = digit / digit.max()
     edges = {n: KERNELS[n] for n in ("Horizontal Edge", "Vertical Edge", "Sobel X", "Laplacian")}
     turned = {n: KERNELS[n] for n in ("Sobel X", "Laplacian", "Emboss")}
-    for name, figure in (
-        (
-            "edge_kernels",
-            edge_kernel_figure({"White square": white_square(), "Digit": image}, edges),
-        ),
-        ("flip", flip_figure(image, turned)),
-    ):
-        figure.savefig(folder / f"{name}.png")
-        print(folder / f"{name}.png")
+    images = {"White square": white_square(), "Digit": image}
+    figures = {
+        "edge_kernels.png": edge_kernel_figure(images, edges),
+        "flip.png": flip_figure(image, turned),
+    }
+    for name, figure in figures.items():
+        figure.savefig(folder / name)
+        print(folder / name)
 
     agreements = compare_with_torch(num_calls=num_calls, seed=seed)
     agree = all(agreement.holds for agreement in agreements)
@@ -106,7 +105,7 @@ def convolution_report(
 
 
 def agreement_table(agreements: Sequence[Agreement]) -> str:
-    """A heading and one line each; the relative difference is to the sum of absolute terms."""
+    """A heading, one line each, and what relative means."""
     lines = [f"{'':28}{'numbers':>9}  {'max |difference|':>16}  {'relative':>8}  {'allowed':>7}"]
     for a in agreements:
         lines.append(
@@ -114,6 +113,7 @@ def agreement_table(agreements: Sequence[Agreement]) -> str:
             f"{a.largest_relative:8.1e}  {TOLERANCES[a.dtype]:7.0e}"
             + ("" if a.holds else "  disagrees")
         )
+    lines.append("relative: to the sum of the absolute terms that each number is a sum of")
     return "\n".join(lines)
 
 

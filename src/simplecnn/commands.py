@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from simplecnn.config import compose_config, conf_dir, sweep_values
 from simplecnn.errors import InputError, RunError
-from simplecnn.run_folder import RECORD, RunFolder, taken
+from simplecnn.run_folder import RECORD, RunFolder, short, taken
 
 log = logging.getLogger(__name__)
 Task = Callable[[dict[str, Any], Path], Any]
@@ -81,9 +81,38 @@ def evaluate(config: dict[str, Any], folder: Path) -> float:
     return evaluation.evaluate(run, checkpoint, data=config.get("data"))
 
 
+@command("benchmark")
+def benchmark(config: dict[str, Any], folder: Path) -> None:
+    """Time a training step beside the tutorial's and a bare loop's."""
+    from simplecnn import benchmark as room
+
+    room.benchmark(config, folder)
+
+
+@command("convolution")
+def convolution(config: dict[str, Any], folder: Path) -> None:
+    """Draw what kernels respond to, and hold conv2d against PyTorch."""
+    from simplecnn.agreement import convolution_report
+    from simplecnn.mnist_files import read_bundled
+
+    images, _ = read_bundled()
+    agree = convolution_report(
+        digit=images[config["digit"]],
+        folder=Path(short(folder)),
+        num_calls=config["num_calls"],
+        seed=config["seed"],
+    )
+    if not agree:
+        raise RunError("conv2d does not agree with PyTorch: see the table above.")
+
+
 def _check_command_line(name: str) -> None:
     """Raise InputError with every mistake of this process's command line."""
-    args = get_args_parser().parse_args()
+    args, apart = get_args_parser().parse_known_args()
+    for word in apart:
+        if word.startswith("-"):
+            raise InputError(f"{word} is not an option: --help shows what there is.")
+        raise InputError(f"{word!r} stands apart: write all key=value together, options first.")
     if args.help or args.hydra_help or args.info or args.shell_completion:
         return
     words = list(args.overrides)

@@ -34,6 +34,10 @@ GIVEN_IN_CODE = {
 }
 # These hold any number of named entries.
 OPEN_GROUPS = ("callbacks", "logger")
+MOST_VALIDATION = {
+    "simplecnn.mnist.MNISTDataModule": 59_999,
+    "simplecnn.mnist.MNIST5kDataModule": 4_499,
+}
 LOGGED = tuple(f"{stage}/{name}" for stage in ("train", "val", "test") for name in ("loss", "acc"))
 
 
@@ -69,7 +73,10 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
             known_keys = composed if known is config else _resolve(known)
         except InputError as error:
             raise InputError(*mistakes, *error.mistakes) from None
-    mistakes += check(composed, known=known_keys)
+    found = check(composed, known=known_keys)
+    # A wrong value is reported where it stands, not where it is referred to.
+    own = [sentence for key, sentence in found.items() if key not in _references(config)]
+    mistakes += own or found.values()
     if mistakes:
         raise InputError(*mistakes)
     return composed
@@ -133,6 +140,10 @@ RULES: tuple[Rule, ...] = (
     ("train", "true or false", _flag),
     ("test", "true or false", _flag),
     ("ckpt_path", "a path, or null", _text_or_null),
+    ("digit", "a whole number from 0 to 4999", _whole(0, 4999)),
+    ("rounds", "a whole number of 1 or more", _whole(1)),
+    ("steps", "a whole number of 1 or more", _whole(1)),
+    ("num_calls", "a whole number of 1 or more", _whole(1)),
     ("monitor", "a metric, or null", _text_or_null),
     ("mode", "max or min", lambda v: v in ("max", "min")),
     ("data.batch_size", "a whole number of 1 or more", _whole(1)),
@@ -174,8 +185,8 @@ RULES: tuple[Rule, ...] = (
 )  # fmt: skip
 
 
-def check(config: Config, *, known: Config) -> list[str]:
-    """Every mistake in a resolved configuration, as a sentence.
+def check(config: Config, *, known: Config) -> dict[str, str]:
+    """Every mistake in a resolved configuration: the key, and a sentence.
 
     `known` is the configuration before single keys were added: what it lacks, where no class
     gives the answer, is unknown.
@@ -194,7 +205,7 @@ def check(config: Config, *, known: Config) -> list[str]:
         mistakes.setdefault(key, mistake)
     if not out_of_range and {"model", "data", "trainer"} <= set(config):
         mistakes |= {mistake: mistake for mistake in _combinations(config)}
-    return list(mistakes.values())
+    return mistakes
 
 
 def _unknown_keys(config: Config, known: Config, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -262,6 +273,9 @@ def _combinations(config: Config) -> Iterator[str]:
         kernel = network.get("kernel_size", 3)
         if kernel > size:
             yield f"model.network.kernel_size is {kernel}: the image has {size} pixels only."
+    most = MOST_VALIDATION.get(data.get("_target_"))
+    if most and data.get("val_size", 0) > most:
+        yield f"data.val_size is {data['val_size']}: at most {most} leave something to train on."
     monitor = config["monitor"]
     monitors = {"monitor": monitor} if monitor else {}
     monitors |= {
@@ -339,6 +353,17 @@ def _resolve(config: DictConfig) -> dict[str, Any]:
         HydraConfig.instance().cfg = None
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
+
+
+def _references(config: DictConfig, prefix: str = "") -> set[str]:
+    """The keys whose value is taken from another key."""
+    keys = set()
+    for key in config:
+        if OmegaConf.is_interpolation(config, str(key)):
+            keys.add(f"{prefix}{key}")
+        elif not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
+            keys |= _references(config[key], f"{prefix}{key}.")
+    return keys
 
 
 def _loader() -> ConfigLoader:

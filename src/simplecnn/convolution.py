@@ -5,8 +5,9 @@ map m is the sum over the channels c of m's group, and over the kernel's rows k 
 
     y[m, i, j] = bias[m] + sum w[m, c, k, l] * x[c, i*stride + k*dilation, j*stride + l*dilation]
 
-with a stride and a dilation for each axis. This is cross-correlation: the kernel is laid on the
-image as it is written. The convolution of mathematics turns it by 180 degrees first (`flip=True`).
+with a stride and a dilation for each axis; w counts c from the first channel of the group. This is
+cross-correlation: the kernel is laid on the image as it is written. The convolution of mathematics
+turns it by 180 degrees first (`flip=True`).
 The output has floor((H + top + bottom - dilation * (K - 1) - 1) / stride) + 1 rows.
 
 Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016,

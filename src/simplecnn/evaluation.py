@@ -16,7 +16,7 @@ from simplecnn.activations import evaluation_mode
 from simplecnn.classifier import Classifier
 from simplecnn.errors import InputError
 from simplecnn.run_folder import RunFolder, short, write_json
-from simplecnn.screen import log_lightning_messages
+from simplecnn.screen import tame_lightning
 from simplecnn.targets import build
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def evaluate(folder: RunFolder, checkpoint: Path, *, data: Mapping[str, Any] | N
 
     `data` is the configuration of another data set than the run's own. Returns the accuracy.
     """
-    log_lightning_messages()
+    tame_lightning()
     datamodule: pl.LightningDataModule = build(data or folder.config()["data"])
     module = load_classifier(checkpoint)
     datamodule.prepare_data()

@@ -227,6 +227,8 @@ def _joined_patterns(a: Pattern, b: Pattern, num_units: int) -> tuple[Pattern, b
 def covers(a: Axis, b: Axis) -> bool:
     """Whether every unit of `a` sees all that the unit of `b` at its place sees; False also where
     their units do not correspond."""
+    positions = max(len(a.inside) * a.inner, len(b.inside) * b.inner)
+    a, b = (spread(x, positions) if len(x.inside) * x.inner == positions else x for x in (a, b))
     if len(a.inside) == len(b.inside):
         return all(y <= x for x, y in zip(a.inside, b.inside, strict=True))
     if a.dim is None or b.dim is None:

@@ -42,7 +42,8 @@ class MetricsCSV(Logger):
     """`metrics.csv` in `save_dir`: a row a step at which something was logged, a column a metric.
 
     What is logged at one step stands in one row. The file is written whole, under a temporary
-    name, and so is never seen half-written.
+    name, and so is never seen half-written; rows that it holds already (DDP trains and tests in
+    different processes) are kept.
     """
 
     def __init__(self, save_dir: str) -> None:
@@ -75,18 +76,30 @@ class MetricsCSV(Logger):
     def save(self) -> None:
         if not self.rows:
             return
-        metrics = sorted({key for row in self.rows.values() for key in row} - {"epoch"})
+        rows = {step: dict(row) for step, row in self._written().items()}
+        for step, row in self.rows.items():
+            rows.setdefault(step, {}).update(row)
+        metrics = sorted({key for row in rows.values() for key in row} - {"epoch"})
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, ["step", "epoch", *metrics], lineterminator="\n")
             writer.writeheader()
-            for step, row in sorted(self.rows.items()):
+            for step, row in sorted(rows.items()):
                 writer.writerow({"step": step} | {k: _text(v) for k, v in row.items()})
         temporary.replace(self.path)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self.save()
+
+    def _written(self) -> dict[int, dict[str, float]]:
+        if not self.path.is_file():
+            return {}
+        with self.path.open(newline="", encoding="utf-8") as file:
+            return {
+                int(row.pop("step")): {k: float(v) for k, v in row.items() if v}
+                for row in csv.DictReader(file)
+            }
 
 
 def _text(value: float) -> str:

@@ -375,7 +375,8 @@ def _fetch(url: str, *, max_bytes: int, timeout: float, deadline: float) -> byte
     def receive() -> None:
         try:
             request = urllib.request.Request(url, headers={"User-Agent": "simplecnn"})
-            with urllib.request.urlopen(request, timeout=timeout) as response:
+            # Longer than anybody waits for the thread: this only ends it, some time later.
+            with urllib.request.urlopen(request, timeout=2 * timeout) as response:
                 while (chunk := response.read1(1 << 16)) and not given_up.is_set():
                     arrived.put(chunk)
             arrived.put(b"")

@@ -16,10 +16,10 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from simplecnn.receptive_field import Field, blank_image, receptive_fields
-from simplecnn.trace import evaluation, named_outputs
+from simplecnn.trace import named_outputs
 
 NAN_PIXELS = 1024  # larger images get their NaN in every row and column, not in every pixel
-CHUNK_PIXELS = 65_536  # in one batch of NaN images
+CHUNK_PIXELS = 65_536  # in one batch of images
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,19 @@ class Receipt:
         return f"{self.layer}: {self.experiment} agrees for {self.num_units} units{remark}"
 
 
+def confirmed(results: Sequence[Receipt]) -> bool:
+    """Whether no receipt disagrees, and each experiment could say something of some layer."""
+    could_say = {r.experiment for r in results if r.num_units}
+    return all(r.agrees for r in results) and could_say == {r.experiment for r in results}
+
+
 def receipts(
     network: nn.Module,
     input_size: int | Sequence[int],
     *,
     fields: dict[str, Field] | None = None,
     layers: Collection[str] | None = None,
-    max_units: int = 64,
+    max_units: int = 32,
 ) -> list[Receipt]:
     """Two receipts for each layer, or for each of `layers`.
 
@@ -202,9 +208,10 @@ def _gradient_receipts(
     network: nn.Module, image: Tensor, fields: dict[str, Field], max_units: int
 ) -> list[Receipt]:
     generator = torch.Generator().manual_seed(0)
-    shape = image.shape
-    x = (torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5).to(image.device)
-    x.requires_grad_()
+    # one image, many times over: each copy is asked for the gradient of another unit
+    num_copies = max(1, min(max_units, CHUNK_PIXELS // (image.shape[-2] * image.shape[-1])))
+    x = torch.rand(image.shape, generator=generator, dtype=torch.float64) + 0.5
+    x = x.to(image.device).expand(num_copies, -1, -1, -1).clone().requires_grad_()
     outputs: dict[str, Tensor] = {}
 
     def receive(name: str, module: nn.Module, output: Tensor) -> None:
@@ -213,43 +220,56 @@ def _gradient_receipts(
 
     state = _positive_state(network, generator)
     try:
-        with evaluation(network), named_outputs(network, receive), _Positive():
+        with torch.enable_grad(), named_outputs(network, receive), _Positive():
             functional_call(network, state, (x,))
     except RuntimeError as error:
-        reason = f"the network does not run in float64 ({_first_line(error)})"
+        reason = f"the network does not run on a batch in float64 ({_first_line(error)})"
         return [Receipt(name, "gradient", True, 0, reason) for name in fields]
-    return [
-        _gradient_receipt(name, field, outputs[name], x, max_units, generator)
-        for name, field in fields.items()
-    ]
+    receipts = []
+    for name, field in fields.items():
+        remark = field.bound
+        blind = sorted(field.operations & _WITHOUT_GRADIENT)
+        if blind:
+            remark = f"aten.{', aten.'.join(blind)} hides part of the gradient"
+        output = outputs[name]
+        if not output.requires_grad:
+            receipts.append(Receipt(name, "gradient", True, 0, remark or "no gradient comes out"))
+            continue
+        elements = _elements(field, _by_image(output, num_copies).shape[1:])
+        chosen = _chosen(elements, max_units)
+        found = _gradient_support(output, x, elements, chosen, generator)
+        wrong = _difference(field, elements, chosen, found, missing_allowed=bool(remark))
+        remark = remark and f"as an upper bound: {remark}"
+        receipts.append(Receipt(name, "gradient", not wrong, len(chosen), wrong or remark))
+    return receipts
 
 
-def _gradient_receipt(
-    name: str, field: Field, output: Tensor, x: Tensor, max_units: int, generator: torch.Generator
-) -> Receipt:
-    remark = field.bound
-    blind = sorted(field.operations & _WITHOUT_GRADIENT)
-    if blind:
-        remark = f"aten.{', aten.'.join(blind)} hides part of the gradient"
-    if not output.requires_grad:
-        return Receipt(name, "gradient", True, 0, remark or "the output has no gradient")
-    elements = _elements(field, output.shape)
-    weights = torch.rand(output.shape, generator=generator, dtype=output.dtype) + 0.5
-    chosen = _chosen(elements, max_units)
-    for element in chosen:
-        seed = _only(weights, elements, element).to(output.device)
-        (gradient,) = torch.autograd.grad(output, x, seed, retain_graph=True)
-        found = (gradient[0] != 0).any(0).cpu()
-        given = elements.rows[element][:, None] & elements.columns[element]
-        if field.rectangular:
-            missing = (given & ~found).any()
-        else:  # a cross leaves pixels out, but no row or column
-            missing = (given.any(0) & ~found.any(0)).any() | (given.any(1) & ~found.any(1)).any()
-        if (found & ~given).any() or (missing and not remark):
-            return Receipt(
-                name, "gradient", False, len(chosen), _difference(elements, element, given, found)
-            )
-    return Receipt(name, "gradient", True, len(chosen), remark and f"as an upper bound: {remark}")
+def _by_image(output: Tensor, num_images: int) -> Tensor:
+    """(B, ...) where a reshape may have put more than the images into the first dimension."""
+    return output.reshape(num_images, len(output) // num_images, *output.shape[1:])
+
+
+def _gradient_support(
+    output: Tensor, x: Tensor, elements: _Elements, chosen: list[int], generator: torch.Generator
+) -> Tensor:
+    """Where each chosen element has a gradient: (elements, H, W)."""
+    output = _by_image(output, len(x))
+    # positive, and not equal: the channels of a layer norm would cancel
+    weights = torch.rand(output.shape[1:], generator=generator, dtype=torch.float64) + 0.5
+    supports = []
+    for start in range(0, len(chosen), len(x)):
+        chunk = chosen[start : start + len(x)]
+        seeds = torch.zeros(output.shape, dtype=torch.float64)
+        for copy, element in enumerate(chunk):
+            index: list[Any] = [slice(None)] * weights.dim()
+            for dim, place in zip(elements.dims, _place(elements, element), strict=True):
+                index[dim] = place
+            seeds[copy][tuple(index)] = weights[tuple(index)]
+        # not grad_outputs=seeds, which imports a good part of torch's compiler
+        answer = (output * seeds.to(output.device)).sum()
+        (gradient,) = torch.autograd.grad(answer, x, retain_graph=True)
+        supports.append((gradient[: len(chunk)] != 0).any(1).cpu())
+    return torch.cat(supports)
 
 
 def _chosen(elements: _Elements, max_units: int) -> list[int]:
@@ -272,20 +292,30 @@ def _place(elements: _Elements, element: int) -> tuple[int, ...]:
     return (element,) if elements.sizes else ()
 
 
-def _only(weights: Tensor, elements: _Elements, element: int) -> Tensor:
-    """The weights at one element, over all channels; zero elsewhere."""
-    index: list[Any] = [slice(None)] * weights.dim()
-    for dim, place in zip(elements.dims, _place(elements, element), strict=True):
-        index[dim] = place
-    seed = torch.zeros_like(weights)
-    seed[tuple(index)] = weights[tuple(index)]
-    return seed
-
-
-def _difference(elements: _Elements, element: int, given: Tensor, found: Tensor) -> str:
+def _difference(
+    field: Field,
+    elements: _Elements,
+    chosen: list[int],
+    found: Tensor,
+    *,
+    missing_allowed: bool,
+) -> str:
+    """The first element that differs from the formulas, in words; empty where none does."""
+    given = elements.rows[chosen][:, :, None] & elements.columns[chosen][:, None]
+    wrong = (found & ~given).any((1, 2))
+    if missing_allowed:
+        pass
+    elif field.rectangular:
+        wrong |= (given & ~found).any((1, 2))
+    else:  # a cross leaves pixels out, but no row and no column
+        for dim in (1, 2):
+            wrong |= (given.any(dim) & ~found.any(dim)).any(1)
+    if not wrong.any():
+        return ""
+    first = int(wrong.nonzero()[0])
     return (
-        f"unit {_place(elements, element)} depends on {_box(found)}, the formulas give "
-        f"{_box(given)}"
+        f"unit {_place(elements, chosen[first])} depends on {_box(found[first])}, "
+        f"the formulas give {_box(given[first])}"
     )
 
 
@@ -326,15 +356,14 @@ def _nan_receipts(network: nn.Module, image: Tensor, fields: dict[str, Field]) -
         if name not in fields or name in wrong:
             return
         num_images = len(pixels)
-        mask = output.isnan().reshape(num_images, len(output) // num_images, *output.shape[1:])
+        mask = _by_image(output.isnan(), num_images)
         if name not in elements:
             elements[name] = _elements(fields[name], mask.shape[1:])
         layer = elements[name]
         found = _found(mask, layer.dims).cpu()
-        touched = torch.einsum(
-            "eh,bhw,ew->be", layer.rows.float(), pixels.float(), layer.columns.float()
-        )
-        given = touched > 0
+        # a spoilt pixel or line is rows x columns, as is what an element sees
+        given = pixels.any(2).float() @ layer.rows.float().T > 0
+        given &= pixels.any(1).float() @ layer.columns.float().T > 0
         differs = found != given
         if fields[name].bound:
             differs &= found
@@ -360,7 +389,7 @@ def _nan_receipts(network: nn.Module, image: Tensor, fields: dict[str, Field]) -
     state = {name: value.detach() for name, value in network.state_dict(keep_vars=True).items()}
     state = {n: v.double() if v.is_floating_point() else v for n, v in state.items()}
     try:
-        with torch.no_grad(), evaluation(network), named_outputs(network, receive):
+        with torch.no_grad(), named_outputs(network, receive):
             for pixels in _nan_places(image.shape[-2], image.shape[-1]):
                 spoilt = pixels[:, None].to(image.device)
                 functional_call(network, state, plain.masked_fill(spoilt, float("nan")))

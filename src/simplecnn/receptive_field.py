@@ -114,8 +114,8 @@ class Field:
     """What the units of one layer see of the image.
 
     A unit (i, j) is all channels at row i and column j of the layer's output: its field is the
-    union over channels. `interval` counts padding as if the image went on; `columns` holds the
-    rows and columns that the unit really depends on.
+    union over channels. `interval` counts padding as if the image went on; `used` gives the rows
+    and columns that the unit really depends on.
     """
 
     axes: tuple[Axis, Axis]
@@ -195,7 +195,7 @@ class Field:
         ]
         return clips[0], clips[1]
 
-    def columns(self, unit: Unit) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def used(self, unit: Unit) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The rows and the columns of the image that the unit depends on."""
         i, j = self._position(unit)
         return tuple(self.axes[0].inside[i]), tuple(self.axes[1].inside[j])
@@ -235,7 +235,12 @@ def receptive_fields(network: nn.Module, input_size: int | Sequence[int]) -> dic
     image are left out.
     """
     image = blank_image(network, input_size)
-    trails = trace(network, image)
+    try:
+        trails = trace(network, image)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the network does not run on one image of shape {tuple(image.shape)}: {error}"
+        ) from error
     return {name: Field(t.axes, t.operations, t.rectangular) for name, t in trails.items()}
 
 

@@ -1,7 +1,6 @@
 """One run, from configuration to folder: build, fit, test, record."""
 
 import logging
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,17 +16,11 @@ from simplecnn.callbacks.progress import STAGES, metric_text
 from simplecnn.classifier import Classifier
 from simplecnn.loggers import TensorBoard
 from simplecnn.run_folder import RunFolder, short
-from simplecnn.screen import log_lightning_messages
+from simplecnn.screen import tame_lightning
 from simplecnn.targets import build
 
 log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
-
-# Lightning 2.6 with torch 2.15: their matter, not the user's.
-KNOWN_WARNINGS = (
-    r".*isinstance\(treespec, LeafSpec\)` is deprecated.*",
-    r".*You defined a `validation_step` but have no `val_dataloader`.*",
-)
 
 
 def train(config: Config, path: Path, *, seconds: Mapping[str, float] | None = None) -> Any:
@@ -36,7 +29,7 @@ def train(config: Config, path: Path, *, seconds: Mapping[str, float] | None = N
     Returns the best value of the monitored metric, or None without one. Whatever happens,
     `run.json` says how far the run came. `seconds` are those of phases before this call.
     """
-    log_lightning_messages()
+    tame_lightning()
     if rank_zero_only.rank != 0:  # a further process of a DDP run; rank zero keeps the folder
         return Run(config).fit_and_test()
     folder = RunFolder.create(path, config)
@@ -68,34 +61,29 @@ class Run:
 
     def fit_and_test(self) -> float | None:
         config = self.config
-        with warnings.catch_warnings():
-            for message in KNOWN_WARNINGS:
-                warnings.filterwarnings("ignore", message)
-            if config["seed"] is not None:
-                pl.seed_everything(config["seed"], workers=True)
-            datamodule: pl.LightningDataModule = build(config["data"])
-            # The module builds its network itself: the checkpoint then holds the configuration.
-            module: Classifier = build(config["model"], _recursive_=False, _convert_="all")
-            self.trainer = trainer = build_trainer(config)
-            self._announce(module)
-            checkpoint = config["ckpt_path"]
-            if config["train"]:
-                with self._phase("fit"):
-                    trainer.fit(
-                        module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True
-                    )
-                self.metrics |= _numbers(trainer)
-                checkpoint = self._best_checkpoint()
-            if config["test"]:
-                with self._phase("test"):
-                    trainer.test(
-                        module,
-                        datamodule=datamodule,
-                        ckpt_path=checkpoint,
-                        verbose=False,
-                        weights_only=True,
-                    )
-                self.metrics |= _numbers(trainer)
+        if config["seed"] is not None:
+            pl.seed_everything(config["seed"], workers=True)
+        datamodule: pl.LightningDataModule = build(config["data"])
+        # The module builds its network itself: the checkpoint then holds the configuration.
+        module: Classifier = build(config["model"], _recursive_=False, _convert_="all")
+        self.trainer = trainer = build_trainer(config)
+        self._announce(module)
+        checkpoint = config["ckpt_path"]
+        if config["train"]:
+            with self._phase("fit"):
+                trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+            self.metrics |= _numbers(trainer)
+            checkpoint = self._best_checkpoint()
+        if config["test"]:
+            with self._phase("test"):
+                trainer.test(
+                    module,
+                    datamodule=datamodule,
+                    ckpt_path=checkpoint,
+                    verbose=False,
+                    weights_only=True,
+                )
+            self.metrics |= _numbers(trainer)
         if self.best:
             return self.best["value"]
         return self.metrics.get(config["monitor"]) if config["monitor"] else None
@@ -113,7 +101,7 @@ class Run:
                     logger.experiment.close()
         self.folder.update(
             status=status,
-            num_epochs=0 if trainer is None else trainer.current_epoch,
+            num_epochs=self._num_epochs(),
             best=self.best,
             metrics=self.metrics,
             **entries,
@@ -158,10 +146,20 @@ class Run:
             if getattr(callback, "monitor", None) == self.config["monitor"] and path:
                 if self.config["monitor"] is None:
                     return None
-                epoch = torch.load(path, map_location="cpu", weights_only=True)["epoch"] + 1
-                self.best = {"value": round(float(callback.best_model_score), 6), "epoch": epoch}
+                # From the file: a process that DDP spawned keeps the callback's own state.
+                content = torch.load(path, map_location="cpu", weights_only=True)
+                score = content["callbacks"][callback.state_key]["current_score"]
+                self.best = {"value": round(float(score), 6), "epoch": content["epoch"] + 1}
                 return path
         return None
+
+    def _num_epochs(self) -> int:
+        """Finished epochs; those of a spawned process are known from its last checkpoint."""
+        assert self.folder is not None
+        last = self.folder.path / "checkpoints" / "last.ckpt"
+        if last.is_file():
+            return torch.load(last, map_location="cpu", weights_only=True)["epoch"] + 1
+        return 0 if self.trainer is None else self.trainer.current_epoch
 
     def _phase(self, name: str) -> AbstractContextManager[None]:
         return nullcontext() if self.folder is None else self.folder.phase(name)

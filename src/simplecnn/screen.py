@@ -3,6 +3,9 @@
 import copy
 import logging
 import os
+import sys
+import warnings
+from pathlib import Path
 
 
 class ScreenHandler(logging.StreamHandler):
@@ -21,14 +24,40 @@ class ScreenHandler(logging.StreamHandler):
         return super().format(record)
 
 
-def log_lightning_messages() -> None:
-    """Send Lightning's messages, but not its adverts, to the root log: train.log has them."""
+# Matters of Lightning 2.6 and torch 2.15 that a user can do nothing about.
+THEIR_WARNINGS = (
+    r".*isinstance\(treespec, LeafSpec\)` is deprecated.*",
+    r".*is smaller than the logging interval.*",  # metrics are logged at the end of an epoch
+    r".*You defined a `validation_step` but have no `val_dataloader`.*",
+)
+
+
+def tame_lightning() -> None:
+    """Send Lightning's messages to the root log, so that train.log has them; drop its noise."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_no_advert)
     logging.captureWarnings(True)
+    for message in THEIR_WARNINGS:
+        warnings.filterwarnings("ignore", message)
+
+
+def log_in_spawned_process(folder: str) -> None:
+    """Log in a process that DDP spawned, which knows nothing of Hydra's logging: to the screen
+    and to `train.log`. Does nothing where there is a log."""
+    root = logging.getLogger()
+    if root.handlers:
+        return
+    screen = ScreenHandler(sys.stdout)
+    file = logging.FileHandler(Path(folder) / "train.log")
+    screen.setFormatter(logging.Formatter("%(message)s"))
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    root.addHandler(screen)
+    root.addHandler(file)
+    root.setLevel(logging.INFO)
+    tame_lightning()
 
 
 def _no_advert(record: logging.LogRecord) -> bool:

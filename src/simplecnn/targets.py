@@ -15,6 +15,8 @@ from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any
 
+from simplecnn.errors import InputError, RunError
+
 EXTRA_TARGETS = "SIMPLECNN_TARGETS"  # environment variable: further names, comma-separated
 
 
@@ -108,7 +110,7 @@ def target_nodes(config: Any, key: str = "") -> Iterator[TargetNode]:
 INSTANTIATE_KEYS = ("_target_", "_args_", "_partial_", "_convert_", "_recursive_")
 
 
-class TargetNotAllowed(ValueError):
+class TargetNotAllowed(InputError):
     """A configuration names a class that is not on the list."""
 
 
@@ -116,14 +118,22 @@ def build(config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
     """The object a configuration node describes, by `hydra.utils.instantiate`.
 
     Raises TargetNotAllowed, before anything is imported, where a `_target_` in it is not on the
-    list.
+    list, and InputError where a class refuses its arguments.
     """
+    from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
     for node in target_nodes(config):
         if node.target not in allowed():
             raise TargetNotAllowed(f"{node.key or '_target_'}: {not_allowed(node.target)}")
-    return instantiate(dict(config), *args, **kwargs)
+    try:
+        return instantiate(dict(config), *args, **kwargs)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, InputError | RunError):
+            raise cause from None
+        reason = str(cause).strip().splitlines()[0] if str(cause).strip() else repr(cause)
+        raise InputError(f"{config['_target_']} refuses its arguments: {reason}") from cause
 
 
 def not_allowed(target: Any) -> str:
@@ -239,8 +249,7 @@ class _Module:
         return None
 
 
-type_of_definition = ast.ClassDef | ast.FunctionDef
-_Found = tuple[_Module, type_of_definition]
+_Found = tuple[_Module, ast.ClassDef | ast.FunctionDef]
 
 
 @cache

@@ -6,7 +6,7 @@ branches and loops are followed like modules are.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from simplecnn import footprint
+from simplecnn.activations import evaluation_mode
 from simplecnn.footprint import Axis, Reading
 
 Arguments = dict[str, Any]
@@ -65,22 +66,11 @@ class Call:
 
 
 @contextmanager
-def evaluation(network: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; every module's own mode is restored after it."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-@contextmanager
 def named_outputs(
     network: nn.Module, receive: Callable[[str, nn.Module, Tensor], None]
 ) -> Iterator[None]:
-    """Calls `receive(name, module, output)` for each layer of each forward pass in the block.
+    """Calls `receive(name, module, output)` for each layer of each forward pass in the block,
+    which runs in eval mode and uncompiled; no hook is left behind.
 
     A layer is a module without children, or one that works on after its last child; the network
     itself is called `output`. The second call of one module gets the name `pool_1`, the third
@@ -118,11 +108,19 @@ def named_outputs(
 
     handles = [network.register_forward_pre_hook(start)]
     handles += [module.register_forward_hook(finish) for module in names]
+    compiled = any(module._compiled_call_impl is not None for module in names)
     try:
-        yield
+        with evaluation_mode(network), _uncompiled() if compiled else nullcontext():
+            yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    with torch.compiler.set_stance("force_eager"):  # not always: it imports the compiler
+        yield
 
 
 def _first_tensor(output: Any) -> Tensor | None:
@@ -149,7 +147,6 @@ def trace(network: nn.Module, image: Tensor) -> dict[str, Trail]:
 
     with (
         torch.inference_mode(),  # here operations are seen whole: one `linear`, not view and mm
-        evaluation(network),
         named_outputs(network, receive),
     ):
         image = image.clone()
@@ -178,6 +175,10 @@ class _Recorder(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.trails = WeakTensorKeyDictionary()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch's default imports its compiler, some seconds, to skip it
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -245,7 +246,12 @@ def _is_rectangular(trails: Sequence[Trail]) -> bool:
         first = trails[0].axes[which].inside
         if all(trail.axes[which].inside == first for trail in trails):
             return True
-    largest = max(trails, key=lambda t: t.axes[0].inside[0].count * t.axes[1].inside[0].count)
+
+    def area(trail: Trail) -> float:
+        vertical, horizontal = (sum(s.count for s in a.inside) / len(a.inside) for a in trail.axes)
+        return vertical * horizontal
+
+    largest = max(trails, key=area)
     return all(
         footprint.covers(largest.axes[which], trail.axes[which])
         for which in (0, 1)
@@ -416,10 +422,13 @@ def _pad(axis: Axis, call: Call) -> Axis:
 
 def _pixel_shuffle(axis: Axis, call: Call) -> Axis:
     """Each position becomes a square of `upscale_factor` positions."""
-    if axis.dim not in (-1, -2):
-        return axis if axis.dim is None else footprint.mixed(axis, "a pixel shuffle")
-    axis = replace(footprint.spread(axis, call.shape[axis.dim]), inner=call["upscale_factor"])
-    return footprint.spread(axis, call.output.shape[axis.dim])
+    dim = axis.dim
+    if dim is None:
+        return axis
+    if dim < -2:
+        return footprint.mixed(axis, "a pixel shuffle")
+    repeated = replace(footprint.spread(axis, call.shape[dim]), inner=call["upscale_factor"])
+    return footprint.spread(repeated, call.output.shape[dim])
 
 
 def _pixel_unshuffle(axis: Axis, call: Call) -> Axis:
@@ -461,6 +470,11 @@ def _reduction(axis: Axis, call: Call) -> Axis:
     dims = _dims(call, "dim")
     axis = _mix(axis, dims)
     return axis if call["keepdim"] else _without(axis, dims)
+
+
+def _extremum(call: Call) -> Axis:
+    """`max` and `min` over a dimension, or of two tensors."""
+    return _elementwise(call) if isinstance(call["other"], Tensor) else _single(_reduction)(call)
 
 
 def _mix_last(axis: Axis, call: Call, num_dims: int) -> Axis:
@@ -512,9 +526,9 @@ def _reshape(axis: Axis, call: Call) -> Axis:
         inner, rest = divmod(distance, behind[i])
         if rest == 0 and inner and size % (inner * num_units) == 0:
             return replace(axis, dim=i - len(shape), inner=inner)
-    for i, size in enumerate(shape):  # groups of units in one dimension, the rest in later ones
+    for i in reversed(range(len(shape))):  # groups of units in one dimension, the rest behind it
         group, rest = divmod(behind[i], distance)
-        if rest == 0 and num_units % group == 0 and size % (num_units // group) == 0:
+        if rest == 0 and group and num_units % group == 0 == shape[i] % (num_units // group):
             num_groups = num_units // group
             grouped = footprint.window(
                 num_units, num_groups, kernel=group, stride=group, before=0, dilation=1
@@ -713,6 +727,7 @@ _CONSTANT = {
 
 _ONE_TENSOR: dict[str, Callable[[Axis, Call], Axis]] = {
     "pad": _pad,
+    "constant_pad_nd": _pad,
     "pixel_shuffle": _pixel_shuffle,
     "pixel_unshuffle": _pixel_unshuffle,
     "channel_shuffle": _channel_shuffle,
@@ -755,11 +770,13 @@ for _n in (1, 2, 3):
         _ONE_TENSOR[_name.format(_n)] = partial(_interpolation, num_dims=_n, mode=_mode)
 for _name in ("view", "reshape", "_unsafe_view", "flatten", "squeeze", "unsqueeze"):
     _ONE_TENSOR[_name] = _reshape
-for _name in ("mean", "sum", "amax", "amin", "max", "min", "prod", "var", "std", "norm",
+for _name in ("mean", "sum", "amax", "amin", "prod", "var", "std", "norm",
               "linalg_vector_norm", "logsumexp"):  # fmt: skip
     _ONE_TENSOR[_name] = _reduction
 
 _RULES: dict[str, Rule] = {name: _single(change) for name, change in _ONE_TENSOR.items()} | {
+    "max": _extremum,
+    "min": _extremum,
     "cat": _concatenation,
     "concat": _concatenation,
     "stack": _stack,

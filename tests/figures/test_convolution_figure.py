@@ -57,7 +57,7 @@ def test_edge_kernel_figure_shows_images_kernels_responses_and_magnitudes():
         responses = [conv2d(image, kernel.values, padding=1) for image in images.values()]
         for tile, response in zip(rest[:2], responses, strict=True):
             np.testing.assert_array_equal(tile.get_array(), response)
-            assert tile.get_cmap().name == "RdBu_r"
+            assert tile.get_cmap().name == "blue_white_red"
         for tile, response in zip(rest[2:], responses, strict=True):
             np.testing.assert_array_equal(tile.get_array(), abs(response))
             assert tile.get_cmap().name == "viridis"

@@ -50,7 +50,7 @@ def test_negative_values_get_the_signed_scale():
     maps[0, 0, 0, 0] = -9.0
     image = draw(maps).axes[0].images[0]
     assert (image.norm.vmin, image.norm.vmax) == (-9.0, 9.0)
-    assert image.cmap.name == "RdBu_r"
+    assert image.cmap.name == "blue_white_red"
 
 
 def test_dead_channels_are_marked():

@@ -8,6 +8,8 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 
+from simplecnn.screen import log_in_spawned_process
+
 log = logging.getLogger(__name__)
 STAGES = ("train", "val", "test")
 
@@ -31,6 +33,10 @@ class ProgressBar(TQDMProgressBar):
 
 class EpochLines(Callback):
     """One line an epoch: its metrics, its seconds, the time left."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.is_global_zero:
+            log_in_spawned_process(trainer.default_root_dir)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.start = time.perf_counter()

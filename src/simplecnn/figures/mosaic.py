@@ -6,7 +6,7 @@ exactly and nothing is resampled.
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ class Mosaic:
     """
 
     def __init__(
-        self, width: int, height: int, *, title: str, colours: str, scale: Normalize
+        self, width: int, height: int, *, title: str, colours: str | Colormap, scale: Normalize
     ) -> None:
         self.scale, self.colours = scale, colours
         widest = max(len(line) for line in title.split("\n"))
@@ -53,7 +53,7 @@ class Mosaic:
         y: float,
         zoom: int,
         *,
-        colours: str | None = None,
+        colours: str | Colormap | None = None,
         scale: Normalize | None = None,
     ) -> None:
         """Draw `array` (H, W) with its upper left corner at (x, y), `zoom` pixels a value.

@@ -5,12 +5,17 @@ from collections.abc import Iterable
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike, NDArray
 
-SIGNED = "RdBu_r"  # red is positive, blue is negative, white is zero
+# Red is positive, blue is negative, and zero is white as paper: in matplotlib's RdBu it is grey.
+_BLUE_TO_RED = (
+    *("#053061", "#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#ffffff"),
+    *("#fddbc7", "#f4a582", "#d6604d", "#b2182b", "#67001f"),
+)
+SIGNED = LinearSegmentedColormap.from_list("blue_white_red", _BLUE_TO_RED, N=255)
 POSITIVE = "viridis"  # dark is zero
 DIGIT = "gray_r"  # ink is black on white paper
 DPI = 150
@@ -34,7 +39,9 @@ def positive_scale(*arrays: ArrayLike) -> Normalize:
     return Normalize(0.0, _largest(np.asarray(a) for a in arrays))
 
 
-def tile(ax: Axes, array: ArrayLike, colours: str, scale: Normalize | None = None) -> AxesImage:
+def tile(
+    ax: Axes, array: ArrayLike, colours: str | Colormap, scale: Normalize | None = None
+) -> AxesImage:
     """Draw one 2-D array (H, W) with hard pixel edges and no ticks."""
     image = ax.imshow(np.asarray(array), cmap=colours, norm=scale, interpolation="nearest")
     ax.set_xticks([])

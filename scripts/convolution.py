@@ -1,0 +1,10 @@
+"""Draw what kernels respond to, and hold our convolution against PyTorch's.
+
+    uv run scripts/convolution.py
+    uv run scripts/convolution.py digit=2500 num_calls=2000
+"""
+
+from simplecnn.commands import convolution
+
+if __name__ == "__main__":
+    convolution()

@@ -1,0 +1,164 @@
+"""MNIST's four files for tests, and a mirror on the loopback address that may misbehave."""
+
+import gzip
+import hashlib
+import os
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simplecnn import mnist_files
+from simplecnn.mnist_files import ALL_FILES, FILES
+
+
+@dataclass
+class Originals:
+    """The original files, or, where they are not at hand, files of the same form.
+
+    The stand-in has the 5,000 bundled digits as training set and 1,000 of them inverted as test
+    set; `know` then teaches `mnist_files` their number and checksums for the time of a test.
+    """
+
+    zipped: Path  # folder of the four .gz
+    data_dir: Path  # holds MNIST/raw with the four extracted files
+    sha256: dict[str, str]
+    md5: dict[str, str]
+    num_images: dict[str, int]
+    real: bool
+
+    def know(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        if not self.real:
+            real_sums = mnist_files._md5_sums
+            monkeypatch.setattr(mnist_files, "MNIST_SHA256", self.sha256)
+            monkeypatch.setattr(
+                mnist_files,
+                "_md5_sums",
+                lambda dataset: self.md5 if dataset == "MNIST" else real_sums(dataset),
+            )
+            for part, number in self.num_images.items():
+                monkeypatch.setitem(mnist_files.NUM_IMAGES, part, number)
+
+    def content(self, name: str) -> bytes:
+        return (self.data_dir / "MNIST" / "raw" / name).read_bytes()
+
+    def link(self, folder: Path, *names: str) -> Path:
+        """Put extracted files into a new data folder, without copying them."""
+        raw = folder / "MNIST" / "raw"
+        raw.mkdir(parents=True)
+        for name in names:
+            os.link(self.data_dir / "MNIST" / "raw" / name, raw / name)
+        return raw
+
+
+def find_or_make(
+    mnist_dir: Path | None, bundled: tuple[np.ndarray, np.ndarray], folder: Path
+) -> Originals:
+    zipped, raw = folder / "zipped", folder / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    found = mnist_dir and {path.name: path for path in mnist_dir.rglob("*-ubyte.gz")}
+    real = bool(found) and all(f"{name}.gz" in found for name in ALL_FILES)
+    if real:
+        zipped = found[f"{ALL_FILES[0]}.gz"].parent
+    else:
+        zipped.mkdir()
+        images, labels = bundled
+        for part, kept in [("train", images), ("test", 255 - images[::5])]:
+            part_labels = labels if part == "train" else labels[::5]
+            header = struct.pack(">4I", 2051, len(kept), 28, 28)
+            contents = (
+                header + kept.tobytes(),
+                struct.pack(">2I", 2049, len(kept)) + part_labels.astype(np.uint8).tobytes(),
+            )
+            for name, content in zip(FILES[part], contents, strict=True):
+                (zipped / f"{name}.gz").write_bytes(gzip.compress(content, mtime=0))
+    sha256, md5 = {}, {}
+    for name in ALL_FILES:
+        gz = (zipped / f"{name}.gz").read_bytes()
+        content = gzip.decompress(gz)
+        (raw / name).write_bytes(content)
+        sha256[name] = hashlib.sha256(content).hexdigest()
+        md5[name] = hashlib.md5(gz).hexdigest()
+    num_images = {"train": 60_000, "test": 10_000} if real else {"train": 5_000, "test": 1_000}
+    return Originals(zipped, folder / "data", sha256, md5, num_images, real)
+
+
+@dataclass
+class Mirror:
+    """What a server of the four .gz does, and what it was asked for.
+
+    `plans` says for a file's name what happens at its first, second, … request; the last entry
+    holds for all that follow, "*" for files that have no entry.
+    """
+
+    folder: Path
+    url: str = ""
+    plans: dict[str, list[str]] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    def behaviour(self, name: str) -> str:
+        plan = self.plans.get(name, self.plans.get("*", ["good"]))
+        return plan[min(self.requests.count(name), len(plan)) - 1]
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        name = handler.path.rpartition("/")[2]
+        self.requests.append(name)
+        behaviour = self.behaviour(name)
+        body = (self.folder / name).read_bytes()
+        middle = len(body) // 2
+        if behaviour == "silent":
+            self.closing.wait()
+            return
+        if behaviour == "404":
+            handler.send_error(404)
+            return
+        if behaviour == "wrong":
+            body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
+        if behaviour == "endless":
+            body = body * 50
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        if behaviour in ("half", "hang"):
+            handler.wfile.write(body[:middle])
+            if behaviour == "hang":
+                self.closing.wait()
+        elif behaviour == "drip":
+            while not self.closing.wait(0.02):
+                handler.wfile.write(b"\x1f")
+        else:
+            handler.wfile.write(body)
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[Mirror]:
+    mirror = Mirror(folder)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            mirror.answer(self)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            pass  # clients that hang up are expected
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        mirror.url = f"http://127.0.0.1:{server.server_address[1]}/mnist/"
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield mirror
+        finally:
+            mirror.closing.set()
+            server.shutdown()
+            thread.join()

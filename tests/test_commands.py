@@ -1,0 +1,170 @@
+"""The commands as a user types them: real processes, exit codes, files."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, compose_run
+
+from simplecnn.config import conf_dir
+from simplecnn.run import train
+
+SMALL = ["data=mnist_5k", "trainer.max_epochs=1", "+trainer.limit_train_batches=8",
+         "model.network.channels=[4,8]", "callbacks=[checkpoint,progress]"]  # fmt: skip
+
+
+def type_in(folder: Path, script: str, *words: str, **environment: str):
+    """Run a script in `folder` as from a terminal without colours; gives code, output, errors."""
+    command = [sys.executable, "-W", "error::ResourceWarning", ROOT / "scripts" / script, *words]
+    return subprocess.run(
+        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
+
+
+def only(paths) -> Path:
+    (path,) = paths
+    return path
+
+
+def test_quickstart_and_evaluate(tmp_path):
+    done = type_in(tmp_path, "train.py", "experiment=quickstart")
+    assert done.returncode == 0, done.stderr
+    folder = only((tmp_path / "outputs" / "quickstart").iterdir())
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["metrics"]["test/acc"] >= 0.965
+    # what a person sees: parameters, a line an epoch, a table, where it is, what to type next
+    assert "98,442 parameters on " in done.stdout
+    assert len(re.findall(r"^epoch \d+/10 .* val/acc \d+\.\d\d %", done.stdout, re.M)) == 10
+    assert re.search(r"^test +\d\.\d{4} +9[67]\.\d\d %", done.stdout, re.M)
+    relative = folder.relative_to(tmp_path)
+    assert f"folder       {relative}\n" in done.stdout
+    assert f"--logdir {relative}\n" in done.stdout
+    assert "Warning" not in done.stderr and "\r" not in done.stderr  # no bar, not a terminal
+    text = (folder / "train.log").read_text()
+    assert "`Trainer.fit` stopped: `max_epochs=10` reached." in text  # Lightning's own words
+    assert "epoch 10/10" in text and "litlogger" not in text
+    assert "scripts/train.py experiment=quickstart" in record["command"]
+
+    evaluated = type_in(tmp_path, "evaluate.py", f"run={relative}")
+    assert evaluated.returncode == 0, evaluated.stderr
+    (result,) = json.loads((folder / "evaluation.json").read_text()).values()
+    assert result["acc"] == pytest.approx(record["metrics"]["test/acc"], abs=1e-6)
+    assert "best on 500 test images of MNIST 5k" in evaluated.stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["outputs"]  # nothing left elsewhere
+
+
+def test_what_is_typed_wrong_costs_nothing(tmp_path):
+    """Exit code 2, sentences on the screen, no folder; a run that is there stays as it is."""
+    for script, words, sentence in [
+        ("train.py", ["seeed=3"], "seeed is not a key of the configuration. Did you mean seed?"),
+        ("train.py", ["trainer=tpu"], "trainer=tpu: allowed are auto, cpu, "),
+        ("train.py", ["-m", "seed=1,x"], "seed is 'x': it must be a whole number"),
+        ("train.py", ["seed=1", "-m", "name=x"], "'name=x' stands apart: write all key=value"),
+        ("train.py", ["--modle"], "--modle is not an option: --help shows what there is."),
+        ("evaluate.py", [], "run is missing: type run="),
+        ("evaluate.py", ["run=outputs/none"], "run=outputs/none: there is no such folder."),
+    ]:
+        done = type_in(tmp_path, script, *words)
+        assert (done.returncode, done.stdout) == (2, ""), (words, done)
+        assert done.stderr.startswith(sentence) and "Traceback" not in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "run.json").write_text("{}")
+    done = type_in(tmp_path, "train.py", "hydra.run.dir=mine")
+    assert done.returncode == 2
+    assert done.stderr.startswith("mine holds a run already, and none is ever overwritten")
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["run.json"]
+
+
+def test_help_and_configuration_are_shown_without_torch(tmp_path):
+    spy = "import sys, atexit; atexit.register(lambda: print('torch' in sys.modules))\n"
+    (tmp_path / "sitecustomize.py").write_text(spy)
+    work = tmp_path / "work"
+    work.mkdir()
+    for words, expected in [
+        (["--help"], "scripts/train.py experiment=quickstart"),
+        (["--cfg", "job", "model.optimizer.lr=0.5"], "lr: 0.5"),
+    ]:
+        done = type_in(work, "train.py", *words, PYTHONPATH=str(tmp_path))
+        assert done.returncode == 0 and expected in done.stdout
+        assert done.stdout.endswith("False\n")
+    assert list(work.iterdir()) == []
+
+
+def test_no_digits_and_no_network_is_one_sentence(tmp_path):
+    nowhere = ["data.data_dir=digits", "+data.mirrors=[http://127.0.0.1:9/]"]
+    done = type_in(tmp_path, "train.py", *nowhere)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    sentence = only(line for line in done.stdout.splitlines() if "mnist_5k" in line)
+    assert "digits" in sentence and "data=mnist_5k" in sentence
+    folder = only((tmp_path / "outputs" / "train").iterdir())
+    assert json.loads((folder / "run.json").read_text())["status"] == "failed"
+
+
+def test_two_processes_on_the_cpu_give_the_run_of_one(tmp_path):
+    done = type_in(tmp_path, "train.py", *SMALL, "trainer=ddp_sim", "test=false")
+    assert done.returncode == 0, done.stderr
+    folder = only((tmp_path / "outputs" / "train").iterdir())
+    record = json.loads((folder / "run.json").read_text())
+    assert record["device"]["name"] == "2 x CPU" and record["num_epochs"] == 1
+    assert "epoch 1/1" in done.stdout and "epoch 1/1" in (folder / "train.log").read_text()
+
+    alone = tmp_path / "alone"
+    train(compose_run(alone, "trainer.max_epochs=1", "callbacks=checkpoint", "test=false"), alone)
+    expected = json.loads((alone / "run.json").read_text())["metrics"]
+    assert record["metrics"]["val/acc"] == pytest.approx(expected["val/acc"], abs=0.01)
+    assert record["metrics"]["train/loss"] == pytest.approx(expected["train/loss"], abs=1e-4)
+    one, two = (
+        torch.load(f / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for f in (alone, folder)
+    )
+    for key in one:
+        torch.testing.assert_close(two[key], one[key], rtol=1e-3, atol=1e-4)
+
+
+def test_an_installed_wheel_trains_from_any_folder(tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    with zipfile.ZipFile(only(tmp_path.glob("*.whl"))) as wheel:
+        names = set(wheel.namelist())
+        wheel.extractall(tmp_path / "installed")
+        points = wheel.read(only(n for n in names if n.endswith("entry_points.txt"))).decode()
+    for path in conf_dir().rglob("*.yaml"):
+        assert f"simplecnn/conf/{path.relative_to(conf_dir()).as_posix()}" in names
+    assert "simplecnn-train = simplecnn.commands:train" in points
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    code = (
+        "import simplecnn, sys; from simplecnn.commands import train; "
+        "assert 'installed' in simplecnn.__file__; train()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "experiment=quickstart", "++trainer.fast_dev_run=true"],
+        cwd=elsewhere, env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    folder = only((elsewhere / "outputs" / "quickstart").iterdir())
+    assert json.loads((folder / "run.json").read_text())["status"] == "finished"
+
+
+def test_multirun_goes_on_after_a_failed_job(tmp_path):
+    """One job of two cannot build its network; the other one finishes; the exit code says so."""
+    words = [*SMALL[:4], "callbacks=none", "logger=none", "+model.network.image_size=14,28"]
+    done = type_in(tmp_path, "train.py", "-m", *words)
+    assert done.returncode == 1
+    records = [
+        json.loads(path.read_text()) for path in sorted(tmp_path.glob("outputs/train/*/*/run.json"))
+    ]
+    assert [record["status"] for record in records] == ["failed", "finished"]

@@ -1,0 +1,282 @@
+"""One run, from configuration to folder: what it leaves, whatever happens."""
+
+import csv
+import json
+import logging
+import re
+import shutil
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import compose_run
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from simplecnn.classifier import Classifier
+from simplecnn.errors import InputError
+from simplecnn.evaluation import evaluate, load_classifier, measure
+from simplecnn.run import hyper_parameters, train
+from simplecnn.run_folder import RunFolder
+from simplecnn.targets import build
+
+PICTURES = ["filters_conv1", "filters_conv2", "maps_conv1", "maps_conv2"]
+
+
+def test_the_folder_holds_everything(finished_run):
+    names = {p.name for p in finished_run.iterdir()}
+    assert {"config.yaml", "run.json", "metrics.csv", "checkpoints", "images"} <= names
+    assert len([n for n in names if n.startswith("events.out.tfevents")]) == 1
+    checkpoints = sorted(p.name for p in (finished_run / "checkpoints").iterdir())
+    assert checkpoints == ["best.ckpt", "last.ckpt"]
+
+
+def test_the_record_says_what_was_done(finished_run):
+    record = json.loads((finished_run / "run.json").read_text())
+    assert record["status"] == "finished" and record["seed"] == 42
+    assert record["num_epochs"] == 2
+    assert record["device"]["name"] == "CPU"
+    assert record["device"]["why"] == "trainer.accelerator is cpu"
+    # 1-4-8 channels of 3 x 3, then 8 * 7 * 7 inputs to 128 and 10
+    assert record["num_parameters"] == 40 + 296 + (392 * 128 + 128) + 1290
+    assert record["seconds"]["import"] == 1.5
+    assert {"fit", "test", "pictures"} <= set(record["seconds"])
+    metrics = record["metrics"]
+    assert {f"{s}/{m}" for s in ("train", "val", "test") for m in ("loss", "acc")} <= set(metrics)
+    assert 0.1 < metrics["test/acc"] <= 1
+
+
+def test_the_best_epoch_is_the_one_that_was_tested(finished_run):
+    record = json.loads((finished_run / "run.json").read_text())
+    with (finished_run / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["val/acc"]]
+    accuracies = [float(row["val/acc"]) for row in rows]
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert record["best"]["value"] == pytest.approx(max(accuracies), abs=1e-6)
+    assert record["best"]["epoch"] == 1 + int(np.argmax(accuracies))
+    module = load_classifier(finished_run / "checkpoints" / "best.ckpt")
+    data = build(RunFolder.open(finished_run).config()["data"])
+    data.setup("test")
+    assert measure(module, data)["acc"] == pytest.approx(record["metrics"]["test/acc"], abs=1e-6)
+
+
+def test_pictures_of_start_epochs_and_end(finished_run):
+    found = sorted(p.name for p in (finished_run / "images").iterdir())
+    # filters each epoch; maps at the start and, there being fewer than five epochs, at the end
+    expected = [
+        f"{name}_epoch={epoch:03d}_step={8 * epoch:06d}.png"
+        for name in PICTURES
+        for epoch in ([0, 1, 2] if name.startswith("filters") else [0, 2])
+    ]
+    assert found == sorted(expected)
+    first, last = (
+        np.asarray(Image.open(finished_run / "images" / f"filters_conv1_{when}.png"))
+        for when in ("epoch=000_step=000000", "epoch=002_step=000016")
+    )
+    assert first.shape == last.shape and (first != last).any()
+
+
+def test_tensorboard_has_scalars_pictures_and_hyper_parameters(finished_run):
+    events = EventAccumulator(str(finished_run), size_guidance={"images": 0, "scalars": 0})
+    events.Reload()
+    record = json.loads((finished_run / "run.json").read_text())
+    assert {"filters/conv1", "filters/conv2", "maps/conv1", "maps/conv2"} == set(
+        events.Tags()["images"]
+    )
+    assert [e.step for e in events.Images("filters/conv1")] == [0, 8, 16]
+    assert len(events.Scalars("val/acc")) >= 2
+    assert events.Scalars("test/acc")[-1].value == pytest.approx(record["metrics"]["test/acc"])
+    session = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert b"model/optimizer/lr" in session and b"trainer/max_epochs" in session
+    experiment = events.summary_metadata["_hparams_/experiment"].plugin_data.content
+    assert b"test/acc" in experiment and b"val/acc" in experiment
+
+
+def test_the_saved_configuration_is_resolved_and_enough(finished_run):
+    text = (finished_run / "config.yaml").read_text()
+    assert "${" not in text and "???" not in text
+    config = RunFolder.open(finished_run).config()
+    assert config["model"]["network"]["channels"] == [4, 8]
+    module = Classifier.load_from_checkpoint(
+        finished_run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True
+    )
+    assert module.network.conv2.out_channels == 8
+
+
+def test_evaluate_needs_only_the_folder_even_when_moved(finished_run, tmp_path, caplog):
+    moved = tmp_path / "somewhere else"
+    shutil.copytree(finished_run, moved)
+    folder = RunFolder.open(moved)
+    caplog.set_level(logging.INFO)
+    accuracy = evaluate(folder, folder.checkpoint("best"), data=None)
+    record = json.loads((moved / "run.json").read_text())
+    assert accuracy == pytest.approx(record["metrics"]["test/acc"], abs=1e-6)
+    results = json.loads((moved / "evaluation.json").read_text())
+    (result,) = results.values()
+    assert list(results) == ["best on 500 test images of MNIST 5k"]
+    confusion = np.array(result["confusion"])
+    assert confusion.shape == (10, 10) and confusion.sum() == 500
+    assert (confusion.sum(1) == 50).all()  # stratified
+    assert np.trace(confusion) == round(accuracy * 500)
+    for digit in range(10):
+        assert result["acc_per_class"][str(digit)] == confusion[digit, digit] / 50
+    assert f"accuracy {100 * accuracy:.2f} %" in caplog.text
+    evaluate(folder, folder.checkpoint("last"), data=None)
+    assert len(json.loads((moved / "evaluation.json").read_text())) == 2
+
+
+def test_evaluate_on_the_official_test_set(finished_run, mnist_dir, tmp_path):
+    if mnist_dir is None:
+        mnist_dir = tmp_path  # then the sentence is what is tested
+    moved = tmp_path / "run"
+    shutil.copytree(finished_run, moved)
+    folder = RunFolder.open(moved)
+    data = {"_target_": "simplecnn.mnist.MNISTDataModule", "data_dir": str(mnist_dir),
+            "download": False}  # fmt: skip
+    if mnist_dir == tmp_path:
+        with pytest.raises(RuntimeError, match="data=mnist_5k"):
+            evaluate(folder, folder.checkpoint("best"), data=data)
+        return
+    evaluate(folder, folder.checkpoint("best"), data=data)
+    (result,) = json.loads((moved / "evaluation.json").read_text()).values()
+    # the official test set has its own number of each digit
+    counts = np.array(result["confusion"]).sum(1).tolist()
+    assert counts == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
+    path = tmp_path / "x.ckpt"
+    for content in (b"", b"not a checkpoint"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"x.ckpt is not a checkpoint of simplecnn: "):
+            load_classifier(path)
+
+
+def weights(folder, name="last"):
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def test_pictures_and_loggers_change_nothing(finished_run, tmp_path):
+    """The same weights, bit for bit, without any callback and logger but the checkpoints."""
+    words = ["callbacks=checkpoint", "logger=none"]
+    folder = tmp_path / "plain"
+    train(compose_run(folder, *words), folder)
+    plain, pictured = weights(folder), weights(finished_run)
+    assert list(plain) == list(pictured)
+    assert all(torch.equal(plain[key], pictured[key]) for key in plain)
+    assert not (folder / "images").exists() and not list(folder.glob("events*"))
+
+
+def test_callbacks_none_and_logger_none(tmp_path):
+    folder = tmp_path / "bare"
+    best = train(compose_run(folder, "callbacks=none", "logger=none"), folder)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "finished" and record["best"] is None
+    assert best == pytest.approx(record["metrics"]["val/acc"], abs=1e-6)
+    assert sorted(p.name for p in folder.iterdir()) == ["config.yaml", "run.json"]
+
+
+def test_another_seed_is_another_run(finished_run, tmp_path):
+    folder = tmp_path / "seed"
+    train(compose_run(folder, "seed=7", "callbacks=checkpoint", "logger=none"), folder)
+    a, b = weights(folder), weights(finished_run)
+    assert not torch.equal(a["network.conv1.weight"], b["network.conv1.weight"])
+
+
+def test_the_tutorials_recipe_tests_after_each_epoch(tmp_path):
+    folder = tmp_path / "tutorial"
+    config = compose_run(folder, "experiment=tutorial", "callbacks=checkpoint")
+    assert config["data"]["val_size"] == 0 and config["data"]["test_each_epoch"]
+    assert train(config, folder) is None  # no monitor, nothing is chosen
+    with (folder / "metrics.csv").open(newline="") as file:
+        tests = [float(row["test/acc"]) for row in csv.DictReader(file) if row["test/acc"]]
+    record = json.loads((folder / "run.json").read_text())
+    assert len(tests) == 3 and tests[1] == tests[2]  # each epoch, and once more at the end
+    assert record["metrics"]["test/acc"] == pytest.approx(tests[-1], abs=1e-6)
+    assert record["best"] is None
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_another_network_by_configuration_alone(tmp_path):
+    folder = tmp_path / "lenet"
+    config = compose_run(folder, "callbacks.filters.layers=all")
+    from simplecnn.config import compose_config
+
+    config["model"] = compose_config("train", ["model=lenet"])["model"]
+    train(config, folder)
+    names = {re.sub("_epoch.*", "", p.name) for p in (folder / "images").iterdir()}
+    assert names == {"filters_0", "filters_3", "maps_0", "maps_3"}
+    assert json.loads((folder / "run.json").read_text())["num_parameters"] == 61_706
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "sentence"),
+    [
+        (["callbacks.filters.layers=[conv9]"], InputError,
+         "layers: 'conv9' is not a convolution of this network. Allowed: first, all, or a list "
+         "of conv1, conv2."),
+        (["+trainer.precision=99"], InputError, "pytorch_lightning.Trainer refuses its arguments"),
+    ],
+)  # fmt: skip
+def test_a_failed_run_says_so_and_keeps_what_it_wrote(words, error, sentence, tmp_path):
+    folder = tmp_path / "failed"
+    with pytest.raises(error, match=re.escape(sentence)):
+        train(compose_run(folder, *words), folder)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "failed"
+    assert record["error"].startswith(error.__name__)
+    assert (folder / "config.yaml").exists()
+
+
+class _StopIn(pl.Callback):
+    """Fails, or is interrupted, in the second epoch."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.current_epoch == 1:
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "status"),
+    [(RuntimeError("no luck"), RuntimeError, "failed"),
+     (KeyboardInterrupt(), SystemExit, "interrupted")],
+)  # fmt: skip
+def test_what_an_unfinished_run_leaves(error, raised, status, tmp_path, monkeypatch):
+    from simplecnn import run
+
+    with_trouble = run.build_trainer
+
+    def build_trainer(config):
+        trainer = with_trouble(config)
+        trainer.callbacks.append(_StopIn(error))
+        return trainer
+
+    monkeypatch.setattr(run, "build_trainer", build_trainer)
+    folder = tmp_path / "unfinished"
+    with pytest.raises(raised):
+        train(compose_run(folder), folder)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == status and record["num_epochs"] == 1
+    assert (folder / "checkpoints" / "last.ckpt").exists()
+    assert "fit" in record["seconds"] and "test" not in record["seconds"]
+    with pytest.raises(InputError, match="none is ever overwritten"):
+        train(compose_run(folder), folder)
+    assert json.loads((folder / "run.json").read_text()) == record
+
+
+def test_hyper_parameters_are_flat_and_plain():
+    config = {
+        "model": {"_target_": "x", "optimizer": {"_target_": "y", "lr": 0.1}, "scheduler": None},
+        "data": {"data_dir": "/secret", "batch_size": 3},
+        "trainer": {"devices": [0, 1]},
+        "seed": 7,
+        "name": "n",
+    }
+    assert hyper_parameters(config) == {
+        "model/optimizer/lr": 0.1, "model/scheduler": "None", "data/batch_size": 3,
+        "trainer/devices": "[0, 1]", "seed": 7,
+    }  # fmt: skip
