@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -29,9 +28,9 @@ def evaluate(folder: RunFolder, checkpoint: Path, *, data: Mapping[str, Any] | N
     `data` is the configuration of another data set than the run's own. Returns the accuracy.
     """
     tame_lightning()
-    datamodule: pl.LightningDataModule = build(data or folder.config()["data"])
+    datamodule: Any = build(data or folder.config()["data"])
     module = load_classifier(checkpoint)
-    datamodule.prepare_data()
+    datamodule.prepare_data("test")
     datamodule.setup("test")
     result = measure(module, datamodule)
     name = f"{checkpoint.stem} on {result['num_images']:,} test images of {datamodule.name}"
@@ -50,7 +49,7 @@ def load_classifier(path: Path, device: str = "cpu") -> Classifier:
 
 
 @torch.no_grad()
-def measure(module: Classifier, datamodule: pl.LightningDataModule) -> dict[str, Any]:
+def measure(module: Classifier, datamodule: Any) -> dict[str, Any]:
     """Loss and accuracy on the test set, accuracy per class, confusion[true][predicted] counts."""
     logits, labels = [], []
     with evaluation_mode(module.network):
