@@ -34,7 +34,11 @@ def test_no_address_is_recorded():
 
 def test_every_range_holds_its_pin_and_the_installed_version():
     pinned = {pin.name: str(pin.specifier).removeprefix("==") for pin in PINS if here(pin)}
-    wanted = [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["dev"]]
+    extras = PROJECT["project"]["optional-dependencies"]
+    wanted = [*PROJECT["project"]["dependencies"], *sum(extras.values(), [])]
+    (own,) = (word for word in PROJECT["dependency-groups"]["dev"] if word.startswith("simplecnn"))
+    assert Requirement(own).extras == set(extras)  # the tests have all of them
+    wanted += [word for word in PROJECT["dependency-groups"]["dev"] if word != own]
     for requirement in map(Requirement, wanted):
         assert requirement.specifier.contains(pinned[requirement.name]), requirement.name
         assert version(requirement.name) == pinned[requirement.name], requirement.name
