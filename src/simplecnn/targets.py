@@ -31,6 +31,7 @@ ALLOWED: frozenset[str] = (
     | _names("simplecnn.callbacks.feature_maps", "FeatureMaps")
     | _names("simplecnn.callbacks.filters", "Filters")
     | _names("simplecnn.callbacks.progress", "EpochLines", "ProgressBar")
+    | _names("simplecnn.callbacks.pruning", "Pruning")
     | _names("simplecnn.loggers", "TensorBoard", "MetricsCSV")
     | _names("pytorch_lightning", "Trainer")
     | _names(
@@ -68,6 +69,14 @@ ALLOWED: frozenset[str] = (
         *("mnasnet1_0", "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnet18"),
         *("resnet34", "resnet50", "shufflenet_v2_x1_0", "squeezenet1_1", "vgg11", "vgg11_bn"),
         *("vgg16", "vgg16_bn"),
+    )
+    | _names(
+        "optuna.samplers",
+        *("GPSampler", "NSGAIISampler", "QMCSampler", "RandomSampler", "TPESampler"),
+    )
+    | _names(
+        "optuna.pruners",
+        *("HyperbandPruner", "MedianPruner", "PercentilePruner", "SuccessiveHalvingPruner"),
     )
 )
 

@@ -1,0 +1,203 @@
+"""`hydra/launcher=joblib`: the jobs of a sweep side by side, in processes of this machine.
+
+Hydra's own plugin of that name gives up the whole sweep when one process is killed. Here each
+worker is a pool of one joblib process: what is lost with it is its job, and the next one gets a
+new process. Hydra reads this file at each start, so nothing heavy is imported before it is used.
+"""
+
+import logging
+import os
+import queue
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+log = logging.getLogger("simplecnn.sweep")
+SECONDS_TO_END = 20  # after Ctrl-C, for jobs to write how far they came
+
+
+class JoblibLauncher(Launcher):
+    """Runs `n_jobs` jobs at a time (-1: one a core, or one a GPU where there are several).
+
+    The workers share the cores: each has cores / workers threads, or `num_threads`. Where there
+    are several GPUs, each worker sees one of them.
+    """
+
+    def __init__(self, n_jobs: int = -1, num_threads: int | None = None) -> None:
+        self.n_jobs = n_jobs
+        self.num_threads = num_threads
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
+
+    @property
+    def num_workers(self) -> int:
+        """Jobs at a time, where there are enough."""
+        from joblib import cpu_count
+
+        from simplecnn.devices import num_cuda_devices
+
+        if self.n_jobs > 0:
+            return self.n_jobs
+        return num_cuda_devices() if num_cuda_devices() > 1 else cpu_count()
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        setup_globals()
+        # Once, here: what `now` gives is kept with the configuration and goes to the workers.
+        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+        num_workers = min(self.num_workers, len(job_overrides))
+        environments = worker_environments(num_workers, num_threads=self.num_threads)
+        threads = environments[0]["OMP_NUM_THREADS"]
+        log.info(
+            "%d jobs, %d at a time, %s thread%s each",
+            *(len(job_overrides), len(environments), threads, "" if threads == "1" else "s"),
+        )
+        workers = [Worker(environment) for environment in environments]
+        free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        for worker in workers:
+            free.put(worker)
+
+        def job(number: int, overrides: Sequence[str]) -> JobReturn:
+            worker = free.get()
+            try:
+                return worker.run(
+                    *(self.hydra_context, self.task_function, self.config),
+                    *(list(overrides), number, Singleton.get_state()),
+                )
+            except (BrokenExecutor, SystemExit) as error:  # killed, or interrupted alone
+                return self._lost(number, overrides, error)
+            finally:
+                free.put(worker)
+
+        pool = ThreadPoolExecutor(len(workers))
+        try:
+            jobs = [
+                pool.submit(job, number, overrides)
+                for number, overrides in enumerate(job_overrides, initial_job_idx)
+            ]
+            return [result.result() for result in jobs]
+        except BaseException:  # Ctrl-C: the workers got it too, and write how their jobs ended
+            pool.shutdown(wait=False, cancel_futures=True)
+            wait([result for result in jobs if result.running()], timeout=SECONDS_TO_END)
+            for worker in workers:
+                worker.close(kill=True)
+            raise
+        finally:
+            pool.shutdown()
+            for worker in workers:
+                worker.close()
+
+    def _lost(self, number: int, overrides: Sequence[str], error: BaseException) -> JobReturn:
+        """Record in a job's folder that its process is gone, and say so.
+
+        What is returned does not raise: the sweep goes on, and its report tells from the record.
+        """
+        from simplecnn import sweep
+        from simplecnn.run_folder import RunFolder, read_record
+        from simplecnn.sweep_folder import SweepFolder
+
+        config = job_config(self.hydra_context, self.config, overrides, number)
+        hydra = config.hydra
+        run = RunFolder(Path(str(hydra.sweep.dir), str(hydra.sweep.subdir)).absolute())
+        run.record = read_record(run.path)
+        if run.record and isinstance(error, BrokenExecutor):
+            codes = re.search(r"\{(.+)\}", str(error))
+            how = codes.group(1) if codes else "an unknown exit code"
+            hint = ": out of memory?" if "SIGKILL" in how else ""
+            run.update(status="interrupted", error=f"its process ended with {how}{hint}")
+        record = SweepFolder.open(hydra.sweep.dir).record
+        total = len(record["jobs"]) if record["jobs"] else None
+        job = sweep.read_job(run.path)
+        log.error(sweep.line(job, number=number, total=total, keys=sweep.swept(record["words"])))
+        result = JobReturn(list(overrides), hydra_cfg=config, status=JobStatus.COMPLETED)
+        with open_dict(config):
+            config.hydra.runtime.output_dir = str(run.path)
+        return result
+
+
+class Worker:
+    """One process with an environment of its own; started when needed, again after a loss."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = dict(environment)
+        self.executor: Any = None
+
+    def run(self, *arguments: Any) -> JobReturn:
+        from joblib.externals.loky import ProcessPoolExecutor
+
+        if self.executor is None:
+            self.executor = ProcessPoolExecutor(max_workers=1, env=self.environment)
+        try:
+            return self.executor.submit(_run, *arguments).result()
+        except BrokenExecutor:
+            self.close(kill=True)
+            raise
+
+    def close(self, *, kill: bool = False) -> None:
+        if self.executor is not None:
+            self.executor.shutdown(wait=True, kill_workers=kill)
+            self.executor = None
+
+
+def worker_environments(
+    num_workers: int, *, num_threads: int | None = None
+) -> list[dict[str, str]]:
+    """What each worker's process is told: its share of the cores and, of several GPUs, its one."""
+    from joblib import cpu_count
+
+    from simplecnn.devices import num_cuda_devices
+
+    threads = str(num_threads or max(1, cpu_count() // num_workers))
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    environments = [dict.fromkeys(names, threads) for _ in range(num_workers)]
+    num_gpus = num_cuda_devices()
+    if num_gpus > 1:
+        named = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = named.split(",") if named else [str(i) for i in range(num_gpus)]
+        for i, environment in enumerate(environments):
+            environment["CUDA_VISIBLE_DEVICES"] = gpus[i % num_gpus].strip()
+    return environments
+
+
+def job_config(
+    hydra_context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int
+) -> DictConfig:
+    """The configuration of job `number`."""
+    job = hydra_context.config_loader.load_sweep_config(config, list(overrides))
+    with open_dict(job):
+        job.hydra.job.id = job.hydra.job.num = number
+    return job
+
+
+def _run(
+    hydra_context: HydraContext,
+    task_function: TaskFunction,
+    config: DictConfig,
+    overrides: list[str],
+    number: int,
+    state: Any,
+) -> JobReturn:
+    """One job, in its worker."""
+    setup_globals()
+    Singleton.set_state(state)
+    return run_job(
+        hydra_context=hydra_context,
+        task_function=task_function,
+        config=job_config(hydra_context, config, overrides, number),
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )

@@ -1,0 +1,48 @@
+"""Ends a trial of an Optuna search that the pruner gives up."""
+
+import logging
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from simplecnn.callbacks.progress import metric_text
+
+log = logging.getLogger(__name__)
+
+
+class Pruning(Callback):
+    """Reports `monitor` to the study after each epoch, and stops where the pruner says so.
+
+    study: the study's file; trial: its number there. Without a trial or a pruner, that is outside
+    of a search, nothing happens.
+    """
+
+    def __init__(
+        self,
+        study: str,
+        trial: int | None = None,
+        monitor: str | None = None,
+        pruner: dict[str, Any] | None = None,
+    ) -> None:
+        self.study, self.number, self.monitor, self.pruner = study, trial, monitor, pruner
+        self.trial: Any = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.number is None or not self.pruner or not trainer.is_global_zero:
+            return
+        from simplecnn.study import RunningTrial
+
+        self.trial = RunningTrial(self.study, self.number, self.pruner)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        stop = False
+        epoch = trainer.current_epoch + 1
+        if self.trial is not None and self.monitor in trainer.callback_metrics:
+            value = float(trainer.callback_metrics[self.monitor])
+            self.trial.report(value, epoch=epoch)
+            stop = epoch != trainer.max_epochs and self.trial.is_hopeless(epoch=epoch)
+            if stop:
+                seen = metric_text(self.monitor, value)
+                log.info("pruned after epoch %d: %s", epoch, seen)
+        # All processes of a run stop together.
+        trainer.should_stop |= trainer.strategy.broadcast(stop)

@@ -1,0 +1,167 @@
+"""Jobs of a sweep side by side: joblib's processes, a Ray cluster, submitit's local executor."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from hydra_plugins.simplecnn_joblib import JoblibLauncher, worker_environments
+from simplecnn import devices, plugins
+from simplecnn.config import compose_config, plan_sweep
+from simplecnn.errors import InputError
+
+SMALL = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2", "+trainer.limit_train_batches=8",
+         "model.network.channels=[4,8]", "callbacks=[checkpoint]", "logger=csv"]  # fmt: skip
+
+# Kills its own process at the end of the second epoch of the run with seed 2, once.
+KILLER = """
+import os, signal
+from pathlib import Path
+from pytorch_lightning import Callback
+
+class Killer(Callback):
+    def on_train_epoch_end(self, trainer, module):
+        flag = Path("killed")
+        if os.environ.get("PL_GLOBAL_SEED") == "2" and trainer.current_epoch == 1:
+            if not flag.exists():
+                flag.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def sweep(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A multirun in `folder`, into its sub-folder `sweep`."""
+    command = [sys.executable, ROOT / "scripts" / "train.py", "-m", *SMALL, *words]
+    return subprocess.run(
+        [*command, "hydra.sweep.dir=sweep"], cwd=folder, env={**os.environ, **environment},
+        capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+
+
+def records(folder: Path) -> list[dict]:
+    paths = sorted((folder / "sweep").glob("*/run.json"), key=lambda p: int(p.parent.name))
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def test_workers_share_the_cores_and_are_given_one_gpu_each(monkeypatch):
+    monkeypatch.setattr("joblib.cpu_count", lambda: 8)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for num_gpus in (0, 1):
+        monkeypatch.setattr(devices, "num_cuda_devices", lambda n=num_gpus: n)
+        assert JoblibLauncher().num_workers == 8 and JoblibLauncher(n_jobs=3).num_workers == 3
+        environments = worker_environments(3)
+        assert [e["OMP_NUM_THREADS"] for e in environments] == ["2", "2", "2"]
+        assert all("CUDA_VISIBLE_DEVICES" not in e for e in environments)
+    monkeypatch.setattr(devices, "num_cuda_devices", lambda: 2)
+    assert JoblibLauncher().num_workers == 2
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in worker_environments(3)] == ["0", "1", "0"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-5a")
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in worker_environments(2)] == ["3", "GPU-5a"]
+    assert [e["OMP_NUM_THREADS"] for e in worker_environments(16)] == ["1"] * 16
+
+
+def test_a_killed_worker_costs_its_job_and_the_same_command_finishes_it(tmp_path):
+    (tmp_path / "killer.py").write_text(KILLER)
+    words = ["seed=1,2,3,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
+             "+callbacks.killer._target_=killer.Killer"]  # fmt: skip
+    own = {"PYTHONPATH": str(tmp_path), "SIMPLECNN_TARGETS": "killer.Killer"}
+    done = sweep(tmp_path, *words, **own)
+    assert done.returncode == 1, done.stderr
+    found = records(tmp_path)
+    assert [r["status"] for r in found] == ["finished", "interrupted", "finished", "finished"]
+    assert found[1]["error"] == "its process ended with SIGKILL(-9): out of memory?"
+    assert [r["device"]["num_threads"] for r in found] == [max(1, os.cpu_count() // 2)] * 4
+    assert "4 jobs, 2 at a time, " in done.stdout
+    assert re.search(r"^job 2/4 +interrupted +seed=2 .*SIGKILL", done.stdout, re.M)
+    assert "Traceback" not in done.stdout + done.stderr
+
+    done = sweep(tmp_path, *words, **own)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("done before") == 3
+    after = records(tmp_path)
+    assert [r["status"] for r in after] == ["finished"] * 4
+    assert [after[i] == found[i] for i in range(4)] == [True, False, True, True]
+    assert after[1]["num_epochs"] == 2 and len(after[1]["continued"]) == 1
+
+
+@pytest.fixture
+def ray_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A Ray cluster of two nodes with one core each, on this machine; no other one is touched."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    started = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert started.stdout is not None
+        yield next(line.split()[1] for line in started.stdout if line.startswith("address "))
+    finally:
+        started.communicate("stop\n", timeout=60)
+
+
+# Ends the processes that it started, and those alone.
+CLUSTER = """
+from ray.cluster_utils import Cluster
+node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
+cluster = Cluster(initialize_head=True, head_node_args=node)
+cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+print("address", cluster.address, flush=True)
+input()
+cluster.shutdown()
+"""
+
+
+def test_ray_runs_the_jobs_on_its_nodes(tmp_path, ray_address):
+    words = ["seed=1,2", "hydra/launcher=ray", f"hydra.launcher.ray.init.address='{ray_address}'"]
+    done = sweep(tmp_path, *words, "+hydra.launcher.ray.init.object_store_memory=null")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = records(tmp_path)
+    assert [(r["status"], r["seed"]) for r in found] == [("finished", 1), ("finished", 2)]
+    assert (tmp_path / "sweep" / "sweep.csv").read_text().count("finished") == 2
+
+
+def test_submitit_runs_each_job_in_a_process_of_its_own(tmp_path):
+    words = ["seed=1,2", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"]
+    done = sweep(tmp_path, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = records(tmp_path)
+    assert [(r["status"], r["seed"]) for r in found] == [("finished", 1), ("finished", 2)]
+    assert len(list((tmp_path / "sweep" / ".submitit").glob("*/*_result.pkl"))) == 2
+
+
+def test_a_launcher_that_is_not_installed_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(plugins, "_is_installed", lambda module: False)
+    for word, extra in [
+        ("hydra/launcher=ray", "ray"),
+        ("hydra/launcher=submitit_slurm", "submitit"),
+        ("hydra/launcher=submitit_local", "submitit"),
+        ("hydra/sweeper=optuna", "optuna"),
+    ]:
+        expected = (
+            f"{word} needs what a plain installation leaves out. "
+            f"Type uv sync --extra {extra}, or pip install 'simplecnn[{extra}]'."
+        )
+        for check in (compose_config, plan_sweep):
+            with pytest.raises(InputError) as error:
+                check("train", [word, "data=mnist_5k"])
+            assert str(error.value) == expected
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "+hydra.callbacks.mine._target_=os.system",
+        "+hydra.sweeper.mine._target_=os.system",
+        "hydra.launcher._target_=hydra_plugins.theirs.Launcher",
+    ],
+)
+def test_hydra_builds_nothing_that_is_not_on_the_list(word):
+    for check in (compose_config, plan_sweep):
+        with pytest.raises(InputError, match="is not on the list of classes"):
+            check("train", [word, "data=mnist_5k"])
