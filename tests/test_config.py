@@ -1,12 +1,14 @@
 """Every mistake is found at once, in a sentence, without importing torch."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from simplecnn import devices
-from simplecnn.config import compose_config, conf_dir, sweep_values
+from simplecnn.config import compose_config, conf_dir, plan_sweep, sweep_values
 from simplecnn.errors import InputError
 
 
@@ -164,6 +166,95 @@ def test_sweeps_are_tried_value_by_value():
         ["seed=1", "model.optimizer.lr=0.003", "data=mnist"],
     ]
     assert sweep_values(["seed=1"]) == [["seed=1"]]
+
+
+SMALL_SWEEP = ["data=mnist_5k", "model.optimizer.lr=1e-3,3e-3", "seed=1,2"]
+
+
+def test_a_plan_has_every_job_of_the_product():
+    plan = plan_sweep("train", [*SMALL_SWEEP, "hydra.sweep.dir=outputs/x", "hydra/launcher=basic"])
+    assert plan.folder == Path("outputs/x") and plan.config_folders == [conf_dir()]
+    assert plan.words == SMALL_SWEEP
+    assert plan.jobs == [
+        ["data=mnist_5k", "model.optimizer.lr=0.001", "seed=1"],
+        ["data=mnist_5k", "model.optimizer.lr=0.001", "seed=2"],
+        ["data=mnist_5k", "model.optimizer.lr=0.003", "seed=1"],
+        ["data=mnist_5k", "model.optimizer.lr=0.003", "seed=2"],
+    ]
+    assert re.fullmatch(
+        r"outputs/train/\d{4}-\d\d-\d\d_[\d-]+", str(plan_sweep("train", ["seed=1,2"]).folder)
+    )
+
+
+def test_a_plan_has_the_values_of_a_ready_search():
+    plan = plan_sweep("train", ["hparams_search=pooling", "seed=7,8"])  # a word beats the file
+    assert [job[0] for job in plan.jobs] == [
+        f"model.network.pool={pool}" for pool in ("max", "average", "stride") for _ in range(2)
+    ]
+    assert [job[1] for job in plan.jobs] == ["seed=7", "seed=8"] * 3
+    assert len(plan_sweep("train", ["experiment=glob(*)"]).jobs) == len(options("experiment"))
+
+
+READY_SEARCHES = {"grid": 9, "width": 9, "kernel_size": 12, "depth": 12, "pooling": 9}
+
+
+@pytest.mark.parametrize("search", READY_SEARCHES)
+def test_ready_searches_ask_a_question_and_can_start(search):
+    text = (conf_dir() / "hparams_search" / f"{search}.yaml").read_text()
+    assert re.search(r"^# .*\?", text, re.M)
+    assert len(plan_sweep("train", [f"hparams_search={search}"]).jobs) == READY_SEARCHES[search]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentences"),
+    [
+        (["seed=1,x"], ["seed is 'x': it must be a whole number from 0 to 4294967295."]),
+        # each value alone is right, one pair is not
+        (["data=mnist,mnist_5k", "++data.val_size=400,4500"],
+         ["data.val_size is 4500: at most 4499 leave something to train on."]),
+        (["seed=1,2", "monitor=f1"],
+         ["monitor is 'f1': this run logs train/loss, train/acc, val/loss, val/acc."]),
+        (["seed=1,2", "trainer=cpuu"], ["trainer=cpuu: allowed are auto, cpu, ddp, ddp_sim, gpu, "
+                                        "mps. Did you mean cpu?"]),
+        (["model.optimizer.lr=interval(0.001,0.1)"],
+         ["model.optimizer.lr is to be searched in an interval, and this sweep tries every value: "
+          "list the values (model.optimizer.lr=a,b,c), or search with hparams_search=optuna."]),
+        (["seed=1,2", "trainer=cpu", "trainer.devices=2", "+trainer.strategy=ddp"],
+         ["trainer.strategy is ddp with 2 processes: each of them would do the whole sweep again, "
+          "with values of its own. In a sweep, type trainer=ddp_sim, trainer.strategy=ddp_spawn or "
+          "trainer.devices=1; or do such runs one by one, without -m."]),
+    ],
+)  # fmt: skip
+def test_a_sweep_with_a_mistake_does_not_start(words, sentences):
+    with pytest.raises(InputError) as caught:
+        plan_sweep("train", words)
+    assert [s.split("\n")[0] for s in caught.value.mistakes] == sentences
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        ("trainer=ddp", True),
+        ("trainer=ddp trainer.devices=1", False),
+        ("trainer=gpu trainer.devices=auto", True),  # Lightning takes ddp by itself
+        ("trainer=gpu", False),
+        ("trainer=ddp_sim", False),
+        ("trainer=cpu trainer.devices=2 +trainer.strategy=ddp_spawn_find_unused_parameters_true",
+         False),
+        ("trainer=cpu trainer.devices=2 "
+         "+trainer.strategy={_target_:pytorch_lightning.strategies.DDPStrategy}", True),
+        ("trainer=cpu +trainer.num_nodes=2", True),
+    ],
+)  # fmt: skip
+def test_which_processes_a_sweep_refuses(words, refused, monkeypatch):
+    monkeypatch.setattr(devices, "num_cuda_devices", lambda: 4)
+    try:
+        plan_sweep("train", ["seed=1,2", *words.split()])
+    except InputError as error:
+        (sentence,) = error.mistakes
+        assert refused and "each of them would do the whole sweep again" in sentence
+    else:
+        assert not refused
 
 
 def test_a_mistake_needs_no_torch():

@@ -67,6 +67,20 @@ def test_number_of_parameters(arguments, parameters):
     assert network(images).shape == (2, arguments.get("num_classes", 10))
 
 
+def test_pooling_by_mean_and_by_stride(ten_digits):
+    average, stride = SimpleCNN(pool="average"), SimpleCNN(pool="stride")
+    assert [name for name, _ in average.named_children()] == list(
+        dict(SimpleCNN().named_children())
+    )
+    assert isinstance(average.pool2, nn.AvgPool2d)
+    assert sum(p.numel() for p in average.parameters()) == 98_442
+    assert not any(name.startswith("pool") for name, _ in stride.named_children())
+    assert stride.conv3.stride == (2, 2) and stride.fc1.in_features == 64 * 4 * 4  # 28, 14, 7, 4
+    images = torch.from_numpy(ten_digits[0])
+    assert stride(images).shape == average(images).shape == (10, 10)
+    average.load_state_dict(SimpleCNN().state_dict(), strict=True)
+
+
 def test_dropout_stands_before_the_last_layer():
     assert list(dict(SimpleCNN(dropout=0.3).named_children()))[-2:] == ["dropout", "fc2"]
     assert "dropout" not in dict(SimpleCNN().named_children())
@@ -75,5 +89,7 @@ def test_dropout_stands_before_the_last_layer():
 def test_impossible_networks_are_sentences():
     with pytest.raises(ValueError, match="kernel_size is 4: only odd kernels"):
         SimpleCNN(kernel_size=4)
+    with pytest.raises(ValueError, match="pool is 'min': it must be max, average or stride."):
+        SimpleCNN(pool="min")
     with pytest.raises(ValueError, match="channels has 5 blocks.*nothing is left of 28 pixels"):
         SimpleCNN(channels=[1] * 5)

@@ -3,27 +3,35 @@
 Nothing heavy is imported until the check has passed: help, `--cfg job` and mistakes answer at once.
 
 Exit codes: 0 done, 1 failed, 2 bad input (nothing was read, trained or written), 130 interrupted.
+A sweep is done when all its jobs are.
 """
 
+import dataclasses
+import gc
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from simplecnn.config import compose_config, conf_dir, sweep_values
+from simplecnn.config import SweepPlan, compose_config, conf_dir, plan_sweep, sweep_values
 from simplecnn.errors import InputError, RunError
-from simplecnn.run_folder import RECORD, RunFolder, short, taken
+from simplecnn.run_folder import RECORD, RunFolder, read_record, short, taken
+from simplecnn.screen import only_sweep_lines
+from simplecnn.sweep_folder import SweepFolder, listed, source_hashes
 
 log = logging.getLogger(__name__)
+LEAVES_RUNS = "train"  # the command whose jobs are runs, with a record each
 Task = Callable[[dict[str, Any], Path], Any]
 
 
@@ -32,25 +40,32 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
 
     def decorate(task: Task) -> Callable[[], None]:
         def job(config: DictConfig) -> Any:
+            in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
             folder = Path(HydraConfig.get().runtime.output_dir)
             resolved = OmegaConf.to_container(config, resolve=True)
             assert isinstance(resolved, dict)
+            values = {str(k): v for k, v in resolved.items()}
+            if in_sweep and name == LEAVES_RUNS:
+                return _job_of_sweep(task, values, folder)
             try:
-                return task({str(k): v for k, v in resolved.items()}, folder)
+                return task(values, folder)
             except Exception as error:
                 code, message = _say(error, folder)
             # Outside the except block: the traceback, and the model it holds, can be freed.
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
+            if in_sweep:
                 raise JobFailed(message)
             sys.exit(code)
 
         def main() -> None:
             try:
-                _check_command_line(name)
+                sweep = _check_command_line(name)
             except InputError as error:
                 print(error, file=sys.stderr)
                 sys.exit(2)
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
+            run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)
+            if sweep is not None:
+                sys.exit(_do_sweep(run, sweep))
+            run()
 
         main.__doc__ = task.__doc__
         return main
@@ -58,7 +73,7 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
     return decorate
 
 
-class JobFailed(Exception):
+class JobFailed(CompactHydraException):
     """One job of a multirun failed; its log says why. The others go on."""
 
 
@@ -68,7 +83,9 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
     start = time.perf_counter()
     from simplecnn import run
 
-    return run.train(config, folder, seconds={"import": time.perf_counter() - start})
+    again = HydraConfig.get().mode == RunMode.MULTIRUN
+    seconds = {"import": time.perf_counter() - start}
+    return run.train(config, folder, seconds=seconds, again=again)
 
 
 @command("evaluate")
@@ -79,6 +96,15 @@ def evaluate(config: dict[str, Any], folder: Path) -> float:
     from simplecnn import evaluation
 
     return evaluation.evaluate(run, checkpoint, data=config.get("data"))
+
+
+@command("sweep")
+def sweep(config: dict[str, Any], folder: Path) -> None:
+    """Show the report of a sweep again, as far as it is. Exit code 0 only if all succeeded."""
+    from simplecnn import sweep as room
+
+    if not room.report(Path(config["sweep"])):
+        sys.exit(1)
 
 
 @command("benchmark")
@@ -106,28 +132,126 @@ def convolution(config: dict[str, Any], folder: Path) -> None:
         raise RunError("conv2d does not agree with PyTorch: see the table above.")
 
 
-def _check_command_line(name: str) -> None:
-    """Raise InputError with every mistake of this process's command line."""
+def _check_command_line(name: str) -> SweepFolder | None:
+    """Raise InputError with every mistake of this process's command line.
+
+    Gives the folder of the sweep that it asks for, None for a run alone.
+    """
     args, apart = get_args_parser().parse_known_args()
     for word in apart:
         if word.startswith("-"):
             raise InputError(f"{word} is not an option: --help shows what there is.")
         raise InputError(f"{word!r} stands apart: write all key=value together, options first.")
     if args.help or args.hydra_help or args.info or args.shell_completion:
-        return
+        return None
     words = list(args.overrides)
     if args.config_dir:
         words.append(f"hydra.searchpath=[file://{Path(args.config_dir).absolute()}]")
-    name = args.config_name or name
-    if args.multirun:
+    config_name = args.config_name or name
+    if args.multirun or "hydra.mode=MULTIRUN" in words:
+        if name == LEAVES_RUNS:
+            plan = plan_sweep(config_name, words)
+            return None if args.cfg else _claim(plan, args.overrides)
         for line in sweep_values(words):
-            compose_config(name, line)
-        return
-    compose_config(name, words)
+            compose_config(config_name, line)
+        return None
+    compose_config(config_name, words)
     for word in words:
         key, _, value = word.partition("=")
         if key == "hydra.run.dir" and (Path(value) / RECORD).exists() and not _is_ddp_child():
             raise InputError(taken(Path(value)))
+    return None
+
+
+def _claim(plan: SweepPlan, overrides: Sequence[str]) -> SweepFolder:
+    """The folder of a sweep, from now on the same for all processes, and in the command."""
+    if not any(word.startswith("hydra.sweep.dir=") for word in overrides):
+        word = f"hydra.sweep.dir={short(plan.folder)}"
+        last = sys.argv.index(overrides[-1]) + 1 if overrides else len(sys.argv)
+        sys.argv.insert(last, word)
+    return SweepFolder.claim(
+        plan.folder,
+        words=plan.words,
+        jobs=plan.jobs,
+        command=[short(sys.argv[0]), *sys.argv[1:]],
+        source=source_hashes(*plan.config_folders),
+    )
+
+
+def _do_sweep(run: Callable[[], Any], folder: SweepFolder) -> int:
+    """Do all the jobs and show what came out of them, whatever happens. Gives the exit code."""
+    from simplecnn import sweep as room
+
+    code = 1
+    succeeded = False
+    try:
+        run()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except KeyboardInterrupt:
+        code = 130
+    finally:
+        folder.release()
+        succeeded = room.report(folder.path)
+    return code or int(not succeeded)
+
+
+def _job_of_sweep(task: Task, config: dict[str, Any], folder: Path) -> Any:
+    """Do one job, unless it was done before; one line on it whatever comes of it.
+
+    A failure is told by the job's record, and to a search, which chooses the next values, by
+    JobFailed; nothing holds on to the job.
+    """
+    from simplecnn import sweep as room
+
+    hydra_config = HydraConfig.get()
+    sweep = SweepFolder.open(hydra_config.sweep.dir)
+    sources = [s.path for s in hydra_config.runtime.config_sources if s.schema == "file"]
+    changed = sweep.changed(source_hashes(*map(Path, sources)))
+    if changed:
+        reason = f"{listed(changed)} changed since the sweep was started: no further job begins."
+        if sweep.record["process"] == os.getpid():
+            print(reason, file=sys.stderr)
+            sys.exit(2)
+        raise JobFailed(reason)  # in a process of a launcher, which would start another one
+    only_sweep_lines()
+    jobs = sweep.record["jobs"]
+    keys = room.swept(sweep.record["words"])
+    tell = partial(
+        room.line, number=hydra_config.job.num, total=len(jobs) if jobs else None, keys=keys
+    )
+    run = RunFolder(folder)
+    before = read_record(folder)
+    if before.get("status") == "finished" and run.holds(config):
+        room.log.info(tell(room.read_job(folder), note="done before"))
+        return room.result(before, config["monitor"])
+    value, failure = None, ""
+    try:
+        value = task(config, folder)
+    except Exception as error:
+        failure = _say(error, folder)[1]
+    # Outside the except block: the traceback, and the model it holds, can be freed.
+    record = read_record(folder)
+    if failure and (not record or record.get("status") == "running"):
+        run.record = record
+        run.update(status="failed", error=failure)
+    _free_memory()
+    job = room.read_job(folder, under_way=True)
+    if failure:
+        job = dataclasses.replace(job, status="failed", error=failure)
+    room.log.info(tell(job))
+    if failure and jobs is None:  # a search is told; Hydra's sweeper would only repeat it
+        raise JobFailed(failure)
+    return value
+
+
+def _free_memory() -> None:
+    """Give back what a job held in circles of references, and on the GPU."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _is_ddp_child() -> bool:

@@ -7,21 +7,24 @@ combinations, is a table here. All mistakes of a configuration are found at once
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from simplecnn import devices
+from simplecnn import devices, plugins
 from simplecnn.errors import InputError
 from simplecnn.targets import TargetNode, accepts, allowed, not_allowed, signature, target_nodes
 
@@ -32,6 +35,8 @@ GIVEN_IN_CODE = {
     "model.optimizer": {"params"},
     "model.scheduler": {"optimizer"},
 }
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+MOST_MISTAKES = 20  # shown of a sweep: a thousand jobs can have the same kind of mistake
 # These hold any number of named entries.
 OPEN_GROUPS = ("callbacks", "logger")
 MOST_VALIDATION = {
@@ -57,6 +62,8 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     words = list(overrides)
     mistakes: list[str] = []
+    if absent := plugins.missing_launchers(words):
+        raise InputError(*absent)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:
             config = compose(name, words, return_hydra_config=True)
@@ -77,9 +84,124 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     # A wrong value is reported where it stands, not where it is referred to.
     own = [sentence for key, sentence in found.items() if key not in _references(config)]
     mistakes += own or found.values()
+    mistakes += plugins.mistakes(config)
     if mistakes:
         raise InputError(*mistakes)
     return composed
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep will do, known before it starts."""
+
+    folder: Path
+    words: list[str]  # all that is asked, by the configuration and by the command line
+    jobs: list[list[str]] | None  # the words of each job; None where a search chooses them
+    config_folders: list[Path]  # where the configuration comes from
+
+
+def plan_sweep(name: str, words: Sequence[str]) -> SweepPlan:
+    """What a multirun's command line asks for, every job of it checked.
+
+    Raises InputError with all the mistakes of all jobs.
+    """
+    if absent := plugins.missing_launchers(words):
+        raise InputError(*absent)
+    ends: list[list[str]] = []
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        try:
+            config = GlobalHydra.instance().hydra.compose_config(  # type: ignore[union-attr]
+                name, list(words), RunMode.MULTIRUN, with_log_configuration=False
+            )
+            HydraConfig.instance().set_config(config)
+            hydra: Any = OmegaConf.to_container(config.hydra, resolve=False)
+            folder = Path(config.hydra.sweep.dir)
+        except (HydraException, OmegaConfBaseException) as error:
+            problem: Exception | None = error
+        else:
+            problem = None
+        finally:
+            HydraConfig.instance().cfg = None
+        if problem is None:
+            sweeper = hydra["sweeper"]
+            if strangers := list(plugins.mistakes(config)):
+                raise InputError(*strangers)
+            asked = [f"{k}={v}" for k, v in (sweeper.get("params") or {}).items()]
+            asked += [w for w in words if not w.lstrip("+~").startswith(("hydra.", "hydra/"))]
+            jobs = None
+            try:
+                parsed = OverridesParser.create(_loader()).parse_overrides(asked)
+                if sweeper["_target_"] == BASIC_SWEEPER:
+                    (jobs,) = BasicSweeper.split_arguments(parsed, None)
+                elif sweeper["_target_"] == plugins.OPTUNA:
+                    ends = _ends_of_search(config, words)
+            except HydraException as error:
+                raise InputError(_search_mistake(parsed, error)) from None
+    lines = sweep_values(words if problem else asked) if problem or jobs is None else jobs
+    lines = [*lines, *ends]
+    mistakes: dict[str, None] = {}
+    for line in lines:
+        try:
+            composed = compose_config(name, line)
+        except InputError as error:
+            mistakes |= dict.fromkeys(error.mistakes)
+        else:
+            launcher = {} if problem else hydra["launcher"]
+            mistakes |= dict.fromkeys(_sweep_mistakes(composed, launcher))
+        if len(mistakes) >= MOST_MISTAKES:
+            break
+    if problem is not None and not mistakes:
+        mistakes[_first_line(problem)] = None
+    if mistakes:
+        raise InputError(*mistakes)
+    sources = [s["path"] for s in hydra["runtime"]["config_sources"] if s["schema"] == "file"]
+    return SweepPlan(folder, asked, jobs, [Path(source) for source in sources])
+
+
+def _ends_of_search(config: DictConfig, words: Sequence[str]) -> list[list[str]]:
+    """Two trials of an Optuna search, at the ends of its space."""
+    from simplecnn.study import Search
+
+    own = [w for w in words if not w.lstrip("+~").startswith("hydra.")]
+    return Search.of(config, own, OverridesParser.create(_loader())).corners()
+
+
+def _search_mistake(parsed: Sequence[Override], error: Exception) -> str:
+    for override in parsed:
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            key = override.key_or_group
+            return (
+                f"{key} is to be searched in an interval, and this sweep tries every value: "
+                f"list the values ({key}=a,b,c), or search with hparams_search=optuna."
+            )
+    return _first_line(error)
+
+
+def _sweep_mistakes(config: Config, launcher: Config) -> Iterator[str]:
+    """What is right for a run alone, and wrong for a job of a sweep."""
+    trainer = config["trainer"]
+    strategy = trainer.get("strategy", "auto")
+    if isinstance(strategy, Mapping):
+        name = str(strategy.get("_target_")).rpartition(".")[2]
+        starts_processes = (
+            name == "DDPStrategy" and strategy.get("start_method", "popen") == "popen"
+        )
+    else:
+        name = str(strategy)
+        starts_processes = name == "auto" or (
+            name.startswith(("ddp", "fsdp", "deepspeed")) and not name.endswith(("spawn", "fork"))
+            and "_fork_" not in name and "_spawn_" not in name and "notebook" not in name
+        )  # fmt: skip
+    num = devices.count(trainer.get("accelerator", "auto"), trainer.get("devices", "auto"))
+    num *= trainer.get("num_nodes", 1)
+    by_slurm = "Slurm" in str(launcher.get("_target_")) and launcher.get("tasks_per_node") == num
+    if num > 1 and starts_processes and not by_slurm:
+        yield (
+            f"trainer.strategy is {name} with {num} processes: each of them would do the whole "
+            f"sweep again, with values of its own. In a sweep, type trainer=ddp_sim, "
+            f"trainer.strategy=ddp_spawn or trainer.devices=1; or do such runs one by one, "
+            f"without -m."
+        )
 
 
 def sweep_values(overrides: Sequence[str]) -> list[list[str]]:
@@ -154,6 +276,7 @@ RULES: tuple[Rule, ...] = (
     ("model.network.kernel_size", "an odd whole number",
      lambda v: _whole(1)(v) and v % 2 == 1),
     ("model.network.hidden", "a whole number of 1 or more", _whole(1)),
+    ("model.network.pool", "max, average or stride", lambda v: v in ("max", "average", "stride")),
     ("model.network.dropout", "a number from 0 up to, not including, 1",
      _number(lambda v: 0 <= v < 1)),
     ("model.network.num_classes", "a whole number of 2 or more", _whole(2)),
@@ -283,7 +406,7 @@ def _combinations(config: Config) -> Iterator[str]:
         for name, node in (config.get("callbacks") or {}).items()
         if isinstance(node, Mapping) and node.get("monitor") not in (None, monitor)
     }
-    logged = [m for m in LOGGED if _is_logged(m, data)]
+    logged = [m for m in LOGGED if is_logged(m, data)]
     for key, metric in monitors.items():
         if metric not in logged:
             near = difflib.get_close_matches(metric, logged, 1)
@@ -300,7 +423,8 @@ def _combinations(config: Config) -> Iterator[str]:
         yield problem
 
 
-def _is_logged(metric: str, data: Config) -> bool:
+def is_logged(metric: str, data: Config) -> bool:
+    """Whether a run with the data of this configuration logs `metric` after each epoch."""
     if metric.startswith("val/"):
         return data.get("val_size", 1) != 0
     return not metric.startswith("test/") or bool(data.get("test_each_epoch"))

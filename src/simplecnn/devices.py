@@ -25,6 +25,15 @@ def has_mps() -> bool:
     return sys.platform == "darwin" and platform.machine() == "arm64"
 
 
+def count(accelerator: str, devices: Any) -> int:
+    """How many processes `trainer.accelerator` and `trainer.devices` stand for here."""
+    if isinstance(devices, list):
+        return len(devices)
+    if isinstance(devices, int):
+        return devices
+    return max(1, num_cuda_devices()) if accelerator in ("auto", "gpu", "cuda") else 1
+
+
 def problem(accelerator: str, devices: Any) -> str | None:
     """Why this machine cannot serve `trainer.accelerator` and `trainer.devices`, or None."""
     num_gpus = num_cuda_devices() if accelerator in ("gpu", "cuda") else 0

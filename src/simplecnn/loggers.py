@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard.summary import hparams
 
 
 class TensorBoard(TensorBoardLogger):
@@ -19,6 +20,18 @@ class TensorBoard(TensorBoardLogger):
 
     def __init__(self, save_dir: str) -> None:
         super().__init__(save_dir, name="", version="", default_hp_metric=False, flush_secs=30)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
+        """Make this run a row of the HPARAMS tab; `metrics` are those that were logged before.
+
+        TensorBoard takes the description of all runs from the first one that has one, and hides
+        what differs: so no run has one, and it looks at all of them.
+        """
+        _, start, end = hparams(dict(params), dict.fromkeys(metrics or {}, 0.0))
+        writer = self.experiment._get_file_writer()
+        writer.add_summary(start)
+        writer.add_summary(end)
 
     @rank_zero_only
     def save(self) -> None:

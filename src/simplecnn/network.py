@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import nn
 
@@ -12,6 +13,9 @@ class SimpleCNN(nn.Sequential):
     Each block is a convolution that keeps the size, ReLU, and a 2 x 2 max-pool that halves it
     (rounding down): 28, 14, 7, 3 with the defaults, 98,442 parameters. Layers carry the names
     of the tutorial's network (`conv1` … `fc2`), so its weights load here unchanged.
+
+    With `pool` "average" the pool takes means. With "stride" there is none: the convolution
+    itself takes steps of two pixels, which halves the size rounding up: 28, 14, 7, 4.
     """
 
     def __init__(
@@ -21,27 +25,31 @@ class SimpleCNN(nn.Sequential):
         hidden: int = 128,
         dropout: float = 0.0,
         *,
+        pool: Literal["max", "average", "stride"] = "max",
         in_channels: int = 1,
         num_classes: int = 10,
         image_size: int = 28,
     ) -> None:
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size is {kernel_size}: only odd kernels keep the image size.")
-        final_size = image_size // 2 ** len(channels)
-        if final_size < 1:
+        if pool not in ("max", "average", "stride"):
+            raise ValueError(f"pool is {pool!r}: it must be max, average or stride.")
+        if image_size // 2 ** len(channels) < 1:
             raise ValueError(
                 f"channels has {len(channels)} blocks, each halves the image: "
                 f"nothing is left of {image_size} pixels."
             )
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        width = in_channels
+        width, size = in_channels, image_size
+        step, padding = 2 if pool == "stride" else 1, kernel_size // 2
         for i, out in enumerate(channels, start=1):
-            layers[f"conv{i}"] = nn.Conv2d(width, out, kernel_size, padding=kernel_size // 2)
+            layers[f"conv{i}"] = nn.Conv2d(width, out, kernel_size, step, padding)
             layers[f"relu{i}"] = nn.ReLU()
-            layers[f"pool{i}"] = nn.MaxPool2d(2)
-            width = out
+            if pool != "stride":
+                layers[f"pool{i}"] = nn.MaxPool2d(2) if pool == "max" else nn.AvgPool2d(2)
+            width, size = out, (size + 1) // 2 if pool == "stride" else size // 2
         layers["flatten"] = nn.Flatten()
-        layers["fc1"] = nn.Linear(width * final_size**2, hidden)
+        layers["fc1"] = nn.Linear(width * size**2, hidden)
         layers["relu_fc1"] = nn.ReLU()
         if dropout > 0:
             layers["dropout"] = nn.Dropout(dropout)

@@ -1,8 +1,9 @@
 """One run, from configuration to folder: build, fit, test, record."""
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,30 @@ log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
 
 
-def train(config: Config, path: Path, *, seconds: Mapping[str, float] | None = None) -> Any:
+def train(
+    config: Config,
+    path: Path,
+    *,
+    seconds: Mapping[str, float] | None = None,
+    again: bool = False,
+) -> Any:
     """Do the run that `config` describes in the new folder `path`.
 
     Returns the best value of the monitored metric, or None without one. Whatever happens,
     `run.json` says how far the run came. `seconds` are those of phases before this call.
+    With `again`, an unfinished run of this configuration in `path` goes on after its last
+    finished epoch, as if it had never stopped; one that failed starts over.
     """
     tame_lightning()
+    with state_restored():
+        return _train(config, path, seconds=seconds or {}, again=again)
+
+
+def _train(config: Config, path: Path, *, seconds: Mapping[str, float], again: bool) -> Any:
     if rank_zero_only.rank != 0:  # a further process of a DDP run; rank zero keeps the folder
         return Run(config).fit_and_test()
-    folder = RunFolder.create(path, config)
-    folder.record["seconds"] |= {k: round(v, 3) for k, v in (seconds or {}).items()}
+    folder = RunFolder.again(path, config) if again else RunFolder.create(path, config)
+    folder.record["seconds"] |= {k: round(v, 3) for k, v in seconds.items()}
     run = Run(config, folder)
     try:
         best = run.fit_and_test()
@@ -55,8 +69,10 @@ class Run:
     def __init__(self, config: Config, folder: RunFolder | None = None) -> None:
         self.config = config
         self.folder = folder
-        self.metrics: dict[str, float] = {}
-        self.best: dict[str, Any] | None = None  # value and epoch (from 1) of the best checkpoint
+        # An interrupted run that goes on has some of these already.
+        record = folder.record if folder else {}
+        self.metrics: dict[str, float] = dict(record.get("metrics") or {})
+        self.best: dict[str, Any] | None = record.get("best")  # value, epoch (from 1): best.ckpt
         self.trainer: Any = None
 
     def fit_and_test(self) -> float | None:
@@ -68,12 +84,14 @@ class Run:
         module: Classifier = build(config["model"], _recursive_=False, _convert_="all")
         self.trainer = trainer = build_trainer(config)
         self._announce(module)
-        checkpoint = config["ckpt_path"]
-        if config["train"]:
+        checkpoint = self._begin_from()
+        if config["train"] and not (self.folder and self.folder.record.get("fitted")):
             with self._phase("fit"):
                 trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
             self.metrics |= _numbers(trainer)
             checkpoint = self._best_checkpoint()
+            if self.folder:
+                self.folder.update(fitted=True, metrics=self.metrics, best=self.best)
         if config["test"]:
             with self._phase("test"):
                 trainer.test(
@@ -139,6 +157,14 @@ class Run:
         )
         log.info("%s parameters on %s: %s", f"{module.num_parameters:,}", device, why)
 
+    def _begin_from(self) -> str | None:
+        """The checkpoint to start with: where an interrupted run stopped, or the one asked for."""
+        if self.folder and self.folder.record.get("continued"):
+            path = self.folder.path / "checkpoints"
+            fitted = self.folder.record.get("fitted")
+            return str(path / ("best.ckpt" if fitted and self.best else "last.ckpt"))
+        return self.config["ckpt_path"]
+
     def _best_checkpoint(self) -> str | None:
         """The checkpoint to test after a fit: the best one, or None for the weights at the end."""
         for callback in self.trainer.checkpoint_callbacks:
@@ -163,6 +189,30 @@ class Run:
 
     def _phase(self, name: str) -> AbstractContextManager[None]:
         return nullcontext() if self.folder is None else self.folder.phase(name)
+
+
+@contextmanager
+def state_restored() -> Iterator[None]:
+    """Leave the environment and torch's switches as they were: the next run is not this one's."""
+    environment = dict(os.environ)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = torch.backends.cudnn
+    flags = {name: getattr(cudnn, name) for name in ("deterministic", "benchmark", "allow_tf32")}
+    precision = torch.get_float32_matmul_precision()
+    num_threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        for name, value in flags.items():
+            setattr(cudnn, name, value)
+        torch.set_float32_matmul_precision(precision)
+        torch.set_num_threads(num_threads)
+        torch.set_default_dtype(dtype)
 
 
 def build_trainer(config: Config) -> pl.Trainer:

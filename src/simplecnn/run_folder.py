@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -60,6 +61,28 @@ class RunFolder:
         return folder
 
     @classmethod
+    def again(cls, path: str | Path, config: Mapping[str, Any]) -> "RunFolder":
+        """Take up the run of `config` in `path`, or begin it where there is none.
+
+        What an interrupted run wrote stays, and `last_checkpoint` says where it goes on. A failed
+        one, or one without a checkpoint, starts over. Raises InputError where the folder holds
+        another run.
+        """
+        folder = cls(path)
+        if not (folder.path / RECORD).exists():
+            return cls.create(path, config)
+        record = read_record(folder.path)
+        if record and not folder.holds(config):
+            raise InputError(taken(folder.path))
+        if record.get("status") == "failed" or not folder.last_checkpoint():
+            folder._clear()
+            return cls.create(path, config)
+        folder.record = record
+        times = [*record.get("continued", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")]
+        folder.update(status="running", error=None, continued=times)
+        return folder
+
+    @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
         """A run that is there. Raises InputError where it is missing, incomplete or not ours."""
         folder = cls(path)
@@ -89,6 +112,21 @@ class RunFolder:
             raise InputError(f"{self.path / CONFIG} is not the configuration of a run.")
         return {str(key): value for key, value in config.items()}
 
+    def holds(self, config: Mapping[str, Any]) -> bool:
+        """Whether the run here is that of `config`, wherever the folder lies."""
+        try:
+            mine = self.config()
+        except InputError:
+            return False
+        given = OmegaConf.to_container(OmegaConf.create(dict(config)))
+        assert isinstance(given, dict)
+        return _without_place(mine) == _without_place({str(k): v for k, v in given.items()})
+
+    def last_checkpoint(self) -> Path | None:
+        """The state after the last finished epoch, where it was saved."""
+        path = self.path / "checkpoints" / "last.ckpt"
+        return path if path.is_file() else None
+
     def checkpoint(self, which: str = "best") -> Path:
         """The file behind `best`, `last` or a path. Raises InputError with what there is."""
         named = self.path / "checkpoints" / f"{which}.ckpt"
@@ -104,6 +142,14 @@ class RunFolder:
         self.record |= entries
         write_json(self.path / RECORD, self.record)
 
+    def _clear(self) -> None:
+        """Remove what a run writes, but for its log."""
+        for name in ("checkpoints", "images"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for pattern in ("events.out.*", "metrics.csv", CONFIG, RECORD):
+            for path in self.path.glob(pattern):
+                path.unlink()
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time a part of the run into `seconds` of the record, also when it fails."""
@@ -114,6 +160,21 @@ class RunFolder:
             seconds = self.record["seconds"]
             seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - start, 3)
             self.update()
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """run.json of the folder `path`; empty where it is missing or damaged."""
+    try:
+        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _without_place(config: Mapping[str, Any]) -> Any:
+    """A configuration that does not say where its run folder lies."""
+    place = str((config.get("paths") or {}).get("output_dir"))
+    return json.loads(json.dumps(config).replace(json.dumps(place)[1:-1], ""))
 
 
 def taken(path: Path) -> str:

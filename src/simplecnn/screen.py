@@ -11,10 +11,15 @@ from pathlib import Path
 class ScreenHandler(logging.StreamHandler):
     """Shows our messages from INFO and those of libraries from WARNING; the log file has all.
 
-    Tracebacks stay in the log file unless HYDRA_FULL_ERROR=1.
+    Tracebacks stay in the log file unless HYDRA_FULL_ERROR=1. With `brief`, of many runs only a
+    line each is seen, and what libraries warn of.
     """
 
+    brief = False
+
     def filter(self, record: logging.LogRecord) -> bool:
+        if self.brief and record.name.startswith("simplecnn"):
+            return record.name == "simplecnn.sweep"
         return record.name.startswith("simplecnn") or record.levelno >= logging.WARNING
 
     def format(self, record: logging.LogRecord) -> str:
@@ -28,6 +33,7 @@ class ScreenHandler(logging.StreamHandler):
 THEIR_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r".*is smaller than the logging interval.*",  # metrics are logged at the end of an epoch
+    r".*Checkpoint directory .* exists and is not empty.*",  # a run that goes on
     r".*You defined a `validation_step` but have no `val_dataloader`.*",
 )
 
@@ -62,3 +68,10 @@ def log_in_spawned_process(folder: str) -> None:
 
 def _no_advert(record: logging.LogRecord) -> bool:
     return "Tip: For seamless cloud" not in record.getMessage()
+
+
+def only_sweep_lines() -> None:
+    """Of our messages, show only those on the sweep as a whole; the log files have all."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, ScreenHandler):
+            handler.brief = True
