@@ -141,6 +141,7 @@ def test_an_installed_wheel_trains_from_any_folder(tmp_path):
         points = wheel.read(only(n for n in names if n.endswith("entry_points.txt"))).decode()
     for path in conf_dir().rglob("*.yaml"):
         assert f"simplecnn/conf/{path.relative_to(conf_dir()).as_posix()}" in names
+    assert {f"hydra_plugins/simplecnn_{n}.py" for n in ("joblib", "optuna")} <= names
     assert "simplecnn-train = simplecnn.commands:train" in points
 
     elsewhere = tmp_path / "elsewhere"

@@ -34,6 +34,7 @@ class JoblibLauncher(Launcher):
     def __init__(self, n_jobs: int = -1, num_threads: int | None = None) -> None:
         self.n_jobs = n_jobs
         self.num_threads = num_threads
+        self.workers: list[Worker] = []
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -59,14 +60,7 @@ class JoblibLauncher(Launcher):
         setup_globals()
         # Once, here: what `now` gives is kept with the configuration and goes to the workers.
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        num_workers = min(self.num_workers, len(job_overrides))
-        environments = worker_environments(num_workers, num_threads=self.num_threads)
-        threads = environments[0]["OMP_NUM_THREADS"]
-        log.info(
-            "%d jobs, %d at a time, %s thread%s each",
-            *(len(job_overrides), len(environments), threads, "" if threads == "1" else "s"),
-        )
-        workers = [Worker(environment) for environment in environments]
+        workers = self._hire(min(self.num_workers, len(job_overrides)))
         free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         for worker in workers:
             free.put(worker)
@@ -98,8 +92,17 @@ class JoblibLauncher(Launcher):
             raise
         finally:
             pool.shutdown()
-            for worker in workers:
+
+    def _hire(self, num_workers: int) -> list["Worker"]:
+        """The workers. A search comes back for the same ones; they end with the command."""
+        if len(self.workers) < num_workers:
+            for worker in self.workers:
                 worker.close()
+            environments = worker_environments(num_workers, num_threads=self.num_threads)
+            self.workers = [Worker(environment) for environment in environments]
+            threads = environments[0]["OMP_NUM_THREADS"]
+            log.info("%d jobs at a time, threads of each: %s", num_workers, threads)
+        return self.workers
 
     def _lost(self, number: int, overrides: Sequence[str], error: BaseException) -> JobReturn:
         """Record in a job's folder that its process is gone, and say so.

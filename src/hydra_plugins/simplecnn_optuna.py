@@ -36,17 +36,15 @@ class OptunaSweeper(Sweeper):
     ) -> None:
         self.n_trials = n_trials
         self.n_jobs = n_jobs
-        self.sampler, self.pruner = (
-            OmegaConf.to_container(node, resolve=True) if node else None
-            for node in (sampler, pruner)
-        )
+        self.sampler: Any = OmegaConf.to_container(sampler, resolve=True) if sampler else None
+        self.pruner: Any = OmegaConf.to_container(pruner, resolve=True) if pruner else None
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        self.hydra_context = hydra_context
-        self.config = config
-        self.launcher = Plugins.instance().instantiate_launcher(
+        self._loader = hydra_context.config_loader
+        self._config = config
+        self._launcher: Any = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
@@ -54,11 +52,11 @@ class OptunaSweeper(Sweeper):
         """Search. Jobs that failed are told by their records: nothing is raised for them."""
         from simplecnn.study import Search, open_study
 
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        self.search = Search.of(self.config, arguments, parser)
-        self.folder = Path(str(self.config.hydra.sweep.dir))
+        parser = OverridesParser.create(config_loader=self._loader)
+        self.search = Search.of(self._config, arguments, parser)
+        self.folder = Path(str(self._config.hydra.sweep.dir))
         self.folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, self.folder / "multirun.yaml")
+        OmegaConf.save(self._config, self.folder / "multirun.yaml")
         study = open_study(
             self.folder,
             objectives=self.search.objectives,
@@ -73,11 +71,11 @@ class OptunaSweeper(Sweeper):
         """Trials with consecutive numbers, as many as run at a time."""
         from simplecnn import study as room
 
-        size = self.n_jobs or getattr(self.launcher, "num_workers", 1)
+        size: int = self.n_jobs or getattr(self._launcher, "num_workers", 1)
         left_over = room.unfinished(study)
         done = len(study.trials) - len(left_over)
         if study.trials:
-            log.info("the study has %d trials, %d of them unfinished", done, len(left_over))
+            log.info("the study goes on: %d trials done, %d unfinished", done, len(left_over))
         while left_over:
             batch = [left_over.pop(0)]
             while left_over and len(batch) < size and left_over[0].number == batch[-1].number + 1:
@@ -90,10 +88,10 @@ class OptunaSweeper(Sweeper):
         from simplecnn import study as room
 
         words = [self.search.words(trial.params) for trial in batch]
-        returns = self.launcher.launch(words, initial_job_idx=batch[0].number)
+        returns = self._launcher.launch(words, initial_job_idx=batch[0].number)
         for trial, job in zip(batch, returns, strict=True):
             folder = Path(str(job.hydra_cfg.hydra.runtime.output_dir))
-            room.tell(study, trial.number, folder, monitor=self.config.monitor)
+            room.tell(study, trial.number, folder, monitor=self._config.monitor)
         return returns
 
     def _say_best(self, study: Any) -> None:

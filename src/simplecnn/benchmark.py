@@ -8,6 +8,7 @@ import logging
 import platform
 import resource
 import statistics
+import subprocess
 import sys
 import time
 import warnings
@@ -31,6 +32,7 @@ from simplecnn.targets import build
 
 log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
+NUM_JOBS = 8  # of the sweep
 NUM_WARM_UP = 20  # steps at the start of each turn that are not counted
 
 TUTORIAL = "the tutorial's loop"
@@ -40,6 +42,8 @@ FIT = "Trainer.fit, defaults on"
 
 def benchmark(config: Config, folder: Path) -> dict[str, Any]:
     """Time the rows in turn, print the table, write benchmark.json. Returns its content."""
+    if config["sweep"]:
+        return sweep_benchmark(folder, rounds=config["rounds"])
     tame_lightning()
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty")
     logging.getLogger("simplecnn.callbacks").setLevel(logging.WARNING)
@@ -74,6 +78,48 @@ def benchmark(config: Config, folder: Path) -> dict[str, Any]:
     }
     write_json(folder / "benchmark.json", result)
     log.info("\n%s\n\nwritten to %s", table(result, medians), short(folder / "benchmark.json"))
+    return result
+
+
+def sweep_benchmark(folder: Path, *, rounds: int) -> dict[str, Any]:
+    """Time a sweep of eight equal jobs by one process with one thread, and by two.
+
+    Whole commands, in turn: start, imports and report included. Each job is the tutorial's network
+    on the bundled digits for 10 epochs. Writes benchmark.json.
+    """
+    words = [
+        *("-m", f"seed={','.join(map(str, range(1, NUM_JOBS + 1)))}", "data=mnist_5k"),
+        *("trainer=cpu", "trainer.max_epochs=10", "callbacks=checkpoint", "logger=csv"),
+        "hydra/launcher=joblib",
+        "hydra.launcher.num_threads=1",
+    ]
+    code = "from simplecnn.commands import train; train()"
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    for turn in range(rounds):
+        for num_workers, times in seconds.items():
+            place = folder / f"{num_workers}_workers_{turn}"
+            own = [f"hydra.launcher.n_jobs={num_workers}", f"hydra.sweep.dir='{place}'"]
+            start = time.perf_counter()
+            subprocess.run(
+                [sys.executable, "-c", code, *words, *own], check=True, stdout=subprocess.DEVNULL
+            )
+            times.append(time.perf_counter() - start)
+        done = ", ".join(f"{times[-1]:.1f}" for times in seconds.values())
+        log.info("round %d of %d: %s s", turn + 1, rounds, done)
+    one, two = (statistics.median(times) for times in seconds.values())
+    result = {
+        "machine": machine(),
+        "num_jobs": NUM_JOBS,
+        "rounds": rounds,
+        "seconds": {f"{n} workers": [round(t, 2) for t in times] for n, times in seconds.items()},
+        "speed_up": round(one / two, 3),
+    }
+    write_json(folder / "benchmark.json", result)
+    log.info(
+        "\n%d equal jobs: one process %.1f s, two processes %.1f s: %.2f times as fast "
+        "(medians of %d rounds, one thread each)\n\nwritten to %s",
+        *(NUM_JOBS, one, two, one / two, rounds, short(folder / "benchmark.json")),
+    )
     return result
 
 

@@ -24,6 +24,7 @@ from optuna.distributions import (
 )
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from simplecnn.config import LOGGED, is_logged, unknown
@@ -33,7 +34,7 @@ from simplecnn.targets import build
 
 STUDY = "study.journal"
 NAME = "simplecnn"
-DIRECTIONS = {"max": "maximize", "min": "minimize"}
+DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 OBJECTIVES = (*(name for name in LOGGED if not name.startswith("test/")), "num_parameters")
 PRUNED = "pruned after epoch"  # a trial's attribute
 

@@ -37,12 +37,13 @@ class Pruning(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         stop = False
         epoch = trainer.current_epoch + 1
-        if self.trial is not None and self.monitor in trainer.callback_metrics:
-            value = float(trainer.callback_metrics[self.monitor])
+        monitor = self.monitor
+        if self.trial is not None and monitor and monitor in trainer.callback_metrics:
+            value = float(trainer.callback_metrics[monitor])
             self.trial.report(value, epoch=epoch)
             stop = epoch != trainer.max_epochs and self.trial.is_hopeless(epoch=epoch)
             if stop:
-                seen = metric_text(self.monitor, value)
+                seen = metric_text(monitor, value)
                 log.info("pruned after epoch %d: %s", epoch, seen)
         # All processes of a run stop together.
         trainer.should_stop |= trainer.strategy.broadcast(stop)
