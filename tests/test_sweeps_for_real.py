@@ -73,8 +73,8 @@ def assert_same(a, b, where: str = "") -> None:
 
 def test_six_jobs_of_which_one_fails(tmp_path):
     layers = "first,[conv1],[conv9],all,[conv2],[conv1,conv2]"
-    words = [*SMALL[:-1], "callbacks=[checkpoint,progress,filters]", f"callbacks.filters.layers={layers}",
-             "hydra.sweep.dir=outputs/six"]  # fmt: skip
+    words = [*SMALL[:-1], "callbacks=[checkpoint,progress,filters]",
+             f"callbacks.filters.layers={layers}", "hydra.sweep.dir=outputs/six"]  # fmt: skip
     command = [sys.executable, "-W", "error::ResourceWarning", ROOT / "scripts/train.py", "-m"]
     done = subprocess.run(
         [*command, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300
@@ -161,7 +161,7 @@ def test_an_interrupted_sweep_goes_on_as_if_it_had_not_been(schedule, sweep, mon
             assert one[key] == two[key]
     assert [len(r.get("continued", [])) for r in records("parts")] == [0, 1, 0]
     if schedule == "plateau":  # the schedule did something
-        assert last("whole/1")["lr_schedulers"][0]["_last_lr"] == [pytest.approx(2e-6)]
+        assert last("whole/1")["lr_schedulers"][0]["_last_lr"] == [pytest.approx(2e-5)]
 
 
 def test_a_job_that_stopped_in_its_test_is_only_tested(sweep, monkeypatch):
@@ -280,6 +280,15 @@ def test_every_job_is_a_row_of_tensorboards_hparams(sweep):
     for job in "0123":  # the curves: an epoch a point, and nothing before
         steps = [e.step for e in events.GetAccumulator(job).Tensors("val/acc")]
         assert steps == [7, 15]
+
+
+def test_every_experiment_runs_at_all(sweep):
+    words = ["experiment=glob(*)", "data=mnist_5k", "trainer=cpu", "++trainer.fast_dev_run=true"]
+    code, out, _ = sweep(*words, "hydra.sweep.dir=s", small=())
+    assert code == 0, out
+    table = rows("s")
+    assert {row["experiment"] for row in table} >= {"quickstart", "tutorial"}
+    assert {row["status"] for row in table} == {"finished"}
 
 
 def test_ddp_in_a_sweep(sweep):

@@ -61,8 +61,8 @@ def sweep_figure(
     figure.suptitle(f"{len(values)} jobs{failed}", fontsize=TITLE_SIZE + 1)
     for i, name in enumerate(names):
         ax = figure.add_subplot(grid[i // num_in_a_row, i % num_in_a_row])
-        other = next((n for n in names if n != name), None) if len(names) == 2 else None
-        _against(ax, name, parameters[name], values, other and (other, parameters[other]))
+        other = names[1 - i] if len(names) == 2 else None
+        _against(ax, name, parameters[name], values, (other, parameters[other]) if other else None)
         ax.set_ylabel(metric, fontsize=LABEL_SIZE)
     if many:
         _parallel(
