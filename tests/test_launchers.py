@@ -5,7 +5,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,54 @@ def test_a_killed_worker_costs_its_job_and_the_same_command_finishes_it(tmp_path
     assert [r["status"] for r in after] == ["finished"] * 4
     assert [after[i] == found[i] for i in range(4)] == [True, False, True, True]
     assert after[1]["num_epochs"] == 2 and len(after[1]["continued"]) == 1
+
+
+# Says which process it is in, and takes its time.
+SLOW = """
+import os, time
+from pathlib import Path
+from pytorch_lightning import Callback
+
+class Slow(Callback):
+    def on_train_epoch_end(self, trainer, module):
+        Path(f"pid_{os.getpid()}").touch()
+        time.sleep(0.2)
+"""
+
+
+def test_workers_end_with_a_command_that_is_killed(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    words = ["seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
+             "trainer.max_epochs=1000", "+callbacks.slow._target_=slow.Slow"]  # fmt: skip
+    command = [sys.executable, ROOT / "scripts" / "train.py", "-m", *SMALL, *words]
+    process = subprocess.Popen(
+        [*command, "hydra.sweep.dir=sweep"], cwd=tmp_path, stdout=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "SIMPLECNN_TARGETS": "slow.Slow"},
+    )  # fmt: skip
+    try:
+        pids = wait_for(lambda: [int(p.name[4:]) for p in tmp_path.glob("pid_*")], 2, seconds=200)
+    finally:
+        process.kill()
+        process.wait()
+    wait_for(lambda: [pid for pid in pids if not is_alive(pid)], 2, seconds=60)
+    assert [r["status"] for r in records(tmp_path)] == ["interrupted"] * 2
+
+
+def wait_for(look: Callable[[], list[int]], length: int, *, seconds: float) -> list[int]:
+    """What `look` gives, once there is so much of it."""
+    end = time.monotonic() + seconds
+    while len(found := look()) < length:
+        assert time.monotonic() < end, found
+        time.sleep(0.2)
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.fixture

@@ -9,6 +9,9 @@ import logging
 import os
 import queue
 import re
+import signal
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -21,7 +24,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 log = logging.getLogger("simplecnn.sweep")
-SECONDS_TO_END = 20  # after Ctrl-C, for jobs to write how far they came
+SECONDS_TO_END = 20  # for jobs that are interrupted to write how far they came
 
 
 class JoblibLauncher(Launcher):
@@ -143,7 +146,9 @@ class Worker:
         from joblib.externals.loky import ProcessPoolExecutor
 
         if self.executor is None:
-            self.executor = ProcessPoolExecutor(max_workers=1, env=self.environment)
+            self.executor = ProcessPoolExecutor(
+                max_workers=1, env=self.environment, initializer=_end_with, initargs=(os.getpid(),)
+            )
         try:
             return self.executor.submit(_run, *arguments).result()
         except BrokenExecutor:
@@ -184,6 +189,19 @@ def job_config(
     with open_dict(job):
         job.hydra.job.id = job.hydra.job.num = number
     return job
+
+
+def _end_with(parent: int) -> None:
+    """In a worker: when the command was killed, interrupt the job, which nobody else would end."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(SECONDS_TO_END)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run(

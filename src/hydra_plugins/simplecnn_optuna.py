@@ -71,7 +71,8 @@ class OptunaSweeper(Sweeper):
         """Trials with consecutive numbers, as many as run at a time."""
         from simplecnn import study as room
 
-        size: int = self.n_jobs or getattr(self._launcher, "num_workers", 1)
+        workers: int = getattr(self._launcher, "num_workers", 1)
+        size = self.n_jobs or workers
         left_over = room.unfinished(study)
         done = len(study.trials) - len(left_over)
         if study.trials:
