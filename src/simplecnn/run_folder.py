@@ -99,6 +99,11 @@ class RunFolder:
         names = ", ".join(there) or "none"
         raise InputError(f"checkpoint={which}: {path} does not exist. In this run: {names}.")
 
+    def any_checkpoint(self) -> Path:
+        """The best checkpoint, or the last one of a run that chose none."""
+        best = self.path / "checkpoints" / "best.ckpt"
+        return best if best.is_file() else self.checkpoint("last")
+
     def update(self, **entries: Any) -> None:
         """Add entries to the record and write it, so that a reader never sees half a file."""
         self.record |= entries

@@ -57,7 +57,7 @@ def boxes_figure(image: ArrayLike, layers: Sequence[LayerBoxes]) -> Figure:
         (min([0, *(b[axis][0] for b in boxes)]), max([n - 1, *(b[axis][1] for b in boxes)]))
         for axis, n in enumerate(image.shape)
     )
-    num_columns = min(3, len(layers))
+    num_columns = 2 if len(layers) == 4 else min(3, len(layers))
     num_rows = -(-len(layers) // num_columns)
     figure = style.new_figure(3.4 * num_columns, 3.8 * num_rows + 0.4)
     for index, layer in enumerate(layers):
