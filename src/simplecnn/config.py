@@ -398,7 +398,7 @@ def _sift(name: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
     try:
         base = compose(name, good, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        return [], [*mistakes, _first_line(error)]
+        raise InputError(*mistakes, _first_line(error)) from None
     for word in values:
         try:
             compose(name, [*good, word], return_hydra_config=True)
