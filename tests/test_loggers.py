@@ -61,6 +61,4 @@ def test_tensorboard_writes_one_file_straight_into_the_folder(tmp_path):
     assert [(e.step, e.value) for e in events.Scalars("val/acc")] == [(3, 0.5)]
     (image,) = events.Images("filters/conv1")
     assert image.encoded_image_string == png and (image.width, image.height) == (width, height)
-    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(
-        events.summary_metadata
-    )
+    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(events.summary_metadata)

@@ -97,7 +97,7 @@ def boxes_figure(image: ArrayLike, layers: Sequence[LayerBoxes]) -> Figure:
 def chains_figure(chains: Sequence[Chain]) -> Figure:
     """Growth by layer, costs, and the effective field of uniform weights, chain by chain."""
     figure = style.new_figure(10.4, 9.0)
-    growth, costs, maps = figure.subfigures(3, 1, height_ratios=(1.0, 0.85, 1.2))
+    growth, costs, maps = np.ravel(figure.subfigures(3, 1, height_ratios=(1.0, 0.85, 1.2)))
     figure.suptitle("The same size is neither the same cost nor the same field", fontsize=TITLE)
     _draw_growth(growth.subplots(), chains)
     keys = list(chains[0].costs)
