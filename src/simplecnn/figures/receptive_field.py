@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -97,7 +98,8 @@ def boxes_figure(image: ArrayLike, layers: Sequence[LayerBoxes]) -> Figure:
 def chains_figure(chains: Sequence[Chain]) -> Figure:
     """Growth by layer, costs, and the effective field of uniform weights, chain by chain."""
     figure = style.new_figure(10.4, 9.0)
-    growth, costs, maps = np.ravel(figure.subfigures(3, 1, height_ratios=(1.0, 0.85, 1.2)))
+    parts: Any = figure.subfigures(3, 1, height_ratios=(1.0, 0.85, 1.2))
+    growth, costs, maps = parts
     figure.suptitle("The same size is neither the same cost nor the same field", fontsize=TITLE)
     _draw_growth(growth.subplots(), chains)
     keys = list(chains[0].costs)
