@@ -134,7 +134,12 @@ def write_json(path: Path, content: Any) -> None:
 
 def command_line() -> str:
     """The command of this process, to be typed again."""
-    return shlex.join([short(sys.argv[0]), *sys.argv[1:]])
+    return with_uv(shlex.join([short(sys.argv[0]), *sys.argv[1:]]))
+
+
+def with_uv(command: str) -> str:
+    """A command as one would type it again: behind `uv run` where this process runs under it."""
+    return f"uv run {command}" if "UV" in os.environ else command
 
 
 def short(path: str | Path) -> str:
