@@ -1,7 +1,7 @@
 """Time a training step: the tutorial's loop, a bare loop of our step, and our Trainer, in turn.
 
-    uv run scripts/benchmark.py                      # MNIST, about 3 minutes on two cores
-    uv run scripts/benchmark.py data=mnist_5k rounds=3 steps=60
+uv run scripts/benchmark.py                      # MNIST, about 3 minutes on two cores
+uv run scripts/benchmark.py data=mnist_5k rounds=3 steps=60
 """
 
 from simplecnn.commands import benchmark

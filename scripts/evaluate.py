@@ -1,7 +1,7 @@
 """Evaluate a finished run on test digits.
 
-    uv run scripts/evaluate.py run=outputs/quickstart/…
-    uv run scripts/evaluate.py run=outputs/quickstart/… data=mnist    # on the official test set
+uv run scripts/evaluate.py run=outputs/quickstart/…
+uv run scripts/evaluate.py run=outputs/quickstart/… data=mnist    # on the official test set
 """
 
 from simplecnn.commands import evaluate

@@ -1,8 +1,8 @@
 """Train a network on MNIST and look at what it learns.
 
-    uv run scripts/train.py experiment=quickstart       # bundled digits, a minute in all
-    uv run scripts/train.py                             # MNIST, defaults
-    uv run scripts/train.py --help
+uv run scripts/train.py experiment=quickstart       # bundled digits, a minute in all
+uv run scripts/train.py                             # MNIST, defaults
+uv run scripts/train.py --help
 """
 
 from simplecnn.commands import train

@@ -88,6 +88,17 @@ def test_nothing_is_left_behind(training, ten_digits):
     assert all(p.grad is None for p in network.parameters())
 
 
+def test_a_compiled_network_gives_the_same_maps(ten_digits):
+    torch.manual_seed(0)
+    network = SimpleCNN()
+    images = torch.from_numpy(ten_digits[0])
+    expected, _ = feature_maps(network, images)
+    network.compile()
+    maps, _ = feature_maps(network, images)
+    assert list(maps) == list(expected)
+    assert all(torch.equal(maps[name], expected[name]) for name in maps)
+
+
 def test_nothing_is_left_behind_by_a_failure():
     network = Functional()
     with pytest.raises(RuntimeError):

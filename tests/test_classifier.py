@@ -105,6 +105,7 @@ def test_the_network_is_laid_out_channels_last():
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("clip", [None, 1e9])
 @pytest.mark.parametrize(
     ("scheduler", "interval", "expected"),
     [
@@ -114,7 +115,7 @@ def test_the_network_is_laid_out_channels_last():
          "step", [0.01, 4e-7]),
     ],
 )  # fmt: skip
-def test_scheduler_steps_at_its_interval(scheduler, interval, expected, ten_digits):
+def test_scheduler_steps_at_its_interval(scheduler, interval, expected, clip, ten_digits):
     optimizer = {"_target_": "torch.optim.SGD", "lr": 0.1}
     module = Classifier(NETWORK, optimizer, scheduler, scheduler_interval=interval)
     batches = same_batch(ten_digits, times=5)
@@ -127,6 +128,7 @@ def test_scheduler_steps_at_its_interval(scheduler, interval, expected, ten_digi
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, callbacks=[Watch()],
+        gradient_clip_val=clip,
     )  # fmt: skip
     trainer.fit(module, batches, batches)
     assert len(seen) == 10
@@ -139,8 +141,13 @@ def test_scheduler_steps_at_its_interval(scheduler, interval, expected, ten_digi
         assert 0 < seen.index(max(seen)) < 9
 
 
-def test_training_step_is_the_bare_step(ten_digits):
-    """Three Adam steps by the Trainer and by hand: the same weights, bit for bit."""
+@pytest.mark.parametrize("automatic", [False, True])
+def test_training_step_is_the_bare_step(automatic, ten_digits):
+    """Three Adam steps by the Trainer and by hand: the same weights, bit for bit.
+
+    Whether Lightning optimizes (here because gradients are clipped, at a norm they do not reach),
+    or the module itself.
+    """
     images, labels = map(torch.from_numpy, ten_digits)
     torch.manual_seed(0)
     module = Classifier({"_target_": "simplecnn.network.SimpleCNN"})
@@ -154,9 +161,12 @@ def test_training_step_is_the_bare_step(ten_digits):
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
+        gradient_clip_val=1e9 if automatic else None,
     )  # fmt: skip
     batches = same_batch(ten_digits, times=3)
     trainer.fit(module, batches, batches)
+    assert module.automatic_optimization is automatic
+    assert trainer.global_step == 3
     for (name, p), q in zip(by_hand.named_parameters(), module.network.parameters(), strict=True):
         assert torch.equal(p, q), name
     assert set(trainer.callback_metrics) == {"train/loss", "train/acc", "val/loss", "val/acc"}

@@ -1,5 +1,6 @@
 """Sets of columns, and how operations carry them, against plain Python sets."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -161,7 +162,7 @@ def test_paths_of_different_stride_drift_apart():
 
 def test_units_that_stand_side_by_side_are_spread():
     axis = image_axis(-1, 3)
-    pairs = spread(axis.__class__(3, axis.inside, axis.endless, dim=-1, inner=2), num_positions=6)
+    pairs = spread(replace(axis, inner=2), num_positions=6)
     assert [list(s) for s in pairs.inside] == [[0], [0], [1], [1], [2], [2]]
     assert pairs.endless.stride == Fraction(1, 2)
     over = spread(axis, num_positions=6)  # channels times positions, channels outside

@@ -15,7 +15,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from simplecnn.classifier import Classifier
-from simplecnn.errors import InputError
+from simplecnn.errors import InputError, RunError
 from simplecnn.evaluation import evaluate, load_classifier, measure
 from simplecnn.run import hyper_parameters, train
 from simplecnn.run_folder import RunFolder
@@ -133,7 +133,7 @@ def test_evaluate_on_the_official_test_set(finished_run, mnist_dir, tmp_path):
     data = {"_target_": "simplecnn.mnist.MNISTDataModule", "data_dir": str(mnist_dir),
             "download": False}  # fmt: skip
     if mnist_dir == tmp_path:
-        with pytest.raises(RuntimeError, match="data=mnist_5k"):
+        with pytest.raises(RunError, match="data=mnist_5k"):
             evaluate(folder, folder.checkpoint("best"), data=data)
         return
     evaluate(folder, folder.checkpoint("best"), data=data)

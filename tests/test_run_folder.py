@@ -5,7 +5,7 @@ import json
 import pytest
 
 from simplecnn.errors import InputError
-from simplecnn.run_folder import RunFolder, short, write_json
+from simplecnn.run_folder import RunFolder, short, with_uv, write_json
 
 CONFIG = {"model": {"lr": 0.1}, "data": {"n": 3}, "trainer": {}, "seed": 7}
 
@@ -13,6 +13,7 @@ CONFIG = {"model": {"lr": 0.1}, "data": {"n": 3}, "trainer": {}, "seed": 7}
 def test_a_new_run_says_what_it_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["scripts/train.py", "seed=7", "name=a b"])
+    monkeypatch.delenv("UV", raising=False)
     folder = RunFolder.create("outputs/x", CONFIG)
     record = json.loads((tmp_path / "outputs/x/run.json").read_text())
     assert record == folder.record
@@ -80,6 +81,13 @@ def test_a_record_is_replaced_whole(tmp_path):
     write_json(path, {"b": [1, 2]})
     assert json.loads(path.read_text()) == {"b": [1, 2]}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_commands_are_as_one_would_type_them(monkeypatch):
+    monkeypatch.setenv("UV", "/somewhere/uv")
+    assert with_uv("tensorboard --logdir x") == "uv run tensorboard --logdir x"
+    monkeypatch.delenv("UV")
+    assert with_uv("tensorboard --logdir x") == "tensorboard --logdir x"
 
 
 def test_paths_are_as_one_would_type_them(tmp_path, monkeypatch):

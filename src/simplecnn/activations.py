@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -49,7 +49,7 @@ def feature_maps(network: nn.Module, images: Tensor) -> tuple[OrderedDict[str, T
         for name, module in convolutions(network).items()
     ]
     try:
-        with evaluation_mode(network), torch.compiler.set_stance("force_eager"), recorder:
+        with evaluation_mode(network), uncompiled(network), recorder:
             logits = network(images)
     finally:
         for handle in handles:
@@ -67,6 +67,13 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def uncompiled(network: nn.Module) -> AbstractContextManager[Any]:
+    """Inside, a compiled network runs as it was written, so that hooks and modes see its parts."""
+    if any(module._compiled_call_impl is not None for module in network.modules()):
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()  # the compiler takes seconds to import
 
 
 class _Recorder(TorchFunctionMode):

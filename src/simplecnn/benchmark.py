@@ -1,7 +1,8 @@
 """How long a training step takes: in the tutorial's loop, in a bare loop, in our Trainer.
 
-All in one process and in turn, round after round, so that a machine that slows down slows all.
-Ratios are the result; milliseconds are context.
+All in one process and in turn, round after round, so that a machine that slows down slows all. A
+row's time is the median over the steps of a round, then over the rounds: what other programs
+steal now and then does not count. Ratios are the result; milliseconds are context.
 """
 
 import logging
@@ -142,19 +143,17 @@ def tutorial_step(images: Tensor, labels: Tensor, *, steps: int, batch_size: int
     network = SimpleCNN()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     loader = DataLoader(dataset, batch_size=batch_size, shuffle=True)
-    total, num_done, start = 0.0, 0, 0.0
+    timer = Steps(steps)
+    total = 0.0
     while True:
         for x, y in loader:
-            if num_done == NUM_WARM_UP:
-                start = time.perf_counter()
-            if num_done == NUM_WARM_UP + steps:
-                return (time.perf_counter() - start) / steps
             optimizer.zero_grad()
             loss = functional.cross_entropy(network(x), y)
             loss.backward()
             optimizer.step()
             total += loss.item()
-            num_done += 1
+            if timer.done():
+                return timer.median()
 
 
 def bare_step(config: Config, datamodule: Any, *, steps: int) -> float:
@@ -162,45 +161,50 @@ def bare_step(config: Config, datamodule: Any, *, steps: int) -> float:
     module = build(config["model"], _recursive_=False, _convert_="all")
     network = module.network
     optimizer = build(config["model"]["optimizer"], _partial_=True)(network.parameters())
-    num_done, start = 0, 0.0
+    timer = Steps(steps)
     while True:
         for images, labels in datamodule.train_dataloader():
-            if num_done == NUM_WARM_UP:
-                start = time.perf_counter()
-            if num_done == NUM_WARM_UP + steps:
-                return (time.perf_counter() - start) / steps
             optimizer.zero_grad()
             module.loss(network(images), labels).backward()
             optimizer.step()
-            num_done += 1
+            if timer.done():
+                return timer.median()
 
 
 def fit_step(config: Config, datamodule: Any, *, steps: int) -> float:
     """Seconds a step within `Trainer.fit`, with all callbacks and loggers of the configuration."""
     module = build(config["model"], _recursive_=False, _convert_="all")
     limits = {"max_epochs": 1, "limit_train_batches": NUM_WARM_UP + steps}
-    trainer_config = {**config["trainer"], **limits}
-    trainer = build_trainer({**config, "trainer": trainer_config})
-    timer = _StepTimer()
-    trainer.callbacks.append(timer)
+    trainer = build_trainer({**config, "trainer": {**config["trainer"], **limits}})
+    timer = Steps(steps)
+    trainer.callbacks.append(_StepTimer(timer))
     trainer.fit(module, datamodule=datamodule)
-    return timer.seconds / timer.num_steps
+    return timer.median()
+
+
+class Steps:
+    """The time from the end of each step to the end of the next, after a warm-up."""
+
+    def __init__(self, num_steps: int) -> None:
+        self.num_ends = NUM_WARM_UP + num_steps
+        self.ends: list[float] = []
+
+    def done(self) -> bool:
+        """Note the end of a step. True when there are enough."""
+        self.ends.append(time.perf_counter())
+        return len(self.ends) >= self.num_ends
+
+    def median(self) -> float:
+        ends = self.ends[min(NUM_WARM_UP, len(self.ends) - 2) :]
+        return statistics.median(b - a for a, b in zip(ends, ends[1:], strict=False))
 
 
 class _StepTimer(pl.Callback):
-    """Times the batches of an epoch from the end of the warm-up to the end of the last one."""
+    def __init__(self, timer: Steps) -> None:
+        self.timer = timer
 
-    def __init__(self) -> None:
-        self.start, self.seconds, self.num_steps = 0.0, 0.0, 0
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
-    ) -> None:
-        if trainer.global_step == NUM_WARM_UP:
-            self.start = time.perf_counter()
-        elif trainer.global_step > NUM_WARM_UP:
-            self.num_steps += 1
-            self.seconds = time.perf_counter() - self.start
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.timer.done()
 
 
 def machine() -> dict[str, Any]:
@@ -228,7 +232,7 @@ def table(result: Mapping[str, Any], medians: Mapping[str, float]) -> str:
         )
     lines += [
         "",
-        f"medians of {result['rounds']} rounds of {result['steps']} steps in turn, "
+        f"medians of {result['steps']} steps, then of {result['rounds']} rounds in turn, "
         f"batch {result['batch_size']}, {result['machine']['num_threads']} threads, "
         f"torch {result['machine']['torch']}",
         f"conv2d from scratch (windows), one thread: "

@@ -132,6 +132,38 @@ def convolution(config: dict[str, Any], folder: Path) -> None:
         raise RunError("conv2d does not agree with PyTorch: see the table above.")
 
 
+@command("receptive_field")
+def receptive_field(config: dict[str, Any], folder: Path) -> None:
+    """Print and draw what each layer of a network sees, with three proofs that agree."""
+    run = RunFolder.open(config["run"]) if config["run"] else None
+    checkpoint = run.any_checkpoint() if run else None
+    import torch
+
+    from simplecnn.evaluation import load_classifier
+    from simplecnn.field_report import receptive_field_report
+    from simplecnn.mnist import scale
+    from simplecnn.mnist_files import read_bundled
+    from simplecnn.targets import build
+
+    model = run.config()["model"] if run else config["model"]
+    trained = load_classifier(checkpoint).network if checkpoint else None
+    torch.manual_seed(config["seed"])
+    network = build(model["network"])
+    digits, _ = read_bundled()
+    chosen = torch.randperm(len(digits))[: config["num_images"]]
+    images = scale(torch.from_numpy(digits)[chosen].unsqueeze(1))
+    try:
+        network(images[:1])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"The network does not take digits of 1 x 28 x 28: {reason}") from None
+    agree = receptive_field_report(
+        network, images=images, folder=Path(short(folder)), trained=trained
+    )
+    if not agree:
+        raise RunError("The receipts do not agree: see the table above.")
+
+
 def _check_command_line(name: str) -> SweepFolder | None:
     """Raise InputError with every mistake of this process's command line.
 

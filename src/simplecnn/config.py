@@ -263,6 +263,7 @@ RULES: tuple[Rule, ...] = (
     ("test", "true or false", _flag),
     ("ckpt_path", "a path, or null", _text_or_null),
     ("digit", "a whole number from 0 to 4999", _whole(0, 4999)),
+    ("num_images", "a whole number from 1 to 5000", _whole(1, 5000)),
     ("rounds", "a whole number of 1 or more", _whole(1)),
     ("steps", "a whole number of 1 or more", _whole(1)),
     ("num_calls", "a whole number of 1 or more", _whole(1)),
@@ -482,8 +483,8 @@ def _resolve(config: DictConfig) -> dict[str, Any]:
 def _references(config: DictConfig, prefix: str = "") -> set[str]:
     """The keys whose value is taken from another key."""
     keys = set()
-    for key in config:
-        if OmegaConf.is_interpolation(config, str(key)):
+    for key in map(str, config):
+        if OmegaConf.is_interpolation(config, key):
             keys.add(f"{prefix}{key}")
         elif not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
             keys |= _references(config[key], f"{prefix}{key}.")
@@ -521,7 +522,7 @@ def _sift(name: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
     try:
         base = compose(name, good, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        return [], [*mistakes, _first_line(error)]
+        raise InputError(*mistakes, _first_line(error)) from None
     for word in values:
         try:
             compose(name, [*good, word], return_hydra_config=True)

@@ -61,6 +61,7 @@ def _sigma(profile: Tensor) -> float:
     return math.sqrt(float((profile * (places - mean) ** 2).sum()) / total)
 
 
+@torch.enable_grad()
 def effective_fields(
     network: nn.Module,
     images: Tensor,
@@ -92,7 +93,7 @@ def effective_fields(
             outputs[name] = output.clone()
 
     x = images.detach().clone().requires_grad_()
-    with torch.enable_grad(), named_outputs(network, receive):
+    with named_outputs(network, receive):
         network(x)
     result = {}
     for name in (name for name in fields if name in layers):

@@ -18,6 +18,7 @@ from simplecnn.figures.receptive_field import (
 from simplecnn.receipts import Receipt, confirmed, receipts
 from simplecnn.receptive_field import Field, Stack, receptive_fields, stack
 
+NUM_DRAWN = 6  # layers in a picture; the tables hold them all
 WIDTH = 16  # channels of every convolution in the tutorial's chains, as in SimpleCNN's first
 CHAINS: dict[str, list[tuple[int, int]]] = {
     "One 7x7": [(7, 1)],
@@ -49,12 +50,13 @@ def receptive_field_report(
     measured = {s: effective_fields(n, images, fields=fields) for s, n in networks.items()}
     figures = {}
     if measured["initial"]:
+        shown = _spaced(list(measured["initial"]), NUM_DRAWN)
         print(f"\nEffective fields of the central unit, mean over {len(images)} images")
         print(effective_table(measured))
-        layers = [layer_boxes(name, fields[name]) for name in measured["initial"]]
+        layers = [layer_boxes(name, fields[name]) for name in shown]
         figures["boxes.png"] = boxes_figure(images[0].mean(0).cpu().numpy(), layers)
         figures["effective.png"] = effective_fields_figure(
-            {state: {n: field_map(f) for n, f in e.items()} for state, e in measured.items()}
+            {state: {n: field_map(e[n]) for n in shown} for state, e in measured.items()}
         )
 
     chains = tutorial_chains()
@@ -67,6 +69,13 @@ def receptive_field_report(
         figure.savefig(folder / name)
         print(folder / name)
     return confirmed(results)
+
+
+def _spaced(names: Sequence[str], num_kept: int) -> list[str]:
+    """The first, the last and evenly spaced ones between."""
+    if len(names) <= num_kept:
+        return list(names)
+    return [names[i * (len(names) - 1) // (num_kept - 1)] for i in range(num_kept)]
 
 
 def field_table(fields: Mapping[str, Field]) -> str:

@@ -46,7 +46,7 @@ class TensorBoard(TensorBoardLogger):
     @rank_zero_only
     def add_png(self, tag: str, png: bytes, width: int, height: int, step: int) -> None:
         """Add a picture as it is, without decoding and encoding it again."""
-        image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=4)
+        image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=3)
         summary = Summary(value=[Summary.Value(tag=tag, image=image)])
         self.experiment._get_file_writer().add_summary(summary, step)
 

@@ -440,8 +440,8 @@ def _concatenation(call: Call) -> Axis:
         else:
             laid.append(footprint.spread(axis, size))
             inside += laid[-1].inside
-    if len(laid) == 1:  # constants around it are padding
-        n = len(laid[0].inside)
+    if len(operands) == 1 and len(operands[0][1].inside) == operands[0][0].shape[dim]:
+        n = len(laid[0].inside)  # constants beside one image are padding
         return footprint.read(
             laid[0], footprint.bordered(n, len(inside), before=before, mode="constant")
         )

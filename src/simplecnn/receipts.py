@@ -204,6 +204,7 @@ def _positive_state(network: nn.Module, generator: torch.Generator) -> dict[str,
     return state
 
 
+@torch.enable_grad()
 def _gradient_receipts(
     network: nn.Module, image: Tensor, fields: dict[str, Field], max_units: int
 ) -> list[Receipt]:
@@ -220,7 +221,7 @@ def _gradient_receipts(
 
     state = _positive_state(network, generator)
     try:
-        with torch.enable_grad(), named_outputs(network, receive), _Positive():
+        with named_outputs(network, receive), _Positive():
             functional_call(network, state, (x,))
     except RuntimeError as error:
         reason = f"the network does not run on a batch in float64 ({_first_line(error)})"
@@ -237,10 +238,18 @@ def _gradient_receipts(
             continue
         elements = _elements(field, _by_image(output, num_copies).shape[1:])
         chosen = _chosen(elements, max_units)
+        middle = _unclipped_unit(field)
+        if middle is not None:
+            chosen.append(_element(field, elements, middle))
         found = _gradient_support(output, x, elements, chosen, generator)
         wrong = _difference(field, elements, chosen, found, missing_allowed=bool(remark))
+        if not remark and middle is not None:
+            wrong = wrong or _interval_difference(field, middle, found[-1])
         remark = remark and f"as an upper bound: {remark}"
-        receipts.append(Receipt(name, "gradient", not wrong, len(chosen), wrong or remark))
+        if not remark and middle is None and not _shares_dimension(field):
+            remark = "every unit sees padding: size and start rest on the formulas alone"
+        num_units = len(set(chosen))
+        receipts.append(Receipt(name, "gradient", not wrong, num_units, wrong or remark))
     return receipts
 
 
@@ -284,6 +293,46 @@ def _chosen(elements: _Elements, max_units: int) -> list[int]:
     if len(sizes) == 2:
         places += [(0, sizes[1] - 1), (sizes[0] - 1, 0)]
     return sorted({p[0] if len(sizes) == 1 else p[0] * sizes[1] + p[1] for p in places})
+
+
+def _unclipped_unit(field: Field) -> tuple[int, int] | None:
+    """The unit nearest the middle that sees no padding; None where every unit sees some, and
+    where a unit is not one row and one column of positions."""
+    if _shares_dimension(field):
+        return None
+    unit = []
+    for which, num_pixels in enumerate(field.image_size):
+        fitting = []
+        for i in range(field.units[which]):
+            first, last = field.interval((i, 0) if which == 0 else (0, i))[which]
+            if 0 <= first <= last < num_pixels:
+                fitting.append((abs(first + last - num_pixels + 1), i))
+        if not fitting:
+            return None
+        unit.append(min(fitting)[1])
+    return unit[0], unit[1]
+
+
+def _shares_dimension(field: Field) -> bool:
+    """Rows and columns lie in one dimension, as after flatten."""
+    return field.axes[0].dim == field.axes[1].dim is not None
+
+
+def _element(field: Field, elements: _Elements, unit: tuple[int, int]) -> int:
+    places = {axis.dim: i for axis, i in zip(field.axes, unit, strict=True)}
+    element = 0
+    for dim, size in zip(elements.dims, elements.sizes, strict=True):
+        element = element * size + places[dim]
+    return element
+
+
+def _interval_difference(field: Field, unit: tuple[int, int], found: Tensor) -> str:
+    """Whether the closed form, `interval`, gives what was found of an unclipped unit, in words."""
+    lines = [found.any(dim).nonzero().flatten().tolist() for dim in (1, 0)]
+    ends = tuple((line[0], line[-1]) if line else (0, -1) for line in lines)
+    if ends == field.interval(unit):
+        return ""
+    return f"unit {unit} depends on {_box(found)}, its interval is {field.interval(unit)}"
 
 
 def _place(elements: _Elements, element: int) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from simplecnn.callbacks.images import ImageCallback
 from simplecnn.callbacks.progress import STAGES, metric_text
 from simplecnn.classifier import Classifier
 from simplecnn.loggers import TensorBoard
-from simplecnn.run_folder import RunFolder, short
+from simplecnn.run_folder import RunFolder, short, with_uv
 from simplecnn.screen import tame_lightning
 from simplecnn.targets import build
 
@@ -142,9 +142,8 @@ class Run:
         folder = short(self.folder.path)
         rows.append(f"\nfolder       {folder}")
         if any(isinstance(logger, TensorBoard) for logger in self.trainer.loggers):
-            rows.append(
-                f"to see it    tensorboard --samples_per_plugin images=500 --logdir {folder}"
-            )
+            show = with_uv(f"tensorboard --samples_per_plugin images=500 --logdir {folder}")
+            rows.append(f"to see it    {show}")
         return "\n".join(rows)
 
     def _announce(self, module: Classifier) -> None:

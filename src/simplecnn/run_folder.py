@@ -137,6 +137,11 @@ class RunFolder:
         names = ", ".join(there) or "none"
         raise InputError(f"checkpoint={which}: {path} does not exist. In this run: {names}.")
 
+    def any_checkpoint(self) -> Path:
+        """The best checkpoint, or the last one of a run that chose none."""
+        best = self.path / "checkpoints" / "best.ckpt"
+        return best if best.is_file() else self.checkpoint("last")
+
     def update(self, **entries: Any) -> None:
         """Add entries to the record and write it, so that a reader never sees half a file."""
         self.record |= entries
@@ -190,7 +195,12 @@ def write_json(path: Path, content: Any) -> None:
 
 def command_line() -> str:
     """The command of this process, to be typed again."""
-    return shlex.join([short(sys.argv[0]), *sys.argv[1:]])
+    return with_uv(shlex.join([short(sys.argv[0]), *sys.argv[1:]]))
+
+
+def with_uv(command: str) -> str:
+    """A command as one would type it again: behind `uv run` where this process runs under it."""
+    return f"uv run {command}" if "UV" in os.environ else command
 
 
 def short(path: str | Path) -> str:

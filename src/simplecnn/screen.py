@@ -22,6 +22,10 @@ class ScreenHandler(logging.StreamHandler):
             return record.name == "simplecnn.sweep"
         return record.name.startswith("simplecnn") or record.levelno >= logging.WARNING
 
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stderr if record.levelno >= logging.WARNING else sys.stdout)
+        super().emit(record)
+
     def format(self, record: logging.LogRecord) -> str:
         if record.exc_info and os.environ.get("HYDRA_FULL_ERROR") != "1":
             record = copy.copy(record)
@@ -56,7 +60,7 @@ def log_in_spawned_process(folder: str) -> None:
     root = logging.getLogger()
     if root.handlers:
         return
-    screen = ScreenHandler(sys.stdout)
+    screen = ScreenHandler()
     file = logging.FileHandler(Path(folder) / "train.log")
     screen.setFormatter(logging.Formatter("%(message)s"))
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))

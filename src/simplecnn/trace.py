@@ -6,7 +6,7 @@ branches and loops are followed like modules are.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from simplecnn import footprint
-from simplecnn.activations import evaluation_mode
+from simplecnn.activations import evaluation_mode, uncompiled
 from simplecnn.footprint import Axis
 from simplecnn.operations import CONSTANT, Call, Rule, rule_of, tensors, unknown
 
@@ -76,19 +76,12 @@ def named_outputs(
 
     handles = [network.register_forward_pre_hook(start)]
     handles += [module.register_forward_hook(finish) for module in names]
-    compiled = any(module._compiled_call_impl is not None for module in names)
     try:
-        with evaluation_mode(network), _uncompiled() if compiled else nullcontext():
+        with evaluation_mode(network), uncompiled(network):
             yield
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _uncompiled() -> Iterator[None]:
-    with torch.compiler.set_stance("force_eager"):  # not always: it imports the compiler
-        yield
 
 
 def _first_tensor(output: Any) -> Tensor | None:

@@ -66,8 +66,8 @@ def test_dead_channels_are_marked():
 
 def test_wrong_predictions_are_red():
     found = words(draw(some_maps(3, 2, 7, 7), predictions=["0", "7", "2"]))
-    assert found["1, seen\nas 7"] == "tab:red"
-    assert found["2"] == "black"
+    assert found["1 → 7"] == "tab:red"
+    assert found["2 → 2"] == "black"
 
 
 def test_the_input_stands_beside_its_maps():

@@ -3,9 +3,8 @@
 from matplotlib.figure import Figure
 from pytorch_lightning import LightningModule, Trainer
 
-from simplecnn.activations import convolutions, feature_maps
-from simplecnn.callbacks.filters import select_layers
-from simplecnn.callbacks.images import ImageCallback
+from simplecnn.activations import feature_maps
+from simplecnn.callbacks.images import ImageCallback, select_layers
 from simplecnn.figures.feature_maps import feature_maps_figure
 
 
@@ -18,11 +17,7 @@ class FeatureMaps(ImageCallback):
     def __init__(
         self, dirpath: str, layers: str | list[str] = "all", every_n_epochs: int = 5
     ) -> None:
-        super().__init__(dirpath, every_n_epochs)
-        self.layers = layers
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        select_layers(list(convolutions(pl_module.network)), self.layers)
+        super().__init__(dirpath, layers, every_n_epochs)
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Figure]:
         images, labels = trainer.datamodule.probes()

@@ -6,6 +6,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from simplecnn.activations import convolutions
+from simplecnn.errors import InputError
 from simplecnn.figures.png import encode_png
 from simplecnn.loggers import TensorBoard
 
@@ -13,15 +15,20 @@ from simplecnn.loggers import TensorBoard
 class ImageCallback(Callback):
     """Draws at the start, after every n-th epoch and at the end, on rank zero.
 
-    A picture goes to `<dirpath>/<name>_epoch=…_step=….png` and to TensorBoard.
-    Subclasses give `draw`. `seconds` adds up what all of it cost.
+    A picture goes to `<dirpath>/<name>_epoch=…_step=….png` and to TensorBoard. `layers` names
+    convolutions: `first`, `all`, or a list. Subclasses give `draw`. `seconds` adds up what all of
+    it cost.
     """
 
-    def __init__(self, dirpath: str, every_n_epochs: int = 1) -> None:
+    def __init__(self, dirpath: str, layers: str | list[str], every_n_epochs: int) -> None:
         self.dirpath = Path(dirpath)
+        self.layers = layers
         self.every_n_epochs = every_n_epochs
         self.seconds = 0.0
         self._drawn_at_step = -1
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        select_layers(list(convolutions(pl_module.network)), self.layers)
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Figure]:
         """The pictures of this moment by name; `when` belongs in their titles."""
@@ -53,3 +60,19 @@ class ImageCallback(Callback):
                 if isinstance(logger, TensorBoard):
                     logger.add_png(name.replace("_", "/", 1), png, width, height, step)
         self.seconds += time.perf_counter() - start
+
+
+def select_layers(names: list[str], wanted: str | list[str]) -> list[str]:
+    """The convolutions asked for: `first`, `all`, or a list of names. Raises InputError."""
+    if wanted == "all":
+        return names
+    if wanted == "first":
+        return names[:1]
+    chosen = [wanted] if isinstance(wanted, str) else list(wanted)
+    for name in chosen:
+        if name not in names:
+            raise InputError(
+                f"layers: {name!r} is not a convolution of this network. "
+                f"Allowed: first, all, or a list of {', '.join(names)}."
+            )
+    return chosen

@@ -25,15 +25,19 @@ def feature_maps_figure(
     """Draw maps (N, channels, H, W) of images (N, C, h, w): a row an image, a column a channel.
 
     One scale for the layer: from zero up, or symmetric about zero where there are negative values.
-    A channel that is zero on all the images is marked dead, a wrong prediction is red. More
-    channels than fit side by side continue in further blocks below.
+    Beside a row stand its true and its predicted class, red where they differ. A channel that is
+    zero on all the images is marked dead. More channels than fit side by side continue in further
+    blocks below.
     """
     num_images, num_channels, height, width = maps.shape
     signed = bool((maps < 0).any())
-    gap, left, header = 2, 150, 28
+    gap, header = 2, 28
     zoom = max(MAX_WIDTH // (num_channels * (width + gap)), -(-MIN_TILE // height), 1)
     zoom = min(zoom, max(1, 84 // height))
     step_x, step_y = width * zoom + gap, height * zoom + gap
+    answers = [_answer(*pair) for pair in zip(labels, predictions, strict=True)]
+    widest = max(len(line) for answer in answers for line in answer.split("\n"))
+    left = 9 * widest + _side(images[0], height * zoom) + 16
     num_blocks = -(-num_channels * step_x // MAX_WIDTH)
     columns = -(-num_channels // num_blocks)
     block_height = header + num_images * step_y
@@ -53,9 +57,12 @@ def feature_maps_figure(
         mosaic.put(join(shown, zoom=zoom, gap=gap), left, y, 1)
         _label_columns(mosaic, channels, dead, left, y, step_x, num_images * step_y - gap, gap)
         for i in range(num_images):
-            _label_row(
-                mosaic, images[i], labels[i], predictions[i], left, y + i * step_y, step_y - gap
-            )
+            colour = "black" if labels[i] == predictions[i] else "tab:red"
+            top = y + i * step_y + (step_y - gap) / 2
+            mosaic.write(0, top, answers[i], va="center", color=colour)
+            side = _side(images[i], step_y - gap)
+            ink = images[i].mean(axis=0)  # colour images are shown by their brightness
+            mosaic.put(ink, left - 12 - side, top - side / 2, side // len(ink), colours=DIGIT)
     return mosaic.figure
 
 
@@ -80,20 +87,11 @@ def _label_columns(
         mosaic.write(x + (step - gap) / 2, y - 5, name, size=5, ha="center", color=colour)
 
 
-def _label_row(
-    mosaic: Mosaic, image: NDArray, label: str, prediction: str, left: int, y: int, height: int
-) -> None:
-    zoom = max(1, height // image.shape[1])
-    side = image.shape[1] * zoom
-    top = y + (height - side) / 2
-    ink = image.mean(axis=0)  # colour images are shown by their brightness
-    mosaic.put(ink, left - 12 - side, top, zoom, colours=DIGIT)
-    right = label == prediction
-    mosaic.write(
-        0,
-        y + height / 2,
-        label if right else f"{label}, seen\nas {prediction}",
-        size=6,
-        va="center",
-        color="black" if right else "tab:red",
-    )
+def _answer(label: str, prediction: str) -> str:
+    space = " " if len(label + prediction) < 8 else "\n"
+    return f"{label}{space}→ {prediction}"
+
+
+def _side(image: NDArray, height: int) -> int:
+    """The height in pixels of an image (C, h, w) beside a row, a whole number for each value."""
+    return max(1, height // image.shape[1]) * image.shape[1]

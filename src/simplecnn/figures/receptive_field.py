@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -57,7 +58,7 @@ def boxes_figure(image: ArrayLike, layers: Sequence[LayerBoxes]) -> Figure:
         (min([0, *(b[axis][0] for b in boxes)]), max([n - 1, *(b[axis][1] for b in boxes)]))
         for axis, n in enumerate(image.shape)
     )
-    num_columns = min(3, len(layers))
+    num_columns = 2 if len(layers) == 4 else min(3, len(layers))
     num_rows = -(-len(layers) // num_columns)
     figure = style.new_figure(3.4 * num_columns, 3.8 * num_rows + 0.4)
     for index, layer in enumerate(layers):
@@ -97,7 +98,8 @@ def boxes_figure(image: ArrayLike, layers: Sequence[LayerBoxes]) -> Figure:
 def chains_figure(chains: Sequence[Chain]) -> Figure:
     """Growth by layer, costs, and the effective field of uniform weights, chain by chain."""
     figure = style.new_figure(10.4, 9.0)
-    growth, costs, maps = figure.subfigures(3, 1, height_ratios=(1.0, 0.85, 1.2))
+    parts: Any = figure.subfigures(3, 1, height_ratios=(1.0, 0.85, 1.2))
+    growth, costs, maps = parts
     figure.suptitle("The same size is neither the same cost nor the same field", fontsize=TITLE)
     _draw_growth(growth.subplots(), chains)
     keys = list(chains[0].costs)

@@ -1,0 +1,11 @@
+"""Print and draw what each layer of a network sees of the image, with proof.
+
+uv run scripts/receptive_field.py
+uv run scripts/receptive_field.py model=lenet
+uv run scripts/receptive_field.py run=outputs/quickstart/…      # before and after training
+"""
+
+from simplecnn.commands import receptive_field
+
+if __name__ == "__main__":
+    receptive_field()

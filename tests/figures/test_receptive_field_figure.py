@@ -1,0 +1,155 @@
+"""The pictures of receptive fields: boxes at the right pixels, padding hatched, honest scales."""
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle
+
+from simplecnn.figures.receptive_field import (
+    COLOURS,
+    Chain,
+    FieldMap,
+    LayerBoxes,
+    boxes_figure,
+    chains_figure,
+    effective_fields_figure,
+)
+
+
+def rectangles(ax) -> list[Rectangle]:
+    return [p for p in ax.patches if isinstance(p, Rectangle)]
+
+
+def bounds(rectangle: Rectangle) -> tuple[float, float, float, float]:
+    return (*rectangle.get_xy(), rectangle.get_width(), rectangle.get_height())
+
+
+def shown(figure) -> np.ndarray:
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3] / 255
+
+
+def pixel(figure, ax, x: float, y: float) -> np.ndarray:
+    canvas = shown(figure)
+    column, row = ax.transData.transform((x, y))
+    return canvas[canvas.shape[0] - 1 - int(row), int(column)]
+
+
+def boxes():
+    image = np.zeros((28, 28))
+    image[10, 12] = 1.0
+    layers = [
+        LayerBoxes("conv1: size 3", {(0, 0): ((-1, 1), (-1, 1)), (14, 14): ((13, 15), (13, 15))}),
+        LayerBoxes("pool3: size 22", {(0, 2): ((-7, 14), (9, 30))}),
+    ]
+    return boxes_figure(image, layers)
+
+
+def test_boxes_lie_on_whole_pixels():
+    figure = boxes()
+    conv1, pool3 = figure.axes
+    assert [a.get_title() for a in figure.axes] == ["conv1: size 3", "pool3: size 22"]
+    frames = [r for r in rectangles(pool3) if r.get_edgecolor()[:3] == to_rgb(COLOURS[0])]
+    assert (8.5, -7.5, 22, 22) in [bounds(r) for r in frames]
+    assert (-0.5, -0.5, 28, 28) in [bounds(r) for r in rectangles(pool3)]  # the image's border
+    np.testing.assert_allclose(pixel(figure, pool3, 8.5, 5.2), to_rgb(COLOURS[0]), atol=0.02)
+    np.testing.assert_array_equal(pixel(figure, conv1, 12, 10), (0, 0, 0))  # ink is black
+    np.testing.assert_array_equal(pixel(figure, conv1, 5, 5), (1, 1, 1))
+    # every panel has the same scale, and room for the widest box
+    assert conv1.get_xlim() == pool3.get_xlim() == (-2.5, 31.5)
+    assert conv1.get_ylim() == pool3.get_ylim() == (28.5, -8.5)
+    assert [t.get_text() for t in conv1.get_legend().get_texts()] == [
+        "unit (0, 0)",
+        "unit (14, 14)",
+    ]
+
+
+def test_exactly_the_padding_is_hatched():
+    _, pool3 = boxes().axes
+    hatched = [r for r in rectangles(pool3) if r.get_hatch()]
+    covered = np.zeros((60, 60), int)  # the plane from -20 to 39
+    for r in hatched:
+        x, y, width, height = bounds(r)
+        covered[int(y + 20.5) : int(y + 20.5 + height), int(x + 20.5) : int(x + 20.5 + width)] += 1
+    expected = np.zeros((60, 60), int)
+    expected[20 - 7 : 20 + 15, 20 + 9 : 20 + 31] = 1
+    expected[20:48, 20:48] = 0
+    np.testing.assert_array_equal(covered, expected)
+
+
+def test_a_box_inside_has_no_hatching_and_one_of_nothing_no_frame():
+    inside = LayerBoxes("a", {(0, 0): ((2, 4), (2, 4)), (1, 1): ((0, -1), (0, -1))})
+    (ax,) = boxes_figure(np.zeros((6, 6)), [inside]).axes
+    assert not [r for r in rectangles(ax) if r.get_hatch()]
+    assert sorted(bounds(r) for r in rectangles(ax)) == [(-0.5, -0.5, 6, 6), (1.5, 1.5, 3, 3)]
+
+
+def chain(name: str, kernel: int, cost: int) -> Chain:
+    profile = np.full(kernel, 1 / kernel)
+    return Chain(name, [kernel], {"weights": cost, "MACs": 10 * cost}, profile, kernel / 2)
+
+
+def test_chains_share_one_scale():
+    figure = chains_figure([chain("wide", 7, 49), chain("narrow", 3, 9)])
+    maps = [ax for ax in figure.axes if ax.images]
+    assert [ax.get_title() for ax in maps] == ["wide", "narrow"]
+    for ax in maps:
+        assert ax.images[0].norm.vmin == 0
+        assert ax.images[0].norm.vmax == pytest.approx(100 / 9)
+    for ax, kernel in zip(maps, (7, 3), strict=True):
+        share = np.asarray(ax.images[0].get_array())
+        assert share.shape == (9, 9) and share.sum() == pytest.approx(100)
+        (x, y, width, height) = bounds(rectangles(ax)[0])
+        rows, columns = np.nonzero(share)
+        assert (x, y) == (columns.min() - 0.5, rows.min() - 0.5)
+        assert (width, height) == (kernel, kernel)
+    assert "7 px, σ = 3.50 px" in maps[0].get_xlabel()
+
+
+def test_chains_show_growth_and_costs():
+    figure = chains_figure([chain("wide", 7, 49), chain("narrow", 3, 9)])
+    growth = next(ax for ax in figure.axes if ax.lines)
+    assert [list(line.get_ydata()) for line in growth.lines] == [[1, 7], [1, 3]]
+    assert {t.get_text() for t in growth.texts} == {"wide: 7 px", "narrow: 3 px"}
+    bars = {ax.get_title(): ax for ax in figure.axes if ax.containers}
+    assert list(bars) == ["weights", "MACs"]
+    assert [p.get_width() for p in bars["MACs"].patches] == [490, 90]
+    assert [t.get_text() for t in bars["MACs"].texts] == [" 490", " 90"]
+    colours = [to_rgb(p.get_facecolor()[:3]) for p in bars["weights"].patches]
+    assert colours == [to_rgb(c) for c in COLOURS[:2]]
+
+
+def field_map(peak: float) -> FieldMap:
+    mass = np.ones((8, 8))
+    mass[3, 4] = peak
+    return FieldMap(mass, ((-1, 5), (2, 6)), (5, 3), f"peak {peak}")
+
+
+def test_effective_fields_are_comparable_down_a_column():
+    rows = {
+        "initial": {"conv1": field_map(1.0), "conv2": field_map(37.0)},
+        "trained": {"conv1": field_map(137.0), "conv2": field_map(37.0)},
+    }
+    figure = effective_fields_figure(rows)
+    maps = [ax for ax in figure.axes if ax.images]
+    assert len(maps) == 4
+    scales = [(ax.images[0].norm.vmin, round(ax.images[0].norm.vmax, 6)) for ax in maps]
+    assert scales == [(0.0, 68.5), (0.0, 37.0)] * 2
+    for ax in maps:
+        assert np.asarray(ax.images[0].get_array()).sum() == pytest.approx(100)
+        frame, large, small = rectangles(ax)
+        assert bounds(frame) == (1.5, -0.5, 5, 6)  # without its padding
+        assert bounds(large) == (1.5, -0.5, 5, 5) and bounds(small) == (2.5, 0.5, 3, 3)
+    assert [ax.get_ylabel() for ax in maps] == ["initial", "", "trained", ""]
+    assert [ax.get_title() for ax in maps[:2]] == ["conv1", "conv2"]
+    assert maps[2].get_xlabel() == "peak 137.0"
+    bars = [t.get_text() for ax in figure.axes if not ax.images for t in ax.get_xticklabels()]
+    assert bars == ["0", "68 %", "0", "37 %"]
+
+
+def test_effective_fields_of_one_state_and_of_a_dead_layer():
+    dead = FieldMap(np.zeros((4, 4)), ((0, 2), (0, 2)), (0, 0), "")
+    figure = effective_fields_figure({"initial": {"conv1": dead}})
+    (image,) = [ax.images[0] for ax in figure.axes if ax.images]
+    assert np.asarray(image.get_array()).max() == 0 and image.norm.vmax == 1.0
+    shown(figure)
