@@ -12,6 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import ROOT
+from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.context import RequestContext
@@ -20,6 +21,7 @@ from tensorboard.plugins.hparams import api_pb2, backend_context
 from tensorboard.plugins.hparams.list_session_groups import Handler
 
 from simplecnn import commands, run
+from simplecnn.targets import build
 
 SMALL = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2", "+trainer.limit_train_batches=8",
          "model.network.channels=[4,8]", "callbacks=checkpoint"]  # fmt: skip
@@ -161,7 +163,7 @@ def test_an_interrupted_sweep_goes_on_as_if_it_had_not_been(schedule, sweep, mon
             assert one[key] == two[key]
     assert [len(r.get("continued", [])) for r in records("parts")] == [0, 1, 0]
     if schedule == "plateau":  # the schedule did something
-        assert last("whole/1")["lr_schedulers"][0]["_last_lr"] == [pytest.approx(2e-5)]
+        assert last("whole/1")["lr_schedulers"][0]["_last_lr"] == [pytest.approx(2e-6)]
 
 
 def test_a_job_that_stopped_in_its_test_is_only_tested(sweep, monkeypatch):
@@ -300,6 +302,26 @@ def test_ddp_in_a_sweep(sweep):
         *two, "trainer.strategy=ddp", "seed=1,2", "hydra.sweep.dir=s", small=small
     )
     assert code == 2 and "In a sweep, type trainer=ddp_sim" in err and not Path("s").exists()
+
+
+def test_two_simulated_processes_train_each_job_with_its_own_values(sweep):
+    words = [
+        "trainer=ddp_sim",
+        "trainer.max_epochs=1",
+        "model.optimizer.lr=1e-9,1e-3",
+        "test=false",
+    ]
+    small = tuple(w for w in SMALL if not w.startswith(("trainer=", "trainer.max_epochs")))
+    code, out, err = sweep(*words, "logger=csv", "hydra.sweep.dir=s", small=small)
+    assert code == 0, out + err
+    pl.seed_everything(42)
+    config = OmegaConf.to_container(OmegaConf.load("s/0/config.yaml"))
+    start = build(config["model"], _recursive_=False, _convert_="all").state_dict()
+    for name, weights in last("s/0")["state_dict"].items():  # such a rate moves nothing
+        assert (weights - start[name]).abs().max() < 1e-7, name
+    moved = last("s/1")["state_dict"]["network.conv1.weight"] - start["network.conv1.weight"]
+    assert moved.abs().max() > 1e-3
+    assert [r["device"]["name"] for r in records("s")] == ["2 x CPU"] * 2
 
 
 MEMORY = """
