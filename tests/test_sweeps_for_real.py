@@ -293,6 +293,16 @@ def test_every_experiment_runs_at_all(sweep):
     assert {row["status"] for row in table} == {"finished"}
 
 
+@pytest.mark.parametrize("search", ["depth", "grid", "kernel_size", "pooling", "width"])
+def test_every_ready_search_trains(search, sweep):
+    words = ["data=mnist_5k", "trainer=cpu", "++trainer.fast_dev_run=true"]
+    own = [] if search == "grid" else ["seed=1"]
+    code, out, _ = sweep(f"hparams_search={search}", *words, *own, "hydra.sweep.dir=s", small=())
+    assert code == 0, out
+    table = rows("s")
+    assert len(table) >= 3 and {row["status"] for row in table} == {"finished"}
+
+
 def test_ddp_in_a_sweep(sweep):
     two = ["trainer=ddp_sim", "trainer.max_epochs=1"]
     small = tuple(w for w in SMALL if not w.startswith(("trainer=", "trainer.max_epochs")))
