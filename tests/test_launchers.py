@@ -79,7 +79,7 @@ def test_a_killed_worker_costs_its_job_and_the_same_command_finishes_it(tmp_path
     assert found[1]["error"] == "its process ended with SIGKILL(-9): out of memory?"
     assert [r["device"]["num_threads"] for r in found] == [max(1, os.cpu_count() // 2)] * 4
     assert "2 jobs at a time, threads of each: " in done.stdout
-    assert re.search(r"^job 2/4 +interrupted +seed=2 .*SIGKILL", done.stderr, re.M)
+    assert re.search(r"^\[2/4\] job 1 +interrupted +seed=2 .*SIGKILL", done.stderr, re.M)
     assert "Traceback" not in done.stdout + done.stderr
 
     done = sweep(tmp_path, *words, **own)

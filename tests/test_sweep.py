@@ -197,7 +197,7 @@ def test_the_line_of_a_finished_job(mixed):
     assert keys == ["model.optimizer.lr", "seed"]
     job = sweep.read_job(mixed / "1")
     assert sweep.line(job, number=1, total=6, keys=keys) == (
-        "job 2/6   finished   val/acc 94.00 %   1.8 s   model.optimizer.lr=0.001 seed=2"
+        "[2/6] job 1   finished   val/acc 94.00 %   1.8 s   model.optimizer.lr=0.001 seed=2"
     )
     failed = sweep.line(sweep.read_job(mixed / "3"), number=3, total=None, keys=keys)
     assert failed == ("job 3   failed     1.8 s   model.optimizer.lr=0.003 seed=2   "

@@ -84,9 +84,9 @@ def test_six_jobs_of_which_one_fails(tmp_path):
     assert done.returncode == 1
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    assert sum(text.startswith("job ") for text in lines) == 6 + 2  # and the head, the error
+    assert sum("] job " in text for text in lines) == 6
     for number, (text, layer) in enumerate(zip(lines, layers.split(",["), strict=False), start=1):
-        assert text.startswith(f"job {number}/6   "), (text, layer)
+        assert text.startswith(f"[{number}/6] job {number - 1}   "), (text, layer)
     assert "epoch 1/2" not in done.stdout  # the logs have it
     assert "epoch 1/2" in (tmp_path / "outputs/six/0/train.log").read_text()
     assert "6 jobs: 5 finished, 1 failed." in lines
@@ -145,7 +145,7 @@ def test_an_interrupted_sweep_goes_on_as_if_it_had_not_been(schedule, sweep, mon
 
     code, out, _ = sweep(*words, "hydra.sweep.dir=parts")
     assert code == 0 and len(trainers) == 4  # not the first one again
-    assert out.splitlines()[0].startswith("job 1/3   finished") and "done before" in out
+    assert out.splitlines()[0].startswith("[1/3] job 0   finished") and "done before" in out
     assert Path("parts/0/run.json").read_text() == before
     for job in "012":
         for name in ("last", "best"):
@@ -195,7 +195,7 @@ def test_failed_jobs_are_done_again_and_nothing_else(sweep, monkeypatch):
 
     monkeypatch.setattr(run, "build_trainer", broken)
     code, out, _ = sweep("seed=1,2", "hydra.sweep.dir=s")
-    assert code == 1 and "job 2/2   failed" in out and "RuntimeError: no luck" in out
+    assert code == 1 and "[2/2] job 1   failed" in out and "RuntimeError: no luck" in out
     monkeypatch.setattr(run, "build_trainer", true)
     first = Path("s/0/run.json").read_text()
     code, out, _ = sweep("seed=1,2", "hydra.sweep.dir=s")

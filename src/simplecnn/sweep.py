@@ -333,9 +333,8 @@ def screen_text(
     if found:
         parts += ["", *_aligned(group_rows(found))]
     parts += ["", *_aligned(job_rows(jobs)), ""]
-    for job in _troubled(jobs):
-        parts += _trouble(job)
-    parts.append("")
+    trouble = [text for job in _troubled(jobs) for text in _trouble(job)]
+    parts += [*trouble, ""] if trouble else []
     for name, text in _answers(jobs, found, record):
         parts.append(f"{name:12} {text}")
     files = [TABLE, TEXT, *([PICTURE] if has_picture else [])]
@@ -376,7 +375,8 @@ def summary(jobs: Sequence[Job]) -> str:
 
 def line(job: Job, *, number: int, total: int | None, keys: Sequence[str], note: str = "") -> str:
     """One line on a job that has ended, while the others go on. `keys` are those that vary."""
-    parts = [f"job {number}" if total is None else f"job {number + 1}/{total}", f"{job.status:8}"]
+    place = "" if total is None else f"[{number + 1}/{total}] "
+    parts = [f"{place}job {number}", f"{job.status:8}"]
     if job.value is not None:
         unit = " %" if is_share(job.criterion) else ""
         parts.append(f"{job.criterion} {number_text(job.criterion, job.value)}{unit}")
