@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import Metric
 
+from simplecnn.cores import Cores, can_split
 from simplecnn.targets import build, signature
 
 Config = Mapping[str, Any]
@@ -22,6 +23,9 @@ class Classifier(pl.LightningModule):
     `network`, `optimizer` and `scheduler` are configurations, plain dicts with a `_target_`, not
     objects: a checkpoint holds them and is enough to build the network again
     (`Classifier.load_from_checkpoint(path)`).
+
+    With `split_batch`, on a CPU, each core computes its share of a training batch (`cores`), where
+    that gives the same numbers to rounding and Lightning does not ask for more.
 
     Logs loss and accuracy (`acc`, 0 to 1) of `train/`, `val/` and `test/`, once an epoch.
     """
@@ -36,6 +40,7 @@ class Classifier(pl.LightningModule):
         scheduler_monitor: str | None = None,
         label_smoothing: float = 0.0,
         compile: bool = False,
+        split_batch: bool = True,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -44,6 +49,7 @@ class Classifier(pl.LightningModule):
         if compile:
             self.network.compile()  # in place: the keys of a checkpoint stay the same
         self.loss = partial(functional.cross_entropy, label_smoothing=label_smoothing)
+        self.cores: Cores | None = None
         self.metrics = nn.ModuleDict({f"{s}_metrics": LossAndAccuracy() for s in STAGES})
 
     @property
@@ -63,8 +69,32 @@ class Classifier(pl.LightningModule):
             or trainer.precision not in ("32-true", "bf16-mixed", "bf16-true", "64-true")
         )
 
+    def on_fit_start(self) -> None:
+        self.cores = self.split_among_cores() if self.hparams["split_batch"] else None
+
+    def split_among_cores(self) -> Cores | None:
+        """How a batch is shared among the cores, or None where it is computed as a whole."""
+        trainer = self._trainer
+        if trainer and (trainer.world_size > 1 or "mixed" in str(trainer.precision)):
+            return None
+        num_cores = torch.get_num_threads()
+        if self.device.type != "cpu" or num_cores == 1 or not can_split(self.network):
+            return None
+        return Cores(self.network, self.loss, num_cores=num_cores)
+
+    def teardown(self, stage: str) -> None:
+        if self.cores:
+            self.cores.close()
+            self.cores = None
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        loss = self._step(batch, "train")
+        images, labels = batch
+        if self.cores:
+            loss, logits = self.cores(images, labels)
+        else:
+            logits = self.network(images)
+            loss = self.loss(logits, labels)
+        self._metrics("train").update(loss.detach(), logits.detach(), labels)
         if not self.automatic_optimization:
             self._optimize(loss)
         if self.trainer.is_last_batch:  # now, so that callbacks see it at the end of the epoch
@@ -95,10 +125,10 @@ class Classifier(pl.LightningModule):
         self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         stages = getattr(self.trainer.datamodule, "validation_stages", ("val",))
-        self._step(batch, stages[dataloader_idx])
+        self._look(batch, stages[dataloader_idx])
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._step(batch, "test")
+        self._look(batch, "test")
 
     def on_validation_epoch_end(self) -> None:
         for stage in getattr(self.trainer.datamodule, "validation_stages", ("val",)):
@@ -122,12 +152,10 @@ class Classifier(pl.LightningModule):
             entry["monitor"] = self.hparams["scheduler_monitor"]
         return {"optimizer": optimizer, "lr_scheduler": entry}
 
-    def _step(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+    def _look(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
         images, labels = batch
         logits = self.network(images)
-        loss = self.loss(logits, labels)
-        self._metrics(stage).update(loss.detach(), logits.detach(), labels)
-        return loss
+        self._metrics(stage).update(self.loss(logits, labels), logits, labels)
 
     def _metrics(self, stage: str) -> "LossAndAccuracy":
         metrics = self.metrics[f"{stage}_metrics"]
