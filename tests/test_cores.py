@@ -80,9 +80,7 @@ def test_evaluation_keeps_the_order_of_definition(digits, network):
 
 @pytest.mark.parametrize("num_images", [64, 47, 20])
 @pytest.mark.parametrize("num_cores", [2, 3])
-def test_shares_give_loss_logits_and_gradients_of_the_batch(
-    num_cores, num_images, digits, network
-):
+def test_shares_give_loss_logits_and_gradients_of_the_batch(num_cores, num_images, digits, network):
     images, labels = digits[0][:num_images], digits[1][:num_images]
     logits = network(images)
     loss = F.cross_entropy(logits, labels)
