@@ -523,13 +523,14 @@ def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
 def table(result: Mapping[str, Any]) -> str:
     """What was measured, as text."""
     step, fits = medians(result["ms_per_step"]), medians(result["seconds_of_a_fit"])
-    lines = [f"{'a training step':32}{'ms':>8}{'of bare':>10}{'tutorial':>12}{'whole fit':>12}"]
+    lines = [f"{'a training step':32}{'ms':>8}{'of bare':>10}{'as fast':>12}{'whole fit':>12}"]
     for name, ms in step.items():
         fit = f"{fits[name]:10.2f} s" if name in fits else ""
         against = f"{step[TUTORIAL] / ms:9.2f} x"
         lines.append(f"{name:32}{ms:8.2f}{ms / step[BARE]:10.2f}{against:>12}{fit:>12}")
     fed = medians(result["seconds_of_feeding_60000"])
     lines += [
+        "as fast: as the tutorial's loop; whole fit: with its start, validation and pictures",
         "",
         f"{100 * result['share_of_sgemm']:.0f} % of sgemm's "
         f"{statistics.median(result['sgemm_gflops']):.0f} GFLOP/s "
@@ -570,7 +571,7 @@ def panels(result: Mapping[str, Any]) -> list[Bars]:
     shown = [TUTORIAL, USUAL, TEMPLATE, WHOLE, BARE, FIT]
     found = [
         Bars(
-            "milliseconds a training step",
+            "milliseconds a training step (x: times as fast as the tutorial's loop)",
             [
                 (n, step[n], f"{step[n]:.1f} ms, {step[TUTORIAL] / step[n]:.2f} x", n in OURS)
                 for n in shown
