@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from simplecnn.classifier import Classifier, LossAndAccuracy
-from simplecnn.mnist import Batches
+from simplecnn.errors import InputError
+from simplecnn.mnist import Batches, MNIST5kDataModule
 from simplecnn.network import SimpleCNN
 from simplecnn.targets import TargetNotAllowed
 
@@ -170,3 +171,73 @@ def test_training_step_is_the_bare_step(automatic, ten_digits):
     for (name, p), q in zip(by_hand.named_parameters(), module.network.parameters(), strict=True):
         assert torch.equal(p, q), name
     assert set(trainer.callback_metrics) == {"train/loss", "train/acc", "val/loss", "val/acc"}
+
+
+def trained(module: Classifier, datamodule: pl.LightningDataModule) -> pl.Trainer:
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=datamodule)
+    return trainer
+
+
+def test_steps_together_are_the_same_steps_bit_for_bit():
+    """Also the schedule over them, the metrics and the count; 4,000 digits make 20 steps of 200."""
+    one_cycle = {"_target_": "torch.optim.lr_scheduler.OneCycleLR", "max_lr": 5e-3}
+    found = []
+    for together in (1, 8):
+        torch.manual_seed(0)
+        module = Classifier(NETWORK, scheduler=one_cycle, scheduler_interval="step")
+        datamodule = MNIST5kDataModule(batch_size=200, steps_together=together)
+        trainer = trained(module, datamodule)
+        assert trainer.num_training_batches == -(-20 // together)
+        assert trainer.global_step == 40
+        assert trainer.lr_scheduler_configs[0].scheduler.last_epoch == 40
+        found.append((list(module.parameters()), trainer.callback_metrics))
+    (plain, metrics), (together, together_metrics) = found
+    for p, q in zip(plain, together, strict=True):
+        assert torch.equal(p, q)
+    assert metrics.keys() == together_metrics.keys()
+    for name, value in metrics.items():
+        assert float(value) == pytest.approx(float(together_metrics[name]), abs=1e-6)
+    assert metrics["train/acc"] > 0.3
+
+
+def test_steps_together_cannot_be_clipped():
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, gradient_clip_val=1.0,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    with pytest.raises(InputError, match="Type data.steps_together=1"):
+        trainer.fit(Classifier(NETWORK), datamodule=MNIST5kDataModule(steps_together=4))
+
+
+def test_a_graph_on_the_cpu_is_a_warning_and_nothing_else(caplog):
+    states = []
+    for graph in (False, True):
+        torch.manual_seed(0)
+        module = Classifier(NETWORK, cuda_graph=graph)
+        trained(module, MNIST5kDataModule(batch_size=500))
+        states.append(list(module.parameters()))
+    assert "model.cuda_graph has no effect on CPU" in caplog.text
+    assert all(torch.equal(p, q) for p, q in zip(*states, strict=True))
+
+
+def test_hooks_on_the_backward_pass_are_called():
+    class Watch(pl.Callback):
+        num_before = num_after = 0
+
+        def on_before_backward(self, trainer, pl_module, loss):
+            self.num_before += 1
+
+        def on_after_backward(self, trainer, pl_module):
+            self.num_after += 1
+
+    watch = Watch()
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[watch],
+    )  # fmt: skip
+    trainer.fit(Classifier(NETWORK), datamodule=MNIST5kDataModule(batch_size=1000))
+    assert (watch.num_before, watch.num_after) == (4, 4)

@@ -1,11 +1,15 @@
-"""How long a training step takes: in the tutorial's loop, in a bare loop, in our Trainer.
+"""How fast everything is, beside what people usually have, on this machine.
 
-All in one process and in turn, round after round, so that a machine that slows down slows all. A
-row's time is the median over the steps of a round, then over the rounds: what other programs
-steal now and then does not count. Ratios are the result; milliseconds are context.
+All rows of a table are measured in turn, round after round, in one process, so that a machine that
+slows down slows all. A step's time is the median over the steps of a round, then over the rounds:
+what other programs steal now and then does not count. Ratios are the result; times are context.
 """
 
+import contextlib
+import io
+import json
 import logging
+import os
 import platform
 import resource
 import statistics
@@ -13,7 +17,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +26,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
-from torchvision import datasets, transforms
+from torch.utils.flop_counter import FlopCounterMode
 
 from simplecnn.agreement import time_windows
-from simplecnn.network import SimpleCNN
-from simplecnn.run import build_trainer
+from simplecnn.baselines import (
+    TutorialCNN,
+    fit_template,
+    fit_usual,
+    torchvision_mnist,
+    train_tutorial,
+)
+from simplecnn.config import compose_config
+from simplecnn.figures.benchmark import Bars, benchmark_figure
+from simplecnn.figures.png import encode_png
+from simplecnn.run import Run, build_trainer
 from simplecnn.run_folder import short, write_json
 from simplecnn.screen import tame_lightning
 from simplecnn.targets import build
@@ -35,51 +48,247 @@ log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
 NUM_JOBS = 8  # of the sweep
 NUM_WARM_UP = 20  # steps at the start of each turn that are not counted
+QUICK = {"rounds": 2, "steps": 60}
+TARGET = 0.99  # test accuracy
+SEEDS = (1, 2, 3, 4, 5)
+MOST_EPOCHS = 15  # of the tutorial's loop on its way to TARGET
+NUM_FED = 200  # batches of torchvision's DataLoader that stand for a whole pass
 
 TUTORIAL = "the tutorial's loop"
+USUAL = "Lightning as usually written"
+TEMPLATE = "lightning-hydra-template"
+WHOLE = "bare loop, batch not split"
 BARE = "bare loop of our step"
 FIT = "Trainer.fit, defaults on"
+# The same with one of them off: the callbacks and loggers that are left out.
+WITHOUT = {
+    "without pictures": ("filters", "feature_maps"),
+    "without checkpoints": ("best", "last"),
+    "without TensorBoard": ("tensorboard",),
+    "without the bar": ("bar",),
+    "without any of them": (
+        *("filters", "feature_maps", "best", "last", "tensorboard", "csv", "bar", "lines"),
+        "lr_monitor",
+    ),
+}
+OURS = (BARE, FIT, WHOLE, *WITHOUT)
 
 
 def benchmark(config: Config, folder: Path) -> dict[str, Any]:
-    """Time the rows in turn, print the table, write benchmark.json. Returns its content."""
+    """Measure, print the tables, write benchmark.json and benchmark.png. Returns the results."""
     if config["sweep"]:
         return sweep_benchmark(folder, rounds=config["rounds"])
+    if config["quick"]:
+        config = {**config, **QUICK}
     tame_lightning()
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty")
-    logging.getLogger("simplecnn.callbacks").setLevel(logging.WARNING)
+    for name in ("simplecnn.callbacks", "simplecnn.callbacks.progress"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    result: dict[str, Any] = {
+        "machine": machine(),
+        "batch_size": config["data"]["batch_size"],
+        "steps": config["steps"],
+        "rounds": config["rounds"],
+        "quick": config["quick"],
+    }
+    parts: list[Callable[[Config, Path], dict[str, Any]]] = [steps, start_up]
+    if not config["quick"] and "data_dir" in config["data"]:
+        parts.append(time_to_accuracy)
+    for part in parts:
+        result |= part(config, folder)
+        write_json(folder / "benchmark.json", result)
+    png, *_ = encode_png(benchmark_figure(panels(result), title=caption(result)))
+    (folder / "benchmark.png").write_bytes(png)
+    where = short(folder)
+    log.info("\n%s\n\nin %s: benchmark.json, benchmark.png", table(result), where)
+    return result
+
+
+def steps(config: Config, folder: Path) -> dict[str, Any]:
+    """Rows of training steps, feeding alone, and what the machine can do, all in turn."""
     datamodule = build(config["data"])
     datamodule.prepare_data()
     datamodule.setup("fit")
-    images, labels = datamodule.splits["train"]
-    steps, batch_size = config["steps"], config["data"]["batch_size"]
-    rows: dict[str, Callable[[], float]] = {
-        TUTORIAL: lambda: tutorial_step(images, labels, steps=steps, batch_size=batch_size),
-        BARE: lambda: bare_step(config, datamodule, steps=steps),
-        FIT: lambda: fit_step(config, datamodule, steps=steps),
+    train = datamodule.splits["train"]
+    batch_size, num_steps = config["data"]["batch_size"], config["steps"]
+
+    def others(fit: Callable[..., None]) -> tuple[float, float]:
+        timer = Steps(num_steps)
+        with seen_on_a_terminal():
+            fit(
+                train,
+                batch_size=batch_size,
+                num_steps=timer.num_ends,
+                folder=str(folder / "others"),
+                watch=_StepTimer(timer),
+            )
+        return timer.median(), 0.0
+
+    def tutorial() -> tuple[float, float]:
+        timer = Steps(num_steps)
+        train_tutorial(train, batch_size=batch_size, step_done=timer.done)
+        return timer.median(), 0.0
+
+    rows: dict[str, Callable[[], tuple[float, float]]] = {
+        TUTORIAL: tutorial,
+        USUAL: lambda: others(fit_usual),
+        TEMPLATE: lambda: others(fit_template),
+        WHOLE: lambda: (bare_step(config, datamodule, steps=num_steps, split=False), 0.0),
+        BARE: lambda: (bare_step(config, datamodule, steps=num_steps), 0.0),
+        FIT: lambda: fit_step(config, datamodule, steps=num_steps),
     }
+    for name, off in WITHOUT.items():
+        rows[name] = lambda off=off: fit_step(  # type: ignore[misc]
+            {
+                **config,
+                "callbacks": {k: v for k, v in config["callbacks"].items() if k not in off},
+                "logger": {k: v for k, v in config["logger"].items() if k not in off},
+            },
+            datamodule,
+            steps=num_steps,
+        )
     seconds: dict[str, list[float]] = {name: [] for name in rows}
+    fits: dict[str, list[float]] = {name: [] for name in (FIT, *WITHOUT)}
+    fed: dict[str, list[float]] = {"torchvision DataLoader": [], "ours": []}
+    ceiling: list[float] = []
     for turn in range(config["rounds"]):
+        ceiling.append(sgemm())
         for name, measure in rows.items():
-            seconds[name].append(measure())
-        done = ", ".join(f"{1000 * times[-1]:.1f}" for times in seconds.values())
-        log.info("round %d of %d: %s ms", turn + 1, config["rounds"], done)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    convolution = time_windows()
-    result = {
-        "machine": machine(),
-        "batch_size": batch_size,
-        "steps": steps,
-        "rounds": config["rounds"],
+            step, fit = measure()
+            seconds[name].append(step)
+            if name in fits:
+                fits[name].append(fit)
+        fed["torchvision DataLoader"].append(feed_torchvision(train, batch_size))
+        fed["ours"].append(feed_ours(datamodule))
+        done = "  ".join(f"{1000 * times[-1]:.1f}" for times in seconds.values())
+        log.info("round %d of %d: %s ms a step", turn + 1, config["rounds"], done)
+    step = {name: statistics.median(times) for name, times in seconds.items()}
+    feed = {name: statistics.median(times) for name, times in fed.items()}
+    flop = flop_of_step(batch_size)
+    peak = statistics.median(ceiling)
+    return {
         "ms_per_step": {n: [round(1000 * t, 3) for t in times] for n, times in seconds.items()},
-        "fit_against_bare": round(medians[FIT] / medians[BARE], 3),
-        "tutorial_against_fit": round(medians[TUTORIAL] / medians[FIT], 3),
-        "conv2d_windows_against_torch": round(convolution.ratio, 2),
-        "peak_memory_mb": peak_memory_mb(),
+        "seconds_of_a_fit": {n: [round(t, 3) for t in times] for n, times in fits.items()},
+        "seconds_of_feeding_60000": {n: [round(t, 4) for t in v] for n, v in fed.items()},
+        "sgemm_gflops": [round(value, 1) for value in ceiling],
+        "gpu": gpu_ceiling(),
+        "gflop_per_step": round(flop / 1e9, 4),
+        "fit_against_bare": round(step[FIT] / step[BARE], 3),
+        "tutorial_against_fit": round(step[TUTORIAL] / step[FIT], 3),
+        "usual_against_fit": round(step[USUAL] / step[FIT], 3),
+        "template_against_fit": round(step[TEMPLATE] / step[FIT], 3),
+        "share_of_sgemm": round(flop / step[FIT] / 1e9 / peak, 3),
+        "feeding": round(feed["torchvision DataLoader"] / feed["ours"], 1),
+        "conv2d_windows_against_torch": round(time_windows().ratio, 2),
+        "peak_memory_mb_of_benchmark": peak_memory_mb(resource.RUSAGE_SELF),
     }
-    write_json(folder / "benchmark.json", result)
-    log.info("\n%s\n\nwritten to %s", table(result, medians), short(folder / "benchmark.json"))
-    return result
+
+
+def start_up(config: Config, folder: Path) -> dict[str, Any]:
+    """New processes in turn: Lightning's import, our first step, help, and a mistake.
+
+    Lightning's import is `python -c "import pytorch_lightning"`. The memory is the peak of such
+    a process of ours, which trains 20 steps, validates and tests.
+    """
+    rounds = 1 if config["quick"] else config["rounds"]
+    train = "from simplecnn.commands import train; train()"
+    environment = {**os.environ, "SIMPLECNN_TARGETS": FIRST_STEP}
+    seconds: dict[str, list[float]] = {name: [] for name in START_UP}
+    inside: list[dict[str, float]] = []
+    for turn in range(rounds):
+        place, stamp = folder / f"start_{turn}", folder / f"first_step_{turn}"
+        words = [
+            *(f"hydra.run.dir='{place}'", f"+callbacks.first_step._target_={FIRST_STEP}"),
+            *(f"+callbacks.first_step.path='{stamp}'", "+trainer.limit_train_batches=20"),
+            *("trainer.max_epochs=1", f"data={_choice(config)}"),
+        ]
+        if "data_dir" in config["data"]:
+            words.append(f"paths.data_dir='{config['data']['data_dir']}'")
+        commands = {
+            "import pytorch_lightning": ["import pytorch_lightning"],
+            "first step": [train, *words],
+            "--help": [train, "--help"],
+            "--cfg job": [train, "--cfg", "job"],
+            "a mistake": [train, "trainer=gpuu"],
+        }
+        for name, command in commands.items():
+            start = time.time()
+            code = subprocess.run(
+                [sys.executable, "-c", *command],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+            ).returncode
+            if code != (2 if name == "a mistake" else 0):
+                raise RuntimeError(f"{name} ended with exit code {code}.")
+            end = float(stamp.read_text()) if name == "first step" else time.time()
+            seconds[name].append(end - start)
+        inside.append(json.loads((place / "run.json").read_text())["seconds"])
+        log.info("start-up, round %d of %d done", turn + 1, rounds)
+    median = {name: statistics.median(times) for name, times in seconds.items()}
+    return {
+        "seconds_of_start": {n: [round(t, 3) for t in times] for n, times in seconds.items()},
+        "seconds_by_phase": {k: statistics.median(s[k] for s in inside) for k in inside[0]},
+        "first_step_against_import": round(median["first step"] / median[START_UP[0]], 3),
+        "peak_memory_mb": peak_memory_mb(resource.RUSAGE_CHILDREN),
+    }
+
+
+START_UP = ("import pytorch_lightning", "first step", "--help", "--cfg job", "a mistake")
+FIRST_STEP = "simplecnn.callbacks.first_step.FirstStep"
+
+
+def time_to_accuracy(config: Config, folder: Path) -> dict[str, Any]:
+    """Seconds to 99.0 % of the official test digits: `experiment=fast`, and the tutorial's loop.
+
+    Ours are whole runs: set-up, training with all callbacks, and the one test at the end. The
+    tutorial tests after each epoch, and stops at the first that reaches the mark. Imports and the
+    reading of the files count for neither.
+    """
+    ours: dict[int, tuple[float, float]] = {}
+    data_dir = config["data"]["data_dir"]
+    for seed in SEEDS:
+        words = ["experiment=fast", f"seed={seed}", f"paths.data_dir='{data_dir}'"]
+        words.append(f"paths.output_dir='{folder / f'fast_{seed}'}'")
+        run = Run(compose_config("train", words))
+        start = time.perf_counter()
+        run.fit_and_test()
+        ours[seed] = (time.perf_counter() - start, run.metrics["test/acc"])
+        log.info("experiment=fast, seed %d: %.2f %% in %.1f s", seed, 100 * ours[seed][1],
+                 ours[seed][0])  # fmt: skip
+    datamodule = build({**config["data"], "val_size": 0})
+    datamodule.setup()
+    torch.manual_seed(SEEDS[0])
+    curve: list[float] = []
+
+    def epoch_done(accuracy: float) -> bool:
+        curve.append(accuracy)
+        return accuracy >= TARGET or len(curve) == MOST_EPOCHS
+
+    start = time.perf_counter()
+    train_tutorial(
+        datamodule.splits["train"],
+        test=datamodule.splits["test"],
+        batch_size=config["data"]["batch_size"],
+        epoch_done=epoch_done,
+    )
+    tutorial = time.perf_counter() - start
+    seconds = [pair[0] for pair in ours.values()]
+    accuracies = [pair[1] for pair in ours.values()]
+    return {
+        "fast": {
+            "seconds": [round(value, 2) for value in seconds],
+            "test_accuracy": accuracies,
+            "mean_accuracy": round(statistics.mean(accuracies), 5),
+            "deviation": round(statistics.stdev(accuracies), 5),
+        },
+        "tutorial": {
+            "seconds": round(tutorial, 2),
+            "test_accuracy": curve,
+            "reached": curve[-1] >= TARGET,
+        },
+        "tutorial_against_fast": round(tutorial / statistics.mean(seconds), 2),
+    }
 
 
 def sweep_benchmark(folder: Path, *, rounds: int) -> dict[str, Any]:
@@ -134,52 +343,51 @@ def sweep_benchmark(folder: Path, *, rounds: int) -> dict[str, Any]:
     return result
 
 
-def tutorial_step(images: Tensor, labels: Tensor, *, steps: int, batch_size: int) -> float:
-    """Seconds a step of the tutorial's loop: torchvision, PIL, DataLoader, Adam, loss.item()."""
-    # torchvision's own class and __getitem__, around digits that are in memory already.
-    dataset = datasets.MNIST.__new__(datasets.MNIST)
-    dataset.data, dataset.targets = images.cpu(), labels.cpu()
-    dataset.transform, dataset.target_transform = transforms.ToTensor(), None
-    network = SimpleCNN()
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    loader = DataLoader(dataset, batch_size=batch_size, shuffle=True)
-    timer = Steps(steps)
-    total = 0.0
-    while True:
-        for x, y in loader:
-            optimizer.zero_grad()
-            loss = functional.cross_entropy(network(x), y)
-            loss.backward()
-            optimizer.step()
-            total += loss.item()
-            if timer.done():
-                return timer.median()
-
-
-def bare_step(config: Config, datamodule: Any, *, steps: int) -> float:
+def bare_step(config: Config, datamodule: Any, *, steps: int, split: bool = True) -> float:
     """Seconds a step of a plain loop over the same batches, network, loss and optimizer."""
-    module = build(config["model"], _recursive_=False, _convert_="all")
+    module = build({**config["model"]}, _recursive_=False, _convert_="all")
     network = module.network
     optimizer = build(config["model"]["optimizer"], _partial_=True)(network.parameters())
     timer = Steps(steps)
+    cores = module.split_among_cores() if split and module.hparams["split_batch"] else None
     while True:
         for images, labels in datamodule.train_dataloader():
+            if cores:
+                loss, _ = cores(images, labels)
+            else:
+                loss = module.loss(network(images), labels)
             optimizer.zero_grad()
-            module.loss(network(images), labels).backward()
+            loss.backward()
             optimizer.step()
             if timer.done():
+                if cores:
+                    cores.close()
                 return timer.median()
 
 
-def fit_step(config: Config, datamodule: Any, *, steps: int) -> float:
-    """Seconds a step within `Trainer.fit`, with all callbacks and loggers of the configuration."""
+def fit_step(config: Config, datamodule: Any, *, steps: int) -> tuple[float, float]:
+    """Seconds a step within `Trainer.fit`, and of the whole fit, as the configuration has it."""
     module = build(config["model"], _recursive_=False, _convert_="all")
     limits = {"max_epochs": 1, "limit_train_batches": NUM_WARM_UP + steps}
-    trainer = build_trainer({**config, "trainer": {**config["trainer"], **limits}})
     timer = Steps(steps)
-    trainer.callbacks.append(_StepTimer(timer))
-    trainer.fit(module, datamodule=datamodule)
-    return timer.median()
+    with seen_on_a_terminal():  # so that the bar is drawn
+        trainer = build_trainer({**config, "trainer": {**config["trainer"], **limits}})
+        trainer.callbacks.append(_StepTimer(timer))
+        start = time.perf_counter()
+        trainer.fit(module, datamodule=datamodule)
+    return timer.median(), time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def seen_on_a_terminal() -> Iterator[None]:
+    """Inside, a progress bar finds a terminal, and nobody sees it."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    with contextlib.redirect_stderr(Terminal()), contextlib.redirect_stdout(Terminal()):
+        yield
 
 
 class Steps:
@@ -191,6 +399,8 @@ class Steps:
 
     def done(self) -> bool:
         """Note the end of a step. True when there are enough."""
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
         return len(self.ends) >= self.num_ends
 
@@ -207,9 +417,78 @@ class _StepTimer(pl.Callback):
         self.timer.done()
 
 
-def machine() -> dict[str, Any]:
+def feed_torchvision(train: tuple[Tensor, Tensor], batch_size: int) -> float:
+    """Seconds of torchvision's DataLoader for 60,000 digits, from its first batches."""
+    loader = DataLoader(torchvision_mnist(*train), batch_size=batch_size, shuffle=True)
+    num_images = 0
+    start = time.perf_counter()
+    for batch, (_, labels) in enumerate(loader, start=1):
+        num_images += len(labels)
+        if batch == NUM_FED:
+            break
+    return (time.perf_counter() - start) * 60_000 / num_images
+
+
+def feed_ours(datamodule: Any) -> float:
+    """Seconds of a whole pass of ours, for 60,000 digits."""
+    start = time.perf_counter()
+    num_images = sum(len(labels) for _, labels in datamodule.train_dataloader())
+    return (time.perf_counter() - start) * 60_000 / num_images
+
+
+def sgemm(size: int = 2048) -> float:
+    """The best of five products of two matrices, in GFLOP/s: what this machine can do."""
+    a, b = torch.rand(size, size), torch.rand(size, size)
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times) / 1e9
+
+
+def gpu_ceiling() -> dict[str, Any] | None:
+    """On a GPU: its name, sgemm, the bandwidth of a copy, the launch of a kernel."""
+    if not torch.cuda.is_available():
+        return None
+
+    def seconds(work: Callable[[], Any], num: int) -> float:
+        work()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(num):
+            work()
+        torch.cuda.synchronize()
+        return (time.perf_counter() - start) / num
+
+    a = torch.rand(8192, 8192, device="cuda")
+    one, copy = torch.zeros(1, device="cuda"), torch.empty_like(a)
     return {
-        "processor": platform.processor() or platform.machine(),
+        "name": torch.cuda.get_device_name(),
+        "sgemm_gflops": round(2 * 8192**3 / seconds(lambda: a @ a, 10) / 1e9),
+        "copy_gb_per_s": round(2 * a.nbytes / seconds(lambda: copy.copy_(a), 50) / 1e9),
+        "launch_us": round(1e6 * seconds(lambda: one.add_(1), 2000), 2),
+    }
+
+
+def flop_of_step(batch_size: int) -> int:
+    """Floating-point operations of the forward and backward pass of a batch, without the rest."""
+    network = TutorialCNN()
+    with FlopCounterMode(display=False) as counter:
+        logits = network(torch.zeros(batch_size, 1, 28, 28))
+        functional.cross_entropy(logits, torch.zeros(batch_size, dtype=torch.long)).backward()
+    return counter.get_total_flops()
+
+
+def machine() -> dict[str, Any]:
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+    return {
+        "processor": name,
+        "num_cores": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -217,26 +496,99 @@ def machine() -> dict[str, Any]:
     }
 
 
-def peak_memory_mb() -> float:
-    """The largest resident size of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak_memory_mb(who: int) -> float:
+    """The largest resident size so far, of this process or of the largest one it waited for."""
+    peak = resource.getrusage(who).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 
-def table(result: Mapping[str, Any], medians: Mapping[str, float]) -> str:
-    lines = [f"{'':28}{'ms a step':>10}{'against bare':>14}{'against tutorial':>18}"]
-    for name, seconds in medians.items():
-        lines.append(
-            f"{name:28}{1000 * seconds:10.2f}{seconds / medians[BARE]:14.2f}"
-            f"{medians[TUTORIAL] / seconds:13.2f} times as fast"
-        )
+def _choice(config: Config) -> str:
+    """The option of the group `data` that a configuration was composed from."""
+    target = config["data"]["_target_"]
+    return "mnist_5k" if target.endswith("MNIST5kDataModule") else "mnist"
+
+
+def caption(result: Mapping[str, Any]) -> str:
+    known = result["machine"]
+    return (
+        f"{known['processor']}, {known['num_threads']} threads, torch {known['torch']}, "
+        f"batch {result['batch_size']}, float32; medians of {result['rounds']} rounds in turn"
+    )
+
+
+def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """What was measured, as text."""
+    step, fits = medians(result["ms_per_step"]), medians(result["seconds_of_a_fit"])
+    lines = [f"{'a training step':32}{'ms':>8}{'of bare':>10}{'as fast':>12}{'whole fit':>12}"]
+    for name, ms in step.items():
+        fit = f"{fits[name]:10.2f} s" if name in fits else ""
+        against = f"{step[TUTORIAL] / ms:9.2f} x"
+        lines.append(f"{name:32}{ms:8.2f}{ms / step[BARE]:10.2f}{against:>12}{fit:>12}")
+    fed = medians(result["seconds_of_feeding_60000"])
     lines += [
+        "as fast: as the tutorial's loop; whole fit: with its start, validation and pictures",
         "",
-        f"medians of {result['steps']} steps, then of {result['rounds']} rounds in turn, "
-        f"batch {result['batch_size']}, {result['machine']['num_threads']} threads, "
-        f"torch {result['machine']['torch']}",
+        f"{100 * result['share_of_sgemm']:.0f} % of sgemm's "
+        f"{statistics.median(result['sgemm_gflops']):.0f} GFLOP/s "
+        f"({result['gflop_per_step']:.3f} GFLOP a step)",
+        f"feeding 60,000 digits {1000 * fed['ours']:.0f} ms, torchvision's DataLoader "
+        f"{fed['torchvision DataLoader']:.1f} s: {result['feeding']:.0f} times as fast",
         f"conv2d from scratch (windows), one thread: "
         f"{result['conv2d_windows_against_torch']:.1f} times torch's time",
-        f"peak memory {result['peak_memory_mb']:.0f} MB",
     ]
-    return "\n".join(lines)
+    if "seconds_of_start" in result:
+        start = medians(result["seconds_of_start"])
+        lines += ["", *(f"{name:32}{value:8.2f} s" for name, value in start.items())]
+        lines.append(
+            f"from the start of a process to its first step: "
+            f"{result['first_step_against_import']:.2f} of importing Lightning"
+        )
+        phases = "  ".join(f"{k} {v:.1f} s" for k, v in result["seconds_by_phase"].items())
+        lines.append(f"that process by phase: {phases}")
+        lines.append(f"its peak memory: {result['peak_memory_mb']:.0f} MB")
+    if "fast" in result:
+        fast, tutorial = result["fast"], result["tutorial"]
+        reached = "reached" if tutorial["reached"] else "did not reach"
+        lines += [
+            "",
+            f"experiment=fast: {100 * fast['mean_accuracy']:.2f} % "
+            f"± {100 * fast['deviation']:.2f} (n = {len(fast['seconds'])}) "
+            f"in {statistics.mean(fast['seconds']):.1f} s",
+            f"the tutorial's loop {reached} {100 * TARGET:.1f} % in {tutorial['seconds']:.1f} s, "
+            f"{len(tutorial['test_accuracy'])} epochs: "
+            f"{result['tutorial_against_fast']:.1f} times as long",
+        ]
+    return "\n".join([*lines, "", caption(result)])
+
+
+def panels(result: Mapping[str, Any]) -> list[Bars]:
+    """What was measured, as bars."""
+    step = medians(result["ms_per_step"])
+    shown = [TUTORIAL, USUAL, TEMPLATE, WHOLE, BARE, FIT]
+    found = [
+        Bars(
+            "milliseconds a training step (x: times as fast as the tutorial's loop)",
+            [
+                (n, step[n], f"{step[n]:.1f} ms, {step[TUTORIAL] / step[n]:.2f} x", n in OURS)
+                for n in shown
+            ],
+        )
+    ]
+    if "seconds_of_start" in result:
+        start = medians(result["seconds_of_start"])
+        rows = [(n, v, f"{v:.1f} s", n != START_UP[0]) for n, v in start.items()]
+        found.append(Bars("seconds from the start of a process", rows))
+    if "fast" in result:
+        mean = statistics.mean(result["fast"]["seconds"])
+        other = result["tutorial"]["seconds"]
+        accuracy = f"{100 * result['fast']['mean_accuracy']:.2f} %"
+        rows = [
+            ("the tutorial's loop", other, f"{other:.0f} s", False),
+            ("experiment=fast", mean, f"{mean:.0f} s, {accuracy}", True),
+        ]
+        found.append(Bars("seconds to 99.0 % of the test digits", rows))
+    return found

@@ -1,17 +1,29 @@
 """The LightningModule: a network, its loss, its metrics, its optimizer."""
 
-from collections.abc import Mapping
+import logging
+import os
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import Metric
 
+from simplecnn.cores import Cores, can_split
+from simplecnn.cuda_graph import GraphedStep, make_capturable
+from simplecnn.devices import num_cuda_devices
+from simplecnn.errors import InputError
 from simplecnn.targets import build, signature
 
+if not num_cuda_devices():
+    # Set by Lightning. Every step of an optimizer would look for NVIDIA's driver: 0.3 ms.
+    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+
+log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
 ADAM: Config = {"_target_": "torch.optim.Adam", "lr": 1e-3}
 
@@ -22,6 +34,14 @@ class Classifier(pl.LightningModule):
     `network`, `optimizer` and `scheduler` are configurations, plain dicts with a `_target_`, not
     objects: a checkpoint holds them and is enough to build the network again
     (`Classifier.load_from_checkpoint(path)`).
+
+    With `split_batch`, on a CPU, each core computes its share of a training batch (`cores`), where
+    that gives the same numbers to rounding and Lightning does not ask for more.
+
+    With `cuda_graph`, on CUDA, the whole step is captured in a graph and replayed (`cuda_graph`).
+
+    Where the data module gives batches of several steps (`steps_together`), `training_step` takes
+    them one after the other.
 
     Logs loss and accuracy (`acc`, 0 to 1) of `train/`, `val/` and `test/`, once an epoch.
     """
@@ -36,6 +56,8 @@ class Classifier(pl.LightningModule):
         scheduler_monitor: str | None = None,
         label_smoothing: float = 0.0,
         compile: bool = False,
+        split_batch: bool = True,
+        cuda_graph: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -44,6 +66,9 @@ class Classifier(pl.LightningModule):
         if compile:
             self.network.compile()  # in place: the keys of a checkpoint stay the same
         self.loss = partial(functional.cross_entropy, label_smoothing=label_smoothing)
+        self.cores: Cores | None = None
+        self.graph: GraphedStep | None = None
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, logits, labels of late steps
         self.metrics = nn.ModuleDict({f"{s}_metrics": LossAndAccuracy() for s in STAGES})
 
     @property
@@ -62,22 +87,126 @@ class Classifier(pl.LightningModule):
             or trainer.accumulate_grad_batches != 1
             or trainer.precision not in ("32-true", "bf16-mixed", "bf16-true", "64-true")
         )
+        if self.automatic_optimization and self._images_per_step():
+            raise InputError(
+                "data.steps_together is more than 1: Lightning clips and accumulates gradients of "
+                "one step a batch only. Type data.steps_together=1."
+            )
+
+    def on_fit_start(self) -> None:
+        self._seen.clear()
+        # What `manual_backward` adds costs a fifth of a millisecond, mostly where nothing is asked.
+        trainer = self.trainer
+        self._plain_backward = trainer.world_size == 1 and trainer.precision == "32-true"
+        for listener in [self, *trainer.callbacks]:
+            for hook in ("on_before_backward", "on_after_backward"):
+                if is_overridden(hook, listener):
+                    self._plain_backward = False
+        self.cores = self.split_among_cores() if self.hparams["split_batch"] else None
+
+    def on_train_start(self) -> None:  # after the optimizer's state has been restored
+        self.graph, self._num_graphed = None, 0
+        if self.hparams["cuda_graph"]:
+            self.graph = self._captured_step()
+
+    def split_among_cores(self) -> Cores | None:
+        """How a batch is shared among the cores, or None where it is computed as a whole."""
+        trainer = self._trainer
+        if trainer and (trainer.world_size > 1 or "mixed" in str(trainer.precision)):
+            return None
+        num_cores = torch.get_num_threads()
+        if self.device.type != "cpu" or num_cores == 1 or not can_split(self.network):
+            return None
+        return Cores(self.network, self.loss, num_cores=num_cores)
+
+    def _captured_step(self) -> GraphedStep | None:
+        if self.device.type != "cuda":
+            log.warning("model.cuda_graph has no effect on %s.", self.device.type.upper())
+            return None
+        if self.automatic_optimization or self.trainer.world_size > 1 or not self._plain_backward:
+            raise InputError(
+                "model.cuda_graph captures steps of one process in float32, without clipping, "
+                "accumulation or callbacks that look at gradients: type model.cuda_graph=false."
+            )
+        optimizer = self.optimizers().optimizer
+        scheduler = self.hparams["scheduler"] or {}
+        if "max_lr" in scheduler and scheduler.get("cycle_momentum", True):
+            raise InputError(
+                "model.cuda_graph captures the momentum as it is: "
+                "type +model.scheduler.cycle_momentum=false."
+            )
+        try:
+            make_capturable(optimizer)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        return GraphedStep(self.network, self.loss, optimizer)
+
+    def teardown(self, stage: str) -> None:
+        if self.cores:
+            self.cores.close()
+            self.cores = None
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        loss = self._step(batch, "train")
-        if not self.automatic_optimization:
-            self._optimize(loss)
-        if self.trainer.is_last_batch:  # now, so that callbacks see it at the end of the epoch
+        images, labels = batch
+        size = self._images_per_step() or len(images)
+        for step in zip(images.split(size), labels.split(size), strict=True):
+            loss = self._train_on(*step)
+        last = self.trainer.is_last_batch
+        if last or len(self._seen) >= NUM_SEEN_TOGETHER:
+            self._gather_metrics()
+        if last:  # now, so that callbacks see it at the end of the epoch
             self._log("train")
         return loss
+
+    def _train_on(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One step. With automatic optimization, Lightning goes on from the loss."""
+        if self.graph:
+            loss = self.graph(images, labels)
+            self._num_graphed += len(labels)
+            self._count_step()
+            return loss
+        if self.cores:
+            loss, logits = self.cores(images, labels)
+        else:
+            logits = self.network(images)
+            loss = self.loss(logits, labels)
+        self._seen.append((loss.detach(), logits.detach(), labels))
+        if not self.automatic_optimization:
+            self._optimize(loss)
+        return loss
+
+    def _images_per_step(self) -> int | None:
+        """How many images of a batch make a step; None: all of them."""
+        datamodule = self.trainer.datamodule
+        if getattr(datamodule, "steps_together", 1) == 1:
+            return None
+        return datamodule.batch_size // self.trainer.world_size
+
+    def _gather_metrics(self) -> None:
+        metrics = self._metrics("train")
+        if self._seen:
+            metrics.update_all(self._seen)
+            self._seen.clear()
+        if self.graph and self._num_graphed:
+            metrics.add(*self.graph.sums, self._num_graphed)
+            self.graph.sums.zero_()
+            self._num_graphed = 0
 
     def _optimize(self, loss: Tensor) -> None:
         """What Lightning does after a training step, with the bare optimizer."""
         optimizer = self.optimizers()
         optimizer.optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer._on_before_step()  # Lightning counts the steps
+        if self._plain_backward:
+            loss.backward()
+        else:
+            self.manual_backward(loss)
         optimizer.optimizer.step()
+        self._count_step()
+
+    def _count_step(self) -> None:
+        """Tell Lightning of a step of the bare optimizer, and take one of the schedule."""
+        optimizer = self.optimizers()
+        optimizer._on_before_step()
         optimizer._on_after_step()
         if self.hparams["scheduler"] and self.hparams["scheduler_interval"] == "step":
             self.lr_schedulers().step()
@@ -95,10 +224,10 @@ class Classifier(pl.LightningModule):
         self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         stages = getattr(self.trainer.datamodule, "validation_stages", ("val",))
-        self._step(batch, stages[dataloader_idx])
+        self._look(batch, stages[dataloader_idx])
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._step(batch, "test")
+        self._look(batch, "test")
 
     def on_validation_epoch_end(self) -> None:
         for stage in getattr(self.trainer.datamodule, "validation_stages", ("val",)):
@@ -115,19 +244,26 @@ class Classifier(pl.LightningModule):
         lasts = {}
         accepted = signature(scheduler["_target_"])
         if accepted and "total_steps" in accepted.parameters:
-            lasts["total_steps"] = int(self.trainer.estimated_stepping_batches)
+            lasts["total_steps"] = self._num_steps()
         entry = {"scheduler": build({**lasts, **scheduler}, _partial_=True)(optimizer)}
         if self.automatic_optimization:  # else we step it ourselves
             entry["interval"] = self.hparams["scheduler_interval"]
             entry["monitor"] = self.hparams["scheduler_monitor"]
         return {"optimizer": optimizer, "lr_scheduler": entry}
 
-    def _step(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+    def _num_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        num_batches = int(self.trainer.estimated_stepping_batches)
+        if not self._images_per_step():
+            return num_batches
+        batches = self.trainer.train_dataloader
+        num = min(self.trainer.num_training_batches * batches.steps_together, batches.num_steps)
+        return num * num_batches // self.trainer.num_training_batches
+
+    def _look(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
         images, labels = batch
         logits = self.network(images)
-        loss = self.loss(logits, labels)
-        self._metrics(stage).update(loss.detach(), logits.detach(), labels)
-        return loss
+        self._metrics(stage).update(self.loss(logits, labels), logits, labels)
 
     def _metrics(self, stage: str) -> "LossAndAccuracy":
         metrics = self.metrics[f"{stage}_metrics"]
@@ -148,6 +284,7 @@ class Classifier(pl.LightningModule):
 
 
 STAGES = ("train", "val", "test")
+NUM_SEEN_TOGETHER = 128  # training steps whose loss and accuracy are taken together
 
 
 class LossAndAccuracy(Metric):
@@ -163,12 +300,27 @@ class LossAndAccuracy(Metric):
         for name in ("loss_sum", "num_correct", "num_images"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
+    def update_all(self, seen: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+        """Add many batches at once: mean loss, logits and labels of each."""
+        losses, logits, labels = zip(*seen, strict=True)
+        sizes = torch.tensor([len(part) for part in labels], device=logits[0].device)
+        mean = (torch.stack(losses).double() * sizes).sum() / sizes.sum()
+        self.update(mean, torch.cat(logits), torch.cat(labels))
+
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: its mean loss, its logits (N, num_classes), its labels (N,)."""
         # In place: an assignment to an attribute of a module costs more than the addition.
         self.loss_sum.add_(loss, alpha=len(labels))
         self.num_correct.add_((logits.argmax(1) == labels).sum())
         self.num_images.add_(len(labels))
+
+    def add(self, loss_sum: Tensor, num_correct: Tensor, num_images: int) -> None:
+        """Add sums over many images."""
+        self.loss_sum.add_(loss_sum)
+        self.num_correct.add_(num_correct)
+        self.num_images.add_(num_images)
+        self._update_count += 1
+        self._computed = None
 
     def compute(self) -> dict[str, Tensor]:
         return {

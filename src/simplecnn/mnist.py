@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import SequentialSampler
 
 from simplecnn import mnist_files
+from simplecnn.augmentation import RandomAffine
 from simplecnn.mnist_files import NUM_BUNDLED, NUM_IMAGES
 
 NUM_GATHERED = 512  # images fetched together: fewer, larger operations that stay in the cache
@@ -50,6 +51,9 @@ class Batches:
     shuffle_seed: None keeps the order of the images. With a seed, the order of epoch e is made
         from (seed, e) alone, whatever the device and the number of processes. Lightning calls
         `set_epoch`; without a call, each complete pass begins the next epoch.
+    augmentation: changes made to the images, drawn for each image from the seed of the order and
+        the epoch alone. Only with a shuffle_seed.
+    steps_together: how many batches come in one piece, for a training step that takes them apart.
     rank, world_size: in each batch, this process gets its share of consecutive images. Every
         process gets as many batches as the others, every image comes once. With a batch_size
         that world_size divides, the mean of the processes' gradients is the gradient of the
@@ -68,6 +72,8 @@ class Batches:
         *,
         batch_size: int,
         shuffle_seed: int | None = None,
+        augmentation: RandomAffine | None = None,
+        steps_together: int = 1,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -84,6 +90,8 @@ class Batches:
         self.labels = labels
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
+        self.augmentation = None if shuffle_seed is None else augmentation
+        self.steps_together = steps_together
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
@@ -91,6 +99,11 @@ class Batches:
         self._resume_at = 0  # where the next pass begins
 
     def __len__(self) -> int:
+        return -(-self.num_steps // self.steps_together)
+
+    @property
+    def num_steps(self) -> int:
+        """Batches of `batch_size` images, or fewer in the last one."""
         num_full, rest = divmod(len(self.images), self.batch_size)
         return num_full + (rest >= self.world_size) if num_full else 1
 
@@ -99,20 +112,24 @@ class Batches:
         # use, and makes that of the first epoch before it calls `set_epoch`.
         first, self._resume_at = self._resume_at, 0
         order = self._own_order().to(self.labels.device)
+        maps = self._maps()
         begin, end = self._share(self.batch_size)
-        size, num_batches = end - begin, len(self)
-        num_together = max(1, NUM_GATHERED // size)
+        size, num_batches, together = end - begin, self.num_steps, self.steps_together
+        num_together = max(1, NUM_GATHERED // (size * together)) * together
         for start in range(first, num_batches, num_together):
             stop = min(start + num_together, num_batches)
             chosen = order[start * size : None if stop == num_batches else stop * size]
             images = scale(self.images.index_select(0, chosen))
+            if self.augmentation is not None and maps is not None:
+                images = self.augmentation(images, maps.index_select(0, chosen))
             labels = self.labels.index_select(0, chosen)
-            for batch in range(start, stop):
+            for batch in range(start, stop, together):
+                next_batch = min(batch + together, stop)
                 part = slice(
                     (batch - start) * size,
-                    (batch - start + 1) * size if batch < num_batches - 1 else None,
+                    (next_batch - start) * size if next_batch < num_batches else None,
                 )
-                self._next_batch = batch + 1
+                self._next_batch = next_batch
                 yield images[part], labels[part]
         self.epoch, self._next_batch = self.epoch + 1, 0
 
@@ -155,11 +172,19 @@ class Batches:
             # NumPy mixes the two numbers: the epochs of neighbouring seeds share no order.
             rng = np.random.default_rng((self.shuffle_seed, self.epoch))
             order = torch.from_numpy(rng.permutation(len(self.images)))
-        num_but_last = (len(self) - 1) * self.batch_size
+        num_but_last = (self.num_steps - 1) * self.batch_size
         but_last, last = order[:num_but_last].view(-1, self.batch_size), order[num_but_last:]
         begin, end = self._share(self.batch_size)
         last_begin, last_end = self._share(len(last))
         return torch.cat([but_last[:, begin:end].flatten(), last[last_begin:last_end]])
+
+    def _maps(self) -> Tensor | None:
+        """How each image is changed in this epoch, whatever the order and the process."""
+        if self.augmentation is None:
+            return None
+        rng = np.random.default_rng((self.shuffle_seed, self.epoch, 1))
+        maps = self.augmentation.draw(len(self.images), self.images.shape[-1], rng)
+        return maps.to(self.images.device)
 
     def _share(self, num_images: int) -> tuple[int, int]:
         """Where this process's part of a batch of so many images begins and ends."""
@@ -178,6 +203,9 @@ class ResidentDataModule(LightningDataModule):
     batch_size, eval_batch_size: images in a batch of all processes together.
     seed: drives the order of the epochs, and nothing else.
     split_seed: drives which images validate, and nothing else.
+    augmentation: small random changes of the training images.
+    steps_together: training steps that Lightning sees as one batch: hooks, `limit_train_batches`
+        and the bar count these. It spares what Lightning does between two steps.
     test_each_epoch: run the test set too whenever the validation set is run, as a second loader;
         `validation_stages` names the loaders.
     """
@@ -196,11 +224,14 @@ class ResidentDataModule(LightningDataModule):
         seed: int,
         split_seed: int,
         test_each_epoch: bool,
+        augmentation: RandomAffine | None,
+        steps_together: int,
     ) -> None:
         super().__init__()
         for argument, value, least in [
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
+            ("steps_together", steps_together, 1),
             ("seed", seed, 0),
             ("split_seed", split_seed, 0),
         ]:
@@ -216,6 +247,8 @@ class ResidentDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.seed = seed
         self.split_seed = split_seed
+        self.augmentation = augmentation
+        self.steps_together = steps_together
         stages = [("val", split_sizes["val"] > 0), ("test", test_each_epoch)]
         self.validation_stages = tuple(stage for stage, wanted in stages if wanted)
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}
@@ -250,7 +283,13 @@ class ResidentDataModule(LightningDataModule):
         seed: int | None = self.seed
         if getattr(self.trainer, "overfit_batches", 0):
             seed = None  # the same few batches in every epoch
-        return self._batches("train", self.batch_size, shuffle_seed=seed)
+        return self._batches(
+            "train",
+            self.batch_size,
+            shuffle_seed=seed,
+            augmentation=self.augmentation,
+            steps_together=self.steps_together,
+        )
 
     def val_dataloader(self) -> Batches | list[Batches]:
         """One loader for each of `validation_stages`: itself if it is one, else a list."""
@@ -283,13 +322,23 @@ class ResidentDataModule(LightningDataModule):
             raise RuntimeError(f'The {name} images have not been read: call setup("{stage}").')
         return self.splits[name]
 
-    def _batches(self, name: str, batch_size: int, *, shuffle_seed: int | None = None) -> Batches:
+    def _batches(
+        self,
+        name: str,
+        batch_size: int,
+        *,
+        shuffle_seed: int | None = None,
+        augmentation: RandomAffine | None = None,
+        steps_together: int = 1,
+    ) -> Batches:
         images, labels = self._split(name)
         return Batches(
             images,
             labels,
             batch_size=batch_size,
             shuffle_seed=shuffle_seed,
+            augmentation=augmentation,
+            steps_together=steps_together,
             rank=0 if self.trainer is None else self.trainer.global_rank,
             world_size=1 if self.trainer is None else self.trainer.world_size,
         )
@@ -316,6 +365,8 @@ class MNISTDataModule(ResidentDataModule):
         seed: int = 42,
         split_seed: int = 0,
         test_each_epoch: bool = False,
+        augmentation: RandomAffine | None = None,
+        steps_together: int = 1,
         download: bool = True,
         mirrors: Sequence[str] | None = None,
         timeout: float = 30.0,
@@ -333,6 +384,8 @@ class MNISTDataModule(ResidentDataModule):
             seed=seed,
             split_seed=split_seed,
             test_each_epoch=test_each_epoch,
+            augmentation=augmentation,
+            steps_together=steps_together,
         )
         if timeout <= 0:
             raise ValueError(f"timeout is {timeout} seconds: it must be more than 0.")
@@ -385,6 +438,8 @@ class MNIST5kDataModule(ResidentDataModule):
         seed: int = 42,
         split_seed: int = 0,
         test_each_epoch: bool = False,
+        augmentation: RandomAffine | None = None,
+        steps_together: int = 1,
     ) -> None:
         num_train = NUM_BUNDLED - NUM_BUNDLED_TEST - val_size
         super().__init__(
@@ -396,6 +451,8 @@ class MNIST5kDataModule(ResidentDataModule):
             seed=seed,
             split_seed=split_seed,
             test_each_epoch=test_each_epoch,
+            augmentation=augmentation,
+            steps_together=steps_together,
         )
 
     def prepare_data(self, stage: str | None = None) -> None:

@@ -1,0 +1,42 @@
+"""How long things take, side by side: horizontal bars, a panel a question."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from simplecnn.figures import style
+
+COLOURS = {True: "#1b6ca8", False: "#b5b5b5"}  # ours, others
+ROW_HEIGHT = 0.3
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One panel: its title, and for each bar a name, a length, a note, and whether it is ours."""
+
+    title: str
+    rows: Sequence[tuple[str, float, str, bool]]
+
+
+def benchmark_figure(panels: Sequence[Bars], *, title: str) -> Figure:
+    """Panels one above the other; shorter bars are faster. Lengths start at zero."""
+    heights = [len(panel.rows) * ROW_HEIGHT + 0.75 for panel in panels]
+    figure = style.new_figure(8.6, sum(heights) + 0.5)
+    figure.suptitle(title, fontsize=9)
+    figure.set_layout_engine("constrained", h_pad=0.09)
+    grid = figure.add_gridspec(len(panels), 1, height_ratios=heights)
+    for i, panel in enumerate(panels):
+        ax = figure.add_subplot(grid[i, 0])
+        names = [row[0] for row in panel.rows]
+        lengths = [row[1] for row in panel.rows]
+        bars = ax.barh(range(len(names)), lengths, color=[COLOURS[row[3]] for row in panel.rows])
+        ax.bar_label(bars, [row[2] for row in panel.rows], padding=4, fontsize=8)
+        ax.set_yticks(range(len(names)), names, fontsize=8.5)
+        ax.invert_yaxis()
+        ax.set_xlim(0, 1.35 * max(lengths))
+        ax.set_title(panel.title, fontsize=9.5, loc="left")
+        ax.tick_params(axis="x", labelsize=8)
+        ax.tick_params(axis="y", length=0)
+        ax.spines[["top", "right", "left"]].set_visible(False)
+    return figure

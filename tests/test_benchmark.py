@@ -1,0 +1,148 @@
+"""The benchmark measures what it says; its table and picture say what it measured."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import compose_run
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from simplecnn import baselines, benchmark
+from simplecnn.figures.benchmark import Bars, benchmark_figure
+from simplecnn.network import SimpleCNN
+
+
+def test_the_baseline_is_the_tutorials_network_and_transform(bundled):
+    torch.manual_seed(0)
+    theirs, ours = baselines.TutorialCNN(), SimpleCNN().eval()
+    ours.load_state_dict(theirs.state_dict())
+    images, labels = torch.from_numpy(bundled[0][:20].copy()), torch.from_numpy(bundled[1][:20])
+    dataset = baselines.torchvision_mnist(images, labels)
+    batch = torch.stack([image for image, _ in dataset])
+    assert torch.equal(batch[:, 0], images / 255)
+    assert [label for _, label in dataset] == labels.tolist()
+    assert torch.equal(theirs(batch), ours(batch))
+    normal = baselines.torchvision_mnist(images, labels, normalize=True)[3][0]
+    torch.testing.assert_close(normal, (batch[3] - 0.1307) / 0.3081)
+
+
+def test_the_tutorials_loop_learns_and_reports_its_accuracy(bundled):
+    torch.manual_seed(0)
+    part = torch.from_numpy(bundled[0][::5].copy()), torch.from_numpy(bundled[1][::5].copy())
+    seen = []
+    baselines.train_tutorial(
+        part, test=part, batch_size=64, epoch_done=lambda a: seen.append(a) or len(seen) == 3
+    )
+    assert len(seen) == 3 and seen[-1] > max(seen[0], 0.5)
+
+
+def test_a_step_is_the_time_between_two_ends_after_the_warm_up(monkeypatch):
+    clock = iter([*range(20), 100, 101, 103, 104])  # slow at first, then 1, 2 and 1 seconds
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    timer = benchmark.Steps(4)
+    done = [timer.done() for _ in range(24)]
+    assert done == [False] * 23 + [True]
+    assert timer.median() == 1
+
+
+def test_flop_of_a_step_are_those_counted_by_hand():
+    # Multiplications of the forward pass, and of the backward pass, which is twice as much but
+    # for the first convolution: nobody asks for the gradient of the images.
+    forward = 112_896 + 903_168 + 903_168 + 73_728 + 1_280
+    backward = 112_896 + 2 * (903_168 + 903_168 + 73_728 + 1_280)
+    assert benchmark.flop_of_step(64) == 64 * 2 * (forward + backward)
+
+
+@pytest.mark.filterwarnings("ignore")  # the baselines do what people do
+def test_rows_of_steps_are_measured(tmp_path):
+    config = compose_run(tmp_path, "callbacks=[default]", "data.batch_size=16")
+    config |= {"rounds": 1, "steps": 2}
+    found = benchmark.steps(config, tmp_path)
+    rows = found["ms_per_step"]
+    assert set(rows) == {
+        *(benchmark.TUTORIAL, benchmark.USUAL, benchmark.TEMPLATE, benchmark.WHOLE),
+        *(benchmark.BARE, benchmark.FIT, *benchmark.WITHOUT),
+    }
+    assert all(len(times) == 1 and 0.1 < times[0] < 10_000 for times in rows.values())
+    ratio = rows[benchmark.TUTORIAL][0] / rows[benchmark.FIT][0]
+    assert found["tutorial_against_fit"] == pytest.approx(ratio, rel=0.01)
+    assert found["feeding"] > 10
+    assert list((tmp_path / "images").glob("*.png"))  # pictures were drawn, and so were counted
+
+
+RESULT = {
+    "machine": {"processor": "Some CPU", "num_threads": 2, "torch": "2.15.0"},
+    "batch_size": 64,
+    "rounds": 3,
+    "ms_per_step": {
+        benchmark.TUTORIAL: [14.0, 16.0, 15.0],
+        benchmark.USUAL: [20.0, 20.0, 20.0],
+        benchmark.TEMPLATE: [30.0, 30.0, 30.0],
+        benchmark.WHOLE: [7.0, 7.0, 7.0],
+        benchmark.BARE: [6.0, 6.0, 5.0],
+        benchmark.FIT: [6.3, 6.3, 6.3],
+        "without pictures": [6.2, 6.2, 6.2],
+    },
+    "seconds_of_a_fit": {benchmark.FIT: [3.0] * 3, "without pictures": [2.0] * 3},
+    "seconds_of_feeding_60000": {"torchvision DataLoader": [6.0], "ours": [0.02]},
+    "sgemm_gflops": [150.0],
+    "gflop_per_step": 0.751,
+    "share_of_sgemm": 0.6,
+    "feeding": 300.0,
+    "conv2d_windows_against_torch": 1.9,
+    "seconds_of_start": {n: [float(i + 1)] for i, n in enumerate(benchmark.START_UP)},
+    "seconds_by_phase": {"import": 13.0, "fit": 2.0},
+    "first_step_against_import": 1.1,
+    "peak_memory_mb": 1000.0,
+    "fast": {
+        "seconds": [12.0, 14.0],
+        "test_accuracy": [0.992, 0.993],
+        "mean_accuracy": 0.9925,
+        "deviation": 0.0007,
+    },
+    "tutorial": {"seconds": 120.0, "test_accuracy": [0.98, 0.991], "reached": True},
+    "tutorial_against_fast": 9.2,
+}
+
+
+def test_the_table_says_what_was_measured():
+    text = benchmark.table(RESULT)
+    lines = {line[:32].strip(): line for line in text.splitlines()}
+    assert lines[benchmark.FIT].split()[-6:] == ["6.30", "1.05", "2.38", "x", "3.00", "s"]
+    assert "60 % of sgemm's 150 GFLOP/s (0.751 GFLOP a step)" in text
+    assert "feeding 60,000 digits 20 ms, torchvision's DataLoader 6.0 s: 300 times as fast" in text
+    assert "experiment=fast: 99.25 % ± 0.07 (n = 2) in 13.0 s" in text
+    assert "the tutorial's loop reached 99.0 % in 120.0 s, 2 epochs: 9.2 times as long" in text
+    assert "its peak memory: 1000 MB" in text
+    assert "Some CPU, 2 threads, torch 2.15.0, batch 64" in text
+    json.dumps(RESULT)
+
+
+def test_the_picture_has_a_bar_a_row_as_long_as_its_time():
+    panels = benchmark.panels(RESULT)
+    assert [len(panel.rows) for panel in panels] == [6, 5, 2]
+    figure = benchmark_figure(panels, title=benchmark.caption(RESULT))
+    for ax, panel in zip(figure.axes, panels, strict=True):
+        assert [bar.get_width() for bar in ax.patches] == [row[1] for row in panel.rows]
+        assert [text.get_text() for text in ax.texts] == [row[2] for row in panel.rows]
+        assert ax.get_xlim()[0] == 0
+    FigureCanvasAgg(figure).draw()
+    frame = np.asarray(figure.canvas.buffer_rgba())[:, :, :3]
+    for edge in (frame[0], frame[-1], frame[:, 0], frame[:, -1]):
+        assert (edge == 255).all()  # nothing is cut off
+
+
+def test_ours_have_another_colour():
+    (ax,) = benchmark_figure(
+        [Bars("s", [("a", 1, "1", False), ("b", 2, "2", True)])], title=""
+    ).axes
+    assert ax.patches[0].get_facecolor() != ax.patches[1].get_facecolor()
+
+
+def test_sgemm_is_a_rate():
+    start = time.perf_counter()
+    rate = benchmark.sgemm(256)
+    elapsed = time.perf_counter() - start
+    assert 6 * 2 * 256**3 / elapsed / 1e9 <= rate < 10_000
