@@ -95,7 +95,8 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         row = self.rows.setdefault(step if step is not None else len(self.rows), {})
-        row.update({key: float(value) for key, value in metrics.items()})
+        # As the file has them, so that a run that goes on from the file has the same rows.
+        row.update({key: float(_text(float(value))) for key, value in metrics.items()})
 
     @rank_zero_only
     def save(self) -> None:

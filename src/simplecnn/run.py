@@ -114,14 +114,14 @@ class Run:
         self._watch(trainer)
         self._announce(module)
         checkpoint = self._begin_from()
-        if config["train"] and not (self.folder and self.folder.record.get("fitted")):
+        if config["train"]:
             with self._phase("fit"):
                 trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
             self.stop.deferred = False
             self.metrics |= _numbers(trainer)
             checkpoint = self._best_checkpoint()
             if self.folder:
-                self.folder.update(fitted=True, metrics=self.metrics, best=self.best)
+                self.folder.update(metrics=self.metrics, best=self.best)
             self.stop.obey()
         if config["test"]:
             with self._phase("test"):
@@ -191,12 +191,12 @@ class Run:
         """What to type so that an interrupted run goes on."""
         assert self.folder is not None
         path = short(self.folder.path)
-        if self.folder.last_checkpoint() is None:
-            return f"Nothing was saved yet. What was written stays in {path}"
         if (self.folder.path.parent / "sweep.json").is_file():
-            return f"The sweep's command goes on with {path}"
+            return f"The command of the sweep goes on with {path}"
         command = with_uv(f"{short(sys.argv[0])} resume={shlex.quote(path)}")
-        return f"To go on where it stopped:\n{command}"
+        saved = self.folder.last_checkpoint() is not None
+        what = "It goes on with" if saved else "Nothing was saved yet, so that it starts anew with"
+        return f"{what}\n{command}"
 
     def _watch(self, trainer: pl.Trainer) -> None:
         """What every run has: exact places to save at, whole files, an eye on loss and signals."""
@@ -208,12 +208,8 @@ class Run:
     def _begin_from(self) -> str | None:
         """The checkpoint to start with, once the logs are as they were when it was written."""
         folder = self.folder
-        goes_on = folder is not None and folder.record.get("continued")
-        if folder is not None and goes_on:
-            path = folder.path / "checkpoints"
-            if folder.record.get("fitted"):
-                return str(path / ("best.ckpt" if self.best else "last.ckpt"))
-            chosen = path / "last.ckpt"
+        if folder is not None and folder.record.get("continued"):
+            chosen = folder.path / "checkpoints" / "last.ckpt"
         elif self.config["ckpt_path"]:
             chosen = Path(self.config["ckpt_path"])
         else:
