@@ -1,11 +1,12 @@
 """Runs in child processes that are forked, not started: everything is imported already."""
 
+import contextlib
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,28 @@ def ended(child: int, timeout: float = 120) -> int:
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     pytest.fail(f"The child was still there after {timeout} s.")
+
+
+def side_by_side(stories: Iterable[Generator[int, int, None]], most: int = 2) -> None:
+    """Tell stories, some at a time: each yields the number of a child, and gets its exit code."""
+    waiting, under_way = list(stories), {}
+    limit = time.monotonic() + 300
+    while waiting or under_way:
+        while waiting and len(under_way) < most:
+            story = waiting.pop(0)
+            under_way[next(story)] = story
+        for child in list(under_way):
+            number, status = os.waitpid(child, os.WNOHANG)
+            if number:
+                story = under_way.pop(child)
+                with contextlib.suppress(StopIteration):
+                    under_way[story.send(os.waitstatus_to_exitcode(status))] = story
+        if time.monotonic() > limit:
+            for child in under_way:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+            pytest.fail("Children were still there after 300 s.")
+        time.sleep(0.003)
 
 
 def kill_self() -> None:

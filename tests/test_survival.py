@@ -10,12 +10,12 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
 import torch
-from children import assert_same, checkpoint, ended, events, fork, kill_self
+from children import assert_same, checkpoint, ended, events, fork, kill_self, side_by_side
 from conftest import compose_run
 
 from simplecnn import run, whole_files
@@ -25,11 +25,12 @@ from simplecnn.errors import InputError, RunError
 from simplecnn.run import train
 from simplecnn.run_folder import RunFolder
 
+Story = Generator[int, int, None]
 NUM_MOMENTS = 25
-NUM_STEPS = 48
-WORDS = ["trainer.max_epochs=4", "+trainer.limit_train_batches=12", "model.network.dropout=0.5",
+NUM_STEPS = 27
+WORDS = ["trainer.max_epochs=3", "+trainer.limit_train_batches=9", "model.network.dropout=0.5",
          "callbacks=[checkpoint,lr_monitor,progress,filters,early_stopping]",
-         "callbacks.last.every_n_train_steps=5", "model/scheduler=plateau",
+         "callbacks.filters.every_n_epochs=2", "callbacks.last.every_n_train_steps=4", "model/scheduler=plateau",
          "+model.scheduler.threshold=9", "model.scheduler.patience=0",
          "model.optimizer.lr=0.02"]  # fmt: skip
 
@@ -58,29 +59,25 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return do_whole(folder, *WORDS)
 
 
-def go_on(folder: Path, whole: Path) -> int:
-    config = config_of(folder, whole)
-    child = fork(
-        lambda: train(config, folder, again=True, by_hand=True), folder.with_suffix(".log")
-    )
-    return ended(child)
-
-
-def begin(folder: Path, whole: Path, trouble: Callable[[], object]) -> int:
+def begin(folder: Path, whole: Path, trouble: Callable[[], object] | None = None) -> int:
     """Begin, or go on with, a run in a child that has `trouble`. Gives the child's number."""
     config = config_of(folder, whole)
 
     def child() -> None:
-        trouble()
+        if trouble is not None:
+            trouble()
         train(config, folder, again=True, by_hand=True)
 
     return fork(child, folder.with_suffix(".log"))
 
 
+def log_of(folder: Path) -> str:
+    path = folder.with_suffix(".log")
+    return path.read_text() if path.exists() else "no log"
+
+
 def assert_is(folder: Path, whole: Path) -> None:
     """What is in a run's folder is, bit for bit, what is in that of the whole run."""
-    log = folder.with_suffix(".log")
-    assert (folder / "run.json").exists(), log.read_text() if log.exists() else "no log"
     for name in ("last", "best"):
         assert_same(checkpoint(folder, name), checkpoint(whole, name), name)
     assert (folder / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
@@ -154,35 +151,36 @@ def test_a_run_killed_at_any_moment_goes_on(whole, tmp_path, proves):
     """25 moments drawn by chance over the whole run, every fifth of them killed once more."""
     seconds = float((whole / "seconds").read_text())
     rng = random.Random(6)
-    kills = 0
-    for number in range(NUM_MOMENTS):
+    kills = []
+
+    def story(number: int, share: float) -> Story:
         folder = tmp_path / str(number)
-        share = rng.uniform(0.05, 0.9)
         for times in range(2 if number % 5 == 0 else 1):
             moment = share * seconds * 0.6**times
-            while ended(begin(folder, whole, at_time(moment))) != -signal.SIGKILL:
-                assert moment > 0.01, folder.with_suffix(".log").read_text()
+            while (code := (yield begin(folder, whole, at_time(moment)))) == 0:
                 moment /= 2  # it was faster than the whole run had been
                 shutil.rmtree(folder)
-            kills += 1
-        assert go_on(folder, whole) == 0, folder.with_suffix(".log").read_text()
+            assert code == -signal.SIGKILL, log_of(folder)
+            kills.append(moment)
+        assert (yield begin(folder, whole)) == 0, log_of(folder)
         assert_is(folder, whole)
-        shutil.rmtree(folder)
+
+    side_by_side(story(n, rng.uniform(0.05, 0.9)) for n in range(NUM_MOMENTS))
     proves(
         "Nothing is lost",
         "A run that is killed (SIGKILL) goes on, and its weights, optimizer, schedule, metrics, "
         "pictures, CSV and TensorBoard files are those of a run that never stopped, bit for bit.",
         moments_drawn_by_chance=NUM_MOMENTS,
-        kills_survived=kills,
+        kills_survived=len(kills),
     )
 
 
 PLACES = {
-    "in an epoch": at_call(StopOnSignal, "on_train_batch_end", 17),
+    "in an epoch": at_call(StopOnSignal, "on_train_batch_end", 15),
     "in an epoch, before anything was saved": at_call(StopOnSignal, "on_train_batch_end", 3),
     "in a validation": at_call(images.ImageCallback, "on_train_epoch_end", 2),
-    "in a picture, before it is drawn": at_call(images, "encode_png", 3),
-    "in a picture, before it is written": at_call(images, "write_whole", 4),
+    "in a picture, before it is drawn": at_call(images, "encode_png", 2),
+    "in a picture, before it is written": at_call(images, "write_whole", 2),
     "in a checkpoint, half written": in_a_checkpoint(6, "half"),
     "in a checkpoint, before its checksum is noted": in_a_checkpoint(4, "written"),
     "in a checkpoint, before it is renamed": in_a_checkpoint(7, "noted"),
@@ -193,11 +191,13 @@ PLACES = {
 
 
 def test_a_run_killed_in_the_worst_places_goes_on(whole, tmp_path, proves):
-    for number, (place, trouble) in enumerate(PLACES.items()):
+    def story(number: int, place: str) -> Story:
         folder = tmp_path / str(number)
-        assert ended(begin(folder, whole, trouble)) == -signal.SIGKILL, place
-        assert go_on(folder, whole) == 0, (place, folder.with_suffix(".log").read_text())
+        assert (yield begin(folder, whole, PLACES[place])) == -signal.SIGKILL, place
+        assert (yield begin(folder, whole)) == 0, (place, log_of(folder))
         assert_is(folder, whole)
+
+    side_by_side(story(n, place) for n, place in enumerate(PLACES))
     counts = [sum(f"in a {kind}" in p for p in PLACES) for kind in ("checkpoint", "picture")]
     proves(
         "Nothing is lost",

@@ -181,11 +181,12 @@ def is_between_batches(trainer: Trainer) -> bool:
 def random_state(device: torch.device) -> dict[str, Any]:
     """The state of all random numbers, in plain values and tensors."""
     name, keys, *rest = np.random.get_state()
+    version, words, normal = random.getstate()
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         "numpy": [name, torch.from_numpy(np.array(keys, dtype=np.int64)), *rest],
-        "python": random.getstate(),
+        "python": [version, torch.tensor(words), normal],
     }
 
 
@@ -196,7 +197,8 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    random.setstate(state["python"])
+    version, words, normal = state["python"]
+    random.setstate((version, tuple(words.tolist()), normal))
 
 
 def _metrics(module: LightningModule) -> list[tuple[str, Metric]]:
