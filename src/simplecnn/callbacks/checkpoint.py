@@ -58,7 +58,7 @@ class BestCheckpoint(Checkpoint):
             return
         if self.value is None or (value > self.value if self.mode == "max" else value < self.value):
             self.value, self.epoch = value, trainer.current_epoch
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.between_epochs(trainer)
@@ -89,7 +89,7 @@ class LastCheckpoint(Checkpoint):
     def save(self, trainer: Trainer) -> None:
         self._is_due = False
         if not trainer.fast_dev_run:
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
 
     def between_epochs(self, trainer: Trainer) -> None:
         self.save(trainer)
@@ -135,6 +135,8 @@ class LastCheckpoint(Checkpoint):
         if self._restored and progress.ready == progress.processed:
             # With max_steps, Lightning takes the epoch that is about to begin for half done.
             _Loop.restarting.fset(trainer.fit_loop, False)
+        # Lightning forgets the place in the data if a schedule asked for the number of steps.
+        trainer.fit_loop._load_combined_loader_states()
         sums = self._restored.get("sums", {})
         for name, metric in _metrics(pl_module):
             for key, value in sums.get(name, {}).items():
