@@ -2,8 +2,8 @@
 
 Nothing heavy is imported until the check has passed: help, `--cfg job` and mistakes answer at once.
 
-Exit codes: 0 done, 1 failed, 2 bad input (nothing was read, trained or written), 130 interrupted.
-A sweep is done when all its jobs are.
+Exit codes: 0 done, 1 failed, 2 bad input (nothing was read, trained or written), 130 interrupted
+by Ctrl-C, 143 by SIGTERM. A sweep is done when all its jobs are.
 """
 
 import dataclasses
@@ -26,8 +26,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from simplecnn.config import SweepPlan, compose_config, conf_dir, plan_sweep, sweep_values
 from simplecnn.errors import InputError, RunError
-from simplecnn.run_folder import RECORD, RunFolder, read_record, short, taken
+from simplecnn.run_folder import (
+    RECORD,
+    RunFolder,
+    check_checkpoint,
+    read_record,
+    short,
+    taken,
+)
 from simplecnn.screen import only_sweep_lines
+from simplecnn.signals import slurm_job, was_requeued
 from simplecnn.sweep_folder import SweepFolder, listed, source_hashes
 
 log = logging.getLogger(__name__)
@@ -63,9 +71,13 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
                 print(error, file=sys.stderr)
                 sys.exit(2)
             run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)
-            if sweep is not None:
-                sys.exit(_do_sweep(run, sweep))
-            run()
+            try:
+                if sweep is not None:
+                    sys.exit(_do_sweep(run, sweep))
+                run()
+            except KeyboardInterrupt:  # where no run listens: nothing is lost
+                print("Interrupted.", file=sys.stderr)
+                sys.exit(130)
 
         main.__doc__ = task.__doc__
         return main
@@ -84,8 +96,11 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
     from simplecnn import run
 
     again = HydraConfig.get().mode == RunMode.MULTIRUN
+    by_hand = config.get("resume") is not None
+    if by_hand:
+        config = RunFolder.open(folder).config_here()
     seconds = {"import": time.perf_counter() - start}
-    return run.train(config, folder, seconds=seconds, again=again)
+    return run.train(config, folder, seconds=seconds, again=again or by_hand, by_hand=by_hand)
 
 
 @command("evaluate")
@@ -187,12 +202,49 @@ def _check_command_line(name: str) -> SweepFolder | None:
         for line in sweep_values(words):
             compose_config(config_name, line)
         return None
-    compose_config(config_name, words)
+    if name == LEAVES_RUNS and was_requeued():
+        _take_up_requeued(words)
+        words = get_args_parser().parse_known_args()[0].overrides
+    config = compose_config(config_name, words)
+    if _is_ddp_child():
+        return None
+    if config.get("resume") is not None:
+        _resume(config["resume"], words)
+        return None
     for word in words:
         key, _, value = word.partition("=")
-        if key == "hydra.run.dir" and (Path(value) / RECORD).exists() and not _is_ddp_child():
+        if key == "hydra.run.dir" and (Path(value) / RECORD).exists():
             raise InputError(taken(Path(value)))
+    if config.get("ckpt_path") is not None:
+        check_checkpoint(Path(config["ckpt_path"]))
     return None
+
+
+def _resume(path: str, words: Sequence[str]) -> None:
+    """Have this process go on in the folder of an interrupted run, if it can."""
+    others = [w for w in words if not w.lstrip("+").startswith(("resume=", "hydra."))]
+    if others:
+        raise InputError(
+            f"{others[0]}: resume goes on with the run's own configuration, in its own folder. To "
+            f"change something, type ckpt_path={path}/checkpoints/last.ckpt instead, and all words "
+            f"of the run."
+        )
+    folder = RunFolder.to_resume(path)
+    place = str(folder.path.absolute()).replace("\\", "\\\\").replace("'", "\\'")
+    sys.argv += [f"hydra.run.dir='{place}'", "hydra.output_subdir=null"]
+
+
+def _take_up_requeued(words: Sequence[str]) -> None:
+    """In a job that SLURM started again: make it continue the run that it was interrupted in."""
+    named = [w.partition("=")[2] for w in words if w.startswith("hydra.run.dir=")]
+    records = [Path(path) / RECORD for path in named] or Path("outputs").glob(f"*/*/{RECORD}")
+    for record in records:
+        found = read_record(record.parent)
+        if found.get("slurm_job") == slurm_job() and found.get("status") != "finished":
+            for word in words:
+                sys.argv.remove(word)
+            sys.argv.append(f"resume='{short(record.parent)}'")
+            return
 
 
 def _claim(plan: SweepPlan, overrides: Sequence[str]) -> SweepFolder:

@@ -262,6 +262,7 @@ RULES: tuple[Rule, ...] = (
     ("train", "true or false", _flag),
     ("test", "true or false", _flag),
     ("ckpt_path", "a path, or null", _text_or_null),
+    ("resume", "a run folder, or null", _text_or_null),
     ("digit", "a whole number from 0 to 4999", _whole(0, 4999)),
     ("num_images", "a whole number from 1 to 5000", _whole(1, 5000)),
     ("quick", "true or false", _flag),

@@ -1,10 +1,12 @@
 """Where logged numbers and pictures go: TensorBoard's event file, and metrics.csv beside it."""
 
 import csv
+import io
 import math
 import os
+import re
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,10 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard.summary import hparams
+
+from simplecnn.whole_files import write_whole
+
+Rows = dict[int, dict[str, float]]  # by step
 
 
 class TensorBoard(TensorBoardLogger):
@@ -43,6 +49,12 @@ class TensorBoard(TensorBoardLogger):
         if self._experiment is not None:
             self.experiment.flush()
 
+    def state(self) -> dict[str, int]:
+        """How many bytes of each event file in the folder are on disk by now."""
+        if self._experiment is not None:
+            self.experiment.flush()
+        return {path.name: _flushed_size(path) for path in event_files(Path(self.save_dir))}
+
     @rank_zero_only
     def add_png(self, tag: str, png: bytes, width: int, height: int, step: int) -> None:
         """Add a picture as it is, without decoding and encoding it again."""
@@ -62,7 +74,7 @@ class MetricsCSV(Logger):
     def __init__(self, save_dir: str) -> None:
         super().__init__()
         self.path = Path(save_dir) / "metrics.csv"
-        self.rows: dict[int, dict[str, float]] = {}
+        self.rows: Rows = {}
 
     @property
     def name(self) -> str:
@@ -83,29 +95,26 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         row = self.rows.setdefault(step if step is not None else len(self.rows), {})
-        row.update({key: float(value) for key, value in metrics.items()})
+        # As the file has them, so that a run that goes on from the file has the same rows.
+        row.update({key: float(_text(float(value))) for key, value in metrics.items()})
 
     @rank_zero_only
     def save(self) -> None:
-        if not self.rows:
-            return
+        if self.rows:
+            write_metrics(self.path, self.state())
+
+    def state(self) -> Rows:
+        """All rows by step, those that the file holds already included."""
         rows = {step: dict(row) for step, row in self._written().items()}
         for step, row in self.rows.items():
             rows.setdefault(step, {}).update(row)
-        metrics = sorted({key for row in rows.values() for key in row} - {"epoch"})
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["step", "epoch", *metrics], lineterminator="\n")
-            writer.writeheader()
-            for step, row in sorted(rows.items()):
-                writer.writerow({"step": step} | {k: _text(v) for k, v in row.items()})
-        temporary.replace(self.path)
+        return rows
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self.save()
 
-    def _written(self) -> dict[int, dict[str, float]]:
+    def _written(self) -> Rows:
         if not self.path.is_file():
             return {}
         with self.path.open(newline="", encoding="utf-8") as file:
@@ -113,6 +122,67 @@ class MetricsCSV(Logger):
                 int(row.pop("step")): {k: float(v) for k, v in row.items() if v}
                 for row in csv.DictReader(file)
             }
+
+
+def write_metrics(path: Path, rows: Rows) -> None:
+    """Write `metrics.csv` whole: a row a step, a column a metric."""
+    metrics = sorted({key for row in rows.values() for key in row} - {"epoch"})
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, ["step", "epoch", *metrics], lineterminator="\n")
+    writer.writeheader()
+    for step, row in sorted(rows.items()):
+        writer.writerow({"step": step} | {k: _text(v) for k, v in row.items()})
+    write_whole(path, text.getvalue().encode())
+
+
+def history(loggers: Sequence[Any]) -> dict[str, Any]:
+    """What has been logged until now, for a checkpoint to remember: rows, and sizes of files."""
+    state: dict[str, Any] = {}
+    for logger in loggers:
+        if isinstance(logger, MetricsCSV):
+            state["rows"] = logger.state()
+            logger.save()
+        elif isinstance(logger, TensorBoard):
+            state["events"] = logger.state()
+    return state
+
+
+def restore_history(state: Mapping[str, Any], step: int, *, source: Path, folder: Path) -> None:
+    """Bring the logs and pictures in `folder` to where a checkpoint, at `step`, was written.
+
+    What was logged afterwards is removed: it will be logged again. If the checkpoint is that of
+    another run, `source`, its past becomes that of the run in `folder`.
+    """
+    if state.get("rows"):
+        write_metrics(folder / "metrics.csv", state["rows"])
+    elif source == folder:
+        (folder / "metrics.csv").unlink(missing_ok=True)
+    sizes = state.get("events", {})
+    for path in event_files(source):
+        if path.name in sizes and source == folder:
+            os.truncate(path, min(sizes[path.name], path.stat().st_size))
+        elif path.name in sizes:
+            write_whole(folder / path.name, path.read_bytes()[: sizes[path.name]])
+        elif source == folder:
+            path.unlink()
+    for path in sorted((source / "images").glob("*.png")):
+        drawn = re.search(r"step=(\d+)", path.name)
+        if drawn and int(drawn[1]) > step and source == folder:
+            path.unlink()
+        elif drawn and int(drawn[1]) <= step and source != folder:
+            (folder / "images").mkdir(exist_ok=True)
+            write_whole(folder / "images" / path.name, path.read_bytes())
+
+
+def event_files(folder: Path) -> list[Path]:
+    """TensorBoard's files of a run."""
+    return sorted(folder.glob("events.out.tfevents.*"))
+
+
+def _flushed_size(path: Path) -> int:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return file.seek(0, os.SEEK_END)
 
 
 def _text(value: float) -> str:

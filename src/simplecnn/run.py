@@ -2,6 +2,8 @@
 
 import logging
 import os
+import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -12,12 +14,17 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.utilities import rank_zero_only
 
+from simplecnn.callbacks.checkpoint import STATE, BestCheckpoint, BetweenEpochs, CheckpointFiles
 from simplecnn.callbacks.images import ImageCallback
+from simplecnn.callbacks.interruption import StopOnSignal
+from simplecnn.callbacks.non_finite import FiniteLoss
 from simplecnn.callbacks.progress import STAGES, metric_text
+from simplecnn.checkpoint_files import read_checkpoint, write_checkpoint
 from simplecnn.classifier import Classifier
-from simplecnn.loggers import TensorBoard
-from simplecnn.run_folder import RunFolder, short, with_uv
+from simplecnn.loggers import TensorBoard, restore_history
+from simplecnn.run_folder import RECORD, RunFolder, check_checkpoint, short, with_uv
 from simplecnn.screen import tame_lightning
+from simplecnn.signals import Interrupted, Stop, requeue
 from simplecnn.targets import build
 
 log = logging.getLogger(__name__)
@@ -30,33 +37,51 @@ def train(
     *,
     seconds: Mapping[str, float] | None = None,
     again: bool = False,
+    by_hand: bool = False,
 ) -> Any:
     """Do the run that `config` describes in the new folder `path`.
 
     Returns the best value of the monitored metric, or None without one. Whatever happens,
     `run.json` says how far the run came. `seconds` are those of phases before this call.
-    With `again`, an unfinished run of this configuration in `path` goes on after its last
-    finished epoch, as if it had never stopped; one that failed starts over.
+    With `again`, an unfinished run of this configuration in `path` goes on where it was last
+    saved, as if it had never stopped; one that failed starts over, unless it is continued
+    `by_hand`. Raises Interrupted where a signal ended it, once its state is saved.
     """
     tame_lightning()
-    with state_restored():
-        return _train(config, path, seconds=seconds or {}, again=again)
+    stop = Stop()
+    with state_restored(), stop.listening():
+        if rank_zero_only.rank != 0:  # a further process of a DDP run; rank zero has the folder
+            return Run(config, stop=stop).fit_and_test()
+        if again:
+            folder = RunFolder.again(path, config, by_hand=by_hand)
+        else:
+            folder = RunFolder.create(path, config)
+        try:
+            folder.record["seconds"] |= {k: round(v, 3) for k, v in (seconds or {}).items()}
+            return _recorded(Run(config, folder, stop=stop))
+        finally:
+            folder.release()
 
 
-def _train(config: Config, path: Path, *, seconds: Mapping[str, float], again: bool) -> Any:
-    if rank_zero_only.rank != 0:  # a further process of a DDP run; rank zero keeps the folder
-        return Run(config).fit_and_test()
-    folder = RunFolder.again(path, config) if again else RunFolder.create(path, config)
-    folder.record["seconds"] |= {k: round(v, 3) for k, v in seconds.items()}
-    run = Run(config, folder)
+def _recorded(run: "Run") -> Any:
+    """Do the run, and write to its record how it ended."""
     try:
         best = run.fit_and_test()
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit) as error:
+        run.stop.end()
         run.record("interrupted")
-        log.error("Interrupted. What was written stays in %s", short(path))
-        raise SystemExit(130) from None
+        log.error("Interrupted. %s", run.to_go_on())
+        if not isinstance(error, Interrupted):
+            raise SystemExit(130) from None
+        if error.requeue:
+            requeue()
+        raise SystemExit(error.code) from None
     except BaseException as error:
-        run.record("failed", error=f"{type(error).__name__}: {error}")
+        run.stop.end()
+        try:
+            run.record("failed", error=f"{type(error).__name__}: {error}")
+        except OSError as problem:  # the disk is full: that is why it failed
+            log.error("%s cannot be written: %s", RECORD, problem.strerror)
         raise
     run.record("finished")
     log.info("\n%s", run.summary())
@@ -66,9 +91,12 @@ def _train(config: Config, path: Path, *, seconds: Mapping[str, float], again: b
 class Run:
     """The parts of one run and what came out of it."""
 
-    def __init__(self, config: Config, folder: RunFolder | None = None) -> None:
+    def __init__(
+        self, config: Config, folder: RunFolder | None = None, *, stop: Stop | None = None
+    ) -> None:
         self.config = config
         self.folder = folder
+        self.stop = stop or Stop()
         # An interrupted run that goes on has some of these already.
         record = folder.record if folder else {}
         self.metrics: dict[str, float] = dict(record.get("metrics") or {})
@@ -83,15 +111,18 @@ class Run:
         # The module builds its network itself: the checkpoint then holds the configuration.
         module: Classifier = build(config["model"], _recursive_=False, _convert_="all")
         self.trainer = trainer = build_trainer(config)
+        self._watch(trainer)
         self._announce(module)
         checkpoint = self._begin_from()
-        if config["train"] and not (self.folder and self.folder.record.get("fitted")):
+        if config["train"]:
             with self._phase("fit"):
                 trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+            self.stop.deferred = False
             self.metrics |= _numbers(trainer)
             checkpoint = self._best_checkpoint()
             if self.folder:
-                self.folder.update(fitted=True, metrics=self.metrics, best=self.best)
+                self.folder.update(metrics=self.metrics, best=self.best)
+            self.stop.obey()
         if config["test"]:
             with self._phase("test"):
                 trainer.test(
@@ -156,34 +187,72 @@ class Run:
         )
         log.info("%s parameters on %s: %s", f"{module.num_parameters:,}", device, why)
 
+    def to_go_on(self) -> str:
+        """What to type so that an interrupted run goes on."""
+        assert self.folder is not None
+        path = short(self.folder.path)
+        if (self.folder.path.parent / "sweep.json").is_file():
+            return f"The command of the sweep goes on with {path}"
+        command = with_uv(f"{short(sys.argv[0])} resume={shlex.quote(path)}")
+        saved = self.folder.last_checkpoint() is not None
+        what = "It goes on with" if saved else "Nothing was saved yet, so that it starts anew with"
+        return f"{what}\n{command}"
+
+    def _watch(self, trainer: pl.Trainer) -> None:
+        """What every run has: exact places to save at, whole files, an eye on loss and signals."""
+        note = self.folder.note_checkpoint if self.folder else None
+        trainer.strategy.checkpoint_io = CheckpointFiles(note)
+        trainer.callbacks[:0] = [BetweenEpochs(), FiniteLoss()]
+        trainer.callbacks.append(StopOnSignal(self.stop))
+
     def _begin_from(self) -> str | None:
-        """The checkpoint to start with: where an interrupted run stopped, or the one asked for."""
-        if self.folder and self.folder.record.get("continued"):
-            path = self.folder.path / "checkpoints"
-            fitted = self.folder.record.get("fitted")
-            return str(path / ("best.ckpt" if fitted and self.best else "last.ckpt"))
-        return self.config["ckpt_path"]
+        """The checkpoint to start with, once the logs are as they were when it was written."""
+        folder = self.folder
+        if folder is not None and folder.record.get("continued"):
+            chosen = folder.path / "checkpoints" / "last.ckpt"
+        elif self.config["ckpt_path"]:
+            chosen = Path(self.config["ckpt_path"])
+        else:
+            return None
+        check_checkpoint(chosen)
+        if folder is not None and self.config["train"]:
+            content = read_checkpoint(chosen)
+            self._take_up_history(content, folder, source=chosen.absolute().parent.parent)
+        return str(chosen)
+
+    def _take_up_history(self, content: Mapping[str, Any], folder: RunFolder, source: Path) -> None:
+        """Logs, pictures and the best checkpoint of the run that a checkpoint comes from."""
+        past = content.get(STATE, {}).get("history", {})
+        mine = folder.path.absolute()
+        restore_history(past, content["global_step"], source=source, folder=mine)
+        if source == mine or not self.config["monitor"]:
+            return
+        best = content["callbacks"].get(BestCheckpoint.__name__, {})
+        path = source / "checkpoints" / "best.ckpt"
+        if best.get("value") is not None and path.is_file():
+            its = read_checkpoint(path)
+            if its["callbacks"].get(BestCheckpoint.__name__) == best:
+                write_checkpoint(
+                    its, folder.path / "checkpoints" / path.name, folder.note_checkpoint
+                )
 
     def _best_checkpoint(self) -> str | None:
         """The checkpoint to test after a fit: the best one, or None for the weights at the end."""
         for callback in self.trainer.checkpoint_callbacks:
-            path = getattr(callback, "best_model_path", "")
-            if getattr(callback, "monitor", None) == self.config["monitor"] and path:
-                if self.config["monitor"] is None:
-                    return None
+            if isinstance(callback, BestCheckpoint) and callback.path.is_file():
                 # From the file: a process that DDP spawned keeps the callback's own state.
-                content = torch.load(path, map_location="cpu", weights_only=True)
-                score = content["callbacks"][callback.state_key]["current_score"]
-                self.best = {"value": round(float(score), 6), "epoch": content["epoch"] + 1}
-                return path
+                content = torch.load(callback.path, map_location="cpu", weights_only=True)
+                best = content["callbacks"][callback.state_key]
+                self.best = {"value": round(best["value"], 6), "epoch": best["epoch"]}
+                return str(callback.path)
         return None
 
     def _num_epochs(self) -> int:
         """Finished epochs; those of a spawned process are known from its last checkpoint."""
         assert self.folder is not None
-        last = self.folder.path / "checkpoints" / "last.ckpt"
-        if last.is_file():
-            return torch.load(last, map_location="cpu", weights_only=True)["epoch"] + 1
+        last = self.folder.last_checkpoint()
+        if last:
+            return torch.load(last, map_location="cpu", weights_only=True)["epoch"]
         return 0 if self.trainer is None else self.trainer.current_epoch
 
     def _phase(self, name: str) -> AbstractContextManager[None]:

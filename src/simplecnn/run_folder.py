@@ -1,7 +1,7 @@
 """One folder a run: what is in it, how it is written, and how it is read again. No torch.
 
 config.yaml      everything composed and resolved: the run can be built again from it
-run.json         status, command, seed, versions, device, seconds, metrics
+run.json         status, command, seed, versions, device, seconds, metrics, checksums
 metrics.csv      every logged number
 checkpoints/     best.ckpt and last.ckpt
 images/          filters and feature maps as PNG
@@ -12,6 +12,7 @@ events.out.*     the same for TensorBoard
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -23,12 +24,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from simplecnn.errors import InputError
+from simplecnn.checkpoint_files import problem
+from simplecnn.errors import InputError, RunError, short
+from simplecnn.signals import slurm_job
+from simplecnn.whole_files import write_whole
 
 RECORD = "run.json"
 CONFIG = "config.yaml"
+LOCK = ".lock"  # there while a process is at the run
 VERSIONED = ("simplecnn", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
 
 
@@ -38,18 +44,82 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.record: dict[str, Any] = {}
+        self._lock = FileLock(self.path / LOCK)
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any]) -> "RunFolder":
         """Claim `path` for a new run. Raises InputError where a run already lies there."""
         folder = cls(path)
-        folder.path.mkdir(parents=True, exist_ok=True)
+        folder._claim()
+        if (folder.path / RECORD).exists():
+            folder.release()
+            raise InputError(taken(folder.path))
+        return folder._begin(config)
+
+    @classmethod
+    def again(
+        cls, path: str | Path, config: Mapping[str, Any], *, by_hand: bool = False
+    ) -> "RunFolder":
+        """Take up the run of `config` in `path`, or begin it where there is none.
+
+        What an interrupted run wrote stays, and `last_checkpoint` says where it goes on. A run
+        without a checkpoint starts over; so does one that failed, or whose checkpoint is damaged,
+        unless it is continued `by_hand`. Raises InputError where the folder holds another run, or
+        where another process is at it.
+        """
+        folder = cls(path)
+        if not (folder.path / RECORD).exists():
+            return cls.create(path, config)
+        folder._claim()
         try:
-            (folder.path / RECORD).touch(exist_ok=False)
-        except FileExistsError:
-            raise InputError(taken(folder.path)) from None
-        OmegaConf.save(OmegaConf.create(dict(config)), folder.path / CONFIG)
-        folder.update(
+            record = read_record(folder.path)
+            if record and not folder.holds(config):
+                raise InputError(taken(folder.path))
+            folder._remove_temporary_files()
+            last = folder.last_checkpoint()
+            if last and by_hand:
+                check_checkpoint(last)
+            lost = record.get("status") == "failed" or (last and _checkpoint_problem(last))
+            if last is None or (lost and not by_hand):
+                folder._clear()
+                return folder._begin(config)
+        except BaseException:
+            folder.release()
+            raise
+        folder.record = record
+        times = [*record.get("continued", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")]
+        folder.update(status="running", error=None, continued=times)
+        return folder
+
+    @classmethod
+    def to_resume(cls, path: str | Path) -> "RunFolder":
+        """A run that can go on. Raises InputError where it cannot, with what can be done."""
+        folder = cls.open(path, key="resume")
+        last = folder.last_checkpoint()
+        if folder.record.get("status") == "finished":
+            raise InputError(
+                f"resume={path}: this run is finished. To train on from its end, type its command "
+                f"again with ckpt_path={short(last or 'FILE')} and another trainer.max_epochs."
+            )
+        if folder.is_under_way():
+            raise InputError(f"resume={path}: another process is at this run.")
+        if last is not None:
+            check_checkpoint(last)
+        return folder
+
+    def _claim(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(f"Another process is at the run in {short(self.path)}.") from None
+        except OSError as error:
+            raise RunError(f"{short(self.path)} cannot be written: {error.strerror}.") from None
+
+    def _begin(self, config: Mapping[str, Any]) -> "RunFolder":
+        text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
+        write_whole(self.path / CONFIG, text.encode())
+        self.update(
             status="running",
             started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             command=command_line(),
@@ -57,48 +127,48 @@ class RunFolder:
             git=git_revision(),
             versions={"python": platform.python_version()} | {v: version(v) for v in VERSIONED},
             seconds={},
+            slurm_job=slurm_job(),
         )
-        return folder
+        return self
+
+    def release(self) -> None:
+        """Let other processes at the folder."""
+        if self._lock.is_locked:
+            (self.path / LOCK).unlink(missing_ok=True)
+            self._lock.release(force=True)
+
+    def is_under_way(self) -> bool:
+        """Whether a process is at it."""
+        if not (self.path / LOCK).exists():
+            return False
+        try:
+            with FileLock(self.path / LOCK, timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # a folder that can be read only
+            return False
 
     @classmethod
-    def again(cls, path: str | Path, config: Mapping[str, Any]) -> "RunFolder":
-        """Take up the run of `config` in `path`, or begin it where there is none.
-
-        What an interrupted run wrote stays, and `last_checkpoint` says where it goes on. A failed
-        one, or one without a checkpoint, starts over. Raises InputError where the folder holds
-        another run.
-        """
-        folder = cls(path)
-        if not (folder.path / RECORD).exists():
-            return cls.create(path, config)
-        record = read_record(folder.path)
-        if record and not folder.holds(config):
-            raise InputError(taken(folder.path))
-        if record.get("status") == "failed" or not folder.last_checkpoint():
-            folder._clear()
-            return cls.create(path, config)
-        folder.record = record
-        times = [*record.get("continued", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")]
-        folder.update(status="running", error=None, continued=times)
-        return folder
-
-    @classmethod
-    def open(cls, path: str | Path) -> "RunFolder":
-        """A run that is there. Raises InputError where it is missing, incomplete or not ours."""
+    def open(cls, path: str | Path, *, key: str = "run") -> "RunFolder":
+        """A run that is there, named by `key`. Raises InputError where it is missing, incomplete
+        or not ours."""
         folder = cls(path)
         if not folder.path.is_dir():
-            raise InputError(f"run={path}: there is no such folder.{_recent_runs(folder.path)}")
+            raise InputError(
+                f"{key}={path}: there is no such folder.{_recent_runs(folder.path, key)}"
+            )
         for name in (CONFIG, RECORD):
             if not (folder.path / name).is_file():
                 raise InputError(
-                    f"run={path}: not a run of simplecnn, {name} is missing."
-                    f"{_recent_runs(folder.path)}"
+                    f"{key}={path}: not a run of simplecnn, {name} is missing."
+                    f"{_recent_runs(folder.path, key)}"
                 )
         try:
             folder.record = json.loads((folder.path / RECORD).read_text(encoding="utf-8"))
             assert isinstance(folder.record, dict)
         except (ValueError, AssertionError):
-            raise InputError(f"run={path}: {RECORD} is damaged (not a JSON object).") from None
+            raise InputError(f"{key}={path}: {RECORD} is damaged (not a JSON object).") from None
         return folder
 
     def config(self) -> dict[str, Any]:
@@ -112,6 +182,10 @@ class RunFolder:
             raise InputError(f"{self.path / CONFIG} is not the configuration of a run.")
         return {str(key): value for key, value in config.items()}
 
+    def config_here(self) -> dict[str, Any]:
+        """The run's configuration, with the paths into its folder where the folder lies now."""
+        return _placed(self.config(), str(self.path.absolute()))
+
     def holds(self, config: Mapping[str, Any]) -> bool:
         """Whether the run here is that of `config`, wherever the folder lies."""
         try:
@@ -120,18 +194,22 @@ class RunFolder:
             return False
         given = OmegaConf.to_container(OmegaConf.create(dict(config)))
         assert isinstance(given, dict)
-        return _without_place(mine) == _without_place({str(k): v for k, v in given.items()})
+        return _placed(mine, "") == _placed({str(k): v for k, v in given.items()}, "")
 
     def last_checkpoint(self) -> Path | None:
-        """The state after the last finished epoch, where it was saved."""
+        """The last state that was saved, if one was."""
         path = self.path / "checkpoints" / "last.ckpt"
         return path if path.is_file() else None
 
     def checkpoint(self, which: str = "best") -> Path:
-        """The file behind `best`, `last` or a path. Raises InputError with what there is."""
+        """The file behind `best`, `last` or a path, whole.
+
+        Raises InputError, with what there is, where it is missing or damaged.
+        """
         named = self.path / "checkpoints" / f"{which}.ckpt"
         path = named if which in ("best", "last") else Path(which)
         if path.is_file():
+            check_checkpoint(path)
             return path
         there = sorted(p.name for p in self.path.glob("checkpoints/*.ckpt"))
         names = ", ".join(there) or "none"
@@ -140,12 +218,32 @@ class RunFolder:
     def any_checkpoint(self) -> Path:
         """The best checkpoint, or the last one of a run that chose none."""
         best = self.path / "checkpoints" / "best.ckpt"
-        return best if best.is_file() else self.checkpoint("last")
+        return self.checkpoint("best" if best.is_file() else "last")
 
     def update(self, **entries: Any) -> None:
         """Add entries to the record and write it, so that a reader never sees half a file."""
         self.record |= entries
+        # A process that DDP spawned writes the checkpoints, and notes them there.
+        if noted := read_record(self.path).get("checkpoints"):
+            self.record["checkpoints"] = noted
         write_json(self.path / RECORD, self.record)
+
+    def note_checkpoint(self, name: str, digest: str) -> None:
+        """Write down the SHA-256 that a checkpoint is about to have.
+
+        The one that it has until then stays beside it: a process that is killed between the note
+        and the renaming leaves the file as it was.
+        """
+        record = read_record(self.path) or self.record
+        noted = record.get("checkpoints") or {}
+        self.record["checkpoints"] = {**noted, name: [digest, *noted.get(name, [])[:1]]}
+        write_json(self.path / RECORD, {**record, "checkpoints": self.record["checkpoints"]})
+
+    def _remove_temporary_files(self) -> None:
+        """Remove what a process that was killed while it wrote has left."""
+        for path in self.path.rglob(".*"):
+            if re.fullmatch(r"\..+\.\d+", path.name) and path.is_file():
+                path.unlink()
 
     def _clear(self) -> None:
         """Remove what a run writes, but for its log."""
@@ -176,10 +274,29 @@ def read_record(path: Path) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _without_place(config: Mapping[str, Any]) -> Any:
-    """A configuration that does not say where its run folder lies."""
-    place = str((config.get("paths") or {}).get("output_dir"))
-    return json.loads(json.dumps(config).replace(json.dumps(place)[1:-1], ""))
+def _placed(config: Mapping[str, Any], place: str) -> Any:
+    """A configuration whose run folder lies in `place`; with "", one that does not say where."""
+    old = str((config.get("paths") or {}).get("output_dir"))
+    old_text, text = (json.dumps(p)[1:-1] for p in (old, place))
+    return json.loads(json.dumps(config).replace(old_text, text))
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raise InputError where a checkpoint is missing or damaged, or none at all. No torch.
+
+    The sentence names another one of its run that is whole.
+    """
+    found = _checkpoint_problem(path)
+    if found:
+        others = (p for p in sorted(path.parent.glob("*.ckpt")) if p.name != path.name)
+        whole = [p for p in others if not _checkpoint_problem(p)]
+        hint = f" {short(whole[0])} is whole: it can take its place." if whole else ""
+        raise InputError(f"{short(path)} {found}.{hint}")
+
+
+def _checkpoint_problem(path: Path) -> str | None:
+    noted = read_record(path.absolute().parent.parent).get("checkpoints") or {}
+    return problem(path, noted.get(path.name) or ())
 
 
 def taken(path: Path) -> str:
@@ -187,10 +304,8 @@ def taken(path: Path) -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON under a temporary name beside `path`, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """Write JSON so that a reader never sees half of it."""
+    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def command_line() -> str:
@@ -201,12 +316,6 @@ def command_line() -> str:
 def with_uv(command: str) -> str:
     """A command as one would type it again: behind `uv run` where this process runs under it."""
     return f"uv run {command}" if "UV" in os.environ else command
-
-
-def short(path: str | Path) -> str:
-    """A path as one would type it from here."""
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative
 
 
 def git_revision() -> dict[str, Any] | None:
@@ -227,10 +336,10 @@ def git_revision() -> dict[str, Any] | None:
         return None
 
 
-def _recent_runs(near: Path) -> str:
+def _recent_runs(near: Path, key: str) -> str:
     """A hint that names the newest run below the same top folder, where there is one."""
     top = Path(near.parts[0]) if near.parts else Path("outputs")
     if near.is_absolute() or not top.is_dir():
         top = Path("outputs")
     records = sorted(top.glob(f"*/*/{RECORD}"), key=lambda p: p.stat().st_mtime)
-    return f" The newest run here: run={records[-1].parent}" if records else ""
+    return f" The newest run here: {key}={records[-1].parent}" if records else ""

@@ -1,68 +1,207 @@
-"""best.ckpt and last.ckpt, once an epoch."""
+"""best.ckpt and last.ckpt: written where a run can go on from, bit for bit.
 
+There are two such places. Between two epochs, everything of the one is done, pictures and logs
+included, and nothing of the next has begun. Between two batches, with no validation in between.
+"""
+
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.loops.loop import _Loop
+from pytorch_lightning.trainer.states import TrainerFn
+from torchmetrics import Metric
 
-STATE = "simplecnn"  # key in the checkpoint
+from simplecnn.callbacks.non_finite import training_loss_is_finite
+from simplecnn.checkpoint_files import write_checkpoint
+from simplecnn.loggers import history
 
-
-class BestCheckpoint(ModelCheckpoint):
-    """Keeps `best.ckpt`, the epoch with the best `monitor`. Without a monitor, keeps nothing."""
-
-    def __init__(self, dirpath: str, monitor: str | None = None, mode: str = "max") -> None:
-        super().__init__(
-            dirpath,
-            filename="best",
-            monitor=monitor,
-            mode=mode,
-            save_top_k=1 if monitor else 0,
-            enable_version_counter=False,
-        )
+STATE = "simplecnn"  # key of what we add to Lightning's checkpoint
 
 
-class LastCheckpoint(ModelCheckpoint):
-    """Keeps `last.ckpt`, the state after the last finished epoch.
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes every checkpoint of the Trainer whole. `note` is told the name and the SHA-256."""
 
-    It adds what Lightning leaves out: the state of the random numbers (dropout), and the metrics
-    that a plateau schedule has not seen yet, for it takes its step after the checkpoint. A run
-    that goes on from here does, bit for bit, what it would have done without the stop.
+    def __init__(self, note: Callable[[str, str], None] | None = None) -> None:
+        self.note = note
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        write_checkpoint(checkpoint, Path(path), self.note)
+
+
+class BestCheckpoint(Checkpoint):
+    """Keeps `best.ckpt`, the epoch with the best `monitor`. Without a monitor, keeps nothing.
+
+    The first of equals stays, and what is not a finite number is never the best. `epoch` counts
+    from 1.
     """
 
-    def __init__(self, dirpath: str) -> None:
-        super().__init__(dirpath, filename="last", enable_version_counter=False)
+    def __init__(self, dirpath: str, monitor: str | None = None, mode: str = "max") -> None:
+        self.path = Path(dirpath) / "best.ckpt"
+        self.monitor = monitor
+        self.mode = mode
+        self.value: float | None = None
+        self.epoch: int | None = None
+
+    def between_epochs(self, trainer: Trainer) -> None:
+        metric = trainer.callback_metrics.get(self.monitor) if self.monitor else None
+        if metric is None or trainer.fast_dev_run or not math.isfinite(value := float(metric)):
+            return
+        if self.value is None or (value > self.value if self.mode == "max" else value < self.value):
+            self.value, self.epoch = value, trainer.current_epoch
+            trainer.save_checkpoint(self.path, weights_only=False)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.between_epochs(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value, "epoch": self.epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.value, self.epoch = state_dict["value"], state_dict["epoch"]
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps `last.ckpt`, the state after the last finished epoch, or after some step of an epoch.
+
+    every_n_train_steps: save within epochs, too. Where validation follows a step, the next one is
+    taken.
+
+    It adds what Lightning leaves out of all checkpoints: random numbers (dropout), the metrics so
+    far and those of the epoch under way, a stop that was asked for, and what has been logged.
+    """
+
+    def __init__(self, dirpath: str, every_n_train_steps: int | None = None) -> None:
+        self.path = Path(dirpath) / "last.ckpt"
+        self.every_n_train_steps = every_n_train_steps
+        self._is_due = False
         self._restored: dict[str, Any] = {}
+
+    def save(self, trainer: Trainer) -> None:
+        self._is_due = False
+        if not trainer.fast_dev_run:
+            trainer.save_checkpoint(self.path, weights_only=False)
+
+    def between_epochs(self, trainer: Trainer) -> None:
+        self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.between_epochs(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        every = self.every_n_train_steps
+        self._is_due |= bool(every and trainer.global_step % every == 0)
+        if self._is_due and is_between_batches(trainer) and training_loss_is_finite(pl_module):
+            self.save(trainer)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        device = trainer.strategy.root_device
+        # At the start of an epoch it is still the end of the one before.
+        for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
+            counts["ready"] = counts["started"]
         checkpoint[STATE] = {
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "rng": random_state(trainer.strategy.root_device),
             "metrics": {k: float(v) for k, v in trainer.callback_metrics.items()},
+            "sums": {name: metric.metric_state for name, metric in _metrics(pl_module)},
+            "should_stop": trainer.should_stop,
+            "history": history(trainer.loggers) if trainer.is_global_zero else {},
         }
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self._restored = dict(checkpoint.get(STATE, {}))
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._restored = dict(checkpoint.get(STATE, {}))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = self._restored.get("metrics", {})
+        trainer.callback_metrics.update({k: torch.tensor(v) for k, v in metrics.items()})
+        trainer.should_stop |= self._restored.get("should_stop", False)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
-        metrics = self._restored.get("metrics", {})
-        for config in trainer.lr_scheduler_configs:
-            if config.reduce_on_plateau and config.monitor in metrics:
-                config.scheduler.step(metrics[config.monitor])
+        progress = trainer.fit_loop.epoch_progress.current
+        if self._restored and progress.ready == progress.processed:
+            # With max_steps, Lightning takes the epoch that is about to begin for half done.
+            _Loop.restarting.fset(trainer.fit_loop, False)
+        # Lightning forgets the place in the data if a schedule asked for the number of steps.
+        trainer.fit_loop._load_combined_loader_states()
+        sums = self._restored.get("sums", {})
+        for name, metric in _metrics(pl_module):
+            for key, value in sums.get(name, {}).items():
+                getattr(metric, key).copy_(value)
+
+    def restore_random_state(self, trainer: Trainer) -> None:
+        """Once, where it was saved: before anything else happens in an epoch or with a batch."""
+        if self._restored:
+            set_random_state(self._restored["rng"], trainer.strategy.root_device)
+            trainer.fit_loop._restarting = False  # or a plateau schedule skips this epoch
+            self._restored = {}
+
+
+class BetweenEpochs(Callback):
+    """Comes before all other callbacks: saves before an epoch begins, restores before a step."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, LastCheckpoint):
+                callback.restore_random_state(trainer)
+        if trainer.current_epoch > 0:
+            for callback in trainer.checkpoint_callbacks:
+                if isinstance(callback, BestCheckpoint | LastCheckpoint):
+                    callback.between_epochs(trainer)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if not self._restored:
-            return
-        torch.set_rng_state(self._restored["rng"])
-        if self._restored["cuda_rng"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(self._restored["cuda_rng"], trainer.strategy.root_device)
-        self._restored = {}
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, LastCheckpoint):
+                callback.restore_random_state(trainer)
+
+
+def is_between_batches(trainer: Trainer) -> bool:
+    """Whether, at the end of a batch, the next thing to come is a batch."""
+    loop = trainer.fit_loop.epoch_loop
+    return not (
+        loop._num_ready_batches_reached()
+        or loop._should_accumulate()
+        or loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+    )
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """The state of all random numbers, in plain values and tensors."""
+    name, keys, *rest = np.random.get_state()
+    version, words, normal = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "numpy": [name, torch.from_numpy(np.array(keys, dtype=np.int64)), *rest],
+        "python": [version, torch.tensor(words), normal],
+    }
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Go on with the random numbers from where they were."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    version, words, normal = state["python"]
+    random.setstate((version, tuple(words.tolist()), normal))
+
+
+def _metrics(module: LightningModule) -> list[tuple[str, Metric]]:
+    return [(name, m) for name, m in module.named_modules() if isinstance(m, Metric)]

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -10,6 +11,7 @@ from simplecnn.activations import convolutions
 from simplecnn.errors import InputError
 from simplecnn.figures.png import encode_png
 from simplecnn.loggers import TensorBoard
+from simplecnn.whole_files import write_whole
 
 
 class ImageCallback(Callback):
@@ -34,8 +36,15 @@ class ImageCallback(Callback):
         """The pictures of this moment by name; `when` belongs in their titles."""
         raise TypeError(f"{type(self).__name__} has to define draw")
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"drawn_at_step": self._drawn_at_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._drawn_at_step = state_dict["drawn_at_step"]
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._look(trainer, pl_module)
+        if trainer.global_step == 0:  # a run that goes on has drawn what was due
+            self._look(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
@@ -55,7 +64,7 @@ class ImageCallback(Callback):
         for name, figure in self.draw(trainer, module, f"epoch {epoch}, step {step}").items():
             png, width, height = encode_png(figure)
             path = self.dirpath / f"{name}_epoch={epoch:03d}_step={step:06d}.png"
-            path.write_bytes(png)
+            write_whole(path, png)
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoard):
                     logger.add_png(name.replace("_", "/", 1), png, width, height, step)

@@ -38,6 +38,9 @@ class EpochLines(Callback):
         if trainer.is_global_zero:
             log_in_spawned_process(trainer.default_root_dir)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.start = time.perf_counter()  # a run may go on in the middle of an epoch
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.start = time.perf_counter()
 

@@ -1,0 +1,115 @@
+"""Runs in child processes that are forked, not started: everything is imported already."""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+
+def fork(what: Callable[[], Any], output: Path | None = None) -> int:
+    """Do `what` in a child process; gives its number. Its exit code is that of a command."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        if output is not None:
+            file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(file, 1)
+            os.dup2(file, 2)
+            sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+            sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+        what()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)  # without pytest's own ending
+
+
+def ended(child: int, timeout: float = 120) -> int:
+    """Wait for a child; gives its exit code, or minus the signal that killed it."""
+    limit = time.monotonic() + timeout
+    while time.monotonic() < limit:
+        number, status = os.waitpid(child, os.WNOHANG)
+        if number:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    pytest.fail(f"The child was still there after {timeout} s.")
+
+
+def side_by_side(stories: Iterable[Generator[int, int, None]], most: int = 2) -> None:
+    """Tell stories, some at a time: each yields the number of a child, and gets its exit code."""
+    waiting, under_way = list(stories), {}
+    limit = time.monotonic() + 300
+    while waiting or under_way:
+        while waiting and len(under_way) < most:
+            story = waiting.pop(0)
+            under_way[next(story)] = story
+        for child in list(under_way):
+            number, status = os.waitpid(child, os.WNOHANG)
+            if number:
+                story = under_way.pop(child)
+                with contextlib.suppress(StopIteration):
+                    under_way[story.send(os.waitstatus_to_exitcode(status))] = story
+        if time.monotonic() > limit:
+            for child in under_way:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+            pytest.fail("Children were still there after 300 s.")
+        time.sleep(0.003)
+
+
+def kill_self() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def events(folder: Path) -> list[tuple[Any, ...]]:
+    """Everything TensorBoard is told of a run but the time of day: (step, tag, value), sorted."""
+    found = []
+    for path in folder.glob("events.out.tfevents.*"):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.tag.startswith("_hparams_"):
+                    continue
+                found.append((event.step, value.tag, value.SerializeToString()))
+    return sorted(found)
+
+
+def checkpoint(folder: Path, name: str = "last") -> dict[str, Any]:
+    """All of a checkpoint that must not depend on how often the run was interrupted."""
+    content = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+    content["simplecnn"]["history"].pop("events", None)  # sizes of files with times in them
+    return content
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Equal in every bit, whatever it is made of."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (one, two) in enumerate(zip(a, b, strict=True)):
+            assert_same(one, two, f"{where}/{i}")
+    else:
+        assert a == b, where

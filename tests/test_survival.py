@@ -1,0 +1,381 @@
+"""Runs that are killed, interrupted or damaged at any moment go on as if nothing had happened."""
+
+import errno
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+import torch
+from children import assert_same, checkpoint, ended, events, fork, kill_self, side_by_side
+from conftest import compose_run
+
+from simplecnn import run, whole_files
+from simplecnn.callbacks import images
+from simplecnn.callbacks.interruption import StopOnSignal
+from simplecnn.errors import InputError
+from simplecnn.run import train
+from simplecnn.run_folder import RunFolder
+
+Story = Generator[int, int, None]
+NUM_MOMENTS = 25
+NUM_STEPS = 27
+WORDS = ["trainer.max_epochs=3", "+trainer.limit_train_batches=9", "model.network.dropout=0.5",
+         "callbacks=[checkpoint,lr_monitor,progress,filters,early_stopping]",
+         "callbacks.filters.every_n_epochs=2", "callbacks.last.every_n_train_steps=4",
+         "model/scheduler=plateau", "+model.scheduler.threshold=9", "model.scheduler.patience=0",
+         "model.optimizer.lr=0.02"]  # fmt: skip
+
+
+def config_of(folder: Path, whole: Path) -> dict:
+    """The configuration of the run `whole`, for another folder."""
+    text = (whole / "config.json").read_text()
+    return json.loads(text.replace(str(whole), str(folder)))
+
+
+def do_whole(folder: Path, *words: str) -> Path:
+    """A run that nobody interrupts, done in a child as the others are; its seconds in a file."""
+    config = compose_run(folder, *words)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    begin = time.monotonic()
+    assert ended(fork(lambda: train(config, folder), folder.with_suffix(".log"))) == 0
+    (folder / "seconds").write_text(str(time.monotonic() - begin))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("survival") / "whole"
+    train(compose_run(folder.parent / "warm", "trainer.max_epochs=1"), folder.parent / "warm")
+    return do_whole(folder, *WORDS)
+
+
+def begin(folder: Path, whole: Path, trouble: Callable[[], object] | None = None) -> int:
+    """Begin, or go on with, a run in a child that has `trouble`. Gives the child's number."""
+    config = config_of(folder, whole)
+
+    def child() -> None:
+        if trouble is not None:
+            trouble()
+        train(config, folder, again=True, by_hand=True)
+
+    return fork(child, folder.with_suffix(".log"))
+
+
+def log_of(folder: Path) -> str:
+    path = folder.with_suffix(".log")
+    return path.read_text() if path.exists() else "no log"
+
+
+def assert_is(folder: Path, whole: Path) -> None:
+    """What is in a run's folder is, bit for bit, what is in that of the whole run."""
+    for name in ("last", "best"):
+        assert_same(checkpoint(folder, name), checkpoint(whole, name), name)
+    assert (folder / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+    assert events(folder) == events(whole)
+    pictures = [{p.name: p.read_bytes() for p in f.glob("images/*")} for f in (folder, whole)]
+    assert pictures[0] == pictures[1]
+    one, two = (json.loads((f / "run.json").read_text()) for f in (folder, whole))
+    for key in ("status", "best", "metrics", "num_epochs"):
+        assert one[key] == two[key], key
+    assert not [p for p in folder.rglob(".*") if p.is_file() and ".hydra" not in p.parts]
+
+
+# Kills.
+
+
+def at_time(seconds: float) -> Callable[[], object]:
+    def trouble() -> None:
+        timer = threading.Timer(seconds, kill_self)
+        timer.daemon = True
+        timer.start()
+
+    return trouble
+
+
+def at_call(module: object, name: str, number: int) -> Callable[[], object]:
+    """Kill at the `number`-th call (from 1) of a function."""
+
+    def trouble() -> None:
+        true, calls = getattr(module, name), []
+
+        def counted(*args, **kwargs):
+            calls.append(name)
+            if len(calls) == number:
+                kill_self()
+            return true(*args, **kwargs)
+
+        setattr(module, name, counted)
+
+    return trouble
+
+
+def in_a_checkpoint(number: int, moment: str) -> Callable[[], object]:
+    """Kill in the `number`-th writing of a checkpoint: half of it written, or before the note of
+    its checksum, between the note and the renaming, or after the renaming."""
+
+    def trouble() -> None:
+        from simplecnn import checkpoint_files
+
+        true, calls = whole_files.write_whole, []
+
+        def write(path, content, before_rename=None):
+            calls.append(path)
+            if len(calls) < number:
+                return true(path, content, before_rename)
+            if moment == "half":
+                path.with_name(f".{path.name}.{os.getpid()}").write_bytes(
+                    bytes(content)[: len(content) // 2]
+                )
+                kill_self()
+            if moment == "noted":
+                true(path, content, lambda: (before_rename(), kill_self()))
+            true(path, content, kill_self if moment == "written" else before_rename)
+            kill_self()
+
+        checkpoint_files.write_whole = write
+
+    return trouble
+
+
+def test_a_run_killed_at_any_moment_goes_on(whole, tmp_path, proves):
+    """25 moments drawn by chance over the whole run, every fifth of them killed once more."""
+    seconds = float((whole / "seconds").read_text())
+    rng = random.Random(6)
+    kills = []
+
+    def story(number: int, share: float) -> Story:
+        folder = tmp_path / str(number)
+        for times in range(2 if number % 5 == 0 else 1):
+            moment = share * seconds * 0.6**times
+            while (code := (yield begin(folder, whole, at_time(moment)))) == 0:
+                moment /= 2  # it was faster than the whole run had been
+                shutil.rmtree(folder)
+            assert code == -signal.SIGKILL, log_of(folder)
+            kills.append(moment)
+        assert (yield begin(folder, whole)) == 0, log_of(folder)
+        assert_is(folder, whole)
+
+    side_by_side(story(n, rng.uniform(0.05, 0.9)) for n in range(NUM_MOMENTS))
+    proves(
+        "Nothing is lost",
+        "A run that is killed (SIGKILL) goes on, and its weights, optimizer, schedule, metrics, "
+        "pictures, CSV and TensorBoard files are those of a run that never stopped, bit for bit.",
+        moments_drawn_by_chance=NUM_MOMENTS,
+        kills_survived=len(kills),
+    )
+
+
+PLACES = {
+    "in an epoch": at_call(StopOnSignal, "on_train_batch_end", 15),
+    "in an epoch, before anything was saved": at_call(StopOnSignal, "on_train_batch_end", 3),
+    "in a validation": at_call(images.ImageCallback, "on_train_epoch_end", 2),
+    "in a picture, before it is drawn": at_call(images, "encode_png", 2),
+    "in a picture, before it is written": at_call(images, "write_whole", 2),
+    "in a checkpoint, half written": in_a_checkpoint(6, "half"),
+    "in a checkpoint, before its checksum is noted": in_a_checkpoint(4, "written"),
+    "in a checkpoint, before it is renamed": in_a_checkpoint(7, "noted"),
+    "after the first checkpoint was renamed": in_a_checkpoint(1, "renamed"),
+    "in the test": at_call(run.Classifier, "test_step", 1),
+    "in the record, at the end": at_call(run.Run, "record", 1),
+}
+
+
+def test_a_run_killed_in_the_worst_places_goes_on(whole, tmp_path, proves):
+    def story(number: int, place: str) -> Story:
+        folder = tmp_path / str(number)
+        assert (yield begin(folder, whole, PLACES[place])) == -signal.SIGKILL, place
+        assert (yield begin(folder, whole)) == 0, (place, log_of(folder))
+        assert_is(folder, whole)
+
+    side_by_side(story(n, place) for n, place in enumerate(PLACES))
+    counts = [sum(f"in a {kind}" in p for p in PLACES) for kind in ("checkpoint", "picture")]
+    proves(
+        "Nothing is lost",
+        "The same holds in the places where it is hardest.",
+        kills_survived=len(PLACES),
+        in_the_writing_of_a_checkpoint=counts[0],
+        in_a_picture=counts[1],
+    )
+
+
+# Checkpoints elsewhere, and of every kind of run.
+
+
+def test_a_moved_run_goes_on_and_a_checkpoint_goes_on_in_another_folder(whole, tmp_path):
+    folder, moved, other = tmp_path / "a", tmp_path / "moved here", tmp_path / "b"
+    at_step_15 = at_call(StopOnSignal, "on_train_batch_end", 15)
+    assert ended(begin(folder, whole, at_step_15)) == -signal.SIGKILL
+    folder.rename(moved)
+    mid_epoch = moved / "checkpoints" / "last.ckpt"
+    assert torch.load(mid_epoch, weights_only=True)["global_step"] == 12
+
+    config = config_of(other, whole) | {"ckpt_path": str(mid_epoch)}
+    assert ended(fork(lambda: train(config, other), other.with_suffix(".log"))) == 0, log_of(other)
+    assert_is(other, whole)
+
+    resumed = RunFolder.to_resume(moved)
+    config_here = resumed.config_here()
+    assert config_here["paths"]["output_dir"] == str(moved)
+    child = fork(lambda: train(config_here, moved, again=True, by_hand=True), tmp_path / "log")
+    assert ended(child) == 0, (tmp_path / "log").read_text()
+    assert_is(moved, whole)
+    with pytest.raises(InputError, match="this run is finished. To train on from its end, type"):
+        RunFolder.to_resume(moved)
+
+
+KINDS = {
+    "one cycle, automatic optimization": (
+        "model/scheduler=one_cycle", "+trainer.gradient_clip_val=1", "data.batch_size=64"),
+    "plateau, automatic optimization": (
+        "model/scheduler=plateau", "model.scheduler.patience=0", "+model.scheduler.threshold=9",
+        "+trainer.gradient_clip_val=1"),
+    "steps instead of epochs": ("+trainer.max_steps=22", "model/scheduler=one_cycle"),
+    "early stopping": ("callbacks=[checkpoint,early_stopping]", "model.optimizer.lr=1e-9",
+                       "callbacks.early_stopping.patience=1", "trainer.max_epochs=9"),
+    "validation within the epoch": ("+trainer.val_check_interval=4",),
+    "gradients of two batches": ("+trainer.accumulate_grad_batches=2",),
+}  # fmt: skip
+
+
+def test_every_kind_of_run_goes_on_exactly(tmp_path, proves):
+    """Killed right after its second, and after its last, checkpoint within an epoch or between."""
+    moments = [2, 5, 7]
+
+    def story(number: int, kind: str, moment: int) -> Story:
+        folder = tmp_path / f"{number}_{moment}"
+        whole = tmp_path / f"{number}_whole"
+        code = yield begin(folder, whole, in_a_checkpoint(moment, "renamed"))
+        assert code == -signal.SIGKILL, (kind, log_of(folder))
+        assert (yield begin(folder, whole)) == 0, (kind, log_of(folder))
+        try:
+            assert_is(folder, whole)
+        except AssertionError as error:
+            raise AssertionError(f"{kind}, killed after checkpoint {moment}: {error}") from error
+
+    small = ["+trainer.limit_train_batches=9", "trainer.max_epochs=3", "model.network.dropout=0.5",
+             "callbacks=checkpoint", "callbacks.last.every_n_train_steps=4"]  # fmt: skip
+    for number, (_kind, words) in enumerate(KINDS.items()):
+        keys = {word.partition("=")[0] for word in words}
+        rest = [word for word in small if word.partition("=")[0] not in keys]
+        do_whole(tmp_path / f"{number}_whole", *rest, *words)
+    side_by_side(story(n, kind, m) for n, kind in enumerate(KINDS) for m in moments)
+    proves(
+        "Nothing is lost",
+        "So does every kind of run: schedules by step and by metric, automatic optimization, early "
+        "stopping, max_steps, validation within epochs, accumulated gradients.",
+        kinds=len(KINDS),
+        kills_survived=len(KINDS) * len(moments),
+    )
+
+
+# Disks and files.
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(whole, tmp_path, proves):
+    """No file larger than 100 kB, from the first checkpoint on, or from the fourth on."""
+    sizes = []
+    for name, limit in [("full", 100_000), ("later", None)]:
+        folder = tmp_path / name
+
+        def trouble(limit=limit) -> None:
+            true, calls = run.CheckpointFiles.save_checkpoint, []
+
+            def save(self, *args):
+                calls.append(args)
+                if len(calls) == 4 or limit:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+                true(self, *args, **kwargs)
+
+            run.CheckpointFiles.save_checkpoint = save
+
+        assert ended(begin(folder, whole, trouble)) == 1
+        record = json.loads((folder / "run.json").read_text())
+        assert record["status"] == "failed"
+        assert "last.ckpt cannot be written: File too large." in record["error"]
+        assert record["error"].startswith("RunError: ")
+        sizes.append(sorted(p.name for p in folder.glob("checkpoints/*")))
+    assert sizes == [[], ["best.ckpt", "last.ckpt"]]
+    assert "The one before it is whole." in record["error"]
+    RunFolder.to_resume(folder)
+    assert ended(begin(folder, whole)) == 0
+    assert_is(folder, whole)
+    proves("Nothing is lost", "A disk that is full leaves the checkpoint before.", failures=2)
+
+
+def test_no_error_of_writing_leaves_a_part(tmp_path, monkeypatch):
+    path = tmp_path / "x"
+    whole_files.write_whole(path, b"before")
+
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(whole_files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        whole_files.write_whole(path, b"after")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+    umask = os.umask(0o027)
+    try:
+        whole_files.write_whole(path, b"after")
+    finally:
+        os.umask(umask)
+    assert path.read_bytes() == b"after" and path.stat().st_mode & 0o777 == 0o640
+
+
+def test_damaged_checkpoints_are_named_and_the_other_one_suggested(whole, tmp_path, proves):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
+    last, best = (folder / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
+    good = last.read_bytes()
+    assert set(record["checkpoints"]) == {"last.ckpt", "best.ckpt"}
+    flipped = bytearray(good)
+    flipped[len(good) // 2] ^= 1
+    other = io.BytesIO()
+    torch.save(torch.load(last, weights_only=True) | {"epoch": 2}, other)
+    foreign = tmp_path / "foreign.ckpt"
+    torch.save({"weights": torch.zeros(3)}, foreign)
+    damages = {
+        b"": "is empty.",
+        good[:1000]: "is cut short or damaged.",
+        good[:-1]: "is cut short or damaged.",
+        b"%PDF-1.7 of somebody": "is not a checkpoint.",
+        bytes(flipped): "is not as its run wrote it: its SHA-256 is another one.",
+        other.getvalue(): "is not as its run wrote it: its SHA-256 is another one.",
+        foreign.read_bytes(): "is not as its run wrote it: its SHA-256 is another one.",
+    }
+    for content, sentence in damages.items():
+        last.write_bytes(content)
+        for look in (lambda: RunFolder.to_resume(folder), lambda: run.check_checkpoint(last)):
+            with pytest.raises(InputError) as raised:
+                look()
+            assert str(raised.value) == (
+                f"{last} {sentence} {best} is whole: it can take its place."
+            )
+    best.unlink()
+    with pytest.raises(InputError, match=r"SHA-256 is another one\.$"):
+        run.check_checkpoint(last)
+    with pytest.raises(InputError, match="foreign.ckpt is not a checkpoint of simplecnn: it holds"):
+        run.read_checkpoint(foreign)
+    run.check_checkpoint(foreign)
+    stray = tmp_path / "stray.ckpt"  # of no run: what is in it has to do
+    stray.write_bytes(flipped)
+    with pytest.raises(InputError, match="stray.ckpt is damaged: a checksum in it is wrong."):
+        run.check_checkpoint(stray)
+    proves(
+        "Nothing is lost",
+        "A checkpoint that is empty, cut short, changed or foreign is named, and another one that "
+        "is whole is suggested.",
+        damages_recognised=len(damages) + 2,
+    )
