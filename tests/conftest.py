@@ -8,6 +8,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import gzip
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,36 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "proof: gives a row of docs/promises.md")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "proves" in getattr(item, "fixturenames", ()):
+            item.add_marker("proof")
+
+
+@pytest.fixture
+def proves(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """Says, at the end of a test, which promise it has kept and what it counted on the way:
+
+        proves("Kills", "A run that is killed goes on.", kills_survived=25, in_a_save=5)
+
+    `scripts/promises.py` makes docs/promises.md of it: a row a test, by section, in which the
+    counts read "25 kills survived, 5 in a save". Several calls in one test are several rows.
+    """
+
+    def proves(section: str, promise: str, **counts: int) -> None:
+        assert counts and all(type(n) is int and n > 0 for n in counts.values()), counts
+        told = ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items())
+        print(f"{promise} {told}")
+        record_property("promise", f"{section}|{promise}|{told}")
+
+    return proves
 
 
 @pytest.fixture(scope="session")
