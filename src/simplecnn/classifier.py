@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import Metric
 
-from simplecnn.targets import build, signature
+from simplecnn.signatures import signature
+from simplecnn.targets import build
 
 Config = Mapping[str, Any]
 ADAM: Config = {"_target_": "torch.optim.Adam", "lr": 1e-3}
