@@ -274,6 +274,6 @@ def test_a_mistake_needs_no_torch():
     assert result.stdout == ""
     assert result.stderr.splitlines() == [
         "seeed is not a key of the configuration. Did you mean seed?",
-        "trainer.limit_train_batches is 'x': it must be a whole number of batches, a share from 0.0 "
-        "to 1.0, or null.",
+        "trainer.limit_train_batches is 'x': it must be a whole number of batches, a share from "
+        "0.0 to 1.0, or null.",
     ]

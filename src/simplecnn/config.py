@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
 
 from simplecnn import devices, hydra_node, secrets
 from simplecnn.errors import InputError
@@ -31,6 +33,7 @@ from simplecnn.rules import Config, check, unknown
 from simplecnn.signatures import signature
 
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+SEARCHPATH = "hydra.searchpath="
 MOST_MISTAKES = 20  # shown of a sweep: a thousand jobs can have the same kind of mistake
 # What Hydra raises for a configuration that cannot be composed, its own slips included.
 CANNOT_COMPOSE = (HydraException, OmegaConfBaseException, ValueError, TypeError, AssertionError,
@@ -56,16 +59,17 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise InputError(*absent)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         mistakes: list[str] = []
-        words = list(_readable(overrides, mistakes))
-        config = _compose_groups(name, [w for w in words if _chooses(w)], mistakes)
+        groups = Groups(name, overrides)
+        words = list(_readable(overrides, groups, mistakes))
+        config = _compose_groups(name, [w for w in words if groups.chooses(w)], mistakes)
         known = _without_hydra(config)
         for word in words:
-            if not _chooses(word):
+            if not groups.chooses(word):
                 _apply(word, config, mistakes)
         try:
             with _as_in_a_job(config, words):
                 values = _resolved(config)
-                composed = secrets.plain(config)
+                composed = secrets.plain(config) if secrets.are_in(config) else values
                 found = hydra_node.mistakes(config, typed={w.key_or_group for w in words})
                 references = _references(config)
         except InputError as error:
@@ -101,7 +105,8 @@ def plan_sweep(name: str, words: Sequence[str]) -> SweepPlan:
     mistakes: dict[str, None] = {}
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         unreadable: list[str] = []
-        words = [str(w.input_line) for w in _readable(words, unreadable, sweeps=True)]
+        readable = _readable(words, Groups(name, words), unreadable, sweeps=True)
+        words = [str(word.input_line) for word in readable]
         mistakes |= dict.fromkeys(unreadable)
         for_hydra = [w for w in words if w.lstrip("+~").startswith(("hydra.", "hydra/"))]
         ends: list[list[str]] = []
@@ -199,7 +204,10 @@ def _sweep_mistakes(config: Config, launcher: Config) -> Iterator[str]:
 
 def sweep_values(overrides: Sequence[str]) -> list[list[str]]:
     """Command lines without sweeps that try every value of every sweep in `overrides` once."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    unreadable: list[str] = []
+    parsed = [word for word in map(partial(_read, unreadable), overrides) if word]
+    if unreadable:
+        raise InputError(*unreadable)
     choices = [list(o.sweep_string_iterator()) if o.is_discrete_sweep() else [] for o in parsed]
     heads = [o.get_key_element() for o in parsed]
 
@@ -218,7 +226,7 @@ def sweep_values(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def _readable(
-    words: Sequence[str], mistakes: list[str], *, sweeps: bool = False
+    words: Sequence[str], groups: "Groups", mistakes: list[str], *, sweeps: bool = False
 ) -> Iterator[Override]:
     """The words that can be read, and of groups that have such an option."""
     for word in words:
@@ -237,33 +245,70 @@ def _readable(
             mistakes.append(
                 f"{cut(word)} {several}: add -m to try them, or write a list as {key}=[1,2]."
             )
-        elif problem := _is_group(override) and _group_mistake(override):
+        elif problem := groups.mistake(override):
             mistakes.append(problem)
         else:
             yield override
 
 
-def _chooses(override: Override) -> bool:
-    """Whether a word has a say in what is composed, rather than set a value in it."""
-    return _is_group(override) or override.get_key_element() == "hydra.searchpath"
+def _read(mistakes: list[str], word: str) -> Override | None:
+    """A word that can be read, or a sentence more in `mistakes`."""
+    try:
+        loader = _loader() if GlobalHydra.instance().is_initialized() else None
+        return OverridesParser.create(loader).parse_override(word)
+    except CANNOT_COMPOSE:
+        typed = repr(cut(word))
+        mistakes.append(f"{typed} cannot be read: write key=value, in quotes where needed.")
+        return None
 
 
-def _is_group(override: Override) -> bool:
-    return bool(_loader().get_group_options(override.key_or_group))
+class Groups:
+    """The config groups and their options, those of further folders (hydra.searchpath) included."""
+
+    def __init__(self, name: str, words: Sequence[str]) -> None:
+        loader: Any = _loader()
+        self._loader = loader
+        further = [w for w in words if w.startswith(SEARCHPATH)][:1]
+        try:
+            _, self._known = loader._parse_overrides_and_create_caching_repo(name, further)
+        except CANNOT_COMPOSE:  # a wrong word, which is found again when it is read
+            _, self._known = loader._parse_overrides_and_create_caching_repo(name, [])
+
+    def options(self, group: str) -> list[str]:
+        return sorted(self._known.get_group_options(group, ObjectType.CONFIG)) if group else []
+
+    def chooses(self, override: Override) -> bool:
+        """Whether a word has a say in what is composed, rather than set a value in it."""
+        key = override.key_or_group
+        return key == "hydra.searchpath" or bool(self.options(key))
+
+    def mistake(self, override: Override) -> str | None:
+        """A sentence where a word names an option that its group does not have."""
+        key, value = override.key_or_group, override.value()
+        options = self.options(key)
+        for choice in value if isinstance(value, list) else [value]:
+            if not options or choice is None or choice in options:
+                continue
+            near = difflib.get_close_matches(str(choice), options, 1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            return f"{key}={cut(str(choice))}: allowed are {', '.join(options)}.{hint}"
+        return None
 
 
 def _compose_groups(name: str, words: list[Override], mistakes: list[str]) -> DictConfig:
     """The composition of the groups that can be composed, with a sentence on those that cannot."""
     lines = [str(word.input_line) for word in words]
+    always = [line for line in lines if line.startswith(SEARCHPATH)]  # where the options are
     try:
         return compose(name, lines, return_hydra_config=True)
     except CANNOT_COMPOSE as error:
         problem = first_line(error)
-    good = []
+    good = list(always)
     for line in lines:
         try:
-            compose(name, [line], return_hydra_config=True)
-            good.append(line)
+            if line not in always:
+                compose(name, [*always, line], return_hydra_config=True)
+                good.append(line)
         except CANNOT_COMPOSE as error:
             mistakes.append(f"{cut(line)}: {first_line(error)}")
     try:
@@ -282,19 +327,6 @@ def _apply(word: Override, config: DictConfig, mistakes: list[str]) -> None:
         mistakes.append(_value_mistake(word, config, error))
 
 
-def _group_mistake(override: Override) -> str | None:
-    key = override.key_or_group
-    options = sorted(_loader().get_group_options(key))
-    value = override.value()
-    for choice in value if isinstance(value, list) else [value]:
-        if choice is None or choice in options:
-            continue
-        near = difflib.get_close_matches(str(choice), options, 1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        return f"{key}={cut(str(choice))}: allowed are {', '.join(options)}.{hint}"
-    return None
-
-
 def _value_mistake(word: Override, config: DictConfig, error: Exception) -> str:
     key, line = word.key_or_group, str(word.input_line)
     parent_key, _, last = key.rpartition(".")
@@ -304,6 +336,10 @@ def _value_mistake(word: Override, config: DictConfig, error: Exception) -> str:
         parent = None
     if not isinstance(parent, DictConfig):
         return unknown(key, key.split(".")[0], _top_keys(config), "of the configuration")
+    if word.is_delete() and last not in parent:
+        return f"{key} is not there: nothing can be deleted."
+    if word.is_add() and last in parent:
+        return f"{key} is set already: leave the plus out, {cut(line.lstrip('+'))}"
     if last in parent or word.package is not None:
         return f"{cut(line)}: {first_line(error)}"
     target = parent.get("_target_") if parent is not config else None
@@ -318,12 +354,16 @@ def _value_mistake(word: Override, config: DictConfig, error: Exception) -> str:
 
 
 def _top_keys(config: DictConfig) -> list[str]:
-    groups = [g for g in _loader().list_groups("") if g != "hydra"]
+    chosen = [str(group) for group in config.hydra.runtime.choices]
+    groups = [group for group in chosen if not group.startswith("hydra") and "/" not in group]
     return list(dict.fromkeys([*(str(k) for k in config if k != "hydra"), *groups]))
 
 
 def first_line(error: BaseException) -> str:
     """The gist of an exception of Hydra or OmegaConf, which say a lot more."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"{mark.name}, line {mark.line + 1}: {error.problem}"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
     lines = [line.strip() for line in str(cause or error).splitlines() if line.strip()]
     return cut(lines[0], 300) if lines else type(error).__name__
@@ -353,10 +393,8 @@ def _as_in_a_job(config: DictConfig, words: list[Override]) -> Iterator[None]:
     )
     config.hydra.job.num, config.hydra.job.id = 0, "0"
     try:
-        HydraConfig.instance().set_config(config)
-        OmegaConf.set_readonly(config.hydra, False)
+        HydraConfig.instance().cfg = config  # not set_config(), which copies all of it
         config.hydra.runtime.output_dir = str(Path(config.hydra.run.dir).absolute())
-        HydraConfig.instance().set_config(config)
         yield
     finally:
         HydraConfig.instance().cfg = None
@@ -367,29 +405,33 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
 
     Raises InputError with all the values that are missing or refer to nothing.
     """
-    own = OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
-    if missing := sorted(OmegaConf.missing_keys(own)):
-        raise InputError(*(f"{key} is missing: type {key}=…" for key in missing))
-    if broken := list(_broken(own)):
-        raise InputError(*broken)
-    values = OmegaConf.to_container(own, resolve=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    mistakes: list[str] = []
+    values = {str(k): _value(config, k, str(k), mistakes) for k in config if k != "hydra"}
+    if mistakes:
+        raise InputError(*mistakes)
+    return values
 
 
-def _broken(node: DictConfig | ListConfig, prefix: str = "") -> Iterator[str]:
-    """A sentence on each value that refers to nothing."""
-    is_dict = isinstance(node, DictConfig)
-    for key in list(node) if is_dict else range(len(node)):
-        path = f"{prefix}{key}" if is_dict else f"{prefix[:-1]}[{key}]"
-        try:
-            value = node[key]
-        except (OmegaConfBaseException, RecursionError) as error:
-            reason = "it refers to itself" if isinstance(error, RecursionError) else None
-            yield f"{path}: {reason or first_line(error)}"
-            continue
-        if isinstance(value, DictConfig | ListConfig) and not OmegaConf.is_interpolation(node, key):
-            yield from _broken(value, f"{path}.")
+def _value(parent: DictConfig | ListConfig, key: Any, path: str, mistakes: list[str]) -> Any:
+    """What stands at a key, as plain dicts and lists."""
+    try:
+        node = parent[key]
+        if OmegaConf.is_config(node) and OmegaConf.is_interpolation(parent, key):
+            return OmegaConf.to_container(node, resolve=True)
+    except MissingMandatoryValue:
+        mistakes.append(f"{path} is missing: type {path}=…")
+        return None
+    except RecursionError:
+        mistakes.append(f"{path} refers to itself.")
+        return None
+    except OmegaConfBaseException as error:
+        mistakes.append(f"{path}: {first_line(error)}")
+        return None
+    if isinstance(node, DictConfig):
+        return {k: _value(node, k, f"{path}.{k!s}", mistakes) for k in node}
+    if isinstance(node, ListConfig):
+        return [_value(node, i, f"{path}[{i}]", mistakes) for i in range(len(node))]
+    return node
 
 
 def _without_hydra(config: DictConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ The project's own variables (SIMPLECNN_…) say where things are and are no secr
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,6 +35,12 @@ def plain(config: DictConfig) -> dict[str, Any]:
         str(key): config[key] if isinstance(value, str) and "${oc." in value else value
         for key, value in values.items()
     }
+
+
+def are_in(config: DictConfig) -> bool:
+    """Whether anything in a configuration, but for `hydra`, may come from the environment."""
+    own = {key: config._get_node(key) for key in config if key != "hydra"}
+    return re.search(rf"oc\.env:\s*(?!{OURS})", repr(own)) is not None
 
 
 def hide(text: str) -> str:
