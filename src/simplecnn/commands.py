@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from simplecnn import secrets
 from simplecnn.config import SweepPlan, compose_config, conf_dir, plan_sweep, sweep_values
 from simplecnn.errors import InputError, RunError
+from simplecnn.rules import check
 from simplecnn.run_folder import RECORD, RunFolder, read_record, short, taken
 from simplecnn.screen import only_sweep_lines
 from simplecnn.sweep_folder import SweepFolder, listed, source_hashes
@@ -93,9 +94,61 @@ def evaluate(config: dict[str, Any], folder: Path) -> float:
     """Evaluate a run's checkpoint on test digits. Returns the accuracy."""
     run = RunFolder.open(config["run"])
     checkpoint = run.checkpoint(config["checkpoint"])
+    data = _checked(run)["data"]
     from simplecnn import evaluation
 
-    return evaluation.evaluate(run, checkpoint, data=config.get("data"))
+    return evaluation.evaluate(run, checkpoint, data=config.get("data") or data)
+
+
+def _checked(run: RunFolder) -> dict[str, Any]:
+    """The configuration of a run, which can come from someone else. Raises InputError."""
+    parts = {key: run.config()[key] for key in ("model", "data")}
+    if mistakes := check(parts, known=parts):
+        raise InputError(*(f"{short(run.path)}: {sentence}" for sentence in mistakes.values()))
+    return parts
+
+
+@command("predict")
+def predict(config: dict[str, Any], folder: Path) -> list[str]:
+    """Tell which digit is on a person's own images. Returns the class of each."""
+    from simplecnn.image_files import like_mnist, read_grey
+
+    run = RunFolder.open(config["run"])
+    checkpoint = run.checkpoint(config["checkpoint"])
+    dataset = _checked(run)["data"].get("dataset", "MNIST")
+    names = config["image"] if isinstance(config["image"], list) else [config["image"]]
+    digits = []
+    mistakes: list[str] = []
+    for name in names:
+        try:
+            digits.append(like_mnist(read_grey(name), invert=config["invert"]))
+        except InputError as error:
+            mistakes.append(str(error).replace("image:", f"image={name}:"))
+    if mistakes:
+        raise InputError(*mistakes)
+    import numpy as np
+
+    from simplecnn import prediction
+
+    return prediction.predict(checkpoint, np.stack(digits), names, dataset=dataset)
+
+
+@command("export")
+def export(config: dict[str, Any], folder: Path) -> None:
+    """Write a run's weights as safetensors."""
+    run = RunFolder.open(config["run"])
+    checkpoint = run.checkpoint(config["checkpoint"])
+    to = Path(config["to"] or run.path / "model.safetensors")
+    if not to.parent.is_dir():
+        raise InputError(f"to={to}: there is no folder {to.parent}.")
+    from simplecnn import weights
+
+    written = weights.export(checkpoint, to)
+    log.info(
+        "%s  %s parameters in %d tensors, %s bytes",
+        short(to), f"{written['num_parameters']:,}", written["num_tensors"],
+        f"{written['num_bytes']:,}",
+    )  # fmt: skip
 
 
 @command("sweep")
@@ -137,6 +190,7 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
     """Print and draw what each layer of a network sees, with three proofs that agree."""
     run = RunFolder.open(config["run"]) if config["run"] else None
     checkpoint = run.any_checkpoint() if run else None
+    model = _checked(run)["model"] if run else config["model"]
     import torch
 
     from simplecnn.evaluation import load_classifier
@@ -145,7 +199,6 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
     from simplecnn.mnist_files import read_bundled
     from simplecnn.targets import build
 
-    model = run.config()["model"] if run else config["model"]
     trained = load_classifier(checkpoint).network if checkpoint else None
     torch.manual_seed(config["seed"])
     network = build(model["network"])

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
@@ -393,7 +393,7 @@ def _as_in_a_job(config: DictConfig, words: list[Override]) -> Iterator[None]:
     )
     config.hydra.job.num, config.hydra.job.id = 0, "0"
     try:
-        HydraConfig.instance().cfg = config  # not set_config(), which copies all of it
+        HydraConfig.instance().cfg = cast(Any, config)  # set_config() copies all of it
         config.hydra.runtime.output_dir = str(Path(config.hydra.run.dir).absolute())
         yield
     finally:
