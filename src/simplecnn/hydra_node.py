@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from simplecnn.rules import argument_mistakes, is_inside, show
 from simplecnn.targets import allowed, not_allowed, target_nodes
@@ -130,9 +131,14 @@ def _of_logging(node: Any, key: str) -> dict[str, str]:
 def _of_folders(config: DictConfig, typed: Collection[str]) -> Iterator[tuple[str, str]]:
     """Folders and files that would lie outside the output root, or cannot be made."""
     for key in ("hydra.run.dir", "hydra.sweep.dir"):
-        path = OmegaConf.select(config, key)
+        try:
+            path = OmegaConf.select(config, key)
+        except OmegaConfBaseException:  # of a command that does no sweeps
+            continue
         if not path:
             yield key, f"{key} is empty: it must be a folder."
+        elif path == "." and not config.hydra.output_subdir:
+            continue  # of a command that leaves no folder
         elif key not in typed and not is_inside(path, ROOT) and not _is_local(key):
             yield (
                 key,
