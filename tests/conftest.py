@@ -82,7 +82,7 @@ def compose_run(folder: Path, *words: str) -> dict[str, Any]:
              "+trainer.limit_train_batches=8", "model.network.channels=[4,8]"]  # fmt: skip
     taken = {word.lstrip("+~").partition("=")[0] for word in words}
     small = [word for word in small if word.lstrip("+").partition("=")[0] not in taken]
-    return compose_config("train", [*small, *words, f"paths.output_dir={folder}"])
+    return compose_config("train", [*small, *words, f"hydra.run.dir={folder}"])
 
 
 @pytest.fixture(scope="session")

@@ -95,8 +95,10 @@ def test_values_arrive():
                                  "Did you mean max_epochs?"),
         ("trainer.limit_train_batches=0.1", "trainer.limit_train_batches is not set yet: add it "
                                             "with a plus, +trainer.limit_train_batches=0.1"),
-        ("+trainer.limit_train_batches=x", "trainer.limit_train_batches is 'x': "
-                                           "pytorch_lightning.Trainer takes "),
+        ("+trainer.limit_train_batches=x", "trainer.limit_train_batches is 'x': it must be a whole "
+                                           "number of batches, a share from 0.0 to 1.0, or null."),
+        ("+trainer.enable_model_summary=x", "trainer.enable_model_summary is 'x': "
+                                            "pytorch_lightning.Trainer takes Optional[bool]."),
         ("model.optimizer.lrr=1", "model.optimizer.lrr is not a key of torch.optim.Adam. "
                                   "Did you mean lr?"),
         ("model.optimizer.lr=abc", "model.optimizer.lr is 'abc': it must be a number above 0."),
@@ -272,6 +274,6 @@ def test_a_mistake_needs_no_torch():
     assert result.stdout == ""
     assert result.stderr.splitlines() == [
         "seeed is not a key of the configuration. Did you mean seed?",
-        "trainer.limit_train_batches is 'x': pytorch_lightning.Trainer takes "
-        "Optional[Union[int, float]].",
+        "trainer.limit_train_batches is 'x': it must be a whole number of batches, a share from "
+        "0.0 to 1.0, or null.",
     ]

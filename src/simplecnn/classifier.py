@@ -17,7 +17,8 @@ from simplecnn.cores import Cores, can_split
 from simplecnn.cuda_graph import GraphedStep, make_capturable
 from simplecnn.devices import num_cuda_devices
 from simplecnn.errors import InputError
-from simplecnn.targets import build, signature
+from simplecnn.signatures import signature
+from simplecnn.targets import build
 
 if not num_cuda_devices():
     # Set by Lightning. Every step of an optimizer would look for NVIDIA's driver: 0.3 ms.

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 bad input (nothing was read, trained or written)
 by Ctrl-C, 143 by SIGTERM. A sweep is done when all its jobs are.
 """
 
+import argparse
 import dataclasses
 import gc
 import logging
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -24,8 +25,10 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from simplecnn import secrets
 from simplecnn.config import SweepPlan, compose_config, conf_dir, plan_sweep, sweep_values
 from simplecnn.errors import InputError, RunError
+from simplecnn.rules import check
 from simplecnn.run_folder import (
     RECORD,
     RunFolder,
@@ -50,9 +53,7 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
         def job(config: DictConfig) -> Any:
             in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
             folder = Path(HydraConfig.get().runtime.output_dir)
-            resolved = OmegaConf.to_container(config, resolve=True)
-            assert isinstance(resolved, dict)
-            values = {str(k): v for k, v in resolved.items()}
+            values = secrets.plain(config)
             if in_sweep and name == LEAVES_RUNS:
                 return _job_of_sweep(task, values, folder)
             try:
@@ -66,7 +67,7 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
 
         def main() -> None:
             try:
-                sweep = _check_command_line(name)
+                sweep = check_command_line(name)
             except InputError as error:
                 print(error, file=sys.stderr)
                 sys.exit(2)
@@ -108,9 +109,61 @@ def evaluate(config: dict[str, Any], folder: Path) -> float:
     """Evaluate a run's checkpoint on test digits. Returns the accuracy."""
     run = RunFolder.open(config["run"])
     checkpoint = run.checkpoint(config["checkpoint"])
+    data = _checked(run)["data"]
     from simplecnn import evaluation
 
-    return evaluation.evaluate(run, checkpoint, data=config.get("data"))
+    return evaluation.evaluate(run, checkpoint, data=config.get("data") or data)
+
+
+def _checked(run: RunFolder) -> dict[str, Any]:
+    """The configuration of a run, which can come from someone else. Raises InputError."""
+    parts = {key: run.config()[key] for key in ("model", "data")}
+    if mistakes := check(parts, known=parts):
+        raise InputError(*(f"{short(run.path)}: {sentence}" for sentence in mistakes.values()))
+    return parts
+
+
+@command("predict")
+def predict(config: dict[str, Any], folder: Path) -> list[str]:
+    """Tell which digit is on a person's own images. Returns the class of each."""
+    from simplecnn.image_files import like_mnist, read_grey
+
+    run = RunFolder.open(config["run"])
+    checkpoint = run.checkpoint(config["checkpoint"])
+    dataset = _checked(run)["data"].get("dataset", "MNIST")
+    names = config["image"] if isinstance(config["image"], list) else [config["image"]]
+    digits = []
+    mistakes: list[str] = []
+    for name in names:
+        try:
+            digits.append(like_mnist(read_grey(name), invert=config["invert"]))
+        except InputError as error:
+            mistakes.append(str(error).replace("image:", f"image={name}:"))
+    if mistakes:
+        raise InputError(*mistakes)
+    import numpy as np
+
+    from simplecnn import prediction
+
+    return prediction.predict(checkpoint, np.stack(digits), names, dataset=dataset)
+
+
+@command("export")
+def export(config: dict[str, Any], folder: Path) -> None:
+    """Write a run's weights as safetensors."""
+    run = RunFolder.open(config["run"])
+    checkpoint = run.checkpoint(config["checkpoint"])
+    to = Path(config["to"] or run.path / "model.safetensors")
+    if not to.parent.is_dir():
+        raise InputError(f"to={to}: there is no folder {to.parent}.")
+    from simplecnn import weights
+
+    written = weights.export(checkpoint, to)
+    log.info(
+        "%s  %s parameters in %d tensors, %s bytes",
+        short(to), f"{written['num_parameters']:,}", written["num_tensors"],
+        f"{written['num_bytes']:,}",
+    )  # fmt: skip
 
 
 @command("sweep")
@@ -152,6 +205,7 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
     """Print and draw what each layer of a network sees, with three proofs that agree."""
     run = RunFolder.open(config["run"]) if config["run"] else None
     checkpoint = run.any_checkpoint() if run else None
+    model = _checked(run)["model"] if run else config["model"]
     import torch
 
     from simplecnn.evaluation import load_classifier
@@ -160,7 +214,6 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
     from simplecnn.mnist_files import read_bundled
     from simplecnn.targets import build
 
-    model = run.config()["model"] if run else config["model"]
     trained = load_classifier(checkpoint).network if checkpoint else None
     torch.manual_seed(config["seed"])
     network = build(model["network"])
@@ -179,23 +232,22 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
         raise RunError("The receipts do not agree: see the table above.")
 
 
-def _check_command_line(name: str) -> SweepFolder | None:
+def check_command_line(name: str) -> SweepFolder | None:
     """Raise InputError with every mistake of this process's command line.
 
     Gives the folder of the sweep that it asks for, None for a run alone.
     """
-    args, apart = get_args_parser().parse_known_args()
-    for word in apart:
-        if word.startswith("-"):
-            raise InputError(f"{word} is not an option: --help shows what there is.")
-        raise InputError(f"{word!r} stands apart: write all key=value together, options first.")
-    if args.help or args.hydra_help or args.info or args.shell_completion:
-        return None
+    args = _options()
     words = list(args.overrides)
+    only_shown = args.help or args.hydra_help or args.info
+    if args.shell_completion or only_shown and not words:
+        return None
     if args.config_dir:
-        words.append(f"hydra.searchpath=[file://{Path(args.config_dir).absolute()}]")
+        if not Path(args.config_dir).is_dir():
+            raise InputError(f"--config-dir {args.config_dir}: there is no such folder.")
+        words.append(f"hydra.searchpath=['file://{Path(args.config_dir).absolute()}']")
     config_name = args.config_name or name
-    if args.multirun or "hydra.mode=MULTIRUN" in words:
+    if not only_shown and (args.multirun or "hydra.mode=MULTIRUN" in words):
         if name == LEAVES_RUNS:
             plan = plan_sweep(config_name, words)
             return None if args.cfg else _claim(plan, args.overrides)
@@ -206,6 +258,9 @@ def _check_command_line(name: str) -> SweepFolder | None:
         _take_up_requeued(words)
         words = get_args_parser().parse_known_args()[0].overrides
     config = compose_config(config_name, words)
+    if args.cfg == "job" and args.package:
+        if OmegaConf.select(OmegaConf.create(config), args.package) is None:
+            raise InputError(f"--package {args.package}: the configuration has no such part.")
     if _is_ddp_child():
         return None
     if config.get("resume") is not None:
@@ -245,6 +300,44 @@ def _take_up_requeued(words: Sequence[str]) -> None:
                 sys.argv.remove(word)
             sys.argv.append(f"resume='{short(record.parent)}'")
             return
+
+
+NOT_TAKEN = {  # options of Hydra that go round the check
+    "config_path": "--config-path is not taken: --config-dir adds a folder of your own.",
+    "experimental_rerun": "--experimental-rerun is not taken: it runs what is in a pickle.",
+}
+
+
+def _options() -> argparse.Namespace:
+    """Hydra's options as they are typed. Raises InputError where they make no sense."""
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    args, apart = parser.parse_known_args()
+    for word in apart:
+        if word.startswith("-"):
+            raise InputError(f"{word} is not an option: --help shows what there is.")
+        raise InputError(f"{word!r} stands apart: write all key=value together, options first.")
+    if refused := [why for name, why in NOT_TAKEN.items() if getattr(args, name)]:
+        raise InputError(*refused)
+    modes = {
+        "--run": args.run,
+        "--multirun": args.multirun,
+        "--cfg": args.cfg,
+        "--info": args.info,
+        "--shell-completion": args.shell_completion,
+    }
+    given = [option for option, value in modes.items() if value]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} do not go together: give one of them.")
+    if args.resolve and not (args.cfg or args.help):
+        raise InputError("--resolve belongs to --cfg: type --cfg job --resolve.")
+    if args.package and not args.cfg:
+        raise InputError("--package belongs to --cfg: type --cfg job --package model.")
+    return args
+
+
+def _refuse(message: str) -> NoReturn:
+    raise InputError(f"{message[:1].upper()}{message[1:]}. --help shows what there is.")
 
 
 def _claim(plan: SweepPlan, overrides: Sequence[str]) -> SweepFolder:

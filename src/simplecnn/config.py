@@ -1,49 +1,43 @@
-"""What a valid configuration looks like. Imports no torch: a mistake is answered in a second.
+"""What a command line asks for, composed and checked. Imports no torch: a mistake costs a second.
 
-What a class accepts is read from its signature (`targets`); what no signature says, ranges and
-combinations, is a table here. All mistakes of a configuration are found at once.
+All mistakes are found at once: those of the words (here), of the configuration (`rules`), and of
+what stands below `hydra` (`hydra_node`).
 """
 
 import difflib
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from inspect import Parameter
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
 
-from simplecnn import devices, plugins
+from simplecnn import devices, hydra_node, secrets
 from simplecnn.errors import InputError
-from simplecnn.targets import TargetNode, accepts, allowed, not_allowed, signature, target_nodes
+from simplecnn.rules import Config, check, unknown
+from simplecnn.signatures import signature
 
-Config = Mapping[str, Any]
-
-# Given by the code that builds the node, not by the configuration.
-GIVEN_IN_CODE = {
-    "model.optimizer": {"params"},
-    "model.scheduler": {"optimizer"},
-}
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+SEARCHPATH = "hydra.searchpath="
 MOST_MISTAKES = 20  # shown of a sweep: a thousand jobs can have the same kind of mistake
-# These hold any number of named entries.
-OPEN_GROUPS = ("callbacks", "logger")
-MOST_VALIDATION = {
-    "simplecnn.mnist.MNISTDataModule": 59_999,
-    "simplecnn.mnist.MNIST5kDataModule": 4_499,
-}
-LOGGED = tuple(f"{stage}/{name}" for stage in ("train", "val", "test") for name in ("loss", "acc"))
+# What Hydra raises for a configuration that cannot be composed, its own slips included.
+CANNOT_COMPOSE = (HydraException, OmegaConfBaseException, ValueError, TypeError, AssertionError,
+                  AttributeError, KeyError, RecursionError, OSError, YAMLError)  # fmt: skip
 
 
 def conf_dir() -> Path:
@@ -58,35 +52,36 @@ def conf_dir() -> Path:
 def compose_config(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The configuration that a command line gives, checked and resolved, as plain dicts and lists.
 
+    What comes from the environment stays `${oc.env:…}` (`secrets`).
     Raises InputError with all the mistakes of the command line and of the configuration.
     """
-    words = list(overrides)
-    mistakes: list[str] = []
-    if absent := plugins.missing_launchers(words):
+    if absent := hydra_node.missing_launchers(overrides):
         raise InputError(*absent)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        mistakes: list[str] = []
+        groups = Groups(name, overrides)
+        words = list(_readable(overrides, groups, mistakes))
+        config = _compose_groups(name, [w for w in words if groups.chooses(w)], mistakes)
+        known = _without_hydra(config)
+        for word in words:
+            if not groups.chooses(word):
+                _apply(word, config, mistakes)
         try:
-            config = compose(name, words, return_hydra_config=True)
-        except (HydraException, OmegaConfBaseException) as error:
-            words, mistakes = _sift(name, words)
-            if not mistakes:
-                raise InputError(_first_line(error)) from None
-            config = compose(name, words, return_hydra_config=True)
-        known = config
-        if any(word.startswith("+") for word in words):
-            known = compose(name, [w for w in words if _is_group(w)], return_hydra_config=True)
-        try:
-            composed = _resolve(config)
-            known_keys = composed if known is config else _resolve(known)
+            with _as_in_a_job(config, words):
+                values = _resolved(config)
+                composed = secrets.plain(config) if secrets.are_in(config) else values
+                found = hydra_node.mistakes(config, typed={w.key_or_group for w in words})
+                references = _references(config)
         except InputError as error:
             raise InputError(*mistakes, *error.mistakes) from None
-    found = check(composed, known=known_keys)
+        except CANNOT_COMPOSE as error:
+            raise InputError(*mistakes, first_line(error)) from None
+    found = check(values, known=known) | found
     # A wrong value is reported where it stands, not where it is referred to.
-    own = [sentence for key, sentence in found.items() if key not in _references(config)]
+    own = [sentence for key, sentence in found.items() if key not in references]
     mistakes += own or found.values()
-    mistakes += plugins.mistakes(config)
     if mistakes:
-        raise InputError(*mistakes)
+        raise InputError(*map(secrets.hide, mistakes))
     return composed
 
 
@@ -105,10 +100,18 @@ def plan_sweep(name: str, words: Sequence[str]) -> SweepPlan:
 
     Raises InputError with all the mistakes of all jobs.
     """
-    if absent := plugins.missing_launchers(words):
+    if absent := hydra_node.missing_launchers(words):
         raise InputError(*absent)
-    ends: list[list[str]] = []
+    mistakes: dict[str, None] = {}
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        unreadable: list[str] = []
+        readable = _readable(words, Groups(name, words), unreadable, sweeps=True)
+        words = [str(word.input_line) for word in readable]
+        mistakes |= dict.fromkeys(unreadable)
+        for_hydra = [w for w in words if w.lstrip("+~").startswith(("hydra.", "hydra/"))]
+        ends: list[list[str]] = []
+        jobs: list[list[str]] | None = None
+        problem = ""
         try:
             config = GlobalHydra.instance().hydra.compose_config(  # type: ignore[union-attr]
                 name, list(words), RunMode.MULTIRUN, with_log_configuration=False
@@ -116,33 +119,27 @@ def plan_sweep(name: str, words: Sequence[str]) -> SweepPlan:
             HydraConfig.instance().set_config(config)
             hydra: Any = OmegaConf.to_container(config.hydra, resolve=False)
             folder = Path(config.hydra.sweep.dir)
-        except (HydraException, OmegaConfBaseException) as error:
-            problem: Exception | None = error
-        else:
-            problem = None
+            if strangers := list(hydra_node.plugin_mistakes(hydra)):
+                raise InputError(*mistakes, *strangers)
+            sweeper = hydra["sweeper"]
+            asked = [f"{k}={v}" for k, v in (sweeper.get("params") or {}).items()]
+            asked += [w for w in words if w not in for_hydra]
+            parsed = OverridesParser.create(_loader()).parse_overrides(asked)
+            if interval := _interval(parsed) if sweeper["_target_"] == BASIC_SWEEPER else None:
+                raise InputError(*mistakes, interval)
+            if sweeper["_target_"] == BASIC_SWEEPER:
+                (jobs,) = BasicSweeper.split_arguments(parsed, None)
+            elif sweeper["_target_"] == hydra_node.OPTUNA:
+                ends = _ends_of_search(config, words)
+        except CANNOT_COMPOSE as error:
+            problem = first_line(error)
         finally:
             HydraConfig.instance().cfg = None
-        if problem is None:
-            sweeper = hydra["sweeper"]
-            if strangers := list(plugins.mistakes(config)):
-                raise InputError(*strangers)
-            asked = [f"{k}={v}" for k, v in (sweeper.get("params") or {}).items()]
-            asked += [w for w in words if not w.lstrip("+~").startswith(("hydra.", "hydra/"))]
-            jobs = None
-            try:
-                parsed = OverridesParser.create(_loader()).parse_overrides(asked)
-                if sweeper["_target_"] == BASIC_SWEEPER:
-                    (jobs,) = BasicSweeper.split_arguments(parsed, None)
-                elif sweeper["_target_"] == plugins.OPTUNA:
-                    ends = _ends_of_search(config, words)
-            except HydraException as error:
-                raise InputError(_search_mistake(parsed, error)) from None
-    lines = sweep_values(words if problem else asked) if problem or jobs is None else jobs
-    lines = [*lines, *ends]
-    mistakes: dict[str, None] = {}
-    for line in lines:
+        lines = sweep_values(words if problem else asked) if problem or jobs is None else jobs
+    fixed = [] if problem else for_hydra
+    for line in (*lines, *ends):
         try:
-            composed = compose_config(name, line)
+            composed = compose_config(name, [*fixed, *line])
         except InputError as error:
             mistakes |= dict.fromkeys(error.mistakes)
         else:
@@ -150,8 +147,8 @@ def plan_sweep(name: str, words: Sequence[str]) -> SweepPlan:
             mistakes |= dict.fromkeys(_sweep_mistakes(composed, launcher))
         if len(mistakes) >= MOST_MISTAKES:
             break
-    if problem is not None and not mistakes:
-        mistakes[_first_line(problem)] = None
+    if problem and not mistakes:
+        mistakes[problem] = None
     if mistakes:
         raise InputError(*mistakes)
     sources = [s["path"] for s in hydra["runtime"]["config_sources"] if s["schema"] == "file"]
@@ -166,7 +163,8 @@ def _ends_of_search(config: DictConfig, words: Sequence[str]) -> list[list[str]]
     return Search.of(config, own, OverridesParser.create(_loader())).corners()
 
 
-def _search_mistake(parsed: Sequence[Override], error: Exception) -> str:
+def _interval(parsed: Sequence[Override]) -> str | None:
+    """A sentence where a sweep that tries every value is asked to search an interval."""
     for override in parsed:
         if override.is_sweep_override() and not override.is_discrete_sweep():
             key = override.key_or_group
@@ -174,7 +172,7 @@ def _search_mistake(parsed: Sequence[Override], error: Exception) -> str:
                 f"{key} is to be searched in an interval, and this sweep tries every value: "
                 f"list the values ({key}=a,b,c), or search with hparams_search=optuna."
             )
-    return _first_line(error)
+    return None
 
 
 def _sweep_mistakes(config: Config, launcher: Config) -> Iterator[str]:
@@ -206,7 +204,10 @@ def _sweep_mistakes(config: Config, launcher: Config) -> Iterator[str]:
 
 def sweep_values(overrides: Sequence[str]) -> list[list[str]]:
     """Command lines without sweeps that try every value of every sweep in `overrides` once."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    unreadable: list[str] = []
+    parsed = [word for word in map(partial(_read, unreadable), overrides) if word]
+    if unreadable:
+        raise InputError(*unreadable)
     choices = [list(o.sweep_string_iterator()) if o.is_discrete_sweep() else [] for o in parsed]
     heads = [o.get_key_element() for o in parsed]
 
@@ -221,270 +222,222 @@ def sweep_values(overrides: Sequence[str]) -> list[list[str]]:
     return lines or [line({})]
 
 
-# What no signature says: the key, what is allowed, and the test. Keys are matched whole.
+# Words of the command line, one by one.
 
 
-def _whole(low: int, high: float = float("inf")) -> Callable[[Any], bool]:
-    return lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v <= high
-
-
-def _number(test: Callable[[float], bool]) -> Callable[[Any], bool]:
-    return lambda v: isinstance(v, int | float) and not isinstance(v, bool) and test(v)
-
-
-def _flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _text_or_null(value: Any) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _widths(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 0 and all(map(_whole(1), value))
-
-
-def _has_target(value: Any) -> bool:
-    return isinstance(value, Mapping) and "_target_" in value
-
-
-A_CLASS = "a class to build, with a _target_ and its arguments"
-Rule = tuple[str, str, Callable[[Any], bool]]
-RULES: tuple[Rule, ...] = (
-    ("model", A_CLASS, _has_target),
-    ("model.network", A_CLASS, _has_target),
-    ("model.optimizer", A_CLASS, _has_target),
-    ("data", A_CLASS, _has_target),
-    ("trainer", A_CLASS, _has_target),
-    ("name", "letters, digits, '.', '_' and '-', not starting with a '.'",
-     lambda v: isinstance(v, str) and re.fullmatch(r"[\w-][\w.-]*", v) is not None),
-    ("seed", "a whole number from 0 to 4294967295", _whole(0, 2**32 - 1)),
-    ("train", "true or false", _flag),
-    ("test", "true or false", _flag),
-    ("ckpt_path", "a path, or null", _text_or_null),
-    ("resume", "a run folder, or null", _text_or_null),
-    ("digit", "a whole number from 0 to 4999", _whole(0, 4999)),
-    ("num_images", "a whole number from 1 to 5000", _whole(1, 5000)),
-    ("quick", "true or false", _flag),
-    ("rounds", "a whole number of 1 or more", _whole(1)),
-    ("steps", "a whole number of 1 or more", _whole(1)),
-    ("num_calls", "a whole number of 1 or more", _whole(1)),
-    ("monitor", "a metric, or null", _text_or_null),
-    ("mode", "max or min", lambda v: v in ("max", "min")),
-    ("data.batch_size", "a whole number of 1 or more", _whole(1)),
-    ("data.steps_together", "a whole number of 1 or more", _whole(1)),
-    ("data.eval_batch_size", "a whole number of 1 or more", _whole(1)),
-    ("data.val_size", "a whole number of 0 or more", _whole(0)),
-    *((f"data.augmentation.{name}", "a number of 0 or more",
-       _number(lambda v: 0 <= v < float("inf"))) for name in ("degrees", "shear", "shift")),
-    ("data.augmentation.scale", "a number from 0 up to, not including, 1",
-     _number(lambda v: 0 <= v < 1)),
-    ("data.test_size", "a whole number of 0 or more", _whole(0)),
-    ("model.network.channels", "a list of whole numbers of 1 or more, as in [16,32,64]", _widths),
-    ("model.network.kernel_size", "an odd whole number",
-     lambda v: _whole(1)(v) and v % 2 == 1),
-    ("model.network.hidden", "a whole number of 1 or more", _whole(1)),
-    ("model.network.pool", "max, average or stride", lambda v: v in ("max", "average", "stride")),
-    ("model.network.dropout", "a number from 0 up to, not including, 1",
-     _number(lambda v: 0 <= v < 1)),
-    ("model.network.num_classes", "a whole number of 2 or more", _whole(2)),
-    ("model.network.in_channels", "a whole number of 1 or more", _whole(1)),
-    ("model.label_smoothing", "a number from 0 up to, not including, 1",
-     _number(lambda v: 0 <= v < 1)),
-    ("model.scheduler_interval", "epoch or step", lambda v: v in ("epoch", "step")),
-    ("model.optimizer.lr", "a number above 0", _number(lambda v: 0 < v < float("inf"))),
-    ("model.optimizer.weight_decay", "a number of 0 or more",
-     _number(lambda v: 0 <= v < float("inf"))),
-    ("model.optimizer.momentum", "a number from 0 up to, not including, 1",
-     _number(lambda v: 0 <= v < 1)),
-    ("model.optimizer.betas", "two numbers from 0 up to, not including, 1",
-     lambda v: isinstance(v, list) and len(v) == 2
-     and all(map(_number(lambda b: 0 <= b < 1), v))),
-    ("model.scheduler.max_lr", "a number above 0", _number(lambda v: 0 < v < float("inf"))),
-    ("model.scheduler.pct_start", "a number from 0 to 1", _number(lambda v: 0 <= v <= 1)),
-    ("trainer.accelerator", "auto, cpu, gpu, cuda or mps",
-     lambda v: v in ("auto", "cpu", "gpu", "cuda", "mps")),
-    ("trainer.max_epochs", "a whole number of 1 or more, -1 (no end), or null",
-     lambda v: v is None or v == -1 or _whole(1)(v)),
-    ("trainer.max_steps", "a whole number of 1 or more, or -1 (no end)",
-     lambda v: v == -1 or _whole(1)(v)),
-    ("trainer.devices", "a whole number of 1 or more, auto, or a list of devices",
-     lambda v: v == "auto" or _whole(1)(v)
-     or (isinstance(v, list) and len(v) > 0 and all(map(_whole(0), v)))),
-    ("callbacks.*.every_n_epochs", "a whole number of 1 or more", _whole(1)),
-    ("callbacks.*.patience", "a whole number of 0 or more", _whole(0)),
-)  # fmt: skip
-
-
-def check(config: Config, *, known: Config) -> dict[str, str]:
-    """Every mistake in a resolved configuration: the key, and a sentence.
-
-    `known` is the configuration before single keys were added: what it lacks, where no class
-    gives the answer, is unknown.
-    """
-    mistakes = {
-        key: f"{key} is {_show(value)}: it must be {wanted}."
-        for pattern, wanted, test in RULES
-        for key, value in _select(config, pattern.split("."))
-        if not test(value)
-    }
-    out_of_range = bool(mistakes)
-    for node in target_nodes(config):
-        for key, mistake in _target_mistakes(node):
-            mistakes.setdefault(key, mistake)
-    for key, mistake in _unknown_keys(config, known):
-        mistakes.setdefault(key, mistake)
-    if not out_of_range and {"model", "data", "trainer"} <= set(config):
-        mistakes |= {mistake: mistake for mistake in _combinations(config)}
-    return mistakes
-
-
-def _unknown_keys(config: Config, known: Config, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Keys that stand where no class says what is allowed, and that the composition lacks."""
-    for key, value in config.items():
-        path = f"{prefix}{key}"
-        if prefix[:-1] in OPEN_GROUPS:
-            if value is not None and not (isinstance(value, Mapping) and "_target_" in value):
-                yield path, f"{path} is {_show(value)}: it must have a _target_, a class to build."
-        elif key not in known:
-            place = prefix[:-1] or "the configuration"
-            yield path, unknown(path, key, list(known), f"of {place}")
-        elif (
-            isinstance(value, Mapping)
-            and "_target_" not in value
-            and isinstance(known[key], Mapping)
-        ):
-            yield from _unknown_keys(value, known[key], f"{path}.")
-
-
-def _target_mistakes(node: TargetNode) -> Iterator[tuple[str, str]]:
-    if not isinstance(node.target, str) or node.target not in allowed():
-        near = difflib.get_close_matches(str(node.target), allowed(), 1, 0.7)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        key = f"{node.key}._target_"
-        yield key, f"{key}: {not_allowed(node.target)}.{hint}"
-        return
-    accepted = signature(node.target)
-    if accepted is None:
-        return
-    parameters = accepted.parameters
-    is_open = any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())
-    names = [
-        p.name
-        for p in parameters.values()
-        if p.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-    ]
-    given = GIVEN_IN_CODE.get(node.key, set())
-    for name, value in node.arguments.items():
-        key = f"{node.key}.{name}"
-        if name not in names:
-            if not is_open:
-                yield key, unknown(key, name, sorted(set(names) - given), f"of {node.target}")
-        elif not accepts(parameters[name].annotation, value):
-            wanted = parameters[name].annotation
-            yield key, f"{key} is {_show(value)}: {node.target} takes {wanted}."
-    positional = names[: len(node.positional)]
-    for name in names:
-        missing = parameters[name].default is Parameter.empty and name not in node.arguments
-        if missing and name not in given and name not in positional and not node.partial:
-            key = f"{node.key}.{name}"
-            yield key, f"{key} is missing: {node.target} needs it."
-
-
-def _combinations(config: Config) -> Iterator[str]:
-    network, data, trainer = config["model"].get("network") or {}, config["data"], config["trainer"]
-    if network.get("_target_") == "simplecnn.network.SimpleCNN":
-        blocks = len(network.get("channels", [1, 1, 1]))
-        size = network.get("image_size", 28)
-        if size // 2**blocks < 1:
-            yield (
-                f"model.network.channels has {blocks} entries: each halves the image of {size} "
-                f"pixels, and at most {size.bit_length() - 1} leave something of it."
+def _readable(
+    words: Sequence[str], groups: "Groups", mistakes: list[str], *, sweeps: bool = False
+) -> Iterator[Override]:
+    """The words that can be read, and of groups that have such an option."""
+    for word in words:
+        try:
+            override = OverridesParser.create(_loader()).parse_override(word)
+        except CANNOT_COMPOSE:
+            mistakes.append(
+                f"{cut(word)!r} cannot be read: write key=value, in quotes where needed."
             )
-        kernel = network.get("kernel_size", 3)
-        if kernel > size:
-            yield f"model.network.kernel_size is {kernel}: the image has {size} pixels only."
-    most = MOST_VALIDATION.get(data.get("_target_"))
-    if most and data.get("val_size", 0) > most:
-        yield f"data.val_size is {data['val_size']}: at most {most} leave something to train on."
-    monitor = config["monitor"]
-    monitors = {"monitor": monitor} if monitor else {}
-    monitors |= {
-        f"callbacks.{name}.monitor": node["monitor"]
-        for name, node in (config.get("callbacks") or {}).items()
-        if isinstance(node, Mapping) and node.get("monitor") not in (None, monitor)
-    }
-    logged = [m for m in LOGGED if is_logged(m, data)]
-    for key, metric in monitors.items():
-        if metric not in logged:
-            near = difflib.get_close_matches(metric, logged, 1)
+            continue
+        key = override.key_or_group
+        if override.is_sweep_override() and sweeps:
+            yield override
+        elif override.is_sweep_override():
+            several = "lists several values" if override.is_discrete_sweep() else "is a search"
+            mistakes.append(
+                f"{cut(word)} {several}: add -m to try them, or write a list as {key}=[1,2]."
+            )
+        elif problem := groups.mistake(override):
+            mistakes.append(problem)
+        else:
+            yield override
+
+
+def _read(mistakes: list[str], word: str) -> Override | None:
+    """A word that can be read, or a sentence more in `mistakes`."""
+    try:
+        loader = _loader() if GlobalHydra.instance().is_initialized() else None
+        return OverridesParser.create(loader).parse_override(word)
+    except CANNOT_COMPOSE:
+        typed = repr(cut(word))
+        mistakes.append(f"{typed} cannot be read: write key=value, in quotes where needed.")
+        return None
+
+
+class Groups:
+    """The config groups and their options, those of further folders (hydra.searchpath) included."""
+
+    def __init__(self, name: str, words: Sequence[str]) -> None:
+        loader: Any = _loader()
+        self._loader = loader
+        further = [w for w in words if w.startswith(SEARCHPATH)][:1]
+        try:
+            _, self._known = loader._parse_overrides_and_create_caching_repo(name, further)
+        except CANNOT_COMPOSE:  # a wrong word, which is found again when it is read
+            _, self._known = loader._parse_overrides_and_create_caching_repo(name, [])
+
+    def options(self, group: str) -> list[str]:
+        return sorted(self._known.get_group_options(group, ObjectType.CONFIG)) if group else []
+
+    def chooses(self, override: Override) -> bool:
+        """Whether a word has a say in what is composed, rather than set a value in it."""
+        key = override.key_or_group
+        return key == "hydra.searchpath" or bool(self.options(key))
+
+    def mistake(self, override: Override) -> str | None:
+        """A sentence where a word names an option that its group does not have."""
+        key, value = override.key_or_group, override.value()
+        options = self.options(key)
+        for choice in value if isinstance(value, list) else [value]:
+            if not options or choice is None or choice in options:
+                continue
+            near = difflib.get_close_matches(str(choice), options, 1)
             hint = f" Did you mean {near[0]}?" if near else ""
-            yield f"{key} is {metric!r}: this run logs {', '.join(logged)}.{hint}"
-    if not config["train"] and not config["test"]:
-        yield "train and test are both false: there is nothing to do."
-    if not config["train"] and not config["ckpt_path"]:
-        yield "train is false: say with ckpt_path=<file> which checkpoint to test."
-    if config["ckpt_path"] and not Path(config["ckpt_path"]).is_file():
-        yield f"ckpt_path is {config['ckpt_path']!r}: there is no such file."
-    problem = devices.problem(trainer.get("accelerator", "auto"), trainer.get("devices", "auto"))
-    if problem:
-        yield problem
+            return f"{key}={cut(str(choice))}: allowed are {', '.join(options)}.{hint}"
+        return None
 
 
-def is_logged(metric: str, data: Config) -> bool:
-    """Whether a run with the data of this configuration logs `metric` after each epoch."""
-    if metric.startswith("val/"):
-        return data.get("val_size", 1) != 0
-    return not metric.startswith("test/") or bool(data.get("test_each_epoch"))
+def _compose_groups(name: str, words: list[Override], mistakes: list[str]) -> DictConfig:
+    """The composition of the groups that can be composed, with a sentence on those that cannot."""
+    lines = [str(word.input_line) for word in words]
+    always = [line for line in lines if line.startswith(SEARCHPATH)]  # where the options are
+    try:
+        return compose(name, lines, return_hydra_config=True)
+    except CANNOT_COMPOSE as error:
+        problem = first_line(error)
+    good = list(always)
+    for line in lines:
+        try:
+            if line not in always:
+                compose(name, [*always, line], return_hydra_config=True)
+                good.append(line)
+        except CANNOT_COMPOSE as error:
+            mistakes.append(f"{cut(line)}: {first_line(error)}")
+    try:
+        if len(good) < len(lines):
+            return compose(name, good, return_hydra_config=True)
+    except CANNOT_COMPOSE as error:
+        problem = first_line(error)
+    raise InputError(*mistakes, problem)
 
 
-def unknown(key: str, name: str, names: Sequence[str], where: str) -> str:
-    """The sentence for a key that does not exist: the nearest spelling, or all there are."""
-    near = difflib.get_close_matches(name, names, 1, 0.6)
-    if near:
-        return f"{key} is not a key {where}. Did you mean {near[0]}?"
-    return f"{key} is not a key {where}. There are: {', '.join(names)}."
+def _apply(word: Override, config: DictConfig, mistakes: list[str]) -> None:
+    """Set what a word says, or add a sentence on why that cannot be."""
+    try:
+        ConfigLoaderImpl._apply_overrides_to_config([word], config)
+    except CANNOT_COMPOSE as error:
+        mistakes.append(_value_mistake(word, config, error))
 
 
-def _select(config: Any, parts: Sequence[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if not parts:
-        yield prefix[:-1], config
-    elif isinstance(config, Mapping):
-        first, *rest = parts
-        for key in config if first == "*" else [first] if first in config else []:
-            yield from _select(config[key], rest, f"{prefix}{key}.")
+def _value_mistake(word: Override, config: DictConfig, error: Exception) -> str:
+    key, line = word.key_or_group, str(word.input_line)
+    parent_key, _, last = key.rpartition(".")
+    try:
+        parent = OmegaConf.select(config, parent_key) if parent_key else config
+    except CANNOT_COMPOSE:
+        parent = None
+    if not isinstance(parent, DictConfig):
+        return unknown(key, key.split(".")[0], _top_keys(config), "of the configuration")
+    if word.is_delete() and last not in parent:
+        return f"{key} is not there: nothing can be deleted."
+    if word.is_add() and last in parent:
+        return f"{key} is set already: leave the plus out, {cut(line.lstrip('+'))}"
+    if last in parent or word.package is not None:
+        return f"{cut(line)}: {first_line(error)}"
+    target = parent.get("_target_") if parent is not config else None
+    accepted = signature(target) if isinstance(target, str) else None
+    if accepted and last in accepted.parameters and not word.is_delete():
+        return f"{key} is not set yet: add it with a plus, +{cut(line.lstrip('+~'))}"
+    if not parent_key:
+        return unknown(key, last, _top_keys(config), "of the configuration")
+    names = [str(k) for k in parent if not str(k).startswith("_")]
+    names += [n for n in (accepted.parameters if accepted else ()) if n not in names]
+    return unknown(key, last, names, f"of {target or parent_key}")
 
 
-def _show(value: Any) -> str:
-    return (
-        "null" if value is None else str(value).lower() if value in (True, False) else repr(value)
-    )
+def _top_keys(config: DictConfig) -> list[str]:
+    chosen = [str(group) for group in config.hydra.runtime.choices]
+    groups = [group for group in chosen if not group.startswith("hydra") and "/" not in group]
+    return list(dict.fromkeys([*(str(k) for k in config if k != "hydra"), *groups]))
 
 
-# Hydra: composing, and saying what is wrong with a word of the command line.
+def first_line(error: BaseException) -> str:
+    """The gist of an exception of Hydra or OmegaConf, which say a lot more."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"{mark.name}, line {mark.line + 1}: {error.problem}"
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+    lines = [line.strip() for line in str(cause or error).splitlines() if line.strip()]
+    return cut(lines[0], 300) if lines else type(error).__name__
 
 
-def _resolve(config: DictConfig) -> dict[str, Any]:
-    """Plain values of everything but `hydra`, whose run folder is not known yet.
+def cut(text: str, most: int = 100) -> str:
+    """A text of at most `most` characters, for a sentence."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
-    Raises InputError where a value is missing or refers to nothing.
-    """
+
+# Hydra.
+
+
+def _loader() -> ConfigLoader:
+    return GlobalHydra.instance().config_loader()
+
+
+@contextmanager
+def _as_in_a_job(config: DictConfig, words: list[Override]) -> Iterator[None]:
+    """Put into `config.hydra` what Hydra knows in a job, and leave in `config` what a job gets."""
     OmegaConf.set_readonly(config, False)
     OmegaConf.set_struct(config, False)
-    config.hydra.runtime.output_dir = "outputs"
-    HydraConfig.instance().set_config(config)
+    own = [w for w in words if not w.is_hydra_override()]
+    naming = config.hydra.job.config.override_dirname
+    config.hydra.job.override_dirname = get_overrides_dirname(
+        own, kv_sep=naming.kv_sep, item_sep=naming.item_sep, exclude_keys=naming.exclude_keys
+    )
+    config.hydra.job.num, config.hydra.job.id = 0, "0"
     try:
-        without = OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
-        missing = sorted(OmegaConf.missing_keys(without))
-        if missing:
-            raise InputError(*(f"{key} is missing: type {key}=…" for key in missing))
-        container = OmegaConf.to_container(without, resolve=True)
-    except OmegaConfBaseException as error:
-        raise InputError(_first_line(error)) from None
+        HydraConfig.instance().cfg = cast(Any, config)  # set_config() copies all of it
+        config.hydra.runtime.output_dir = str(Path(config.hydra.run.dir).absolute())
+        yield
     finally:
         HydraConfig.instance().cfg = None
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    """Plain values of everything but `hydra`.
+
+    Raises InputError with all the values that are missing or refer to nothing.
+    """
+    mistakes: list[str] = []
+    values = {str(k): _value(config, k, str(k), mistakes) for k in config if k != "hydra"}
+    if mistakes:
+        raise InputError(*mistakes)
+    return values
+
+
+def _value(parent: DictConfig | ListConfig, key: Any, path: str, mistakes: list[str]) -> Any:
+    """What stands at a key, as plain dicts and lists."""
+    try:
+        node = parent[key]
+        if OmegaConf.is_config(node) and OmegaConf.is_interpolation(parent, key):
+            return OmegaConf.to_container(node, resolve=True)
+    except MissingMandatoryValue:
+        mistakes.append(f"{path} is missing: type {path}=…")
+        return None
+    except RecursionError:
+        mistakes.append(f"{path} refers to itself.")
+        return None
+    except OmegaConfBaseException as error:
+        mistakes.append(f"{path}: {first_line(error)}")
+        return None
+    if isinstance(node, DictConfig):
+        return {k: _value(node, k, f"{path}.{k!s}", mistakes) for k in node}
+    if isinstance(node, ListConfig):
+        return [_value(node, i, f"{path}[{i}]", mistakes) for i in range(len(node))]
+    return node
+
+
+def _without_hydra(config: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items() if key != "hydra"}
 
 
 def _references(config: DictConfig, prefix: str = "") -> set[str]:
@@ -496,86 +449,3 @@ def _references(config: DictConfig, prefix: str = "") -> set[str]:
         elif not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
             keys |= _references(config[key], f"{prefix}{key}.")
     return keys
-
-
-def _loader() -> ConfigLoader:
-    return GlobalHydra.instance().config_loader()
-
-
-def _parse(word: str) -> Override:
-    return OverridesParser.create().parse_override(word)
-
-
-def _is_group(word: str) -> bool:
-    return bool(_loader().get_group_options(_parse(word).key_or_group))
-
-
-def _sift(name: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words of a command line that can be composed, and a sentence on each that cannot."""
-    good: list[str] = []
-    values: list[str] = []
-    mistakes: list[str] = []
-    for word in words:
-        try:
-            is_group = _is_group(word)
-        except HydraException:
-            mistakes.append(f"{word!r} cannot be read: write key=value, in quotes where needed.")
-            continue
-        problem = _group_mistake(_parse(word)) if is_group else None
-        if problem:
-            mistakes.append(problem)
-        else:
-            (good if is_group else values).append(word)
-    try:
-        base = compose(name, good, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(*mistakes, _first_line(error)) from None
-    for word in values:
-        try:
-            compose(name, [*good, word], return_hydra_config=True)
-            good.append(word)
-        except (HydraException, OmegaConfBaseException) as error:
-            mistakes.append(_value_mistake(word, base, error))
-    return good, mistakes
-
-
-def _group_mistake(override: Override) -> str | None:
-    options = sorted(_loader().get_group_options(override.key_or_group))
-    value = override.value()
-    for choice in value if isinstance(value, list) else [value]:
-        if isinstance(choice, str) and choice not in options:
-            near = difflib.get_close_matches(choice, options, 1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            allowed_here = ", ".join(options)
-            return f"{override.key_or_group}={choice}: allowed are {allowed_here}.{hint}"
-    return None
-
-
-def _value_mistake(word: str, base: DictConfig, error: Exception) -> str:
-    key = _parse(word).key_or_group
-    parent_key, _, last = key.rpartition(".")
-    parent = OmegaConf.select(base, parent_key) if parent_key else base
-    if not isinstance(parent, DictConfig):
-        return unknown(key, key.split(".")[0], _top_keys(base), "of the configuration")
-    if last in parent:
-        return f"{word}: {_first_line(error)}"
-    target = parent.get("_target_")
-    accepted = signature(target) if target else None
-    if accepted and last in accepted.parameters:
-        return f"{key} is not set yet: add it with a plus, +{word.lstrip('+~')}"
-    if not parent_key:
-        return unknown(key, last, _top_keys(base), "of the configuration")
-    names = [str(k) for k in parent if not str(k).startswith("_")]
-    names += [n for n in (accepted.parameters if accepted else ()) if n not in names]
-    return unknown(key, last, names, f"of {target or parent_key}")
-
-
-def _top_keys(base: DictConfig) -> list[str]:
-    groups = [g for g in _loader().list_groups("") if g != "hydra"]
-    return list(dict.fromkeys([*(str(k) for k in base if k != "hydra"), *groups]))
-
-
-def _first_line(error: BaseException) -> str:
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-    lines = [line.strip() for line in str(cause or error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

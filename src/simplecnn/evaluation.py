@@ -17,6 +17,7 @@ from simplecnn.errors import InputError
 from simplecnn.run_folder import RunFolder, short, write_json
 from simplecnn.screen import tame_lightning
 from simplecnn.targets import build
+from simplecnn.weights import load_network
 
 log = logging.getLogger(__name__)
 RESULTS = "evaluation.json"
@@ -41,6 +42,7 @@ def evaluate(folder: RunFolder, checkpoint: Path, *, data: Mapping[str, Any] | N
 
 def load_classifier(path: Path, device: str = "cpu") -> Classifier:
     """The classifier in a checkpoint. Raises InputError where the file is not one."""
+    load_network(path)  # finds what is wrong with it
     try:
         return Classifier.load_from_checkpoint(path, map_location=device, weights_only=True)
     except Exception as error:

@@ -11,7 +11,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint, ProgressBar
+from pytorch_lightning.callbacks import (
+    Checkpoint,
+    DeviceStatsMonitor,
+    LearningRateMonitor,
+    ProgressBar,
+)
 from pytorch_lightning.utilities import rank_zero_only
 
 from simplecnn.callbacks.checkpoint import STATE, BestCheckpoint, BetweenEpochs, CheckpointFiles
@@ -29,6 +34,7 @@ from simplecnn.targets import build
 
 log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
+NEED_A_LOGGER = (DeviceStatsMonitor, LearningRateMonitor)
 
 
 def train(
@@ -285,8 +291,10 @@ def state_restored() -> Iterator[None]:
 
 def build_trainer(config: Config) -> pl.Trainer:
     """The Trainer of a configuration, with the callbacks and loggers it names and no others."""
-    callbacks = [build(node) for node in (config["callbacks"] or {}).values() if node]
-    loggers = [build(node) for node in (config["logger"] or {}).values() if node]
+    callbacks = [build(node) for node in (config.get("callbacks") or {}).values() if node]
+    loggers = [build(node) for node in (config.get("logger") or {}).values() if node]
+    if not loggers:  # nobody to tell
+        callbacks = [c for c in callbacks if not isinstance(c, NEED_A_LOGGER)]
     given = {
         "default_root_dir": config["paths"]["output_dir"],
         "enable_progress_bar": any(isinstance(c, ProgressBar) for c in callbacks),

@@ -24,9 +24,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from simplecnn import secrets
 from simplecnn.checkpoint_files import problem
 from simplecnn.errors import InputError, RunError, short
 from simplecnn.signals import slurm_job
@@ -167,20 +169,20 @@ class RunFolder:
         try:
             folder.record = json.loads((folder.path / RECORD).read_text(encoding="utf-8"))
             assert isinstance(folder.record, dict)
-        except (ValueError, AssertionError):
+        except (OSError, ValueError, AssertionError, RecursionError):
             raise InputError(f"{key}={path}: {RECORD} is damaged (not a JSON object).") from None
         return folder
 
     def config(self) -> dict[str, Any]:
         """The run's configuration as plain dicts and lists."""
         try:
-            config = OmegaConf.to_container(OmegaConf.load(self.path / CONFIG), resolve=True)
+            config = secrets.plain(_load(self.path / CONFIG))
         except Exception as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{self.path / CONFIG} cannot be read: {reason}") from None
-        if not isinstance(config, dict) or not {"model", "data", "trainer"} <= set(config):
+        if not {"model", "data", "trainer"} <= set(config):
             raise InputError(f"{self.path / CONFIG} is not the configuration of a run.")
-        return {str(key): value for key, value in config.items()}
+        return config
 
     def config_here(self) -> dict[str, Any]:
         """The run's configuration, with the paths into its folder where the folder lies now."""
@@ -265,11 +267,22 @@ class RunFolder:
             self.update()
 
 
+def _load(path: Path) -> DictConfig:
+    """A YAML file of a run. It may come from someone else: aliases could unfold without end."""
+    text = path.read_text(encoding="utf-8")
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise ValueError("it has aliases, which no run writes")
+    config = OmegaConf.create(text)
+    if not isinstance(config, DictConfig):
+        raise ValueError("it is not a mapping of keys")
+    return config
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """run.json of the folder `path`; empty where it is missing or damaged."""
     try:
         record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
 

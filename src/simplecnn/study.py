@@ -27,8 +27,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from simplecnn.config import LOGGED, is_logged, unknown
 from simplecnn.errors import InputError
+from simplecnn.rules import LOGGED, is_logged, unknown
 from simplecnn.run_folder import RunFolder, read_record
 from simplecnn.targets import build
 

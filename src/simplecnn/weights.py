@@ -1,0 +1,117 @@
+"""The weights of a run: the network in a checkpoint, and as a safetensors file. No Lightning.
+
+A checkpoint may come from someone else: no pickle in it is run, what it names is on the list
+(`targets`), and nothing larger than the file itself is allocated.
+"""
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from simplecnn.errors import InputError
+from simplecnn.run_folder import short
+from simplecnn.targets import build
+
+PREFIX = "network."  # of the network's weights in a checkpoint
+MOST_GROWTH = 20  # times that a file may grow when it is unpacked
+NETWORK = "network"  # key of the metadata that says what to build
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, without running what is in it. Raises InputError."""
+    foreign = f"{short(path)} is not a checkpoint of simplecnn"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > MOST_GROWTH * path.stat().st_size:
+            raise InputError(f"{foreign}: it would unpack to {unpacked:,} bytes.")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{short(path)} does not exist.") from None
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        if "weights_only" in str(error) or "Unsupported" in str(error):
+            reason = ["it holds more than weights and plain values, which is never run"]
+        raise InputError(f"{foreign}: {reason[0] if reason else type(error).__name__}.") from None
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise InputError(f"{foreign}: it holds no weights.")
+    return content
+
+
+def load_network(path: Path) -> nn.Module:
+    """The network in a checkpoint of a run, in evaluation mode on the CPU. Raises InputError."""
+    content = read_checkpoint(path)
+    config = (content.get("hyper_parameters") or {}).get("network")
+    if not isinstance(config, Mapping) or "_target_" not in config:
+        raise InputError(f"{short(path)} is not a checkpoint of simplecnn: it names no network.")
+    weights = {
+        str(name).removeprefix(PREFIX): value
+        for name, value in content["state_dict"].items()
+        if str(name).startswith(PREFIX)
+    }
+    return _network(config, weights, path)
+
+
+def export(path: Path, to: Path) -> dict[str, Any]:
+    """Write the network in the checkpoint `path` as safetensors; gives what was written.
+
+    The file holds nothing but weights, under the names of the network's state_dict, and how the
+    network is built as text (`network` in its metadata). It is read again and compared before it
+    gets its name.
+    """
+    network = load_network(path)
+    config = read_checkpoint(path)["hyper_parameters"]["network"]
+    weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+    temporary = to.with_name(f".{to.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(save(weights, {"format": "pt", NETWORK: json.dumps(config)}))
+        again = load_safetensors(temporary).state_dict()
+        assert again.keys() == weights.keys()
+        assert all(torch.equal(again[name], value) for name, value in weights.items())
+        os.replace(temporary, to)
+    except OSError as error:
+        raise InputError(f"{short(to)} cannot be written: {error.strerror}.") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    num_parameters = sum(p.numel() for p in network.parameters())
+    return {"num_tensors": len(weights), "num_parameters": num_parameters,
+            "num_bytes": to.stat().st_size}  # fmt: skip
+
+
+def load_safetensors(path: Path) -> nn.Module:
+    """The network in a file of `export`, in evaluation mode. Raises InputError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            config = json.loads((file.metadata() or {})[NETWORK])
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{short(path)} is not an export of simplecnn: {reason[0]}.") from None
+    return _network(config, weights, path)
+
+
+def _network(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> nn.Module:
+    try:
+        with torch.device(
+            "meta"
+        ):  # allocates nothing: a network can be called as large as one likes
+            network: nn.Module = build(config)
+        network.load_state_dict(dict(weights), assign=True)
+    except InputError as error:
+        raise InputError(f"{short(path)}: {error}") from None
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"{short(path)}: its weights do not fit its network: {reason[0]}"
+        ) from None
+    return network.eval().requires_grad_(False)
