@@ -6,11 +6,15 @@ exactly and nothing is resampled.
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedFormatter, FixedLocator
 from numpy.typing import NDArray
 
+from simplecnn.figures.label import Label
 from simplecnn.figures.style import DPI, new_figure
 
 MARGIN, BAR = 14, 92  # pixels around the picture; to the right, for the colour bar
@@ -35,7 +39,7 @@ class Mosaic:
         self.ax: Axes = self.figure.add_axes((0, 0, 1, 1))
         self.ax.set_axis_off()
         self.ax.set(xlim=(-MARGIN, total_width - MARGIN), ylim=(total_height - TITLE, -TITLE))
-        self.ax.text(0, -TITLE + 12, title, fontsize=7.5, va="top", linespacing=1.4)
+        self.write(0, -TITLE + 12, title, size=7.5, va="top")
         bar_height = min(height, 360)
         self._colour_bar(
             (
@@ -61,18 +65,19 @@ class Mosaic:
         Equal zooms line up: a whole grid may be joined by `join` and put at once.
         """
         height, width = array.shape[0] * zoom, array.shape[1] * zoom
-        self.ax.imshow(
-            array,
+        pixels = _Pixels(
+            self.ax,
             cmap=colours or self.colours,
             norm=scale if colours else self.scale,
             interpolation="nearest",
             extent=(x, x + width, y + height, y),
-            aspect="auto",
-            resample=False,
         )
+        pixels.set_data(array)
+        self.ax.add_image(pixels)
 
     def write(self, x: float, y: float, text: str, *, size: float = 6, **options: object) -> None:
-        self.ax.text(x, y, text, fontsize=size, **options)  # type: ignore[arg-type]
+        """Write `text` at (x, y), `size` in points; options are those of matplotlib's Text."""
+        self.ax.add_artist(Label(x, y, text, fontsize=size, **options))  # type: ignore[arg-type]
 
     def _colour_bar(self, place: tuple[float, float, float, float]) -> None:
         low, high = float(self.scale.vmin or 0.0), float(self.scale.vmax or 1.0)
@@ -92,6 +97,23 @@ class Mosaic:
         box.tick_params(labelsize=6, length=2, pad=2, width=0.4)
         for spine in box.spines.values():
             spine.set_linewidth(0.4)
+
+
+class _Pixels(AxesImage):
+    """An image whose values are whole screen pixels already: nothing is resampled."""
+
+    def draw(self, renderer: RendererBase) -> None:
+        if not isinstance(renderer, RendererAgg):
+            super().draw(renderer)
+            return
+        left, right, bottom, top = self.get_extent()
+        colours = self.to_rgba(self.get_array(), bytes=True)
+        for axis, extent in enumerate((bottom - top, right - left)):
+            zoom = round(extent) // colours.shape[axis]
+            colours = colours.repeat(zoom, axis=axis) if zoom > 1 else colours
+        x, y = self.axes.transData.transform((left, bottom))
+        renderer.draw_image(renderer.new_gc(), round(x), round(y), colours[::-1])
+        self.stale = False
 
 
 def join(tiles: NDArray, *, zoom: int, gap: int) -> NDArray:
