@@ -44,7 +44,7 @@ class Label(Text):
         """The ink (H, W), 0 to 255, and the pixel where its lower left corner lies."""
         size = renderer.points_to_pixels(self.get_fontsize())
         across, up = self.get_horizontalalignment(), self.get_verticalalignment()
-        ink, below = _ink(self.get_text(), str(self.get_weight()), size, across)
+        ink, below = _ink(self.get_text(), str(self.get_fontweight()), size, across)
         height, width = ink.shape
         x, y = self.get_transform().transform(self.get_position())
         left = {"left": 0.0, "center": width / 2, "right": width}[across]

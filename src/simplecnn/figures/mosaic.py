@@ -107,7 +107,9 @@ class _Pixels(AxesImage):
             super().draw(renderer)
             return
         left, right, bottom, top = self.get_extent()
-        colours = self.to_rgba(self.get_array(), bytes=True)
+        array = self.get_array()
+        assert array is not None
+        colours = self.to_rgba(array, bytes=True)
         for axis, extent in enumerate((bottom - top, right - left)):
             zoom = round(extent) // colours.shape[axis]
             colours = colours.repeat(zoom, axis=axis) if zoom > 1 else colours
