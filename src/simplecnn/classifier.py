@@ -64,7 +64,7 @@ class Classifier(pl.LightningModule):
         )
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        loss = self._step(batch, "train")
+        loss, _ = self._step(batch, "train")
         if not self.automatic_optimization:
             self._optimize(loss)
         if self.trainer.is_last_batch:  # now, so that callbacks see it at the end of the epoch
@@ -93,9 +93,10 @@ class Classifier(pl.LightningModule):
 
     def validation_step(
         self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
+    ) -> Tensor:
+        """The logits (N, num_classes), for callbacks to look at."""
         stages = getattr(self.trainer.datamodule, "validation_stages", ("val",))
-        self._step(batch, stages[dataloader_idx])
+        return self._step(batch, stages[dataloader_idx])[1]
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._step(batch, "test")
@@ -122,12 +123,12 @@ class Classifier(pl.LightningModule):
             entry["monitor"] = self.hparams["scheduler_monitor"]
         return {"optimizer": optimizer, "lr_scheduler": entry}
 
-    def _step(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+    def _step(self, batch: tuple[Tensor, Tensor], stage: str) -> tuple[Tensor, Tensor]:
         images, labels = batch
         logits = self.network(images)
         loss = self.loss(logits, labels)
         self._metrics(stage).update(loss.detach(), logits.detach(), labels)
-        return loss
+        return loss, logits
 
     def _metrics(self, stage: str) -> "LossAndAccuracy":
         metrics = self.metrics[f"{stage}_metrics"]

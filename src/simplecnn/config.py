@@ -305,6 +305,8 @@ RULES: tuple[Rule, ...] = (
      lambda v: v == "auto" or _whole(1)(v)
      or (isinstance(v, list) and len(v) > 0 and all(map(_whole(0), v)))),
     ("callbacks.*.every_n_epochs", "a whole number of 1 or more", _whole(1)),
+    ("callbacks.*.early_steps", "a whole number of 0 or more", _whole(0)),
+    ("callbacks.*.number", "a whole number of 1 or more", _whole(1)),
     ("callbacks.*.patience", "a whole number of 0 or more", _whole(0)),
 )  # fmt: skip
 

@@ -53,7 +53,7 @@ class History:
 def write_npz(path: Path, arrays: Mapping[str, NDArray]) -> None:
     """Arrays in a file that NumPy loads without pickle, whole or not at all."""
     buffer = BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    np.savez(buffer, allow_pickle=False, **arrays)
     write_whole(path, buffer.getvalue())
 
 

@@ -42,6 +42,8 @@ class ImageCallback(Callback):
     on_before_optimizer_step: Any = None
 
     def __init__(self, dirpath: str, every_n_epochs: int) -> None:
+        if every_n_epochs < 1:
+            raise ValueError(f"every_n_epochs is {every_n_epochs}: it must be at least 1.")
         self.dirpath = Path(dirpath)
         self.every_n_epochs = every_n_epochs
         self.seconds = 0.0

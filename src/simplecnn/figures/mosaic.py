@@ -24,31 +24,37 @@ TITLE = 62
 class Mosaic:
     """A blank picture `width` x `height` pixels (title and colour bar come on top) to put tiles in.
 
-    `scale` and `colours` are one for all tiles put with `put`.
+    `scale` and `colours` are one for all tiles put with `put`. Without `bar`, no colour bar.
     """
 
     def __init__(
-        self, width: int, height: int, *, title: str, colours: str | Colormap, scale: Normalize
+        self,
+        width: int,
+        height: int,
+        *,
+        title: str,
+        colours: str | Colormap,
+        scale: Normalize,
+        bar: bool = True,
     ) -> None:
         self.scale, self.colours = scale, colours
         widest = max(len(line) for line in title.split("\n"))
-        total_width = max(MARGIN + width + BAR, MARGIN + 9 * widest)
+        total_width = max(MARGIN + width + (BAR if bar else MARGIN), MARGIN + 9 * widest)
         total_height = TITLE + height + MARGIN
-        self.figure: Figure = new_figure(total_width / DPI, total_height / DPI)
-        self.figure.set_layout_engine("none")
+        self.figure: Figure = new_figure(total_width / DPI, total_height / DPI, fitted=False)
         self.ax: Axes = self.figure.add_axes((0, 0, 1, 1))
         self.ax.set_axis_off()
         self.ax.set(xlim=(-MARGIN, total_width - MARGIN), ylim=(total_height - TITLE, -TITLE))
         self.write(0, -TITLE + 12, title, size=7.5, va="top")
         bar_height = min(height, 360)
-        self._colour_bar(
-            (
-                (MARGIN + width + 20) / total_width,
-                (total_height - TITLE - bar_height) / total_height,
-                12 / total_width,
-                bar_height / total_height,
-            )
+        place = (
+            (MARGIN + width + 20) / total_width,
+            (total_height - TITLE - bar_height) / total_height,
+            12 / total_width,
+            bar_height / total_height,
         )
+        if bar:
+            self._colour_bar(place)
 
     def put(
         self,
@@ -62,7 +68,8 @@ class Mosaic:
     ) -> None:
         """Draw `array` (H, W) with its upper left corner at (x, y), `zoom` pixels a value.
 
-        Equal zooms line up: a whole grid may be joined by `join` and put at once.
+        An array (H, W, 3) of colours, 0 to 1, is drawn as it is. Equal zooms line up: a whole grid
+        may be joined by `join` and put at once.
         """
         height, width = array.shape[0] * zoom, array.shape[1] * zoom
         pixels = _Pixels(
