@@ -20,7 +20,8 @@ class Activity:
 
     `dead` and `always_on`: boolean, of the shape of the output of one image; units that were
     above zero on no image, and on every image. `zeros`: share of all outputs that are exactly
-    zero. `mean`, `std`: of all outputs.
+    zero. `mean`, `std`: of all outputs. `rectified`: no output was below zero; only then dead and
+    always on mean something.
     """
 
     num_images: int
@@ -29,6 +30,7 @@ class Activity:
     zeros: float
     mean: float
     std: float
+    rectified: bool
 
     @property
     def dead_channels(self) -> Tensor:
@@ -81,6 +83,7 @@ class ActivityMeter:
             zeros=1 - num_other / count,
             mean=mean,
             std=max(square / count - mean**2, 0.0) ** 0.5,
+            rectified=bool((self._smallest >= 0).all()),
         )
 
     def _shaped(self, units: Tensor) -> Tensor:
@@ -106,6 +109,7 @@ def merged(parts: Sequence[Activity]) -> Activity:
         zeros=sum(share * part.zeros for share, part in zip(shares, parts, strict=True)),
         mean=mean,
         std=max(square - mean**2, 0.0) ** 0.5,
+        rectified=all(part.rectified for part in parts),
     )
 
 

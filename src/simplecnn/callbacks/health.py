@@ -136,11 +136,16 @@ class Health(ImageCallback):
 
 
 def _rows(found: Sequence[Activity]) -> dict[str, Any]:
-    """The numbers of all layers, an array (layers,) each."""
+    """The numbers of all layers, an array (layers,) each; NaN where they mean nothing."""
+    no = float("nan")
     return {
-        "dead": np.array([float(a.dead.float().mean()) for a in found]),
-        "always_on": np.array([float(a.always_on.float().mean()) for a in found]),
-        "dead_channels": np.array([int(a.dead_channels.sum()) for a in found]),
+        "dead": np.array([float(a.dead.float().mean()) if a.rectified else no for a in found]),
+        "always_on": np.array(
+            [float(a.always_on.float().mean()) if a.rectified else no for a in found]
+        ),
+        "dead_channels": np.array(
+            [int(a.dead_channels.sum()) if a.rectified else no for a in found]
+        ),
         "zeros": np.array([a.zeros for a in found]),
         "mean": np.array([a.mean for a in found]),
         "std": np.array([a.std for a in found]),
@@ -156,6 +161,7 @@ def _log(trainer: Trainer, module: LightningModule, step: int, **values: Any) ->
         for quantity, of_layers in values.items()
         if np.ndim(of_layers)
         for name, value in zip(names, of_layers, strict=True)
+        if np.isfinite(value)
     }
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoard):

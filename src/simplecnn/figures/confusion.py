@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -26,7 +25,7 @@ def confusion_figure(
     widest = max(len(name) for name in class_names)
     cell = int(np.clip(900 // number, 6, 52))
     cell = max(cell, 8 * len(str(counts.max())) if number <= 30 else cell)
-    left, header = 8 * widest + 26, 44 if widest <= 4 else 8 * widest + 30
+    left, header = 8 * widest + 32, 40 if widest <= 4 else 8 * widest + 30
     mistakes = counts * (1 - np.eye(number, dtype=counts.dtype))
     rows, columns, right = counts.sum(1), counts.sum(0), counts.diagonal()
     recall = right / np.maximum(rows, 1)
@@ -68,8 +67,8 @@ def confusion_figure(
             if columns[i] and cell >= 36:
                 mosaic.write(x + cell / 2, header + size + 16, _percent(precision[i]), size=5.5,
                              ha="center", color="0.35")  # fmt: skip
-    mosaic.write(left - 8, header - 8, "is ↓  taken for →", ha="right" if left > 130 else "left",
-                 size=5.5) if widest <= 4 else None  # fmt: skip
+    mosaic.write(left, 8, "taken for →", size=5.5, color="0.35")
+    mosaic.write(left - 8, 8, "is ↓", size=5.5, color="0.35", ha="right")
     mosaic.write(at_bar, header - 8, "recall")
     if number <= 30 and cell >= 36:
         mosaic.write(at_bar, header + size + 16, "precision", color="0.35")
@@ -81,10 +80,9 @@ def _bar(
 ) -> None:
     """A recall from 0 to 1: the part that is missed in the colour of mistakes."""
     found = BAR * recall
-    colour = matplotlib.colormaps[COUNT](0.7)
     mosaic.ax.add_patch(Rectangle((x, y), found, cell - 1, facecolor="0.85"))
     if not empty:
-        mosaic.ax.add_patch(Rectangle((x + found, y), BAR - found, cell - 1, facecolor=colour))
+        mosaic.ax.add_patch(Rectangle((x + found, y), BAR - found, cell - 1, facecolor=COUNT(0.55)))
     if named:
         text = "none" if empty else _percent(recall)
         mosaic.write(x + BAR + 6, y + (cell - 1) / 2, text, va="center")

@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from simplecnn.figures.style import POSITIVE, STAGES, new_figure
@@ -55,9 +55,12 @@ def curves_figure(
     for ax, name in ((loss, "loss"), (accuracy, "accuracy, %"), (rate, "learning rate")):
         _dress(ax, name, "epoch")
         ax.set_xlim(left=0)
-    if loss.lines and all(np.nanmin(line.get_ydata()) > 0 for line in loss.lines):
+    shown = np.concatenate([np.asarray(line.get_ydata()) for line in loss.lines] or [[1.0]])
+    shown = shown[np.isfinite(shown)]
+    if shown.min(initial=1.0) > 0 and shown.max(initial=1.0) > 10 * shown.min(initial=1.0):
         loss.set_yscale("log")
-        loss.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+        loss.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        loss.yaxis.set_minor_formatter(NullFormatter())
     rate.set_ylim(bottom=0)
     for ax in (loss, accuracy):
         if ax.lines:
@@ -78,7 +81,8 @@ def health_figure(
 
     gradients: `step` (n,), and `norm` and `update` (n, layers): gradient norms, and norms of a
     step's change over those of the weights. activity: `step` (m,), and `dead`, `always_on` and
-    `zeros` (shares), `mean` and `std` (m, layers) of the layers' outputs over many images.
+    `zeros` (shares), `mean` and `std` (m, layers) of the layers' outputs over many images; NaN is
+    not drawn.
     """
     figure = new_figure(11.2, 6.0, fitted=False)
     figure.subplots_adjust(left=0.06, right=0.87, top=0.86, bottom=0.085, wspace=0.27, hspace=0.42)

@@ -66,10 +66,10 @@ def mistakes_figure(
 
 def _words(names: Sequence[str], label: int, classes: NDArray, probabilities: NDArray) -> str:
     taken, second = (names[c] for c in classes)
-    first_line = f"{names[label]} → {taken} {_percent(probabilities[0])}"
+    first_line = f"{names[label]} → {taken}: {_percent(probabilities[0])}"
     if len(first_line) > 18:
-        first_line = f"{names[label]}\n→ {taken} {_percent(probabilities[0])}"
-    return f"{first_line}\nthen {second} {_percent(probabilities[1])}"
+        first_line = f"{names[label]}\n→ {taken}: {_percent(probabilities[0])}"
+    return f"{first_line}\nthen {second}: {_percent(probabilities[1])}"
 
 
 def _percent(share: float) -> str:

@@ -17,8 +17,8 @@ _BLUE_TO_RED = (
 )
 SIGNED = LinearSegmentedColormap.from_list("blue_white_red", _BLUE_TO_RED, N=255)
 POSITIVE = "viridis"  # dark is zero
+COUNT = LinearSegmentedColormap.from_list("white_red", _BLUE_TO_RED[5:], N=256)  # white is none
 DIGIT = "gray_r"  # ink is black on white paper
-COUNT = "Reds"  # of mistakes: white is none
 NEW, OLD = "#e6872e", "0.7"  # a mistake that was none the last time, and one that persists
 STAGES = {
     "train": ("training", "#1b6ca8"),
