@@ -14,7 +14,7 @@ class FeatureMaps(ImageCallback):
     """
 
     def __init__(
-        self, dirpath: str, layers: str | list[str] = "all", every_n_epochs: int = 5
+        self, dirpath: str, layers: str | list[str] = "all", every_n_epochs: int = 10
     ) -> None:
         super().__init__(dirpath, every_n_epochs)
         self.layers = layers

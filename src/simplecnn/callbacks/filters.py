@@ -11,7 +11,7 @@ class Filters(ImageCallback):
     """Every filter of the first convolution, or of the `layers` named (`all` for every one)."""
 
     def __init__(
-        self, dirpath: str, layers: str | list[str] = "first", every_n_epochs: int = 5
+        self, dirpath: str, layers: str | list[str] = "first", every_n_epochs: int = 10
     ) -> None:
         super().__init__(dirpath, every_n_epochs)
         self.layers = layers

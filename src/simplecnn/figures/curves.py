@@ -1,18 +1,22 @@
 """How a run learned: loss, accuracy and learning rate over the epochs; how its layers fared."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from simplecnn.figures.style import POSITIVE, STAGES, new_figure
 
 TITLE_SIZE, LABEL_SIZE, NOTE_SIZE = 9, 8, 7
 GRID = "#e0e0e0"
+FLOOR = (
+    1e-7  # gradients and changes below are not drawn: the last step of a schedule that ends at 0
+)
 MOST_NAMES = 10  # in the legend of layers
 
 
@@ -55,12 +59,10 @@ def curves_figure(
     for ax, name in ((loss, "loss"), (accuracy, "accuracy, %"), (rate, "learning rate")):
         _dress(ax, name, "epoch")
         ax.set_xlim(left=0)
-    shown = np.concatenate([np.asarray(line.get_ydata()) for line in loss.lines] or [[1.0]])
+    shown = np.concatenate([np.asarray(line.get_ydata()) for line in loss.lines] or [np.ones(1)])
     shown = shown[np.isfinite(shown)]
     if shown.min(initial=1.0) > 0 and shown.max(initial=1.0) > 10 * shown.min(initial=1.0):
-        loss.set_yscale("log")
-        loss.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        loss.yaxis.set_minor_formatter(NullFormatter())
+        _logarithmic(loss.yaxis, loss.set_yscale)
     rate.set_ylim(bottom=0)
     for ax in (loss, accuracy):
         if ax.lines:
@@ -104,15 +106,17 @@ def health_figure(
             continue
         for i, colour in enumerate(colours):
             values = unit * table[key][:, i]
+            if table is gradients:
+                values = np.where(values > FLOOR, values, np.nan)
             ax.plot(table["step"], values, ".-", color=colour, linewidth=1.2, markersize=5)
             if key == "mean":
                 spread = table["std"][:, i]
                 ax.fill_between(table["step"], values - spread, values + spread, color=colour,
                                 alpha=0.12, linewidth=0)  # fmt: skip
         if table is gradients:
-            ax.set_xscale("log")
-            if (table[key] > 0).any():
-                ax.set_yscale("log")
+            _logarithmic(ax.xaxis, ax.set_xscale)
+            if (table[key] > FLOOR).any():
+                _logarithmic(ax.yaxis, ax.set_yscale)
         elif key != "mean":
             ax.set_ylim(0, max(1.0, ax.get_ylim()[1]))
         if table is activity:
@@ -131,8 +135,17 @@ def _dress(ax: Axes, title: str, across: str) -> None:
     ax.set_title(title, fontsize=LABEL_SIZE + 0.5, loc="left")
     ax.set_xlabel(across, fontsize=NOTE_SIZE, labelpad=1)
     ax.tick_params(labelsize=NOTE_SIZE)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(5))
     ax.grid(color=GRID, linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def _logarithmic(axis: Axis, set_scale: Callable[[str], None]) -> None:
+    """A logarithmic axis with plain numbers: matplotlib's powers of ten take ten times as long."""
+    set_scale("log")
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _last(value: float, metric: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
@@ -50,17 +51,19 @@ def mistakes_figure(
         scale=positive_scale(np.ones(1)),
         bar=False,
     )
+    frames = []
     for i in range(number):
         x, y = i % columns * step_x + 3, i // columns * step_y + 3
-        in_colour = num_channels == 3
-        mosaic.put(
-            images[i].transpose(1, 2, 0) if in_colour else images[i].mean(axis=0), x, y, zoom
-        )
-        mosaic.ax.add_patch(
-            Rectangle((x - 2, y - 2), width * zoom + 4, height * zoom + 4, fill=False,
-                      edgecolor=NEW if new[i] else OLD, linewidth=1.6)
-        )  # fmt: skip
+        if num_channels == 3:
+            mosaic.put(images[i].transpose(1, 2, 0), x, y, zoom)
+        else:
+            mosaic.put(images[i].mean(axis=0), x, y, zoom)
+        frames.append(Rectangle((x - 2, y - 2), width * zoom + 4, height * zoom + 4))
         mosaic.write(x, y + height * zoom + 7, words[i], va="top")
+    colours = [NEW if is_new else OLD for is_new in new]
+    mosaic.ax.add_collection(
+        PatchCollection(frames, facecolor="none", edgecolor=colours, linewidth=1.6)
+    )
     return mosaic.figure
 
 
