@@ -85,9 +85,11 @@ def film_figure(
 
     put(weights[columns].swapaxes(0, 1), left)
     put(change[:, None], at_change)
-    for place, column in enumerate(columns):
+    widest = max(len(line) for words in moments for line in words.split("\n"))
+    every = -(-(7 * widest + 4) // step_x)  # where there is no room above each, the last is named
+    for place in range(len(columns) - 1, -1, -every):
         x = left + place * step_x + tile / 2
-        mosaic.write(x, HEADER - 10, moments[column], size=5, ha="center")
+        mosaic.write(x, HEADER - 10, moments[columns[place]], size=5, ha="center")
     mosaic.write(at_change + tile / 2, HEADER - 10, "change", size=5, ha="center")
     if any(ends):
         gap = np.full(change.shape[1:], np.nan)
