@@ -59,7 +59,7 @@ class ActivityMeter:
         # The product with ones, the norm and the count of booleans are many times as fast as
         # sum, var and the count of numbers.
         total = (values.new_ones(1, len(values)) @ values).double().sum()
-        square = torch.linalg.vector_norm(values).double().square()
+        square = torch.linalg.vector_norm(values, dim=1).double().square().sum()
         num_other = (values != 0).count_nonzero().double()
         sums = torch.stack([total, square, num_other])
         if self.num_images == 0:
