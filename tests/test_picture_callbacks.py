@@ -147,11 +147,7 @@ def test_every_picture_is_in_tensorboard(finished_run):
     }  # fmt: skip
     newest = events.Images("film/conv1")[-1].encoded_image_string
     assert newest == (finished_run / "images" / "film_conv1.png").read_bytes()
-    activity = arrays(finished_run, "health_activity")
-    logged = [e.value for e in events.Scalars("health/zeros/conv2")]
-    np.testing.assert_allclose(logged, activity["zeros"][:, 1], rtol=1e-6)
-    assert "health/dead/fc2" not in events.Tags()["scalars"]
-    assert len(events.Scalars("health/gradient_norm/conv1")) == 7
+    assert not [tag for tag in events.Tags()["scalars"] if tag.startswith("health")]
 
 
 def test_a_history_goes_on_where_the_run_does(tmp_path):

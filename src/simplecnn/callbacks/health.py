@@ -30,14 +30,22 @@ class Health(ImageCallback):
 
     Outputs are those of all validation images, watched in the validation pass itself, after the
     first epoch, every `every_n_epochs` epochs, and the last. Gradients and updates are those of
-    `early_steps` steps of the first epoch and of the last step of every epoch. The numbers go to
-    TensorBoard below `health/`, and to `health_activity.npz` and `health_gradients.npz`.
+    `early_steps` steps of the first epoch and of the last step of every epoch. The numbers are in
+    `health_activity.npz` and `health_gradients.npz`, and with `scalars` also below `health/` in
+    TensorBoard: there each of them is one more metric of the HPARAMS tab.
     """
 
     history = True
 
-    def __init__(self, dirpath: str, early_steps: int = 6, every_n_epochs: int = 5) -> None:
+    def __init__(
+        self,
+        dirpath: str,
+        early_steps: int = 6,
+        every_n_epochs: int = 5,
+        scalars: bool = False,
+    ) -> None:
         super().__init__(dirpath, every_n_epochs)
+        self.scalars = scalars
         self.early_steps = early_steps
         self.activity = History(self.dirpath / "health_activity.npz")
         self.gradients = History(self.dirpath / "health_gradients.npz")
@@ -76,7 +84,7 @@ class Health(ImageCallback):
             for step, norms, ratios in self._seen:
                 self.gradients.add(step, norm=norms.cpu().numpy(), update=ratios.cpu().numpy())
                 row = self.gradients.rows[step]
-                _log(trainer, pl_module, step, gradient_norm=row["norm"], update=row["update"])
+                self._log(trainer, pl_module, step, gradient_norm=row["norm"], update=row["update"])
             if self._seen:
                 self.gradients.save()
             self._seen = []
@@ -117,7 +125,7 @@ class Health(ImageCallback):
             rows = _rows(found)
             self.activity.add(trainer.global_step, **rows)
             self.activity.save()
-            _log(trainer, pl_module, trainer.global_step, **rows)
+            self._log(trainer, pl_module, trainer.global_step, **rows)
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
         if not self.gradients.rows:
@@ -129,6 +137,22 @@ class Health(ImageCallback):
             title += f"; outputs on all {number:,} {NAMES[stage(trainer)]} images"
         figure = health_figure(list(layers(module.network)), gradients, activity, title=title)
         return {"health": Picture(figure, gradients | activity)}
+
+    def _log(self, trainer: Trainer, module: LightningModule, step: int, **values: Any) -> None:
+        """A scalar a layer and quantity: `health/dead/conv1`."""
+        if not self.scalars:
+            return
+        names = list(layers(module.network))
+        scalars = {
+            f"health/{quantity}/{name}": float(value)
+            for quantity, of_layers in values.items()
+            if np.ndim(of_layers)
+            for name, value in zip(names, of_layers, strict=True)
+            if np.isfinite(value)
+        }
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoard):
+                logger.log_metrics(scalars, step)
 
     def _receive(self, name: str, output: Tensor) -> None:
         with self.timed():
@@ -151,18 +175,3 @@ def _rows(found: Sequence[Activity]) -> dict[str, Any]:
         "std": np.array([a.std for a in found]),
         "num_images": np.array(found[0].num_images),
     }
-
-
-def _log(trainer: Trainer, module: LightningModule, step: int, **values: Any) -> None:
-    """A scalar a layer and quantity to TensorBoard, `health/dead/conv1`."""
-    names = list(layers(module.network))
-    scalars = {
-        f"health/{quantity}/{name}": float(value)
-        for quantity, of_layers in values.items()
-        if np.ndim(of_layers)
-        for name, value in zip(names, of_layers, strict=True)
-        if np.isfinite(value)
-    }
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoard):
-            logger.log_metrics(scalars, step)
