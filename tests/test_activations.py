@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from simplecnn.activations import convolutions, evaluation_mode, feature_maps
+from simplecnn.activations import convolutions, evaluation_mode, feature_maps, watched
 from simplecnn.network import SimpleCNN
 
 
@@ -112,3 +112,55 @@ def test_evaluation_mode_restores_a_mixed_state():
     with evaluation_mode(network):
         assert not any(m.training for m in network.modules())
     assert network.training and not network.norm.training
+
+
+class Residual(nn.Module):
+    """A shortcut added in place, after normalisation and without one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3, padding=1)
+        self.second = nn.Conv2d(4, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.third = nn.Conv2d(4, 4, 3, padding=1)
+        self.fc = nn.Linear(4, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.first(x), inplace=True)
+        out = self.second(x)
+        out += x
+        out = self.norm(self.third(F.relu(out, inplace=True)))
+        out += x
+        return self.fc(F.relu(out).mean((2, 3)))
+
+
+def test_a_shortcut_added_in_place_does_not_change_what_a_layer_gave(ten_digits):
+    torch.manual_seed(0)
+    network = Residual().eval()
+    x = torch.from_numpy(ten_digits[0])
+    maps, _ = feature_maps(network, x)
+    with torch.no_grad():
+        first = F.relu(network.first(x))
+        second = network.second(first)
+        third = network.third(F.relu(second + first))
+    assert list(maps) == ["first", "second", "third"]
+    assert torch.equal(maps["first"], first)
+    assert torch.equal(maps["second"], second) and (second < 0).any()
+    assert torch.equal(maps["third"], third)
+
+
+def test_each_pass_hands_over_each_layer_once(ten_digits):
+    network = SimpleCNN().eval()
+    seen: list[tuple[str, tuple[int, ...], bool]] = []
+
+    def receive(name: str, output: torch.Tensor) -> None:
+        seen.append((name, tuple(output.shape), bool((output < 0).any())))
+
+    with torch.inference_mode(), watched(network, receive, (nn.Conv2d, nn.Linear)) as names:
+        for count in (3, 7):
+            network(torch.from_numpy(ten_digits[0][:count]))
+    assert names == ["conv1", "conv2", "conv3", "fc1", "fc2"]
+    assert seen[:4] == [("conv1", (3, 16, 28, 28), False), ("conv2", (3, 32, 14, 14), False),
+                        ("conv3", (3, 64, 7, 7), False), ("fc1", (3, 128), False)]  # fmt: skip
+    assert [entry[:2] for entry in seen[-2:]] == [("fc2", (3, 10)), ("fc2", (7, 10))]
+    assert len(seen) == 10 and num_hooks(network) == 0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from simplecnn.convolution import conv2d
-from simplecnn.kernels import KERNELS, white_square
+from simplecnn.kernels import KERNELS, best_matches, white_square
 
 RIGHTWARDS = np.tile(np.arange(5.0), (5, 1))  # grows by 1 a column
 DOWNWARDS = RIGHTWARDS.T
@@ -66,3 +66,33 @@ def test_white_square_is_the_tutorials_image():
     np.testing.assert_array_equal(np.argwhere(image == 1).min(axis=0), [2, 2])
     np.testing.assert_array_equal(np.argwhere(image == 1).max(axis=0), [7, 7])
     assert image.sum() == 36
+
+
+def test_best_matches_finds_a_kernel_and_its_negative():
+    filters = np.stack([[KERNELS["Sobel X"].values], [-3 * KERNELS["Laplacian"].values]])
+    sobel, laplacian = best_matches(filters)
+    assert sobel.name == "Sobel X" and sobel.cosine == pytest.approx(1)
+    assert laplacian.name == "Laplacian" and laplacian.cosine == pytest.approx(-1)
+    np.testing.assert_allclose(laplacian.kernel, filters[1])  # as strong as the filter
+
+
+def test_best_matches_looks_everywhere_in_a_larger_filter():
+    colour = np.zeros((1, 3, 7, 5))
+    colour[0, :, 4:7, 1:4] = KERNELS["Scharr Y"].values
+    (match,) = best_matches(colour)
+    assert match.name == "Scharr Y" and match.cosine == pytest.approx(1)
+    np.testing.assert_allclose(match.kernel, colour[0])
+    (half,) = best_matches(colour * np.array([1, 0, 0])[None, :, None, None])
+    assert half.cosine == pytest.approx(1 / np.sqrt(3))  # on one of three channels
+
+
+def test_best_matches_of_chance_are_not_small():
+    random = np.random.default_rng(0).normal(size=(2000, 1, 3, 3))
+    cosines = [abs(match.cosine) for match in best_matches(random)]
+    assert np.mean(cosines) == pytest.approx(0.57, abs=0.02)
+
+
+def test_no_match_for_zero_and_for_small_filters():
+    assert best_matches(np.zeros((1, 1, 3, 3))) == [None]
+    assert best_matches(np.full((1, 1, 3, 3), np.nan)) == [None]
+    assert best_matches(np.ones((2, 4, 1, 1))) == [None, None]

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ NON_LINEAR = {
     *(torch.Tensor.clamp, torch.Tensor.clamp_, functional.hardsigmoid),
 }
 
+IN_PLACE = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__ipow__"}
+
 
 def convolutions(network: nn.Module) -> OrderedDict[str, nn.Conv2d]:
     """Every 2-D convolution of a network by its module name, in the order of definition."""
@@ -43,18 +46,41 @@ def feature_maps(network: nn.Module, images: Tensor) -> tuple[OrderedDict[str, T
     before it; a convolution with none behind it gives its own output. Runs in evaluation mode
     and restores the mode of every module.
     """
-    recorder = _Recorder()
+    maps: dict[str, Tensor] = {}
+
+    def keep(name: str, output: Tensor) -> None:
+        maps[name] = output.detach().clone()  # what follows may work in place
+
+    with evaluation_mode(network), watched(network, keep) as names:
+        logits = network(images)
+    return OrderedDict((name, maps[name]) for name in names), logits
+
+
+@contextmanager
+def watched(
+    network: nn.Module,
+    receive: Callable[[str, Tensor], None],
+    kinds: type[nn.Module] | tuple[type[nn.Module], ...] = nn.Conv2d,
+) -> Iterator[list[str]]:
+    """Inside, each pass through `network` hands `receive` what every layer of `kinds` computes.
+
+    That is its name and its output after its non-linearity, or its own output where none follows:
+    then it may come only when the context ends. The tensor is lent: copy what shall be kept.
+    Gives the names of the layers in the order in which they are reached.
+    """
+    recorder = _Recorder(receive)
     handles = [
-        module.register_forward_hook(recorder.convolution_done(name))
-        for name, module in convolutions(network).items()
+        module.register_forward_hook(recorder.layer_done(name))
+        for name, module in network.named_modules()
+        if isinstance(module, kinds)
     ]
     try:
-        with evaluation_mode(network), uncompiled(network), recorder:
-            logits = network(images)
+        with uncompiled(network), recorder:
+            yield recorder.names
+        recorder.finish()
     finally:
         for handle in handles:
             handle.remove()
-    return recorder.maps, logits
 
 
 @contextmanager
@@ -76,30 +102,62 @@ def uncompiled(network: nn.Module) -> AbstractContextManager[Any]:
     return nullcontext()  # the compiler takes seconds to import
 
 
+@dataclass(eq=False)
+class _Waiting:
+    """A layer whose non-linearity has not come yet."""
+
+    name: str
+    own: Tensor  # its output
+    latest: Tensor  # what was made of it since
+
+
 class _Recorder(TorchFunctionMode):
-    """Follows the output of each convolution to the first non-linear function applied to it."""
+    """Follows the output of each layer to the first non-linear function applied to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, receive: Callable[[str, Tensor], None]) -> None:
         super().__init__()
-        self.maps: OrderedDict[str, Tensor] = OrderedDict()
-        self.open: list[tuple[str, Tensor]] = []  # outputs still waiting for a non-linearity
+        self.receive = receive
+        self.names: list[str] = []
+        self.waiting: list[_Waiting] = []
 
-    def convolution_done(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+    def layer_done(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            self.maps[name] = output.detach().clone()  # ReLU may work in place
-            self.open.append((name, output))
+            if name not in self.names:
+                self.names.append(name)
+            self.waiting.append(_Waiting(name, output, output))
 
         return hook
+
+    def finish(self) -> None:
+        """Hand over the layers that no non-linearity follows."""
+        for layer in self.waiting:
+            self.receive(layer.name, layer.own)
+        self.waiting.clear()
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        kwargs = kwargs or {}
         source = args[0] if args and isinstance(args[0], Tensor) else None
-        name = next((n for n, t in self.open if t is source), None) if source is not None else None
-        output = function(*args, **(kwargs or {}))
-        if name is not None and function in NON_LINEAR:
-            self.maps[name] = output.detach().clone()
-            self.open = [(n, t) for n, t in self.open if n != name]
-        elif name is not None and function in TRANSPARENT:
-            self.open = [(n, output if n == name else t) for n, t in self.open]
+        if source is None:
+            return function(*args, **kwargs)
+        layer = next((w for w in self.waiting if w.latest is source), None)
+        if layer is None:
+            return function(*args, **kwargs)
+        if _works_in_place(function) and function not in NON_LINEAR:  # a shortcut is added, say
+            self.waiting.remove(layer)
+            self.receive(layer.name, layer.own)  # before it is overwritten
+            return function(*args, **kwargs)
+        output = function(*args, **kwargs)
+        if function in NON_LINEAR:
+            self.waiting.remove(layer)
+            self.receive(layer.name, output)
+        elif function in TRANSPARENT:
+            layer.latest = output
         return output
+
+
+def _works_in_place(function: Any) -> bool:
+    """By the names that torch gives: add_, __iadd__."""
+    name = getattr(function, "__name__", "")
+    return (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE

@@ -223,9 +223,10 @@ class Classifier(pl.LightningModule):
 
     def validation_step(
         self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
+    ) -> Tensor:
+        """The logits (N, num_classes), for callbacks to look at."""
         stages = getattr(self.trainer.datamodule, "validation_stages", ("val",))
-        self._look(batch, stages[dataloader_idx])
+        return self._look(batch, stages[dataloader_idx])
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._look(batch, "test")
@@ -261,10 +262,11 @@ class Classifier(pl.LightningModule):
         num = min(self.trainer.num_training_batches * batches.steps_together, batches.num_steps)
         return num * num_batches // self.trainer.num_training_batches
 
-    def _look(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
+    def _look(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
         images, labels = batch
         logits = self.network(images)
         self._metrics(stage).update(self.loss(logits, labels), logits, labels)
+        return logits
 
     def _metrics(self, stage: str) -> "LossAndAccuracy":
         metrics = self.metrics[f"{stage}_metrics"]

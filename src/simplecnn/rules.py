@@ -246,6 +246,8 @@ RULES: tuple[Rule, ...] = (
     ("trainer.model_registry", "null", lambda v: v is None),
     ("callbacks.*.monitor", *METRIC),
     ("callbacks.*.mode", *MODE),
+    ("callbacks.*.early_steps", *NATURAL),
+    ("callbacks.*.number", *POSITIVE),
     ("callbacks.*.every_n_epochs", *POSITIVE_OR_NULL),
     ("callbacks.*.every_n_train_steps", *POSITIVE_OR_NULL),
     ("callbacks.*.patience", *NATURAL),

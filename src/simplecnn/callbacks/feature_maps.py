@@ -1,10 +1,9 @@
 """Pictures of what every channel makes of the probe digits."""
 
-from matplotlib.figure import Figure
 from pytorch_lightning import LightningModule, Trainer
 
-from simplecnn.activations import feature_maps
-from simplecnn.callbacks.images import ImageCallback, select_layers
+from simplecnn.activations import convolutions, feature_maps
+from simplecnn.callbacks.images import ImageCallback, Picture, select_layers
 from simplecnn.figures.feature_maps import feature_maps_figure
 
 
@@ -15,21 +14,31 @@ class FeatureMaps(ImageCallback):
     """
 
     def __init__(
-        self, dirpath: str, layers: str | list[str] = "all", every_n_epochs: int = 5
+        self, dirpath: str, layers: str | list[str] = "all", every_n_epochs: int = 10
     ) -> None:
-        super().__init__(dirpath, layers, every_n_epochs)
+        super().__init__(dirpath, every_n_epochs)
+        self.layers = layers
 
-    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Figure]:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        select_layers(list(convolutions(pl_module.network)), self.layers)
+
+    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
         images, labels = trainer.datamodule.probes()
-        maps, logits = feature_maps(module.network, images.to(module.device))
+        found, logits = feature_maps(module.network, images.to(module.device))
         names = trainer.datamodule.class_names
-        return {
-            f"maps_{layer}": feature_maps_figure(
-                images.cpu().numpy(),
-                maps[layer].float().cpu().numpy(),
+        predictions = logits.argmax(1).cpu()
+        shown = images.float().cpu().numpy()
+        pictures = {}
+        for layer in select_layers(list(found), self.layers):
+            maps = found[layer].float().cpu().numpy()
+            figure = feature_maps_figure(
+                shown,
+                maps,
                 labels=[names[i] for i in labels.tolist()],
-                predictions=[names[i] for i in logits.argmax(1).tolist()],
+                predictions=[names[i] for i in predictions.tolist()],
                 title=f"Feature maps of {layer}, {when}",
             )
-            for layer in select_layers(list(maps), self.layers)
-        }
+            arrays = {"images": shown, "maps": maps, "labels": labels.cpu().numpy(),
+                      "predictions": predictions.numpy()}  # fmt: skip
+            pictures[f"maps_{layer}"] = Picture(figure, arrays)
+        return pictures

@@ -1,10 +1,9 @@
-"""Pictures of the filters while they are learned."""
+"""Pictures of the filters at one moment."""
 
-from matplotlib.figure import Figure
 from pytorch_lightning import LightningModule, Trainer
 
 from simplecnn.activations import convolutions
-from simplecnn.callbacks.images import ImageCallback, select_layers
+from simplecnn.callbacks.images import ImageCallback, Picture, select_layers
 from simplecnn.figures.filters import filters_figure
 
 
@@ -12,16 +11,19 @@ class Filters(ImageCallback):
     """Every filter of the first convolution, or of the `layers` named (`all` for every one)."""
 
     def __init__(
-        self, dirpath: str, layers: str | list[str] = "first", every_n_epochs: int = 1
+        self, dirpath: str, layers: str | list[str] = "first", every_n_epochs: int = 10
     ) -> None:
-        super().__init__(dirpath, layers, every_n_epochs)
+        super().__init__(dirpath, every_n_epochs)
+        self.layers = layers
 
-    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Figure]:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        select_layers(list(convolutions(pl_module.network)), self.layers)
+
+    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
         found = convolutions(module.network)
-        return {
-            f"filters_{name}": filters_figure(
-                found[name].weight.detach().float().cpu().numpy(),
-                title=f"Filters of {name}, {when}",
-            )
-            for name in select_layers(list(found), self.layers)
-        }
+        pictures = {}
+        for name in select_layers(list(found), self.layers):
+            weights = found[name].weight.detach().float().cpu().numpy()
+            figure = filters_figure(weights, title=f"Filters of {name}, {when}")
+            pictures[f"filters_{name}"] = Picture(figure, {"weights": weights})
+        return pictures

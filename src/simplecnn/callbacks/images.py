@@ -1,38 +1,56 @@
-"""What the picture callbacks share: when they draw, and where a picture goes."""
+"""What the picture callbacks share: when they look, and where a picture goes."""
 
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from simplecnn.activations import convolutions
+from simplecnn.callbacks.history import write_npz
 from simplecnn.errors import InputError
 from simplecnn.figures.png import encode_png
 from simplecnn.loggers import TensorBoard
 from simplecnn.whole_files import write_whole
 
 
+class Picture(NamedTuple):
+    figure: Figure
+    arrays: Mapping[str, NDArray]  # what it shows, to draw it again
+
+
 class ImageCallback(Callback):
     """Draws at the start, after every n-th epoch and at the end, on rank zero.
 
-    A picture goes to `<dirpath>/<name>_epoch=…_step=….png` and to TensorBoard. `layers` names
-    convolutions: `first`, `all`, or a list. Subclasses give `draw`. `seconds` adds up what all of
-    it cost.
+    A picture goes to `<dirpath>/<name>_epoch=…_step=….png` and to TensorBoard, its arrays to an
+    `.npz` beside it. A picture of the whole training so far (`history`) keeps one name, and its
+    callback writes its arrays itself. Subclasses give `draw`. `seconds` adds up what all of it
+    cost: subclasses that do more, do it inside `timed`.
     """
 
-    def __init__(self, dirpath: str, layers: str | list[str], every_n_epochs: int) -> None:
+    history = False
+    # Lightning calls these in every step where they can be called: a function that does nothing
+    # costs 3 microseconds, and there are as many callbacks as kinds of pictures.
+    on_train_batch_start: Any = None
+    on_train_batch_end: Any = None
+    on_before_zero_grad: Any = None
+    on_before_backward: Any = None
+    on_after_backward: Any = None
+    on_before_optimizer_step: Any = None
+
+    def __init__(self, dirpath: str, every_n_epochs: int) -> None:
+        if every_n_epochs < 1:
+            raise ValueError(f"every_n_epochs is {every_n_epochs}: it must be at least 1.")
         self.dirpath = Path(dirpath)
-        self.layers = layers
         self.every_n_epochs = every_n_epochs
         self.seconds = 0.0
         self._drawn_at_step = -1
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        select_layers(list(convolutions(pl_module.network)), self.layers)
-
-    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Figure]:
+    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
         """The pictures of this moment by name; `when` belongs in their titles."""
         raise TypeError(f"{type(self).__name__} has to define draw")
 
@@ -47,28 +65,59 @@ class ImageCallback(Callback):
             self._look(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+        if self.is_due(trainer.current_epoch + 1):
             self._look(trainer, pl_module, after_epoch=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._look(trainer, pl_module)
 
+    def is_due(self, epoch: int) -> bool:
+        """Whether to look after `epoch` epochs."""
+        return epoch % self.every_n_epochs == 0
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - start
+
     def _look(self, trainer: Trainer, module: LightningModule, after_epoch: bool = False) -> None:
         step = trainer.global_step
-        if not trainer.is_global_zero or trainer.fast_dev_run or step == self._drawn_at_step:
+        if not looks(trainer) or step == self._drawn_at_step:
             return
         self._drawn_at_step = step
-        start = time.perf_counter()
-        epoch = trainer.fit_loop.epoch_progress.current.completed + after_epoch
-        self.dirpath.mkdir(parents=True, exist_ok=True)
-        for name, figure in self.draw(trainer, module, f"epoch {epoch}, step {step}").items():
-            png, width, height = encode_png(figure)
-            path = self.dirpath / f"{name}_epoch={epoch:03d}_step={step:06d}.png"
-            write_whole(path, png)
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoard):
-                    logger.add_png(name.replace("_", "/", 1), png, width, height, step)
-        self.seconds += time.perf_counter() - start
+        with self.timed():
+            epoch = epochs_done(trainer) + after_epoch
+            pictures = self.draw(trainer, module, f"epoch {epoch}, step {step}")
+            self.dirpath.mkdir(parents=True, exist_ok=True)
+            for name, (figure, arrays) in pictures.items():
+                png, width, height = encode_png(figure)
+                stem = name if self.history else f"{name}_epoch={epoch:03d}_step={step:06d}"
+                write_whole(self.dirpath / f"{stem}.png", png)
+                if not self.history:
+                    write_npz(self.dirpath / f"{stem}.npz", arrays)
+                for logger in trainer.loggers:
+                    if isinstance(logger, TensorBoard):
+                        logger.add_png(name.replace("_", "/", 1), png, width, height, step)
+
+
+def looks(trainer: Trainer) -> bool:
+    """Whether this process draws at all."""
+    return bool(trainer.is_global_zero and not trainer.fast_dev_run)
+
+
+def epochs_done(trainer: Trainer) -> int:
+    return trainer.fit_loop.epoch_progress.current.completed
+
+
+def log_spaced(num_steps: int, number: int) -> list[int]:
+    """Up to `number` steps from 1 to below `num_steps`, each as many times later as the next."""
+    if number < 1:
+        return []
+    steps = np.geomspace(1, max(num_steps, 1), number + 1)[:-1].round().astype(int)
+    return sorted(set(steps.tolist()) - {num_steps})
 
 
 def select_layers(names: list[str], wanted: str | list[str]) -> list[str]:

@@ -6,11 +6,15 @@ exactly and nothing is resampled.
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedFormatter, FixedLocator
 from numpy.typing import NDArray
 
+from simplecnn.figures.label import Label
 from simplecnn.figures.style import DPI, new_figure
 
 MARGIN, BAR = 14, 92  # pixels around the picture; to the right, for the colour bar
@@ -20,31 +24,37 @@ TITLE = 62
 class Mosaic:
     """A blank picture `width` x `height` pixels (title and colour bar come on top) to put tiles in.
 
-    `scale` and `colours` are one for all tiles put with `put`.
+    `scale` and `colours` are one for all tiles put with `put`. Without `bar`, no colour bar.
     """
 
     def __init__(
-        self, width: int, height: int, *, title: str, colours: str | Colormap, scale: Normalize
+        self,
+        width: int,
+        height: int,
+        *,
+        title: str,
+        colours: str | Colormap,
+        scale: Normalize,
+        bar: bool = True,
     ) -> None:
         self.scale, self.colours = scale, colours
         widest = max(len(line) for line in title.split("\n"))
-        total_width = max(MARGIN + width + BAR, MARGIN + 9 * widest)
+        total_width = max(MARGIN + width + (BAR if bar else MARGIN), MARGIN + 9 * widest)
         total_height = TITLE + height + MARGIN
-        self.figure: Figure = new_figure(total_width / DPI, total_height / DPI)
-        self.figure.set_layout_engine("none")
+        self.figure: Figure = new_figure(total_width / DPI, total_height / DPI, fitted=False)
         self.ax: Axes = self.figure.add_axes((0, 0, 1, 1))
         self.ax.set_axis_off()
         self.ax.set(xlim=(-MARGIN, total_width - MARGIN), ylim=(total_height - TITLE, -TITLE))
-        self.ax.text(0, -TITLE + 12, title, fontsize=7.5, va="top", linespacing=1.4)
+        self.write(0, -TITLE + 12, title, size=7.5, va="top")
         bar_height = min(height, 360)
-        self._colour_bar(
-            (
-                (MARGIN + width + 20) / total_width,
-                (total_height - TITLE - bar_height) / total_height,
-                12 / total_width,
-                bar_height / total_height,
-            )
+        place = (
+            (MARGIN + width + 20) / total_width,
+            (total_height - TITLE - bar_height) / total_height,
+            12 / total_width,
+            bar_height / total_height,
         )
+        if bar:
+            self._colour_bar(place)
 
     def put(
         self,
@@ -58,21 +68,23 @@ class Mosaic:
     ) -> None:
         """Draw `array` (H, W) with its upper left corner at (x, y), `zoom` pixels a value.
 
-        Equal zooms line up: a whole grid may be joined by `join` and put at once.
+        An array (H, W, 3) of colours, 0 to 1, is drawn as it is. Equal zooms line up: a whole grid
+        may be joined by `join` and put at once.
         """
         height, width = array.shape[0] * zoom, array.shape[1] * zoom
-        self.ax.imshow(
-            array,
+        pixels = _Pixels(
+            self.ax,
             cmap=colours or self.colours,
             norm=scale if colours else self.scale,
             interpolation="nearest",
             extent=(x, x + width, y + height, y),
-            aspect="auto",
-            resample=False,
         )
+        pixels.set_data(array)
+        self.ax.add_image(pixels)
 
     def write(self, x: float, y: float, text: str, *, size: float = 6, **options: object) -> None:
-        self.ax.text(x, y, text, fontsize=size, **options)  # type: ignore[arg-type]
+        """Write `text` at (x, y), `size` in points; options are those of matplotlib's Text."""
+        self.ax.add_artist(Label(x, y, text, fontsize=size, **options))  # type: ignore[arg-type]
 
     def _colour_bar(self, place: tuple[float, float, float, float]) -> None:
         low, high = float(self.scale.vmin or 0.0), float(self.scale.vmax or 1.0)
@@ -92,6 +104,35 @@ class Mosaic:
         box.tick_params(labelsize=6, length=2, pad=2, width=0.4)
         for spine in box.spines.values():
             spine.set_linewidth(0.4)
+
+
+class _Pixels(AxesImage):
+    """An image whose values are whole screen pixels already: nothing is resampled."""
+
+    def draw(self, renderer: RendererBase) -> None:
+        if not isinstance(renderer, RendererAgg):
+            super().draw(renderer)
+            return
+        left, right, bottom, top = self.get_extent()
+        array = np.ma.getdata(self.get_array())
+        colours = self._coloured(array) if array.ndim == 2 else self.to_rgba(array, bytes=True)
+        for axis, extent in enumerate((bottom - top, right - left)):
+            zoom = round(extent) // colours.shape[axis]
+            colours = colours.repeat(zoom, axis=axis) if zoom > 1 else colours
+        x, y = self.axes.transData.transform((left, bottom))
+        renderer.draw_image(renderer.new_gc(), round(x), round(y), colours[::-1])
+        self.stale = False
+
+    def _coloured(self, array: NDArray) -> NDArray[np.uint8]:
+        """What `to_rgba` gives for a linear scale, in a third of the time; NaN is transparent."""
+        number = self.cmap.N
+        table = np.zeros((number + 1, 4), np.uint8)
+        table[:number] = self.cmap(np.arange(number), bytes=True)
+        low, high = float(self.norm.vmin or 0.0), float(self.norm.vmax or 1.0)
+        places = (array.astype(np.float32) - np.float32(low)) * np.float32(number / (high - low))
+        np.clip(places, 0, number - 1, out=places)
+        np.nan_to_num(places, copy=False, nan=number)
+        return table.take(places.astype(np.int32), axis=0)
 
 
 def join(tiles: NDArray, *, zoom: int, gap: int) -> NDArray:

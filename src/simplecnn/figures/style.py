@@ -17,13 +17,24 @@ _BLUE_TO_RED = (
 )
 SIGNED = LinearSegmentedColormap.from_list("blue_white_red", _BLUE_TO_RED, N=255)
 POSITIVE = "viridis"  # dark is zero
+COUNT = LinearSegmentedColormap.from_list("white_red", _BLUE_TO_RED[5:], N=256)  # white is none
 DIGIT = "gray_r"  # ink is black on white paper
+NEW, OLD = "#e6872e", "0.7"  # a mistake that was none the last time, and one that persists
+STAGES = {
+    "train": ("training", "#1b6ca8"),
+    "val": ("validation", "#c8553d"),
+    "test": ("test", "#3f8f4f"),
+}
 DPI = 150
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, `width` x `height` inches, outside pyplot's global state."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+def new_figure(width: float, height: float, *, fitted: bool = True) -> Figure:
+    """An empty figure, `width` x `height` inches, outside pyplot's global state.
+
+    Axes are `fitted` into it by matplotlib, which draws twice for that, or stay where they are put.
+    """
+    layout = "constrained" if fitted else "none"
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)  # type: ignore[arg-type]
     FigureCanvasAgg(figure)
     return figure
 

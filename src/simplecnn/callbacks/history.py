@@ -1,0 +1,59 @@
+"""What a callback has seen so far: arrays by step, kept in one .npz file."""
+
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from simplecnn.whole_files import write_whole
+
+
+class History:
+    """A row of named arrays for each of some steps.
+
+    `arrays` stacks them: `step` (n,), and for every name (n, ...). A name that a row lacks is NaN
+    there. `save` writes them; `resume` reads what was written up to a step, so that a run that
+    goes on after an interruption goes on with its history.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[int, dict[str, NDArray]] = {}
+
+    def add(self, step: int, **values: ArrayLike) -> None:
+        self.rows.setdefault(step, {}).update({k: np.asarray(v) for k, v in values.items()})
+
+    def arrays(self) -> dict[str, NDArray]:
+        steps = sorted(self.rows)
+        names = list(dict.fromkeys(name for step in steps for name in self.rows[step]))
+        stacked = {"step": np.array(steps, np.int64)}
+        for name in names:
+            known = next(self.rows[step][name] for step in steps if name in self.rows[step])
+            gap = np.full(known.shape, np.nan)
+            stacked[name] = np.stack([self.rows[step].get(name, gap) for step in steps])
+        return stacked
+
+    def save(self) -> None:
+        if self.rows:
+            write_npz(self.path, self.arrays())
+
+    def resume(self, step: int) -> None:
+        """Take up the rows up to `step` that are on disk."""
+        if not self.path.is_file():
+            return
+        with np.load(self.path) as file:
+            names = [name for name in file.files if name != "step"]
+            stacked = {name: file[name] for name in names}
+            for i, then in enumerate(file["step"].tolist()):
+                if then <= step:
+                    self.add(then, **{name: stacked[name][i] for name in names})
+
+
+def write_npz(path: Path, arrays: Mapping[str, NDArray]) -> None:
+    """Arrays in a file that NumPy loads without pickle, whole or not at all."""
+    buffer = BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, buffer.getvalue())

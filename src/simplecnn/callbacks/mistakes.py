@@ -1,0 +1,141 @@
+"""Pictures of the most confident mistakes on the validation images."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
+
+from simplecnn.callbacks.history import History
+from simplecnn.callbacks.images import ImageCallback, Picture, looks
+from simplecnn.callbacks.validation import NAMES, class_names, gathered, in_training, joined, stage
+from simplecnn.figures.mistakes import mistakes_figure
+
+
+class Mistakes(ImageCallback):
+    """The `number` most confident mistakes after an epoch: which are new, which persist.
+
+    They come from the validation pass itself. `mistakes_<split>_history.npz` holds for each epoch
+    what every image was taken for and whether that was wrong, in the order of the pass.
+    """
+
+    def __init__(self, dirpath: str, number: int = 40, every_n_epochs: int = 1) -> None:
+        super().__init__(dirpath, every_n_epochs)
+        self.number = number
+        self.all: History | None = None
+        self._answers: list[dict[str, Tensor]] = []
+        self._worst: list[dict[str, Tensor]] = []
+        self._num_classes = 0
+        self._shown: dict[str, NDArray] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if looks(trainer):
+            self.all = History(self.dirpath / f"mistakes_{stage(trainer)}_history.npz")
+            self.all.resume(trainer.global_step)
+        super().on_train_start(trainer, pl_module)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: tuple[Tensor, Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if dataloader_idx or not in_training(trainer):
+            return
+        with self.timed():
+            images, labels = batch
+            self._num_classes = outputs.shape[1]
+            top = outputs.float().softmax(1).topk(2)
+            taken = top.indices[:, 0]
+            wrong = taken != labels
+            confidence = torch.where(wrong, top.values[:, 0], -1.0)
+            worst = confidence.topk(min(self.number, len(labels))).indices
+            place = sum(len(a["wrong"]) for a in self._answers)
+            self._answers.append({"taken": taken, "wrong": wrong})
+            self._worst.append(
+                {
+                    "images": images[worst],
+                    "labels": labels[worst],
+                    "classes": top.indices[worst],
+                    "probabilities": top.values[worst],
+                    "confidence": confidence[worst],
+                    "places": worst + place,
+                }
+            )
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._answers:
+            return
+        with self.timed():
+            answers, worst = _at_once(self._answers), _at_once(self._worst)
+            self._answers, self._worst = [], []
+            parts = gathered(trainer, (answers, worst))
+            if self.all is None:  # not rank zero
+                return
+            places = np.cumsum([0] + [len(part[0]["wrong"]) for part in parts])
+            for part, first in zip(parts, places, strict=False):
+                part[1]["places"] += first
+            answers, worst = joined([p[0] for p in parts]), joined([p[1] for p in parts])
+            self._shown = self._compare(answers, worst, trainer.global_step)
+            self.all.add(trainer.global_step, **answers)
+            self.all.save()
+
+    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
+        if not self._shown:
+            return {}
+        shown, name = self._shown, stage(trainer)
+        counts = {key: int(shown[key]) for key in ("num_wrong", "num_new", "num_fixed")}
+        total = int(shown["num_images"])
+        title = (
+            f"The {len(shown['labels'])} most confident mistakes on {total:,} {NAMES[name]} "
+            f"images, {when}\n{counts['num_wrong']} wrong"
+        )
+        if shown["compared"]:
+            persisting = counts["num_wrong"] - counts["num_new"]
+            title += (
+                f": {counts['num_new']} new since the epoch before (orange), {persisting} persist "
+                f"(grey), {counts['num_fixed']} others were put right"
+            )
+        figure = mistakes_figure(
+            shown["images"],
+            shown["labels"],
+            shown["classes"],
+            shown["probabilities"],
+            shown["new"] & shown["compared"],
+            class_names=class_names(trainer, self._num_classes),
+            title=title,
+        )
+        return {f"mistakes_{name}": Picture(figure, shown)}
+
+    def _compare(
+        self, answers: dict[str, NDArray], worst: dict[str, NDArray], step: int
+    ) -> dict[str, NDArray]:
+        """The most confident mistakes of all processes, compared with the pass before."""
+        assert self.all is not None
+        wrong = answers["wrong"]
+        before = [row["wrong"] for then, row in sorted(self.all.rows.items()) if then < step]
+        if any(len(row) != len(wrong) for row in before):  # other images: nothing to compare with
+            self.all.rows.clear()
+            before = []
+        was_wrong = before[-1] if before else np.zeros_like(wrong)
+        order = np.argsort(-worst["confidence"], kind="stable")[: self.number]
+        order = order[worst["confidence"][order] >= 0]
+        shown = {name: values[order] for name, values in worst.items() if name != "confidence"}
+        return shown | {
+            "new": ~was_wrong[shown["places"]],
+            "compared": np.array(bool(before)),
+            "num_images": np.array(len(wrong)),
+            "num_wrong": wrong.sum(),
+            "num_new": (wrong & ~was_wrong).sum(),
+            "num_fixed": (was_wrong & ~wrong).sum(),
+        }
+
+
+def _at_once(batches: list[dict[str, Tensor]]) -> dict[str, NDArray]:
+    """Batches of tensors as arrays: the first wait for the device."""
+    return {name: torch.cat([b[name] for b in batches]).cpu().numpy() for name in batches[0]}

@@ -1,0 +1,41 @@
+"""What callbacks see of a validation pass that is going on anyway."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import Trainer
+
+NAMES = {"val": "validation", "test": "test"}
+
+
+def in_training(trainer: Trainer) -> bool:
+    """Whether this validation pass belongs to the training and is no trial run."""
+    return bool(
+        trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.fast_dev_run
+    )
+
+
+def stage(trainer: Trainer) -> str:
+    """Which split the first validation loader gives, the only one that is looked at."""
+    return getattr(trainer.datamodule, "validation_stages", ("val",))[0]
+
+
+def class_names(trainer: Trainer, num_classes: int) -> list[str]:
+    names = getattr(trainer.datamodule, "class_names", ())
+    return list(names) if len(names) == num_classes else [str(i) for i in range(num_classes)]
+
+
+def gathered(trainer: Trainer, mine: Any) -> list[Any]:
+    """What every process of the run hands in, in their order; all must call this."""
+    if trainer.world_size == 1:
+        return [mine]
+    everybodys: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(everybodys, mine)
+    return everybodys
+
+
+def joined(parts: list[dict[str, NDArray]]) -> dict[str, NDArray]:
+    """The arrays of several processes, one after the other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,0 +1,82 @@
+"""Curves and health: the lines are the numbers."""
+
+import numpy as np
+import pytest
+
+from simplecnn.figures.curves import curves_figure, health_figure
+
+NAN = float("nan")
+
+
+def lines(ax) -> dict[str, np.ndarray]:
+    return {line.get_label(): np.asarray(line.get_xydata()) for line in ax.lines}
+
+
+def test_curves_are_drawn_against_epochs():
+    epochs = {
+        "step": np.array([10, 20]),
+        "train/loss": np.array([0.5, 0.25]),
+        "val/loss": np.array([NAN, 0.3]),
+        "train/acc": np.array([0.8, 0.9]),
+        "val/acc": np.array([0.85, 0.875]),
+    }
+    steps = {"step": np.array([5, 15]), "loss": np.array([0.6, 0.4]), "lr": np.array([0.1, 0.2])}
+    figure = curves_figure(epochs, steps, steps_per_epoch=10, title="Curves")
+    loss, accuracy, rate = figure.axes
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["loss", "accuracy, %",
+                                                                "learning rate"]  # fmt: skip
+    found = lines(loss)
+    np.testing.assert_allclose(found["training 0.2500"], [[1, 0.5], [2, 0.25]])
+    np.testing.assert_allclose(found["validation 0.3000"], [[2, 0.3]])
+    np.testing.assert_allclose(found["a batch"], [[0.5, 0.6], [1.5, 0.4]])
+    found = lines(accuracy)
+    np.testing.assert_allclose(found["validation 87.50 %"], [[1, 85], [2, 87.5]])
+    np.testing.assert_allclose(found["the best"], [[2, 87.5]])
+    np.testing.assert_allclose(rate.lines[0].get_xydata(), [[0.5, 0.1], [1.5, 0.2]])
+
+
+def test_curves_of_a_run_without_validation():
+    nothing = np.zeros(0)
+    epochs = {"step": np.array([3])}
+    steps = {"step": nothing, "loss": nothing, "lr": nothing}
+    figure = curves_figure(epochs, steps, steps_per_epoch=3)
+    figure.canvas.draw()
+    assert [t.get_text() for ax in figure.axes[:2] for t in ax.texts] == 2 * [
+        "nothing was measured"
+    ]
+
+
+@pytest.mark.parametrize("number", [2, 40])
+def test_health_has_a_line_a_layer(number):
+    rng = np.random.default_rng(0)
+    layers = [f"block{i}.conv" for i in range(number)]
+    gradients = {"step": np.array([1, 10, 100]), "norm": rng.random((3, number)) + 0.1,
+                 "update": rng.random((3, number)) * 1e-3}  # fmt: skip
+    gradients["update"][2, 0] = 0.0  # a rate of zero: not on a logarithmic axis
+    activity = {"step": np.array([100]), **{
+        key: rng.random((1, number)) for key in ("dead", "always_on", "zeros", "mean", "std")
+    }}  # fmt: skip
+    figure = health_figure(layers, gradients, activity, title="Health")
+    figure.canvas.draw()
+    titles = {ax.get_title(loc="left"): ax for ax in figure.axes}
+    assert len(titles) == 6
+    norm = titles["norm of the gradient"]
+    assert len(norm.lines) == number and norm.get_yscale() == norm.get_xscale() == "log"
+    np.testing.assert_array_equal(norm.lines[1].get_ydata(), gradients["norm"][:, 1])
+    dead = titles["dead units, %"]
+    np.testing.assert_allclose(dead.lines[0].get_ydata(), 100 * activity["dead"][:, 0])
+    update = titles["change of the weights in a step, relative"].lines
+    assert np.isnan(update[0].get_ydata()[2]) and set(update[-1].get_ydata()) == {1e-3}
+    shown = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert shown[0] == layers[0] and shown[-1] == layers[-1] and len(shown) <= 10
+    width, height = figure.canvas.get_width_height()
+    box = figure.get_tightbbox()
+    assert 0 <= box.x0 and box.x1 * figure.dpi <= width + 0.5
+    assert 0 <= box.y0 and box.y1 * figure.dpi <= height + 0.5
+
+
+def test_health_without_validation_says_so():
+    gradients = {"step": np.array([1]), "norm": np.ones((1, 1)), "update": np.ones((1, 1))}
+    figure = health_figure(["conv"], gradients, {"step": np.zeros(0)})
+    texts = [t.get_text() for ax in figure.axes for t in ax.texts]
+    assert texts == 4 * ["no validation images were seen"]

@@ -1,0 +1,77 @@
+"""The learning film: every moment on one scale, the change, the likeness."""
+
+import numpy as np
+import pytest
+
+from simplecnn.figures.film import film_figure
+from simplecnn.kernels import KERNELS
+
+SOBEL = KERNELS["Sobel X"].values
+
+
+def weights_of(moments: int, filters: int, channels: int, size: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(moments, filters, channels, size, size)).astype(np.float32)
+
+
+def words(figure) -> list[str]:
+    return [t.get_text() for t in figure.axes[0].texts]
+
+
+def test_rows_are_filters_columns_are_moments_on_one_scale():
+    weights = weights_of(3, 2, 1, 3)
+    weights[1, 0, 0, 0, 0] = -7.0  # the strongest weight of the run is not in the last moment
+    figure = film_figure(weights, ["start", "step\n1", "epoch\n1"], title="Film of c")
+    moments, change, _ = figure.axes[0].images
+    assert {(i.norm.vmin, i.norm.vmax) for i in figure.axes[0].images} == {(-7.0, 7.0)}
+    zoom, gap = 15, 4
+    shown = np.asarray(moments.get_array().filled(np.nan))
+    for row in range(2):
+        for column in range(3):
+            y, x = row * (3 * zoom + gap), column * (3 * zoom + gap)
+            tile = shown[y : y + 3 * zoom : zoom, x : x + 3 * zoom : zoom]
+            np.testing.assert_array_equal(tile, weights[column, row, 0])
+    shown = np.asarray(change.get_array().filled(np.nan))
+    np.testing.assert_array_equal(shown[: 3 * zoom : zoom, ::zoom][:, :3],
+                                  (weights[2] - weights[0])[0, 0])  # fmt: skip
+    found = words(figure)
+    assert {"start", "step\n1", "epoch\n1", "change", "most like"} <= set(found)
+    assert "2 filters of 3 x 3 (rows), one scale for the whole run: ±7" in found[0]
+
+
+def test_change_and_likeness_are_said():
+    start = np.zeros((2, 1, 3, 3), np.float32)
+    start[:] = SOBEL
+    end = start * np.array([1.5, -1.0], np.float32)[:, None, None, None]
+    found = words(film_figure(np.stack([start, end]), ["start", "epoch\n1"]))
+    assert {"50 %", "200 %", "+1.00 Sobel X", "−1.00 Sobel X"} <= set(found)
+    assert "mean likeness to a named kernel 1.00, at the start 1.00" in found[0]
+
+
+def test_a_kernel_with_too_many_inputs_shows_the_strongest():
+    weights = np.zeros((2, 1, 6, 3, 3), np.float32)
+    weights[:, 0, 4] = SOBEL
+    figure = film_figure(weights, ["start", "epoch\n1"])
+    assert "0 from 4" in words(figure)
+    assert "of each the strongest of 6 input channels" in words(figure)[0]
+    shown = np.asarray(figure.axes[0].images[0].get_array().filled(np.nan))
+    np.testing.assert_array_equal(shown[:45:15, :45:15], SOBEL)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((40, 3, 1), 5), ((17, 130, 1), 3), ((4, 64, 3), 7), ((1, 1, 1), 1),
+                        ((2, 5, 8), 2)]
+)  # fmt: skip
+def test_any_shape_fits_on_the_paper(shape, size):
+    weights = weights_of(*shape, size)
+    moments = ["start", *(f"epoch\n{i}" for i in range(1, len(weights)))]
+    figure = film_figure(weights, moments)
+    figure.canvas.draw()
+    width, height = figure.canvas.get_width_height()
+    assert width <= 1600 and height <= 2200
+    renderer = figure.canvas.get_renderer()
+    boxes = [t.get_window_extent(renderer) for t in figure.axes[0].texts]
+    for i, box in enumerate(boxes):
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+    assert moments[-1] in words(figure)  # the last moment is always shown

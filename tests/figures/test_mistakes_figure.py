@@ -1,0 +1,107 @@
+"""Mistakes and confusion: what is shown is what was counted."""
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgba
+
+from simplecnn.figures.confusion import confusion_figure
+from simplecnn.figures.mistakes import mistakes_figure
+from simplecnn.figures.style import COUNT, NEW, OLD
+
+DIGITS = [str(i) for i in range(10)]
+CLOTHES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker",
+           "Bag", "Ankle boot"]  # fmt: skip
+
+
+def some_mistakes(number: int, shape: tuple[int, int, int] = (1, 28, 28)):
+    rng = np.random.default_rng(0)
+    return {
+        "images": rng.random((number, *shape)).astype(np.float32),
+        "labels": rng.integers(0, 10, number),
+        "classes": np.array([rng.permutation(10)[:2] for _ in range(number)], int).reshape(-1, 2),
+        "probabilities": np.tile([0.7, 0.2], (number, 1)),
+        "new": rng.random(number) < 0.5,
+    }
+
+
+def words(figure) -> list[str]:
+    return [t.get_text() for t in figure.axes[0].texts]
+
+
+def inside(figure) -> None:
+    """No text leaves the paper or touches another."""
+    figure.canvas.draw()
+    width, height = figure.canvas.get_width_height()
+    renderer = figure.canvas.get_renderer()
+    boxes = [t.get_window_extent(renderer) for t in figure.axes[0].texts]
+    for i, box in enumerate(boxes):
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+
+
+def test_each_mistake_with_its_classes_and_its_frame():
+    mistakes = some_mistakes(3)
+    mistakes |= {
+        "labels": np.array([9, 8, 7]),
+        "classes": np.array([[4, 9], [3, 8], [1, 0]]),
+        "probabilities": np.array([[0.998, 0.0018], [0.66, 0.34], [0.9999999, 1e-9]]),
+        "new": np.array([True, False, True]),
+    }
+    figure = mistakes_figure(**mistakes, class_names=DIGITS, title="Three")
+    assert words(figure) == [
+        "Three",
+        "9 → 4: 99.8 %\nthen 9: 0.2 %",
+        "8 → 3: 66 %\nthen 8: 34 %",
+        "7 → 1: > 99.999 %\nthen 0: < 0.001 %",
+    ]
+    for image, expected in zip(figure.axes[0].images, mistakes["images"], strict=True):
+        np.testing.assert_array_equal(image.get_array(), expected[0])
+        assert image.cmap.name == "gray_r" and (image.norm.vmin, image.norm.vmax) == (0, 1)
+    (frames,) = figure.axes[0].collections
+    assert [tuple(c) for c in frames.get_edgecolors()] == [to_rgba(c) for c in (NEW, OLD, NEW)]
+
+
+@pytest.mark.parametrize(
+    ("number", "shape", "names"),
+    [(40, (1, 28, 28), CLOTHES), (40, (1, 28, 28), DIGITS), (9, (3, 64, 64), DIGITS),
+     (1, (1, 28, 28), DIGITS), (0, (1, 28, 28), DIGITS), (3, (1, 200, 90), CLOTHES)],
+)  # fmt: skip
+def test_any_mistakes_fit_on_the_paper(number, shape, names):
+    figure = mistakes_figure(**some_mistakes(number, shape), class_names=names)
+    inside(figure)
+    assert len(figure.axes[0].images) == number
+
+
+def test_a_colour_image_keeps_its_colours():
+    mistakes = some_mistakes(1, (3, 64, 64))
+    (image,) = mistakes_figure(**mistakes, class_names=DIGITS).axes[0].images
+    np.testing.assert_array_equal(image.get_array(), mistakes["images"][0].transpose(1, 2, 0))
+
+
+def test_confusion_colours_mistakes_and_says_recall():
+    counts = np.array([[90, 10, 0], [4, 46, 0], [0, 0, 0]])
+    figure = confusion_figure(counts, class_names=["a", "b", "c"], title="Confusion")
+    image = figure.axes[0].images[0]
+    assert (image.norm.vmin, image.norm.vmax) == (0, 10) and image.cmap is COUNT
+    assert COUNT(0.0) == (1.0, 1.0, 1.0, 1.0)  # no mistake is white paper
+    cells = np.asarray(image.get_array().filled(np.nan))
+    step = (cells.shape[0] + 1) // 3
+    np.testing.assert_array_equal(cells[::step, ::step], [[0, 10, 0], [4, 0, 0], [0, 0, 0]])
+    found = words(figure)
+    assert "14 of 150 images wrong" in found[0]
+    assert {"90", "10", "4", "46", "90.0 %", "92.0 %", "none"} <= set(found)  # counts, recall
+    assert {"95.7 %", "82.1 %"} <= set(found)  # precision: 90 of 94, 46 of 56
+
+
+@pytest.mark.parametrize("names", [DIGITS, CLOTHES, [f"class {i}" for i in range(100)], ["x", "y"]])
+def test_any_confusion_fits_on_the_paper(names):
+    counts = np.random.default_rng(0).integers(0, 2000, (len(names), len(names)))
+    figure = confusion_figure(counts, class_names=names)
+    figure.canvas.draw()
+    width, height = figure.canvas.get_width_height()
+    assert width <= 1700 and height <= 1400
+    renderer = figure.canvas.get_renderer()
+    boxes = [t.get_window_extent(renderer) for t in figure.axes[0].texts]
+    for i, box in enumerate(boxes):
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])

@@ -1,0 +1,170 @@
+"""TensorBoard, opened in a real Chromium, shows what runs wrote: nothing is lost or in the way."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import compose_run
+
+from simplecnn.loggers import TensorBoard
+from simplecnn.run_folder import RunFolder
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+WAIT = 60_000  # milliseconds; a page of TensorBoard takes seconds to come up
+NUM_PICTURES = 25  # more than the 10 that TensorBoard keeps by itself
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Any]:
+    """An empty tab of a Chromium without a window."""
+    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    with api.sync_playwright() as playwright:
+        # Software instead of a graphics card: the projector draws by WebGL.
+        arguments = ["--no-sandbox", "--enable-unsafe-swiftshader"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        page = browser.new_page(viewport={"width": 1500, "height": 1000})
+        page.set_default_timeout(WAIT)
+        yield page
+        browser.close()
+
+
+def serve(folder: Path, *options: str) -> str:
+    """TensorBoard on a free port of this machine, in a thread of this process."""
+    from tensorboard import program
+
+    server = program.TensorBoard()
+    server.configure(
+        argv=["", "--logdir", str(folder), "--port", "0", "--load_fast", "false", *options]
+    )
+    return server.launch()
+
+
+@pytest.fixture(scope="module")
+def run_url(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A finished run, a picture drawn often, and an embedding, shown as its summary says."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    shutil.copytree(finished_run, folder)
+    logger = TensorBoard(str(folder))
+    png = (folder / "images" / "film_conv1.png").read_bytes()
+    for step in range(NUM_PICTURES):
+        logger.add_png("film/often", png, 100, 100, step)
+    points = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
+    logger.experiment.add_embedding(
+        points, metadata=[str(i % 10) for i in range(30)], label_img=torch.rand(30, 1, 28, 28),
+        tag="penultimate",
+    )  # fmt: skip
+    logger.experiment.close()
+    return serve(folder, "--samples_per_plugin", "images=500")
+
+
+@pytest.fixture(scope="module")
+def sweep_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two runs that differ in the learning rate, below one folder."""
+    from simplecnn.run import train
+
+    folder = tmp_path_factory.mktemp("sweep")
+    for job, rate in enumerate((0.001, 0.004)):
+        words = ["trainer.max_epochs=1", "callbacks=none", f"model.optimizer.lr={rate}"]
+        train(compose_run(folder / str(job), *words), folder / str(job))
+    return serve(folder)
+
+
+def open_tab(page: Any, url: str, tab: str, tag_filter: str = "") -> None:
+    page.goto("about:blank")
+    page.goto(f"{url}?tagFilter={tag_filter}#{tab}")
+
+
+def fetch(page: Any, path: str) -> Any:
+    return page.evaluate("path => fetch(path).then(answer => answer.json())", path)
+
+
+def see(page: Any, text: str) -> None:
+    page.get_by_text(text, exact=True).first.wait_for(state="visible")
+
+
+def test_time_series_name_every_scalar_and_picture(page, run_url):
+    open_tab(page, run_url, "timeseries")
+    for group in ("confusion", "curves", "film", "filters", "health", "maps", "mistakes",
+                  "test", "train", "val"):  # fmt: skip
+        see(page, group)
+    open_tab(page, run_url, "timeseries", "^val/")
+    page.locator("scalar-card").nth(1).wait_for()
+    titles = page.locator("scalar-card .tag").all_inner_texts()
+    assert [title.replace(" ", "") for title in titles] == ["val/acc", "val/loss"]
+
+
+def test_a_scalar_has_every_step(page, run_url, finished_run):
+    open_tab(page, run_url, "scalars")
+    tags = fetch(page, "data/plugin/scalars/tags")["."]
+    assert {f"{s}/{m}" for s in ("train", "val", "test") for m in ("acc", "loss")} <= set(tags)
+    assert not [tag for tag in tags if tag.startswith("health")]  # they would fill HPARAMS
+    points = fetch(page, "data/plugin/scalars/scalars?run=.&tag=train%2Floss")
+    assert [step for _, step, _ in points] == [7, 15]
+    record = RunFolder.open(finished_run).record
+    assert points[-1][2] == pytest.approx(record["metrics"]["train/loss"], abs=1e-6)
+    see(page, "val")
+
+
+def test_pictures_are_shown_and_no_step_is_lost(page, run_url):
+    open_tab(page, run_url, "images")
+    see(page, "confusion/val")
+    image = page.locator("tf-image-loader img").first
+    image.wait_for(state="visible")
+    page.wait_for_function(
+        "image => image.complete && image.naturalWidth > 500", arg=image.element_handle()
+    )
+    tags = fetch(page, "data/plugin/images/tags")["."]
+    assert {"confusion/val", "curves", "film/conv1", "filters/conv1", "health", "maps/conv1",
+            "maps/conv2", "mistakes/val"} <= set(tags)  # fmt: skip
+    shown = fetch(page, "data/plugin/images/images?run=.&tag=film%2Foften&sample=0")
+    assert [entry["step"] for entry in shown] == list(range(NUM_PICTURES))
+
+
+def test_the_projector_shows_the_points_with_their_pictures(page, run_url):
+    open_tab(page, run_url, "projector")
+    page.get_by_text("Points: 30").first.wait_for()
+    page.get_by_text("Dimension: 8").first.wait_for()
+    page.locator("vz-projector canvas").first.wait_for()
+
+
+def test_hparams_of_a_run_and_of_a_sweep(page, run_url, sweep_url):
+    for url, rates in ((run_url, ["0.0010000"]), (sweep_url, ["0.0010000", "0.0040000"])):
+        open_tab(page, url, "hparams")
+        see(page, "Trial ID")
+        for name in ("model/optimizer/lr", "test/acc", "val/loss"):
+            page.get_by_text(name, exact=True).first.wait_for(state="attached")
+        found = fetch_sessions(page)
+        assert sorted(f"{s['hparams']['model/optimizer/lr']:.7f}" for s in found) == rates
+        for session in found:
+            metrics = {m["name"]["tag"] for m in session["metricValues"]}
+            assert {"train/acc", "val/acc", "test/acc"} <= metrics
+
+
+def fetch_sessions(page: Any) -> list[dict[str, Any]]:
+    """What the HPARAMS table asks its server for: one group a trial."""
+    answer = page.evaluate(
+        """() => fetch("data/plugin/hparams/experiment", {
+            method: "POST", headers: {"Content-Type": "application/json"}, body: "{}"
+        }).then(answer => answer.json())"""
+    )
+    columns = [{"metric": info["name"]} for info in answer["metricInfos"]]
+    columns += [{"hparam": info["name"]} for info in answer["hparamInfos"]]
+    groups = page.evaluate(
+        """columns => fetch("data/plugin/hparams/session_groups", {
+            method: "POST", headers: {"Content-Type": "application/json"},
+            body: JSON.stringify({
+                startIndex: 0, sliceSize: 100, colParams: columns,
+                allowedStatuses: ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_RUNNING"],
+            }),
+        }).then(answer => answer.json())""",
+        columns,
+    )
+    return groups["sessionGroups"]
