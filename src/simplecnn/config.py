@@ -277,7 +277,8 @@ RULES: tuple[Rule, ...] = (
     ("model.network.kernel_size", "an odd whole number",
      lambda v: _whole(1)(v) and v % 2 == 1),
     ("model.network.hidden", "a whole number of 1 or more", _whole(1)),
-    ("model.network.pool", "max, average or stride", lambda v: v in ("max", "average", "stride")),
+    ("model.network.pool", "max, average, blur, stride or none",
+     lambda v: v in ("max", "average", "blur", "stride", "none")),
     ("model.network.dropout", "a number from 0 up to, not including, 1",
      _number(lambda v: 0 <= v < 1)),
     ("model.network.num_classes", "a whole number of 2 or more", _whole(2)),
@@ -389,7 +390,7 @@ def _combinations(config: Config) -> Iterator[str]:
     if network.get("_target_") == "simplecnn.network.SimpleCNN":
         blocks = len(network.get("channels", [1, 1, 1]))
         size = network.get("image_size", 28)
-        if size // 2**blocks < 1:
+        if size // 2**blocks < 1 and network.get("pool") != "none":
             yield (
                 f"model.network.channels has {blocks} entries: each halves the image of {size} "
                 f"pixels, and at most {size.bit_length() - 1} leave something of it."
