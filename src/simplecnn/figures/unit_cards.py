@@ -75,10 +75,10 @@ def card_figure(card: Card) -> Figure:
         ax, 278, card.class_names, card.class_means,
         f"mean activation by class, selectivity {card.selectivity:.2f}",
     )  # fmt: skip
-    change = f"accuracy {_signed(100 * card.acc, 2)} points, loss {_signed(card.loss, 4)}"
+    lost = f"{-100 * card.acc + 0.0:.2f}".replace("-", "−")
     _draw_classes(
         ax, 456, card.class_names, -100 * card.acc_per_class,
-        f"points lost without it: {change}", coloured=True,
+        f"points lost without it: {lost} in all, loss {_signed(card.loss, 3)}", coloured=True,
     )  # fmt: skip
     return figure
 
