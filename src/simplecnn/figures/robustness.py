@@ -27,18 +27,18 @@ def corruption_figure(
     """A row a kind. Left: an image (kinds, 6, C, H, W) from unspoiled to the worst; right: the
     errors (kinds, 6) in percent on one scale from 0."""
     num_kinds, num_columns = errors.shape
-    figure = style.new_figure(9.6, 0.64 * num_kinds + 1.25)
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.12))
+    figure = style.new_figure(9.6, 0.64 * num_kinds + 0.9)
+    left, right = figure.subplots(1, 2)
     side = tiles.shape[-1]
     gap = max(2, side // 7)
     step_x, step_y = side + gap, tiles.shape[-2] + gap
-    sheet = np.ones((num_kinds * step_y - gap, num_columns * step_x - gap, 3))
+    sheet = np.ones((num_kinds * step_y, num_columns * step_x - gap, 3))
     for (i, j), _ in np.ndenumerate(errors):
-        y, x = i * step_y, j * step_x
+        y, x = i * step_y + gap // 2, j * step_x
         sheet[y : y + tiles.shape[-2], x : x + side] = colours(tiles[i, j])
     left.imshow(sheet, interpolation="nearest")
     left.set_yticks(
-        [i * step_y + tiles.shape[-2] / 2 for i in range(num_kinds)],
+        [(i + 0.5) * step_y for i in range(num_kinds)],
         [f"{k}\n{u}" for k, u in zip(kinds, units, strict=True)], fontsize=NOTE,
     )  # fmt: skip
     places = [j * step_x + side / 2 for j in range(num_columns)]
@@ -48,8 +48,9 @@ def corruption_figure(
     scale = Normalize(0, 100)
     style.tile(right, errors, style.POSITIVE, scale)
     right.set_aspect("auto")
+    right.set_box_aspect(sheet.shape[0] / sheet.shape[1])  # its rows beside those on the left
     right.set_xticks(range(num_columns), names, fontsize=NOTE)
-    right.set_yticks(range(num_kinds), kinds, fontsize=NOTE)
+    right.set_yticks([])
     for (i, j), error in np.ndenumerate(errors):
         below = f"\nat {amounts[i][j - 1]}" if j else ""
         right.text(
@@ -59,7 +60,7 @@ def corruption_figure(
     for ax in (left, right):
         ax.tick_params(length=0)
         ax.xaxis.tick_top()
-    bar = figure.colorbar(ScalarMappable(scale, style.POSITIVE), ax=right, aspect=30)
+    bar = figure.colorbar(ScalarMappable(scale, style.POSITIVE), ax=[left, right], aspect=30)
     bar.set_label("error in %, one scale", fontsize=NOTE)
     bar.ax.tick_params(labelsize=NOTE)
     figure.suptitle(title, fontsize=LABEL + 1)

@@ -124,7 +124,7 @@ def layers_figure(lines: Sequence[LayerLine], *, title: str, num_networks: int) 
         if index >= len(lines) - columns:
             ax.set_xlabel("shift in pixels", fontsize=LABEL)
     handles = [
-        Line2D([], [], color=COLOURS[1], marker="^", ms=4, label="map left as it was (0: invariant)"),
+        Line2D([], [], color=COLOURS[1], marker="^", ms=4, label="map as it was (0: invariant)"),
         Line2D([], [], color=COLOURS[5], marker="s", ms=4,
                label="map moved along, with borders (0: equivariant)"),
         Line2D([], [], color=COLOURS[0], marker="o", ms=4, label="map moved along, interior only"),
