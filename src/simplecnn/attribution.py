@@ -21,6 +21,7 @@ from simplecnn.errors import InputError
 from simplecnn.figures.attribution import Row, Tile, attribution_figure
 from simplecnn.findings import Findings
 from simplecnn.subject import Subject, logits
+from simplecnn.trace import named_outputs
 
 METHODS = ("integrated gradients", "occlusion", "Grad-CAM")
 NUM_STEPS = 32  # of the path from a black image
@@ -32,8 +33,8 @@ class Attribution:
     """The maps (N, h, w) of one method for N images, and the infidelity (N,) of each.
 
     The infidelity of Yeh et al. ("On the (In)fidelity and Sensitivity of Explanations", NeurIPS
-    2019) for squares that are blackened, scaled to the map's best and divided by that of an empty
-    map: 0 foretells every change of the answer, 1 is no better than nothing.
+    2019) for squares that are blackened, the map scaled as suits it best (of either sign), in
+    shares of that of an empty map: 0 foretells every change of the answer, 1 none of it.
     """
 
     maps: NDArray
@@ -149,7 +150,7 @@ def attributions(
     from captum.attr import IntegratedGradients, LayerGradCam, Occlusion
 
     network = _plain(network)
-    layer = network.get_submodule(grad_cam_layer(network, images[:1]))
+    layer = network.get_submodule(_behind(network, grad_cam_layer(network, images[:1]), images[:1]))
     window = max(1, min(images.shape[-2:]) // 7)
     stride = max(1, window // 2)
     with uncompiled(network), torch.enable_grad():
@@ -218,6 +219,29 @@ def grad_cam_layer(network: nn.Module, image: Tensor) -> str:
     if not names:
         raise InputError("attribution: no convolution of this network has more than one unit.")
     return names[-1]
+
+
+def _behind(network: nn.Module, layer: str, image: Tensor) -> str:
+    """The module whose output is the convolution's map after the non-linearity, where there is
+    one that is called once; else the convolution itself."""
+    maps, _ = feature_maps(network, image)
+    names: list[str] = []
+    same: list[str] = []
+
+    def receive(name: str, module: nn.Module, output: Tensor) -> None:
+        names.append(name)
+        if (
+            layer in names
+            and output.shape == maps[layer].shape
+            and torch.equal(output, maps[layer])
+        ):
+            same.append(name)
+
+    with torch.no_grad(), named_outputs(network, receive):
+        network(image)
+    known = dict(network.named_modules())
+    alone = [name for name in same if name in known and f"{name}_1" not in names]
+    return alone[0] if alone else layer
 
 
 def _plain(network: nn.Module) -> nn.Module:

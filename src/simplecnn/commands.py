@@ -98,6 +98,14 @@ def evaluate(config: dict[str, Any], folder: Path) -> float:
     return evaluation.evaluate(run, checkpoint, data=config.get("data"))
 
 
+@command("explain")
+def explain(config: dict[str, Any], folder: Path) -> None:
+    """Show what a run's network learned, or compare the networks of a sweep."""
+    from simplecnn import explanation
+
+    explanation.explain(config)
+
+
 @command("sweep")
 def sweep(config: dict[str, Any], folder: Path) -> None:
     """Show the report of a sweep again, as far as it is. Exit code 0 only if all succeeded."""
