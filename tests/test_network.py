@@ -89,7 +89,9 @@ def test_dropout_stands_before_the_last_layer():
 def test_impossible_networks_are_sentences():
     with pytest.raises(ValueError, match="kernel_size is 4: only odd kernels"):
         SimpleCNN(kernel_size=4)
-    with pytest.raises(ValueError, match="pool is 'min': it must be max, average or stride."):
+    with pytest.raises(
+        ValueError, match="pool is 'min': it must be max, average, blur, stride or none."
+    ):
         SimpleCNN(pool="min")
     with pytest.raises(ValueError, match="channels has 5 blocks.*nothing is left of 28 pixels"):
         SimpleCNN(channels=[1] * 5)

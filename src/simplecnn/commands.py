@@ -166,6 +166,14 @@ def export(config: dict[str, Any], folder: Path) -> None:
     )  # fmt: skip
 
 
+@command("explain")
+def explain(config: dict[str, Any], folder: Path) -> None:
+    """Show what a run's network learned, or compare the networks of a sweep."""
+    from simplecnn import explanation
+
+    explanation.explain(config)
+
+
 @command("sweep")
 def sweep(config: dict[str, Any], folder: Path) -> None:
     """Show the report of a sweep again, as far as it is. Exit code 0 only if all succeeded."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simplecnn.network import SimpleCNN
+from simplecnn.network import BlurPool, SimpleCNN
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 LEAST_SHARE = 16  # images of a core: with fewer, the fixed cost of the operations is all there is
@@ -20,7 +20,7 @@ LEAST_SHARE = 16  # images of a core: with fewer, the fixed cost of the operatio
 APART = (
     *(nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten),
     *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Identity),
-    *(nn.GroupNorm, nn.LayerNorm, nn.Sequential, SimpleCNN),
+    *(nn.GroupNorm, nn.LayerNorm, nn.Sequential, SimpleCNN, BlurPool),
 )
 
 

@@ -4,7 +4,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+POOLS = ("max", "average", "blur", "stride", "none")
 
 
 class SimpleCNN(nn.Sequential):
@@ -19,7 +23,9 @@ class SimpleCNN(nn.Sequential):
     comes in the order of its definition.
 
     With `pool` "average" the pool takes means. With "stride" there is none: the convolution
-    itself takes steps of two pixels, which halves the size rounding up: 28, 14, 7, 4.
+    itself takes steps of two pixels, which halves the size rounding up: 28, 14, 7, 4. With
+    "blur" the maximum is taken at every pixel and blurred before every second one is kept, with
+    "none" nothing shrinks, and the first linear layer has all the more weights.
     """
 
     def __init__(
@@ -29,16 +35,16 @@ class SimpleCNN(nn.Sequential):
         hidden: int = 128,
         dropout: float = 0.0,
         *,
-        pool: Literal["max", "average", "stride"] = "max",
+        pool: Literal["max", "average", "blur", "stride", "none"] = "max",
         in_channels: int = 1,
         num_classes: int = 10,
         image_size: int = 28,
     ) -> None:
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size is {kernel_size}: only odd kernels keep the image size.")
-        if pool not in ("max", "average", "stride"):
-            raise ValueError(f"pool is {pool!r}: it must be max, average or stride.")
-        if image_size // 2 ** len(channels) < 1:
+        if pool not in POOLS:
+            raise ValueError(f"pool is {pool!r}: it must be {', '.join(POOLS[:-1])} or none.")
+        if pool != "none" and image_size // 2 ** len(channels) < 1:
             raise ValueError(
                 f"channels has {len(channels)} blocks, each halves the image: "
                 f"nothing is left of {image_size} pixels."
@@ -49,9 +55,11 @@ class SimpleCNN(nn.Sequential):
         for i, out in enumerate(channels, start=1):
             layers[f"conv{i}"] = nn.Conv2d(width, out, kernel_size, step, padding)
             layers[f"relu{i}"] = nn.ReLU()
-            if pool != "stride":
-                layers[f"pool{i}"] = nn.MaxPool2d(2) if pool == "max" else nn.AvgPool2d(2)
-            width, size = out, (size + 1) // 2 if pool == "stride" else size // 2
+            if pool in HALVES:
+                layers[f"pool{i}"] = HALVES[pool]()
+            if pool != "none":
+                size = (size + 1) // 2 if pool == "stride" else size // 2
+            width = out
         layers["flatten"] = nn.Flatten()
         layers["fc1"] = nn.Linear(width * size**2, hidden)
         layers["relu_fc1"] = nn.ReLU()
@@ -69,3 +77,25 @@ class SimpleCNN(nn.Sequential):
         for layer in layers:
             images = layer(images)
         return images
+
+
+class BlurPool(nn.Module):
+    """Maximum of 2 x 2 at every pixel, a binomial blur of 3 x 3, then every second pixel.
+
+    Halves the size, rounding down, as a 2 x 2 max-pool does, without its aliasing. Has no weights.
+    Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019, arXiv 1904.11486.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        dense = functional.max_pool2d(x, 2, stride=1)
+        line = dense.new_tensor([0.25, 0.5, 0.25])
+        kernel = torch.outer(line, line).expand(dense.shape[1], 1, 3, 3)
+        padded = functional.pad(dense, (1, 1, 1, 1), mode="replicate")
+        return functional.conv2d(padded, kernel, stride=2, groups=dense.shape[1])
+
+
+HALVES = {
+    "max": lambda: nn.MaxPool2d(2),
+    "average": lambda: nn.AvgPool2d(2),
+    "blur": BlurPool,
+}

@@ -91,6 +91,7 @@ TO_1 = ("a number from 0 to 1", _number(lambda v: 0 <= v <= 1))
 ABOVE_0_TO_1 = ("a number above 0, up to 1", _number(lambda v: 0 < v <= 1))
 POSITIVE = ("a whole number of 1 or more", _whole(1))
 POSITIVE_OR_NULL = ("a whole number of 1 or more, or null", _or_null(_whole(1)))
+FROM_10 = ("a whole number of 10 or more", _whole(10))
 NATURAL = ("a whole number of 0 or more", _whole(0))
 NATURAL_OR_NULL = ("a whole number of 0 or more, or null", _or_null(_whole(0)))
 SEED = ("a whole number from 0 to 4294967295", _whole(0, 2**32 - 1))
@@ -138,6 +139,13 @@ RULES: tuple[Rule, ...] = (
     ("quick", *FLAG),
     ("rounds", *POSITIVE),
     ("steps", *POSITIVE),
+    ("attribution.num_right", *NATURAL),
+    ("attribution.num_wrong", *NATURAL),
+    ("units.num_cards", *POSITIVE),
+    ("translation.num_maps", *FROM_10),
+    ("translation.reach", "a whole number from 1 to 64", _whole(1, 64)),
+    *((f"{part}.num_images", *FROM_10)
+      for part in ("units", "translation", "robustness", "embedding", "verdicts")),
     ("num_calls", *POSITIVE),
     ("monitor", *METRIC),
     ("mode", *MODE),
@@ -155,7 +163,8 @@ RULES: tuple[Rule, ...] = (
     ("model.network.channels", "a list of whole numbers from 1 to 65536, as in [16,32,64]",
      _list_of(_whole(1, 65536))),
     ("model.network.hidden", *WIDTH),
-    ("model.network.pool", "max, average or stride", _one_of("max", "average", "stride")),
+    ("model.network.pool", "max, average, blur, stride or none",
+     _one_of("max", "average", "blur", "stride", "none")),
     ("model.network.dropout", *BELOW_1),
     ("model.network.num_classes", "a whole number of 2 or more", _whole(2, 65536)),
     ("model.network.in_channels", *WIDTH),

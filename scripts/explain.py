@@ -1,0 +1,12 @@
+"""Look at what a finished run learned, or compare the networks of a sweep.
+
+uv run scripts/explain.py run=outputs/quickstart/…
+uv run scripts/explain.py run=outputs/quickstart/… parts=[units,attribution] units.layers=[conv1]
+uv run scripts/train.py -m hparams_search=ablation hydra.sweep.dir=outputs/ablation
+uv run scripts/explain.py sweep=outputs/ablation
+"""
+
+from simplecnn.commands import explain
+
+if __name__ == "__main__":
+    explain()

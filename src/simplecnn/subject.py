@@ -1,0 +1,100 @@
+"""A trained network and the test images it is looked at with, from a run's folder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from simplecnn.activations import evaluation_mode
+from simplecnn.errors import InputError
+from simplecnn.evaluation import load_classifier
+from simplecnn.mnist import stratified_cut
+from simplecnn.run_folder import RunFolder, short
+from simplecnn.targets import build
+
+BATCH = 500  # images at once: what a layer makes of them still fits the cache
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One network, trained and as it began, with its test images (N, C, H, W) and labels (N,)."""
+
+    name: str
+    network: nn.Module
+    untrained: nn.Module  # the same network with the weights that its seed draws
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    data_name: str = "images"
+    values: Mapping[str, Any] = field(default_factory=dict)  # what a sweep varied, seeds apart
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def sample(self, num_images: int, *, seed: int) -> tuple[Tensor, Tensor]:
+        """At most so many images and their labels, each class in its proportion, in data order."""
+        if num_images >= len(self.labels):
+            return self.images, self.labels
+        places = torch.from_numpy(stratified_cut(self.labels.numpy(), num_images, seed=seed))
+        return self.images[places], self.labels[places]
+
+
+def load_subject(
+    run: RunFolder,
+    checkpoint: Path,
+    *,
+    data: Mapping[str, Any] | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> Subject:
+    """The network in a checkpoint of a run, with the test images of the run or of `data`.
+
+    Raises InputError where the network does not take these images.
+    """
+    config = run.config()
+    datamodule: Any = build(data or config["data"])
+    module = load_classifier(checkpoint)
+    torch.manual_seed(config.get("seed") or 0)
+    untrained = build(config["model"]["network"])
+    datamodule.prepare_data("test")
+    datamodule.setup("test")
+    batches = list(datamodule.test_dataloader())
+    images, labels = (torch.cat([batch[i] for batch in batches]) for i in (0, 1))
+    names = tuple(getattr(datamodule, "class_names", ())) or tuple(
+        str(c) for c in range(int(labels.max()) + 1)
+    )
+    for network in (module.network, untrained):
+        network.eval().requires_grad_(False)
+    try:
+        num_logits = module.network(images[:1]).shape[1]
+    except RuntimeError as error:
+        size = " x ".join(map(str, images.shape[1:]))
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"The network of {short(run.path)} does not take images of {size}: {reason}"
+        ) from None
+    if num_logits != len(names):
+        raise InputError(
+            f"The network of {short(run.path)} tells {num_logits} classes apart, and the test "
+            f"images have {len(names)}."
+        )
+    return Subject(
+        name=f"{short(run.path)}, {checkpoint.name}",
+        network=module.network,
+        untrained=untrained,
+        images=images,
+        labels=labels,
+        class_names=names,
+        data_name=getattr(datamodule, "name", "test images"),
+        values=values or {},
+    )
+
+
+@torch.no_grad()
+def logits(network: nn.Module, images: Tensor) -> Tensor:
+    """(N, classes), in evaluation mode, some hundred images at a time."""
+    with evaluation_mode(network):
+        return torch.cat([network(part) for part in images.split(BATCH)])
