@@ -449,7 +449,8 @@ def _of_network(network: Config, data: Config) -> Iterator[str]:
         return
     blocks = len(network.get("channels", [1, 1, 1]))
     size = network.get("image_size", 28)
-    if size // 2**blocks < 1:
+    halvings = 0 if network.get("pool") == "none" else blocks
+    if size // 2**halvings < 1:
         yield (
             f"model.network.channels has {blocks} entries: each halves the image of {size} "
             f"pixels, and at most {size.bit_length() - 1} leave something of it."
@@ -463,7 +464,7 @@ def _of_network(network: Config, data: Config) -> Iterator[str]:
     else:
         widths = [network.get("in_channels", 1), *network.get("channels", [16, 32, 64])]
         num_weights = sum(a * b * kernel**2 for a, b in zip(widths, widths[1:], strict=False))
-        num_weights += widths[-1] * max(1, size // 2**blocks) ** 2 * network.get("hidden", 128)
+        num_weights += widths[-1] * max(1, size // 2**halvings) ** 2 * network.get("hidden", 128)
         if num_weights > MOST_WEIGHTS:
             yield f"model.network has {num_weights:,} weights: at most {MOST_WEIGHTS:,} are built."
     if data.get("_target_") not in DATA_SIZES:
