@@ -241,3 +241,41 @@ def test_hooks_on_the_backward_pass_are_called():
     )  # fmt: skip
     trainer.fit(Classifier(NETWORK), datamodule=MNIST5kDataModule(batch_size=1000))
     assert (watch.num_before, watch.num_after) == (4, 4)
+
+
+def test_a_run_in_shares_is_the_run_of_whole_batches_to_rounding():
+    """An epoch of 60 steps in double precision, where rounding stays small."""
+    found = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for split in (False, True, True):
+            torch.manual_seed(0)
+            module = Classifier(NETWORK, split_batch=split)
+            shared: list[bool] = []
+
+            class Watch(pl.Callback):
+                def on_train_batch_end(self, trainer, pl_module, *_, shared=shared):
+                    shared.append(pl_module.cores is not None)
+
+                def on_validation_batch_start(self, *_):
+                    assert torch.get_num_threads() == 2  # they are needed here
+
+            trainer = pl.Trainer(
+                accelerator="cpu", precision="64-true", max_epochs=1, logger=False,
+                enable_checkpointing=False, enable_progress_bar=False,
+                enable_model_summary=False, callbacks=[Watch()], num_sanity_val_steps=0,
+                limit_train_batches=60,
+            )  # fmt: skip
+            trainer.fit(module, datamodule=MNIST5kDataModule())
+            assert shared == [split] * 60
+            assert module.cores is None and torch.get_num_threads() == 2
+            found.append((list(module.parameters()), dict(trainer.callback_metrics)))
+    finally:
+        torch.set_num_threads(before)
+    (plain, metrics), (shares, share_metrics), (again, _) = found
+    for p, q, r in zip(plain, shares, again, strict=True):
+        torch.testing.assert_close(q, p, rtol=1e-7, atol=1e-9)
+        assert torch.equal(q, r)
+    for name, value in metrics.items():
+        assert float(share_metrics[name]) == pytest.approx(float(value), rel=1e-6)

@@ -132,8 +132,23 @@ def test_an_error_in_a_share_arrives(network):
     before = torch.get_num_threads()
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         cores(torch.zeros(64, 1, 14, 14), torch.zeros(64, dtype=torch.long))
-    assert torch.get_num_threads() == before
     cores.close()
+    assert torch.get_num_threads() == before
+
+
+def test_threads_are_given_back(network):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        cores = Cores(network, F.cross_entropy, num_cores=2)
+        batch = torch.zeros(64, 1, 28, 28), torch.zeros(64, dtype=torch.long)
+        for give_back in (cores.release, cores.close):
+            cores(*batch)
+            assert torch.get_num_threads() == 1
+            give_back()
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_what_cannot_be_split_is_not():

@@ -154,10 +154,10 @@ def steps(config: Config, folder: Path) -> dict[str, Any]:
     for turn in range(config["rounds"]):
         ceiling.append(sgemm())
         for name, measure in rows.items():
-            step, fit = measure()
-            seconds[name].append(step)
+            one_step, whole_fit = measure()
+            seconds[name].append(one_step)
             if name in fits:
-                fits[name].append(fit)
+                fits[name].append(whole_fit)
         fed["torchvision DataLoader"].append(feed_torchvision(train, batch_size))
         fed["ours"].append(feed_ours(datamodule))
         done = "  ".join(f"{1000 * times[-1]:.1f}" for times in seconds.values())

@@ -189,7 +189,7 @@ class Classifier(pl.LightningModule):
             metrics.update_all(self._seen)
             self._seen.clear()
         if self.graph and self._num_graphed:
-            metrics.add(*self.graph.sums, self._num_graphed)
+            metrics.add_sums(self.graph.sums[0], self.graph.sums[1], self._num_graphed)
             self.graph.sums.zero_()
             self._num_graphed = 0
 
@@ -230,6 +230,10 @@ class Classifier(pl.LightningModule):
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._look(batch, "test")
+
+    def on_validation_start(self) -> None:
+        if self.cores:
+            self.cores.release()
 
     def on_validation_epoch_end(self) -> None:
         for stage in getattr(self.trainer.datamodule, "validation_stages", ("val",)):
@@ -317,7 +321,7 @@ class LossAndAccuracy(Metric):
         self.num_correct.add_((logits.argmax(1) == labels).sum())
         self.num_images.add_(len(labels))
 
-    def add(self, loss_sum: Tensor, num_correct: Tensor, num_images: int) -> None:
+    def add_sums(self, loss_sum: Tensor, num_correct: Tensor, num_images: int) -> None:
         """Add sums over many images."""
         self.loss_sum.add_(loss_sum)
         self.num_correct.add_(num_correct)

@@ -30,12 +30,17 @@ class Cores:
     `loss` takes logits and labels, and is a mean over the images. The result is a loss like any
     other: its `backward` gives the parameters their gradients, those of `loss(network(images),
     labels)` to rounding, always in the same order of additions. No gradient reaches the images.
+
+    From the first batch on, torch uses one thread in the calling thread too, between the batches as
+    well: a second one would spin on another core while that has a share to compute. `release`
+    gives the threads back, to validate with, until the next batch; `close` ends the workers too.
     """
 
     def __init__(self, network: nn.Module, loss: Loss, *, num_cores: int) -> None:
         self.network = network
         self.loss = loss
         self.num_cores = num_cores
+        self.num_threads = torch.get_num_threads()
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         self.workers = ThreadPoolExecutor(
             num_cores - 1, "core", initializer=torch.set_num_threads, initargs=(1,)
@@ -52,7 +57,11 @@ class Cores:
     def __reduce__(self) -> Any:  # a copy has workers of its own
         return _cores, (self.network, self.loss, self.num_cores)
 
+    def release(self) -> None:
+        torch.set_num_threads(self.num_threads)
+
     def close(self) -> None:
+        self.release()
         self.workers.shutdown()
 
     def shares(
@@ -63,12 +72,10 @@ class Cores:
             zip(images.tensor_split(num_shares), labels.tensor_split(num_shares), strict=True)
         )
         others = [self.workers.submit(self._share, *part, len(images)) for part in parts[1:]]
-        num_threads = torch.get_num_threads()
         torch.set_num_threads(1)  # of this thread; the workers have set theirs
         try:
             own = self._share(*parts[0], len(images))
         finally:
-            torch.set_num_threads(num_threads)
             results = [other.result() for other in others]
         return [own, *results]
 

@@ -89,4 +89,4 @@ def make_capturable(optimizer: Optimizer) -> None:
         group["capturable"] = True
         device = group["params"][0].device
         group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=device)
-    optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
+    optimizer._warned_capturable_if_run_uncaptured = True

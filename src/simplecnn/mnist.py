@@ -180,7 +180,7 @@ class Batches:
 
     def _maps(self) -> Tensor | None:
         """How each image is changed in this epoch, whatever the order and the process."""
-        if self.augmentation is None:
+        if self.augmentation is None or self.shuffle_seed is None:
             return None
         rng = np.random.default_rng((self.shuffle_seed, self.epoch, 1))
         maps = self.augmentation.draw(len(self.images), self.images.shape[-1], rng)
