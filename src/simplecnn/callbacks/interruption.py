@@ -20,6 +20,7 @@ class StopOnSignal(Callback):
         self.stop = stop
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.stop.take_back()  # Lightning's own handler ends the run before it is saved
         self.stop.deferred = True
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
