@@ -3,10 +3,12 @@
 import errno
 import io
 import json
+import logging
 import math
 import os
 import random
 import resource
+import shlex
 import shutil
 import signal
 import threading
@@ -568,4 +570,71 @@ def test_a_loss_that_is_not_finite_names_step_rate_and_layer(whole, tmp_path, pr
         "Nothing is lost",
         "A loss that is not finite ends the run, with the step, the learning rate and the layer.",
         ways_to_break=len(cases),
+    )
+
+
+# As one types it.
+
+
+def test_the_command_that_is_printed_goes_on(tmp_path, monkeypatch, proves):
+    """Interrupted, the line on the screen typed again, and what cannot be continued."""
+    from simplecnn import commands
+
+    monkeypatch.chdir(tmp_path)
+    words = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2", "model.network.dropout=0.5",
+             "+trainer.limit_train_batches=8", "callbacks=[checkpoint,progress]",
+             "model.network.channels=[4,8]"]  # fmt: skip
+
+    def type_in(*words: str, trouble: Callable[[], object] | None = None) -> tuple[int, str]:
+        output = tmp_path / "screen"
+        output.unlink(missing_ok=True)
+
+        def child() -> None:
+            monkeypatch.setattr("sys.argv", ["scripts/train.py", *words])
+            logging.getLogger().handlers.clear()
+            if trouble is not None:
+                trouble()
+            commands.train()
+
+        code = ended(fork(child, output))
+        return code, output.read_text()
+
+    assert type_in(*words, "hydra.run.dir=whole")[0] == 0
+    at_step_11 = at_call(run.Classifier, "training_step", 11, signal.SIGTERM)
+    code, screen = type_in(*words, "hydra.run.dir='a b'", trouble=at_step_11)
+    assert code == 143, screen
+    script, *again = shlex.split(screen.partition("It goes on with\n")[2].splitlines()[0])
+    assert (script, again) == ("scripts/train.py", ["resume=a b"])
+    overrides = Path("a b/.hydra/overrides.yaml").read_text()
+    code, screen = type_in(*again)
+    assert code == 0, screen
+    assert_is(Path("a b"), Path("whole"))
+    assert Path("a b/.hydra/overrides.yaml").read_text() == overrides
+    log = Path("a b/train.log").read_text()
+    assert "Interrupted." in log and "epoch 2/2" in log  # one log, of both
+
+    Path("no").mkdir()
+    wrong = {
+        ("resume=a b",): "resume=a b: this run is finished. To train on from its end, type its "
+        "command again with ckpt_path=a b/checkpoints/last.ckpt and another trainer.max_epochs.",
+        ("resume=a b", "seed=3"): "seed=3: resume goes on with the run's own configuration",
+        ("resume=none",): "resume=none: there is no such folder.",
+        ("resume=no",): "resume=no: not a run of simplecnn, config.yaml is missing.",
+        (*words, "ckpt_path=a b/config.yaml"): "a b/config.yaml is not a checkpoint.",
+    }
+    for typed, sentence in wrong.items():
+        code, screen = type_in(*typed)
+        assert code == 2 and screen.startswith(sentence) and screen.count("\n") == 1, screen
+    more = [w for w in words if "max_epochs" not in w]
+    code, screen = type_in(*more, "trainer.max_epochs=3", "hydra.run.dir=c",
+                           "ckpt_path=a b/checkpoints/last.ckpt")  # fmt: skip
+    assert code == 0 and "epoch 3/3" in screen and "epoch 2/3" not in screen, screen
+    rows, before = (Path(f, "metrics.csv").read_text().splitlines() for f in ("c", "a b"))
+    assert rows[:3] == before[:3]  # its past, and one epoch and a test more
+    assert [row.partition(",")[0] for row in rows[3:]] == ["23", "24"]
+    proves(
+        "Nothing is lost",
+        "The command that an interrupted run prints goes on with it; what cannot be continued is "
+        "answered by a sentence.",
+        commands_typed=4 + len(wrong),
     )
