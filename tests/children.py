@@ -1,6 +1,7 @@
 """Runs in child processes that are forked, not started: everything is imported already."""
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -30,6 +31,7 @@ def fork(what: Callable[[], Any], output: Path | None = None) -> int:
             os.dup2(file, 2)
             sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
             sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+        logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s", force=True)
         what()
         code = 0
     except SystemExit as end:

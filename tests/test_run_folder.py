@@ -1,6 +1,8 @@
 """A run folder belongs to one run, is readable at any moment, and says what is wrong with it."""
 
+import hashlib
 import json
+import zipfile
 
 import pytest
 
@@ -68,11 +70,56 @@ def test_a_missing_checkpoint_names_those_that_exist(tmp_path):
     with pytest.raises(InputError, match=r"best.ckpt does not exist. In this run: none."):
         folder.checkpoint("best")
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints/last.ckpt").touch()
+    write_zip(tmp_path / "checkpoints/last.ckpt")
     assert folder.checkpoint("last") == tmp_path / "checkpoints/last.ckpt"
     assert folder.checkpoint(str(tmp_path / "checkpoints/last.ckpt")).name == "last.ckpt"
     with pytest.raises(InputError, match=r"In this run: last.ckpt."):
         folder.checkpoint("best")
+
+
+def write_zip(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"weights")
+
+
+def test_two_processes_are_not_at_one_run(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", CONFIG)
+    assert folder.is_under_way() and (tmp_path / "run" / ".lock").exists()
+    with pytest.raises(InputError, match="Another process is at the run in .*run.$"):
+        RunFolder.again(tmp_path / "run", CONFIG)
+    with pytest.raises(InputError, match="resume=.*: another process is at this run.$"):
+        RunFolder.to_resume(tmp_path / "run")
+    folder.release()
+    assert not folder.is_under_way() and not (tmp_path / "run" / ".lock").exists()
+    RunFolder.again(tmp_path / "run", CONFIG).release()
+
+
+def test_checksums_are_noted_before_the_file_is_there(tmp_path):
+    folder = RunFolder.create(tmp_path, CONFIG)
+    path = tmp_path / "checkpoints/last.ckpt"
+    path.parent.mkdir()
+    write_zip(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    folder.note_checkpoint("last.ckpt", digest)
+    folder.update(status="finished")
+    for other in ("1" * 64, "2" * 64):  # killed before the renaming, then saved again
+        assert folder.checkpoint("last") == path
+        folder.note_checkpoint("last.ckpt", other)
+    record = RunFolder.open(tmp_path).record
+    assert record["checkpoints"] == {"last.ckpt": ["2" * 64, digest]}
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(InputError, match="is not as its run wrote it"):
+        folder.checkpoint("last")
+    assert record["status"] == "finished"
+
+
+def test_a_moved_run_knows_its_new_place(tmp_path):
+    config = {**CONFIG, "paths": {"output_dir": "/old place/x"},
+              "callbacks": {"last": {"dirpath": "/old place/x/checkpoints"}}}  # fmt: skip
+    RunFolder.create(tmp_path / "new", config).release()
+    moved = RunFolder.open(tmp_path / "new").config_here()
+    assert moved["callbacks"]["last"]["dirpath"] == f"{tmp_path}/new/checkpoints"
+    assert moved["data"] == CONFIG["data"]
 
 
 def test_a_record_is_replaced_whole(tmp_path):

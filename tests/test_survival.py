@@ -3,9 +3,12 @@
 import errno
 import io
 import json
+import logging
+import math
 import os
 import random
 import resource
+import shlex
 import shutil
 import signal
 import threading
@@ -14,6 +17,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from children import assert_same, checkpoint, ended, events, fork, kill_self, side_by_side
 from conftest import compose_run
@@ -102,8 +106,10 @@ def at_time(seconds: float) -> Callable[[], object]:
     return trouble
 
 
-def at_call(module: object, name: str, number: int) -> Callable[[], object]:
-    """Kill at the `number`-th call (from 1) of a function."""
+def at_call(
+    module: object, name: str, number: int, signum: int = signal.SIGKILL
+) -> Callable[[], object]:
+    """Send the process a signal at the `number`-th call (from 1) of a function."""
 
     def trouble() -> None:
         true, calls = getattr(module, name), []
@@ -111,7 +117,7 @@ def at_call(module: object, name: str, number: int) -> Callable[[], object]:
         def counted(*args, **kwargs):
             calls.append(name)
             if len(calls) == number:
-                kill_self()
+                os.kill(os.getpid(), signum)
             return true(*args, **kwargs)
 
         setattr(module, name, counted)
@@ -249,7 +255,7 @@ KINDS = {
 
 def test_every_kind_of_run_goes_on_exactly(tmp_path, proves):
     """Killed right after its second, and after its last, checkpoint within an epoch or between."""
-    moments = [2, 5, 7]
+    moments = [2, 5]
 
     def story(number: int, kind: str, moment: int) -> Story:
         folder = tmp_path / f"{number}_{moment}"
@@ -290,7 +296,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(whole, tmp_path, proves):
         def trouble(limit=limit) -> None:
             true, calls = run.CheckpointFiles.save_checkpoint, []
 
-            def save(self, *args):
+            def save(self, *args, **kwargs):
                 calls.append(args)
                 if len(calls) == 4 or limit:
                     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -378,4 +384,257 @@ def test_damaged_checkpoints_are_named_and_the_other_one_suggested(whole, tmp_pa
         "A checkpoint that is empty, cut short, changed or foreign is named, and another one that "
         "is whole is suggested.",
         damages_recognised=len(damages) + 2,
+    )
+
+
+# Signals.
+
+
+def stopped_by(
+    folder: Path, whole: Path, number: int, when: str, *, every: int | None = None
+) -> list[float]:
+    """Send a signal to a run when its log says `when`. Gives exit code and seconds to the end."""
+    config = config_of(folder, whole)
+    config["callbacks"]["last"]["every_n_train_steps"] = every
+    config["trainer"]["limit_train_batches"] = 62
+    config["trainer"]["max_epochs"] = 50
+    child = fork(lambda: train(config, folder), folder.with_suffix(".log"))
+    limit = time.monotonic() + 60
+    while when not in log_of(folder) and time.monotonic() < limit:
+        time.sleep(0.02)
+    begin = time.monotonic()
+    os.kill(child, number)
+    return [ended(child), time.monotonic() - begin]
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_saves_and_tells_how_to_go_on(name, code, whole, tmp_path, monkeypatch, proves):
+    monkeypatch.setattr("sys.argv", ["scripts/train.py", "seed=3"])
+    places = {
+        "step": (at_call(run.Classifier, "training_step", 15, getattr(signal, name)), 15),
+        "epoch": (
+            at_call(images.ImageCallback, "on_train_epoch_end", 2, getattr(signal, name)),
+            18,
+        ),
+        "validation": (at_call(run.Classifier, "validation_step", 1, getattr(signal, name)), 9),
+    }
+    for place, (trouble, step) in places.items():
+        folder = tmp_path / f"in a {place}"
+        assert ended(begin(folder, whole, trouble)) == code, log_of(folder)
+        record = json.loads((folder / "run.json").read_text())
+        assert (record["status"], record["num_epochs"]) == ("interrupted", step // 9)
+        assert checkpoint(folder)["global_step"] == step
+        told = f"Interrupted. It goes on with\nscripts/train.py resume='{folder}'\n"
+        assert told in log_of(folder) and "Traceback" not in log_of(folder)
+        assert ended(begin(folder, whole)) == 0, log_of(folder)
+        assert_is(folder, whole)
+    early = tmp_path / "early"
+    before_anything = at_call(run.Classifier, "configure_optimizers", 1, getattr(signal, name))
+    assert ended(begin(early, whole, before_anything)) == code
+    assert "Nothing was saved yet, so that it starts anew with\n" in log_of(early)
+    code, seconds = stopped_by(tmp_path / "timed", whole, getattr(signal, name), "epoch 2/50")
+    assert seconds <= 5
+    proves(
+        "Nothing is lost",
+        f"{name} finishes the step or the epoch's end, saves, says how to go on, and ends with "
+        f"{code} within 5 seconds; what goes on is bit for bit the whole run.",
+        signals_obeyed=len(places) + 2,
+    )
+
+
+def test_a_step_that_takes_too_long_is_not_waited_for(whole, tmp_path, monkeypatch):
+    """It ends after four seconds, and the run goes on from what was saved before."""
+    from simplecnn.classifier import Classifier
+
+    def slow(*args):
+        print("asleep", flush=True)
+        for _ in range(1000):
+            time.sleep(0.1)
+
+    monkeypatch.setattr(Classifier, "validation_step", slow)
+    code, seconds = stopped_by(tmp_path / "a", whole, signal.SIGTERM, "asleep", every=4)
+    assert code == 143 and 3.5 <= seconds <= 5
+    assert json.loads((tmp_path / "a" / "run.json").read_text())["status"] == "interrupted"
+    assert checkpoint(tmp_path / "a")["global_step"] == 60
+
+
+def test_slurms_warning_saves_and_requeues(whole, tmp_path, monkeypatch, proves):
+    """SIGUSR1, as `sbatch --signal=SIGUSR1@60` sends it; the job that starts again goes on."""
+    called = tmp_path / "called"
+    (tmp_path / "bin").mkdir()
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" > {called}\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    for name, value in [("JOB_ID", "4711"), ("JOB_NAME", "train"), ("NTASKS", "1"),
+                        ("PROCID", "0"), ("LOCALID", "0"), ("NODEID", "0"),
+                        ("NODELIST", "localhost")]:  # fmt: skip
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    folder = tmp_path / "outputs" / "train" / "x"
+    folder.parent.mkdir(parents=True)
+    code, seconds = stopped_by(folder, whole, signal.SIGUSR1, "epoch 2/50")
+    assert code == 143 and seconds <= 5, log_of(folder)
+    assert called.read_text() == "requeue 4711\n"
+    assert "SLURM starts job 4711 again, and the run goes on." in log_of(folder)
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["status"], record["slurm_job"]) == ("interrupted", "4711")
+    assert checkpoint(folder)["global_step"] > 62
+    assert not list(tmp_path.rglob("hpc_ckpt*"))
+
+    from simplecnn import commands
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setattr("sys.argv", ["scripts/train.py", "data=mnist_5k", "seed=3"])
+    assert commands._check_command_line("train") is None
+    assert commands.sys.argv == [
+        "scripts/train.py", "resume='outputs/train/x'", f"hydra.run.dir='{folder}'",
+        "hydra.output_subdir=null",
+    ]  # fmt: skip
+    proves("Nothing is lost", "SLURM's warning saves, and has the job start again.", warnings=1)
+
+
+# A loss that is not finite.
+
+
+def test_a_loss_that_is_not_finite_names_step_rate_and_layer(whole, tmp_path, proves):
+    def spoil(where: str, number: int) -> Callable[[], object]:
+        """In the batch `number` of the run, conv2 gives infinity, or a gradient that is none."""
+
+        class Spoil(pl.Callback):
+            def on_fit_start(self, trainer, pl_module):
+                seen, now = [], []
+
+                def look(network, inputs):
+                    if network.training:
+                        seen.append(float(inputs[0].sum()))
+                        now[:] = [len(seen) >= number and seen[-1] == seen[number - 1]]
+
+                pl_module.network.register_forward_pre_hook(look)
+                conv2 = pl_module.network.conv2
+                if where == "output":
+                    conv2.register_forward_hook(
+                        lambda layer, inputs, output: output * math.inf if now[0] else None
+                    )
+                else:
+                    conv2.weight.register_hook(
+                        lambda gradient: gradient * math.nan if now[0] else None
+                    )
+
+        def trouble() -> None:
+            true = run.build_trainer
+
+            def build_trainer(config):
+                trainer = true(config)
+                trainer.callbacks.append(Spoil())
+                return trainer
+
+            run.build_trainer = build_trainer
+
+        return trouble
+
+    # words, what happens, and what is said of it: step, epoch, rate, what
+    cases = [
+        (["model.optimizer.lr=1e20"], lambda: None, 2, 1, "1e+20", "the output of conv2"),
+        ([], spoil("output", 71), 71, 2, "0.02", "the output of conv2"),
+        (["model.optimizer.lr=1e-3"], spoil("gradient", 40), 40, 1, "0.001",
+         "the gradient of conv2.weight"),
+    ]  # fmt: skip
+    for number, (words, trouble, step, epoch, rate, what) in enumerate(cases):
+        folder = tmp_path / str(number)
+        config = config_of(folder, whole)
+        config["trainer"]["limit_train_batches"] = 62
+        for word in words:
+            key, _, value = word.rpartition("=")
+            node = config
+            for part in key.split(".")[:-1]:
+                node = node[part]
+            node[key.rpartition(".")[2]] = type(node[key.rpartition(".")[2]])(float(value))
+
+        def child(config=config, folder=folder, trouble=trouble) -> None:
+            trouble()
+            train(config, folder)
+
+        assert ended(fork(child, folder.with_suffix(".log"))) == 1
+        record = json.loads((folder / "run.json").read_text())
+        assert record["status"] == "failed"
+        assert record["error"] == (
+            f"RunError: The loss is not finite: at step {step} (epoch {epoch}), with a learning "
+            f"rate of {rate}, {what} was the first to break. Try a smaller model.optimizer.lr, or "
+            f"+trainer.gradient_clip_val=1."
+        ), log_of(folder)
+        for path in folder.glob("checkpoints/*.ckpt"):  # the best one, and the last, are finite
+            saved = torch.load(path, weights_only=True)["state_dict"]
+            assert all(torch.isfinite(v).all() for v in saved.values()), path
+    proves(
+        "Nothing is lost",
+        "A loss that is not finite ends the run, with the step, the learning rate and the layer.",
+        ways_to_break=len(cases),
+    )
+
+
+# As one types it.
+
+
+def test_the_command_that_is_printed_goes_on(tmp_path, monkeypatch, proves):
+    """Interrupted, the line on the screen typed again, and what cannot be continued."""
+    from simplecnn import commands
+
+    monkeypatch.chdir(tmp_path)
+    words = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2", "model.network.dropout=0.5",
+             "+trainer.limit_train_batches=8", "callbacks=[checkpoint,progress]",
+             "model.network.channels=[4,8]"]  # fmt: skip
+
+    def type_in(*words: str, trouble: Callable[[], object] | None = None) -> tuple[int, str]:
+        output = tmp_path / "screen"
+        output.unlink(missing_ok=True)
+
+        def child() -> None:
+            monkeypatch.setattr("sys.argv", ["scripts/train.py", *words])
+            logging.getLogger().handlers.clear()
+            if trouble is not None:
+                trouble()
+            commands.train()
+
+        code = ended(fork(child, output))
+        return code, output.read_text()
+
+    assert type_in(*words, "hydra.run.dir=whole")[0] == 0
+    at_step_11 = at_call(run.Classifier, "training_step", 11, signal.SIGTERM)
+    code, screen = type_in(*words, "hydra.run.dir='a b'", trouble=at_step_11)
+    assert code == 143, screen
+    script, *again = shlex.split(screen.partition("It goes on with\n")[2].splitlines()[0])
+    assert (script, again) == ("scripts/train.py", ["resume=a b"])
+    overrides = Path("a b/.hydra/overrides.yaml").read_text()
+    code, screen = type_in(*again)
+    assert code == 0, screen
+    assert_is(Path("a b"), Path("whole"))
+    assert Path("a b/.hydra/overrides.yaml").read_text() == overrides
+    log = Path("a b/train.log").read_text()
+    assert "Interrupted." in log and "epoch 2/2" in log  # one log, of both
+
+    Path("no").mkdir()
+    wrong = {
+        ("resume=a b",): "resume=a b: this run is finished. To train on from its end, type its "
+        "command again with ckpt_path=a b/checkpoints/last.ckpt and another trainer.max_epochs.",
+        ("resume=a b", "seed=3"): "seed=3: resume goes on with the run's own configuration",
+        ("resume=none",): "resume=none: there is no such folder.",
+        ("resume=no",): "resume=no: not a run of simplecnn, config.yaml is missing.",
+        (*words, "ckpt_path=a b/config.yaml"): "a b/config.yaml is not a checkpoint.",
+    }
+    for typed, sentence in wrong.items():
+        code, screen = type_in(*typed)
+        assert code == 2 and screen.startswith(sentence) and screen.count("\n") == 1, screen
+    more = [w for w in words if "max_epochs" not in w]
+    code, screen = type_in(*more, "trainer.max_epochs=3", "hydra.run.dir=c",
+                           "ckpt_path=a b/checkpoints/last.ckpt")  # fmt: skip
+    assert code == 0 and "epoch 3/3" in screen and "epoch 2/3" not in screen, screen
+    rows, before = (Path(f, "metrics.csv").read_text().splitlines() for f in ("c", "a b"))
+    assert rows[:3] == before[:3]  # its past, and one epoch and a test more
+    assert [row.partition(",")[0] for row in rows[3:]] == ["23", "24"]
+    proves(
+        "Nothing is lost",
+        "The command that an interrupted run prints goes on with it; what cannot be continued is "
+        "answered by a sentence.",
+        commands_typed=4 + len(wrong),
     )

@@ -68,7 +68,7 @@ def mixed(tmp_path, monkeypatch) -> Path:
 def test_the_table_is_sorted_and_says_everything(mixed, capsys):
     assert sweep.report(mixed) is False
     out = capsys.readouterr().out
-    assert "6 jobs: 3 finished, 1 failed, 1 killed, 1 waiting." in out
+    assert "6 jobs: 3 finished, 1 failed, 1 killed, 1 not run." in out
     with (mixed / "sweep.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["job"] for row in rows] == ["1", "2", "0", "3", "4", "5"]
@@ -81,7 +81,7 @@ def test_the_table_is_sorted_and_says_everything(mixed, capsys):
     assert rows[3]["error"] == "RuntimeError: no luck" and rows[3]["best"] == ""
     assert rows[3]["log"] == "outputs/s/3/train.log"
     assert rows[4]["status"] == "killed" and "out of memory" in rows[4]["error"]
-    assert rows[5]["status"] == "waiting" and rows[5]["model.optimizer.lr"] == "0.01"
+    assert rows[5]["status"] == "not run" and rows[5]["model.optimizer.lr"] == "0.01"
     # the same on the screen, in the words of a person
     lines = out.splitlines()
     head = next(i for i, text in enumerate(lines) if text.startswith("job  "))

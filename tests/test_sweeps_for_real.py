@@ -138,7 +138,7 @@ def test_an_interrupted_sweep_goes_on_as_if_it_had_not_been(schedule, sweep, mon
     monkeypatch.setattr(run, "build_trainer", with_trouble)
     code, out, _ = sweep(*words, "hydra.sweep.dir=parts")
     assert code == 130
-    assert "3 jobs: 1 finished, 1 interrupted, 1 waiting." in out
+    assert "3 jobs: 1 finished, 1 interrupted, 1 not run." in out
     assert "to go on     uv run scripts/train.py -m " in out
     assert [r["num_epochs"] for r in records("parts")] == [5, 3]
     before = Path("parts/0/run.json").read_text()
@@ -216,7 +216,7 @@ def test_a_sweep_stops_when_the_source_changes(sweep, monkeypatch):
     assert code == 2
     assert err == ("simplecnn/run.py changed since the sweep was started: "
                    "no further job begins.\n")  # fmt: skip
-    assert "3 jobs: 1 finished, 2 waiting." in out or "killed" in out
+    assert "3 jobs: 1 finished, 2 not run." in out or "killed" in out
     code, out, err = sweep("seed=1,2,3", "hydra.sweep.dir=s")
     assert code == 2 and "simplecnn/run.py changed since the sweep in s was started" in err
     assert out == ""

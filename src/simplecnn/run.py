@@ -77,7 +77,7 @@ def _recorded(run: "Run") -> Any:
         run.stop.end()
         run.record("interrupted")
         log.error("Interrupted. %s", run.to_go_on())
-        if not isinstance(error, Interrupted):
+        if not isinstance(error, Interrupted):  # a Ctrl-C that nobody listened to
             raise SystemExit(130) from None
         if error.requeue:
             requeue()
@@ -102,7 +102,7 @@ class Run:
     ) -> None:
         self.config = config
         self.folder = folder
-        self.stop = stop or Stop()
+        self.stop = Stop() if stop is None else stop
         # An interrupted run that goes on has some of these already.
         record = folder.record if folder else {}
         self.metrics: dict[str, float] = dict(record.get("metrics") or {})

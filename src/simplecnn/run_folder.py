@@ -9,6 +9,7 @@ train.log        what was printed, Lightning's messages included
 events.out.*     the same for TensorBoard
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -237,9 +238,11 @@ class RunFolder:
         and the renaming leaves the file as it was.
         """
         record = read_record(self.path) or self.record
-        noted = record.get("checkpoints") or {}
-        self.record["checkpoints"] = {**noted, name: [digest, *noted.get(name, [])[:1]]}
-        write_json(self.path / RECORD, {**record, "checkpoints": self.record["checkpoints"]})
+        path = self.path / "checkpoints" / name
+        before = [hashlib.sha256(path.read_bytes()).hexdigest()] if path.is_file() else []
+        noted = {**(record.get("checkpoints") or {}), name: [digest, *before]}
+        self.record["checkpoints"] = noted
+        write_json(self.path / RECORD, {**record, "checkpoints": noted})
 
     def _remove_temporary_files(self) -> None:
         """Remove what a process that was killed while it wrote has left."""

@@ -35,6 +35,7 @@ class Stop:
         self.signum: int | None = None
         self.deferred = False
         self.ending = False
+        self.listens = False
 
     def __bool__(self) -> bool:
         return self.signum is not None
@@ -64,6 +65,7 @@ class Stop:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        self.listens = True
         names = ["SIGINT", "SIGTERM", "SIGALRM"]
         usr1 = getattr(signal, "SIGUSR1", None)
         if JOB in os.environ and usr1 and signal.getsignal(usr1) == signal.SIG_DFL:
@@ -77,8 +79,14 @@ class Stop:
             yield
         finally:
             self.end()
+            self.listens = False
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def take_back(self) -> None:
+        """Listen to SIGTERM again, after somebody else has put a handler before ours."""
+        if self.listens:
+            signal.signal(signal.SIGTERM, self.receive)
 
     def end(self) -> None:
         """The run is ending, and writes down how: no further signal disturbs it."""

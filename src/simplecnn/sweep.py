@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 TABLE, TEXT, PICTURE = "sweep.csv", "sweep.md", "sweep.png"
 NUM_CURVES = 5
 SUCCEEDED = ("finished", "pruned")
+NOT_BEGUN = ("waiting", "not run")
 Row = dict[str, str]
 
 
@@ -37,7 +38,7 @@ class Job:
     path: Path
     name: str  # of the folder, below the sweep's
     words: Mapping[str, Any]  # what was typed for it, key and value
-    status: str  # finished, failed, interrupted, pruned, running, killed, waiting
+    status: str  # finished, failed, interrupted, pruned, running, killed, waiting, not run
     monitor: str | None = None
     mode: str = "max"
     best: float | None = None
@@ -117,7 +118,8 @@ def read_jobs(sweep: SweepFolder) -> list[Job]:
     begun = [dict(job.words) for job in jobs]
     for i, words in enumerate(planned):
         if words not in begun:
-            jobs.append(Job(sweep.path / str(i), str(i), words, "waiting"))
+            status = "waiting" if under_way else "not run"
+            jobs.append(Job(sweep.path / str(i), str(i), words, status))
     return jobs
 
 
@@ -267,7 +269,7 @@ def job_rows(jobs: Sequence[Job]) -> list[Row]:
             row[_title(metric)] = number_text(metric, job.metrics.get(metric))
         row["s"] = "" if job.seconds is None else f"{job.seconds:.1f}"
         row["epochs"] = "" if job.num_epochs is None else str(job.num_epochs)
-        row["folder"] = short(job.path) if job.status != "waiting" else ""
+        row["folder"] = short(job.path) if job.status not in NOT_BEGUN else ""
         rows.append(row)
     return rows
 
@@ -367,7 +369,7 @@ def markdown(jobs: Sequence[Job], record: Mapping[str, Any], *, has_picture: boo
 
 def summary(jobs: Sequence[Job]) -> str:
     """`6 jobs: 5 finished, 1 failed.`"""
-    order = ("finished", "pruned", "failed", "interrupted", "killed", "running", "waiting")
+    order = ("finished", "pruned", "failed", "interrupted", "killed", "running", *NOT_BEGUN)
     counts = [(sum(job.status == status for job in jobs), status) for status in order]
     told = ", ".join(f"{n} {status}" for n, status in counts if n)
     return f"{len(jobs)} job{'' if len(jobs) == 1 else 's'}: {told or 'none began'}."
@@ -461,7 +463,7 @@ def _is_there(jobs: Sequence[Job], metric: str) -> bool:
 
 
 def _troubled(jobs: Sequence[Job]) -> list[Job]:
-    return [job for job in jobs if job.status not in (*SUCCEEDED, "waiting", "running")]
+    return [job for job in jobs if job.status not in (*SUCCEEDED, *NOT_BEGUN, "running")]
 
 
 def _trouble(job: Job) -> list[str]:

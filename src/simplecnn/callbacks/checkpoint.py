@@ -19,7 +19,7 @@ from pytorch_lightning.loops.loop import _Loop
 from pytorch_lightning.trainer.states import TrainerFn
 from torchmetrics import Metric
 
-from simplecnn.callbacks.non_finite import training_loss_is_finite
+from simplecnn.callbacks.non_finite import is_finite
 from simplecnn.checkpoint_files import write_checkpoint
 from simplecnn.loggers import history
 
@@ -102,7 +102,7 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         every = self.every_n_train_steps
         self._is_due |= bool(every and trainer.global_step % every == 0)
-        if self._is_due and is_between_batches(trainer) and training_loss_is_finite(pl_module):
+        if self._is_due and is_between_batches(trainer) and is_finite(pl_module):
             self.save(trainer)
 
     def on_save_checkpoint(

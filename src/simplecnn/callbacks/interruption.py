@@ -6,7 +6,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from simplecnn.callbacks.checkpoint import LastCheckpoint, is_between_batches
-from simplecnn.callbacks.non_finite import training_loss_is_finite
+from simplecnn.callbacks.non_finite import is_finite
 from simplecnn.signals import Stop
 
 
@@ -20,6 +20,7 @@ class StopOnSignal(Callback):
         self.stop = stop
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.stop.take_back()  # Lightning's own handler ends the run before it is saved
         self.stop.deferred = True
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -36,7 +37,7 @@ class StopOnSignal(Callback):
             bool(self.stop), all=False
         ):
             self.stop.signum = self.stop.signum or signal.SIGTERM  # another process got it
-        if self.stop and save and training_loss_is_finite(trainer.lightning_module):
+        if self.stop and save and is_finite(trainer.lightning_module):
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, LastCheckpoint):
                     callback.save(trainer)

@@ -142,9 +142,10 @@ def training_loss_sum(module: LightningModule) -> Tensor:
     return module.metrics["train_metrics"].loss_sum
 
 
-def training_loss_is_finite(module: LightningModule) -> bool:
-    """Whether all losses of the epoch so far are finite. Waits for the GPU."""
-    return math.isfinite(float(training_loss_sum(module)))
+def is_finite(module: LightningModule) -> bool:
+    """Whether all losses of the epoch so far, and the weights, are finite. Waits for the GPU."""
+    losses = math.isfinite(float(training_loss_sum(module)))
+    return losses and _all_finite(module.network.parameters())
 
 
 def first_break(
