@@ -102,6 +102,7 @@ def prepare(
 
     folder = _raw_folder(data_dir, dataset)
     patience = TIMEOUTS_IN_ALL * timeout
+    _md5_sums(dataset)  # imports what knows them before the time runs
     lock = folder / ".download.lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
