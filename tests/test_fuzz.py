@@ -123,7 +123,7 @@ COMBINATIONS = [
     ("~seed", "data.seed: Interpolation key 'seed' not found"),
     ("~train", "train is missing: it cannot be deleted."),
     ("train=false test=false", "train and test are both false"),
-    ("seed=${seed}", "seed refers to itself."),
+    ("seed=${seed}", "seed: Recursive interpolation detected"),
 ]  # fmt: skip
 
 

@@ -424,6 +424,8 @@ def _combinations(config: Config) -> Iterator[str]:
     yield from _of_callbacks(config, trainer)
     yield from _of_places(config)
     yield from _of_start(config)
+    if trainer.get("strategy") == "fsdp" and trainer.get("accelerator") not in ("gpu", "cuda"):
+        yield "trainer.strategy is 'fsdp': that is for GPUs. Type trainer=gpu, or leave it out."
     problem = devices.problem(trainer.get("accelerator", "auto"), trainer.get("devices", "auto"))
     if problem:
         yield problem
