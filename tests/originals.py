@@ -121,6 +121,10 @@ class Mirror:
             return
         if behaviour == "wrong":
             body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
+        if behaviour == "swapped":
+            body = (self.folder / f"{swapped_with(name.removesuffix('.gz'))}.gz").read_bytes()
+        if behaviour == "not gzip":  # a page that asks for a password, say
+            body = b"<html>Please log in.</html>"
         if behaviour == "endless":
             body = body * 50
         handler.send_response(200)
@@ -135,6 +139,12 @@ class Mirror:
                 handler.wfile.write(b"\x1f")
         else:
             handler.wfile.write(body)
+
+
+def swapped_with(name: str) -> str:
+    """The file of the other part: training for test, test for training."""
+    part, other = ("train", "test") if name in FILES["train"] else ("test", "train")
+    return FILES[other][FILES[part].index(name)]
 
 
 @contextmanager

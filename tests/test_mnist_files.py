@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import importlib.util
+import itertools
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -86,7 +88,9 @@ def test_only_what_is_missing_is_downloaded(files, mirror, data_dir):
     assert (data_dir / "MNIST" / "raw" / SMALL).read_bytes() == files.content(SMALL)
 
 
-@pytest.mark.parametrize("behaviour", ["half", "wrong", "hang", "404", "endless"])
+@pytest.mark.parametrize(
+    "behaviour", ["half", "wrong", "swapped", "not gzip", "hang", "404", "endless"]
+)
 def test_a_mirror_that_fails_once_is_asked_again(behaviour, files, mirror, data_dir):
     mirror.plans = {f"{SMALL}.gz": [behaviour, "good"]}
     mnist_files.prepare(data_dir, mirrors=[mirror.url], timeout=0.5)
@@ -228,6 +232,52 @@ def test_ten_processes_at_once_download_once(files, mirror, tmp_path):
     assert sorted(mirror.requests) == sorted(f"{name}.gz" for name in ALL_FILES)
 
 
+def test_ten_processes_and_a_mirror_that_misbehaves_in_every_way(files, mirror, tmp_path, proves):
+    """Each file comes wrong in another way, then right; each is had once, by one of them."""
+    first = ("half", "swapped", "wrong", "hang")
+    mirror.plans = {f"{n}.gz": [how, "good"] for n, how in zip(ALL_FILES, first, strict=True)}
+    processes = [start_process(files, mirror, tmp_path) for _ in range(10)]
+    answers = [process.communicate(timeout=200) for process in processes]
+    assert answers == [(f"({files.num_images['test']}, 28, 28) False\n", "")] * 10
+    assert sorted(mirror.requests) == sorted(2 * [f"{name}.gz" for name in ALL_FILES])
+    for name in ALL_FILES:
+        found = (tmp_path / "MNIST" / "raw" / name).read_bytes()
+        assert hashlib.sha256(found).hexdigest() == files.sha256[name]
+    proves("Data", "Processes that start at once on an empty folder download each file once.",
+           processes=10, bad_answers_of_the_server=len(first))  # fmt: skip
+
+
+def test_ten_runs_at_once_on_an_empty_folder_all_train(files, mirror, tmp_path, proves):
+    """Real runs, one batch of everything; forked, for an import of torch takes six seconds."""
+    from simplecnn.config import compose_config
+    from simplecnn.run import train
+
+    words = ["trainer=cpu", "++trainer.fast_dev_run=true", "callbacks=none", "logger=none",
+             "model.network.channels=[4,8]", "data.val_size=500", f"data.data_dir={tmp_path}/data",
+             f"+data.mirrors=['{mirror.url}']"]  # fmt: skip
+    folders = [tmp_path / f"run{i}" for i in range(10)]
+    configs = [compose_config("train", [*words, f"hydra.run.dir={folder}"]) for folder in folders]
+    children = []
+    for config, folder in zip(configs, folders, strict=True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # the server's threads stay here
+            child = os.fork()
+        if child == 0:
+            try:
+                train(config, folder)
+            finally:
+                os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+    records = [json.loads((folder / "run.json").read_text()) for folder in folders]
+    assert [record["status"] for record in records] == ["finished"] * 10
+    assert len({record["metrics"]["test/loss"] for record in records}) == 1
+    assert sorted(mirror.requests) == sorted(f"{name}.gz" for name in ALL_FILES)
+    proves("Data", "Runs that start at once on an empty folder download once, and all train.",
+           runs=len(records), downloads=len(mirror.requests))  # fmt: skip
+
+
 def test_a_killed_download_leaves_nothing_in_the_way(files, mirror, tmp_path):
     last = FILES["test"][1]
     mirror.plans = {f"{last}.gz": ["hang", "good"]}
@@ -314,6 +364,38 @@ def damaged(content: bytes, how: str) -> bytes:
         "wrong byte": content[:500] + changed + content[501:],
         "too long": content + b"more",
     }[how]
+
+
+def test_every_damaged_file_is_told_apart(files, tmp_path, proves):
+    """Of each file, as it is and as .gz: too short, too long, wrong, swapped, absent."""
+    whole = {name: files.content(name) for name in ALL_FILES}
+    zipped = {name: (files.zipped / f"{name}.gz").read_bytes() for name in ALL_FILES}
+    num_told = 0
+    for name, suffix in itertools.product(FILES["test"], ("", ".gz")):
+        content = zipped[name] if suffix else whole[name]
+        other = FILES["train"][FILES["test"].index(name)]
+        broken = bytearray(content)
+        broken[len(content) // 2] ^= 1
+        bad = {
+            "cut": content[: len(content) // 3], "empty": b"", "wrong byte": bytes(broken),
+            "more": content + b"x", "swapped": zipped[other] if suffix else whole[other],
+            "text": b"no digits at all",
+        }  # fmt: skip
+        for how, data in bad.items():
+            folder = tmp_path / f"{num_told}"
+            raw = files.link(folder, *(n for n in ALL_FILES if n != name))
+            (raw / f"{name}{suffix}").write_bytes(data)
+            message = refusal(mnist_files.read, folder, part="test")
+            assert message.startswith(f"{raw / name}{suffix} is damaged or not MNIST's: "), how
+            sums = (hashlib.md5(data).hexdigest(), files.md5[name]) if suffix else (
+                hashlib.sha256(data).hexdigest(), files.sha256[name])  # fmt: skip
+            found, expected = sums
+            # what unpacks well is named by the SHA-256 of its content as well
+            assert found in message and expected in message, (how, message)
+            assert ("it is" in message) == (how == "swapped"), (how, message)
+            num_told += 1
+    proves("Data", "A damaged file is named, with the checksum found and the one expected.",
+           damaged_files_told=num_told)  # fmt: skip
 
 
 @pytest.mark.parametrize("how", ["truncated", "empty", "wrong byte", "too long"])

@@ -109,13 +109,13 @@ def evaluate(config: dict[str, Any], folder: Path) -> float:
     """Evaluate a run's checkpoint on test digits. Returns the accuracy."""
     run = RunFolder.open(config["run"])
     checkpoint = run.checkpoint(config["checkpoint"])
-    data = _checked(run)["data"]
+    data = checked_config(run)["data"]
     from simplecnn import evaluation
 
     return evaluation.evaluate(run, checkpoint, data=config.get("data") or data)
 
 
-def _checked(run: RunFolder) -> dict[str, Any]:
+def checked_config(run: RunFolder) -> dict[str, Any]:
     """The configuration of a run, which can come from someone else. Raises InputError."""
     parts = {key: run.config()[key] for key in ("model", "data")}
     if mistakes := check(parts, known=parts):
@@ -130,7 +130,7 @@ def predict(config: dict[str, Any], folder: Path) -> list[str]:
 
     run = RunFolder.open(config["run"])
     checkpoint = run.checkpoint(config["checkpoint"])
-    dataset = _checked(run)["data"].get("dataset", "MNIST")
+    dataset = checked_config(run)["data"].get("dataset", "MNIST")
     names = config["image"] if isinstance(config["image"], list) else [config["image"]]
     digits = []
     mistakes: list[str] = []
@@ -213,7 +213,7 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
     """Print and draw what each layer of a network sees, with three proofs that agree."""
     run = RunFolder.open(config["run"]) if config["run"] else None
     checkpoint = run.any_checkpoint() if run else None
-    model = _checked(run)["model"] if run else config["model"]
+    model = checked_config(run)["model"] if run else config["model"]
     import torch
 
     from simplecnn.evaluation import load_classifier

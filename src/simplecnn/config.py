@@ -445,7 +445,8 @@ def _references(config: DictConfig, prefix: str = "") -> set[str]:
     keys = set()
     for key in map(str, config):
         if OmegaConf.is_interpolation(config, key):
-            keys.add(f"{prefix}{key}")
+            if "${oc." not in str(config._get_node(key)):  # that is no other key
+                keys.add(f"{prefix}{key}")
         elif not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
             keys |= _references(config[key], f"{prefix}{key}.")
     return keys

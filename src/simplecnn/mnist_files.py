@@ -102,6 +102,7 @@ def prepare(
 
     folder = _raw_folder(data_dir, dataset)
     patience = TIMEOUTS_IN_ALL * timeout
+    _md5_sums(dataset)  # imports what knows them before the time runs
     lock = folder / ".download.lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -225,10 +226,12 @@ def _content(data_dir: str | Path, dataset: str, name: str) -> bytes:
 
 def _md5_problem(zipped: bytes, dataset: str, name: str) -> str | None:
     found = hashlib.md5(zipped, usedforsecurity=False).hexdigest()
-    expected = _md5_sums(dataset)[name]
-    if found == expected:
+    known = _md5_sums(dataset)
+    if found == known[name]:
         return None
-    return f"the .gz has {len(zipped):,} bytes and MD5 {found}, expected MD5 {expected}"
+    holder = next((other for other, md5 in known.items() if md5 == found), None)
+    swapped = f"; it is {holder}.gz" if holder else ""
+    return f"the .gz has {len(zipped):,} bytes and MD5 {found}, expected MD5 {known[name]}{swapped}"
 
 
 def _md5_sums(dataset: str) -> dict[str, str]:

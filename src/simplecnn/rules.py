@@ -29,6 +29,7 @@ GIVEN_IN_CODE = {
 OPEN_GROUPS = ("callbacks", "logger")
 LOGGED = tuple(f"{stage}/{name}" for stage in ("train", "val", "test") for name in ("loss", "acc"))
 NUM_CLASSES = 10  # of every data set here
+MOST_NAMES = 20  # in a sentence
 MOST_WEIGHTS = 500_000_000
 DATA_SIZES = {  # images to train and validate on, those to validate by default, to test
     "simplecnn.mnist.MNISTDataModule": (60_000, 5_000, 10_000),
@@ -439,6 +440,8 @@ def _combinations(config: Config) -> Iterator[str]:
     yield from _of_callbacks(config, trainer)
     yield from _of_places(config)
     yield from _of_start(config)
+    if trainer.get("strategy") == "fsdp" and trainer.get("accelerator") not in ("gpu", "cuda"):
+        yield "trainer.strategy is 'fsdp': that is for GPUs. Type trainer=gpu, or leave it out."
     problem = devices.problem(trainer.get("accelerator", "auto"), trainer.get("devices", "auto"))
     if problem:
         yield problem
@@ -652,7 +655,8 @@ def unknown(key: str, name: Any, names: Sequence[Any], where: str) -> str:
     near = difflib.get_close_matches(str(name), spelled, 1, 0.6)
     if near:
         return f"{key} is not a key {where}. Did you mean {near[0]}?"
-    return f"{key} is not a key {where}. There are: {', '.join(spelled)}."
+    more = f" and {len(spelled) - MOST_NAMES} more" if len(spelled) > MOST_NAMES else ""
+    return f"{key} is not a key {where}. There are: {', '.join(spelled[:MOST_NAMES])}{more}."
 
 
 def _select(config: Any, parts: Sequence[str], prefix: str = "") -> Iterator[tuple[str, Any]]:

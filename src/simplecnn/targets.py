@@ -9,6 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from simplecnn import secrets
 from simplecnn.errors import InputError, RunError
 
 EXTRA_TARGETS = "SIMPLECNN_TARGETS"  # environment variable: further names, comma-separated
@@ -132,6 +135,8 @@ class TargetNotAllowed(InputError):
 def build(config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
     """The object a configuration node describes, by `hydra.utils.instantiate`.
 
+    With `_recursive_=False`, the classes that its arguments name are left for it to build.
+
     Raises TargetNotAllowed, before anything is imported, where a `_target_` in it is not on the
     list, and InputError where a class refuses its arguments.
     """
@@ -142,13 +147,35 @@ def build(config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         if node.target not in allowed():
             raise TargetNotAllowed(f"{node.key or '_target_'}: {not_allowed(node.target)}")
     try:
+        if kwargs.get("_recursive_") is False:
+            return _call(config)
         return instantiate(dict(config), *args, **kwargs)
     except InstantiationException as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, InputError | RunError):
-            raise cause from None
-        reason = str(cause).strip().splitlines()[0] if str(cause).strip() else repr(cause)
-        raise InputError(f"{config['_target_']} refuses its arguments: {reason}") from cause
+        raise _refusal(config, error.__cause__ or error) from error.__cause__
+
+
+def _call(config: Mapping[str, Any]) -> Any:
+    """Call what a node names with its arguments as they are: what they name is built by it.
+
+    So `${oc.env:…}` in them is not resolved before it is needed.
+    """
+    from hydra.utils import get_method
+
+    arguments = {k: v for k, v in config.items() if k not in INSTANTIATE_KEYS}
+    plain = {k: v for k, v in arguments.items() if not isinstance(v, Mapping | list)}
+    plain = {str(k): v for k, v in OmegaConf.create(plain).items()}
+    try:
+        return get_method(config["_target_"])(**{**arguments, **plain})
+    except Exception as error:
+        raise _refusal(config, error) from error
+
+
+def _refusal(config: Mapping[str, Any], cause: BaseException) -> Exception:
+    """The sentence for a class that refuses its arguments."""
+    if isinstance(cause, InputError | RunError):
+        return cause
+    reason = str(cause).strip().splitlines()[0] if str(cause).strip() else repr(cause)
+    return InputError(secrets.hide(f"{config['_target_']} refuses its arguments: {reason}"))
 
 
 def not_allowed(target: Any) -> str:
