@@ -270,6 +270,49 @@ def test_nothing_is_called_in_a_step_that_does_nothing():
                           "on_predict_batch_start"}  # fmt: skip
 
 
+def test_a_step_waits_for_nothing(tmp_path, monkeypatch):
+    """What is measured in a step stays on its device until the epoch ends."""
+    waits: list[str] = []
+    for name in ("item", "cpu", "tolist", "numpy", "__float__", "__bool__", "__int__"):
+        original = getattr(torch.Tensor, name)
+
+        def counted(self, *args, name=name, original=original, **options):
+            waits.append(name)
+            return original(self, *args, **options)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    in_steps: list[str] = []
+
+    def listening(hook):
+        def call(*args, **options):
+            del waits[:]
+            hook(*args, **options)
+            in_steps.extend(waits)
+
+        return call
+
+    folder = str(tmp_path)
+    callbacks = [Film(folder, early_steps=0), Health(folder, 2, 1), Curves(folder, 1)]
+    for callback in callbacks:
+        for name in ("on_train_batch_start", "on_train_batch_end"):
+            if callable(getattr(callback, name)):
+                monkeypatch.setattr(callback, name, listening(getattr(callback, name)))
+    monkeypatch.setattr("simplecnn.classifier.build", lambda *_, **__: Residual())
+    module = Classifier({"_target_": "none"})
+    monkeypatch.setattr(module, "configure_optimizers", lambda: torch.optim.Adam(
+        module.network.parameters()))  # fmt: skip
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=callbacks,
+        default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(module, RandomData((1, 20, 24), 7))
+    assert in_steps == []
+    listening(lambda: torch.ones(1).item())()
+    assert in_steps == ["item"]  # it would have been heard
+    assert len(callbacks[1].gradients.rows) >= 2 and len(callbacks[2].steps.rows) == 3
+
+
 def test_the_watching_of_a_validation_pass_that_fails_ends(tmp_path):
     health = Health(str(tmp_path))
     network = Residual()

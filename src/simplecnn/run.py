@@ -179,7 +179,10 @@ class Run:
         folder = short(self.folder.path)
         rows.append(f"\nfolder       {folder}")
         if any(isinstance(logger, TensorBoard) for logger in self.trainer.loggers):
-            show = with_uv(f"tensorboard --samples_per_plugin images=500 --logdir {folder}")
+            # All runs of this name: of a single run TensorBoard's HPARAMS tab shows no metrics.
+            parent = self.folder.path.parent
+            shown = short(parent) if parent.name == self.config["name"] else folder
+            show = with_uv(f"tensorboard --samples_per_plugin images=500 --logdir {shown}")
             rows.append(f"to see it    {show}")
         return "\n".join(rows)
 

@@ -94,7 +94,7 @@ def health_figure(
         ("dead units, %", activity, "dead", 100),
         ("units that are always on, %", activity, "always_on", 100),
         ("zeros among the outputs, %", activity, "zeros", 100),
-        ("mean output ± spread", activity, "mean", 1),
+        ("mean output ± standard deviation", activity, "mean", 1),
         ("norm of the gradient", gradients, "norm", 1),
         ("change of the weights in a step, relative", gradients, "update", 1),
     ]

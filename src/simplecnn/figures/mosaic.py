@@ -114,7 +114,7 @@ class _Pixels(AxesImage):
             super().draw(renderer)
             return
         left, right, bottom, top = self.get_extent()
-        array = np.ma.getdata(self.get_array())
+        array = np.asarray(np.ma.getdata(self.get_array()))  # type: ignore[arg-type]
         colours = self._coloured(array) if array.ndim == 2 else self.to_rgba(array, bytes=True)
         for axis, extent in enumerate((bottom - top, right - left)):
             zoom = round(extent) // colours.shape[axis]
@@ -128,8 +128,8 @@ class _Pixels(AxesImage):
         number = self.cmap.N
         table = np.zeros((number + 1, 4), np.uint8)
         table[:number] = self.cmap(np.arange(number), bytes=True)
-        low, high = float(self.norm.vmin or 0.0), float(self.norm.vmax or 1.0)
-        places = (array.astype(np.float32) - np.float32(low)) * np.float32(number / (high - low))
+        ends = np.array([self.norm.vmin, self.norm.vmax], np.float32)
+        places = (array.astype(np.float32) - ends[0]) * (number / (ends[1] - ends[0]))
         np.clip(places, 0, number - 1, out=places)
         np.nan_to_num(places, copy=False, nan=number)
         return table.take(places.astype(np.int32), axis=0)
