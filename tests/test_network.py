@@ -81,6 +81,18 @@ def test_pooling_by_mean_and_by_stride(ten_digits):
     average.load_state_dict(SimpleCNN().state_dict(), strict=True)
 
 
+def test_blurred_pooling_and_none(ten_digits):
+    images = torch.from_numpy(ten_digits[0])
+    blur, none = SimpleCNN(pool="blur"), SimpleCNN(pool="none", channels=[2, 3])
+    assert blur(images).shape == none(images).shape == (10, 10)
+    blur.load_state_dict(SimpleCNN().state_dict(), strict=True)  # no weights of its own
+    assert none.fc1.in_features == 3 * 28 * 28
+    step = torch.zeros(1, 1, 8, 8)
+    step[..., 4:] = 1  # maxima from column 3 on, blurred with 1/4, 1/2, 1/4, every second kept
+    assert blur.pool1(step)[0, 0, 0].tolist() == [0, 0.25, 1, 1]
+    assert blur.pool1(torch.rand(2, 5, 7, 9)).shape == (2, 5, 3, 4)
+
+
 def test_dropout_stands_before_the_last_layer():
     assert list(dict(SimpleCNN(dropout=0.3).named_children()))[-2:] == ["dropout", "fc2"]
     assert "dropout" not in dict(SimpleCNN().named_children())

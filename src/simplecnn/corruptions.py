@@ -13,6 +13,8 @@ from torch import Generator, Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
+from simplecnn.translation import shifted
+
 SEVERITIES = (1, 2, 3, 4, 5)
 SIDE = 28  # pixels that the lengths below are meant for
 
@@ -50,9 +52,9 @@ def _shift(images: Tensor, pixels: float, generator: Generator) -> Tensor:
     distance = _length(images, pixels)
     angles = 2 * torch.pi * torch.rand(len(images), generator=generator)
     moves = torch.stack([angles.cos(), angles.sin()], 1) * distance
-    return torch.stack(
+    return torch.cat(
         [
-            _affine(image, translate=[round(float(x)), round(float(y))])
+            shifted(image[None], round(float(y)), round(float(x)))
             for image, (x, y) in zip(images, moves, strict=True)
         ]
     )
@@ -114,14 +116,13 @@ def _affine(
     images: Tensor,
     *,
     angle: float = 0.0,
-    translate: list[int] | None = None,
     scale: float = 1.0,
     shear: list[float] | None = None,
 ) -> Tensor:
     return transforms.affine(
         images,
         angle=angle,
-        translate=translate or [0, 0],
+        translate=[0, 0],
         scale=scale,
         shear=shear or [0.0, 0.0],
         interpolation=InterpolationMode.BILINEAR,

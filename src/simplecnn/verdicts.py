@@ -24,7 +24,7 @@ from simplecnn.intervals import Interval, mean_interval
 from simplecnn.receptive_field import receptive_fields
 from simplecnn.subject import BATCH, Subject
 from simplecnn.sweep import value_text
-from simplecnn.translation import NEAR, equivariance_errors, measure_shifts
+from simplecnn.translation import NEAR, equivariance_errors, growing, measure_shifts
 from simplecnn.unit_cards import layer_fields
 
 HELD, IN_PART, NOT_SHOWN = "held", "held in part", "not shown"
@@ -263,7 +263,8 @@ def _gather_maps(e: Evidence, network: nn.Module, images: Tensor) -> None:
     errors = equivariance_errors(network, images, reach=reach)
     modules = dict(network.named_modules())
     names = list(errors)
-    for name, error in errors.items():
+    for name in growing(errors):
+        error = errors[name]
         step = int(error.jump)
         if step == error.jump and step <= reach:
             e.left_in_place[name] = float(error.unmoved[step])
@@ -371,7 +372,8 @@ def judge(evidence: Sequence[Evidence], without: Sequence[float]) -> list[Verdic
             | ({"points of consistency more than without pooling": gain} if gain else {}),
             {"fewer units": all(e.pooled for e in evidence),
              "maps change less": bool(shrinks.high < 1),
-             "answers more consistent than without pooling": bool(gain and gain.low > 0)},
+             "answers more consistent than without pooling" if gain else
+             "compared with networks without pooling": bool(gain and gain.low > 0)},
             needed=["fewer units"],
         ),
         verdict(
@@ -417,7 +419,7 @@ def _grows(by_layer: dict[str, int]) -> bool:
 def _lines(result: Verdict) -> list[str]:
     lines = [f"{result.verdict.upper()}: {result.claim}", f"  {result.reason}"]
     for name, interval in result.numbers.items():
-        small = abs(interval.mean) < 0.01
+        small = 0 < abs(interval.mean) < 0.01
         shown = f"{interval.mean:.1e} (n = {interval.n})" if small else interval.text()
         lines.append(f"  {name}: {shown}")
     return [*lines, f"  {result.figure}.png"]

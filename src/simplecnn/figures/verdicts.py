@@ -31,8 +31,8 @@ class Panel:
 
 def verdict_figure(panels: Sequence[Panel], *, title: str) -> Figure:
     """Panels side by side, each as wide as it has categories."""
-    widths = [1.6 + 0.28 * len(p.categories) * len(p.series) for p in panels]
-    figure = style.new_figure(min(12.0, max(5.6, 1.0 + 1.25 * sum(widths))), 3.7)
+    widths = [min(6.5, max(3.0, 0.8 + 0.24 * len(p.categories) * len(p.series))) for p in panels]
+    figure = style.new_figure(max(5.6, 0.6 + sum(widths)), 3.9)
     axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
     for ax, panel in zip(axes, panels, strict=True):
         _draw(ax, panel)
@@ -57,10 +57,10 @@ def _draw(ax: Axes, panel: Panel) -> None:
     if panel.logarithmic:
         ax.set_yscale("log")
         ax.set_ylim(FLOOR / 3, 10)
-        ax.set_title(f"{panel.title}\n(0 drawn at 1e-8)", fontsize=LABEL)
     else:
         ax.set_ylim(0, panel.top)
-        ax.set_title(panel.title, fontsize=LABEL)
+    title = panel.title + (" (0 drawn at 1e-8)" if panel.logarithmic else "")
+    ax.set_title(title, fontsize=LABEL, pad=20)
     crowded = sum(map(len, panel.categories)) > 40
     ax.set_xticks(places, panel.categories, fontsize=NOTE, rotation=60 if crowded else 0)
     ax.set_ylabel(panel.unit, fontsize=LABEL)
@@ -68,5 +68,7 @@ def _draw(ax: Axes, panel: Panel) -> None:
     ax.tick_params(labelsize=NOTE)
     ax.spines[["top", "right"]].set_visible(False)
     if len(panel.series) > 1:
-        ax.legend(fontsize=NOTE, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12),
-                  ncols=2)  # fmt: skip
+        ax.legend(
+            fontsize=NOTE, frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0),
+            borderaxespad=0.1,
+        )  # fmt: skip
