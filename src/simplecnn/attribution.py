@@ -249,7 +249,7 @@ def _plain(network: nn.Module) -> nn.Module:
     network = copy.deepcopy(network).eval().requires_grad_(True)
     for module in network.modules():
         if getattr(module, "inplace", False):
-            module.inplace = False
+            setattr(module, "inplace", False)  # noqa: B010 (not every module has it)
     return network
 
 

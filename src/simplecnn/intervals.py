@@ -3,8 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 LEVEL = 0.95
@@ -26,7 +28,7 @@ class Interval:
         return f"{mean}{bounds}{unit} (n = {self.n})"
 
 
-def mean_interval(numbers: Sequence[float]) -> Interval:
+def mean_interval(numbers: Sequence[float] | NDArray[Any]) -> Interval:
     """Of the mean of independent numbers (one a seed), by Student's t."""
     values = np.asarray(numbers, dtype=float)
     n, mean = len(values), float(values.mean())

@@ -172,7 +172,8 @@ def equivariance_errors(network: nn.Module, images: Tensor, *, reach: int) -> di
         ratio[1][counted[name] == 0] = np.nan
         jump = f.stride[0]
         assert jump is not None
-        errors[name] = LayerError(jump, *ratio, num_interior=counted[name])
+        all_units, interior, unmoved = ratio
+        errors[name] = LayerError(jump, all_units, interior, unmoved, counted[name])
     return errors
 
 
