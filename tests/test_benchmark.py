@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from simplecnn import baselines, benchmark
 from simplecnn.figures.benchmark import Bars, benchmark_figure
+from simplecnn.mnist import MNIST5kDataModule
 from simplecnn.network import SimpleCNN
 
 
@@ -146,3 +148,31 @@ def test_sgemm_is_a_rate():
     rate = benchmark.sgemm(256)
     elapsed = time.perf_counter() - start
     assert 6 * 2 * 256**3 / elapsed / 1e9 <= rate < 10_000
+
+
+@pytest.mark.parametrize("reaches", [True, False])
+def test_time_to_accuracy_compares_whole_runs(reaches, tmp_path, monkeypatch):
+    """Five runs of ours by their records, and the tutorial's loop until it is there."""
+
+    def our_run(command, **_):
+        place = Path(next(w for w in command if w.startswith("hydra.run.dir")).split("'")[1])
+        seed = int(place.name[-1])
+        place.mkdir()
+        record = {"seconds": {"fit": 9.0 + seed, "test": 1.0}, "metrics": {"test/acc": 0.99}}
+        (place / "run.json").write_text(json.dumps(record))
+
+    def loop(train, *, test, batch_size, epoch_done):
+        assert (len(train[0]), len(test[0]), batch_size) == (4500, 500, 64)
+        for accuracy in [0.98, 0.99 if reaches else 0.98] + 20 * [0.98]:
+            if epoch_done(accuracy):
+                return
+
+    monkeypatch.setattr(benchmark.subprocess, "run", our_run)
+    monkeypatch.setattr(benchmark, "train_tutorial", loop)
+    data = {"_target_": "simplecnn.mnist.MNIST5kDataModule", "batch_size": 64, "data_dir": "d"}
+    monkeypatch.setattr(benchmark, "build", lambda node: MNIST5kDataModule(val_size=0))
+    found = benchmark.time_to_accuracy({"data": data}, tmp_path)
+    assert found["fast"]["seconds"] == [11.0, 12.0, 13.0, 14.0, 15.0]
+    assert (found["fast"]["mean_accuracy"], found["fast"]["deviation"]) == (0.99, 0)
+    assert found["tutorial"]["reached"] is reaches
+    assert len(found["tutorial"]["test_accuracy"]) == (2 if reaches else benchmark.MOST_EPOCHS)

@@ -115,6 +115,11 @@ def test_values_arrive():
          "model.network._target_: 'os.system' is not on the list of classes"),
         ("+callbacks.mine=3", "callbacks.mine is 3: it must have a _target_, a class to build."),
         ("data.batch_size=0", "data.batch_size is 0: it must be a whole number of 1 or more."),
+        ("data.steps_together=0", "data.steps_together is 0: it must be a whole number of 1 "),
+        ("data/augmentation=affin", "data/augmentation=affin: allowed are affine. "
+                                    "Did you mean affine?"),
+        ("experiment=best data.augmentation.scale=1",
+         "data.augmentation.scale is 1: it must be a number from 0 up to, not including, 1."),
         ("data.batch_size=6.4", "data.batch_size is 6.4: it must be a whole number of 1 or more."),
         ("seed=null", "seed is null: it must be a whole number from 0 to 4294967295."),
         ("train=3", "train is 3: it must be true or false."),
@@ -136,7 +141,9 @@ def test_values_arrive():
 def test_one_sentence_for_one_mistake(word, sentence, monkeypatch):
     monkeypatch.setattr(devices, "num_cuda_devices", lambda: 0)
     monkeypatch.setattr(devices, "has_mps", lambda: False)
-    (found,) = mistakes(*(word.split() if word.startswith("data=") else [word]))
+    (found,) = mistakes(
+        *(word.split() if word.startswith(("data=", "experiment=best ")) else [word])
+    )
     assert found.startswith(sentence)
 
 
