@@ -161,7 +161,7 @@ def test_an_interrupted_sweep_goes_on_as_if_it_had_not_been(schedule, sweep, mon
             assert one[key] == two[key]
     assert [len(r.get("continued", [])) for r in records("parts")] == [0, 1, 0]
     if schedule == "plateau":  # the schedule did something
-        assert last("whole/1")["lr_schedulers"][0]["_last_lr"] == [pytest.approx(2e-5)]
+        assert last("whole/1")["lr_schedulers"][0]["_last_lr"] == [pytest.approx(2e-6)]
 
 
 def test_a_job_that_stopped_in_its_test_is_only_tested(sweep, monkeypatch):
