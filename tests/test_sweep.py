@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -362,9 +363,11 @@ def test_an_interrupted_run_goes_on_and_a_failed_one_starts_over(tmp_path):
     run = RunFolder.again(folder, run_config(folder))
     assert run.record["status"] == "running" and "continued" not in run.record
     (folder / "checkpoints").mkdir()
-    (folder / "checkpoints" / "last.ckpt").write_text("state")
+    with zipfile.ZipFile(folder / "checkpoints" / "last.ckpt", "w") as archive:
+        archive.writestr("archive/data.pkl", "state")
     (folder / "train.log").write_text("log")
     run.update(status="interrupted", seconds={"fit": 3.0})
+    run.release()
 
     moved = folder.rename(tmp_path / "b")
     again = RunFolder.again(moved, run_config(moved))
@@ -372,8 +375,10 @@ def test_an_interrupted_run_goes_on_and_a_failed_one_starts_over(tmp_path):
     assert again.record["seconds"] == {"fit": 3.0} and again.last_checkpoint()
 
     again.update(status="failed", error="no luck")
+    again.release()
     over = RunFolder.again(moved, run_config(moved))
     assert "continued" not in over.record and over.record["seconds"] == {}
+    over.release()
     assert sorted(p.name for p in moved.iterdir()) == ["config.yaml", "run.json", "train.log"]
 
 

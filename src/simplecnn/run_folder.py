@@ -49,6 +49,10 @@ class RunFolder:
         self.record: dict[str, Any] = {}
         self._lock = FileLock(self.path / LOCK)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process that DDP spawns: the claim stays here."""
+        return {"path": self.path, "record": self.record}
+
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any]) -> "RunFolder":
         """Claim `path` for a new run. Raises InputError where a run already lies there."""
