@@ -262,6 +262,17 @@ def test_any_network_with_convolutions(network, shape, num_classes, layers, tmp_
     assert confusion.sum() == 20 and confusion.shape == (1, num_classes, num_classes)
 
 
+def test_a_run_without_validation_has_the_pictures_that_need_none(tmp_path):
+    from conftest import compose_run
+
+    from simplecnn.run import train
+
+    words = ["+data.val_size=0", "monitor=null", "trainer.max_epochs=1", "logger=csv"]
+    train(compose_run(tmp_path / "run", *words), tmp_path / "run")
+    names = {p.stem.split("_")[0] for p in (tmp_path / "run" / "images").iterdir()}
+    assert names == {"film", "filters", "maps", "health", "curves"}
+
+
 def test_nothing_is_called_in_a_step_that_does_nothing():
     for kind in (Filters, FeatureMaps, Mistakes, Confusion):
         hooks = [name for name in dir(ImageCallback) if "batch_start" in name or "backward" in name]

@@ -19,7 +19,7 @@ def in_training(trainer: Trainer) -> bool:
 
 def stage(trainer: Trainer) -> str:
     """Which split the first validation loader gives, the only one that is looked at."""
-    return getattr(trainer.datamodule, "validation_stages", ("val",))[0]
+    return next(iter(getattr(trainer.datamodule, "validation_stages", ())), "val")
 
 
 def class_names(trainer: Trainer, num_classes: int) -> list[str]:
