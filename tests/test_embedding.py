@@ -7,9 +7,6 @@ import pytest
 import torch
 from looked_at import colour_subject, digit_subject
 from PIL import Image
-from tensorboard.backend import application
-from tensorboard.plugins.base_plugin import TBContext
-from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin
 from torch import nn
 from werkzeug.test import Client
 
@@ -26,8 +23,13 @@ def test_the_input_of_the_last_linear_layer(bundled):
     assert layer == "output" and torch.equal(points, answers)
 
 
+@pytest.mark.filterwarnings("ignore:html5lib's sanitizer:DeprecationWarning")  # in TensorBoard
 @pytest.mark.parametrize("colour", [False, True])
 def test_tensorboard_shows_it(bundled, tmp_path, colour):
+    from tensorboard.backend import application
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin
+
     subject = colour_subject() if colour else digit_subject(bundled)
     num = 30 if colour else 100
     path = embedding(subject, num_images=num).save(tmp_path, "embedding")
