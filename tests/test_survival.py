@@ -486,7 +486,7 @@ def test_slurms_warning_saves_and_requeues(whole, tmp_path, monkeypatch, proves)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     monkeypatch.setattr("sys.argv", ["scripts/train.py", "data=mnist_5k", "seed=3"])
-    assert commands._check_command_line("train") is None
+    assert commands.check_command_line("train") is None
     assert commands.sys.argv == [
         "scripts/train.py", "resume='outputs/train/x'", f"hydra.run.dir='{folder}'",
         "hydra.output_subdir=null",

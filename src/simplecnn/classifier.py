@@ -154,7 +154,7 @@ class Classifier(pl.LightningModule):
             loss = self._train_on(*step)
         last = self.trainer.is_last_batch
         if last or len(self._seen) >= NUM_SEEN_TOGETHER:
-            self._gather_metrics()
+            self.gather_metrics()
         if last:  # now, so that callbacks see it at the end of the epoch
             self._log("train")
         return loss
@@ -183,8 +183,9 @@ class Classifier(pl.LightningModule):
             return None
         return datamodule.batch_size // self.trainer.world_size
 
-    def _gather_metrics(self) -> None:
-        metrics = self._metrics("train")
+    def gather_metrics(self) -> None:
+        """Add the steps that have not been counted yet to the metrics of the epoch."""
+        metrics = self.stage_metrics("train")
         if self._seen:
             metrics.update_all(self._seen)
             self._seen.clear()
@@ -269,16 +270,16 @@ class Classifier(pl.LightningModule):
     def _look(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
         images, labels = batch
         logits = self.network(images)
-        self._metrics(stage).update(self.loss(logits, labels), logits, labels)
+        self.stage_metrics(stage).update(self.loss(logits, labels), logits, labels)
         return logits
 
-    def _metrics(self, stage: str) -> "LossAndAccuracy":
+    def stage_metrics(self, stage: str) -> "LossAndAccuracy":
         metrics = self.metrics[f"{stage}_metrics"]
         assert isinstance(metrics, LossAndAccuracy)
         return metrics
 
     def _log(self, stage: str) -> None:
-        metrics = self._metrics(stage)
+        metrics = self.stage_metrics(stage)
         values = metrics.compute()
         metrics.reset()
         self.log_dict(

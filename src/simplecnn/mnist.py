@@ -224,8 +224,8 @@ class ResidentDataModule(LightningDataModule):
         seed: int,
         split_seed: int,
         test_each_epoch: bool,
-        augmentation: RandomAffine | None,
-        steps_together: int,
+        augmentation: RandomAffine | None = None,
+        steps_together: int = 1,
     ) -> None:
         super().__init__()
         for argument, value, least in [

@@ -128,13 +128,15 @@ RULES: tuple[Rule, ...] = (
     ("test", *FLAG),
     ("ckpt_path", "a path, or null", _or_null(_matches(r".+"))),
     ("resume", "a run folder, or null", _or_null(_matches(r".+"))),
-    ("run", "a folder", lambda v: v is None or _matches(r".+")(v)),
+    ("run", "a folder, or a list of folders",
+     _or_null(_any_of(_matches(r".+"), _list_of(_matches(r".+"))))),
     ("image", "a file, or a list of files",
      _any_of(_matches(r".+"), _list_of(_matches(r".+")))),
     ("invert", "true, false or null", _or_null(_one_of(True, False))),
     ("to", "a file, or null", _or_null(_matches(r".+"))),
-    ("sweep", "a folder, or true or false", _any_of(_matches(r".+"), _one_of(True, False))),
-    ("checkpoint", "best, last or a file", _matches(r".+")),
+    ("sweep", "a folder, true, false or null",
+     _or_null(_any_of(_matches(r".+"), _one_of(True, False)))),
+    ("checkpoint", "best, last, a file or null", _or_null(_matches(r".+"))),
     ("digit", "a whole number from 0 to 4999", _whole(0, 4999)),
     ("num_images", "a whole number from 1 to 5000", _whole(1, 5000)),
     ("quick", *FLAG),
@@ -609,7 +611,7 @@ PARTS = ("filename", "name", "version", "sub_dir", "prefix")  # and those that g
 def _of_places(config: Config) -> Iterator[str]:
     """Files that would lie outside the folder of the run."""
     top = (config.get("paths") or {}).get("output_dir")
-    if not top:
+    if not isinstance(top, str):
         return
     nodes = [n for part in (*OPEN_GROUPS, "trainer") for n in target_nodes(config.get(part), part)]
     for node in nodes:

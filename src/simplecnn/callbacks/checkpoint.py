@@ -21,6 +21,7 @@ from torchmetrics import Metric
 
 from simplecnn.callbacks.non_finite import is_finite
 from simplecnn.checkpoint_files import write_checkpoint
+from simplecnn.classifier import Classifier
 from simplecnn.loggers import history
 
 STATE = "simplecnn"  # key of what we add to Lightning's checkpoint
@@ -108,6 +109,8 @@ class LastCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        if isinstance(pl_module, Classifier):
+            pl_module.gather_metrics()
         # At the start of an epoch it is still the end of the one before.
         for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
             counts["ready"] = counts["started"]

@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from simplecnn.classifier import Classifier
 from simplecnn.errors import RunError
 
 EVERY_N_STEPS = 25  # of looking; on a GPU what is seen is the state one look before
@@ -139,7 +140,9 @@ class Copy:
 
 def training_loss_sum(module: LightningModule) -> Tensor:
     """The sum of the losses of the epoch so far: it stays not finite once a loss was."""
-    return module.metrics["train_metrics"].loss_sum
+    assert isinstance(module, Classifier)
+    module.gather_metrics()
+    return module.stage_metrics("train").loss_sum
 
 
 def is_finite(module: LightningModule) -> bool:
