@@ -7,6 +7,7 @@ counts as shown; the numbers are given all the same.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -153,7 +154,7 @@ def exactness(network: nn.Module, images: Tensor) -> float:
     x = _inputs(network, images, module)
     if isinstance(module.padding, str) or x is None:
         return float("nan")
-    options = {
+    options: dict[str, Any] = {
         "stride": module.stride, "padding": module.padding, "dilation": module.dilation,
         "groups": module.groups, "padding_mode": module.padding_mode,
     }  # fmt: skip

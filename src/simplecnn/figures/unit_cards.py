@@ -266,7 +266,7 @@ def _bars(
         [np.stack([left, low], 1), np.stack([left, high], 1),
          np.stack([right, high], 1), np.stack([right, low], 1)], 1
     )  # fmt: skip
-    ax.add_collection(PolyCollection(corners, facecolors=paint, linewidths=0), autolim=False)
+    ax.add_collection(PolyCollection(list(corners), facecolors=paint, linewidths=0), autolim=False)
     ax.plot([LEFT, LEFT + SPAN], [low[0]] * 2, color="black", lw=0.5)
 
 
