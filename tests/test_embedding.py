@@ -39,7 +39,8 @@ def test_tensorboard_shows_it(bundled, tmp_path, colour):
     runs = json.loads(ask("/data/plugin/projector/runs").get_data())
     assert runs == ["."]
     (info,) = json.loads(ask("/data/plugin/projector/info?run=.").get_data())["embeddings"]
-    saved = np.load(path / "embedding.npz")
+    with np.load(path / "embedding.npz") as file:
+        saved = dict(file)
     assert info["tensorShape"] == list(saved["points"].shape)
     name = info["tensorName"]
     raw = ask(f"/data/plugin/projector/tensor?run=.&name={name}").get_data()

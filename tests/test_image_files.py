@@ -165,7 +165,7 @@ def hostile_files(folder: Path, drawing: Image.Image) -> dict[str, str]:
     return {name: said for name, (_, said) in files.items()} | others  # fmt: skip
 
 
-READ = """
+READ = r"""
 import json, re, resource, sys
 from pathlib import Path
 from simplecnn.errors import InputError

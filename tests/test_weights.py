@@ -38,7 +38,7 @@ def test_an_export_holds_the_weights_of_the_run(checkpoint, ten_digits, tmp_path
     # for those who know nothing of this project but its network
     theirs = SimpleCNN(channels=(4, 8))
     theirs.load_state_dict(load_file(path))
-    assert torch.equal(theirs.eval()(images), expected)
+    torch.testing.assert_close(theirs.eval()(images), expected, rtol=1e-5, atol=1e-6)
     with safe_open(path, framework="pt") as file:
         network = json.loads(file.metadata()["network"])
     assert network["_target_"] == "simplecnn.network.SimpleCNN" and network["channels"] == [4, 8]

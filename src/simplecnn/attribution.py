@@ -185,8 +185,9 @@ def infidelity(
     from captum.metrics import infidelity as of_captum
 
     def perturb(x: Tensor) -> tuple[Tensor, Tensor]:
-        squares = _squares(x, generator)
-        return squares, x - squares
+        # What is taken away, in shares of each pixel: maps are in units of the answer.
+        taken = _squares(x, generator)
+        return taken, x * (1 - taken)
 
     scores = []
     for attributed in (values, torch.zeros_like(values)):
@@ -202,14 +203,14 @@ def infidelity(
 
 
 def _squares(images: Tensor, generator: torch.Generator) -> Tensor:
-    """A random square of each image, its side a quarter of the image's; black elsewhere."""
+    """One in a random square of each image, its side a quarter of the image's; zero elsewhere."""
     height, width = images.shape[-2:]
     side = max(1, min(height, width) // 4)
     top = torch.randint(height - side + 1, (len(images), 1, 1, 1), generator=generator)
     left = torch.randint(width - side + 1, (len(images), 1, 1, 1), generator=generator)
     rows, columns = torch.arange(height)[:, None], torch.arange(width)
     inside = (rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)
-    return images * inside
+    return inside.to(images.dtype).expand_as(images)
 
 
 def grad_cam_layer(network: nn.Module, image: Tensor) -> str:
@@ -249,7 +250,7 @@ def _plain(network: nn.Module) -> nn.Module:
     network = copy.deepcopy(network).eval().requires_grad_(True)
     for module in network.modules():
         if getattr(module, "inplace", False):
-            setattr(module, "inplace", False)  # noqa: B010 (not every module has it)
+            setattr(module, "inplace", False)  # noqa: B010  mypy knows no such attribute
     return network
 
 

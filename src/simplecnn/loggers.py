@@ -151,7 +151,8 @@ def restore_history(state: Mapping[str, Any], step: int, *, source: Path, folder
     """Bring the logs and pictures in `folder` to where a checkpoint, at `step`, was written.
 
     What was logged afterwards is removed: it will be logged again. If the checkpoint is that of
-    another run, `source`, its past becomes that of the run in `folder`.
+    another run, `source`, its past becomes that of the run in `folder`. The arrays by step that
+    callbacks keep are cut by them.
     """
     if state.get("rows"):
         write_metrics(folder / "metrics.csv", state["rows"])
@@ -165,11 +166,12 @@ def restore_history(state: Mapping[str, Any], step: int, *, source: Path, folder
             write_whole(folder / path.name, path.read_bytes()[: sizes[path.name]])
         elif source == folder:
             path.unlink()
-    for path in sorted((source / "images").glob("*.png")):
+    for path in sorted((source / "images").glob("[!.]*")):
         drawn = re.search(r"step=(\d+)", path.name)
-        if drawn and int(drawn[1]) > step and source == folder:
-            path.unlink()
-        elif drawn and int(drawn[1]) <= step and source != folder:
+        if source == folder:
+            if drawn and int(drawn[1]) > step:
+                path.unlink()
+        elif int(drawn[1]) <= step if drawn else path.suffix == ".npz":
             (folder / "images").mkdir(exist_ok=True)
             write_whole(folder / "images" / path.name, path.read_bytes())
 

@@ -61,6 +61,7 @@ class RunFolder:
         if (folder.path / RECORD).exists():
             folder.release()
             raise InputError(taken(folder.path))
+        folder._remove_temporary_files()
         return folder._begin(config)
 
     @classmethod

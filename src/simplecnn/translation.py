@@ -172,8 +172,7 @@ def equivariance_errors(network: nn.Module, images: Tensor, *, reach: int) -> di
         ratio[1][counted[name] == 0] = np.nan
         jump = f.stride[0]
         assert jump is not None
-        all_units, interior, unmoved = ratio
-        errors[name] = LayerError(jump, all_units, interior, unmoved, counted[name])
+        errors[name] = LayerError(jump, ratio[0], ratio[1], ratio[2], counted[name])
     return errors
 
 
@@ -311,8 +310,8 @@ def _numbers(members: Sequence[Ledger]) -> dict[str, Interval]:
         right = shifts.answers[shifts.reach, shifts.reach] == shifts.labels
         return {
             "accuracy": share_interval(int(right.sum()), n),
-            "near_accuracy": mean_interval(shifts.near_accuracies()),
-            "consistency": mean_interval(shifts.consistencies()),
+            "near_accuracy": mean_interval(list(shifts.near_accuracies())),
+            "consistency": mean_interval(list(shifts.consistencies())),
         }
     reach = members[0].shifts.reach
     return {

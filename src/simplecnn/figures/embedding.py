@@ -31,8 +31,9 @@ def embedding_figure(
             label=None if short else f"{sign}: {name}",
         )  # fmt: skip
     wrong = points[~right]
-    x, y = wrong.T
-    ax.scatter(x, y, s=60, facecolors="none", edgecolors="#b2182b", linewidths=0.9)
+    ax.scatter(
+        wrong[:, 0], wrong[:, 1], s=60, facecolors="none", edgecolors="#b2182b", linewidths=0.9
+    )
     ax.set_aspect("equal", adjustable="datalim")
     ax.tick_params(labelsize=NOTE)
     ax.set_xlabel("first direction", fontsize=LABEL)
