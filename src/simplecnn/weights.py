@@ -107,7 +107,10 @@ def _network(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Pat
         ):  # allocates nothing: a network can be called as large as one likes
             network: nn.Module = build(config)
         # In one order in memory, wherever they come from: the same logits, bit for bit.
-        ordered = {name: value.contiguous() for name, value in weights.items()}
+        ordered = {
+            name: value.clone(memory_format=torch.contiguous_format)
+            for name, value in weights.items()
+        }
         network.load_state_dict(ordered, assign=True)
     except InputError as error:
         raise InputError(f"{short(path)}: {error}") from None
