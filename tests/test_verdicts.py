@@ -124,7 +124,7 @@ def test_the_rules():
     (third,) = [v for v in judge(three, ()) if "Pooling" in v.claim]
     assert "not: compared with networks without pooling" in third.reason
     few = judge(three[:1], ())[0]
-    assert few.reason.startswith("fewer than 3 networks, 1; equal to the definition")
+    assert few.reason == "it takes 3 networks of different seeds, here: 1"
 
 
 def test_verdicts_on_networks(bundled, tmp_path):

@@ -276,7 +276,9 @@ def findings(ledgers: Sequence[Ledger]) -> Findings:
         if lines:
             name = "layers" if len(groups) == 1 else f"layers_{_file_name(title)}"
             figures.append((name, layers_figure(lines, title=title, num_networks=len(members))))
-    rows = {title: _numbers(members) for title, members in groups.items()}
+    rows = {
+        title: _numbers(members, over_images=len(ledgers) == 1) for title, members in groups.items()
+    }
     if len(groups) > 1:
         figures.append(("ledger", ledger_figure(rows, near=NEAR, setting=setting)))
     return Findings(
@@ -302,9 +304,9 @@ def findings(ledgers: Sequence[Ledger]) -> Findings:
     )
 
 
-def _numbers(members: Sequence[Ledger]) -> dict[str, Interval]:
+def _numbers(members: Sequence[Ledger], *, over_images: bool) -> dict[str, Interval]:
     """Accuracy unmoved, accuracy over near shifts, consistency; over seeds, or over images."""
-    if len(members) == 1:
+    if over_images:
         shifts = members[0].shifts
         n = len(shifts.labels)
         right = shifts.answers[shifts.reach, shifts.reach] == shifts.labels

@@ -305,7 +305,7 @@ def _is_without_pooling(subject: Subject, values: dict[str, object]) -> bool:
 def judge(evidence: Sequence[Evidence], without: Sequence[float]) -> list[Verdict]:
     """The five verdicts; `without` are the consistencies of networks without pooling."""
     enough = len(evidence) >= MIN_SEEDS
-    few = f"fewer than {MIN_SEEDS} networks, {len(evidence)}"
+    few = f"it takes {MIN_SEEDS} networks of different seeds, here: {len(evidence)}"
 
     def verdict(
         claim: str, figure: str, numbers: dict[str, Interval], parts: dict[str, bool],
@@ -324,7 +324,7 @@ def judge(evidence: Sequence[Evidence], without: Sequence[float]) -> list[Verdic
             x for x in (", ".join(true), f"not: {', '.join(false)}" if false else "") if x
         )
         if not enough:
-            result, reason = NOT_SHOWN, f"{few}; {reason}"
+            result, reason = NOT_SHOWN, few
         return Verdict(claim, result, numbers, reason, figure)
 
     ink = mean_interval([100 * float(np.median(e.ink["trained"])) for e in evidence])
