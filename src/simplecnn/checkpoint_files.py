@@ -11,6 +11,7 @@ from simplecnn.errors import InputError, RunError, short
 from simplecnn.whole_files import write_whole
 
 ZIP = b"PK\x03\x04"  # how torch's files begin
+MOST_GROWTH = 20  # times that a file may grow when it is unpacked
 KEYS = {"state_dict", "loops", "callbacks", "optimizer_states"}
 
 
@@ -39,16 +40,31 @@ def write_checkpoint(
         raise RunError(f"{short(path)} cannot be written: {error.strerror}.{kept}") from None
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint that a run of ours wrote. Raises InputError."""
+def read_checkpoint(path: Path, *, to_go_on: bool = True) -> dict[str, Any]:
+    """The content of a checkpoint, without running what is in it.
+
+    With `to_go_on` it must hold the state of a run, else weights are enough. Raises InputError.
+    """
     import torch
 
     try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > MOST_GROWTH * path.stat().st_size:
+            raise InputError(_foreign(path, f"it would unpack to {unpacked:,} bytes"))
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{short(path)} does not exist.") from None
     except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(_foreign(path, reason[0])) from None
-    if not isinstance(content, dict) or not KEYS <= content.keys():
+        reason = str(error).strip().splitlines()
+        if "weights_only" in str(error) or "Unsupported" in str(error):
+            reason = ["it holds more than weights and plain values, which is never run"]
+        raise InputError(_foreign(path, reason[0] if reason else type(error).__name__)) from None
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise InputError(_foreign(path, "it holds no weights"))
+    if to_go_on and not content.keys() >= KEYS:
         raise InputError(_foreign(path, "it holds no state of a run"))
     return content
 

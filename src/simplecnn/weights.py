@@ -6,7 +6,6 @@ A checkpoint may come from someone else: no pickle in it is run, what it names i
 
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,41 +15,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from simplecnn.checkpoint_files import read_checkpoint
 from simplecnn.errors import InputError
 from simplecnn.run_folder import short
 from simplecnn.targets import build
 
 PREFIX = "network."  # of the network's weights in a checkpoint
-MOST_GROWTH = 20  # times that a file may grow when it is unpacked
 NETWORK = "network"  # key of the metadata that says what to build
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, without running what is in it. Raises InputError."""
-    foreign = f"{short(path)} is not a checkpoint of simplecnn"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > MOST_GROWTH * path.stat().st_size:
-            raise InputError(f"{foreign}: it would unpack to {unpacked:,} bytes.")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError(f"{short(path)} does not exist.") from None
-    except Exception as error:
-        reason = str(error).strip().splitlines()
-        if "weights_only" in str(error) or "Unsupported" in str(error):
-            reason = ["it holds more than weights and plain values, which is never run"]
-        raise InputError(f"{foreign}: {reason[0] if reason else type(error).__name__}.") from None
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise InputError(f"{foreign}: it holds no weights.")
-    return content
 
 
 def load_network(path: Path) -> nn.Module:
     """The network in a checkpoint of a run, in evaluation mode on the CPU. Raises InputError."""
-    content = read_checkpoint(path)
+    content = read_checkpoint(path, to_go_on=False)
     config = (content.get("hyper_parameters") or {}).get("network")
     if not isinstance(config, Mapping) or "_target_" not in config:
         raise InputError(f"{short(path)} is not a checkpoint of simplecnn: it names no network.")
@@ -70,7 +46,7 @@ def export(path: Path, to: Path) -> dict[str, Any]:
     gets its name.
     """
     network = load_network(path)
-    config = read_checkpoint(path)["hyper_parameters"]["network"]
+    config = read_checkpoint(path, to_go_on=False)["hyper_parameters"]["network"]
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
     temporary = to.with_name(f".{to.name}.{os.getpid()}")
     try:
