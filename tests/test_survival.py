@@ -410,6 +410,7 @@ def stopped_by(
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_signal_saves_and_tells_how_to_go_on(name, code, whole, tmp_path, monkeypatch, proves):
     monkeypatch.setattr("sys.argv", ["scripts/train.py", "seed=3"])
+    monkeypatch.delenv("UV", raising=False)
     places = {
         "step": (at_call(run.Classifier, "training_step", 15, getattr(signal, name)), 15),
         "epoch": (
@@ -581,6 +582,7 @@ def test_the_command_that_is_printed_goes_on(tmp_path, monkeypatch, proves):
     from simplecnn import commands
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("UV", raising=False)
     words = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2", "model.network.dropout=0.5",
              "+trainer.limit_train_batches=8", "callbacks=[checkpoint,progress]",
              "model.network.channels=[4,8]"]  # fmt: skip
