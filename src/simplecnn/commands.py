@@ -252,11 +252,11 @@ def check_command_line(name: str) -> SweepFolder | None:
     only_shown = args.help or args.hydra_help or args.info
     if args.help:
         # Hydra makes a repository for each of a hundred groups that it lists: 20 ms each.
-        loader = ConfigLoaderImpl
+        loader: Any = ConfigLoaderImpl
         true = loader._parse_overrides_and_create_caching_repo
         made = functools.cache(lambda own, name, words: true(own, name, list(words)))
-        loader._parse_overrides_and_create_caching_repo = (  # type: ignore[method-assign, assignment]
-            lambda own, config_name, overrides: made(own, config_name, tuple(overrides))
+        loader._parse_overrides_and_create_caching_repo = lambda own, config_name, overrides: made(
+            own, config_name, tuple(overrides)
         )
     if args.shell_completion or only_shown and not words:
         return None
