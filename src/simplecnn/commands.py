@@ -329,7 +329,7 @@ NOT_TAKEN = {  # options of Hydra that go round the check
 def _options() -> argparse.Namespace:
     """Hydra's options as they are typed. Raises InputError where they make no sense."""
     parser = get_args_parser()
-    parser.error = _refuse  # type: ignore[method-assign, assignment]
+    parser.error = _refuse  # type: ignore[method-assign]
     args, apart = parser.parse_known_args()
     for word in apart:
         if word.startswith("-"):
