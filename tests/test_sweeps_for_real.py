@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from children import assert_same
 from conftest import ROOT
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
@@ -54,23 +55,6 @@ def rows(folder: str) -> list[dict[str, str]]:
 
 def last(folder: str | Path) -> dict:
     return torch.load(Path(folder) / "checkpoints" / "last.ckpt", weights_only=True)
-
-
-def assert_same(a, b, where: str = "") -> None:
-    """Equal in every bit, whatever it is made of."""
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}/{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (one, two) in enumerate(zip(a, b, strict=True)):
-            assert_same(one, two, f"{where}/{i}")
-    else:
-        assert a == b, where
 
 
 def test_six_jobs_of_which_one_fails(tmp_path):

@@ -32,6 +32,7 @@ from typing import IO, Any
 import numpy as np
 
 from simplecnn.errors import RunError
+from simplecnn.whole_files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -325,8 +326,8 @@ def _download(
         content, sha256 = _download_file(dataset, name, in_reach, sums, timeout, deadline)
         if name not in sums:
             lines = (f"{known}  {file}\n" for file, known in (sums | {name: sha256}).items())
-            _write(folder / SUMS_FILE, "".join(lines).encode("ascii"))
-        _write(folder / name, content)
+            write_whole(folder / SUMS_FILE, "".join(lines).encode("ascii"))
+        write_whole(folder / name, content)
 
 
 def _download_file(
@@ -421,16 +422,3 @@ def _next_chunk(
         kind = _DownloadError if num_bytes else _NoAnswerError
         raise kind(str(getattr(chunk, "reason", None) or chunk)) from chunk
     return chunk
-
-
-def _write(path: Path, content: bytes) -> None:
-    """All of it or nothing: written to a temporary name in the same folder, then renamed."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
