@@ -204,6 +204,85 @@ def test_steps_together_are_the_same_steps_bit_for_bit():
     assert metrics["train/acc"] > 0.3
 
 
+@pytest.mark.parametrize(
+    ("asked", "steps_in_batch"),
+    [
+        ({}, 8),
+        ({"limit_train_batches": 0.5}, 1),
+        ({"limit_train_batches": 1}, 1),
+        ({"max_steps": 2}, 1),
+        ({"overfit_batches": 2}, 1),
+        ({"val_check_interval": 2}, 1),
+        ({"val_check_interval": 0.5}, 1),
+        ({"fast_dev_run": True}, 1),
+        ({"gradient_clip_val": 1.0}, 1),
+        ({"accumulate_grad_batches": 2}, 1),
+    ],
+)
+def test_steps_are_taken_together_unless_batches_are_counted(asked, steps_in_batch):
+    seen: list[int] = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            seen.append(len(batch[1]))
+
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[Watch()], **{"max_epochs": 1} | asked,
+    )  # fmt: skip
+    trainer.fit(Classifier(NETWORK), datamodule=MNIST5kDataModule(batch_size=400))
+    assert seen[0] == 400 * steps_in_batch  # 4,000 digits: ten steps
+    if not asked:
+        assert seen == [3200, 800]
+        assert trainer.global_step == 10
+
+
+def test_another_module_gets_one_batch_at_a_time():
+    class Other(pl.LightningModule):
+        sizes: list[int] = []
+
+        def training_step(self, batch, batch_idx):
+            self.sizes.append(len(batch[1]))
+
+        def validation_step(self, batch, batch_idx):
+            pass
+
+        def configure_optimizers(self):
+            return None
+
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="`configure_optimizers` returned `None`"):
+        trainer.fit(Other(), datamodule=MNIST5kDataModule(batch_size=450, val_size=0))
+    assert Other.sizes == [450] * 10
+
+
+def test_between_two_steps_callbacks_see_the_count_and_loggers_the_step():
+    calls: list[tuple[str, int]] = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer, *_):
+            calls.append(("start", trainer.global_step))
+
+        def between_steps(self, trainer, module):
+            calls.append(("between", trainer.global_step))
+
+        def on_train_batch_end(self, trainer, *_):
+            calls.append(("end", trainer.global_step))
+
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[Watch()],
+    )  # fmt: skip
+    datamodule = MNIST5kDataModule(batch_size=1500, steps_together=2)  # three steps, two batches
+    trainer.fit(Classifier(NETWORK), datamodule=datamodule)
+    epoch = [("start", 0), ("between", 1), ("end", 2), ("start", 2), ("end", 3)]
+    assert calls == epoch + [(name, step + 3) for name, step in epoch]
+    assert trainer.fit_loop.epoch_loop._batches_that_stepped == 6
+
+
 def test_steps_together_cannot_be_clipped():
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=1, logger=False, gradient_clip_val=1.0,

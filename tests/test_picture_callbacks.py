@@ -281,7 +281,8 @@ def test_nothing_is_called_in_a_step_that_does_nothing():
                           "on_predict_batch_start"}  # fmt: skip
 
 
-def test_a_step_waits_for_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("together", [1, "auto"])
+def test_a_step_waits_for_nothing(together, tmp_path, monkeypatch):
     """What is measured in a step stays on its device until the epoch ends."""
     waits: list[str] = []
     for name in ("item", "cpu", "tolist", "numpy", "__float__", "__bool__", "__int__"):
@@ -305,8 +306,8 @@ def test_a_step_waits_for_nothing(tmp_path, monkeypatch):
     folder = str(tmp_path)
     callbacks = [Film(folder, early_steps=0), Health(folder, 2, 1), Curves(folder, 1)]
     for callback in callbacks:
-        for name in ("on_train_batch_start", "on_train_batch_end"):
-            if callable(getattr(callback, name)):
+        for name in ("on_train_batch_start", "on_train_batch_end", "between_steps"):
+            if callable(getattr(callback, name, None)):
                 monkeypatch.setattr(callback, name, listening(getattr(callback, name)))
     monkeypatch.setattr("simplecnn.classifier.build", lambda *_, **__: Residual())
     module = Classifier({"_target_": "none"})
@@ -317,11 +318,14 @@ def test_a_step_waits_for_nothing(tmp_path, monkeypatch):
         enable_progress_bar=False, enable_model_summary=False, callbacks=callbacks,
         default_root_dir=tmp_path,
     )  # fmt: skip
-    trainer.fit(module, RandomData((1, 20, 24), 7))
+    data = RandomData((1, 20, 24), 7)
+    data.steps_together = together
+    trainer.fit(module, data)
     assert in_steps == []
     listening(lambda: torch.ones(1).item())()
     assert in_steps == ["item"]  # it would have been heard
-    assert len(callbacks[1].gradients.rows) >= 2 and len(callbacks[2].steps.rows) == 3
+    assert list(callbacks[1].gradients.rows) == [1, 2, 3]
+    assert list(callbacks[2].steps.rows) == ([1, 2, 3] if together == 1 else [3])
 
 
 def test_the_watching_of_a_validation_pass_that_fails_ends(tmp_path):

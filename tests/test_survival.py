@@ -250,6 +250,9 @@ KINDS = {
                        "callbacks.early_stopping.patience=1", "trainer.max_epochs=9"),
     "validation within the epoch": ("+trainer.val_check_interval=4",),
     "gradients of two batches": ("+trainer.accumulate_grad_batches=2",),
+    "several steps in a batch, and their pictures": (
+        "data.steps_together=4", "+trainer.limit_train_batches=3", "model/scheduler=one_cycle",
+        "callbacks=[checkpoint,film,health]"),
 }  # fmt: skip
 
 
@@ -534,23 +537,20 @@ def test_a_loss_that_is_not_finite_names_step_rate_and_layer(whole, tmp_path, pr
 
         return trouble
 
-    # words, what happens, and what is said of it: step, epoch, rate, what
+    # rate, steps in a batch, what happens, and what is said of it: step, epoch, what
     cases = [
-        (["model.optimizer.lr=1e20"], lambda: None, 2, 1, "1e+20", "the output of conv2"),
-        ([], spoil("output", 71), 71, 2, "0.02", "the output of conv2"),
-        (["model.optimizer.lr=1e-3"], spoil("gradient", 40), 40, 1, "0.001",
-         "the gradient of conv2.weight"),
-    ]  # fmt: skip
-    for number, (words, trouble, step, epoch, rate, what) in enumerate(cases):
+        (1e20, 1, lambda: None, 2, 1, "the output of conv2"),
+        (0.02, 1, spoil("output", 71), 71, 2, "the output of conv2"),
+        (0.001, 1, spoil("gradient", 40), 40, 1, "the gradient of conv2.weight"),
+        (0.02, 8, spoil("output", 71), 71, 2, "the output of conv2"),
+        (0.001, 8, spoil("gradient", 61), 61, 1, "the gradient of conv2.weight"),
+    ]
+    for number, (rate, together, trouble, step, epoch, what) in enumerate(cases):
         folder = tmp_path / str(number)
         config = config_of(folder, whole)
-        config["trainer"]["limit_train_batches"] = 62
-        for word in words:
-            key, _, value = word.rpartition("=")
-            node = config
-            for part in key.split(".")[:-1]:
-                node = node[part]
-            node[key.rpartition(".")[2]] = type(node[key.rpartition(".")[2]])(float(value))
+        config["model"]["optimizer"]["lr"] = rate
+        config["data"]["steps_together"] = together
+        config["trainer"]["limit_train_batches"] = -(-62 // together)  # of 63 steps in all
 
         def child(config=config, folder=folder, trouble=trouble) -> None:
             trouble()
@@ -561,8 +561,8 @@ def test_a_loss_that_is_not_finite_names_step_rate_and_layer(whole, tmp_path, pr
         assert record["status"] == "failed"
         assert record["error"] == (
             f"RunError: The loss is not finite: at step {step} (epoch {epoch}), with a learning "
-            f"rate of {rate}, {what} was the first to break. Try a smaller model.optimizer.lr, or "
-            f"+trainer.gradient_clip_val=1."
+            f"rate of {rate:.3g}, {what} was the first to break. Try a smaller "
+            f"model.optimizer.lr, or +trainer.gradient_clip_val=1."
         ), log_of(folder)
         for path in folder.glob("checkpoints/*.ckpt"):  # the best one, and the last, are finite
             saved = torch.load(path, weights_only=True)["state_dict"]

@@ -42,7 +42,9 @@ class Classifier(pl.LightningModule):
     With `cuda_graph`, on CUDA, the whole step is captured in a graph and replayed (`cuda_graph`).
 
     Where the data module gives batches of several steps (`steps_together`), `training_step` takes
-    them one after the other.
+    them one after the other, and calls `between_steps(trainer, module)` of the callbacks that have
+    it between two of them. With "auto", STEPS_TOGETHER of them make a batch, unless the Trainer is
+    asked to count batches.
 
     Logs loss and accuracy (`acc`, 0 to 1) of `train/`, `val/` and `test/`, once an epoch.
     """
@@ -88,10 +90,21 @@ class Classifier(pl.LightningModule):
             or trainer.accumulate_grad_batches != 1
             or trainer.precision not in ("32-true", "bf16-mixed", "bf16-true", "64-true")
         )
-        if self.automatic_optimization and self._images_per_step():
+        datamodule = trainer.datamodule
+        if getattr(datamodule, "steps_together", None) == "auto":
+            alone = self.automatic_optimization or trainer.world_size > 1 or counts_batches(trainer)
+            datamodule.steps_in_batch = 1 if alone else STEPS_TOGETHER
+        if not self._images_per_step():
+            return
+        if self.automatic_optimization:
             raise InputError(
                 "data.steps_together is more than 1: Lightning clips and accumulates gradients of "
                 "one step a batch only. Type data.steps_together=1."
+            )
+        if trainer.world_size > 1:
+            raise InputError(
+                f"data.steps_together is more than 1: {trainer.world_size} processes take one "
+                "step a batch. Type data.steps_together=1."
             )
 
     def on_fit_start(self) -> None:
@@ -104,6 +117,7 @@ class Classifier(pl.LightningModule):
                 if is_overridden(hook, listener):
                     self._plain_backward = False
         self.cores = self.split_among_cores() if self.hparams["split_batch"] else None
+        self._between = [c.between_steps for c in trainer.callbacks if hasattr(c, "between_steps")]
 
     def on_train_start(self) -> None:  # after the optimizer's state has been restored
         self.graph, self._num_graphed = None, 0
@@ -150,7 +164,13 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         size = self._images_per_step() or len(images)
-        for step in zip(images.split(size), labels.split(size), strict=True):
+        steps = zip(images.split(size), labels.split(size), strict=True)
+        loss = self._train_on(*next(steps))
+        for step in steps:
+            for between in self._between:
+                between(self.trainer, self)
+            # What is logged has a step as its place, not a batch.
+            self.trainer.fit_loop.epoch_loop._batches_that_stepped += 1
             loss = self._train_on(*step)
         last = self.trainer.is_last_batch
         if last or len(self._seen) >= NUM_SEEN_TOGETHER:
@@ -179,9 +199,7 @@ class Classifier(pl.LightningModule):
     def _images_per_step(self) -> int | None:
         """How many images of a batch make a step; None: all of them."""
         datamodule = self.trainer.datamodule
-        if getattr(datamodule, "steps_together", 1) == 1:
-            return None
-        return datamodule.batch_size // self.trainer.world_size
+        return None if getattr(datamodule, "steps_in_batch", 1) == 1 else datamodule.batch_size
 
     def gather_metrics(self) -> None:
         """Add the steps that have not been counted yet to the metrics of the epoch."""
@@ -263,9 +281,7 @@ class Classifier(pl.LightningModule):
         num_batches = int(self.trainer.estimated_stepping_batches)
         if not self._images_per_step():
             return num_batches
-        batches = self.trainer.train_dataloader
-        num = min(self.trainer.num_training_batches * batches.steps_together, batches.num_steps)
-        return num * num_batches // self.trainer.num_training_batches
+        return num_batches // int(self.trainer.num_training_batches) * steps_per_epoch(self.trainer)
 
     def _look(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
         images, labels = batch
@@ -291,7 +307,34 @@ class Classifier(pl.LightningModule):
         )
 
 
+def counts_batches(trainer: pl.Trainer) -> bool:
+    """Whether something that the Trainer is asked for depends on what a batch is."""
+    return (
+        trainer.limit_train_batches != 1.0
+        or isinstance(trainer.limit_train_batches, int)
+        or trainer.overfit_batches > 0
+        or trainer.max_steps != -1
+        or trainer.val_check_interval != 1.0
+        or isinstance(trainer.val_check_interval, int)
+    )
+
+
+def steps_in_batch(trainer: pl.Trainer) -> int:
+    """How many training steps a batch holds; the last batch of an epoch may hold fewer."""
+    return int(getattr(trainer.train_dataloader, "steps_together", 1))
+
+
+def steps_per_epoch(trainer: pl.Trainer) -> int:
+    """Optimizer steps of an epoch."""
+    num_batches, together = int(trainer.num_training_batches), steps_in_batch(trainer)
+    if together == 1:
+        return -(-num_batches // trainer.accumulate_grad_batches)
+    loader: Any = trainer.train_dataloader
+    return min(num_batches * together, loader.num_steps)
+
+
 STAGES = ("train", "val", "test")
+STEPS_TOGETHER = 8  # what Lightning does in a batch is then 1 % of its steps
 NUM_SEEN_TOGETHER = 128  # training steps whose loss and accuracy are taken together
 
 

@@ -1,7 +1,7 @@
 """The LightningDataModules: verified files, resident tensors, splits and batches."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -145,11 +145,19 @@ class Batches:
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the pass under way, and what must be the same to go on from there."""
-        return {"epoch": self.epoch, "batch": self._next_batch, **self._identity()}
+        return {
+            "epoch": self.epoch,
+            "batch": self._next_batch,
+            "steps_together": self.steps_together,
+            **self._identity(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for key, mine in self._identity().items():
-            if state[key] != mine:
+        here = self._identity()
+        if state["batch"]:  # within an epoch, Lightning counts what it saw as one batch
+            here["steps_together"] = self.steps_together
+        for key, mine in here.items():
+            if state.get(key, 1) != mine:
                 raise ValueError(
                     f"The checkpoint was written with {key} {state[key]}: "
                     f"with {mine} its epoch cannot be continued."
@@ -205,7 +213,8 @@ class ResidentDataModule(LightningDataModule):
     split_seed: drives which images validate, and nothing else.
     augmentation: small random changes of the training images.
     steps_together: training steps that Lightning sees as one batch: hooks, `limit_train_batches`
-        and the bar count these. It spares what Lightning does between two steps.
+        and the bar count these. It spares what Lightning does between two steps. "auto" leaves it
+        to the module, which sets `steps_in_batch` before the loaders are made; 1 without it.
     test_each_epoch: run the test set too whenever the validation set is run, as a second loader;
         `validation_stages` names the loaders.
     """
@@ -225,13 +234,13 @@ class ResidentDataModule(LightningDataModule):
         split_seed: int,
         test_each_epoch: bool,
         augmentation: RandomAffine | None = None,
-        steps_together: int = 1,
+        steps_together: int | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
         for argument, value, least in [
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
-            ("steps_together", steps_together, 1),
+            ("steps_together", 1 if steps_together == "auto" else steps_together, 1),
             ("seed", seed, 0),
             ("split_seed", split_seed, 0),
         ]:
@@ -249,6 +258,7 @@ class ResidentDataModule(LightningDataModule):
         self.split_seed = split_seed
         self.augmentation = augmentation
         self.steps_together = steps_together
+        self.steps_in_batch = 1 if steps_together == "auto" else steps_together
         stages = [("val", split_sizes["val"] > 0), ("test", test_each_epoch)]
         self.validation_stages = tuple(stage for stage, wanted in stages if wanted)
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}
@@ -288,7 +298,7 @@ class ResidentDataModule(LightningDataModule):
             self.batch_size,
             shuffle_seed=seed,
             augmentation=self.augmentation,
-            steps_together=self.steps_together,
+            steps_together=self.steps_in_batch,
         )
 
     def val_dataloader(self) -> Batches | list[Batches]:
@@ -366,7 +376,7 @@ class MNISTDataModule(ResidentDataModule):
         split_seed: int = 0,
         test_each_epoch: bool = False,
         augmentation: RandomAffine | None = None,
-        steps_together: int = 1,
+        steps_together: int | Literal["auto"] = "auto",
         download: bool = True,
         mirrors: Sequence[str] | None = None,
         timeout: float = 30.0,
@@ -439,7 +449,7 @@ class MNIST5kDataModule(ResidentDataModule):
         split_seed: int = 0,
         test_each_epoch: bool = False,
         augmentation: RandomAffine | None = None,
-        steps_together: int = 1,
+        steps_together: int | Literal["auto"] = "auto",
     ) -> None:
         num_train = NUM_BUNDLED - NUM_BUNDLED_TEST - val_size
         super().__init__(

@@ -91,6 +91,10 @@ BELOW_1 = ("a number from 0 up to, not including, 1", _number(lambda v: 0 <= v <
 TO_1 = ("a number from 0 to 1", _number(lambda v: 0 <= v <= 1))
 ABOVE_0_TO_1 = ("a number above 0, up to 1", _number(lambda v: 0 < v <= 1))
 POSITIVE = ("a whole number of 1 or more", _whole(1))
+POSITIVE_OR_AUTO = (
+    "auto or a whole number of 1 or more",
+    lambda value: value == "auto" or _whole(1)(value),
+)
 POSITIVE_OR_NULL = ("a whole number of 1 or more, or null", _or_null(_whole(1)))
 FROM_10 = ("a whole number of 10 or more", _whole(10))
 NATURAL = ("a whole number of 0 or more", _whole(0))
@@ -153,7 +157,7 @@ RULES: tuple[Rule, ...] = (
     ("monitor", *METRIC),
     ("mode", *MODE),
     ("data.batch_size", *POSITIVE),
-    ("data.steps_together", *POSITIVE),
+    ("data.steps_together", *POSITIVE_OR_AUTO),
     ("data.eval_batch_size", *POSITIVE),
     ("data.val_size", *NATURAL),
     ("data.test_size", *NATURAL),

@@ -21,7 +21,7 @@ from torchmetrics import Metric
 
 from simplecnn.callbacks.non_finite import is_finite
 from simplecnn.checkpoint_files import write_checkpoint
-from simplecnn.classifier import Classifier
+from simplecnn.classifier import Classifier, steps_in_batch
 from simplecnn.loggers import history
 
 STATE = "simplecnn"  # key of what we add to Lightning's checkpoint
@@ -102,7 +102,8 @@ class LastCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         every = self.every_n_train_steps
-        self._is_due |= bool(every and trainer.global_step % every == 0)
+        # A batch may hold several steps: it is due where one of them was.
+        self._is_due |= bool(every and trainer.global_step % every < steps_in_batch(trainer))
         if self._is_due and is_between_batches(trainer) and is_finite(pl_module):
             self.save(trainer)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from simplecnn.callbacks.history import History
 from simplecnn.callbacks.images import ImageCallback, Picture, looks
+from simplecnn.classifier import steps_in_batch, steps_per_epoch
 from simplecnn.figures.curves import curves_figure
 
 PER_EPOCH = 50  # steps looked at
@@ -30,8 +31,16 @@ class Curves(ImageCallback):
         self._seen: list[tuple[int, Any, Any]] = []  # step, loss, rate: not waited for yet
         self._began = 0.0
 
+    def state_dict(self) -> dict[str, Any]:
+        seen = [[step, _number(loss), _number(rate)] for step, loss, rate in self._seen]
+        return super().state_dict() | {"seen": seen}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._seen = [tuple(values) for values in state_dict.get("seen", [])]
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._every = max(1, int(trainer.num_training_batches) // PER_EPOCH)
+        self._every = max(1, steps_per_epoch(trainer) // PER_EPOCH)
         if looks(trainer):
             for history in (self.epochs, self.steps):
                 history.resume(trainer.global_step)
@@ -44,7 +53,8 @@ class Curves(ImageCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any
     ) -> None:
         step = trainer.global_step
-        if step % self._every == 0 and looks(trainer):
+        # A batch may hold several steps: its loss is that of the last.
+        if step % self._every < steps_in_batch(trainer) and looks(trainer):
             loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
             rate = trainer.optimizers[0].param_groups[0]["lr"]
             self._seen.append((step, *(_kept(value) for value in (loss, rate))))
@@ -79,9 +89,7 @@ class Curves(ImageCallback):
                 f"; best validation accuracy {100 * accuracy[best]:.2f} % after epoch "
                 f"{int(epochs['epoch'][best])}"
             )
-        figure = curves_figure(
-            epochs, steps, steps_per_epoch=int(trainer.num_training_batches), title=title
-        )
+        figure = curves_figure(epochs, steps, steps_per_epoch=steps_per_epoch(trainer), title=title)
         return {"curves": Picture(figure, epochs | steps)}
 
 

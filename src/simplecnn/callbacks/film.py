@@ -14,6 +14,7 @@ from simplecnn.callbacks.images import (
     looks,
     select_layers,
 )
+from simplecnn.classifier import steps_per_epoch
 from simplecnn.figures.film import film_figure
 
 
@@ -49,15 +50,19 @@ class Film(ImageCallback):
         if not looks(trainer):
             return
         with self.timed():
-            self._steps = frozenset(log_spaced(int(trainer.num_training_batches), self.early_steps))
+            self._steps = frozenset(log_spaced(steps_per_epoch(trainer), self.early_steps))
             for history in self.histories.values():
                 history.resume(trainer.global_step)
-            self._record(trainer, pl_module, epochs_done(trainer))
+            if not all(history.rows for history in self.histories.values()):
+                self._record(trainer, pl_module, epochs_done(trainer))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.between_steps(trainer, pl_module)
+
+    def between_steps(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.global_step in self._steps and looks(trainer):
             with self.timed():
-                self._record(trainer, pl_module)
+                self._record(trainer, module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if looks(trainer):

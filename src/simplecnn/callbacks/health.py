@@ -12,6 +12,7 @@ from simplecnn.activations import watched
 from simplecnn.callbacks.history import History
 from simplecnn.callbacks.images import ImageCallback, Picture, log_spaced, looks
 from simplecnn.callbacks.validation import NAMES, gathered, in_training, stage
+from simplecnn.classifier import steps_per_epoch
 from simplecnn.figures.curves import health_figure
 from simplecnn.health import (
     LAYERS,
@@ -50,31 +51,48 @@ class Health(ImageCallback):
         self.activity = History(self.dirpath / "health_activity.npz")
         self.gradients = History(self.dirpath / "health_gradients.npz")
         self._steps: frozenset[int] = frozenset()
+        self._steps_per_epoch = 0
         self._before: list[Tensor] = []  # weights before the step that is looked at
         self._seen: list[tuple[int, Tensor, Tensor]] = []  # step, norms, ratios: not waited for yet
         self._meters: dict[str, ActivityMeter] = {}
         self._watching = ExitStack()
 
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"seen": [list(values) for values in self._seen]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._seen = [tuple(values) for values in state_dict.get("seen", [])]
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if looks(trainer):
-            self._steps = frozenset(log_spaced(int(trainer.num_training_batches), self.early_steps))
+            self._steps_per_epoch = steps_per_epoch(trainer)
+            self._steps = frozenset(log_spaced(self._steps_per_epoch, self.early_steps))
             for history in (self.activity, self.gradients):
                 history.resume(trainer.global_step)
         super().on_train_start(trainer, pl_module)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        last = batch_idx + 1 == trainer.num_training_batches
-        if (last or trainer.global_step + 1 in self._steps) and looks(trainer):
-            with self.timed():
-                found = layers(pl_module.network).values()
-                self._before = [m.weight.detach().clone() for m in found]
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._before_step(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._after_step(trainer, pl_module)
+
+    def between_steps(self, trainer: Trainer, module: LightningModule) -> None:
+        self._after_step(trainer, module)
+        self._before_step(trainer, module)
+
+    def _before_step(self, trainer: Trainer, module: LightningModule) -> None:
+        step = trainer.global_step + 1
+        if (step in self._steps or step % self._steps_per_epoch == 0) and looks(trainer):
+            with self.timed():
+                found = layers(module.network).values()
+                self._before = [m.weight.detach().clone() for m in found]
+
+    def _after_step(self, trainer: Trainer, module: LightningModule) -> None:
         if self._before:
             with self.timed():
-                found = layers(pl_module.network).values()
+                found = layers(module.network).values()
                 ratios = update_ratios(found, self._before)
                 self._seen.append((trainer.global_step, gradient_norms(found), ratios))
                 self._before = []

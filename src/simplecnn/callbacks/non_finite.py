@@ -10,10 +10,10 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from simplecnn.classifier import Classifier
+from simplecnn.classifier import Classifier, steps_in_batch
 from simplecnn.errors import RunError
 
-EVERY_N_STEPS = 25  # of looking; on a GPU what is seen is the state one look before
+EVERY_N_STEPS = 25  # of looking, at most; on a GPU what is seen is the state one look before
 
 
 class FiniteLoss(Callback):
@@ -22,11 +22,14 @@ class FiniteLoss(Callback):
     On a GPU nobody waits for the number: it is on its way until the next look, so that a loss that
     is not finite is found after at most 50 steps. The steps since then are repeated from a copy of
     the weights, one by one, to find where it began. Raises RunError.
+
+    Places in an epoch are counted in steps, however many of them make a batch.
     """
 
     def __init__(self) -> None:
         self._copies: deque[Copy] = deque(maxlen=3)
         self._groups: deque[tuple[int, list[dict[str, Any]]]] = deque(maxlen=4 * EVERY_N_STEPS)
+        self._place = 0
         self._on_its_way: tuple[Tensor, torch.cuda.Event] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -38,14 +41,19 @@ class FiniteLoss(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._groups.append((batch_idx, _settings(trainer.optimizers[0])))
+        self._place = batch_idx * steps_in_batch(trainer)
+        self._groups.append((self._place, _settings(trainer.optimizers[0])))
+
+    def between_steps(self, trainer: Trainer, module: LightningModule) -> None:
+        self._place += 1
+        self._groups.append((self._place, _settings(trainer.optimizers[0])))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % EVERY_N_STEPS == 0:
+        if (batch_idx + 1) % max(1, EVERY_N_STEPS // steps_in_batch(trainer)) == 0:
             self._stop_unless(self._seen_to_be_finite(pl_module), trainer, pl_module)
-            self._copies.append(Copy(trainer, pl_module, batch_idx + 1))
+            self._copies.append(Copy(trainer, pl_module, self._place + 1))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         losses = [v for k, v in trainer.callback_metrics.items() if k in ("train/loss", "val/loss")]
@@ -59,7 +67,8 @@ class FiniteLoss(Callback):
         self._on_its_way = None
         first = trainer.fit_loop.epoch_loop.batch_progress.current.ready
         done = first if first < trainer.num_training_batches else 0
-        self._copies.append(Copy(trainer, module, done))
+        self._place = done * steps_in_batch(trainer)
+        self._copies.append(Copy(trainer, module, self._place))
 
     def _seen_to_be_finite(self, module: LightningModule) -> bool:
         total = training_loss_sum(module)
@@ -83,15 +92,15 @@ class FiniteLoss(Callback):
             raise RunError(self._sentence(trainer, module))
 
     def _sentence(self, trainer: Trainer, module: LightningModule) -> str:
-        last = trainer.fit_loop.epoch_loop.batch_idx
+        last = self._place
         found = None
         start = next((c for c in reversed(self._copies) if c.is_finite()), None)
         if start is not None:
             settings = dict(self._groups)
             found = first_break(trainer, module, start, settings=settings, last=last)
-        batch_idx, what = found or (last, "which layer broke first could not be found")
-        step = trainer.global_step - (last - batch_idx)
-        lr = dict(self._groups).get(batch_idx, _settings(trainer.optimizers[0]))[0]["lr"]
+        place, what = found or (last, "which layer broke first could not be found")
+        step = trainer.global_step - (last - place)
+        lr = dict(self._groups).get(place, _settings(trainer.optimizers[0]))[0]["lr"]
         when = "at" if found else "seen at"
         return (
             f"The loss is not finite: {when} step {step} (epoch {trainer.current_epoch + 1}), with "
@@ -101,10 +110,10 @@ class FiniteLoss(Callback):
 
 
 class Copy:
-    """Weights, buffers, optimizer and random numbers before the batch `batch_idx` of an epoch."""
+    """Weights, buffers, optimizer and random numbers at some place of an epoch."""
 
-    def __init__(self, trainer: Trainer, module: LightningModule, batch_idx: int) -> None:
-        self.batch_idx = batch_idx
+    def __init__(self, trainer: Trainer, module: LightningModule, place: int) -> None:
+        self.place = place
         self.network = module.network
         self.optimizer = trainer.optimizers[0]
         self.device = trainer.strategy.root_device
@@ -159,32 +168,32 @@ def first_break(
     settings: dict[int, list[dict[str, Any]]],
     last: int,
 ) -> tuple[int, str] | None:
-    """Repeat the steps of an epoch from `start` to the batch `last`, until something breaks.
+    """Repeat the batches of an epoch from `start` to the place `last`, until something breaks.
 
-    Gives the batch and what broke in it; None if nothing did. `settings` are those of the
-    optimizer's groups by batch. The network and the optimizer are not as they were afterwards.
+    Gives the place and what broke in it; None if nothing did. `settings` are those of the
+    optimizer's groups by place. The network and the optimizer are not as they were afterwards.
     """
     network, optimizer = module.network, trainer.optimizers[0]
     start.restore()
     module.train()
     with torch.enable_grad(), torch.compiler.set_stance("force_eager"):
-        for batch_idx, (images, labels) in _batches(trainer, start.batch_idx):
-            if batch_idx > last:
+        for place, (images, labels) in _batches(trainer, start.place):
+            if place > last:
                 return None
-            for group, values in zip(optimizer.param_groups, settings[batch_idx], strict=True):
+            for group, values in zip(optimizer.param_groups, settings[place], strict=True):
                 group.update(values)
             with trainer.precision_plugin.forward_context():
                 layer, logits = first_broken_output(network, images)
                 if layer:
-                    return batch_idx, f"the output of {layer} was the first to break"
+                    return place, f"the output of {layer} was the first to break"
                 loss = module.loss(logits, labels)
             if not torch.isfinite(loss):
-                return batch_idx, "the loss was the first to break, on outputs that are finite"
+                return place, "the loss was the first to break, on outputs that are finite"
             optimizer.zero_grad()
             loss.backward()
             broken = [n for n, p in network.named_parameters() if not _all_finite([p.grad])]
             if broken:  # backwards: the last layer is the first
-                return batch_idx, f"the gradient of {broken[-1]} was the first to break"
+                return place, f"the gradient of {broken[-1]} was the first to break"
             if trainer.gradient_clip_val:
                 module.clip_gradients(
                     optimizer,
@@ -194,7 +203,7 @@ def first_break(
             optimizer.step()
             broken = [n for n, p in network.named_parameters() if not _all_finite([p])]
             if broken:
-                return batch_idx, f"the new {broken[0]} was the first to break"
+                return place, f"the new {broken[0]} was the first to break"
     return None
 
 
@@ -220,8 +229,9 @@ def first_broken_output(network: nn.Module, images: Tensor) -> tuple[str | None,
 
 
 def _batches(trainer: Trainer, first: int) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
-    """The batches of the epoch under way again, from number `first`."""
-    loader = copy.copy(trainer.train_dataloader)
+    """The batches of the epoch under way again, of one step each, from number `first`."""
+    loader: Any = copy.copy(trainer.train_dataloader)
+    loader.steps_together = 1
     position = {"epoch": trainer.current_epoch, "batch": first}
     loader.load_state_dict({**loader.state_dict(), **position})
     return zip(range(first, len(loader)), loader, strict=False)

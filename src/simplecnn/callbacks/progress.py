@@ -23,7 +23,7 @@ class ProgressBar(TQDMProgressBar):
     """Lightning's bar, drawn a few times a second, on a terminal only."""
 
     def __init__(self) -> None:
-        super().__init__(refresh_rate=20, leave=False)
+        super().__init__(refresh_rate=5, leave=False)
         if not sys.stderr.isatty():
             self.disable()
 
