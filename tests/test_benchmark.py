@@ -1,5 +1,6 @@
 """The benchmark measures what it says; its table and picture say what it measured."""
 
+import itertools
 import json
 import time
 from pathlib import Path
@@ -41,11 +42,13 @@ def test_the_tutorials_loop_learns_and_reports_its_accuracy(bundled):
 
 
 def test_a_step_is_the_time_between_two_ends_after_the_warm_up(monkeypatch):
-    clock = iter([*range(20), 100, 101, 103, 104])  # slow at first, then 1, 2 and 1 seconds
-    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    timer = benchmark.Steps(4)
-    done = [timer.done() for _ in range(24)]
-    assert done == [False] * 23 + [True]
+    # 24 slow steps, then windows of eight steps, seven of them short: 8, 16 and 8 seconds.
+    windows = [first for seconds in (8, 16, 8) for first in [0.5] * 7 + [seconds - 3.5]]
+    ends = itertools.accumulate([100.0] * 24 + windows)
+    monkeypatch.setattr(time, "perf_counter", lambda: next(ends))
+    timer = benchmark.Steps(24)
+    done = [timer.done() for _ in range(48)]
+    assert done == [False] * 47 + [True]
     assert timer.median() == 1
 
 
@@ -60,12 +63,12 @@ def test_flop_of_a_step_are_those_counted_by_hand():
 @pytest.mark.filterwarnings("ignore")  # the baselines do what people do
 def test_rows_of_steps_are_measured(tmp_path):
     config = compose_run(tmp_path, "callbacks=[default]", "data.batch_size=16")
-    config |= {"rounds": 1, "steps": 2}
+    config |= {"rounds": 1, "steps": 16, "quick": False}
     found = benchmark.steps(config, tmp_path)
     rows = found["ms_per_step"]
     assert set(rows) == {
         *(benchmark.TUTORIAL, benchmark.USUAL, benchmark.TEMPLATE, benchmark.WHOLE),
-        *(benchmark.BARE, benchmark.FIT, *benchmark.WITHOUT),
+        *(benchmark.BARE, benchmark.FIT, benchmark.ALONE, *benchmark.WITHOUT),
     }
     assert all(len(times) == 1 and 0.1 < times[0] < 10_000 for times in rows.values())
     ratio = rows[benchmark.TUTORIAL][0] / rows[benchmark.FIT][0]

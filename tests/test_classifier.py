@@ -240,6 +240,7 @@ def test_steps_are_taken_together_unless_batches_are_counted(asked, steps_in_bat
 def test_another_module_gets_one_batch_at_a_time():
     class Other(pl.LightningModule):
         sizes: list[int] = []
+        automatic_optimization = False
 
         def training_step(self, batch, batch_idx):
             self.sizes.append(len(batch[1]))
@@ -254,7 +255,7 @@ def test_another_module_gets_one_batch_at_a_time():
         accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    with pytest.warns(UserWarning, match="`configure_optimizers` returned `None`"):
+    with pytest.warns(UserWarning, match="configure_optimizers. returned .None."):
         trainer.fit(Other(), datamodule=MNIST5kDataModule(batch_size=450, val_size=0))
     assert Other.sizes == [450] * 10
 

@@ -6,17 +6,25 @@ memory already.
 """
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import (
+    EarlyStopping,
+    ModelCheckpoint,
+    RichProgressBar,
+    TQDMProgressBar,
+)
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import ConcatDataset, DataLoader, random_split
 from torchmetrics import Accuracy, MaxMetric, MeanMetric
 from torchvision import datasets, transforms
+
+HAS_RICH = find_spec("rich") is not None
 
 
 class TutorialCNN(nn.Module):
@@ -152,7 +160,8 @@ def fit_usual(
 ) -> None:
     """Train `Usual` for some steps, with Lightning's default bar, checkpoint and TensorBoard."""
     loader = DataLoader(torchvision_mnist(*train), batch_size=batch_size, shuffle=True)
-    _trainer(folder, num_steps, [ModelCheckpoint(), watch]).fit(Usual(), loader)
+    callbacks = [TQDMProgressBar(), ModelCheckpoint(), watch]
+    _trainer(folder, num_steps, callbacks).fit(Usual(), loader)
 
 
 def fit_template(
@@ -161,7 +170,7 @@ def fit_template(
     """Train `Template` for some steps, with the template's data, callbacks and TensorBoard.
 
     Its splits are drawn from the joined sets, so that each digit passes two wrappers. Its bar is
-    Rich's; here it is the lighter tqdm, which needs no further package.
+    Rich's; where the package rich is missing, it is the lighter tqdm.
     """
     digits: ConcatDataset[Any] = ConcatDataset([torchvision_mnist(*train, normalize=True)])
     num_val = len(digits) // 12
@@ -169,6 +178,7 @@ def fit_template(
         digits, [len(digits) - num_val, num_val], torch.Generator().manual_seed(42)
     )
     callbacks = [
+        RichProgressBar() if HAS_RICH else TQDMProgressBar(),
         ModelCheckpoint(monitor="val/acc", mode="max", save_last=True),
         EarlyStopping(monitor="val/acc", patience=100, mode="max"),
         watch,
@@ -189,6 +199,6 @@ def _trainer(folder: str, num_steps: int, callbacks: Sequence[Any]) -> pl.Traine
         num_sanity_val_steps=0,
         default_root_dir=folder,
         logger=TensorBoardLogger(folder),
-        callbacks=[TQDMProgressBar(), *callbacks],
+        callbacks=list(callbacks),
         enable_model_summary=False,
     )

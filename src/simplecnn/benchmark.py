@@ -1,12 +1,15 @@
 """How fast everything is, beside what people usually have, on this machine.
 
 All rows of a table are measured in turn, round after round, in one process, so that a machine that
-slows down slows all. A step's time is the median over the steps of a round, then over the rounds:
-what other programs steal now and then does not count. Ratios are the result; times are context.
+slows down slows all. A step's time is an eighth of that of eight steps in a row, as many as make a
+batch in ours; of these the median of a round, then that of the rounds: what other programs steal
+now and then does not count. Ratios are the result; times are context.
 """
 
 import contextlib
+import copy
 import io
+import itertools
 import json
 import logging
 import os
@@ -36,19 +39,22 @@ from simplecnn.baselines import (
     torchvision_mnist,
     train_tutorial,
 )
+from simplecnn.classifier import STEPS_TOGETHER
 from simplecnn.figures.benchmark import Bars, benchmark_figure
 from simplecnn.figures.png import encode_png
-from simplecnn.run import build_trainer
+from simplecnn.run import build_trainer, watch
 from simplecnn.run_folder import short, write_json
 from simplecnn.screen import tame_lightning
+from simplecnn.signals import Stop
 from simplecnn.targets import build
 
 log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
 TRAIN = "from simplecnn.commands import train; train()"  # in a process of its own
 NUM_JOBS = 8  # of the sweep
-NUM_WARM_UP = 20  # steps at the start of each turn that are not counted
-QUICK = {"rounds": 2, "steps": 60}
+WINDOW = STEPS_TOGETHER  # steps that are timed as one
+NUM_WARM_UP = 3 * WINDOW  # steps at the start of each turn that are not counted
+QUICK = {"rounds": 2, "steps": 48}
 TARGET = 0.99  # test accuracy
 SEEDS = (1, 2, 3, 4, 5)
 MOST_EPOCHS = 15  # of the tutorial's loop on its way to TARGET
@@ -60,18 +66,20 @@ TEMPLATE = "lightning-hydra-template"
 WHOLE = "bare loop, batch not split"
 BARE = "bare loop of our step"
 FIT = "Trainer.fit, defaults on"
+ALONE = "with data.steps_together=1"
+NOTHING = "without any of them"
 # The same with one of them off: the callbacks and loggers that are left out.
 WITHOUT = {
     "without pictures": ("filters", "feature_maps"),
     "without checkpoints": ("best", "last"),
     "without TensorBoard": ("tensorboard",),
     "without the bar": ("bar",),
-    "without any of them": (
+    NOTHING: (
         *("filters", "feature_maps", "best", "last", "tensorboard", "csv", "bar", "lines"),
         "lr_monitor",
     ),
 }
-OURS = (BARE, FIT, WHOLE, *WITHOUT)
+OURS = (BARE, FIT, WHOLE, ALONE, *WITHOUT)
 
 
 def benchmark(config: Config, folder: Path) -> dict[str, Any]:
@@ -136,8 +144,11 @@ def steps(config: Config, folder: Path) -> dict[str, Any]:
         WHOLE: lambda: (bare_step(config, datamodule, steps=num_steps, split=False), 0.0),
         BARE: lambda: (bare_step(config, datamodule, steps=num_steps), 0.0),
         FIT: lambda: fit_step(config, datamodule, steps=num_steps),
+        ALONE: lambda: fit_step(config, datamodule, steps=num_steps, together=1),
     }
     for name, off in WITHOUT.items():
+        if config["quick"] and name != NOTHING:
+            continue
         rows[name] = lambda off=off: fit_step(  # type: ignore[misc]
             {
                 **config,
@@ -148,7 +159,7 @@ def steps(config: Config, folder: Path) -> dict[str, Any]:
             steps=num_steps,
         )
     seconds: dict[str, list[float]] = {name: [] for name in rows}
-    fits: dict[str, list[float]] = {name: [] for name in (FIT, *WITHOUT)}
+    fits: dict[str, list[float]] = {n: [] for n in rows if n in (FIT, ALONE, *WITHOUT)}
     fed: dict[str, list[float]] = {"torchvision DataLoader": [], "ours": []}
     ceiling: list[float] = []
     for turn in range(config["rounds"]):
@@ -364,16 +375,24 @@ def bare_step(config: Config, datamodule: Any, *, steps: int, split: bool = True
                 return timer.median()
 
 
-def fit_step(config: Config, datamodule: Any, *, steps: int) -> tuple[float, float]:
+def fit_step(
+    config: Config, datamodule: Any, *, steps: int, together: int | str = "auto"
+) -> tuple[float, float]:
     """Seconds a step within `Trainer.fit`, and of the whole fit, as the configuration has it."""
     module = build(config["model"], _recursive_=False, _convert_="all")
-    limits = {"max_epochs": 1, "limit_train_batches": NUM_WARM_UP + steps}
+    fewer = copy.copy(datamodule)
+    size = (NUM_WARM_UP + steps) * fewer.batch_size
+    images, labels = datamodule.splits["train"]
+    fewer.splits = {**datamodule.splits, "train": (images[:size], labels[:size])}
+    fewer.steps_together, fewer.steps_in_batch = together, 1
     timer = Steps(steps)
     with seen_on_a_terminal():  # so that the bar is drawn
-        trainer = build_trainer({**config, "trainer": {**config["trainer"], **limits}})
+        whole = {"max_epochs": 1, "limit_train_batches": 1.0}
+        trainer = build_trainer({**config, "trainer": {**config["trainer"], **whole}})
+        watch(trainer, Stop())
         trainer.callbacks.append(_StepTimer(timer))
         start = time.perf_counter()
-        trainer.fit(module, datamodule=datamodule)
+        trainer.fit(module, datamodule=fewer)
     return timer.median(), time.perf_counter() - start
 
 
@@ -390,7 +409,7 @@ def seen_on_a_terminal() -> Iterator[None]:
 
 
 class Steps:
-    """The time from the end of each step to the end of the next, after a warm-up."""
+    """The time of a step, taken from windows of several in a row, after a warm-up."""
 
     def __init__(self, num_steps: int) -> None:
         self.num_ends = NUM_WARM_UP + num_steps
@@ -404,13 +423,16 @@ class Steps:
         return len(self.ends) >= self.num_ends
 
     def median(self) -> float:
-        ends = self.ends[min(NUM_WARM_UP, len(self.ends) - 2) :]
-        return statistics.median(b - a for a, b in zip(ends, ends[1:], strict=False))
+        ends = self.ends[NUM_WARM_UP - 1 :: WINDOW]
+        return statistics.median(b - a for a, b in itertools.pairwise(ends)) / WINDOW
 
 
 class _StepTimer(pl.Callback):
     def __init__(self, timer: Steps) -> None:
         self.timer = timer
+
+    def between_steps(self, *args: Any) -> None:
+        self.timer.done()
 
     def on_train_batch_end(self, *args: Any) -> None:
         self.timer.done()

@@ -4,7 +4,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ class Run:
         # The module builds its network itself: the checkpoint then holds the configuration.
         module: Classifier = build(config["model"], _recursive_=False, _convert_="all")
         self.trainer = trainer = build_trainer(config)
-        self._watch(trainer)
+        watch(trainer, self.stop, self.folder.note_checkpoint if self.folder else None)
         self._announce(module)
         checkpoint = self._begin_from()
         if config["train"]:
@@ -206,13 +206,6 @@ class Run:
         saved = self.folder.last_checkpoint() is not None
         what = "It goes on with" if saved else "Nothing was saved yet, so that it starts anew with"
         return f"{what}\n{command}"
-
-    def _watch(self, trainer: pl.Trainer) -> None:
-        """What every run has: exact places to save at, whole files, an eye on loss and signals."""
-        note = self.folder.note_checkpoint if self.folder else None
-        trainer.strategy.checkpoint_io = CheckpointFiles(note)
-        trainer.callbacks[:0] = [BetweenEpochs(), FiniteLoss()]
-        trainer.callbacks.append(StopOnSignal(self.stop))
 
     def _begin_from(self) -> str | None:
         """The checkpoint to start with, once the logs are as they were when it was written."""
@@ -305,6 +298,13 @@ def build_trainer(config: Config) -> pl.Trainer:
         "enable_model_summary": False,
     }
     return build({**given, **config["trainer"]}, callbacks=callbacks, logger=loggers or False)
+
+
+def watch(trainer: pl.Trainer, stop: Stop, note: Callable[[str, str], None] | None = None) -> None:
+    """What every run has: exact places to save at, whole files, an eye on loss and signals."""
+    trainer.strategy.checkpoint_io = CheckpointFiles(note)
+    trainer.callbacks[:0] = [BetweenEpochs(), FiniteLoss()]
+    trainer.callbacks.append(StopOnSignal(stop))
 
 
 def device_and_reason(trainer: pl.Trainer, asked: Config) -> tuple[str, str]:
