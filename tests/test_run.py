@@ -41,7 +41,11 @@ def test_the_record_says_what_was_done(finished_run):
     # 1-4-8 channels of 3 x 3, then 8 * 7 * 7 inputs to 128 and 10
     assert record["num_parameters"] == 40 + 296 + (392 * 128 + 128) + 1290
     assert record["seconds"]["import"] == 1.5
-    assert {"fit", "test", "pictures"} <= set(record["seconds"])
+    assert set(record["seconds"]) >= {"fit", "test"}
+    parts = record["seconds_of_fit"]
+    assert list(parts) == ["steps", "start", "validation", "pictures", "checkpoints"]
+    assert all(value > 0 for value in parts.values())
+    assert sum(parts.values()) == pytest.approx(record["seconds"]["fit"], abs=0.01)
     metrics = record["metrics"]
     assert {f"{s}/{m}" for s in ("train", "val", "test") for m in ("loss", "acc")} <= set(metrics)
     assert 0.1 < metrics["test/acc"] <= 1

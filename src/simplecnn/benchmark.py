@@ -233,7 +233,9 @@ def start_up(config: Config, folder: Path) -> dict[str, Any]:
                 raise RuntimeError(f"{name} ended with exit code {code}.")
             end = float(stamp.read_text()) if name == "first step" else time.time()
             seconds[name].append(end - start)
-        inside.append(json.loads((place / "run.json").read_text())["seconds"])
+        record = json.loads((place / "run.json").read_text())
+        parts = {f"fit: {name}": value for name, value in record["seconds_of_fit"].items()}
+        inside.append(record["seconds"] | parts)
         log.info("start-up, round %d of %d done", turn + 1, rounds)
     median = {name: statistics.median(times) for name, times in seconds.items()}
     return {

@@ -20,9 +20,9 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.utilities import rank_zero_only
 
 from simplecnn.callbacks.checkpoint import STATE, BestCheckpoint, BetweenEpochs, CheckpointFiles
-from simplecnn.callbacks.images import ImageCallback
 from simplecnn.callbacks.interruption import StopOnSignal
 from simplecnn.callbacks.non_finite import FiniteLoss
+from simplecnn.callbacks.phases import Phases
 from simplecnn.callbacks.progress import STAGES, metric_text
 from simplecnn.checkpoint_files import read_checkpoint, write_checkpoint
 from simplecnn.classifier import Classifier
@@ -107,6 +107,7 @@ class Run:
         record = folder.record if folder else {}
         self.metrics: dict[str, float] = dict(record.get("metrics") or {})
         self.best: dict[str, Any] | None = record.get("best")  # value, epoch (from 1): best.ckpt
+        self._fit_before = float((record.get("seconds") or {}).get("fit", 0.0))
         self.trainer: Any = None
 
     def fit_and_test(self) -> float | None:
@@ -148,8 +149,7 @@ class Run:
         assert self.folder is not None
         trainer = self.trainer
         if trainer is not None:
-            drawn = [c.seconds for c in trainer.callbacks if isinstance(c, ImageCallback)]
-            self.folder.record["seconds"]["pictures"] = round(sum(drawn), 3)
+            self._add_phases(trainer)
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoard):
                     logger.log_hyperparams(hyper_parameters(self.config), self.metrics)
@@ -176,6 +176,10 @@ class Run:
             rows.append(f"\nbest {best} after epoch {self.best['epoch']}: its weights were tested")
         seconds = self.folder.record["seconds"]
         rows.append("   ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
+        parts = self.folder.record.get("seconds_of_fit") or {}
+        if parts:
+            shown = "   ".join(f"{name} {value:.1f} s" for name, value in parts.items())
+            rows.append(f"of the fit:  {shown}")
         folder = short(self.folder.path)
         rows.append(f"\nfolder       {folder}")
         if any(isinstance(logger, TensorBoard) for logger in self.trainer.loggers):
@@ -249,6 +253,18 @@ class Run:
                 return str(callback.path)
         return None
 
+    def _add_phases(self, trainer: pl.Trainer) -> None:
+        """Note where the time of the fit went, that before an interruption included."""
+        assert self.folder is not None
+        record = self.folder.record
+        for callback in trainer.callbacks:
+            if isinstance(callback, Phases) and "fit" in record["seconds"]:
+                parts = callback.seconds(trainer, record["seconds"]["fit"] - self._fit_before)
+                past = record.get("seconds_of_fit") or {}
+                record["seconds_of_fit"] = {
+                    name: round(past.get(name, 0.0) + value, 3) for name, value in parts.items()
+                }
+
     def _num_epochs(self) -> int:
         """Finished epochs; those of a spawned process are known from its last checkpoint."""
         assert self.folder is not None
@@ -303,7 +319,7 @@ def build_trainer(config: Config) -> pl.Trainer:
 def watch(trainer: pl.Trainer, stop: Stop, note: Callable[[str, str], None] | None = None) -> None:
     """What every run has: exact places to save at, whole files, an eye on loss and signals."""
     trainer.strategy.checkpoint_io = CheckpointFiles(note)
-    trainer.callbacks[:0] = [BetweenEpochs(), FiniteLoss()]
+    trainer.callbacks[:0] = [Phases(), BetweenEpochs(), FiniteLoss()]
     trainer.callbacks.append(StopOnSignal(stop))
 
 

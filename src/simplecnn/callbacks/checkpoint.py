@@ -6,6 +6,7 @@ included, and nothing of the next has begun. Between two batches, with no valida
 
 import math
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,15 +29,21 @@ STATE = "simplecnn"  # key of what we add to Lightning's checkpoint
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes every checkpoint of the Trainer whole. `note` is told the name and the SHA-256."""
+    """Writes every checkpoint of the Trainer whole. `note` is told the name and the SHA-256.
+
+    `seconds` adds up what that took.
+    """
 
     def __init__(self, note: Callable[[str, str], None] | None = None) -> None:
         self.note = note
+        self.seconds = 0.0
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
+        start = time.perf_counter()
         write_checkpoint(checkpoint, Path(path), self.note)
+        self.seconds += time.perf_counter() - start
 
 
 class BestCheckpoint(Checkpoint):
