@@ -5,9 +5,10 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,28 @@ def fork(what: Callable[[], Any], output: Path | None = None) -> int:
         traceback.print_exc()
     finally:
         os._exit(code)  # without pytest's own ending
+
+
+def as_nobody() -> None:
+    """Give up root's rights in this process: what is read-only is so for root in name only."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+
+
+@contextlib.contextmanager
+def open_folder() -> Iterator[Path]:
+    """An empty folder that every user can reach, and that belongs to nobody where root asks."""
+    with tempfile.TemporaryDirectory() as made:
+        path = Path(made)
+        path.chmod(0o755)
+        if os.geteuid() == 0:
+            os.chown(path, 65534, 65534)
+        yield path
+        for part in path.rglob("*"):
+            if part.is_dir():
+                part.chmod(0o755)
 
 
 def ended(child: int, timeout: float = 120) -> int:

@@ -314,6 +314,19 @@ def test_no_secret_is_written_anywhere(tmp_path, monkeypatch, proves):
     )
 
 
+@pytest.mark.parametrize("data", ["mnist", "fashion_mnist"])
+def test_an_address_holds_nothing_from_the_environment(data, monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", TOKEN)
+    mirror = "+data.mirrors=['http://example.org/${oc.env:MY_TOKEN}/']"
+    with pytest.raises(InputError) as caught:
+        compose_config("train", [f"data={data}", mirror])
+    assert caught.value.mistakes == (
+        "data.mirrors holds ${oc.env:…}: what stands in an address is sent to it. Allowed are "
+        "addresses that are written out.",
+    )
+    compose_config("train", [f"data={data}", "+data.mirrors=['http://example.org/']"])
+
+
 def test_secrets_are_masked_in_logs_and_sentences(monkeypatch):
     import logging
 

@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from children import as_nobody, ended, fork, open_folder
 from filelock import FileLock
 from originals import Mirror, Originals, find_or_make, serve
 
@@ -344,6 +346,24 @@ def test_a_read_only_folder_is_used_as_it_is(suffix, layout, files, tmp_path):
     folder.chmod(0o755)
     assert images.tobytes() == files.content(FILES["test"][0])[16:]
     assert labels.tobytes() == files.content(FILES["test"][1])[8:]
+
+
+def test_a_folder_that_nobody_may_write_to_is_read(files):
+    def child(folder: Path) -> None:
+        as_nobody()
+        with pytest.raises(PermissionError):
+            (folder / "MNIST" / "raw" / "new").touch()
+        mnist_files.prepare(folder, mirrors=[closed_port()])
+        images, labels = mnist_files.read(folder, part="test")
+        assert len(images) == len(labels) == files.num_images["test"]
+
+    with open_folder() as folder:
+        raw = folder / "MNIST" / "raw"
+        shutil.copytree(files.data_dir / "MNIST" / "raw", raw)
+        for path in raw.iterdir():
+            path.chmod(0o444)
+        raw.chmod(0o555)
+        assert ended(fork(lambda: child(folder))) == 0
 
 
 def test_two_files_are_enough_for_the_test_set(files, tmp_path):

@@ -19,7 +19,17 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from children import assert_same, checkpoint, ended, events, fork, kill_self, side_by_side
+from children import (
+    as_nobody,
+    assert_same,
+    checkpoint,
+    ended,
+    events,
+    fork,
+    kill_self,
+    open_folder,
+    side_by_side,
+)
 from conftest import compose_run
 
 from simplecnn import run, whole_files
@@ -319,6 +329,37 @@ def test_a_full_disk_leaves_the_checkpoint_before(whole, tmp_path, proves):
     assert ended(begin(folder, whole)) == 0
     assert_is(folder, whole)
     proves("Nothing is lost", "A disk that is full leaves the checkpoint before.", failures=2)
+
+
+def test_a_folder_that_becomes_read_only_leaves_the_checkpoint_before(whole, proves):
+    def trouble() -> None:
+        as_nobody()
+        true, calls = run.CheckpointFiles.save_checkpoint, []
+
+        def save(self, checkpoint, path, *args, **kwargs):
+            calls.append(path)
+            if len(calls) == 4:
+                Path(path).parent.chmod(0o555)
+            true(self, checkpoint, path, *args, **kwargs)
+
+        run.CheckpointFiles.save_checkpoint = save
+
+    with open_folder() as place:
+        folder = place / "run"
+        assert ended(begin(folder, whole, trouble)) == 1, log_of(folder)
+        error = json.loads((folder / "run.json").read_text())["error"]
+        assert error.startswith("RunError: ")
+        assert error.endswith(
+            "last.ckpt cannot be written: Permission denied. The one before it is whole."
+        )
+        assert [p.name for p in sorted(folder.glob("checkpoints/*"))] == ["best.ckpt", "last.ckpt"]
+        for name in ("best", "last"):
+            assert checkpoint(folder, name)["global_step"] > 0
+        (folder / "checkpoints").chmod(0o755)
+        RunFolder.to_resume(folder)
+        assert ended(begin(folder, whole, as_nobody)) == 0, log_of(folder)
+        assert_is(folder, whole)
+    proves("Nothing is lost", "A read-only folder leaves the checkpoint before.", failures=1)
 
 
 def test_no_error_of_writing_leaves_a_part(tmp_path, monkeypatch):

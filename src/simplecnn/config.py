@@ -77,6 +77,12 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         except CANNOT_COMPOSE as error:
             raise InputError(*mistakes, first_line(error)) from None
     found = check(values, known=known) | found
+    if "${oc.env" in str((composed.get("data") or {}).get("mirrors")):
+        # The configuration may be a stranger's, and the address too.
+        found["data.mirrors"] = (
+            "data.mirrors holds ${oc.env:…}: what stands in an address is sent to it. Allowed are "
+            "addresses that are written out."
+        )
     # A wrong value is reported where it stands, not where it is referred to.
     own = [sentence for key, sentence in found.items() if key not in references]
     mistakes += own or found.values()
