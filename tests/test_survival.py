@@ -297,6 +297,35 @@ def test_every_kind_of_run_goes_on_exactly(tmp_path, proves):
     )
 
 
+def test_two_processes_that_are_told_to_stop_go_on_exactly(tmp_path, proves):
+    words = ["trainer=ddp_sim", "trainer.max_epochs=2", "+trainer.limit_train_batches=1.0",
+             "callbacks=[checkpoint]"]  # fmt: skip
+    whole, folder = do_whole(tmp_path / "whole", *words), tmp_path / "stopped"
+    last = folder / "checkpoints" / "last.ckpt"
+    child = begin(folder, whole)
+    limit = time.monotonic() + 60
+    while not last.exists() and time.monotonic() < limit:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    told = time.monotonic()
+    os.kill(child, signal.SIGINT)
+    assert ended(child) == 130, log_of(folder)
+    seconds = time.monotonic() - told
+    assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
+    assert seconds < 8  # 5 on a machine that does nothing else
+    steps_per_epoch = checkpoint(whole)["global_step"] // 2
+    assert checkpoint(folder)["global_step"] % steps_per_epoch, "it ended between two epochs"
+    assert ended(begin(folder, whole)) == 0, log_of(folder)
+    for key in ("state_dict", "optimizer_states", "epoch", "global_step"):
+        assert_same(checkpoint(folder)[key], checkpoint(whole)[key], key)
+    assert (folder / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+    proves(
+        "Nothing is lost",
+        "Two processes that are told to stop save together, and go on bit for bit.",
+        signals_obeyed=1,
+    )
+
+
 # Disks and files.
 
 

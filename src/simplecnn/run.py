@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import (
     ProgressBar,
 )
 from pytorch_lightning.utilities import rank_zero_only
+from torch.multiprocessing import ProcessExitedException
 
 from simplecnn.callbacks.checkpoint import STATE, BestCheckpoint, BetweenEpochs, CheckpointFiles
 from simplecnn.callbacks.interruption import StopOnSignal
@@ -122,7 +123,7 @@ class Run:
         self._announce(module)
         checkpoint = self._begin_from()
         if config["train"]:
-            with self._phase("fit"):
+            with self._phase("fit"), self._ended_by_a_signal():
                 trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
             self.stop.deferred = False
             self.metrics |= _numbers(trainer)
@@ -131,7 +132,7 @@ class Run:
                 self.folder.update(metrics=self.metrics, best=self.best)
             self.stop.obey()
         if config["test"]:
-            with self._phase("test"):
+            with self._phase("test"), self._ended_by_a_signal():
                 trainer.test(
                     module,
                     datamodule=datamodule,
@@ -261,7 +262,7 @@ class Run:
             if isinstance(callback, Phases) and "fit" in record["seconds"]:
                 parts = callback.seconds(trainer, record["seconds"]["fit"] - self._fit_before)
                 past = record.get("seconds_of_fit") or {}
-                record["seconds_of_fit"] = {
+                record["seconds_of_fit"] = past | {
                     name: round(past.get(name, 0.0) + value, 3) for name, value in parts.items()
                 }
 
@@ -272,6 +273,16 @@ class Run:
         if last:
             return torch.load(last, map_location="cpu", weights_only=True)["epoch"]
         return 0 if self.trainer is None else self.trainer.current_epoch
+
+    @contextmanager
+    def _ended_by_a_signal(self) -> Iterator[None]:
+        """Processes that the Trainer started and that a signal ended have not failed."""
+        self.stop.launcher = self.trainer.strategy.launcher
+        try:
+            yield
+        except ProcessExitedException:
+            self.stop.obey()
+            raise
 
     def _phase(self, name: str) -> AbstractContextManager[None]:
         return nullcontext() if self.folder is None else self.folder.phase(name)

@@ -29,9 +29,15 @@ class Interrupted(SystemExit):
 
 
 class Stop:
-    """Whether the run was told to stop, by which signal, and whether it may go on for a moment."""
+    """Whether the run was told to stop, by which signal, and whether it may go on for a moment.
+
+    Where the Trainer starts the processes of a run (`launcher`), this one only tells them. They
+    have copies, which note that they were told and leave the rest to it.
+    """
 
     def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.launcher: Any = None
         self.signum: int | None = None
         self.deferred = False
         self.ending = False
@@ -39,6 +45,9 @@ class Stop:
 
     def __bool__(self) -> bool:
         return self.signum is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "launcher": None}
 
     def obey(self) -> None:
         """Raise Interrupted if a signal has come."""
@@ -50,11 +59,18 @@ class Stop:
         and the alarm are obeyed at once."""
         if self.ending:
             return
-        if signum == getattr(signal, "SIGALRM", None):
-            self.obey()
+        if os.getpid() != self.pid:
+            self.signum = self.signum or signum
             return
+        started = [p for p in getattr(self.launcher, "procs", []) if p.is_alive()]
+        timed_out = signum == getattr(signal, "SIGALRM", None)
         again, self.signum = bool(self), self.signum or signum
-        if again or not self.deferred:
+        if started and not again:
+            for process in started:
+                process.terminate()
+        elif again or timed_out or not self.deferred:
+            for process in started:
+                process.kill()
             self.obey()
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_FINISH)
@@ -87,6 +103,8 @@ class Stop:
         """Listen to SIGTERM again, after somebody else has put a handler before ours."""
         if self.listens:
             signal.signal(signal.SIGTERM, self.receive)
+            if os.getpid() != self.pid:  # a Ctrl-C reaches all processes: one of them answers
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def end(self) -> None:
         """The run is ending, and writes down how: no further signal disturbs it."""

@@ -125,7 +125,10 @@ class LastCheckpoint(Checkpoint):
         checkpoint[STATE] = {
             "rng": random_state(trainer.strategy.root_device),
             "metrics": {k: float(v) for k, v in trainer.callback_metrics.items()},
-            "sums": {name: metric.metric_state for name, metric in _metrics(pl_module)},
+            "sums": {
+                name: {key: total(value, trainer) for key, value in metric.metric_state.items()}
+                for name, metric in _metrics(pl_module)
+            },
             "should_stop": trainer.should_stop,
             "history": history(trainer.loggers) if trainer.is_global_zero else {},
         }
@@ -148,7 +151,8 @@ class LastCheckpoint(Checkpoint):
             _Loop.restarting.fset(trainer.fit_loop, False)
         # Lightning forgets the place in the data if a schedule asked for the number of steps.
         trainer.fit_loop._load_combined_loader_states()
-        sums = self._restored.get("sums", {})
+        # Those of all processes: one of them goes on from there, the others from nothing.
+        sums = self._restored.get("sums", {}) if trainer.is_global_zero else {}
         for name, metric in _metrics(pl_module):
             for key, value in sums.get(name, {}).items():
                 getattr(metric, key).copy_(value)
@@ -189,6 +193,13 @@ def is_between_batches(trainer: Trainer) -> bool:
         or loop._should_accumulate()
         or loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
     )
+
+
+def total(value: Any, trainer: Trainer) -> Any:
+    """The sum of a tensor over all processes of the run."""
+    if trainer.world_size == 1:
+        return value
+    return trainer.strategy.reduce(value.clone(), reduce_op="sum")
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

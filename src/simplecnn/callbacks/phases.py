@@ -36,7 +36,12 @@ class Phases(Callback):
         self.validation += time.perf_counter() - self._validating_since - drawn
 
     def seconds(self, trainer: Trainer, fit: float) -> dict[str, float]:
-        """The parts of a fit that took `fit` seconds so far; they add up to it."""
+        """The parts of a fit that took `fit` seconds so far; they add up to it.
+
+        None are known where it happened in processes of its own.
+        """
+        if not self.start:
+            return {}
         files = trainer.strategy.checkpoint_io
         parts = {
             "start": self.start,
