@@ -710,3 +710,43 @@ def test_the_command_that_is_printed_goes_on(tmp_path, monkeypatch, proves):
         "answered by a sentence.",
         commands_typed=4 + len(wrong),
     )
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_to_a_sweep_by_two_processes_saves_their_jobs(
+    name, code, tmp_path, monkeypatch, proves
+):
+    from simplecnn import commands
+
+    monkeypatch.chdir(tmp_path)
+    words = ["-m", "seed=1,2,3", "data=mnist_5k", "trainer=cpu", "trainer.max_epochs=500",
+             "callbacks=checkpoint", "logger=csv", "model.network.channels=[4,8]",
+             "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep",
+             ]  # fmt: skip
+
+    def child() -> None:
+        os.setpgid(0, 0)  # a terminal's Ctrl-C reaches the head and its workers
+        monkeypatch.setattr("sys.argv", ["scripts/train.py", *words])
+        logging.getLogger().handlers.clear()
+        commands.train()
+
+    head = fork(child, tmp_path / "screen")
+    limit = time.monotonic() + 90
+    jobs = [tmp_path / "sweep" / number for number in "01"]
+    while not all((job / "checkpoints" / "last.ckpt").exists() for job in jobs):
+        assert time.monotonic() < limit, (tmp_path / "screen").read_text()
+        time.sleep(0.05)
+    told = time.monotonic()
+    (os.kill if name == "SIGTERM" else os.killpg)(head, getattr(signal, name))
+    assert ended(head) == code, (tmp_path / "screen").read_text()
+    seconds = time.monotonic() - told
+    assert seconds < 10  # two on a machine that does nothing else
+    for job in jobs:
+        record = json.loads((job / "run.json").read_text())
+        assert record["status"] == "interrupted"
+        assert 0 < checkpoint(job)["global_step"]
+        assert not [p for p in job.rglob(".*") if p.is_file() and ".hydra" not in p.parts]
+    screen = (tmp_path / "screen").read_text()
+    assert "not run" in screen and "to go on" in screen
+    assert not (tmp_path / "sweep" / "2").exists()
+    proves("Nothing is lost", f"{name} to a sweep by two processes saves both jobs.", jobs_saved=2)

@@ -5,6 +5,7 @@ worker is a pool of one joblib process: what is lost with it is its job, and the
 new process. Hydra reads this file at each start, so nothing heavy is imported before it is used.
 """
 
+import contextlib
 import logging
 import os
 import queue
@@ -87,8 +88,12 @@ class JoblibLauncher(Launcher):
                 for number, overrides in enumerate(job_overrides, initial_job_idx)
             ]
             return [result.result() for result in jobs]
-        except BaseException:  # Ctrl-C: the workers got it too, and write how their jobs ended
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, SystemExit):  # a signal to this process alone
+                for worker in workers:
+                    worker.interrupt()
+            # A Ctrl-C the workers got as well. They save, and write how their jobs ended.
             wait([result for result in jobs if result.running()], timeout=SECONDS_TO_END)
             for worker in workers:
                 worker.close(kill=True)
@@ -154,6 +159,11 @@ class Worker:
         except BrokenExecutor:
             self.close(kill=True)
             raise
+
+    def interrupt(self) -> None:
+        for number in self.executor._processes if self.executor is not None else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGTERM)
 
     def close(self, *, kill: bool = False) -> None:
         if self.executor is not None:

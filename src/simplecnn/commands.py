@@ -12,6 +12,7 @@ import functools
 import gc
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -379,6 +380,8 @@ def _do_sweep(run: Callable[[], Any], folder: SweepFolder) -> int:
 
     code = 1
     succeeded = False
+    # While a job runs in this process, it has handlers of its own.
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     try:
         run()
         code = 0
