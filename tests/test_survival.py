@@ -11,6 +11,7 @@ import resource
 import shlex
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -566,6 +567,27 @@ def test_slurms_warning_saves_and_requeues(whole, tmp_path, monkeypatch, proves)
         "hydra.output_subdir=null",
     ]  # fmt: skip
     proves("Nothing is lost", "SLURM's warning saves, and has the job start again.", warnings=1)
+
+
+def test_a_requeued_job_goes_on_with_its_sweep(tmp_path, monkeypatch):
+    from simplecnn import commands
+
+    monkeypatch.chdir(tmp_path)
+
+    def folder_of(**slurm: str) -> Path:
+        for key, value in slurm.items():
+            monkeypatch.setenv(key, value)
+        monkeypatch.setattr("sys.argv", ["scripts/train.py", "-m", "seed=1,2", "data=mnist_5k"])
+        sweep = commands.check_command_line("train")
+        sweep.release()
+        assert f"hydra.sweep.dir={sweep.path}" in sys.argv
+        time.sleep(1.1)  # the next one would have another name
+        return sweep.path
+
+    first = folder_of(SLURM_JOB_ID="4711")
+    other = folder_of(SLURM_JOB_ID="4712")
+    assert folder_of(SLURM_JOB_ID="4711", SLURM_RESTART_COUNT="1") == first
+    assert folder_of(SLURM_JOB_ID="4713") not in (first, other)
 
 
 # A loss that is not finite.

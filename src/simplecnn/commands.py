@@ -361,12 +361,15 @@ def _refuse(message: str) -> NoReturn:
 
 def _claim(plan: SweepPlan, overrides: Sequence[str]) -> SweepFolder:
     """The folder of a sweep, from now on the same for all processes, and in the command."""
+    path = plan.folder
     if not any(word.startswith("hydra.sweep.dir=") for word in overrides):
-        word = f"hydra.sweep.dir={short(plan.folder)}"
+        if was_requeued():
+            path = SweepFolder.of_slurm_job(path.parent) or path
+        word = f"hydra.sweep.dir={short(path)}"
         last = sys.argv.index(overrides[-1]) + 1 if overrides else len(sys.argv)
         sys.argv.insert(last, word)
     return SweepFolder.claim(
-        plan.folder,
+        path,
         words=plan.words,
         jobs=plan.jobs,
         command=[short(sys.argv[0]), *sys.argv[1:]],

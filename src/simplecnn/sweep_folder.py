@@ -7,6 +7,7 @@ sweep.md        the report
 sweep.png       the picture of the report
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from filelock import FileLock, Timeout
 from simplecnn.errors import InputError
 from simplecnn.run_folder import RECORD as RUN_RECORD
 from simplecnn.run_folder import short, write_json
+from simplecnn.signals import slurm_job
 
 RECORD = "sweep.json"
 LOCK = ".lock"
@@ -97,10 +99,21 @@ class SweepFolder:
                 "script": command[0],
                 **asked,
                 "source": source,
+                "slurm_job": slurm_job(),
             }
         folder.record["process"] = os.getpid()
         write_json(folder.path / RECORD, folder.record)
         return folder
+
+    @classmethod
+    def of_slurm_job(cls, root: Path) -> Path | None:
+        """The sweep in a folder of `root` that this job of SLURM's began before."""
+        for record in sorted(root.glob(f"*/{RECORD}"), reverse=True):
+            with contextlib.suppress(InputError):
+                folder = cls.open(record.parent)
+                if folder.record.get("slurm_job") == slurm_job():
+                    return folder.path
+        return None
 
     @classmethod
     def open(cls, path: str | Path) -> "SweepFolder":
