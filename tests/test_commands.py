@@ -22,6 +22,7 @@ def only(paths) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_quickstart_and_evaluate(tmp_path):
     done = start(tmp_path, "train.py", "experiment=quickstart", **STRICT)
     assert done.returncode == 0, done.stderr
@@ -89,6 +90,7 @@ def test_what_is_typed_wrong_costs_nothing(tmp_path):
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["run.json"]
 
 
+@pytest.mark.long
 def test_help_and_configuration_are_shown_without_torch(tmp_path):
     spy = "import sys, atexit; atexit.register(lambda: print('torch' in sys.modules))\n"
     (tmp_path / "sitecustomize.py").write_text(spy)
@@ -115,6 +117,7 @@ def test_no_digits_and_no_network_is_one_sentence(tmp_path):
     assert json.loads((folder / "run.json").read_text())["status"] == "failed"
 
 
+@pytest.mark.long
 def test_an_installed_wheel_trains_from_any_folder(tmp_path):
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)

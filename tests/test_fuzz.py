@@ -27,6 +27,7 @@ def fuzzed() -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.long
 def test_every_mutation_is_valid_or_gets_a_short_report(fuzzed, proves):
     results = fuzzed["results"]
     assert len(results) == NUM_CASES
@@ -49,6 +50,7 @@ def test_every_mutation_is_valid_or_gets_a_short_report(fuzzed, proves):
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_what_is_valid_can_be_built(fuzzed, tmp_path, monkeypatch, proves):
     """Network, optimizer, schedule and Trainer of the runs that passed the check."""
     monkeypatch.chdir(tmp_path)

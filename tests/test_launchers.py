@@ -60,6 +60,7 @@ def test_workers_share_the_cores_and_are_given_one_gpu_each(monkeypatch):
     assert [e["OMP_NUM_THREADS"] for e in worker_environments(16)] == ["1"] * 16
 
 
+@pytest.mark.long
 def test_a_killed_worker_costs_its_job_and_the_same_command_finishes_it(tmp_path):
     (tmp_path / "killer.py").write_text(KILLER)
     words = ["seed=1,2,3,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
@@ -97,6 +98,7 @@ class Slow(Callback):
 """
 
 
+@pytest.mark.long
 def test_workers_end_with_a_command_that_is_killed(tmp_path):
     (tmp_path / "slow.py").write_text(SLOW)
     words = ["seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
@@ -159,6 +161,7 @@ cluster.shutdown()
 """
 
 
+@pytest.mark.long
 def test_ray_runs_the_jobs_on_its_nodes(tmp_path, ray_address):
     words = ["seed=1,2", "hydra/launcher=ray", f"hydra.launcher.ray.init.address='{ray_address}'"]
     done = start(
@@ -170,6 +173,7 @@ def test_ray_runs_the_jobs_on_its_nodes(tmp_path, ray_address):
     assert (tmp_path / "sweep" / "sweep.csv").read_text().count("finished") == 2
 
 
+@pytest.mark.long
 def test_submitit_runs_each_job_in_a_process_of_its_own(tmp_path):
     words = ["seed=1,2", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"]
     done = start(tmp_path, "train.py", *SMALL, *words)

@@ -145,6 +145,7 @@ def test_a_hopeless_run_is_ended_by_the_other_trials(tmp_path):
     assert record(alone)["num_epochs"] == 2
 
 
+@pytest.mark.long
 def test_a_search_goes_on_after_nan_and_from_disk(tmp_path):
     """Some of four trials are NaN; one more is left unfinished; the same command with six."""
     words = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=random", "monitor=val/loss",
@@ -178,6 +179,7 @@ def test_a_search_goes_on_after_nan_and_from_disk(tmp_path):
     assert record(folder / "4")["status"] == ("failed" if diverges else "finished")
 
 
+@pytest.mark.long
 def test_several_objectives_and_parallel_trials(tmp_path):
     words = ["hparams_search=optuna", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
              "hydra.sweeper.objectives={val/acc:max,num_parameters:min}",

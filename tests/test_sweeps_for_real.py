@@ -4,6 +4,7 @@ import csv
 import gc
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tensorboard.plugins.hparams import api_pb2, backend_context
 from tensorboard.plugins.hparams.list_session_groups import Handler
 
 from simplecnn import commands, run
+from simplecnn.config import conf_dir
 from simplecnn.targets import build
 
 SMALL = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2", "+trainer.limit_train_batches=8",
@@ -55,6 +57,7 @@ def last(folder: str | Path) -> dict:
     return torch.load(Path(folder) / "checkpoints" / "last.ckpt", weights_only=True)
 
 
+@pytest.mark.long
 def test_six_jobs_of_which_one_fails(tmp_path):
     layers = "first,[conv1],[conv9],all,[conv2],[conv1,conv2]"
     words = [*SMALL[:-1], "callbacks=[checkpoint,progress,filters]",
@@ -95,6 +98,7 @@ class StopIn(pl.Callback):
 
 
 @pytest.mark.parametrize("schedule", ["plateau", "one_cycle"])
+@pytest.mark.long
 def test_an_interrupted_sweep_goes_on_as_if_it_had_not_been(schedule, sweep, monkeypatch):
     words = ["seed=1,2,3", "trainer.max_epochs=3", "model.network.dropout=0.5",
              f"model/scheduler={schedule}", "model.optimizer.lr=0.02"]  # fmt: skip
@@ -260,6 +264,7 @@ def test_every_job_is_a_row_of_tensorboards_hparams(sweep):
         assert steps == [7, 15]
 
 
+@pytest.mark.long
 def test_every_experiment_runs_at_all(sweep):
     words = ["experiment=glob(*)", "data=mnist_5k", "trainer=cpu", "++trainer.fast_dev_run=true"]
     code, out, _ = sweep(*words, "hydra.sweep.dir=s", small=())
@@ -269,14 +274,21 @@ def test_every_experiment_runs_at_all(sweep):
     assert {row["status"] for row in table} == {"finished"}
 
 
-@pytest.mark.parametrize("search", ["depth", "grid", "kernel_size", "pooling", "width"])
-def test_every_ready_search_trains(search, sweep):
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("search", "num_jobs"),
+    [("depth", 4), ("grid", 9), ("kernel_size", 4), ("pooling", 3), ("width", 3)],
+)
+def test_every_ready_search_asks_a_question_and_trains(search, num_jobs, sweep):
+    path = conf_dir() / "hparams_search" / f"{search}.yaml"
+    assert re.search(r"^# .*\?", path.read_text(), re.M)
+    seeds = OmegaConf.load(path).hydra.sweeper.params.get("seed")
+    assert seeds == (None if search == "grid" else "1,2,3")
     words = ["data=mnist_5k", "trainer=cpu", "++trainer.fast_dev_run=true"]
-    own = [] if search == "grid" else ["seed=1"]
+    own = ["seed=1"] if seeds else []
     code, out, _ = sweep(f"hparams_search={search}", *words, *own, "hydra.sweep.dir=s", small=())
     assert code == 0, out
-    table = rows("s")
-    assert len(table) >= 3 and {row["status"] for row in table} == {"finished"}
+    assert [row["status"] for row in rows("s")] == ["finished"] * num_jobs
 
 
 def test_ddp_in_a_sweep(sweep):
@@ -290,6 +302,7 @@ def test_ddp_in_a_sweep(sweep):
     assert code == 2 and "In a sweep, type trainer=ddp_sim" in err and not Path("s").exists()
 
 
+@pytest.mark.long
 def test_two_simulated_processes_train_each_job_as_one_would(sweep, tmp_path):
     """With its own values, to the results of one process."""
     words = ["trainer.max_epochs=1", "test=false", "logger=csv", "trainer=ddp_sim"]
@@ -319,6 +332,7 @@ def test_two_simulated_processes_train_each_job_as_one_would(sweep, tmp_path):
     assert (one["network.conv1.weight"] - initial["network.conv1.weight"]).abs().max() > 1e-3
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_from_job_to_job(tmp_path):
     """After 12 jobs, 4 of them failed, hardly more than after 3: a job's digits alone are 4 MB."""
 
