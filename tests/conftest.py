@@ -6,6 +6,7 @@ import os
 # for each other are slower than one. Must stand before torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import gc
 import gzip
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -21,6 +22,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "proof: gives a row of docs/promises.md")
+
+
+def pytest_collection_finish() -> None:
+    """Spare each collection that a job asks for the third of a second for what is imported."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 @pytest.hookimpl(wrapper=True)
