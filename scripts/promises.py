@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "promises.md"
+SECTIONS = ("Nothing is lost", "Bad input", "Hostile input", "Data")
 HEAD = """# What is promised, and which test proves it
 
 Made from the tests' own counts by `uv run scripts/promises.py`. One of them again, with its counts
@@ -41,15 +42,16 @@ def promises() -> None:
 
 def promises_page(report: Path) -> str:
     """The page, from pytest's report: a table a section, a row a promise, in the tests' order."""
-    sections: dict[str, list[str]] = {}
-    for case in ElementTree.parse(report).iter("testcase"):
+    sections: dict[str, list[str]] = {section: [] for section in SECTIONS}
+    cases = ElementTree.parse(report).iter("testcase")
+    for case in sorted(cases, key=lambda case: (case.attrib["file"], int(case.attrib["line"]))):
         test = case.attrib["name"].partition("[")[0]
         file = case.attrib["file"]
         for node in case.iter("property"):
             if node.attrib["name"] == "promise":
                 section, promise, counted = node.attrib["value"].split("|")
                 row = f"| {promise} | {counted} | `{file}::{test}` |"
-                sections.setdefault(section, []).append(row)
+                sections[section].append(row)
     parts = [HEAD]
     for section, rows in sections.items():
         parts += [f"## {section}\n", "| promise | counted | proven by |", "|---|---|---|"]

@@ -1,9 +1,10 @@
-"""Runs in child processes that are forked, not started: everything is imported already."""
+"""Commands and runs in processes of their own, most of which are forked: nothing is imported."""
 
 import contextlib
 import logging
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -14,11 +15,17 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import ROOT
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+Screen = subprocess.CompletedProcess[str]  # exit code, and what was shown
 
-def fork(what: Callable[[], Any], output: Path | None = None) -> int:
-    """Do `what` in a child process; gives its number. Its exit code is that of a command."""
+
+def fork(what: Callable[[], Any], output: Path | None = None, errors: Path | None = None) -> int:
+    """Do `what` in a child process; gives its number. Its exit code is that of a command.
+
+    What it prints is added to the file `output`, and its errors to `errors`, or there too.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
@@ -27,9 +34,8 @@ def fork(what: Callable[[], Any], output: Path | None = None) -> int:
     code = 1
     try:
         if output is not None:
-            file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(file, 1)
-            os.dup2(file, 2)
+            for number, path in ((1, output), (2, errors or output)):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
             sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
             sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s", force=True)
@@ -76,6 +82,39 @@ def ended(child: int, timeout: float = 120) -> int:
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     pytest.fail(f"The child was still there after {timeout} s.")
+
+
+def start(folder: Path, script: str, *words: str, **environment: str) -> Screen:
+    """Type a command, as `train.py`, in `folder`: a new process, which imports everything."""
+    return subprocess.run(
+        [sys.executable, ROOT / "scripts" / script, *words], cwd=folder,
+        env={**os.environ, **environment}, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+
+
+def type_in(
+    folder: Path,
+    script: str,
+    *words: str,
+    trouble: Callable[[], object] | None = None,
+    **environment: str,
+) -> Screen:
+    """The same in a child that is forked, and may have `trouble`: for all but start and import."""
+    from simplecnn import commands
+
+    def child() -> None:
+        os.chdir(folder)
+        os.environ.update(environment)
+        sys.argv = [f"scripts/{script}", *words]
+        logging.getLogger().handlers.clear()
+        if trouble is not None:
+            trouble()
+        getattr(commands, Path(script).stem)()
+
+    with tempfile.TemporaryDirectory() as screen:
+        output, errors = Path(screen, "output"), Path(screen, "errors")
+        code = ended(fork(child, output, errors), timeout=300)
+        return subprocess.CompletedProcess(words, code, output.read_text(), errors.read_text())
 
 
 def side_by_side(stories: Iterable[Generator[int, int, None]], most: int = 2) -> None:

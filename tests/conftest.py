@@ -6,9 +6,11 @@ import os
 # for each other are slower than one. Must stand before torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import gc
 import gzip
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,43 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "proof: gives a row of docs/promises.md")
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m chooses
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_finish() -> None:
+    """Spare each collection that a job asks for the third of a second for what is imported."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Iterator[None]:
     for item in items:
         if "proves" in getattr(item, "fixturenames", ()):
             item.add_marker("proof")
+    yield  # here -m chooses
+    items[:] = long_ones_first(items, getattr(config, "workerinput", {}).get("workercount", 1))
+
+
+def long_ones_first(items: list[pytest.Item], num_workers: int) -> list[pytest.Item]:
+    """An order in which the workers end together, none of them with a long test.
+
+    xdist cuts the list into a part a worker; who is done with his takes over from the end of
+    another's. The long tests of a file stay together, for the sake of what they share.
+    """
+    rest = [item for item in items if not item.get_closest_marker("long")]
+    parts: list[list[pytest.Item]] = [[] for _ in range(num_workers)]
+    long = (item for item in items if item.get_closest_marker("long"))
+    for i, (_, group) in enumerate(groupby(long, key=lambda item: item.path)):
+        parts[i % num_workers] += group
+    for i, part in enumerate(parts):
+        room = (len(rest) + sum(map(len, parts[i:]))) // (num_workers - i) - len(part)
+        part += rest[: max(0, room)]
+        rest = rest[max(0, room) :]
+    return [item for part in parts for item in part] + rest
 
 
 @pytest.fixture

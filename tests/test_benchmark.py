@@ -61,6 +61,7 @@ def test_flop_of_a_step_are_those_counted_by_hand():
 
 
 @pytest.mark.filterwarnings("ignore")  # the baselines do what people do
+@pytest.mark.long
 def test_rows_of_steps_are_measured(tmp_path):
     config = compose_run(tmp_path, "callbacks=[default]", "data.batch_size=16")
     config |= {"rounds": 1, "steps": 16, "quick": False}

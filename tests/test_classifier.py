@@ -324,7 +324,7 @@ def test_hooks_on_the_backward_pass_are_called():
 
 
 def test_a_run_in_shares_is_the_run_of_whole_batches_to_rounding():
-    """An epoch of 60 steps in double precision, where rounding stays small."""
+    """An epoch of 20 steps in double precision, where rounding stays small."""
     found = []
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -345,10 +345,10 @@ def test_a_run_in_shares_is_the_run_of_whole_batches_to_rounding():
                 accelerator="cpu", precision="64-true", max_epochs=1, logger=False,
                 enable_checkpointing=False, enable_progress_bar=False,
                 enable_model_summary=False, callbacks=[Watch()], num_sanity_val_steps=0,
-                limit_train_batches=60,
+                limit_train_batches=20,
             )  # fmt: skip
             trainer.fit(module, datamodule=MNIST5kDataModule())
-            assert shared == [split] * 60
+            assert shared == [split] * 20
             assert module.cores is None and torch.get_num_threads() == 2
             found.append((list(module.parameters()), dict(trainer.callback_metrics)))
     finally:

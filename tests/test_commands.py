@@ -1,4 +1,4 @@
-"""The commands as a user types them: real processes, exit codes, files."""
+"""The commands as a user types them: exit codes, what is shown, files."""
 
 import json
 import os
@@ -9,23 +9,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import torch
-from conftest import ROOT, compose_run
+from children import start, type_in
+from conftest import ROOT
 
 from simplecnn.config import conf_dir
-from simplecnn.run import train
 
-SMALL = ["data=mnist_5k", "trainer.max_epochs=1", "+trainer.limit_train_batches=8",
-         "model.network.channels=[4,8]", "callbacks=[checkpoint,progress]"]  # fmt: skip
-
-
-def type_in(folder: Path, script: str, *words: str, **environment: str):
-    """Run a script in `folder` as from a terminal without colours; gives code, output, errors."""
-    command = [sys.executable, "-W", "error::ResourceWarning", ROOT / "scripts" / script, *words]
-    return subprocess.run(
-        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True,
-        timeout=300,
-    )  # fmt: skip
+STRICT = {"PYTHONWARNINGS": "error::ResourceWarning"}
 
 
 def only(paths) -> Path:
@@ -33,8 +22,9 @@ def only(paths) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_quickstart_and_evaluate(tmp_path):
-    done = type_in(tmp_path, "train.py", "experiment=quickstart")
+    done = start(tmp_path, "train.py", "experiment=quickstart", **STRICT)
     assert done.returncode == 0, done.stderr
     folder = only((tmp_path / "outputs" / "quickstart").iterdir())
     record = json.loads((folder / "run.json").read_text())
@@ -63,16 +53,31 @@ def test_quickstart_and_evaluate(tmp_path):
 
 def test_what_is_typed_wrong_costs_nothing(tmp_path):
     """Exit code 2, sentences on the screen, no folder; a run that is there stays as it is."""
-    for script, words, sentence in [
-        ("train.py", ["seeed=3"], "seeed is not a key of the configuration. Did you mean seed?"),
-        ("train.py", ["trainer=tpu"], "trainer=tpu: allowed are auto, cpu, "),
-        ("train.py", ["-m", "seed=1,x"], "seed is 'x': it must be a whole number"),
-        ("train.py", ["seed=1", "-m", "name=x"], "'name=x' stands apart: write all key=value"),
-        ("train.py", ["--modle"], "--modle is not an option: --help shows what there is."),
-        ("evaluate.py", [], "run is missing: type run="),
-        ("evaluate.py", ["run=outputs/none"], "run=outputs/none: there is no such folder."),
+    for typed, script, words, sentence in [
+        (
+            start,
+            "train.py",
+            ["seeed=3"],
+            "seeed is not a key of the configuration. Did you mean seed?",
+        ),
+        (type_in, "train.py", ["trainer=tpu"], "trainer=tpu: allowed are auto, cpu, "),
+        (type_in, "train.py", ["-m", "seed=1,x"], "seed is 'x': it must be a whole number"),
+        (
+            type_in,
+            "train.py",
+            ["seed=1", "-m", "name=x"],
+            "'name=x' stands apart: write all ",
+        ),
+        (type_in, "train.py", ["--modle"], "--modle is not an option: --help shows what there is."),
+        (start, "evaluate.py", [], "run is missing: type run="),
+        (
+            type_in,
+            "evaluate.py",
+            ["run=outputs/none"],
+            "run=outputs/none: there is no such folder.",
+        ),
     ]:
-        done = type_in(tmp_path, script, *words)
+        done = typed(tmp_path, script, *words)
         assert (done.returncode, done.stdout) == (2, ""), (words, done)
         assert done.stderr.startswith(sentence) and "Traceback" not in done.stderr
         assert done.stderr.count("\n") == 1
@@ -85,6 +90,7 @@ def test_what_is_typed_wrong_costs_nothing(tmp_path):
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["run.json"]
 
 
+@pytest.mark.long
 def test_help_and_configuration_are_shown_without_torch(tmp_path):
     spy = "import sys, atexit; atexit.register(lambda: print('torch' in sys.modules))\n"
     (tmp_path / "sitecustomize.py").write_text(spy)
@@ -94,7 +100,7 @@ def test_help_and_configuration_are_shown_without_torch(tmp_path):
         (["--help"], "scripts/train.py experiment=quickstart"),
         (["--cfg", "job", "model.optimizer.lr=0.5"], "lr: 0.5"),
     ]:
-        done = type_in(work, "train.py", *words, PYTHONPATH=str(tmp_path))
+        done = start(work, "train.py", *words, PYTHONPATH=str(tmp_path))
         assert done.returncode == 0 and expected in done.stdout
         assert done.stdout.endswith("False\n")
     assert list(work.iterdir()) == []
@@ -111,27 +117,7 @@ def test_no_digits_and_no_network_is_one_sentence(tmp_path):
     assert json.loads((folder / "run.json").read_text())["status"] == "failed"
 
 
-def test_two_processes_on_the_cpu_give_the_run_of_one(tmp_path):
-    done = type_in(tmp_path, "train.py", *SMALL, "trainer=ddp_sim", "test=false")
-    assert done.returncode == 0, done.stderr
-    folder = only((tmp_path / "outputs" / "train").iterdir())
-    record = json.loads((folder / "run.json").read_text())
-    assert record["device"]["name"] == "2 x CPU" and record["num_epochs"] == 1
-    assert "epoch 1/1" in done.stdout and "epoch 1/1" in (folder / "train.log").read_text()
-
-    alone = tmp_path / "alone"
-    train(compose_run(alone, "trainer.max_epochs=1", "callbacks=checkpoint", "test=false"), alone)
-    expected = json.loads((alone / "run.json").read_text())["metrics"]
-    assert record["metrics"]["val/acc"] == pytest.approx(expected["val/acc"], abs=0.01)
-    assert record["metrics"]["train/loss"] == pytest.approx(expected["train/loss"], abs=1e-4)
-    one, two = (
-        torch.load(f / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for f in (alone, folder)
-    )
-    for key in one:
-        torch.testing.assert_close(two[key], one[key], rtol=1e-3, atol=1e-4)
-
-
+@pytest.mark.long
 def test_an_installed_wheel_trains_from_any_folder(tmp_path):
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
@@ -158,14 +144,3 @@ def test_an_installed_wheel_trains_from_any_folder(tmp_path):
     assert done.returncode == 0, done.stderr
     folder = only((elsewhere / "outputs" / "quickstart").iterdir())
     assert json.loads((folder / "run.json").read_text())["status"] == "finished"
-
-
-def test_multirun_goes_on_after_a_failed_job(tmp_path):
-    """One job of two cannot build its network; the other one finishes; the exit code says so."""
-    words = [*SMALL[:4], "callbacks=none", "logger=none", "+model.network.image_size=14,28"]
-    done = type_in(tmp_path, "train.py", "-m", *words)
-    assert done.returncode == 1
-    records = [
-        json.loads(path.read_text()) for path in sorted(tmp_path.glob("outputs/train/*/*/run.json"))
-    ]
-    assert [record["status"] for record in records] == ["failed", "finished"]

@@ -204,16 +204,6 @@ def test_a_plan_has_the_values_of_a_ready_search():
     assert len(plan_sweep("train", ["experiment=glob(*)"]).jobs) == len(options("experiment"))
 
 
-READY_SEARCHES = {"grid": 9, "width": 9, "kernel_size": 12, "depth": 12, "pooling": 9}
-
-
-@pytest.mark.parametrize("search", READY_SEARCHES)
-def test_ready_searches_ask_a_question_and_can_start(search):
-    text = (conf_dir() / "hparams_search" / f"{search}.yaml").read_text()
-    assert re.search(r"^# .*\?", text, re.M)
-    assert len(plan_sweep("train", [f"hparams_search={search}"]).jobs) == READY_SEARCHES[search]
-
-
 @pytest.mark.parametrize(
     ("words", "sentences"),
     [

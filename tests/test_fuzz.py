@@ -1,13 +1,13 @@
 """Hundreds of mutated command lines and configurations: valid, or a short report. Never a crash."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from children import type_in
 from conftest import ROOT
 
 from simplecnn.config import compose_config
@@ -27,6 +27,7 @@ def fuzzed() -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.long
 def test_every_mutation_is_valid_or_gets_a_short_report(fuzzed, proves):
     results = fuzzed["results"]
     assert len(results) == NUM_CASES
@@ -49,6 +50,7 @@ def test_every_mutation_is_valid_or_gets_a_short_report(fuzzed, proves):
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_what_is_valid_can_be_built(fuzzed, tmp_path, monkeypatch, proves):
     """Network, optimizer, schedule and Trainer of the runs that passed the check."""
     monkeypatch.chdir(tmp_path)
@@ -91,12 +93,9 @@ def test_what_is_valid_can_be_built(fuzzed, tmp_path, monkeypatch, proves):
         ("export.py", ["run=file"], "run=file: there is no such folder."),
     ],
 )  # fmt: skip
-def test_real_processes_answer_with_exit_code_2(script, words, sentence, tmp_path):
+def test_commands_answer_with_exit_code_2(script, words, sentence, tmp_path):
     (tmp_path / "file").write_text("")
-    done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / script, *words], cwd=tmp_path,
-        capture_output=True, text=True, timeout=100, env={**os.environ, "HYDRA_FULL_ERROR": "1"},
-    )  # fmt: skip
+    done = type_in(tmp_path, script, *words, HYDRA_FULL_ERROR="1")
     assert (done.returncode, done.stdout) == (2, ""), done
     assert done.stderr.startswith(sentence) and done.stderr.count("\n") == 1, done.stderr
     assert [p.name for p in Path(tmp_path).iterdir()] == ["file"]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from children import start
 from conftest import ROOT
 
 from hydra_plugins.simplecnn_joblib import JoblibLauncher, worker_environments
@@ -17,8 +18,9 @@ from simplecnn import devices, hydra_node
 from simplecnn.config import compose_config, plan_sweep
 from simplecnn.errors import InputError
 
-SMALL = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2", "+trainer.limit_train_batches=8",
-         "model.network.channels=[4,8]", "callbacks=[checkpoint]", "logger=csv"]  # fmt: skip
+SMALL = ["-m", "hydra.sweep.dir=sweep", "data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2",
+         "+trainer.limit_train_batches=8", "model.network.channels=[4,8]",
+         "callbacks=[checkpoint]", "logger=csv"]  # fmt: skip
 
 # Kills its own process at the end of the second epoch of the run with seed 2, once.
 KILLER = """
@@ -34,15 +36,6 @@ class Killer(Callback):
                 flag.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
 """
-
-
-def sweep(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A multirun in `folder`, into its sub-folder `sweep`."""
-    command = [sys.executable, ROOT / "scripts" / "train.py", "-m", *SMALL, *words]
-    return subprocess.run(
-        [*command, "hydra.sweep.dir=sweep"], cwd=folder, env={**os.environ, **environment},
-        capture_output=True, text=True, timeout=500,
-    )  # fmt: skip
 
 
 def records(folder: Path) -> list[dict]:
@@ -67,12 +60,13 @@ def test_workers_share_the_cores_and_are_given_one_gpu_each(monkeypatch):
     assert [e["OMP_NUM_THREADS"] for e in worker_environments(16)] == ["1"] * 16
 
 
+@pytest.mark.long
 def test_a_killed_worker_costs_its_job_and_the_same_command_finishes_it(tmp_path):
     (tmp_path / "killer.py").write_text(KILLER)
     words = ["seed=1,2,3,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
              "+callbacks.killer._target_=killer.Killer"]  # fmt: skip
     own = {"PYTHONPATH": str(tmp_path), "SIMPLECNN_TARGETS": "killer.Killer"}
-    done = sweep(tmp_path, *words, **own)
+    done = start(tmp_path, "train.py", *SMALL, *words, **own)
     assert done.returncode == 1, done.stderr
     found = records(tmp_path)
     assert [r["status"] for r in found] == ["finished", "interrupted", "finished", "finished"]
@@ -82,7 +76,7 @@ def test_a_killed_worker_costs_its_job_and_the_same_command_finishes_it(tmp_path
     assert re.search(r"^\[2/4\] job 1 +interrupted +seed=2 .*SIGKILL", done.stderr, re.M)
     assert "Traceback" not in done.stdout + done.stderr
 
-    done = sweep(tmp_path, *words, **own)
+    done = start(tmp_path, "train.py", *SMALL, *words, **own)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("done before") == 3
     after = records(tmp_path)
@@ -104,13 +98,14 @@ class Slow(Callback):
 """
 
 
+@pytest.mark.long
 def test_workers_end_with_a_command_that_is_killed(tmp_path):
     (tmp_path / "slow.py").write_text(SLOW)
     words = ["seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
              "trainer.max_epochs=1000", "+callbacks.slow._target_=slow.Slow"]  # fmt: skip
-    command = [sys.executable, ROOT / "scripts" / "train.py", "-m", *SMALL, *words]
     process = subprocess.Popen(
-        [*command, "hydra.sweep.dir=sweep"], cwd=tmp_path, stdout=subprocess.DEVNULL,
+        [sys.executable, ROOT / "scripts" / "train.py", *SMALL, *words], cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": str(tmp_path), "SIMPLECNN_TARGETS": "slow.Slow"},
     )  # fmt: skip
     try:
@@ -166,18 +161,22 @@ cluster.shutdown()
 """
 
 
+@pytest.mark.long
 def test_ray_runs_the_jobs_on_its_nodes(tmp_path, ray_address):
     words = ["seed=1,2", "hydra/launcher=ray", f"hydra.launcher.ray.init.address='{ray_address}'"]
-    done = sweep(tmp_path, *words, "+hydra.launcher.ray.init.object_store_memory=null")
+    done = start(
+        tmp_path, "train.py", *SMALL, *words, "+hydra.launcher.ray.init.object_store_memory=null"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     found = records(tmp_path)
     assert [(r["status"], r["seed"]) for r in found] == [("finished", 1), ("finished", 2)]
     assert (tmp_path / "sweep" / "sweep.csv").read_text().count("finished") == 2
 
 
+@pytest.mark.long
 def test_submitit_runs_each_job_in_a_process_of_its_own(tmp_path):
     words = ["seed=1,2", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"]
-    done = sweep(tmp_path, *words)
+    done = start(tmp_path, "train.py", *SMALL, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     found = records(tmp_path)
     assert [(r["status"], r["seed"]) for r in found] == [("finished", 1), ("finished", 2)]

@@ -2,16 +2,14 @@
 
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import optuna
 import pytest
 import yaml
-from conftest import ROOT, compose_run
+from children import type_in
+from conftest import compose_run
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
@@ -22,7 +20,8 @@ from simplecnn.run import train
 from simplecnn.study import Search, objective_values, open_study, search_space, unfinished
 
 SMALL = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=1", "+trainer.limit_train_batches=4",
-         "model.network.channels=[4,8]", "callbacks=[checkpoint]", "logger=csv"]  # fmt: skip
+         "model.network.channels=[4,8]", "callbacks=[checkpoint]", "logger=csv",
+         "hydra.sweep.dir=sweep"]  # fmt: skip
 MEDIAN = {
     "_target_": "optuna.pruners.MedianPruner",
     "n_startup_trials": 2,
@@ -33,14 +32,6 @@ SPACE = {"model.optimizer.lr": FloatDistribution(1e-4, 1e-1, log=True)}
 
 def space_of(*words: str) -> dict:
     return search_space(words, OverridesParser.create())[0]
-
-
-def sweep(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "scripts" / "train.py", "-m", *SMALL, *words]
-    return subprocess.run(
-        [*command, "hydra.sweep.dir=sweep"], cwd=folder, env=dict(os.environ),
-        capture_output=True, text=True, timeout=500,
-    )  # fmt: skip
 
 
 def record(folder: Path) -> dict:
@@ -154,11 +145,12 @@ def test_a_hopeless_run_is_ended_by_the_other_trials(tmp_path):
     assert record(alone)["num_epochs"] == 2
 
 
+@pytest.mark.long
 def test_a_search_goes_on_after_nan_and_from_disk(tmp_path):
     """Some of four trials are NaN; one more is left unfinished; the same command with six."""
     words = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=random", "monitor=val/loss",
              "mode=min", "model.optimizer.lr=choice(1e-3,1e30)"]  # fmt: skip
-    done = sweep(tmp_path, *words, "hydra.sweeper.n_trials=4")
+    done = type_in(tmp_path, "train.py", "-m", *SMALL, *words, "hydra.sweeper.n_trials=4")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     folder = tmp_path / "sweep"
@@ -176,7 +168,7 @@ def test_a_search_goes_on_after_nan_and_from_disk(tmp_path):
     space = study.trials[0].distributions
     unfinished_trial = study.ask(space)  # as if the process had been killed here
     before = [record(folder / str(n)) for n in range(4)]
-    done = sweep(tmp_path, *words, "hydra.sweeper.n_trials=6")
+    done = type_in(tmp_path, "train.py", "-m", *SMALL, *words, "hydra.sweeper.n_trials=6")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "the study goes on: 4 trials done, 1 unfinished" in done.stdout
     study = optuna.load_study(study_name="simplecnn", storage=study._storage)
@@ -187,11 +179,12 @@ def test_a_search_goes_on_after_nan_and_from_disk(tmp_path):
     assert record(folder / "4")["status"] == ("failed" if diverges else "finished")
 
 
+@pytest.mark.long
 def test_several_objectives_and_parallel_trials(tmp_path):
     words = ["hparams_search=optuna", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
              "hydra.sweeper.objectives={val/acc:max,num_parameters:min}",
              "model.network.channels=[4,8],[8,16]", "hydra.sweeper.n_trials=4"]  # fmt: skip
-    done = sweep(tmp_path, *words)
+    done = type_in(tmp_path, "train.py", "-m", *SMALL, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("2 jobs at a time, threads of each: ") == 1
     results = yaml.safe_load((tmp_path / "sweep" / "optimization_results.yaml").read_text())

@@ -164,6 +164,7 @@ def in_a_checkpoint(number: int, moment: str) -> Callable[[], object]:
     return trouble
 
 
+@pytest.mark.long
 def test_a_run_killed_at_any_moment_goes_on(whole, tmp_path, proves):
     """25 moments drawn by chance over the whole run, every fifth of them killed once more."""
     seconds = float((whole / "seconds").read_text())
@@ -207,6 +208,7 @@ PLACES = {
 }
 
 
+@pytest.mark.long
 def test_a_run_killed_in_the_worst_places_goes_on(whole, tmp_path, proves):
     def story(number: int, place: str) -> Story:
         folder = tmp_path / str(number)
@@ -267,6 +269,7 @@ KINDS = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 def test_every_kind_of_run_goes_on_exactly(tmp_path, proves):
     """Killed right after its second, and after its last, checkpoint within an epoch or between."""
     moments = [2, 5]
@@ -482,6 +485,7 @@ def stopped_by(
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.long
 def test_a_signal_saves_and_tells_how_to_go_on(name, code, whole, tmp_path, monkeypatch, proves):
     monkeypatch.setattr("sys.argv", ["scripts/train.py", "seed=3"])
     monkeypatch.delenv("UV", raising=False)

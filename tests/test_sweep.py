@@ -318,7 +318,7 @@ def test_what_else_cannot_be_a_sweeps_folder(tmp_path, monkeypatch):
 
 def test_two_processes_cannot_do_the_same_sweep(tmp_path):
     first = claim(tmp_path)
-    first._lock.acquire()
+    first._claim()
     with pytest.raises(InputError, match="Another process is at the sweep in "):
         claim(tmp_path)
     first.release()

@@ -22,6 +22,7 @@ NUM_PICTURES = 25  # more than the 10 that TensorBoard keeps by itself
 
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.long,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
 ]
 

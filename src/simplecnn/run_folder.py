@@ -26,28 +26,24 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from simplecnn import secrets
 from simplecnn.checkpoint_files import problem
-from simplecnn.errors import InputError, RunError, short
+from simplecnn.claimed_folder import ClaimedFolder
+from simplecnn.errors import InputError, short
 from simplecnn.signals import slurm_job
 from simplecnn.whole_files import write_whole
 
 RECORD = "run.json"
 CONFIG = "config.yaml"
-LOCK = ".lock"  # there while a process is at the run
 VERSIONED = ("simplecnn", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
 
 
-class RunFolder:
+class RunFolder(ClaimedFolder):
     """The folder of one run, and its record `run.json`, which every `update` writes at once."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.record: dict[str, Any] = {}
-        self._lock = FileLock(self.path / LOCK)
+    kind = "run"
 
     def __getstate__(self) -> dict[str, Any]:
         """For a process that DDP spawns: the claim stays here."""
@@ -115,15 +111,6 @@ class RunFolder:
             check_checkpoint(last)
         return folder
 
-    def _claim(self) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise InputError(f"Another process is at the run in {short(self.path)}.") from None
-        except OSError as error:
-            raise RunError(f"{short(self.path)} cannot be written: {error.strerror}.") from None
-
     def _begin(self, config: Mapping[str, Any]) -> "RunFolder":
         text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
         write_whole(self.path / CONFIG, text.encode())
@@ -138,24 +125,6 @@ class RunFolder:
             slurm_job=slurm_job(),
         )
         return self
-
-    def release(self) -> None:
-        """Let other processes at the folder."""
-        if self._lock.is_locked:
-            (self.path / LOCK).unlink(missing_ok=True)
-            self._lock.release(force=True)
-
-    def is_under_way(self) -> bool:
-        """Whether a process is at it."""
-        if not (self.path / LOCK).exists():
-            return False
-        try:
-            with FileLock(self.path / LOCK, timeout=0):
-                return False
-        except Timeout:
-            return True
-        except OSError:  # a folder that can be read only
-            return False
 
     @classmethod
     def open(cls, path: str | Path, *, key: str = "run") -> "RunFolder":

@@ -18,25 +18,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from simplecnn.claimed_folder import ClaimedFolder
 from simplecnn.errors import InputError
 from simplecnn.run_folder import RECORD as RUN_RECORD
 from simplecnn.run_folder import short, write_json
 from simplecnn.signals import slurm_job
 
 RECORD = "sweep.json"
-LOCK = ".lock"
 ROOM_OF_A_JOB = 8 << 20  # bytes: two checkpoints, pictures and logs of the default network
 
 
-class SweepFolder:
+class SweepFolder(ClaimedFolder):
     """The folder of one sweep, and its record `sweep.json`."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.record: dict[str, Any] = {}
-        self._lock = FileLock(self.path / LOCK)
+    kind = "sweep"
 
     @classmethod
     def claim(
@@ -85,13 +80,7 @@ class SweepFolder:
                 f"{short(path)}: {num_left} jobs need some {num_left * ROOM_OF_A_JOB >> 20} MB "
                 f"on disk, and {free >> 20} MB are free."
             )
-        try:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            folder._lock.acquire(timeout=0)
-        except Timeout:
-            raise InputError(f"Another process is at the sweep in {short(path)}.") from None
-        except OSError as error:
-            raise InputError(f"{short(path)} cannot be written: {error.strerror}.") from None
+        folder._claim()
         if not folder.record:
             folder.record = {
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -128,20 +117,6 @@ class SweepFolder:
             )
         folder.record = _read(folder.path)
         return folder
-
-    def release(self) -> None:
-        """Let other processes at the folder."""
-        self._lock.release(force=True)
-
-    def is_under_way(self) -> bool:
-        """Whether a process is at it."""
-        try:
-            with FileLock(self.path / LOCK, timeout=0):
-                return False
-        except Timeout:
-            return True
-        except OSError:  # a folder that can be read only
-            return False
 
     def changed(self, source: dict[str, str]) -> list[str]:
         """The files that are not as they were when the sweep was started."""
