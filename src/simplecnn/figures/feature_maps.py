@@ -49,6 +49,7 @@ def feature_maps_figure(
         f"{dead.sum()} of them dead on these digits, one scale for the layer",
         colours=SIGNED if signed else POSITIVE,
         scale=signed_scale(maps) if signed else positive_scale(maps),
+        bar="output",
     )
     for block in range(num_blocks):
         y = block * block_height + header
