@@ -21,11 +21,14 @@ class Interval:
     high: float
     n: int
 
-    def text(self, *, digits: int = 2, factor: float = 1.0, unit: str = "") -> str:
-        """`98.91 [98.70, 99.12] % (n = 3)`, or without an interval where there is none."""
+    def text(self, *, digits: int = 2, factor: float = 1.0, unit: str = "", of: str = "") -> str:
+        """`98.91 [98.70, 99.12] % (n = 3 networks)`, `of` networks.
+
+        Without an interval where there is none.
+        """
         mean, low, high = (f"{factor * x:.{digits}f}" for x in (self.mean, self.low, self.high))
         bounds = "" if math.isnan(self.low) else f" [{low}, {high}]"
-        return f"{mean}{bounds}{unit} (n = {self.n})"
+        return f"{mean}{bounds}{unit} (n = {self.n:,}{' ' * bool(of)}{of})"
 
 
 def mean_interval(numbers: Sequence[float] | NDArray[Any]) -> Interval:

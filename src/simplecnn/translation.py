@@ -270,7 +270,9 @@ def findings(ledgers: Sequence[Ledger]) -> Findings:
         )
         for title, members in groups.items()
     ]
-    figures = [("accuracy_by_shift", shift_maps_figure(maps, reach=reach, setting=setting))]
+    figures = [
+        ("accuracy_by_shift", shift_maps_figure(maps, reach=reach, near=NEAR, setting=setting))
+    ]
     for title, members in groups.items():
         lines = _layer_lines([m.layers for m in members])
         if lines:
