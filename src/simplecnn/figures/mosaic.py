@@ -70,9 +70,11 @@ class Mosaic:
     ) -> None:
         """Draw `array` (H, W) with its upper left corner at (x, y), `zoom` pixels a value.
 
+        Other `colours` than those of the mosaic need a `scale` of their own.
         An array (H, W, 3) of colours, 0 to 1, is drawn as it is. Equal zooms line up: a whole grid
         may be joined by `join` and put at once.
         """
+        assert (colours is None) == (scale is None)
         height, width = array.shape[0] * zoom, array.shape[1] * zoom
         pixels = _Pixels(
             self.ax,
