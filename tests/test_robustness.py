@@ -50,7 +50,7 @@ def test_several_networks_have_intervals_over_networks(networks):
     errors = found.arrays["errors"]
     mean = mean_interval(100 * errors[:3, :, 1:].mean((1, 2)))
     assert found.lines[1] == (
-        f"steps 60: mean error {mean.mean:.2f} [{mean.low:.2f}, {mean.high:.2f}] % "
+        f"steps 60: mean error {mean.mean:.2f} [{max(0, mean.low):.2f}, {min(100, mean.high):.2f}] % "
         "(n = 3 networks); worst:"
     )
     assert "steps 5: mean error" in found.lines[5] and "(n = 40 images)" in found.lines[5]
