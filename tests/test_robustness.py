@@ -48,15 +48,14 @@ def test_one_network_has_intervals_over_images(networks):
 def test_several_networks_have_intervals_over_networks(networks):
     found = robustness(networks, num_images=40)
     errors = found.arrays["errors"]
-    mean = mean_interval(100 * errors[:3, :, 1:].mean((1, 2)))
+    mean = mean_interval(errors[:3, :, 1:].mean((1, 2)), share=True)
     assert found.lines[1] == (
-        f"steps 60: mean error {mean.mean:.2f} [{max(0, mean.low):.2f}, {min(100, mean.high):.2f}] % "
-        "(n = 3 networks); worst:"
+        f"steps 60: mean error {mean.text(factor=100, unit=' %', of='networks')}; worst:"
     )
     assert "steps 5: mean error" in found.lines[5] and "(n = 40 images)" in found.lines[5]
     group = found.record["groups"]["steps 60"]
     assert group["interval_over"] == "networks" and group["mean_error"]["n"] == 3
-    assert group["mean_error"]["mean"] == pytest.approx(mean.mean / 100)
+    assert group["mean_error"]["mean"] == pytest.approx(mean.mean)
     figures = dict(found.figures)
     assert list(figures) == ["errors_steps_60", "errors_steps_5", "compared"]
     noise = mean_interval(100 * errors[:3, 0, 5])

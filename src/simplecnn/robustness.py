@@ -1,7 +1,7 @@
 """How many errors a network makes on images that are spoiled, by kind and severity."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from simplecnn.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from simplecnn.figures.robustness import compared_figure, corruption_figure
 from simplecnn.findings import Findings
-from simplecnn.intervals import Interval, mean_interval, share_interval
+from simplecnn.intervals import mean_interval, share_interval
 from simplecnn.subject import Subject, logits
 from simplecnn.sweep import short_names, value_text
 
@@ -23,7 +23,7 @@ def robustness(subjects: Sequence[Subject], *, num_images: int = 1000, seed: int
     errors = wrong.mean(3)  # (networks, kinds, severities + 1)
     images, labels = subjects[0].sample(num_images, seed=seed)
     kinds, n = list(CORRUPTIONS), len(labels)
-    setting = f"n = {n:,} test images of {subjects[0].data_name}"
+    setting = one = f"n = {n:,} test images of {subjects[0].data_name}"
     groups: dict[str, list[int]] = {}
     for i, subject in enumerate(subjects):
         names = short_names(list(subject.values))
@@ -47,12 +47,15 @@ def robustness(subjects: Sequence[Subject], *, num_images: int = 1000, seed: int
         figure = corruption_figure(
             tiles, 100 * errors[members].mean(0), kinds=kinds, units=units, amounts=amounts,
             halves=100 * _halves(errors[members]),
-            title=f"Errors on spoiled digits{', ' + title if title else ''}; {setting}",
+            title=f"Errors on spoiled digits{', ' + title if title else ''}; {one}"
+            + f", mean ± 95 % interval over {len(members)} networks" * (len(members) > 1),
         )  # fmt: skip
         figures.append((name, figure))
     if len(groups) > 1:
         by_kind = {t: errors[m][:, :, 1:].mean(2) for t, m in groups.items()}
-        intervals = {t: [_interval(k) for k in s.T] for t, (s, _) in samples.items()}
+        intervals = {
+            t: [mean_interval(k, share=True) for k in s.T] for t, (s, _) in samples.items()
+        }
         figures.append(
             ("compared", compared_figure(by_kind, intervals, kinds=kinds, setting=setting))
         )
@@ -65,7 +68,7 @@ def robustness(subjects: Sequence[Subject], *, num_images: int = 1000, seed: int
             "groups": {
                 title or "all": {
                     "networks": [subjects[i].name for i in members],
-                    "mean_error": asdict(_interval(samples[title][0].mean(1))),
+                    "mean_error": asdict(mean_interval(samples[title][0].mean(1), share=True)),
                     "interval_over": samples[title][1],
                     "error": {
                         k: [round(float(x), 6) for x in errors[members].mean(0)[j]]
@@ -102,12 +105,6 @@ def _sample(wrong: NDArray) -> tuple[NDArray, str]:
     return (spoiled.mean(2), "networks") if len(wrong) > 1 else (spoiled[0].T, "images")
 
 
-def _interval(shares: NDArray) -> Interval:
-    """Of the mean of shares: the ends stay shares."""
-    found = mean_interval(shares)
-    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
-
-
 def _halves(errors: NDArray) -> NDArray:
     """Half the widths (kinds, severities + 1) of intervals over networks; NaN for one network."""
     intervals = [[mean_interval(errors[:, i, j]) for j in range(errors.shape[2])]
@@ -127,10 +124,12 @@ def _lines(
         clean = share_interval(round(errors[0, 0, 0] * n), n)
         lines.append(f"error unspoiled {clean.text(factor=100, unit=' %', of='images')}")
     for title, (sample, what) in samples.items():
-        mean = _interval(sample.mean(1)).text(factor=100, unit=" %", of=what)
+        mean = mean_interval(sample.mean(1), share=True).text(factor=100, unit=" %", of=what)
         lines.append(f"{title + ': ' if title else ''}mean error {mean}; worst:")
         for i in np.argsort(-sample.mean(0), kind="stable")[:3]:
-            error = _interval(sample[:, i]).text(digits=1, factor=100, unit=" %", of=what)
+            error = mean_interval(sample[:, i], share=True).text(
+                digits=1, factor=100, unit=" %", of=what
+            )
             lines.append(f"  {kinds[i]} {error}")
     return lines
 

@@ -14,6 +14,7 @@ from simplecnn.figures.unit_cards import colours
 from simplecnn.intervals import Interval
 
 LABEL, NOTE = 8, 6.5  # font sizes in points
+HATCHES = ("", "/////", ".....", "xxxxx")  # of bars, which tell them apart in grey as well
 
 
 def corruption_figure(
@@ -87,7 +88,10 @@ def compared_figure(
     for i, (title, table) in enumerate(by_kind.items()):
         places = np.arange(len(kinds)) + (i - (len(by_kind) - 1) / 2) * width
         colour = COLOURS[i % len(COLOURS)]
-        ax.bar(places, 100 * table.mean(0), 0.9 * width, color=colour, alpha=0.75, label=title)
+        ax.bar(
+            places, 100 * table.mean(0), 0.9 * width, color=colour, alpha=0.75, label=title,
+            hatch=HATCHES[i % len(HATCHES)], edgecolor="white", linewidth=0,
+        )  # fmt: skip
         low, high = (
             np.clip([getattr(x, end) for x in intervals[title]], 0, 1) for end in ("low", "high")
         )
