@@ -148,7 +148,8 @@ def test_the_projector_shows_the_points_with_their_pictures(page, run_url):
     projector = frames[0]
     projector.get_by_text("Points: 500").first.wait_for()  # all bundled test digits
     projector.get_by_text("Dimension: 128").first.wait_for()
-    projector.get_by_text("answer", exact=True).first.wait_for()  # what names a point
+    chosen = projector.locator("paper-item.iron-selected").filter(has_text="answer").first
+    chosen.wait_for(state="attached")  # what names a point
     sheet = Image.open(io.BytesIO(sprites.value.body()))
     assert sheet.size == (23 * 28, 23 * 28)
     canvas = projector.locator("canvas").first
