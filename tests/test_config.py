@@ -116,7 +116,7 @@ def test_values_arrive():
         ("+callbacks.mine=3", "callbacks.mine is 3: it must have a _target_, a class to build."),
         ("data.batch_size=0", "data.batch_size is 0: it must be a whole number of 1 or more."),
         ("data.steps_together=0", "data.steps_together is 0: it must be a whole number of 1 "),
-        ("data/augmentation=affin", "data/augmentation=affin: allowed are affine, shift. "
+        ("data/augmentation=affin", "data/augmentation=affin: allowed are affine, none, shift. "
                                     "Did you mean affine?"),
         ("experiment=best data.augmentation.scale=1",
          "data.augmentation.scale is 1: it must be a number from 0 up to, not including, 1."),
@@ -202,6 +202,16 @@ def test_a_plan_has_the_values_of_a_ready_search():
     ]
     assert [job[1] for job in plan.jobs] == ["seed=7", "seed=8"] * 3
     assert len(plan_sweep("train", ["experiment=glob(*)"]).jobs) == len(options("experiment"))
+
+
+def test_no_augmentation_has_a_name_that_a_sweep_can_give():
+    for words in (["data/augmentation=none"], ["experiment=best", "data/augmentation=none"]):
+        assert compose_config("train", words)["data"]["augmentation"] is None
+    plan = plan_sweep("train", ["hparams_search=ablation", "seed=1"])
+    pairs = [(p, a) for p in ("max", "blur", "stride", "none") for a in ("none", "shift")]
+    assert [job[:2] for job in plan.jobs] == [
+        [f"model.network.pool={pool}", f"data/augmentation={change}"] for pool, change in pairs
+    ]
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,12 @@ def test_tensorboard_shows_it(bundled, tmp_path, colour):
     np.testing.assert_allclose(points, saved["points"], rtol=1e-5, atol=1e-6)
     text = ask(f"/data/plugin/projector/metadata?run=.&name={name}").get_data(as_text=True)
     head, *rows = text.splitlines()
-    assert head.split("\t") == ["class", "predicted", "right", "probability", "image"]
-    assert [row.split("\t")[0] for row in rows] == [subject.class_names[c] for c in saved["labels"]]
+    assert head.split("\t") == ["answer", "class", "predicted", "right", "probability", "image"]
+    true, taken = ([subject.class_names[c] for c in saved[k]] for k in ("labels", "predicted"))
+    assert [row.split("\t")[1] for row in rows] == true
+    assert [row.split("\t")[0] for row in rows] == [
+        f"{a} → {b}" for a, b in zip(true, taken, strict=True)
+    ]
     sprite = ask(f"/data/plugin/projector/sprite_image?run=.&name={name}")
     assert sprite.status_code == 200
     (sheet,) = path.glob("*/*/sprite.png")

@@ -73,6 +73,10 @@ def test_what_cannot_be_had_is_a_sentence(finished_run, tmp_path, monkeypatch):
     assert refused().startswith("Say what to explain: run=<folder of a run>")
     assert refused(run, "sweep=x").startswith("Say what to explain")
     assert refused("run=none").startswith("run=none: there is no such folder.")
+    (tmp_path / "file").touch()
+    assert refused(f"run={tmp_path}/file").endswith(
+        "/file: this is a file, name the folder of a run."
+    )
     assert refused("sweep=none").startswith("sweep=none: there is no such folder.")
     assert (
         refused(run, "parts=[units,unit]")

@@ -4,6 +4,7 @@ import csv
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from simplecnn.figures.filters import filters_figure
 from simplecnn.figures.png import encode_png
@@ -52,7 +53,8 @@ def test_tensorboard_writes_one_file_straight_into_the_folder(tmp_path):
     logger.save()
     logger.finalize("success")
     logger.log_metrics({"test/acc": 0.75}, step=4)
-    logger.log_hyperparams({"lr": 0.1, "channels": "[16, 32]"}, {"test/acc": 0.75})
+    given = {"lr": 0.1, "channels": "[16, 32]", "fused": True, "graph": False}
+    logger.log_hyperparams(given, {"test/acc": 0.75})
     logger.experiment.close()
     (file,) = tmp_path.iterdir()
     assert file.name.startswith("events.out.tfevents")
@@ -65,3 +67,8 @@ def test_tensorboard_writes_one_file_straight_into_the_folder(tmp_path):
     hparams = [tag for tag in events.summary_metadata if tag.startswith("_hparams_")]
     assert sorted(hparams) == ["_hparams_/session_end_info", "_hparams_/session_start_info"]
     assert [(e.step, e.value) for e in events.Scalars("test/acc")] == [(4, 0.75)]
+    metadata = events.summary_metadata["_hparams_/session_start_info"]
+    said = HParamsPluginData.FromString(metadata.plugin_data.content).session_start_info.hparams
+    assert {k: v.string_value or v.number_value for k, v in said.items()} == {
+        "lr": 0.1, "channels": "[16, 32]", "fused": "true", "graph": "false",
+    }  # fmt: skip

@@ -337,3 +337,47 @@ def test_the_watching_of_a_validation_pass_that_fails_ends(tmp_path):
     assert sum(len(m._forward_hooks) for m in network.modules()) == 2
     health.on_exception(None, None, RuntimeError())
     assert sum(len(m._forward_hooks) for m in network.modules()) == 0
+
+
+RHYTHMS = {
+    "overfit": (["debug=overfit", "trainer.max_epochs=2"], [3, 6], [3, 6]),
+    "half epochs": (["+trainer.val_check_interval=0.5"], [4, 8, 12, 16], [8, 16]),
+    "every other epoch": (
+        ["+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3"], [16], [16],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rhythm", RHYTHMS)
+def test_pictures_say_which_validation_they_show(rhythm, tmp_path, monkeypatch):
+    """Passes within epochs, and epochs without one: nothing old is drawn as new."""
+    from conftest import compose_run
+
+    from simplecnn.callbacks import confusion
+    from simplecnn.run import train
+
+    words, passes, drawn = RHYTHMS[rhythm]
+    titles = []
+
+    def listening(*args, title, **options):
+        titles.append(title)
+        return original(*args, title=title, **options)
+
+    original = confusion.confusion_figure
+    monkeypatch.setattr(confusion, "confusion_figure", listening)
+    train(compose_run(tmp_path / "run", "logger=csv", *words), tmp_path / "run")
+    for name in ("confusion_val", "mistakes_val_history"):
+        assert arrays(tmp_path / "run", name)["step"].tolist() == passes
+    shown = sorted((tmp_path / "run" / "images").glob("mistakes_val_epoch=*.png"))
+    assert [int(path.stem.rpartition("=")[2]) for path in shown] == drawn
+    told = "as it was at step 16" if rhythm == "every other epoch" else f"step {passes[-1]}"
+    assert titles[-1].endswith(told) and len(titles) == 1
+
+
+def test_fast_dev_run_draws_nothing(tmp_path):
+    from conftest import compose_run
+
+    from simplecnn.run import train
+
+    train(compose_run(tmp_path / "run", "debug=fdr"), tmp_path / "run")
+    assert not (tmp_path / "run" / "images").exists()

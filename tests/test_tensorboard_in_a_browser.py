@@ -1,5 +1,6 @@
 """TensorBoard, opened in a real Chromium, shows what runs wrote: nothing is lost or in the way."""
 
+import io
 import re
 import shutil
 import subprocess
@@ -9,10 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 from conftest import compose_run
+from PIL import Image
 
+from simplecnn.config import compose_config
+from simplecnn.explanation import explain
 from simplecnn.loggers import TensorBoard
 from simplecnn.run_folder import RunFolder
 
@@ -60,19 +64,15 @@ def serve(*options: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def run_url(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A finished run, a picture drawn often, and an embedding, shown as its summary says."""
+    """A finished run, a picture drawn often, and what explain embeds, shown as summaries say."""
     folder = tmp_path_factory.mktemp("run") / "run"
     shutil.copytree(finished_run, folder)
     logger = TensorBoard(str(folder))
     png = (folder / "images" / "film_conv1.png").read_bytes()
     for step in range(NUM_PICTURES):
         logger.add_png("film/often", png, 100, 100, step)
-    points = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
-    logger.experiment.add_embedding(
-        points, metadata=[str(i % 10) for i in range(30)], label_img=torch.rand(30, 1, 28, 28),
-        tag="penultimate",
-    )  # fmt: skip
     logger.experiment.close()
+    explain(compose_config("explain", [f"run={folder}", "parts=embedding"]))
     with serve("--samples_per_plugin", "images=500", "--logdir", str(folder.parent)) as url:
         yield url
 
@@ -142,13 +142,25 @@ def test_pictures_are_shown_and_no_step_is_lost(page, run_url):
 
 
 def test_the_projector_shows_the_points_with_their_pictures(page, run_url):
-    open_tab(page, run_url, "projector")
+    with page.expect_response(lambda answer: "sprite_image" in answer.url) as sprites:
+        open_tab(page, run_url, "projector")
     while not (frames := [f for f in page.frames if f.url.endswith("projector_binary.html")]):
         page.wait_for_timeout(200)  # it lies in a frame in a frame
     projector = frames[0]
-    projector.get_by_text("Points: 30").first.wait_for()
-    projector.get_by_text("Dimension: 8").first.wait_for()
-    projector.locator("canvas").first.wait_for()
+    projector.get_by_text("Points: 500").first.wait_for()  # all bundled test digits
+    projector.get_by_text("Dimension: 128").first.wait_for()
+    chosen = projector.locator("paper-item.iron-selected").filter(has_text="answer").first
+    chosen.wait_for(state="attached")  # what names a point
+    sheet = Image.open(io.BytesIO(sprites.value.body()))
+    assert sheet.size == (23 * 28, 23 * 28)
+    canvas = projector.locator("canvas").first
+    for _ in range(60):
+        drawn = np.asarray(Image.open(io.BytesIO(canvas.screenshot())).convert("L"))
+        if (drawn < 40).mean() > 0.01:
+            break  # the digits are white on black, and nothing else is black
+        page.wait_for_timeout(500)
+    else:
+        raise AssertionError("No digits were drawn.")
 
 
 def test_hparams_of_a_run_and_of_a_sweep(page, run_url, sweep_url):
@@ -162,6 +174,8 @@ def test_hparams_of_a_run_and_of_a_sweep(page, run_url, sweep_url):
         for session in found:
             metrics = {m["name"]["tag"] for m in session["metricValues"]}
             assert {"train/acc", "val/acc", "test/acc"} <= metrics
+            assert session["hparams"]["model/split_batch"] in ("true", "false")  # not 0.0000
+    page.get_by_text("true", exact=True).first.wait_for(state="attached")
 
 
 def fetch_sessions(page: Any) -> list[dict[str, Any]]:

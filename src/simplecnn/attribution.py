@@ -87,7 +87,7 @@ def attribution(
             for m in METHODS
         ]
         sign = "right" if true == guess else "WRONG"
-        note = f"{sign}: {true} → {guess}\np = {float(probability[place]):.3f}"
+        note = f"{sign}: {true} → {guess}\np {_probability(float(probability[place]))}"
         rows.append(Row(images[i].numpy(), note, tiles))
     layer = grad_cam_layer(subject.network, images[:1])
     grid = " x ".join(map(str, trained["Grad-CAM"].maps.shape[1:]))
@@ -101,7 +101,7 @@ def attribution(
     figure = attribution_figure(
         rows, titles,
         title=f"Which pixels speak for the predicted class (red) or against it (blue); {setting}\n"
-        f"each map on a scale of its own, ±its largest value; Grad-CAM on the {grid} grid of "
+        f"each map on a scale of its own, ± its largest value; Grad-CAM on the {grid} grid of "
         f"{layer}; number: infidelity, 0 best, 1 like an empty map",
     )  # fmt: skip
     lines = [setting]
@@ -252,6 +252,11 @@ def _plain(network: nn.Module) -> nn.Module:
         if getattr(module, "inplace", False):
             setattr(module, "inplace", False)  # noqa: B010  mypy knows no such attribute
     return network
+
+
+def _probability(p: float) -> str:
+    """Never 1 for what is less than certain."""
+    return f"= {p:.3f}" if p < 0.9995 else "> 0.999"
 
 
 def _likeness(a: NDArray, b: NDArray) -> float:

@@ -12,7 +12,8 @@ from simplecnn.findings import Findings
 from simplecnn.subject import BATCH, Subject
 
 LARGEST_SPRITE = 8192  # pixels a side: what browsers take as one texture
-HEADER = ["class", "predicted", "right", "probability", "image"]
+# The projector names points by the first column that is not all numbers.
+HEADER = ["answer", "class", "predicted", "right", "probability", "image"]
 
 
 def embedding(subject: Subject, *, num_images: int = 2000, seed: int = 0) -> Findings:
@@ -32,7 +33,14 @@ def embedding(subject: Subject, *, num_images: int = 2000, seed: int = 0) -> Fin
     setting = f"{len(labels):,} of {len(subject.labels):,} test images of {subject.data_name}"
     names = subject.class_names
     metadata = [
-        [names[t], names[p], "yes" if t == p else "no", f"{q:.4f}", str(i)]
+        [
+            f"{names[t]} → {names[p]}",
+            names[t],
+            names[p],
+            "yes" if t == p else "no",
+            f"{q:.4f}",
+            str(i),
+        ]
         for i, (t, p, q) in enumerate(
             zip(labels.tolist(), predicted.tolist(), probability.tolist(), strict=True)
         )

@@ -21,21 +21,30 @@ class Interval:
     high: float
     n: int
 
-    def text(self, *, digits: int = 2, factor: float = 1.0, unit: str = "") -> str:
-        """`98.91 [98.70, 99.12] % (n = 3)`, or without an interval where there is none."""
+    def text(self, *, digits: int = 2, factor: float = 1.0, unit: str = "", of: str = "") -> str:
+        """`98.91 [98.70, 99.12] % (n = 3 networks)`, `of` networks.
+
+        Without an interval where there is none.
+        """
         mean, low, high = (f"{factor * x:.{digits}f}" for x in (self.mean, self.low, self.high))
         bounds = "" if math.isnan(self.low) else f" [{low}, {high}]"
-        return f"{mean}{bounds}{unit} (n = {self.n})"
+        return f"{mean}{bounds}{unit} (n = {self.n:,}{' ' * bool(of)}{of})"
 
 
-def mean_interval(numbers: Sequence[float] | NDArray[Any]) -> Interval:
-    """Of the mean of independent numbers (one a seed), by Student's t."""
+def mean_interval(numbers: Sequence[float] | NDArray[Any], *, share: bool = False) -> Interval:
+    """Of the mean of independent numbers (one a seed), by Student's t.
+
+    The ends of a `share` stay within 0 and 1.
+    """
     values = np.asarray(numbers, dtype=float)
     n, mean = len(values), float(values.mean())
     if n < 2:
         return Interval(mean, math.nan, math.nan, n)
     half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
-    return Interval(mean, mean - half, mean + half, n)
+    low, high = mean - half, mean + half
+    return (
+        Interval(mean, max(0.0, low), min(1.0, high), n) if share else Interval(mean, low, high, n)
+    )
 
 
 def share_interval(count: int, n: int) -> Interval:

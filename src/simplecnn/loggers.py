@@ -32,9 +32,11 @@ class TensorBoard(TensorBoardLogger):
         """Make this run a row of the HPARAMS tab; `metrics` are those that were logged before.
 
         TensorBoard takes the description of all runs from the first one that has one, and hides
-        what differs: so no run has one, and it looks at all of them.
+        what differs: so no run has one, and it looks at all of them. True and false are words:
+        torch writes them as numbers, and then the table says 1.0000.
         """
-        _, start, end = hparams(dict(params), dict.fromkeys(metrics or {}, 0.0))
+        said = {k: str(v).lower() if isinstance(v, bool) else v for k, v in params.items()}
+        _, start, end = hparams(said, dict.fromkeys(metrics or {}, 0.0))
         writer = self.experiment._get_file_writer()
         writer.add_summary(start)
         writer.add_summary(end)

@@ -1,6 +1,7 @@
 """How many errors a network makes on images that are spoiled, by kind and severity."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,11 @@ def robustness(subjects: Sequence[Subject], *, num_images: int = 1000, seed: int
 
     The same images and the same noise for all of them.
     """
-    errors = np.array(
-        [measure_errors(s, num_images=num_images, seed=seed) for s in subjects]
-    )  # (networks, kinds, severities + 1)
+    wrong = np.array([measure_mistakes(s, num_images=num_images, seed=seed) for s in subjects])
+    errors = wrong.mean(3)  # (networks, kinds, severities + 1)
     images, labels = subjects[0].sample(num_images, seed=seed)
     kinds, n = list(CORRUPTIONS), len(labels)
-    setting = f"n = {n:,} test images of {subjects[0].data_name}"
+    setting = one = f"n = {n:,} test images of {subjects[0].data_name}"
     groups: dict[str, list[int]] = {}
     for i, subject in enumerate(subjects):
         names = short_names(list(subject.values))
@@ -40,19 +40,27 @@ def robustness(subjects: Sequence[Subject], *, num_images: int = 1000, seed: int
     )
     amounts = [[f"{a:g}" for a in CORRUPTIONS[k].amounts] for k in kinds]
     units = [CORRUPTIONS[k].unit for k in kinds]
+    samples = {title: _sample(wrong[members]) for title, members in groups.items()}
     figures = []
     for title, members in groups.items():
         name = "errors" if len(groups) == 1 else "errors_" + _file_name(title)
         figure = corruption_figure(
             tiles, 100 * errors[members].mean(0), kinds=kinds, units=units, amounts=amounts,
-            title=f"Errors on spoiled digits{', ' + title if title else ''}; {setting}",
+            halves=100 * _halves(errors[members]),
+            title=f"Errors on spoiled digits{', ' + title if title else ''}; {one}"
+            + f", mean ± 95 % interval over {len(members)} networks" * (len(members) > 1),
         )  # fmt: skip
         figures.append((name, figure))
-    by_kind = {t: 100 * errors[m][:, :, 1:].mean(2) for t, m in groups.items()}
     if len(groups) > 1:
-        figures.append(("compared", compared_figure(by_kind, kinds=kinds, setting=setting)))
+        by_kind = {t: errors[m][:, :, 1:].mean(2) for t, m in groups.items()}
+        intervals = {
+            t: [mean_interval(k, share=True) for k in s.T] for t, (s, _) in samples.items()
+        }
+        figures.append(
+            ("compared", compared_figure(by_kind, intervals, kinds=kinds, setting=setting))
+        )
     return Findings(
-        lines=_lines(by_kind, errors, kinds, setting, n),
+        lines=_lines(samples, errors, kinds, setting, n),
         record={
             "num_images": n,
             "seed": seed,
@@ -60,6 +68,8 @@ def robustness(subjects: Sequence[Subject], *, num_images: int = 1000, seed: int
             "groups": {
                 title or "all": {
                     "networks": [subjects[i].name for i in members],
+                    "mean_error": asdict(mean_interval(samples[title][0].mean(1), share=True)),
+                    "interval_over": samples[title][1],
                     "error": {
                         k: [round(float(x), 6) for x in errors[members].mean(0)[j]]
                         for j, k in enumerate(kinds)
@@ -73,31 +83,54 @@ def robustness(subjects: Sequence[Subject], *, num_images: int = 1000, seed: int
     )
 
 
-def measure_errors(subject: Subject, *, num_images: int, seed: int) -> NDArray:
-    """(kinds, severities + 1) shares of wrong answers; the first column is for images unspoiled."""
+def measure_mistakes(subject: Subject, *, num_images: int, seed: int) -> NDArray:
+    """Booleans (kinds, severities + 1, images): wrong answers; severity 0 is unspoiled."""
     images, labels = subject.sample(num_images, seed=seed)
 
-    def error(kind: str, severity: int) -> float:
+    def wrong(kind: str, severity: int) -> NDArray:
         answers = logits(subject.network, corrupt(images, kind, severity, seed=seed)).argmax(1)
-        return float((answers != labels).double().mean())
+        return (answers != labels).numpy()
 
-    clean = error("noise", 0)
-    return np.array([[clean, *(error(k, s) for s in SEVERITIES)] for k in CORRUPTIONS])
+    clean = wrong("noise", 0)
+    return np.array([[clean, *(wrong(k, s) for s in SEVERITIES)] for k in CORRUPTIONS])
+
+
+def _sample(wrong: NDArray) -> tuple[NDArray, str]:
+    """Errors (n, kinds) that an interval is about, and what the n are.
+
+    Networks where there are several: they differ by more than the choice of images does. Of one
+    network, its images.
+    """
+    spoiled = wrong[:, :, 1:].mean(2)  # (networks, kinds, images)
+    return (spoiled.mean(2), "networks") if len(wrong) > 1 else (spoiled[0].T, "images")
+
+
+def _halves(errors: NDArray) -> NDArray:
+    """Half the widths (kinds, severities + 1) of intervals over networks; NaN for one network."""
+    intervals = [[mean_interval(errors[:, i, j]) for j in range(errors.shape[2])]
+                 for i in range(errors.shape[1])]  # fmt: skip
+    return np.array([[(x.high - x.low) / 2 for x in row] for row in intervals])
 
 
 def _lines(
-    by_kind: dict[str, NDArray], errors: NDArray, kinds: Sequence[str], setting: str, n: int
+    samples: dict[str, tuple[NDArray, str]],
+    errors: NDArray,
+    kinds: Sequence[str],
+    setting: str,
+    n: int,
 ) -> list[str]:
     lines = [setting]
     if len(errors) == 1:
         clean = share_interval(round(errors[0, 0, 0] * n), n)
-        lines.append(f"error unspoiled {clean.text(factor=100, unit=' %')}")
-    for title, table in by_kind.items():
-        means = table.mean(0)
-        order = np.argsort(-means)
-        worst = ", ".join(f"{kinds[i]} {means[i]:.1f} %" for i in order[:3])
-        mean = mean_interval(list(table.mean(1))).text(unit=" %")
-        lines.append(f"{title + ': ' if title else ''}mean error {mean}; worst: {worst}")
+        lines.append(f"error unspoiled {clean.text(factor=100, unit=' %', of='images')}")
+    for title, (sample, what) in samples.items():
+        mean = mean_interval(sample.mean(1), share=True).text(factor=100, unit=" %", of=what)
+        lines.append(f"{title + ': ' if title else ''}mean error {mean}; worst:")
+        for i in np.argsort(-sample.mean(0), kind="stable")[:3]:
+            error = mean_interval(sample[:, i], share=True).text(
+                digits=1, factor=100, unit=" %", of=what
+            )
+            lines.append(f"  {kinds[i]} {error}")
     return lines
 
 

@@ -361,7 +361,8 @@ def _flatten(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         for name, value in config.items():
             yield from _flatten(value, f"{key}/{name}" if key else str(name))
     else:
-        yield key, config if isinstance(config, bool | int | float | str) else str(config)
+        value = "null" if config is None else config
+        yield key, value if isinstance(value, bool | int | float | str) else str(value)
 
 
 def _numbers(trainer: pl.Trainer) -> dict[str, float]:

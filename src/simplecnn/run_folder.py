@@ -131,6 +131,8 @@ class RunFolder(ClaimedFolder):
         """A run that is there, named by `key`. Raises InputError where it is missing, incomplete
         or not ours."""
         folder = cls(path)
+        if folder.path.is_file():
+            raise InputError(f"{key}={path}: this is a file, name the folder of a run.")
         if not folder.path.is_dir():
             raise InputError(
                 f"{key}={path}: there is no such folder.{_recent_runs(folder.path, key)}"

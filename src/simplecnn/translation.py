@@ -270,7 +270,9 @@ def findings(ledgers: Sequence[Ledger]) -> Findings:
         )
         for title, members in groups.items()
     ]
-    figures = [("accuracy_by_shift", shift_maps_figure(maps, reach=reach, setting=setting))]
+    figures = [
+        ("accuracy_by_shift", shift_maps_figure(maps, reach=reach, near=NEAR, setting=setting))
+    ]
     for title, members in groups.items():
         lines = _layer_lines([m.layers for m in members])
         if lines:
@@ -312,15 +314,16 @@ def _numbers(members: Sequence[Ledger], *, over_images: bool) -> dict[str, Inter
         right = shifts.answers[shifts.reach, shifts.reach] == shifts.labels
         return {
             "accuracy": share_interval(int(right.sum()), n),
-            "near_accuracy": mean_interval(list(shifts.near_accuracies())),
-            "consistency": mean_interval(list(shifts.consistencies())),
+            "near_accuracy": mean_interval(shifts.near_accuracies(), share=True),
+            "consistency": mean_interval(shifts.consistencies(), share=True),
         }
     reach = members[0].shifts.reach
-    return {
-        "accuracy": mean_interval([float(m.shifts.accuracy[reach, reach]) for m in members]),
-        "near_accuracy": mean_interval([m.shifts.near_accuracies().mean() for m in members]),
-        "consistency": mean_interval([m.shifts.consistency() for m in members]),
+    numbers = {
+        "accuracy": [float(m.shifts.accuracy[reach, reach]) for m in members],
+        "near_accuracy": [m.shifts.near_accuracies().mean() for m in members],
+        "consistency": [m.shifts.consistency() for m in members],
     }
+    return {key: mean_interval(values, share=True) for key, values in numbers.items()}
 
 
 def _layer_lines(members: Sequence[Mapping[str, LayerError]]) -> list[LayerLine]:

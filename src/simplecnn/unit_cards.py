@@ -365,6 +365,7 @@ def _figures(
     subject: Subject,
 ) -> Figures:
     shown = ranked[:40]
+    of_all = "" if len(ranked) == num_units else f", of {num_units} in all"
     yield (
         "index",
         index_figure(
@@ -379,8 +380,7 @@ def _figures(
             class_names=subject.class_names,
             title=(
                 f"Which channels matter: accuracy lost without them\n"
-                f"the first {len(shown)} of {len(ranked)} removed, of {num_units}, by effect; "
-                f"{setting}"
+                f"the first {len(shown)} by effect, of {len(ranked)} removed{of_all}; {setting}"
             ),
         ),
     )

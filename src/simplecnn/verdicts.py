@@ -83,7 +83,8 @@ def verdicts(subjects: Sequence[Subject], *, num_images: int = 300, seed: int = 
     name = " ".join(f"{k}={value_text(v)}" for k, v in values.items())
     setting = f"{len(ours)} network{'s' * (len(ours) > 1)}"
     setting += f" of {name}" if name else ""
-    setting += f", {num_seen} test images of {ours[0].data_name} each"
+    setting += f", {num_seen} test images of {ours[0].data_name}"
+    setting += " each" * (len(ours) > 1)
     figures = [
         (r.figure, verdict_figure(panels, title=f"{r.claim}: {r.verdict}\n{r.reason}; {setting}"))
         for r, panels in zip(results, _panels(evidence, without), strict=True)

@@ -33,6 +33,11 @@ def test_curves_are_drawn_against_epochs():
     np.testing.assert_allclose(found["validation 87.50 %"], [[1, 85], [2, 87.5]])
     np.testing.assert_allclose(found["the best"], [[2, 87.5]])
     np.testing.assert_allclose(rate.lines[0].get_xydata(), [[0.5, 0.1], [1.5, 0.2]])
+    drawn = [line for line in loss.lines if line.get_label() != "a batch"]
+    looks = {(line.get_marker(), line.get_linestyle()) for line in drawn}
+    assert len(drawn) == len(looks) == 2  # told apart without colours
+    figure.canvas.draw()
+    assert {x % 1 for x in loss.get_xticks()} == {0}  # whole epochs
 
 
 def test_curves_of_a_run_without_validation():
@@ -65,6 +70,9 @@ def test_health_has_a_line_a_layer(number):
     np.testing.assert_array_equal(norm.lines[1].get_ydata(), gradients["norm"][:, 1])
     dead = titles["dead units, %"]
     np.testing.assert_allclose(dead.lines[0].get_ydata(), 100 * activity["dead"][:, 0])
+    mean = titles["mean output; dashed: standard deviation"].lines
+    dashed = [line.get_ydata()[0] for line in mean if line.get_linestyle() == "--"]
+    np.testing.assert_array_equal(dashed, activity["std"][0])
     update = titles["change of the weights in a step, relative"].lines
     assert np.isnan(update[0].get_ydata()[2]) and set(update[-1].get_ydata()) == {1e-3}
     shown = [t.get_text() for t in figure.legends[0].get_texts()]
@@ -79,4 +87,4 @@ def test_health_without_validation_says_so():
     gradients = {"step": np.array([1]), "norm": np.ones((1, 1)), "update": np.ones((1, 1))}
     figure = health_figure(["conv"], gradients, {"step": np.zeros(0)})
     texts = [t.get_text() for ax in figure.axes for t in ax.texts]
-    assert texts == 4 * ["no validation images were seen"]
+    assert texts == [*4 * ["no validation images were seen"], "rule of thumb"]

@@ -97,3 +97,19 @@ def test_any_shape_fits_on_the_paper(shape, image):
     boxes = [t.get_window_extent(renderer) for t in figure.axes[0].texts]
     for i, a in enumerate(boxes):
         assert not any(a.overlaps(b) for b in boxes[i + 1 :])
+
+
+def test_the_image_itself_stands_beside_its_maps():
+    """On the paper, not only in the arrays: ink is black, and as large as said."""
+    images = np.zeros((2, 1, 28, 28), np.float32)
+    images[1, 0, 4:8, 5:15] = 1.0
+    figure = draw(some_maps(2, 3, 28, 28), images=images)
+    figure.canvas.draw()
+    paper = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    ink = figure.axes[0].images[2]
+    zoom = round(ink.get_extent()[1] - ink.get_extent()[0]) // 28
+    left, top = ink.axes.transData.transform((ink.get_extent()[0], ink.get_extent()[3]))
+    x, y = round(left), len(paper) - round(top)
+    shown = paper[y : y + 28 * zoom : zoom, x : x + 28 * zoom : zoom, 0]
+    np.testing.assert_array_equal(shown == 0, images[1, 0] == 1)
+    np.testing.assert_array_equal(shown == 255, images[1, 0] == 0)

@@ -35,7 +35,7 @@ def test_rows_are_filters_columns_are_moments_on_one_scale():
     np.testing.assert_array_equal(shown[: 3 * zoom : zoom, ::zoom][:, :3],
                                   (weights[2] - weights[0])[0, 0])  # fmt: skip
     found = words(figure)
-    assert {"start", "step\n1", "epoch\n1", "change", "most like"} <= set(found)
+    assert {"start", "step\n1", "epoch\n1", "change", "most like", "weight"} <= set(found)
     assert "2 filters of 3 x 3 (rows), one scale for the whole run: ±7" in found[0]
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from simplecnn.callbacks.history import History
 from simplecnn.callbacks.images import ImageCallback, Picture, looks
-from simplecnn.callbacks.validation import NAMES, class_names, gathered, in_training, stage
+from simplecnn.callbacks.validation import NAMES, as_of, class_names, gathered, in_training, stage
 from simplecnn.figures.confusion import confusion_figure
 
 
@@ -71,6 +71,7 @@ class Confusion(ImageCallback):
         figure = confusion_figure(
             counts,
             class_names=class_names(trainer, len(counts)),
-            title=f"Confusion on the {NAMES[name]} images, {when}",
+            title=f"Confusion on the {NAMES[name]} images, "
+            f"{as_of(trainer, int(arrays['step'][-1]), when)}",
         )
         return {f"confusion_{name}": Picture(figure, arrays)}

@@ -10,7 +10,15 @@ from torch import Tensor
 
 from simplecnn.callbacks.history import History
 from simplecnn.callbacks.images import ImageCallback, Picture, looks
-from simplecnn.callbacks.validation import NAMES, class_names, gathered, in_training, joined, stage
+from simplecnn.callbacks.validation import (
+    NAMES,
+    as_of,
+    class_names,
+    gathered,
+    in_training,
+    joined,
+    stage,
+)
 from simplecnn.figures.mistakes import mistakes_figure
 
 
@@ -29,6 +37,7 @@ class Mistakes(ImageCallback):
         self._worst: list[dict[str, Tensor]] = []
         self._num_classes = 0
         self._shown: dict[str, NDArray] = {}
+        self._seen_at = self._drawn_of = -1  # steps: of the last pass, and of the pass drawn last
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if looks(trainer):
@@ -82,23 +91,25 @@ class Mistakes(ImageCallback):
                 part[1]["places"] += first
             answers, worst = joined([p[0] for p in parts]), joined([p[1] for p in parts])
             self._shown = self._compare(answers, worst, trainer.global_step)
+            self._seen_at = trainer.global_step
             self.all.add(trainer.global_step, **answers)
             self.all.save()
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
-        if not self._shown:
+        if not self._shown or self._drawn_of == self._seen_at:  # no pass since the last picture
             return {}
         shown, name = self._shown, stage(trainer)
+        self._drawn_of = self._seen_at
         counts = {key: int(shown[key]) for key in ("num_wrong", "num_new", "num_fixed")}
         total = int(shown["num_images"])
         title = (
             f"The {len(shown['labels'])} most confident mistakes on {total:,} {NAMES[name]} "
-            f"images, {when}\n{counts['num_wrong']} wrong"
+            f"images, {as_of(trainer, self._seen_at, when)}\n{counts['num_wrong']} wrong"
         )
         if shown["compared"]:
             persisting = counts["num_wrong"] - counts["num_new"]
             title += (
-                f": {counts['num_new']} new since the epoch before (orange), {persisting} persist "
+                f": {counts['num_new']} new since the pass before (orange), {persisting} persist "
                 f"(grey), {counts['num_fixed']} others were put right"
             )
         figure = mistakes_figure(

@@ -22,6 +22,11 @@ def stage(trainer: Trainer) -> str:
     return next(iter(getattr(trainer.datamodule, "validation_stages", ())), "val")
 
 
+def as_of(trainer: Trainer, step: int, when: str) -> str:
+    """`when`, the words for now, where a pass at `step` was now; else the step of that pass."""
+    return when if step == trainer.global_step else f"as it was at step {step}"
+
+
 def class_names(trainer: Trainer, num_classes: int) -> list[str]:
     names = getattr(trainer.datamodule, "class_names", ())
     return list(names) if len(names) == num_classes else [str(i) for i in range(num_classes)]

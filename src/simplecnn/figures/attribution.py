@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -33,7 +35,7 @@ def attribution_figure(rows: Sequence[Row], titles: Sequence[str], *, title: str
     """A row an image; the first half of the columns from the trained network, the second not."""
     half = len(titles) // 2
     ratios = [1.0] * (half + 1) + [0.12] + [1.0] * half
-    figure = style.new_figure(1.32 * (2 * half + 1) + 0.5, 1.42 * len(rows) + 1.15)
+    figure = style.new_figure(1.32 * (2 * half + 1) + 1.0, 1.42 * len(rows) + 1.15)
     grid = figure.subplots(len(rows), len(ratios), squeeze=False, width_ratios=ratios)
     for i, row in enumerate(rows):
         image, *axes = (ax for j, ax in enumerate(grid[i]) if j != half + 1)
@@ -53,5 +55,11 @@ def attribution_figure(rows: Sequence[Row], titles: Sequence[str], *, title: str
             for j, (ax, name) in enumerate(zip(axes, titles, strict=True)):
                 state = ("trained", "random weights")[j // half]
                 ax.set_title(f"{state}\n{name}", fontsize=NOTE)
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(-1, 1), style.SIGNED), ax=grid, shrink=0.4, aspect=30,
+        ticks=[-1, 0, 1],
+    )  # fmt: skip
+    bar.set_label("of the largest value of each map", fontsize=NOTE)
+    bar.ax.tick_params(labelsize=NOTE)
     figure.suptitle(title, fontsize=LABEL)
     return figure

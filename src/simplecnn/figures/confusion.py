@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from simplecnn.figures.mosaic import Mosaic, join
 from simplecnn.figures.style import COUNT, positive_scale
 
-BAR = 180  # pixels, from a recall of `low` to 1
+BAR = 180  # pixels, from a recall of 0 to 1
 
 
 def confusion_figure(
@@ -41,6 +41,7 @@ def confusion_figure(
         "grey is right",
         colours=COUNT,
         scale=scale,
+        bar="mistakes",
     )
     mosaic.put(join(mistakes[:, :, None, None], zoom=cell - 1, gap=1), left, header, 1)
     named = cell >= 12  # else there is no room for the name of each class

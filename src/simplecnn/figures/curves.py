@@ -17,6 +17,7 @@ GRID = "#e0e0e0"
 FLOOR = (
     1e-7  # gradients and changes below are not drawn: the last step of a schedule that ends at 0
 )
+ROUND = [1, 2, 2.5, 5, 10]  # what may lie between two numbers at an axis, times a power of ten
 MOST_NAMES = 10  # in the legend of layers
 
 
@@ -42,14 +43,14 @@ def curves_figure(
         rate.plot(when, steps["lr"], color="black", linewidth=1.2)
     after = epochs["step"] / steps_per_epoch if len(epochs["step"]) else np.zeros(0)
     for ax, metric in ((loss, "loss"), (accuracy, "acc")):
-        for stage, (name, colour) in STAGES.items():
+        for stage, (name, colour, line) in STAGES.items():
             values = epochs.get(f"{stage}/{metric}")
             if values is None:
                 continue
             known = np.isfinite(values)
             shown = 100 * values[known] if metric == "acc" else values[known]
             last = "" if not known.any() else _last(shown[-1], metric)
-            ax.plot(after[known], shown, ".-", color=colour, linewidth=1.3, markersize=5,
+            ax.plot(after[known], shown, line, color=colour, linewidth=1.3, markersize=3.5,
                     label=f"{name} {last}")  # fmt: skip
     best = epochs.get("val/acc", np.zeros(0))
     if np.isfinite(best).any():
@@ -94,7 +95,7 @@ def health_figure(
         ("dead units, %", activity, "dead", 100),
         ("units that are always on, %", activity, "always_on", 100),
         ("zeros among the outputs, %", activity, "zeros", 100),
-        ("mean output ± standard deviation", activity, "mean", 1),
+        ("mean output; dashed: standard deviation", activity, "mean", 1),
         ("norm of the gradient", gradients, "norm", 1),
         ("change of the weights in a step, relative", gradients, "update", 1),
     ]
@@ -110,9 +111,8 @@ def health_figure(
                 values = np.where(values > FLOOR, values, np.nan)
             ax.plot(table["step"], values, ".-", color=colour, linewidth=1.2, markersize=5)
             if key == "mean":
-                spread = table["std"][:, i]
-                ax.fill_between(table["step"], values - spread, values + spread, color=colour,
-                                alpha=0.12, linewidth=0)  # fmt: skip
+                ax.plot(table["step"], table["std"][:, i], ".--", color=colour, linewidth=1.0,
+                        markersize=4)  # fmt: skip
         if table is gradients:
             _logarithmic(ax.xaxis, ax.set_xscale)
             if (table[key] > FLOOR).any():
@@ -121,9 +121,11 @@ def health_figure(
             ax.set_ylim(0, max(1.0, ax.get_ylim()[1]))
         if table is activity:
             ax.set_xlim(left=0)
-            ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            ax.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=ROUND))
         if key == "update":  # the rule of thumb of many courses, CS231n's among them
             ax.axhline(1e-3, color="0.5", linewidth=0.8, linestyle="--")
+            ax.text(0.02, 1e-3, "rule of thumb", transform=ax.get_yaxis_transform(),
+                    fontsize=NOTE_SIZE - 1, color="0.4", va="bottom")  # fmt: skip
     named = np.unique(np.linspace(0, len(layers) - 1, min(len(layers), MOST_NAMES)).astype(int))
     handles = [matplotlib.lines.Line2D([], [], color=colours[i], linewidth=2) for i in named]
     figure.legend(handles, [layers[i] for i in named], loc="upper left", frameon=False,
@@ -135,8 +137,8 @@ def _dress(ax: Axes, title: str, across: str) -> None:
     ax.set_title(title, fontsize=LABEL_SIZE + 0.5, loc="left")
     ax.set_xlabel(across, fontsize=NOTE_SIZE, labelpad=1)
     ax.tick_params(labelsize=NOTE_SIZE)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(5))
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=ROUND))
+    ax.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND))
     ax.grid(color=GRID, linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)
 

@@ -49,6 +49,7 @@ def feature_maps_figure(
         f"{dead.sum()} of them dead on these digits, one scale for the layer",
         colours=SIGNED if signed else POSITIVE,
         scale=signed_scale(maps) if signed else positive_scale(maps),
+        bar="output",
     )
     for block in range(num_blocks):
         y = block * block_height + header
@@ -62,7 +63,8 @@ def feature_maps_figure(
             mosaic.write(0, top, answers[i], va="center", color=colour)
             side = _side(images[i], step_y - gap)
             ink = images[i].mean(axis=0)  # colour images are shown by their brightness
-            mosaic.put(ink, left - 12 - side, top - side / 2, side // len(ink), colours=DIGIT)
+            mosaic.put(ink, left - 12 - side, top - side / 2, side // len(ink), colours=DIGIT,
+                       scale=positive_scale(np.ones(1)))  # fmt: skip
     return mosaic.figure
 
 

@@ -72,6 +72,7 @@ def film_figure(
         f"one scale for the whole run: ±{scale.vmax:.3g}",
         colours=SIGNED,
         scale=scale,
+        bar="weight",
     )
 
     def put(tiles: NDArray, x: int) -> None:

@@ -37,6 +37,7 @@ def _grid(weights: NDArray, title: str, scale: Normalize) -> Figure:
         f"one scale for the layer: ±{scale.vmax:.3g}",
         colours=SIGNED,
         scale=scale,
+        bar="weight",
     )
     with_weights = num_filters * height * width <= 400 and zoom >= 24
     for i, kernel in enumerate(weights[:, 0]):
@@ -71,6 +72,7 @@ def _matrix(weights: NDArray, title: str, scale: Normalize) -> Figure:
         f"on {num_inputs} input channels (columns), one scale for the layer: ±{scale.vmax:.3g}",
         colours=SIGNED,
         scale=scale,
+        bar="weight",
     )
     mosaic.put(join(weights, zoom=zoom, gap=gap), left, label, 1)
     # Number only as many rows and columns as there is room for.

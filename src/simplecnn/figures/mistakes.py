@@ -49,7 +49,6 @@ def mistakes_figure(
         title=title,
         colours=DIGIT,
         scale=positive_scale(np.ones(1)),
-        bar=False,
     )
     frames = []
     for i in range(number):

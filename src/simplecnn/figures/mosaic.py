@@ -24,7 +24,8 @@ TITLE = 62
 class Mosaic:
     """A blank picture `width` x `height` pixels (title and colour bar come on top) to put tiles in.
 
-    `scale` and `colours` are one for all tiles put with `put`. Without `bar`, no colour bar.
+    `scale` and `colours` are one for all tiles put with `put`. `bar` is what they show, in one
+    word, below the colour bar; without it there is no colour bar.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class Mosaic:
         title: str,
         colours: str | Colormap,
         scale: Normalize,
-        bar: bool = True,
+        bar: str = "",
     ) -> None:
         self.scale, self.colours = scale, colours
         widest = max(len(line) for line in title.split("\n"))
@@ -46,7 +47,7 @@ class Mosaic:
         self.ax.set_axis_off()
         self.ax.set(xlim=(-MARGIN, total_width - MARGIN), ylim=(total_height - TITLE, -TITLE))
         self.write(0, -TITLE + 12, title, size=7.5, va="top")
-        bar_height = min(height, 360)
+        bar_height = max(20, min(height - 20, 360))  # its name below it
         place = (
             (MARGIN + width + 20) / total_width,
             (total_height - TITLE - bar_height) / total_height,
@@ -55,6 +56,7 @@ class Mosaic:
         )
         if bar:
             self._colour_bar(place)
+            self.write(width + 20, bar_height + 10, bar, size=5.5, va="top", color="0.35")
 
     def put(
         self,
@@ -68,9 +70,11 @@ class Mosaic:
     ) -> None:
         """Draw `array` (H, W) with its upper left corner at (x, y), `zoom` pixels a value.
 
+        Other `colours` than those of the mosaic need a `scale` of their own.
         An array (H, W, 3) of colours, 0 to 1, is drawn as it is. Equal zooms line up: a whole grid
         may be joined by `join` and put at once.
         """
+        assert (colours is None) == (scale is None)
         height, width = array.shape[0] * zoom, array.shape[1] * zoom
         pixels = _Pixels(
             self.ax,

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from simplecnn.figures import style
 from simplecnn.figures.receptive_field import COLOURS
 from simplecnn.figures.unit_cards import colours
+from simplecnn.intervals import Interval
 
 LABEL, NOTE = 8, 6.5  # font sizes in points
+HATCHES = ("", "/////", ".....", "xxxxx")  # of bars, which tell them apart in grey as well
 
 
 def corruption_figure(
@@ -22,10 +24,11 @@ def corruption_figure(
     kinds: Sequence[str],
     units: Sequence[str],
     amounts: Sequence[Sequence[str]],
+    halves: NDArray,
     title: str,
 ) -> Figure:
     """A row a kind. Left: an image (kinds, 6, C, H, W) from unspoiled to the worst; right: the
-    errors (kinds, 6) in percent on one scale from 0."""
+    errors (kinds, 6) in percent on one scale from 0, with `halves` of their intervals or NaN."""
     num_kinds, num_columns = errors.shape
     figure = style.new_figure(9.6, 0.64 * num_kinds + 0.9)
     left, right = figure.subplots(1, 2)
@@ -52,9 +55,10 @@ def corruption_figure(
     right.set_xticks(range(num_columns), names, fontsize=NOTE)
     right.set_yticks([])
     for (i, j), error in np.ndenumerate(errors):
+        half = "" if np.isnan(halves[i, j]) else f" ± {halves[i, j]:.1f}"
         below = f"\nat {amounts[i][j - 1]}" if j else ""
         right.text(
-            j, i, f"{error:.1f}{below}", ha="center", va="center", fontsize=NOTE,
+            j, i, f"{error:.1f}{half}{below}", ha="center", va="center", fontsize=NOTE,
             color="black" if error > 60 else "white",
         )  # fmt: skip
     for ax in (left, right):
@@ -68,25 +72,40 @@ def corruption_figure(
 
 
 def compared_figure(
-    by_kind: Mapping[str, NDArray], *, kinds: Sequence[str], setting: str
+    by_kind: Mapping[str, NDArray],
+    intervals: Mapping[str, Sequence[Interval]],
+    *,
+    kinds: Sequence[str],
+    setting: str,
 ) -> Figure:
-    """Mean error over the severities; a dot a network, a bar the mean of a group."""
+    """Mean error over the severities, in shares (networks, kinds) by group.
+
+    A bar is the mean of a group, a line its interval, a dot a network.
+    """
     figure = style.new_figure(9.2, 3.6)
     ax = figure.add_subplot()
     width = 0.8 / len(by_kind)
     for i, (title, table) in enumerate(by_kind.items()):
         places = np.arange(len(kinds)) + (i - (len(by_kind) - 1) / 2) * width
         colour = COLOURS[i % len(COLOURS)]
-        ax.bar(places, table.mean(0), 0.9 * width, color=colour, alpha=0.75, label=title)
+        ax.bar(
+            places, 100 * table.mean(0), 0.9 * width, color=colour, alpha=0.75, label=title,
+            hatch=HATCHES[i % len(HATCHES)], edgecolor="white", linewidth=0,
+        )  # fmt: skip
+        low, high = (
+            np.clip([getattr(x, end) for x in intervals[title]], 0, 1) for end in ("low", "high")
+        )
+        ax.vlines(places, 100 * low, 100 * high, color="0.35", lw=0.9)
         for row in table:
-            ax.plot(places, row, "o", color="black", ms=1.8)
+            ax.plot(places, 100 * row, "o", color="black", ms=1.8)
     ax.set_xticks(range(len(kinds)), kinds, fontsize=LABEL)
     ax.set_ylabel("error in %", fontsize=LABEL)
     ax.tick_params(labelsize=NOTE)
     ax.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, fontsize=NOTE, frameon=False)
     figure.suptitle(
-        f"Errors on spoiled digits, mean over five severities; dots: networks\n{setting}",
+        "Errors on spoiled digits, mean over five severities; dot: network; line: 95 % interval\n"
+        f"{setting}",
         fontsize=LABEL + 1,
     )
     return figure

@@ -19,11 +19,13 @@ SIGNED = LinearSegmentedColormap.from_list("blue_white_red", _BLUE_TO_RED, N=255
 POSITIVE = "viridis"  # dark is zero
 COUNT = LinearSegmentedColormap.from_list("white_red", _BLUE_TO_RED[5:], N=256)  # white is none
 DIGIT = "gray_r"  # ink is black on white paper
-NEW, OLD = "#e6872e", "0.7"  # a mistake that was none the last time, and one that persists
+# A mistake that was none the last time, and one that persists: apart in grey too.
+NEW, OLD = "#d9600f", "0.8"
+# The name, colour and line of each stage. The marks tell them apart in grey.
 STAGES = {
-    "train": ("training", "#1b6ca8"),
-    "val": ("validation", "#c8553d"),
-    "test": ("test", "#3f8f4f"),
+    "train": ("training", "#1b6ca8", "o-"),
+    "val": ("validation", "#c8553d", "s--"),
+    "test": ("test", "#3f8f4f", "^-."),
 }
 DPI = 150
 

@@ -39,7 +39,7 @@ class LayerLine:
     unmoved: NDArray
 
 
-def shift_maps_figure(maps: Sequence[ShiftMap], *, reach: int, setting: str) -> Figure:
+def shift_maps_figure(maps: Sequence[ShiftMap], *, reach: int, near: int, setting: str) -> Figure:
     """One map a network on one scale from 0; beyond the white line more than 1 % of ink is lost."""
     columns = min(4, len(maps))
     rows = -(-len(maps) // columns)
@@ -83,8 +83,9 @@ def shift_maps_figure(maps: Sequence[ShiftMap], *, reach: int, setting: str) -> 
     bar.set_label("accuracy in %, one scale", fontsize=NOTE)
     bar.ax.tick_params(labelsize=NOTE)
     figure.suptitle(
-        f"Accuracy when the digit moves; {setting}\n"
-        "white line: 1 % of the ink has left the image", fontsize=LABEL + 1 if alone else TITLE,
+        f"Accuracy when the digit moves; {setting}\noutside the white line more than 1 % of the "
+        f"ink has left; consistency: pairs of shifts to ±{near} with one answer",
+        fontsize=LABEL + 1 if alone else TITLE,
     )  # fmt: skip
     return figure
 

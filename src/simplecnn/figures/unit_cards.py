@@ -53,7 +53,7 @@ class Card:
 
 
 def card_figure(card: Card) -> Figure:
-    """1230 x 610 pixels: weights, best patches, and charts of activations and classes.
+    """1260 x 620 pixels: weights, best patches, and charts of activations and classes.
 
     All is drawn into one Axes whose units are pixels: a card costs a quarter of what it would
     cost with an Axes a tile, and a network has a hundred of them.
@@ -71,10 +71,10 @@ def card_figure(card: Card) -> Figure:
     share = card.counts / (card.counts.sum() or 1.0)
     near_zero = f", {100 * share[0]:.0f} % near zero" if card.edges[0] == 0 else ""
     _draw_histogram(ax, 100, share, card.edges, f"activations at all positions{near_zero}")
+    selective = f"selectivity {card.selectivity:.2f}" if not card.dead else "all of them zero"
     _draw_classes(
-        ax, 278, card.class_names, card.class_means,
-        f"mean activation by class, selectivity {card.selectivity:.2f}",
-    )  # fmt: skip
+        ax, 278, card.class_names, card.class_means, f"mean activation by class, {selective}"
+    )
     lost = f"{-100 * card.acc + 0.0:.2f}".replace("-", "−")
     _draw_classes(
         ax, 456, card.class_names, -100 * card.acc_per_class,
@@ -170,7 +170,7 @@ def _draw_weights(ax: Axes, card: Card) -> None:
 
 def _draw_patches(ax: Axes, card: Card) -> None:
     if card.dead:
-        ax.text(370, 84, "dead: zero on all images", fontsize=NOTE, color="tab:red")
+        ax.text(370, 84, "dead: zero on all test images", fontsize=NOTE, color="tab:red")
         return
     size = " x ".join(map(str, card.field_size))
     ax.text(
@@ -195,6 +195,8 @@ def _put(
     ax: Axes, picture: NDArray, x: float, y: float, colour_map: Colormap, scale: Normalize
 ) -> None:
     height, width = picture.shape
+    # Grey behind the gaps between kernels: white is a weight of zero.
+    ax.add_patch(Rectangle((x, y), width, height, facecolor="0.88", zorder=-1))
     ax.imshow(
         picture, cmap=colour_map, norm=scale, interpolation="nearest", aspect="auto",
         extent=(x, x + width, y + height, y),
@@ -222,9 +224,9 @@ def _draw_histogram(ax: Axes, top: float, share: NDArray, edges: NDArray, title:
         y = top + CHART * power / 4
         label = ("100 %", "1 %", "0.01 %")[power // 2]
         ax.text(LEFT - 6, y, label, fontsize=SMALL, ha="right", va="center")
-    ends = ((0.0, "left", edges[0]), (1.0, "right", edges[-1]))
-    for place, side, value in ends:
-        text = f"{value:.2g}".replace("-", "−")
+    ends = [(0.0, "left", edges[0]), (1.0, "right", edges[-1])]
+    for place, side, value in ends if edges[0] < edges[-1] else ends[:1]:
+        text = f"{value:.3g}".replace("-", "−")
         ax.text(LEFT + place * SPAN, top + CHART + 16, text, fontsize=SMALL, ha=side)
 
 

@@ -53,12 +53,14 @@ def _draw(ax: Axes, panel: Panel) -> None:
         means = numbers.mean(1) if numbers.size else np.zeros(0)
         ax.bar(at, means - foot, 0.9 * width, bottom=foot, color=colour, alpha=0.55, label=name)
         for network in numbers.T:
-            ax.plot(at, network, "o", color="black", ms=2.2)
+            ax.plot(at, network, "o", color="black", ms=2.2, clip_on=False)
     if panel.logarithmic:
         ax.set_yscale("log")
         ax.set_ylim(FLOOR / 3, 10)
     else:
         ax.set_ylim(0, panel.top)
+    if len(places) == 1:  # a bar, not a wall
+        ax.set_xlim(-1.2, 1.2)
     title = panel.title + (" (0 drawn at 1e-8)" if panel.logarithmic else "")
     ax.set_title(title, fontsize=LABEL, pad=20)
     crowded = sum(map(len, panel.categories)) > 40
