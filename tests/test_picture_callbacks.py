@@ -370,6 +370,10 @@ def test_pictures_say_which_validation_they_show(rhythm, tmp_path, monkeypatch):
         assert arrays(tmp_path / "run", name)["step"].tolist() == passes
     shown = sorted((tmp_path / "run" / "images").glob("mistakes_val_epoch=*.png"))
     assert [int(path.stem.rpartition("=")[2]) for path in shown] == drawn
+    epochs = arrays(tmp_path / "run", "curves_epochs")
+    assert set(epochs["step"][np.isfinite(epochs["val/acc"])]) <= set(passes)
+    assert np.isfinite(epochs["val/acc"]).any() and np.isfinite(epochs["train/acc"]).all()
+    assert arrays(tmp_path / "run", "health_activity")["step"].tolist()[0] == passes[0]
     told = "as it was at step 16" if rhythm == "every other epoch" else f"step {passes[-1]}"
     assert titles[-1].endswith(told) and len(titles) == 1
 

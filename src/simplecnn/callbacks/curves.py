@@ -30,6 +30,7 @@ class Curves(ImageCallback):
         self._every = 1
         self._seen: list[tuple[int, Any, Any]] = []  # step, loss, rate: not waited for yet
         self._began = 0.0
+        self._validated = False  # in this epoch
 
     def state_dict(self) -> dict[str, Any]:
         seen = [[step, _number(loss), _number(rate)] for step, loss, rate in self._seen]
@@ -48,6 +49,10 @@ class Curves(ImageCallback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = time.perf_counter()
+        self._validated = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any
@@ -66,7 +71,11 @@ class Curves(ImageCallback):
                 for step, loss, rate in self._seen:
                     self.steps.add(step, loss=_number(loss), lr=_number(rate))
                 self._seen = []
-                metrics = {k: _number(v) for k, v in trainer.callback_metrics.items()}
+                metrics = {
+                    name: _number(value)
+                    for name, value in trainer.callback_metrics.items()
+                    if self._validated or name.startswith("train/")
+                }
                 self.epochs.add(
                     trainer.global_step,
                     epoch=trainer.current_epoch + 1,
