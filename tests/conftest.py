@@ -9,6 +9,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import gc
 import gzip
 import importlib.util
+import logging
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
@@ -28,6 +29,16 @@ def pytest_collection_finish() -> None:
     """Spare each collection that a job asks for the third of a second for what is imported."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def no_screen_of_another_test() -> Iterator[None]:
+    """A command that runs in this process logs to the screen, and would do so in later tests."""
+    yield
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if type(handler).__name__ == "ScreenHandler":
+            root.removeHandler(handler)
 
 
 def pytest_unconfigure() -> None:

@@ -115,7 +115,7 @@ def test_values_arrive():
          "model.network._target_: 'os.system' is not on the list of classes"),
         ("+callbacks.mine=3", "callbacks.mine is 3: it must have a _target_, a class to build."),
         ("data.batch_size=0", "data.batch_size is 0: it must be a whole number of 1 or more."),
-        ("data.steps_together=0", "data.steps_together is 0: it must be a whole number of 1 "),
+        ("data.steps_together=0", "data.steps_together is 0: it must be auto or a whole number "),
         ("data/augmentation=affin", "data/augmentation=affin: allowed are affine, none, shift. "
                                     "Did you mean affine?"),
         ("experiment=best data.augmentation.scale=1",

@@ -25,7 +25,8 @@ class ScreenHandler(logging.StreamHandler):
         return record.name.startswith("simplecnn") or record.levelno >= logging.WARNING
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.setStream(sys.stderr if record.levelno >= logging.WARNING else sys.stdout)
+        # Not by setStream, which flushes the one before: that may be closed.
+        self.stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
         super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:

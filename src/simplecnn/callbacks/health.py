@@ -65,8 +65,8 @@ class Health(ImageCallback):
         self._seen = [tuple(values) for values in state_dict.get("seen", [])]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._steps_per_epoch = steps_per_epoch(trainer)
         if looks(trainer):
-            self._steps_per_epoch = steps_per_epoch(trainer)
             self._steps = frozenset(log_spaced(self._steps_per_epoch, self.early_steps))
             for history in (self.activity, self.gradients):
                 history.resume(trainer.global_step)
