@@ -279,7 +279,7 @@ def test_hyper_parameters_are_flat_and_plain():
         "name": "n",
     }
     assert hyper_parameters(config) == {
-        "model/optimizer/lr": 0.1, "model/scheduler": "None", "data/batch_size": 3,
+        "model/optimizer/lr": 0.1, "model/scheduler": "null", "data/batch_size": 3,
         "trainer/devices": "[0, 1]", "seed": 7,
     }  # fmt: skip
 
