@@ -90,7 +90,7 @@ def test_what_is_valid_can_be_built(fuzzed, tmp_path, monkeypatch, proves):
         ("train.py", ["--help", "x=1"], "x is not a key of the configuration."),
         ("train.py", ["seed=1,2"], "seed=1,2 lists several values: add -m to try them"),
         ("train.py", ["hydra.run.dir=file/x"], "hydra.run.dir is 'file/x': "),
-        ("export.py", ["run=file"], "run=file: there is no such folder."),
+        ("export.py", ["run=file"], "run=file: this is a file"),
     ],
 )  # fmt: skip
 def test_commands_answer_with_exit_code_2(script, words, sentence, tmp_path):
