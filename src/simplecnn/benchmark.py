@@ -21,6 +21,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,8 @@ def steps(config: Config, folder: Path) -> dict[str, Any]:
     for name, off in WITHOUT.items():
         if config["quick"] and name != NOTHING:
             continue
-        rows[name] = lambda off=off: fit_step(  # type: ignore[misc]
+        rows[name] = partial(
+            fit_step,
             {
                 **config,
                 "callbacks": {k: v for k, v in config["callbacks"].items() if k not in off},

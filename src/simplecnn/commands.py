@@ -384,7 +384,7 @@ def _do_sweep(run: Callable[[], Any], folder: SweepFolder) -> int:
     code = 1
     succeeded = False
     # While a job runs in this process, it has handlers of its own.
-    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    before = signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     try:
         run()
         code = 0
@@ -393,6 +393,7 @@ def _do_sweep(run: Callable[[], Any], folder: SweepFolder) -> int:
     except KeyboardInterrupt:
         code = 130
     finally:
+        signal.signal(signal.SIGTERM, before)
         folder.release()
         succeeded = room.report(folder.path)
     return code or int(not succeeded)

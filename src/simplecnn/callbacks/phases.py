@@ -17,7 +17,7 @@ class Phases(Callback):
     """
 
     def __init__(self) -> None:
-        self.start = self.validation = self.fit = 0.0
+        self.start = self.validation = 0.0
         self._began = self._validating_since = 0.0
         self._drawn_before = 0.0
 
