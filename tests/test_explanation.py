@@ -101,7 +101,8 @@ def test_what_cannot_be_had_is_a_sentence(finished_run, tmp_path, monkeypatch):
 def test_images_of_the_wrong_size(finished_run, tmp_path):
     from simplecnn.subject import load_subject
 
-    other = compose_run(tmp_path, "+model.network.image_size=64")
+    other = compose_run(tmp_path)
+    other["model"]["network"]["image_size"] = 64
     run = RunFolder.open(finished_run)
     subject = load_subject(run, run.any_checkpoint())
     assert subject.images.shape == (500, 1, 28, 28)

@@ -103,6 +103,7 @@ def test_commands_answer_with_exit_code_2(script, words, sentence, tmp_path):
 
 COMBINATIONS = [
     ("trainer=cpu model.network.in_channels=3", "model.network.in_channels is 3: these images"),
+    ("+model.network.image_size=64", "model.network.image_size is 64: these images have 28"),
     ("model.network.num_classes=5", "model.network.num_classes is 5: these data have 10"),
     ("model.network.channels=[65536,65536]", "model.network has 39,"),
     ("data=mnist_5k +data.val_size=5000", "data.val_size is 5000: at most 4499 leave"),

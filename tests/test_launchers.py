@@ -162,14 +162,26 @@ cluster.shutdown()
 
 
 @pytest.mark.long
-def test_ray_runs_the_jobs_on_its_nodes(tmp_path, ray_address):
-    words = ["seed=1,2", "hydra/launcher=ray", f"hydra.launcher.ray.init.address='{ray_address}'"]
-    done = start(
-        tmp_path, "train.py", *SMALL, *words, "+hydra.launcher.ray.init.object_store_memory=null"
-    )
+def test_ray_runs_the_jobs_on_its_nodes_and_tells_them_when_it_is_told_to_stop(
+    tmp_path, ray_address
+):
+    words = ["seed=1,2", "hydra/launcher=ray", f"hydra.launcher.ray.init.address='{ray_address}'",
+             "trainer.max_epochs=50"]  # fmt: skip
+    command = [sys.executable, ROOT / "scripts" / "train.py", *SMALL, *words]
+    checkpoints = tmp_path / "sweep"
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as head:
+        wait_for(lambda: [1 for _ in checkpoints.glob("*/checkpoints/last.ckpt")], 2, seconds=200)
+        head.terminate()
+        shown, _ = head.communicate(timeout=60)
+    assert head.returncode == 143 and "to go on" in shown, shown
+    before = records(tmp_path)
+    assert [r["status"] for r in before] == ["interrupted"] * 2
+
+    done = start(tmp_path, "train.py", *SMALL, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     found = records(tmp_path)
     assert [(r["status"], r["seed"]) for r in found] == [("finished", 1), ("finished", 2)]
+    assert all(len(r["continued"]) == 1 and r["num_epochs"] == 50 for r in found)
     assert (tmp_path / "sweep" / "sweep.csv").read_text().count("finished") == 2
 
 

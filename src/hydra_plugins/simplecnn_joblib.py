@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.core.utils import JobReturn, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
+
+from simplecnn.launched_jobs import SECONDS_TO_END, job_config, lost_job
 
 log = logging.getLogger("simplecnn.sweep")
-SECONDS_TO_END = 20  # for jobs that are interrupted to write how far they came
 
 
 class JoblibLauncher(Launcher):
@@ -77,7 +78,8 @@ class JoblibLauncher(Launcher):
                     *(list(overrides), number, Singleton.get_state()),
                 )
             except (BrokenExecutor, SystemExit) as error:  # killed, or interrupted alone
-                return self._lost(number, overrides, error)
+                config = job_config(self.hydra_context, self.config, overrides, number)
+                return lost_job(config, overrides, number, error=how_it_ended(error))
             finally:
                 free.put(worker)
 
@@ -111,33 +113,6 @@ class JoblibLauncher(Launcher):
             threads = environments[0]["OMP_NUM_THREADS"]
             log.info("%d jobs at a time, threads of each: %s", num_workers, threads)
         return self.workers
-
-    def _lost(self, number: int, overrides: Sequence[str], error: BaseException) -> JobReturn:
-        """Record in a job's folder that its process is gone, and say so.
-
-        What is returned does not raise: the sweep goes on, and its report tells from the record.
-        """
-        from simplecnn import sweep
-        from simplecnn.run_folder import RunFolder, read_record
-        from simplecnn.sweep_folder import SweepFolder
-
-        config = job_config(self.hydra_context, self.config, overrides, number)
-        hydra = config.hydra
-        run = RunFolder(Path(str(hydra.sweep.dir), str(hydra.sweep.subdir)).absolute())
-        run.record = read_record(run.path)
-        if run.record and isinstance(error, BrokenExecutor):
-            codes = re.search(r"\{(.+)\}", str(error))
-            how = codes.group(1) if codes else "an unknown exit code"
-            hint = ": out of memory?" if "SIGKILL" in how else ""
-            run.update(status="interrupted", error=f"its process ended with {how}{hint}")
-        record = SweepFolder.open(hydra.sweep.dir).record
-        total = len(record["jobs"]) if record["jobs"] else None
-        job = sweep.read_job(run.path)
-        log.error(sweep.line(job, number=number, total=total, keys=sweep.swept(record["words"])))
-        result = JobReturn(list(overrides), hydra_cfg=config, status=JobStatus.COMPLETED)
-        with open_dict(config):
-            config.hydra.runtime.output_dir = str(run.path)
-        return result
 
 
 class Worker:
@@ -191,14 +166,13 @@ def worker_environments(
     return environments
 
 
-def job_config(
-    hydra_context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int
-) -> DictConfig:
-    """The configuration of job `number`."""
-    job = hydra_context.config_loader.load_sweep_config(config, list(overrides))
-    with open_dict(job):
-        job.hydra.job.id = job.hydra.job.num = number
-    return job
+def how_it_ended(error: BaseException) -> str | None:
+    """What became of a worker's process, where that is not the job's own doing."""
+    if not isinstance(error, BrokenExecutor):
+        return None
+    codes = re.search(r"\{(.+)\}", str(error))
+    how = codes.group(1) if codes else "an unknown exit code"
+    return f"its process ended with {how}" + (": out of memory?" if "SIGKILL" in how else "")
 
 
 def _end_with(parent: int) -> None:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import hydra
@@ -383,13 +384,20 @@ def _do_sweep(run: Callable[[], Any], folder: SweepFolder) -> int:
 
     code = 1
     succeeded = False
+    told: list[int] = []
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        told.append(128 + signum)
+        sys.exit(128 + signum)
+
     # While a job runs in this process, it has handlers of its own.
-    before = signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         run()
         code = 0
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
+        # Ray raises one of its own.
+        code = told[0] if told else end.code if isinstance(end.code, int) else 1
     except KeyboardInterrupt:
         code = 130
     finally:

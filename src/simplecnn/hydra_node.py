@@ -22,10 +22,10 @@ PLUGINS = {  # of each part of hydra
     "launcher": frozenset(
         {
             "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
-            "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
             "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
             "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
             "hydra_plugins.simplecnn_joblib.JoblibLauncher",
+            "hydra_plugins.simplecnn_ray.RayLauncher",
         }
     ),
     "sweeper": frozenset({"hydra._internal.core_plugins.basic_sweeper.BasicSweeper", OPTUNA}),

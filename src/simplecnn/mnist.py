@@ -13,7 +13,7 @@ from simplecnn import mnist_files
 from simplecnn.augmentation import RandomAffine
 from simplecnn.mnist_files import NUM_BUNDLED, NUM_IMAGES
 
-NUM_GATHERED = 512  # images fetched together: fewer, larger operations that stay in the cache
+NUM_GATHERED = 1024  # images fetched together: fewer, larger operations that stay in the cache
 NUM_BUNDLED_TEST = 500
 BUNDLED_TEST_SEED = 0  # a constant: the test digits are the same in every run
 

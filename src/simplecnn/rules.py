@@ -29,6 +29,7 @@ GIVEN_IN_CODE = {
 OPEN_GROUPS = ("callbacks", "logger")
 LOGGED = tuple(f"{stage}/{name}" for stage in ("train", "val", "test") for name in ("loss", "acc"))
 NUM_CLASSES = 10  # of every data set here
+IMAGE_SIZE = 28
 MOST_NAMES = 20  # in a sentence
 MOST_WEIGHTS = 500_000_000
 DATA_SIZES = {  # images to train and validate on, those to validate by default, to test
@@ -478,6 +479,8 @@ def _of_network(network: Config, data: Config) -> Iterator[str]:
             yield f"model.network has {num_weights:,} weights: at most {MOST_WEIGHTS:,} are built."
     if data.get("_target_") not in DATA_SIZES:
         return
+    if size != IMAGE_SIZE:
+        yield f"model.network.image_size is {size}: these images have {IMAGE_SIZE} pixels a side."
     if network.get("in_channels", 1) != 1:
         channels = network["in_channels"]
         yield f"model.network.in_channels is {channels}: these images have 1 channel."

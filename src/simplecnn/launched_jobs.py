@@ -1,0 +1,52 @@
+"""The jobs of a sweep in processes of their own: what their launchers share. Hydra only.
+
+Hydra reads the launchers at each start, and this with them: nothing heavy is imported here.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext
+from omegaconf import DictConfig, open_dict
+
+log = logging.getLogger("simplecnn.sweep")
+SECONDS_TO_END = 20  # for jobs that are interrupted to write how far they came
+
+
+def job_config(
+    hydra_context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int
+) -> DictConfig:
+    """The configuration of job `number`."""
+    job = hydra_context.config_loader.load_sweep_config(config, list(overrides))
+    with open_dict(job):
+        job.hydra.job.id = job.hydra.job.num = number
+    return job
+
+
+def lost_job(
+    config: DictConfig, overrides: Sequence[str], number: int, *, error: str | None
+) -> JobReturn:
+    """Record in a job's folder that its process is gone, and say so.
+
+    `error` is None where the job itself has written how it ended. What is returned does not raise:
+    the sweep goes on, and its report tells from the record.
+    """
+    from simplecnn import sweep
+    from simplecnn.run_folder import RunFolder, read_record
+    from simplecnn.sweep_folder import SweepFolder
+
+    hydra = config.hydra
+    run = RunFolder(Path(str(hydra.sweep.dir), str(hydra.sweep.subdir)).absolute())
+    run.record = read_record(run.path)
+    if run.record and error:
+        run.update(status="interrupted", error=error)
+    record = SweepFolder.open(hydra.sweep.dir).record
+    total = len(record["jobs"]) if record["jobs"] else None
+    job = sweep.read_job(run.path)
+    log.error(sweep.line(job, number=number, total=total, keys=sweep.swept(record["words"])))
+    result = JobReturn(list(overrides), hydra_cfg=config, status=JobStatus.COMPLETED)
+    with open_dict(config):
+        config.hydra.runtime.output_dir = str(run.path)
+    return result
