@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from simplecnn.augmentation import RandomAffine
+from simplecnn.augmentation import NUM_LINES, RandomAffine, RandomElastic
 from simplecnn.mnist import Batches
 
 
@@ -52,6 +52,43 @@ def test_each_change_is_drawn_evenly_up_to_its_limit(arguments, measure, limit):
     assert 0.98 * limit < values.max() <= limit + 1e-4
     assert abs(values.mean()) < 0.05 * limit
     assert values.std() == pytest.approx(limit / np.sqrt(3), rel=0.05)
+
+
+def test_maps_look_where_torch_s_own_affine_grid_looks(ten_digits):
+    images = torch.from_numpy(ten_digits[0])
+    affine = RandomAffine(degrees=30, scale=0.3, shear=0.3, shift=4)
+    drawn = affine.draw(10, 28, np.random.default_rng(1))
+    grid = torch.nn.functional.affine_grid(drawn, list(images.shape), align_corners=False)
+    expected = torch.nn.functional.grid_sample(images, grid, align_corners=False)
+    torch.testing.assert_close(affine(images, drawn), expected, rtol=0, atol=1e-4)
+
+
+def test_a_net_that_moves_as_a_whole_moves_the_digit(ten_digits):
+    images = torch.from_numpy(ten_digits[0])
+    moved = torch.cat([torch.eye(2, 3), torch.zeros(2, NUM_LINES**2)], dim=1).repeat(10, 1, 1)
+    moved[:, 1, 3:] = 2 * 2 / 28  # looks two pixels further down
+    found = RandomElastic()(images, moved)
+    torch.testing.assert_close(found[:, :, :-2], images[:, :, 2:], rtol=0, atol=1e-4)
+
+
+def test_one_crossing_moves_what_is_near_it_and_nothing_else():
+    row = torch.arange(28.0).repeat(28, 1)  # brightness: the column
+    still = torch.cat([torch.eye(2, 3), torch.zeros(2, NUM_LINES**2)], dim=1)[None]
+    moved = still.clone()
+    moved[0, 0, 3 + 2 * NUM_LINES + 2] = 2 / 28  # the one in the middle, a pixel
+    elastic = RandomElastic(bend=1)
+    change = (elastic(row[None, None], moved) - elastic(row[None, None], still))[0, 0]
+    assert change[13:15, 13:15].min() > 0.9 and change.abs().max() <= 1.001
+    assert change[:, :1].abs().max() < 0.01 and change[:1].abs().max() < 0.01
+
+
+def test_crossings_move_as_far_as_bend_says():
+    drawn = RandomElastic(shift=2, bend=0.5).draw(2000, 28, np.random.default_rng(0))
+    assert drawn.shape == (2000, 2, 3 + NUM_LINES**2)
+    pixels = drawn[..., 3:] * 14
+    assert abs(pixels.mean()) < 0.01 and pixels.std() == pytest.approx(0.5, rel=0.02)
+    same = RandomAffine(shift=2).draw(2000, 28, np.random.default_rng(0))
+    assert torch.equal(drawn[..., :3], same)
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,24 @@ def test_help_and_configuration_are_shown_without_torch(tmp_path):
     assert list(work.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "experiment=best",
+        "experiment=fast +trainer.limit_val_batches=3 ~callbacks.film model.optimizer.lr=1",
+        "data=mnist_5k +model.network._partial_=false",
+    ],
+)
+def test_the_configuration_is_shown_as_hydra_shows_it(words, tmp_path):
+    ours, hydras = (
+        type_in(tmp_path, "train.py", "--cfg", "job", *also, *words.split())
+        for also in ([], ["--package", "_global_"])
+    )
+    assert ours.returncode == 0 and "lr: " in ours.stdout
+    assert (ours.stdout, ours.stderr) == (hydras.stdout, hydras.stderr)
+
+
 def test_no_digits_and_no_network_is_one_sentence(tmp_path):
     nowhere = ["data.data_dir=digits", "+data.mirrors=[http://127.0.0.1:9/]"]
     done = type_in(tmp_path, "train.py", *nowhere)

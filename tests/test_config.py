@@ -116,8 +116,8 @@ def test_values_arrive():
         ("+callbacks.mine=3", "callbacks.mine is 3: it must have a _target_, a class to build."),
         ("data.batch_size=0", "data.batch_size is 0: it must be a whole number of 1 or more."),
         ("data.steps_together=0", "data.steps_together is 0: it must be auto or a whole number "),
-        ("data/augmentation=affin", "data/augmentation=affin: allowed are affine, none, shift. "
-                                    "Did you mean affine?"),
+        ("data/augmentation=affin", "data/augmentation=affin: allowed are affine, elastic, none, "
+                                    "shift. Did you mean affine?"),
         ("experiment=best data.augmentation.scale=1",
          "data.augmentation.scale is 1: it must be a number from 0 up to, not including, 1."),
         ("data.batch_size=6.4", "data.batch_size is 6.4: it must be a whole number of 1 or more."),

@@ -30,7 +30,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from simplecnn import secrets
-from simplecnn.config import SweepPlan, compose_config, conf_dir, plan_sweep, sweep_values
+from simplecnn.config import (
+    SweepPlan,
+    compose_config,
+    conf_dir,
+    config_text,
+    plan_sweep,
+    sweep_values,
+)
 from simplecnn.errors import InputError, RunError
 from simplecnn.rules import check
 from simplecnn.run_folder import (
@@ -277,8 +284,11 @@ def check_command_line(name: str) -> SweepFolder | None:
     if name == LEAVES_RUNS and was_requeued():
         _take_up_requeued(words)
         words = get_args_parser().parse_known_args()[0].overrides
+    if args.cfg == "job" and not args.package and not args.resolve:
+        sys.stdout.write(config_text(config_name, words))  # Hydra would compose a second time
+        sys.exit(0)
     config = compose_config(config_name, words)
-    if args.cfg == "job" and args.package:
+    if args.cfg == "job" and args.package not in (None, "_global_"):
         if OmegaConf.select(OmegaConf.create(config), args.package) is None:
             raise InputError(f"--package {args.package}: the configuration has no such part.")
     if _is_ddp_child():

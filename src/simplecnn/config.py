@@ -55,6 +55,18 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     What comes from the environment stays `${oc.env:…}` (`secrets`).
     Raises InputError with all the mistakes of the command line and of the configuration.
     """
+    return _checked(name, overrides)[0]
+
+
+def config_text(name: str, overrides: Sequence[str]) -> str:
+    """What `--cfg job` shows: the same as YAML, references as they are written."""
+    config = _checked(name, overrides)[1]
+    return OmegaConf.to_yaml(
+        OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
+    )
+
+
+def _checked(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], DictConfig]:
     if absent := hydra_node.missing_launchers(overrides):
         raise InputError(*absent)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -88,7 +100,7 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     mistakes += own or found.values()
     if mistakes:
         raise InputError(*map(secrets.hide, mistakes))
-    return composed
+    return composed, config
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ RULES: tuple[Rule, ...] = (
     ("data.eval_batch_size", *POSITIVE),
     ("data.val_size", *NATURAL),
     ("data.test_size", *NATURAL),
-    *((f"data.augmentation.{name}", *FROM_0) for name in ("degrees", "shear", "shift")),
+    *((f"data.augmentation.{name}", *FROM_0) for name in ("degrees", "shear", "shift", "bend")),
     ("data.augmentation.scale", *BELOW_1),
     ("data.seed", *SEED),
     ("data.split_seed", *SEED),

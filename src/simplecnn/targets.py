@@ -23,7 +23,7 @@ def _names(module: str, *names: str) -> frozenset[str]:
 
 ALLOWED: frozenset[str] = (
     _names("simplecnn", "network.SimpleCNN", "classifier.Classifier")
-    | _names("simplecnn.augmentation", "RandomAffine")
+    | _names("simplecnn.augmentation", "RandomAffine", "RandomElastic")
     | _names("simplecnn.mnist", "MNISTDataModule", "MNIST5kDataModule")
     | _names("simplecnn.callbacks.checkpoint", "BestCheckpoint", "LastCheckpoint")
     | _names("simplecnn.callbacks.confusion", "Confusion")
