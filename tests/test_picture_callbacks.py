@@ -14,7 +14,7 @@ from simplecnn.activations import feature_maps
 from simplecnn.callbacks.confusion import Confusion
 from simplecnn.callbacks.curves import Curves
 from simplecnn.callbacks.feature_maps import FeatureMaps
-from simplecnn.callbacks.film import Film
+from simplecnn.callbacks.film import Film, is_moment
 from simplecnn.callbacks.filters import Filters
 from simplecnn.callbacks.health import Health
 from simplecnn.callbacks.history import History
@@ -164,6 +164,11 @@ def test_a_history_goes_on_where_the_run_does(tmp_path):
     np.testing.assert_array_equal(stacked["value"], [[1, 10], [2, 20], [5, 5]])
     assert np.isnan(stacked["late"]).all()
     assert [p.name for p in tmp_path.iterdir()] == ["h.npz"]
+
+
+def test_a_long_film_has_ever_fewer_moments():
+    moments = [epoch for epoch in range(1, 2001) if is_moment(epoch)]
+    assert moments == [*range(1, 100), *range(100, 1000, 10), *range(1000, 2001, 100)]
 
 
 class Residual(nn.Module):

@@ -34,9 +34,13 @@ def test_rows_are_filters_columns_are_moments_on_one_scale():
     shown = np.asarray(change.get_array().filled(np.nan))
     np.testing.assert_array_equal(shown[: 3 * zoom : zoom, ::zoom][:, :3],
                                   (weights[2] - weights[0])[0, 0])  # fmt: skip
+    middle = np.asarray(moments.get_array().filled(np.nan))[zoom // 2 :: zoom, zoom // 2 :: zoom]
+    np.testing.assert_array_equal(middle[:3, :3], np.maximum(weights[0, 0, 0], 0))  # dots below 0
     found = words(figure)
     assert {"start", "step\n1", "epoch\n1", "change", "most like", "weight"} <= set(found)
-    assert "2 filters of 3 x 3 (rows), one scale for the whole run: ±7" in found[0]
+    assert (
+        "2 filters of 3 x 3 (rows), one scale for the whole run: ±7, a dot: below zero" in found[0]
+    )
 
 
 def test_change_and_likeness_are_said():

@@ -22,8 +22,9 @@ class Film(ImageCallback):
     """The filters of the first convolution, or of the `layers` named, from the start to the end.
 
     They are recorded before the first step, at `early_steps` steps of the first epoch, spaced
-    like logarithms, and after every epoch; `film_<layer>.npz` holds every recorded moment. The
-    picture is drawn after every `every_n_epochs` epochs and at the end.
+    like logarithms, and after every epoch, from the 100th on after every tenth, from the 1,000th on
+    after every hundredth, and the last; `film_<layer>.npz` holds every recorded moment. The picture
+    is drawn after every `every_n_epochs` epochs and at the end.
     """
 
     history = True
@@ -65,9 +66,11 @@ class Film(ImageCallback):
                 self._record(trainer, module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if looks(trainer):
+        epoch = trainer.current_epoch + 1
+        is_last = epoch == trainer.max_epochs or trainer.should_stop
+        if looks(trainer) and (is_last or is_moment(epoch)):
             with self.timed():
-                self._record(trainer, pl_module, trainer.current_epoch + 1)
+                self._record(trainer, pl_module, epoch)
         super().on_train_epoch_end(trainer, pl_module)
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
@@ -93,6 +96,11 @@ class Film(ImageCallback):
             weights = found[name].weight.detach().float().cpu().numpy().copy()
             history.add(trainer.global_step, epoch=epoch, weights=weights)
             history.save()
+
+
+def is_moment(epoch: int) -> bool:
+    """Whether the film has a moment at the end of an epoch, counted from 1."""
+    return epoch % 10 ** max(0, len(str(epoch)) - 2) == 0
 
 
 def _moment(step: int, epoch: int) -> str:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from simplecnn.figures.mosaic import Mosaic, join
+from simplecnn.figures.mosaic import LEAST_FOR_DOTS, Mosaic, join
 from simplecnn.figures.style import SIGNED, signed_scale
 from simplecnn.kernels import best_matches
 
@@ -69,7 +69,8 @@ def film_figure(
         at_words + 168,
         bottom,
         title=f"{title}{likeness}\n{which} of {height} x {width} (rows), "
-        f"one scale for the whole run: ±{scale.vmax:.3g}",
+        f"one scale for the whole run: ±{scale.vmax:.3g}"
+        f"{', a dot: below zero' if zoom >= LEAST_FOR_DOTS else ''}",
         colours=SIGNED,
         scale=scale,
         bar="weight",
@@ -113,7 +114,7 @@ def _joined(tiles: NDArray, zoom: int, row_height: int) -> NDArray:
     """Tiles (rows, columns, channels, K, L) as pixels, the channels of a tile side by side."""
     rows, columns, channels, height, width = tiles.shape
     large = join(
-        tiles.reshape(rows * columns, channels, height, width), zoom=zoom, gap=1
+        tiles.reshape(rows * columns, channels, height, width), zoom=zoom, gap=1, dots=True
     )  # every tile a row of its own, a pixel between them
     padded = np.full((rows * columns, row_height, large.shape[1]), np.nan, np.float32)
     for i, top in enumerate(range(0, len(large), height * zoom + 1)):

@@ -19,6 +19,7 @@ from simplecnn.figures.style import DPI, new_figure
 
 MARGIN, BAR = 14, 92  # pixels around the picture; to the right, for the colour bar
 TITLE = 62
+LEAST_FOR_DOTS = 9  # pixels of a value
 
 
 class Mosaic:
@@ -139,10 +140,19 @@ class _Pixels(AxesImage):
         return table.take(places.astype(np.int32), axis=0)
 
 
-def join(tiles: NDArray, *, zoom: int, gap: int) -> NDArray:
-    """Tiles (rows, columns, H, W) in one array of screen pixels, NaN in the gaps between them."""
+def join(tiles: NDArray, *, zoom: int, gap: int, dots: bool = False) -> NDArray:
+    """Tiles (rows, columns, H, W) in one array of screen pixels, NaN in the gaps between them.
+
+    With `dots`, what is below zero has a dot of zero in its middle, where there is room: in grey,
+    the two halves of a diverging scale look alike.
+    """
     large = tiles.repeat(zoom, axis=2).repeat(zoom, axis=3).astype(np.float32)
     rows, columns, height, width = large.shape
+    if dots and zoom >= LEAST_FOR_DOTS:
+        middle = slice(zoom // 2 - zoom // 9, zoom // 2 + zoom // 9 + 1)
+        cells = large.reshape(rows, columns, tiles.shape[2], zoom, tiles.shape[3], zoom)
+        below = (tiles < 0)[:, :, :, None, :, None]
+        np.copyto(cells[:, :, :, middle, :, middle], 0, where=below)
     padded = np.full((rows, columns, height + gap, width + gap), np.nan, np.float32)
     padded[:, :, :height, :width] = large
     joined = padded.transpose(0, 2, 1, 3).reshape(rows * (height + gap), columns * (width + gap))
