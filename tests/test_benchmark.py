@@ -12,6 +12,7 @@ from conftest import compose_run
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from simplecnn import baselines, benchmark
+from simplecnn import benchmark_report as report
 from simplecnn.figures.benchmark import Bars, benchmark_figure
 from simplecnn.mnist import MNIST5kDataModule
 from simplecnn.network import SimpleCNN
@@ -65,14 +66,15 @@ def test_flop_of_a_step_are_those_counted_by_hand():
 def test_rows_of_steps_are_measured(tmp_path):
     config = compose_run(tmp_path, "callbacks=[default]", "data.batch_size=16")
     config |= {"rounds": 1, "steps": 16, "quick": False}
+    config["augmentation"] = {"_target_": "simplecnn.augmentation.RandomElastic", "bend": 0.5}
     found = benchmark.steps(config, tmp_path)
     rows = found["ms_per_step"]
     assert set(rows) == {
-        *(benchmark.TUTORIAL, benchmark.USUAL, benchmark.TEMPLATE, benchmark.WHOLE),
-        *(benchmark.BARE, benchmark.FIT, benchmark.ALONE, *benchmark.WITHOUT),
+        *(report.TUTORIAL, report.USUAL, report.TEMPLATE, report.WHOLE),
+        *(report.BARE, report.FIT, report.ALONE, report.CHANGED, *report.WITHOUT),
     }
     assert all(len(times) == 1 and 0.1 < times[0] < 10_000 for times in rows.values())
-    ratio = rows[benchmark.TUTORIAL][0] / rows[benchmark.FIT][0]
+    ratio = rows[report.TUTORIAL][0] / rows[report.FIT][0]
     assert found["tutorial_against_fit"] == pytest.approx(ratio, rel=0.01)
     assert found["feeding"] > 10
     assert list((tmp_path / "images").glob("*.png"))  # pictures were drawn, and so were counted
@@ -83,22 +85,22 @@ RESULT = {
     "batch_size": 64,
     "rounds": 3,
     "ms_per_step": {
-        benchmark.TUTORIAL: [14.0, 16.0, 15.0],
-        benchmark.USUAL: [20.0, 20.0, 20.0],
-        benchmark.TEMPLATE: [30.0, 30.0, 30.0],
-        benchmark.WHOLE: [7.0, 7.0, 7.0],
-        benchmark.BARE: [6.0, 6.0, 5.0],
-        benchmark.FIT: [6.3, 6.3, 6.3],
+        report.TUTORIAL: [14.0, 16.0, 15.0],
+        report.USUAL: [20.0, 20.0, 20.0],
+        report.TEMPLATE: [30.0, 30.0, 30.0],
+        report.WHOLE: [7.0, 7.0, 7.0],
+        report.BARE: [6.0, 6.0, 5.0],
+        report.FIT: [6.3, 6.3, 6.3],
         "without pictures": [6.2, 6.2, 6.2],
     },
-    "seconds_of_a_fit": {benchmark.FIT: [3.0] * 3, "without pictures": [2.0] * 3},
+    "seconds_of_a_fit": {report.FIT: [3.0] * 3, "without pictures": [2.0] * 3},
     "seconds_of_feeding_60000": {"torchvision DataLoader": [6.0], "ours": [0.02]},
     "sgemm_gflops": [150.0],
     "gflop_per_step": 0.751,
     "share_of_sgemm": 0.6,
     "feeding": 300.0,
     "conv2d_windows_against_torch": 1.9,
-    "seconds_of_start": {n: [float(i + 1)] for i, n in enumerate(benchmark.START_UP)},
+    "seconds_of_start": {n: [float(i + 1)] for i, n in enumerate(report.START_UP)},
     "seconds_by_phase": {"import": 13.0, "fit": 2.0},
     "first_step_against_import": 1.1,
     "peak_memory_mb": 1000.0,
@@ -114,9 +116,9 @@ RESULT = {
 
 
 def test_the_table_says_what_was_measured():
-    text = benchmark.table(RESULT)
+    text = report.table(RESULT)
     lines = {line[:32].strip(): line for line in text.splitlines()}
-    assert lines[benchmark.FIT].split()[-6:] == ["6.30", "1.05", "2.38", "x", "3.00", "s"]
+    assert lines[report.FIT].split()[-6:] == ["6.30", "1.05", "2.38", "x", "3.00", "s"]
     assert "60 % of sgemm's 150 GFLOP/s (0.751 GFLOP a step)" in text
     assert "feeding 60,000 digits 20 ms, torchvision's DataLoader 6.0 s: 300 times as fast" in text
     assert "experiment=fast: 99.25 % ± 0.07 (n = 2) in 13.0 s" in text
@@ -127,9 +129,9 @@ def test_the_table_says_what_was_measured():
 
 
 def test_the_picture_has_a_bar_a_row_as_long_as_its_time():
-    panels = benchmark.panels(RESULT)
+    panels = report.panels(RESULT)
     assert [len(panel.rows) for panel in panels] == [6, 5, 2]
-    figure = benchmark_figure(panels, title=benchmark.caption(RESULT))
+    figure = benchmark_figure(panels, title=report.caption(RESULT))
     for ax, panel in zip(figure.axes, panels, strict=True):
         assert [bar.get_width() for bar in ax.patches] == [row[1] for row in panel.rows]
         assert [text.get_text() for text in ax.texts] == [row[2] for row in panel.rows]

@@ -120,10 +120,10 @@ def test_repeated_seeds_are_means(mixed):
     assert second.mean("test/loss") == f"0.0800 ± {0.04 / math.sqrt(2):.4f} (2)"
     assert third.mean() == ""
     rows = sweep.group_rows([first, second, third])
-    assert [row["failed"] for row in rows] == ["1", "", "2"]
+    assert [row["unfinished"] for row in rows] == ["1", "", "2"]
     assert rows[1] == {
         "lr": "0.001", "best val/acc %": "92.00 ± 2.83 (2)", "test/acc %": "93.00 ± 2.83 (2)",
-        "test/loss": "0.0800 ± 0.0283 (2)", "s": "1.8", "failed": "",
+        "test/loss": "0.0800 ± 0.0283 (2)", "s": "1.8", "unfinished": "",
     }  # fmt: skip
 
 
@@ -166,6 +166,13 @@ def test_damaged_and_foreign_folders_do_not_stop_the_report(mixed, capsys):
     (mixed / "5").mkdir()
     assert sweep.report(mixed) is False
     assert "killed" in capsys.readouterr().out
+
+
+def test_a_sweep_without_any_result_has_no_empty_columns(tmp_path):
+    write_sweep(tmp_path, [["lr=1", "seed=1"], ["lr=1", "seed=2"]])
+    write_job(tmp_path / "0", ["lr=1", "seed=1"], status="interrupted")
+    rows = sweep.group_rows(sweep.groups(sweep.read_jobs(SweepFolder.open(tmp_path))))
+    assert rows == [{"s": "1.8", "unfinished": "2"}]
 
 
 def test_while_a_process_is_at_it_jobs_run(mixed):

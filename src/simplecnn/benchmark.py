@@ -40,8 +40,25 @@ from simplecnn.baselines import (
     torchvision_mnist,
     train_tutorial,
 )
+from simplecnn.benchmark_report import (
+    ALONE,
+    BARE,
+    CHANGED,
+    FIT,
+    NOTHING,
+    START_UP,
+    TARGET,
+    TEMPLATE,
+    TUTORIAL,
+    USUAL,
+    WHOLE,
+    WITHOUT,
+    caption,
+    panels,
+    table,
+)
 from simplecnn.classifier import STEPS_TOGETHER
-from simplecnn.figures.benchmark import Bars, benchmark_figure
+from simplecnn.figures.benchmark import benchmark_figure
 from simplecnn.figures.png import encode_png
 from simplecnn.run import build_trainer, watch
 from simplecnn.run_folder import short, write_json
@@ -56,31 +73,9 @@ NUM_JOBS = 8  # of the sweep
 WINDOW = STEPS_TOGETHER  # steps that are timed as one
 NUM_WARM_UP = 3 * WINDOW  # steps at the start of each turn that are not counted
 QUICK = {"rounds": 2, "steps": 48}
-TARGET = 0.99  # test accuracy
 SEEDS = (1, 2, 3, 4, 5)
 MOST_EPOCHS = 15  # of the tutorial's loop on its way to TARGET
 NUM_FED = 200  # batches of torchvision's DataLoader that stand for a whole pass
-
-TUTORIAL = "the tutorial's loop"
-USUAL = "Lightning as usually written"
-TEMPLATE = "lightning-hydra-template"
-WHOLE = "bare loop, batch not split"
-BARE = "bare loop of our step"
-FIT = "Trainer.fit, defaults on"
-ALONE = "with data.steps_together=1"
-NOTHING = "without any of them"
-# The same with one of them off: the callbacks and loggers that are left out.
-WITHOUT = {
-    "without pictures": ("filters", "feature_maps"),
-    "without checkpoints": ("best", "last"),
-    "without TensorBoard": ("tensorboard",),
-    "without the bar": ("bar",),
-    NOTHING: (
-        *("filters", "feature_maps", "best", "last", "tensorboard", "csv", "bar", "lines"),
-        "lr_monitor",
-    ),
-}
-OURS = (BARE, FIT, WHOLE, ALONE, *WITHOUT)
 
 
 def benchmark(config: Config, folder: Path) -> dict[str, Any]:
@@ -120,6 +115,8 @@ def steps(config: Config, folder: Path) -> dict[str, Any]:
     datamodule.setup("fit")
     train = datamodule.splits["train"]
     batch_size, num_steps = config["data"]["batch_size"], config["steps"]
+    changed = build({**config["data"], "augmentation": config["augmentation"]})
+    changed.splits = datamodule.splits
 
     def others(fit: Callable[..., None]) -> tuple[float, float]:
         timer = Steps(num_steps)
@@ -146,6 +143,7 @@ def steps(config: Config, folder: Path) -> dict[str, Any]:
         BARE: lambda: (bare_step(config, datamodule, steps=num_steps), 0.0),
         FIT: lambda: fit_step(config, datamodule, steps=num_steps),
         ALONE: lambda: fit_step(config, datamodule, steps=num_steps, together=1),
+        CHANGED: lambda: fit_step(config, changed, steps=num_steps),
     }
     for name, off in WITHOUT.items():
         if config["quick"] and name != NOTHING:
@@ -161,7 +159,7 @@ def steps(config: Config, folder: Path) -> dict[str, Any]:
             steps=num_steps,
         )
     seconds: dict[str, list[float]] = {name: [] for name in rows}
-    fits: dict[str, list[float]] = {n: [] for n in rows if n in (FIT, ALONE, *WITHOUT)}
+    fits: dict[str, list[float]] = {n: [] for n in rows if n in (FIT, ALONE, CHANGED, *WITHOUT)}
     fed: dict[str, list[float]] = {"torchvision DataLoader": [], "ours": []}
     ceiling: list[float] = []
     for turn in range(config["rounds"]):
@@ -190,6 +188,7 @@ def steps(config: Config, folder: Path) -> dict[str, Any]:
         "tutorial_against_fit": round(step[TUTORIAL] / step[FIT], 3),
         "usual_against_fit": round(step[USUAL] / step[FIT], 3),
         "template_against_fit": round(step[TEMPLATE] / step[FIT], 3),
+        "augmented_against_fit": round(step[CHANGED] / step[FIT], 3),
         "share_of_sgemm": round(flop / step[FIT] / 1e9 / peak, 3),
         "feeding": round(feed["torchvision DataLoader"] / feed["ours"], 1),
         "conv2d_windows_against_torch": round(time_windows().ratio, 2),
@@ -248,7 +247,6 @@ def start_up(config: Config, folder: Path) -> dict[str, Any]:
     }
 
 
-START_UP = ("import pytorch_lightning", "first step", "--help", "--cfg job", "a mistake")
 FIRST_STEP = "simplecnn.callbacks.first_step.FirstStep"
 
 
@@ -531,89 +529,3 @@ def _choice(config: Config) -> str:
     """The option of the group `data` that a configuration was composed from."""
     target = config["data"]["_target_"]
     return "mnist_5k" if target.endswith("MNIST5kDataModule") else "mnist"
-
-
-def caption(result: Mapping[str, Any]) -> str:
-    known = result["machine"]
-    return (
-        f"{known['processor']}, {known['num_threads']} threads, torch {known['torch']}, "
-        f"batch {result['batch_size']}, float32; medians of {result['rounds']} rounds in turn"
-    )
-
-
-def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def table(result: Mapping[str, Any]) -> str:
-    """What was measured, as text."""
-    step, fits = medians(result["ms_per_step"]), medians(result["seconds_of_a_fit"])
-    lines = [f"{'a training step':32}{'ms':>8}{'of bare':>10}{'as fast':>12}{'whole fit':>12}"]
-    for name, ms in step.items():
-        fit = f"{fits[name]:10.2f} s" if name in fits else ""
-        against = f"{step[TUTORIAL] / ms:9.2f} x"
-        lines.append(f"{name:32}{ms:8.2f}{ms / step[BARE]:10.2f}{against:>12}{fit:>12}")
-    fed = medians(result["seconds_of_feeding_60000"])
-    lines += [
-        "as fast: as the tutorial's loop; whole fit: with its start, validation and pictures",
-        "",
-        f"{100 * result['share_of_sgemm']:.0f} % of sgemm's "
-        f"{statistics.median(result['sgemm_gflops']):.0f} GFLOP/s "
-        f"({result['gflop_per_step']:.3f} GFLOP a step)",
-        f"feeding 60,000 digits {1000 * fed['ours']:.0f} ms, torchvision's DataLoader "
-        f"{fed['torchvision DataLoader']:.1f} s: {result['feeding']:.0f} times as fast",
-        f"conv2d from scratch (windows), one thread: "
-        f"{result['conv2d_windows_against_torch']:.1f} times torch's time",
-    ]
-    if "seconds_of_start" in result:
-        start = medians(result["seconds_of_start"])
-        lines += ["", *(f"{name:32}{value:8.2f} s" for name, value in start.items())]
-        lines.append(
-            f"from the start of a process to its first step: "
-            f"{result['first_step_against_import']:.2f} of importing Lightning"
-        )
-        phases = "  ".join(f"{k} {v:.1f} s" for k, v in result["seconds_by_phase"].items())
-        lines.append(f"that process by phase: {phases}")
-        lines.append(f"its peak memory: {result['peak_memory_mb']:.0f} MB")
-    if "fast" in result:
-        fast, tutorial = result["fast"], result["tutorial"]
-        reached = "reached" if tutorial["reached"] else "did not reach"
-        lines += [
-            "",
-            f"experiment=fast: {100 * fast['mean_accuracy']:.2f} % "
-            f"± {100 * fast['deviation']:.2f} (n = {len(fast['seconds'])}) "
-            f"in {statistics.mean(fast['seconds']):.1f} s",
-            f"the tutorial's loop {reached} {100 * TARGET:.1f} % in {tutorial['seconds']:.1f} s, "
-            f"{len(tutorial['test_accuracy'])} epochs: "
-            f"{result['tutorial_against_fast']:.1f} times as long",
-        ]
-    return "\n".join([*lines, "", caption(result)])
-
-
-def panels(result: Mapping[str, Any]) -> list[Bars]:
-    """What was measured, as bars."""
-    step = medians(result["ms_per_step"])
-    shown = [TUTORIAL, USUAL, TEMPLATE, WHOLE, BARE, FIT]
-    found = [
-        Bars(
-            "milliseconds a training step (x: times as fast as the tutorial's loop)",
-            [
-                (n, step[n], f"{step[n]:.1f} ms, {step[TUTORIAL] / step[n]:.2f} x", n in OURS)
-                for n in shown
-            ],
-        )
-    ]
-    if "seconds_of_start" in result:
-        start = medians(result["seconds_of_start"])
-        rows = [(n, v, f"{v:.1f} s", n != START_UP[0]) for n, v in start.items()]
-        found.append(Bars("seconds from the start of a process", rows))
-    if "fast" in result:
-        mean = statistics.mean(result["fast"]["seconds"])
-        other = result["tutorial"]["seconds"]
-        accuracy = f"{100 * result['fast']['mean_accuracy']:.2f} %"
-        rows = [
-            ("the tutorial's loop", other, f"{other:.0f} s", False),
-            ("experiment=fast", mean, f"{mean:.0f} s, {accuracy}", True),
-        ]
-        found.append(Bars("seconds to 99.0 % of the test digits", rows))
-    return found

@@ -289,11 +289,12 @@ def group_rows(found: Sequence[Group]) -> list[Row]:
                 row[_title(metric)] = group.mean(metric)
         seconds = [job.seconds for job in group.jobs if job.seconds is not None]
         row["s"] = f"{statistics.fmean(seconds):.1f}" if seconds else ""
-        row["failed"] = str(sum(j.status not in SUCCEEDED for j in group.jobs) or "")
+        row["unfinished"] = str(sum(j.status not in SUCCEEDED for j in group.jobs) or "")
         rows.append(row)
-    if not any(row["failed"] for row in rows):
-        for row in rows:
-            del row["failed"]
+    for column in (title or _title(criterion), "unfinished"):
+        if not any(row[column] for row in rows):
+            for row in rows:
+                del row[column]
     return rows
 
 

@@ -1,0 +1,117 @@
+"""The rows of the benchmark, and how they are shown: a table as text, bars as a picture."""
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from simplecnn.figures.benchmark import Bars
+
+TUTORIAL = "the tutorial's loop"
+USUAL = "Lightning as usually written"
+TEMPLATE = "lightning-hydra-template"
+WHOLE = "bare loop, batch not split"
+BARE = "bare loop of our step"
+FIT = "Trainer.fit, defaults on"
+ALONE = "with data.steps_together=1"
+CHANGED = "with data/augmentation=elastic"
+NOTHING = "without any of them"
+# The same with one of them off: the callbacks and loggers that are left out.
+WITHOUT = {
+    "without pictures": ("filters", "feature_maps"),
+    "without checkpoints": ("best", "last"),
+    "without TensorBoard": ("tensorboard",),
+    "without the bar": ("bar",),
+    NOTHING: (
+        *("filters", "feature_maps", "best", "last", "tensorboard", "csv", "bar", "lines"),
+        "lr_monitor",
+    ),
+}
+OURS = (BARE, FIT, WHOLE)  # the bars of another colour
+START_UP = ("import pytorch_lightning", "first step", "--help", "--cfg job", "a mistake")
+TARGET = 0.99  # test accuracy
+
+
+def caption(result: Mapping[str, Any]) -> str:
+    known = result["machine"]
+    return (
+        f"{known['processor']}, {known['num_threads']} threads, torch {known['torch']}, "
+        f"batch {result['batch_size']}, float32; medians of {result['rounds']} rounds in turn"
+    )
+
+
+def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """What was measured, as text."""
+    step, fits = medians(result["ms_per_step"]), medians(result["seconds_of_a_fit"])
+    lines = [f"{'a training step':32}{'ms':>8}{'of bare':>10}{'as fast':>12}{'whole fit':>12}"]
+    for name, ms in step.items():
+        fit = f"{fits[name]:10.2f} s" if name in fits else ""
+        against = f"{step[TUTORIAL] / ms:9.2f} x"
+        lines.append(f"{name:32}{ms:8.2f}{ms / step[BARE]:10.2f}{against:>12}{fit:>12}")
+    fed = medians(result["seconds_of_feeding_60000"])
+    lines += [
+        "as fast: as the tutorial's loop; whole fit: with its start, validation and pictures",
+        "",
+        f"{100 * result['share_of_sgemm']:.0f} % of sgemm's "
+        f"{statistics.median(result['sgemm_gflops']):.0f} GFLOP/s "
+        f"({result['gflop_per_step']:.3f} GFLOP a step)",
+        f"feeding 60,000 digits {1000 * fed['ours']:.0f} ms, torchvision's DataLoader "
+        f"{fed['torchvision DataLoader']:.1f} s: {result['feeding']:.0f} times as fast",
+        f"conv2d from scratch (windows), one thread: "
+        f"{result['conv2d_windows_against_torch']:.1f} times torch's time",
+    ]
+    if "seconds_of_start" in result:
+        start = medians(result["seconds_of_start"])
+        lines += ["", *(f"{name:32}{value:8.2f} s" for name, value in start.items())]
+        lines.append(
+            f"from the start of a process to its first step: "
+            f"{result['first_step_against_import']:.2f} of importing Lightning"
+        )
+        phases = "  ".join(f"{k} {v:.1f} s" for k, v in result["seconds_by_phase"].items())
+        lines.append(f"that process by phase: {phases}")
+        lines.append(f"its peak memory: {result['peak_memory_mb']:.0f} MB")
+    if "fast" in result:
+        fast, tutorial = result["fast"], result["tutorial"]
+        reached = "reached" if tutorial["reached"] else "did not reach"
+        lines += [
+            "",
+            f"experiment=fast: {100 * fast['mean_accuracy']:.2f} % "
+            f"± {100 * fast['deviation']:.2f} (n = {len(fast['seconds'])}) "
+            f"in {statistics.mean(fast['seconds']):.1f} s",
+            f"the tutorial's loop {reached} {100 * TARGET:.1f} % in {tutorial['seconds']:.1f} s, "
+            f"{len(tutorial['test_accuracy'])} epochs: "
+            f"{result['tutorial_against_fast']:.1f} times as long",
+        ]
+    return "\n".join([*lines, "", caption(result)])
+
+
+def panels(result: Mapping[str, Any]) -> list[Bars]:
+    """What was measured, as bars."""
+    step = medians(result["ms_per_step"])
+    shown = [TUTORIAL, USUAL, TEMPLATE, WHOLE, BARE, FIT]
+    found = [
+        Bars(
+            "milliseconds a training step (x: times as fast as the tutorial's loop)",
+            [
+                (n, step[n], f"{step[n]:.1f} ms, {step[TUTORIAL] / step[n]:.2f} x", n in OURS)
+                for n in shown
+            ],
+        )
+    ]
+    if "seconds_of_start" in result:
+        start = medians(result["seconds_of_start"])
+        rows = [(n, v, f"{v:.1f} s", n != START_UP[0]) for n, v in start.items()]
+        found.append(Bars("seconds from the start of a process", rows))
+    if "fast" in result:
+        mean = statistics.mean(result["fast"]["seconds"])
+        other = result["tutorial"]["seconds"]
+        accuracy = f"{100 * result['fast']['mean_accuracy']:.2f} %"
+        rows = [
+            ("the tutorial's loop", other, f"{other:.0f} s", False),
+            ("experiment=fast", mean, f"{mean:.0f} s, {accuracy}", True),
+        ]
+        found.append(Bars("seconds to 99.0 % of the test digits", rows))
+    return found
