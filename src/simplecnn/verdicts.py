@@ -86,7 +86,7 @@ def verdicts(subjects: Sequence[Subject], *, num_images: int = 300, seed: int = 
     setting += f", {num_seen} test images of {ours[0].data_name}"
     setting += " each" * (len(ours) > 1)
     figures = [
-        (r.figure, verdict_figure(panels, title=f"{r.claim}: {r.verdict}\n{r.reason}; {setting}"))
+        (r.figure, verdict_figure(panels, title=f"{r.claim}: {r.verdict}\n{r.reason}\n{setting}"))
         for r, panels in zip(results, _panels(evidence, without), strict=True)
     ]
     return Findings(

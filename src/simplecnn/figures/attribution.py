@@ -61,5 +61,5 @@ def attribution_figure(rows: Sequence[Row], titles: Sequence[str], *, title: str
     )  # fmt: skip
     bar.set_label("of the largest value of each map", fontsize=NOTE)
     bar.ax.tick_params(labelsize=NOTE)
-    figure.suptitle(title, fontsize=LABEL)
+    style.head(figure, title, LABEL)
     return figure

@@ -23,7 +23,7 @@ def benchmark_figure(panels: Sequence[Bars], *, title: str) -> Figure:
     """Panels one above the other; shorter bars are faster. Lengths start at zero."""
     heights = [len(panel.rows) * ROW_HEIGHT + 0.75 for panel in panels]
     figure = style.new_figure(8.6, sum(heights) + 0.5)
-    figure.suptitle(title, fontsize=9)
+    style.head(figure, title, 9)
     figure.set_layout_engine("constrained", h_pad=0.09)
     grid = figure.add_gridspec(len(panels), 1, height_ratios=heights)
     for i, panel in enumerate(panels):

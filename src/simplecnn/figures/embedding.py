@@ -41,9 +41,10 @@ def embedding_figure(
     ax.spines[["top", "right"]].set_visible(False)
     if not short:
         ax.legend(fontsize=NOTE, frameon=False)
-    figure.suptitle(
+    style.head(
+        figure,
         f"{title}\nsign: true class; ring: wrong answer ({int((~right).sum())} of {len(labels)})",
-        fontsize=LABEL,
+        LABEL,
     )
     assert np.isfinite(points).all()
     return figure

@@ -67,7 +67,7 @@ def corruption_figure(
     bar = figure.colorbar(ScalarMappable(scale, style.POSITIVE), ax=[left, right], aspect=30)
     bar.set_label("error in %, one scale", fontsize=NOTE)
     bar.ax.tick_params(labelsize=NOTE)
-    figure.suptitle(title, fontsize=LABEL + 1)
+    style.head(figure, title, LABEL + 1)
     return figure
 
 
@@ -103,9 +103,10 @@ def compared_figure(
     ax.tick_params(labelsize=NOTE)
     ax.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, fontsize=NOTE, frameon=False)
-    figure.suptitle(
+    style.head(
+        figure,
         "Errors on spoiled digits, mean over five severities; dot: network; line: 95 % interval\n"
         f"{setting}",
-        fontsize=LABEL + 1,
+        LABEL + 1,
     )
     return figure

@@ -1,6 +1,7 @@
 """One look for every picture: which colours mean what, and how one array becomes one tile."""
 
 from collections.abc import Iterable
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -39,6 +40,13 @@ def new_figure(width: float, height: float, *, fitted: bool = True) -> Figure:
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)  # type: ignore[arg-type]
     FigureCanvasAgg(figure)
     return figure
+
+
+def head(figure: Figure, text: str, size: float) -> None:
+    """The title above all axes, `size` in points, its lines broken where the figure ends."""
+    width = int(72 * figure.get_figwidth() / (0.62 * size))  # a character takes 0.62 of its size
+    lines = (fill(line, width) for line in text.split("\n"))
+    figure.suptitle("\n".join(lines), fontsize=size)
 
 
 def signed_scale(*arrays: ArrayLike) -> Normalize:

@@ -82,11 +82,12 @@ def shift_maps_figure(maps: Sequence[ShiftMap], *, reach: int, near: int, settin
     bar = figure.colorbar(ScalarMappable(scale, style.POSITIVE), ax=axes, shrink=0.8, aspect=24)
     bar.set_label("accuracy in %, one scale", fontsize=NOTE)
     bar.ax.tick_params(labelsize=NOTE)
-    figure.suptitle(
+    style.head(
+        figure,
         f"Accuracy when the digit moves; {setting}\noutside the white line more than 1 % of the "
         f"ink has left; consistency: pairs of shifts to ±{near} with one answer",
-        fontsize=LABEL + 1 if alone else TITLE,
-    )  # fmt: skip
+        LABEL + 1 if alone else TITLE,
+    )
     return figure
 
 
@@ -134,10 +135,11 @@ def layers_figure(lines: Sequence[LayerLine], *, title: str, num_networks: int) 
         handles=handles, loc="outside lower center", ncols=3, fontsize=NOTE, frameon=False
     )
     mean = f", mean over {num_networks} networks" if num_networks > 1 else ""
-    figure.suptitle(
+    style.head(
+        figure,
         f"Does a map move with the image?{' ' + title if title else ''}{mean}\n"
         "marked: shifts by whole units, where theory says 0 inside (drawn at 1e-8)",
-        fontsize=LABEL + 1,
+        LABEL + 1,
     )
     return figure
 
@@ -168,7 +170,5 @@ def ledger_figure(rows: Mapping[str, Mapping[str, Interval]], *, near: int, sett
         ax.grid(axis="x", color="0.9", lw=0.5)
     axes[0].set_yticks(range(len(rows)), list(rows), fontsize=LABEL)
     axes[0].set_ylim(len(rows) - 0.4, -0.7)
-    figure.suptitle(
-        f"What moving costs each network; line: 95 % interval\n{setting}", fontsize=LABEL + 1
-    )
+    style.head(figure, f"What moving costs each network; line: 95 % interval\n{setting}", LABEL + 1)
     return figure

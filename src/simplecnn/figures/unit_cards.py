@@ -128,7 +128,7 @@ def index_figure(
     )
     bar.set_label("points of accuracy lost, one scale", fontsize=NOTE)
     bar.ax.tick_params(labelsize=NOTE)
-    figure.suptitle(title, fontsize=LABEL + 1)
+    style.head(figure, title, LABEL + 1)
     return figure
 
 

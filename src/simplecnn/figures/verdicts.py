@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -36,9 +35,7 @@ def verdict_figure(panels: Sequence[Panel], *, title: str) -> Figure:
     axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
     for ax, panel in zip(axes, panels, strict=True):
         _draw(ax, panel)
-    line = int(12.5 * figure.get_figwidth())
-    text = "\n".join(fill(part, line) for part in title.split("\n"))
-    figure.suptitle(text, fontsize=LABEL, linespacing=1.35)
+    style.head(figure, title, LABEL)
     return figure
 
 
