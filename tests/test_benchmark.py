@@ -61,6 +61,17 @@ def test_flop_of_a_step_are_those_counted_by_hand():
     assert benchmark.flop_of_step(64) == 64 * 2 * (forward + backward)
 
 
+def test_everything_that_is_on_by_default_is_off_in_one_row(tmp_path):
+    config = compose_run(tmp_path)
+    assert set(report.WITHOUT[report.NOTHING]) == {*config["callbacks"], *config["logger"]}
+    pictures = {
+        name
+        for name, node in config["callbacks"].items()
+        if node.get("dirpath", "").endswith("images")
+    }
+    assert set(report.PICTURES) == pictures
+
+
 @pytest.mark.filterwarnings("ignore")  # the baselines do what people do
 @pytest.mark.long
 def test_rows_of_steps_are_measured(tmp_path):

@@ -76,10 +76,13 @@ class RayLauncher(Launcher):
 
         try:
             result: JobReturn = ray.get(job)
+            return result
         except ray.exceptions.WorkerCrashedError:
-            config = job_config(self.hydra_context, self.config, overrides, number)
-            result = lost_job(config, overrides, number, error="its process was killed")
-        return result
+            how = "its process was killed"
+        except ray.exceptions.OutOfMemoryError:
+            how = "Ray killed its process: the machine is out of memory"
+        config = job_config(self.hydra_context, self.config, overrides, number)
+        return lost_job(config, overrides, number, error=how)
 
 
 # Not in conf/: Hydra's own plugin has put its configuration here, and this one takes its place.

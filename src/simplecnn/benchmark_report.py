@@ -16,15 +16,13 @@ ALONE = "with data.steps_together=1"
 CHANGED = "with data/augmentation=elastic"
 NOTHING = "without any of them"
 # The same with one of them off: the callbacks and loggers that are left out.
+PICTURES = ("filters", "feature_maps", "film", "health", "mistakes", "confusion", "curves")
 WITHOUT = {
-    "without pictures": ("filters", "feature_maps"),
+    "without pictures": PICTURES,
     "without checkpoints": ("best", "last"),
     "without TensorBoard": ("tensorboard",),
     "without the bar": ("bar",),
-    NOTHING: (
-        *("filters", "feature_maps", "best", "last", "tensorboard", "csv", "bar", "lines"),
-        "lr_monitor",
-    ),
+    NOTHING: (*PICTURES, "best", "last", "tensorboard", "csv", "bar", "lines", "lr_monitor"),
 }
 OURS = (BARE, FIT, WHOLE)  # the bars of another colour
 START_UP = ("import pytorch_lightning", "first step", "--help", "--cfg job", "a mistake")
