@@ -136,5 +136,6 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from simplecnn.run import train
 
     folder = tmp_path_factory.mktemp("runs") / "finished"
-    train(compose_run(folder, "callbacks.filters.layers=all"), folder, seconds={"import": 1.5})
+    words = ["callbacks.filters.layers=all", "callbacks.mistakes.every_n_epochs=1"]
+    train(compose_run(folder, *words), folder, seconds={"import": 1.5})
     return folder

@@ -370,7 +370,8 @@ def test_pictures_say_which_validation_they_show(rhythm, tmp_path, monkeypatch):
 
     original = confusion.confusion_figure
     monkeypatch.setattr(confusion, "confusion_figure", listening)
-    train(compose_run(tmp_path / "run", "logger=csv", *words), tmp_path / "run")
+    words = ["logger=csv", "callbacks.mistakes.every_n_epochs=1", *words]
+    train(compose_run(tmp_path / "run", *words), tmp_path / "run")
     for name in ("confusion_val", "mistakes_val_history"):
         assert arrays(tmp_path / "run", name)["step"].tolist() == passes
     shown = sorted((tmp_path / "run" / "images").glob("mistakes_val_epoch=*.png"))

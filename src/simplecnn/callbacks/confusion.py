@@ -22,7 +22,7 @@ class Confusion(ImageCallback):
 
     history = True
 
-    def __init__(self, dirpath: str, every_n_epochs: int = 5) -> None:
+    def __init__(self, dirpath: str, every_n_epochs: int = 10) -> None:
         super().__init__(dirpath, every_n_epochs)
         self.all: History | None = None
         self._counts: Tensor | None = None

@@ -23,7 +23,7 @@ class Curves(ImageCallback):
 
     history = True
 
-    def __init__(self, dirpath: str, every_n_epochs: int = 5) -> None:
+    def __init__(self, dirpath: str, every_n_epochs: int = 10) -> None:
         super().__init__(dirpath, every_n_epochs)
         self.epochs = History(self.dirpath / "curves_epochs.npz")
         self.steps = History(self.dirpath / "curves_steps.npz")

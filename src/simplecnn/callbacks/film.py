@@ -34,7 +34,7 @@ class Film(ImageCallback):
         dirpath: str,
         layers: str | list[str] = "first",
         early_steps: int = 6,
-        every_n_epochs: int = 5,
+        every_n_epochs: int = 10,
     ) -> None:
         super().__init__(dirpath, every_n_epochs)
         self.layers = layers

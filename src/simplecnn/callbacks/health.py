@@ -42,7 +42,7 @@ class Health(ImageCallback):
         self,
         dirpath: str,
         early_steps: int = 6,
-        every_n_epochs: int = 5,
+        every_n_epochs: int = 10,
         scalars: bool = False,
     ) -> None:
         super().__init__(dirpath, every_n_epochs)

@@ -29,7 +29,7 @@ class Mistakes(ImageCallback):
     what every image was taken for and whether that was wrong, in the order of the pass.
     """
 
-    def __init__(self, dirpath: str, number: int = 40, every_n_epochs: int = 1) -> None:
+    def __init__(self, dirpath: str, number: int = 40, every_n_epochs: int = 10) -> None:
         super().__init__(dirpath, every_n_epochs)
         self.number = number
         self.all: History | None = None
