@@ -1,7 +1,13 @@
 """What is logged is on disk, once, where one looks for it."""
 
 import csv
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -9,6 +15,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from simplecnn.figures.filters import filters_figure
 from simplecnn.figures.png import encode_png
 from simplecnn.loggers import MetricsCSV, TensorBoard
+from simplecnn.run_folder import tensorboard
 
 
 def test_csv_has_a_row_a_step_and_a_column_a_metric(tmp_path):
@@ -72,3 +79,32 @@ def test_tensorboard_writes_one_file_straight_into_the_folder(tmp_path):
     assert {k: v.string_value or v.number_value for k, v in said.items()} == {
         "lr": 0.1, "channels": "[16, 32]", "fused": "true", "graph": "false",
     }  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux tells who listens")
+def test_the_command_that_is_printed_serves_this_machine_only(tmp_path, monkeypatch, proves):
+    monkeypatch.delenv("UV", raising=False)
+    folder = tmp_path / "a run"
+    folder.mkdir()
+    program, *words = shlex.split(tensorboard(folder))
+    assert program == "tensorboard" and words[-1] == str(folder)
+    command = [sys.executable, "-m", "tensorboard.main", *words, "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            port = next(int(m[1]) for m in map(AT.search, server.stderr) if m)
+            ends = [
+                line.split()[1].split(":")
+                for name in ("tcp", "tcp6")
+                for line in Path("/proc/net", name).read_text().splitlines()[1:]
+                if line.split()[3] == "0A"  # listens
+            ]
+        finally:
+            server.terminate()
+    addresses = [address for address, its_port in ends if int(its_port, 16) == port]
+    assert addresses and set(addresses) <= {"0100007F", "00000000000000000000000001000000"}
+    proves("Hostile input", "TensorBoard's command listens on the loopback address alone.",
+           addresses_looked_at=len(addresses))  # fmt: skip
+
+
+AT = re.compile(r"at http://localhost:(\d+)/")

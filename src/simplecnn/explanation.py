@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from simplecnn.errors import InputError
-from simplecnn.run_folder import RunFolder, read_record, short, with_uv
+from simplecnn.run_folder import RunFolder, read_record, short, tensorboard
 from simplecnn.sweep import read_jobs, varied
 from simplecnn.sweep_folder import SweepFolder
 
@@ -82,8 +82,7 @@ def explain(config: Config) -> Path:
         log.info("%s", "\n".join(f"  {line}" for line in findings.lines))
     log.info("\nfolder       %s", short(folder))
     if "embedding" in parts:
-        show = with_uv(f"tensorboard --logdir {short(folder / 'embedding')}")
-        log.info("projector    %s", show)
+        log.info("projector    %s", tensorboard(folder / "embedding"))
     return folder
 
 

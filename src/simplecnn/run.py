@@ -28,7 +28,14 @@ from simplecnn.callbacks.progress import STAGES, metric_text
 from simplecnn.checkpoint_files import read_checkpoint, write_checkpoint
 from simplecnn.classifier import Classifier
 from simplecnn.loggers import TensorBoard, restore_history
-from simplecnn.run_folder import RECORD, RunFolder, check_checkpoint, short, with_uv
+from simplecnn.run_folder import (
+    RECORD,
+    RunFolder,
+    check_checkpoint,
+    short,
+    tensorboard,
+    with_uv,
+)
 from simplecnn.screen import tame_lightning
 from simplecnn.signals import Interrupted, Stop, requeue
 from simplecnn.targets import build
@@ -181,14 +188,12 @@ class Run:
         if parts:
             shown = "   ".join(f"{name} {value:.1f} s" for name, value in parts.items())
             rows.append(f"of the fit:  {shown}")
-        folder = short(self.folder.path)
-        rows.append(f"\nfolder       {folder}")
+        rows.append(f"\nfolder       {short(self.folder.path)}")
         if any(isinstance(logger, TensorBoard) for logger in self.trainer.loggers):
             # All runs of this name: of a single run TensorBoard's HPARAMS tab shows no metrics.
             parent = self.folder.path.parent
-            shown = short(parent) if parent.name == self.config["name"] else folder
-            show = with_uv(f"tensorboard --samples_per_plugin images=500 --logdir {shown}")
-            rows.append(f"to see it    {show}")
+            shown = parent if parent.name == self.config["name"] else self.folder.path
+            rows.append(f"to see it    {tensorboard(shown)}")
         return "\n".join(rows)
 
     def _announce(self, module: Classifier) -> None:

@@ -310,6 +310,13 @@ def with_uv(command: str) -> str:
     return f"uv run {command}" if "UV" in os.environ else command
 
 
+def tensorboard(folder: Path) -> str:
+    """The command that shows `folder` in TensorBoard, every picture of it, on this machine only."""
+    return with_uv(
+        f"tensorboard --samples_per_plugin images=500 --logdir {shlex.quote(short(folder))}"
+    )
+
+
 def git_revision() -> dict[str, Any] | None:
     """The commit of the source and whether it was changed; None for an installed package."""
     here = Path(__file__).parent

@@ -19,7 +19,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from simplecnn.run_folder import CONFIG, read_record, short, with_uv
+from simplecnn.run_folder import CONFIG, read_record, short, tensorboard
 from simplecnn.run_folder import RECORD as RUN_RECORD
 from simplecnn.sweep_folder import SweepFolder
 
@@ -343,8 +343,7 @@ def screen_text(
     files = [TABLE, TEXT, *([PICTURE] if has_picture else [])]
     parts.append(f"{'report':12} {', '.join(short(path / name) for name in files)}")
     if any(list(job.path.glob("events.out*")) for job in jobs):
-        show = with_uv(f"tensorboard --samples_per_plugin images=500 --logdir {short(path)}")
-        parts.append(f"{'to see it':12} {show}")
+        parts.append(f"{'to see it':12} {tensorboard(path)}")
     return "\n".join(parts)
 
 
