@@ -192,8 +192,8 @@ class Run:
         if any(isinstance(logger, TensorBoard) for logger in self.trainer.loggers):
             # All runs of this name: of a single run TensorBoard's HPARAMS tab shows no metrics.
             parent = self.folder.path.parent
-            shown = parent if parent.name == self.config["name"] else self.folder.path
-            rows.append(f"to see it    {tensorboard(shown)}")
+            named = parent.name == self.config["name"]
+            rows.append(f"to see it    {tensorboard(parent if named else self.folder.path)}")
         return "\n".join(rows)
 
     def _announce(self, module: Classifier) -> None:
