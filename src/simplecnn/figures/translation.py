@@ -134,10 +134,11 @@ def layers_figure(lines: Sequence[LayerLine], *, title: str, num_networks: int) 
     figure.legend(
         handles=handles, loc="outside lower center", ncols=3, fontsize=NOTE, frameon=False
     )
-    mean = f", mean over {num_networks} networks" if num_networks > 1 else ""
+    mean = f"mean over {num_networks} networks" if num_networks > 1 else ""
+    of = ", ".join(filter(None, (title, mean)))
     style.head(
         figure,
-        f"Does a map move with the image?{' ' + title if title else ''}{mean}\n"
+        f"Does a map move with the image? {of}".rstrip() + "\n"
         "marked: shifts by whole units, where theory says 0 inside (drawn at 1e-8)",
         LABEL + 1,
     )
