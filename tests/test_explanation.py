@@ -40,7 +40,7 @@ def test_all_parts_of_a_run(finished_run, tmp_path, caplog):
     records = summary(folder)
     assert records["units"]["num_searched"] == 500 and records["units"]["num_images"] == 50
     assert "accuracy unmoved" in caplog.text and "NOT SHOWN: Weight sharing" in caplog.text
-    assert "tensorboard --logdir" in caplog.text
+    assert "tensorboard --samples_per_plugin images=500 --logdir" in caplog.text
 
     # done again, one part takes its own place and leaves the others
     (folder / "robustness" / "old.png").touch()
