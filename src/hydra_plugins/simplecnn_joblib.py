@@ -20,16 +20,15 @@ from typing import Any
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, run_job, setup_globals
-from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from simplecnn.launched_jobs import SECONDS_TO_END, job_config, lost_job
+from simplecnn.launched_jobs import SECONDS_TO_END, JobLauncher, job_config
 
 log = logging.getLogger("simplecnn.sweep")
 
 
-class JoblibLauncher(Launcher):
+class JoblibLauncher(JobLauncher):
     """Runs `n_jobs` jobs at a time (-1: one a core, or one a GPU where there are several).
 
     The workers share the cores: each has cores / workers threads, or `num_threads`. Where there
@@ -40,13 +39,6 @@ class JoblibLauncher(Launcher):
         self.n_jobs = n_jobs
         self.num_threads = num_threads
         self.workers: list[Worker] = []
-
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        self.hydra_context = hydra_context
-        self.task_function = task_function
-        self.config = config
 
     @property
     def num_workers(self) -> int:
@@ -78,8 +70,7 @@ class JoblibLauncher(Launcher):
                     *(list(overrides), number, Singleton.get_state()),
                 )
             except (BrokenExecutor, SystemExit) as error:  # killed, or interrupted alone
-                config = job_config(self.hydra_context, self.config, overrides, number)
-                return lost_job(config, overrides, number, error=how_it_ended(error))
+                return self.lost(number, overrides, error=how_it_ended(error))
             finally:
                 free.put(worker)
 

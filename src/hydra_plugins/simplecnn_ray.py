@@ -13,27 +13,18 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, setup_globals
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from simplecnn.launched_jobs import SECONDS_TO_END, job_config, lost_job
+from simplecnn.launched_jobs import SECONDS_TO_END, JobLauncher, job_config
 
 LEAST_MEMORY = 78_643_200  # bytes that Ray takes for its store of objects: ours are tiny
 
 
-class RayLauncher(Launcher):
+class RayLauncher(JobLauncher):
     """Gives Ray all jobs at once. `ray` holds the arguments of ray.init and of ray.remote."""
 
     def __init__(self, ray: DictConfig) -> None:
         self.ray = ray
-
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        self.hydra_context = hydra_context
-        self.task_function = task_function
-        self.config = config
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -81,8 +72,7 @@ class RayLauncher(Launcher):
             how = "its process was killed"
         except ray.exceptions.OutOfMemoryError:
             how = "Ray killed its process: the machine is out of memory"
-        config = job_config(self.hydra_context, self.config, overrides, number)
-        return lost_job(config, overrides, number, error=how)
+        return self.lost(number, overrides, error=how)
 
 
 # Not in conf/: Hydra's own plugin has put its configuration here, and this one takes its place.

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.types import HydraContext
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 log = logging.getLogger("simplecnn.sweep")
@@ -25,28 +26,37 @@ def job_config(
     return job
 
 
-def lost_job(
-    config: DictConfig, overrides: Sequence[str], number: int, *, error: str | None
-) -> JobReturn:
-    """Record in a job's folder that its process is gone, and say so.
+class JobLauncher(Launcher):
+    """Keeps what Hydra gives every launcher. Subclasses give `launch`."""
 
-    `error` is None where the job itself has written how it ended. What is returned does not raise:
-    the sweep goes on, and its report tells from the record.
-    """
-    from simplecnn import sweep
-    from simplecnn.run_folder import RunFolder, read_record
-    from simplecnn.sweep_folder import SweepFolder
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
 
-    hydra = config.hydra
-    run = RunFolder(Path(str(hydra.sweep.dir), str(hydra.sweep.subdir)).absolute())
-    run.record = read_record(run.path)
-    if run.record and error:
-        run.update(status="interrupted", error=error)
-    record = SweepFolder.open(hydra.sweep.dir).record
-    total = len(record["jobs"]) if record["jobs"] else None
-    job = sweep.read_job(run.path)
-    log.error(sweep.line(job, number=number, total=total, keys=sweep.swept(record["words"])))
-    result = JobReturn(list(overrides), hydra_cfg=config, status=JobStatus.COMPLETED)
-    with open_dict(config):
-        config.hydra.runtime.output_dir = str(run.path)
-    return result
+    def lost(self, number: int, overrides: Sequence[str], *, error: str | None) -> JobReturn:
+        """Record in a job's folder that its process is gone, and say so.
+
+        `error` is None where the job itself has written how it ended. What is returned does not
+        raise: the sweep goes on, and its report tells from the record.
+        """
+        from simplecnn import sweep
+        from simplecnn.run_folder import RunFolder, read_record
+        from simplecnn.sweep_folder import SweepFolder
+
+        config = job_config(self.hydra_context, self.config, overrides, number)
+        hydra = config.hydra
+        run = RunFolder(Path(str(hydra.sweep.dir), str(hydra.sweep.subdir)).absolute())
+        run.record = read_record(run.path)
+        if run.record and error:
+            run.update(status="interrupted", error=error)
+        record = SweepFolder.open(hydra.sweep.dir).record
+        total = len(record["jobs"]) if record["jobs"] else None
+        job = sweep.read_job(run.path)
+        log.error(sweep.line(job, number=number, total=total, keys=sweep.swept(record["words"])))
+        result = JobReturn(list(overrides), hydra_cfg=config, status=JobStatus.COMPLETED)
+        with open_dict(config):
+            config.hydra.runtime.output_dir = str(run.path)
+        return result

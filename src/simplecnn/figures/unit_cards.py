@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from simplecnn.figures import style
-from simplecnn.figures.mosaic import join
+from simplecnn.figures.mosaic import LEAST_FOR_DOTS, join
 
 TITLE, LABEL, NOTE, SMALL = 10, 8, 6.5, 5.5  # font sizes in points
 WIDTH, HEIGHT = 1260, 620  # pixels of a card
@@ -141,14 +141,17 @@ def _draw_weights(ax: Axes, card: Card) -> None:
     side = max(rows * height, columns * width)
     zoom = max(1, 240 // side)
     gap = 0 if num_inputs == 1 else zoom // 2 if 3 * side * zoom // 2 < 380 else 1
-    picture = join(tiles.reshape(rows, columns, height, width), zoom=zoom, gap=gap)
+    numbered = num_inputs == 1 and height * width <= 25
+    dots = not numbered and zoom >= LEAST_FOR_DOTS
+    tiles = tiles.reshape(rows, columns, height, width)
+    picture = join(tiles, zoom=zoom, gap=gap, dots=dots)
     scale = Normalize(-card.limit, card.limit)
     bottom = 100 + picture.shape[0]
     _put(ax, picture, 30, 100, style.SIGNED, scale)
     norm = float(np.linalg.norm(card.weights.astype(np.float64)))
     what = f"{num_inputs} x {height} x {width}" if num_inputs > 1 else f"{height} x {width}"
     ax.text(30, 84, f"weights {what}, norm {norm:.2f}", fontsize=NOTE)
-    if num_inputs == 1 and height * width <= 25:
+    if numbered:
         for (i, j), value in np.ndenumerate(card.weights[0]):
             ax.text(
                 30 + (j + 0.5) * zoom, 100 + (i + 0.5) * zoom, f"{value:.2f}".replace("-", "−"),
@@ -165,7 +168,8 @@ def _draw_weights(ax: Axes, card: Card) -> None:
     )
     for x, side_of, value in ends:
         ax.text(x, bottom + 44, f"{value:.2g}".replace("-", "−"), fontsize=NOTE, ha=side_of)
-    ax.text(30, bottom + 68, "one scale for the layer", fontsize=NOTE, color="0.35")
+    words = f"one scale for the layer{', a dot: below zero' if dots else ''}"
+    ax.text(30, bottom + 68, words, fontsize=NOTE, color="0.35")
 
 
 def _draw_patches(ax: Axes, card: Card) -> None:
