@@ -11,7 +11,7 @@ import torch
 from conftest import compose_run
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from simplecnn import baselines, benchmark
+from simplecnn import baselines, benchmark, benchmark_steps
 from simplecnn import benchmark_report as report
 from simplecnn.figures.benchmark import Bars, benchmark_figure
 from simplecnn.mnist import MNIST5kDataModule
@@ -47,7 +47,7 @@ def test_a_step_is_the_time_between_two_ends_after_the_warm_up(monkeypatch):
     windows = [first for seconds in (8, 16, 8) for first in [0.5] * 7 + [seconds - 3.5]]
     ends = itertools.accumulate([100.0] * 24 + windows)
     monkeypatch.setattr(time, "perf_counter", lambda: next(ends))
-    timer = benchmark.Steps(24)
+    timer = benchmark_steps.Steps(24)
     done = [timer.done() for _ in range(48)]
     assert done == [False] * 47 + [True]
     assert timer.median() == 1
@@ -91,19 +91,21 @@ def test_rows_of_steps_are_measured(tmp_path):
     assert list((tmp_path / "images").glob("*.png"))  # pictures were drawn, and so were counted
 
 
+STEPS = {
+    report.TUTORIAL: [14.0, 16.0, 15.0],
+    report.USUAL: [20.0, 20.0, 20.0],
+    report.TEMPLATE: [30.0, 30.0, 30.0],
+    report.WHOLE: [7.0, 7.0, 7.0],
+    report.BARE: [6.0, 6.0, 5.0],
+    report.FIT: [6.3, 6.3, 6.3],
+    "without pictures": [6.2, 6.2, 6.2],
+}
 RESULT = {
     "machine": {"processor": "Some CPU", "num_threads": 2, "torch": "2.15.0"},
     "batch_size": 64,
     "rounds": 3,
-    "ms_per_step": {
-        report.TUTORIAL: [14.0, 16.0, 15.0],
-        report.USUAL: [20.0, 20.0, 20.0],
-        report.TEMPLATE: [30.0, 30.0, 30.0],
-        report.WHOLE: [7.0, 7.0, 7.0],
-        report.BARE: [6.0, 6.0, 5.0],
-        report.FIT: [6.3, 6.3, 6.3],
-        "without pictures": [6.2, 6.2, 6.2],
-    },
+    "ms_per_step": STEPS,
+    "memory_mb": {name: [900.0, 1100.0, 1000.0] for name in STEPS},
     "seconds_of_a_fit": {report.FIT: [3.0] * 3, "without pictures": [2.0] * 3},
     "seconds_of_feeding_60000": {"torchvision DataLoader": [6.0], "ours": [0.02]},
     "sgemm_gflops": [150.0],
@@ -129,7 +131,16 @@ RESULT = {
 def test_the_table_says_what_was_measured():
     text = report.table(RESULT)
     lines = {line[:32].strip(): line for line in text.splitlines()}
-    assert lines[report.FIT].split()[-6:] == ["6.30", "1.05", "2.38", "x", "3.00", "s"]
+    assert lines[report.FIT].split()[-8:] == [
+        "6.30",
+        "1.05",
+        "2.38",
+        "x",
+        "1000",
+        "MB",
+        "3.00",
+        "s",
+    ]
     assert "60 % of sgemm's 150 GFLOP/s (0.751 GFLOP a step)" in text
     assert "feeding 60,000 digits 20 ms, torchvision's DataLoader 6.0 s: 300 times as fast" in text
     assert "experiment=fast: 99.25 % ± 0.07 (n = 2) in 13.0 s" in text

@@ -1,15 +1,13 @@
 """How fast everything is, beside what people usually have, on this machine.
 
-All rows of a table are measured in turn, round after round, in one process, so that a machine that
-slows down slows all. A step's time is an eighth of that of eight steps in a row, as many as make a
-batch in ours; of these the median of a round, then that of the rounds: what other programs steal
-now and then does not count. Ratios are the result; times are context.
+All rows of a table are measured in turn, round after round, so that a machine that slows down slows
+all, and each turn in a process of its own, as in life. A step's time is an eighth of that of eight
+steps in a row, as many as make a batch in ours; of these the median of a turn, then that of the
+rounds: what other programs steal now and then does not count. Ratios are the result; times are
+context.
 """
 
 import contextlib
-import copy
-import io
-import itertools
 import json
 import logging
 import os
@@ -19,63 +17,44 @@ import statistics
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from simplecnn.agreement import time_windows
-from simplecnn.baselines import (
-    TutorialCNN,
-    fit_template,
-    fit_usual,
-    torchvision_mnist,
-    train_tutorial,
-)
+from simplecnn.baselines import TutorialCNN, train_tutorial
 from simplecnn.benchmark_report import (
-    ALONE,
     BARE,
     CHANGED,
     FIT,
-    NOTHING,
     START_UP,
     TARGET,
     TEMPLATE,
     TUTORIAL,
     USUAL,
-    WHOLE,
-    WITHOUT,
     caption,
     panels,
     table,
 )
-from simplecnn.classifier import STEPS_TOGETHER
+from simplecnn.benchmark_steps import Turn, apart, feeding, peak_memory_mb, rows
 from simplecnn.figures.benchmark import benchmark_figure
 from simplecnn.figures.png import encode_png
-from simplecnn.run import build_trainer, watch
 from simplecnn.run_folder import short, write_json
-from simplecnn.screen import tame_lightning
-from simplecnn.signals import Stop
 from simplecnn.targets import build
 
 log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
 TRAIN = "from simplecnn.commands import train; train()"  # in a process of its own
 NUM_JOBS = 8  # of the sweep
-WINDOW = STEPS_TOGETHER  # steps that are timed as one
-NUM_WARM_UP = 3 * WINDOW  # steps at the start of each turn that are not counted
 QUICK = {"rounds": 2, "steps": 48}
 SEEDS = (1, 2, 3, 4, 5)
 MOST_EPOCHS = 15  # of the tutorial's loop on its way to TARGET
-NUM_FED = 200  # batches of torchvision's DataLoader that stand for a whole pass
 
 
 def benchmark(config: Config, folder: Path) -> dict[str, Any]:
@@ -84,10 +63,6 @@ def benchmark(config: Config, folder: Path) -> dict[str, Any]:
         return sweep_benchmark(folder, rounds=config["rounds"])
     if config["quick"]:
         config = {**config, **QUICK}
-    tame_lightning()
-    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty")
-    for name in ("simplecnn.callbacks", "simplecnn.callbacks.progress"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     result: dict[str, Any] = {
         "machine": machine(),
         "batch_size": config["data"]["batch_size"],
@@ -110,76 +85,26 @@ def benchmark(config: Config, folder: Path) -> dict[str, Any]:
 
 def steps(config: Config, folder: Path) -> dict[str, Any]:
     """Rows of training steps, feeding alone, and what the machine can do, all in turn."""
-    datamodule = build(config["data"])
-    datamodule.prepare_data()
-    datamodule.setup("fit")
-    train = datamodule.splits["train"]
-    batch_size, num_steps = config["data"]["batch_size"], config["steps"]
-    changed = build({**config["data"], "augmentation": config["augmentation"]})
-    changed.splits = datamodule.splits
-
-    def others(fit: Callable[..., None]) -> tuple[float, float]:
-        timer = Steps(num_steps)
-        with seen_on_a_terminal():
-            fit(
-                train,
-                batch_size=batch_size,
-                num_steps=timer.num_ends,
-                folder=str(folder / "others"),
-                watch=_StepTimer(timer),
-            )
-        return timer.median(), 0.0
-
-    def tutorial() -> tuple[float, float]:
-        timer = Steps(num_steps)
-        train_tutorial(train, batch_size=batch_size, step_done=timer.done)
-        return timer.median(), 0.0
-
-    rows: dict[str, Callable[[], tuple[float, float]]] = {
-        TUTORIAL: tutorial,
-        USUAL: lambda: others(fit_usual),
-        TEMPLATE: lambda: others(fit_template),
-        WHOLE: lambda: (bare_step(config, datamodule, steps=num_steps, split=False), 0.0),
-        BARE: lambda: (bare_step(config, datamodule, steps=num_steps), 0.0),
-        FIT: lambda: fit_step(config, datamodule, steps=num_steps),
-        ALONE: lambda: fit_step(config, datamodule, steps=num_steps, together=1),
-        CHANGED: lambda: fit_step(config, changed, steps=num_steps),
-    }
-    for name, off in WITHOUT.items():
-        if config["quick"] and name != NOTHING:
-            continue
-        rows[name] = partial(
-            fit_step,
-            {
-                **config,
-                "callbacks": {k: v for k, v in config["callbacks"].items() if k not in off},
-                "logger": {k: v for k, v in config["logger"].items() if k not in off},
-            },
-            datamodule,
-            steps=num_steps,
-        )
-    seconds: dict[str, list[float]] = {name: [] for name in rows}
-    fits: dict[str, list[float]] = {n: [] for n in rows if n in (FIT, ALONE, CHANGED, *WITHOUT)}
-    fed: dict[str, list[float]] = {"torchvision DataLoader": [], "ours": []}
+    turns: dict[str, list[Turn]] = {name: [] for name in rows(config, folder)}
+    fed: dict[str, list[float]] = {}
     ceiling: list[float] = []
-    for turn in range(config["rounds"]):
+    for i in range(config["rounds"]):
         ceiling.append(sgemm())
-        for name, measure in rows.items():
-            one_step, whole_fit = measure()
-            seconds[name].append(one_step)
-            if name in fits:
-                fits[name].append(whole_fit)
-        fed["torchvision DataLoader"].append(feed_torchvision(train, batch_size))
-        fed["ours"].append(feed_ours(datamodule))
-        done = "  ".join(f"{1000 * times[-1]:.1f}" for times in seconds.values())
-        log.info("round %d of %d: %s ms a step", turn + 1, config["rounds"], done)
-    step = {name: statistics.median(times) for name, times in seconds.items()}
+        for name, row in rows(config, folder).items():
+            turns[name].append(apart(row))
+        for name, seconds in apart(partial(feeding, config)).items():
+            fed.setdefault(name, []).append(seconds)
+        done = "  ".join(f"{1000 * row[-1].step:.1f}" for row in turns.values())
+        log.info("round %d of %d: %s ms a step", i + 1, config["rounds"], done)
+    step = {name: statistics.median(t.step for t in row) for name, row in turns.items()}
     feed = {name: statistics.median(times) for name, times in fed.items()}
-    flop = flop_of_step(batch_size)
+    fits = {name: [t.fit for t in row if t.fit is not None] for name, row in turns.items()}
+    flop = flop_of_step(config["data"]["batch_size"])
     peak = statistics.median(ceiling)
     return {
-        "ms_per_step": {n: [round(1000 * t, 3) for t in times] for n, times in seconds.items()},
-        "seconds_of_a_fit": {n: [round(t, 3) for t in times] for n, times in fits.items()},
+        "ms_per_step": {n: [round(1000 * t.step, 3) for t in row] for n, row in turns.items()},
+        "seconds_of_a_fit": {n: [round(t, 3) for t in times] for n, times in fits.items() if times},
+        "memory_mb": {n: [t.memory for t in row] for n, row in turns.items()},
         "seconds_of_feeding_60000": {n: [round(t, 4) for t in v] for n, v in fed.items()},
         "sgemm_gflops": [round(value, 1) for value in ceiling],
         "gpu": gpu_ceiling(),
@@ -192,7 +117,6 @@ def steps(config: Config, folder: Path) -> dict[str, Any]:
         "share_of_sgemm": round(flop / step[FIT] / 1e9 / peak, 3),
         "feeding": round(feed["torchvision DataLoader"] / feed["ours"], 1),
         "conv2d_windows_against_torch": round(time_windows().ratio, 2),
-        "peak_memory_mb_of_benchmark": peak_memory_mb(resource.RUSAGE_SELF),
     }
 
 
@@ -355,110 +279,6 @@ def sweep_benchmark(folder: Path, *, rounds: int) -> dict[str, Any]:
     return result
 
 
-def bare_step(config: Config, datamodule: Any, *, steps: int, split: bool = True) -> float:
-    """Seconds a step of a plain loop over the same batches, network, loss and optimizer."""
-    module = build({**config["model"]}, _recursive_=False, _convert_="all")
-    network = module.network
-    optimizer = build(config["model"]["optimizer"], _partial_=True)(network.parameters())
-    timer = Steps(steps)
-    cores = module.split_among_cores() if split and module.hparams["split_batch"] else None
-    while True:
-        for images, labels in datamodule.train_dataloader():
-            if cores:
-                loss, _ = cores(images, labels)
-            else:
-                loss = module.loss(network(images), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if timer.done():
-                if cores:
-                    cores.close()
-                return timer.median()
-
-
-def fit_step(
-    config: Config, datamodule: Any, *, steps: int, together: int | str = "auto"
-) -> tuple[float, float]:
-    """Seconds a step within `Trainer.fit`, and of the whole fit, as the configuration has it."""
-    module = build(config["model"], _recursive_=False, _convert_="all")
-    fewer = copy.copy(datamodule)
-    size = (NUM_WARM_UP + steps) * fewer.batch_size
-    images, labels = datamodule.splits["train"]
-    fewer.splits = {**datamodule.splits, "train": (images[:size], labels[:size])}
-    fewer.steps_together, fewer.steps_in_batch = together, 1
-    timer = Steps(steps)
-    with seen_on_a_terminal():  # so that the bar is drawn
-        whole = {"max_epochs": 1, "limit_train_batches": 1.0}
-        trainer = build_trainer({**config, "trainer": {**config["trainer"], **whole}})
-        watch(trainer, Stop())
-        trainer.callbacks.append(_StepTimer(timer))
-        start = time.perf_counter()
-        trainer.fit(module, datamodule=fewer)
-    return timer.median(), time.perf_counter() - start
-
-
-@contextlib.contextmanager
-def seen_on_a_terminal() -> Iterator[None]:
-    """Inside, a progress bar finds a terminal, and nobody sees it."""
-
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    with contextlib.redirect_stderr(Terminal()), contextlib.redirect_stdout(Terminal()):
-        yield
-
-
-class Steps:
-    """The time of a step, taken from windows of several in a row, after a warm-up."""
-
-    def __init__(self, num_steps: int) -> None:
-        self.num_ends = NUM_WARM_UP + num_steps
-        self.ends: list[float] = []
-
-    def done(self) -> bool:
-        """Note the end of a step. True when there are enough."""
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-        self.ends.append(time.perf_counter())
-        return len(self.ends) >= self.num_ends
-
-    def median(self) -> float:
-        ends = self.ends[NUM_WARM_UP - 1 :: WINDOW]
-        return statistics.median(b - a for a, b in itertools.pairwise(ends)) / WINDOW
-
-
-class _StepTimer(pl.Callback):
-    def __init__(self, timer: Steps) -> None:
-        self.timer = timer
-
-    def between_steps(self, *args: Any) -> None:
-        self.timer.done()
-
-    def on_train_batch_end(self, *args: Any) -> None:
-        self.timer.done()
-
-
-def feed_torchvision(train: tuple[Tensor, Tensor], batch_size: int) -> float:
-    """Seconds of torchvision's DataLoader for 60,000 digits, from its first batches."""
-    loader = DataLoader(torchvision_mnist(*train), batch_size=batch_size, shuffle=True)
-    num_images = 0
-    start = time.perf_counter()
-    for batch, (_, labels) in enumerate(loader, start=1):
-        num_images += len(labels)
-        if batch == NUM_FED:
-            break
-    return (time.perf_counter() - start) * 60_000 / num_images
-
-
-def feed_ours(datamodule: Any) -> float:
-    """Seconds of a whole pass of ours, for 60,000 digits."""
-    start = time.perf_counter()
-    num_images = sum(len(labels) for _, labels in datamodule.train_dataloader())
-    return (time.perf_counter() - start) * 60_000 / num_images
-
-
 def sgemm(size: int = 2048) -> float:
     """The best of five products of two matrices, in GFLOP/s: what this machine can do."""
     a, b = torch.rand(size, size), torch.rand(size, size)
@@ -517,12 +337,6 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "lightning": pl.__version__,
     }
-
-
-def peak_memory_mb(who: int) -> float:
-    """The largest resident size so far, of this process or of the largest one it waited for."""
-    peak = resource.getrusage(who).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 
 def _choice(config: Config) -> str:

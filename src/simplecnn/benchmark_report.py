@@ -44,11 +44,13 @@ def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
 def table(result: Mapping[str, Any]) -> str:
     """What was measured, as text."""
     step, fits = medians(result["ms_per_step"]), medians(result["seconds_of_a_fit"])
-    lines = [f"{'a training step':32}{'ms':>8}{'of bare':>10}{'as fast':>12}{'whole fit':>12}"]
+    memory = medians(result["memory_mb"])
+    heads = f"{'ms':>8}{'of bare':>10}{'as fast':>10}{'memory':>11}{'whole fit':>12}"
+    lines = [f"{'a training step':32}{heads}"]
     for name, ms in step.items():
+        numbers = f"{ms:8.2f}{ms / step[BARE]:10.2f}{step[TUTORIAL] / ms:8.2f} x"
         fit = f"{fits[name]:10.2f} s" if name in fits else ""
-        against = f"{step[TUTORIAL] / ms:9.2f} x"
-        lines.append(f"{name:32}{ms:8.2f}{ms / step[BARE]:10.2f}{against:>12}{fit:>12}")
+        lines.append(f"{name:32}{numbers}{memory[name]:8.0f} MB{fit}")
     fed = medians(result["seconds_of_feeding_60000"])
     lines += [
         "as fast: as the tutorial's loop; whole fit: with its start, validation and pictures",
