@@ -1,7 +1,7 @@
 """Time a training step: the tutorial's loop, a bare loop of our step, and our Trainer, in turn.
 
 uv run scripts/benchmark.py                      # MNIST, 15 minutes on two cores
-uv run scripts/benchmark.py data=mnist_5k rounds=3 steps=60
+uv run scripts/benchmark.py data=mnist_5k rounds=10
 """
 
 from simplecnn.commands import benchmark

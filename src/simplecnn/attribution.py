@@ -100,7 +100,8 @@ def attribution(
     ]
     figure = attribution_figure(
         rows, titles,
-        title=f"Which pixels speak for the predicted class (red) or against it (blue); {setting}\n"
+        title="Which pixels speak for the predicted class (red) or against it (blue, with a dot); "
+        f"{setting}\n"
         f"each map on a scale of its own, ± its largest value; Grad-CAM on the {grid} grid of "
         f"{layer}; number: infidelity, 0 best, 1 like an empty map",
     )  # fmt: skip

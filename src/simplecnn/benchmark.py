@@ -1,10 +1,9 @@
 """How fast everything is, beside what people usually have, on this machine.
 
 All rows of a table are measured in turn, round after round, so that a machine that slows down slows
-all, and each turn in a process of its own, as in life. A step's time is an eighth of that of eight
-steps in a row, as many as make a batch in ours; of these the median of a turn, then that of the
-rounds: what other programs steal now and then does not count. Ratios are the result; times are
-context.
+all. A step's time is an eighth of that of eight steps in a row, as many as make a batch in ours; of
+these the median of a turn, then that of the rounds: what other programs steal now and then does not
+count. Ratios are the result, each the median of those within a round; times are context.
 """
 
 import contextlib
@@ -18,7 +17,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +38,11 @@ from simplecnn.benchmark_report import (
     USUAL,
     caption,
     panels,
+    ratios,
     table,
 )
-from simplecnn.benchmark_steps import Turn, apart, feeding, peak_memory_mb, rows
+from simplecnn.benchmark_steps import Row, digits, feed_ours, feed_torchvision, peak_memory_mb, rows
+from simplecnn.classifier import keep_freed_memory
 from simplecnn.figures.benchmark import benchmark_figure
 from simplecnn.figures.png import encode_png
 from simplecnn.run_folder import short, write_json
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
 TRAIN = "from simplecnn.commands import train; train()"  # in a process of its own
 NUM_JOBS = 8  # of the sweep
-QUICK = {"rounds": 2, "steps": 48}
+QUICK = {"rounds": 5, "steps": 16, "repeats": 1}
 SEEDS = (1, 2, 3, 4, 5)
 MOST_EPOCHS = 15  # of the tutorial's loop on its way to TARGET
 
@@ -60,7 +60,7 @@ MOST_EPOCHS = 15  # of the tutorial's loop on its way to TARGET
 def benchmark(config: Config, folder: Path) -> dict[str, Any]:
     """Measure, print the tables, write benchmark.json and benchmark.png. Returns the results."""
     if config["sweep"]:
-        return sweep_benchmark(folder, rounds=config["rounds"])
+        return sweep_benchmark(folder, rounds=config["repeats"])
     if config["quick"]:
         config = {**config, **QUICK}
     result: dict[str, Any] = {
@@ -68,6 +68,7 @@ def benchmark(config: Config, folder: Path) -> dict[str, Any]:
         "batch_size": config["data"]["batch_size"],
         "steps": config["steps"],
         "rounds": config["rounds"],
+        "repeats": config["repeats"],
         "quick": config["quick"],
     }
     parts: list[Callable[[Config, Path], dict[str, Any]]] = [steps, start_up]
@@ -85,36 +86,52 @@ def benchmark(config: Config, folder: Path) -> dict[str, Any]:
 
 def steps(config: Config, folder: Path) -> dict[str, Any]:
     """Rows of training steps, feeding alone, and what the machine can do, all in turn."""
-    turns: dict[str, list[Turn]] = {name: [] for name in rows(config, folder)}
-    fed: dict[str, list[float]] = {}
+    keep_freed_memory()
+    datamodule = digits(config)
+    train, batch_size = datamodule.splits["train"], config["data"]["batch_size"]
+    many = {"steps": config["steps"], "rounds": config["rounds"]}
+    training: dict[str, Row] = {}
+    seconds: dict[str, list[float]] = {}
+    fed: dict[str, list[float]] = {"torchvision DataLoader": [], "ours": []}
     ceiling: list[float] = []
-    for i in range(config["rounds"]):
-        ceiling.append(sgemm())
-        for name, row in rows(config, folder).items():
-            turns[name].append(apart(row))
-        for name, seconds in apart(partial(feeding, config)).items():
-            fed.setdefault(name, []).append(seconds)
-        done = "  ".join(f"{1000 * row[-1].step:.1f}" for row in turns.values())
-        log.info("round %d of %d: %s ms a step", i + 1, config["rounds"], done)
-    step = {name: statistics.median(t.step for t in row) for name, row in turns.items()}
+    try:
+        for name, work in rows(config, folder).items():
+            training[name], seconds[name] = Row(work, **many), []
+        for i in range(config["rounds"]):
+            ceiling.append(sgemm())
+            for name, row in training.items():
+                seconds[name].append(row.turn())
+            fed["torchvision DataLoader"].append(feed_torchvision(train, batch_size))
+            fed["ours"].append(feed_ours(datamodule))
+            if (i + 1) % 5 == 0:
+                done = "  ".join(f"{1000 * statistics.median(t):.1f}" for t in seconds.values())
+                log.info("round %d of %d: %s ms a step", i + 1, config["rounds"], done)
+        ends = {name: row.finish() for name, row in training.items()}
+    finally:
+        for row in training.values():
+            row.kill()
+
+    def against(row: str, other: str) -> float:
+        return round(statistics.median(ratios(seconds[row], seconds[other])), 3)
+
+    step = statistics.median(seconds[FIT])
     feed = {name: statistics.median(times) for name, times in fed.items()}
-    fits = {name: [t.fit for t in row if t.fit is not None] for name, row in turns.items()}
-    flop = flop_of_step(config["data"]["batch_size"])
+    flop = flop_of_step(batch_size)
     peak = statistics.median(ceiling)
     return {
-        "ms_per_step": {n: [round(1000 * t.step, 3) for t in row] for n, row in turns.items()},
-        "seconds_of_a_fit": {n: [round(t, 3) for t in times] for n, times in fits.items() if times},
-        "memory_mb": {n: [t.memory for t in row] for n, row in turns.items()},
+        "ms_per_step": {n: [round(1000 * t, 3) for t in times] for n, times in seconds.items()},
+        "seconds_of_a_fit": {n: round(end.fit, 2) for n, end in ends.items() if end.fit},
+        "memory_mb": {name: end.memory for name, end in ends.items()},
         "seconds_of_feeding_60000": {n: [round(t, 4) for t in v] for n, v in fed.items()},
         "sgemm_gflops": [round(value, 1) for value in ceiling],
         "gpu": gpu_ceiling(),
         "gflop_per_step": round(flop / 1e9, 4),
-        "fit_against_bare": round(step[FIT] / step[BARE], 3),
-        "tutorial_against_fit": round(step[TUTORIAL] / step[FIT], 3),
-        "usual_against_fit": round(step[USUAL] / step[FIT], 3),
-        "template_against_fit": round(step[TEMPLATE] / step[FIT], 3),
-        "augmented_against_fit": round(step[CHANGED] / step[FIT], 3),
-        "share_of_sgemm": round(flop / step[FIT] / 1e9 / peak, 3),
+        "fit_against_bare": against(FIT, BARE),
+        "tutorial_against_fit": against(TUTORIAL, FIT),
+        "usual_against_fit": against(USUAL, FIT),
+        "template_against_fit": against(TEMPLATE, FIT),
+        "augmented_against_fit": against(CHANGED, FIT),
+        "share_of_sgemm": round(flop / step / 1e9 / peak, 3),
         "feeding": round(feed["torchvision DataLoader"] / feed["ours"], 1),
         "conv2d_windows_against_torch": round(time_windows().ratio, 2),
     }
@@ -126,7 +143,7 @@ def start_up(config: Config, folder: Path) -> dict[str, Any]:
     Lightning's import is `python -c "import pytorch_lightning"`. The memory is the peak of such
     a process of ours, which trains 20 steps, validates and tests.
     """
-    rounds = 1 if config["quick"] else config["rounds"]
+    rounds = config["repeats"]
     environment = {**os.environ, "SIMPLECNN_TARGETS": FIRST_STEP}
     seconds: dict[str, list[float]] = {name: [] for name in START_UP}
     inside: list[dict[str, float]] = []

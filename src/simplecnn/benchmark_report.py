@@ -1,7 +1,7 @@
 """The rows of the benchmark, and how they are shown: a table as text, bars as a picture."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from simplecnn.figures.benchmark import Bars
@@ -33,8 +33,14 @@ def caption(result: Mapping[str, Any]) -> str:
     known = result["machine"]
     return (
         f"{known['processor']}, {known['num_threads']} threads, torch {known['torch']}, "
-        f"batch {result['batch_size']}, float32; medians of {result['rounds']} rounds in turn"
+        f"batch {result['batch_size']}, float32; medians, of {result['rounds']} turns for a step, "
+        f"of {result['repeats']} for a start"
     )
+
+
+def ratios(times: Sequence[float], others: Sequence[float]) -> list[float]:
+    """Round by round, so that what slows both down does not count."""
+    return [a / b for a, b in zip(times, others, strict=True)]
 
 
 def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
@@ -43,12 +49,13 @@ def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
 
 def table(result: Mapping[str, Any]) -> str:
     """What was measured, as text."""
-    step, fits = medians(result["ms_per_step"]), medians(result["seconds_of_a_fit"])
-    memory = medians(result["memory_mb"])
+    rows, memory, fits = result["ms_per_step"], result["memory_mb"], result["seconds_of_a_fit"]
     heads = f"{'ms':>8}{'of bare':>10}{'as fast':>10}{'memory':>11}{'whole fit':>12}"
     lines = [f"{'a training step':32}{heads}"]
-    for name, ms in step.items():
-        numbers = f"{ms:8.2f}{ms / step[BARE]:10.2f}{step[TUTORIAL] / ms:8.2f} x"
+    for name, ms in rows.items():
+        of_bare = statistics.median(ratios(ms, rows[BARE]))
+        as_fast = statistics.median(ratios(rows[TUTORIAL], ms))
+        numbers = f"{statistics.median(ms):8.2f}{of_bare:10.2f}{as_fast:8.2f} x"
         fit = f"{fits[name]:10.2f} s" if name in fits else ""
         lines.append(f"{name:32}{numbers}{memory[name]:8.0f} MB{fit}")
     fed = medians(result["seconds_of_feeding_60000"])
@@ -90,15 +97,14 @@ def table(result: Mapping[str, Any]) -> str:
 
 def panels(result: Mapping[str, Any]) -> list[Bars]:
     """What was measured, as bars."""
-    step = medians(result["ms_per_step"])
+    rows = result["ms_per_step"]
+    step = medians(rows)
+    as_fast = {n: statistics.median(ratios(rows[TUTORIAL], rows[n])) for n in rows}
     shown = [TUTORIAL, USUAL, TEMPLATE, WHOLE, BARE, FIT]
     found = [
         Bars(
             "milliseconds a training step (x: times as fast as the tutorial's loop)",
-            [
-                (n, step[n], f"{step[n]:.1f} ms, {step[TUTORIAL] / step[n]:.2f} x", n in OURS)
-                for n in shown
-            ],
+            [(n, step[n], f"{step[n]:.1f} ms, {as_fast[n]:.2f} x", n in OURS) for n in shown],
         )
     ]
     if "seconds_of_start" in result:

@@ -1,16 +1,17 @@
-"""One turn of a row of the benchmark: some training steps, in a process that does nothing else.
+"""The rows of the benchmark that train: each in a process of its own, a few steps in turn.
 
 In one process for all, each row would find the memory that the others have left: what the system
-takes back and gives again in every step of a loop would not be seen.
+takes back and gives again in every step of a loop would not be seen. And a machine that others use
+too is slower now and faster then, by a tenth within seconds: turns of half a second meet the same.
 """
 
 import contextlib
-import copy
 import io
 import itertools
 import logging
 import multiprocessing
 import resource
+import signal
 import statistics
 import sys
 import time
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -45,34 +46,124 @@ from simplecnn.signals import Stop
 from simplecnn.targets import build
 
 Config = Mapping[str, Any]
-T = TypeVar("T")
 WINDOW = STEPS_TOGETHER  # steps that are timed as one
-NUM_WARM_UP = 3 * WINDOW  # steps at the start of each turn that are not counted
-NUM_FED = 200  # batches of torchvision's DataLoader that stand for a whole pass
+NUM_FIRST = 3 * WINDOW  # steps before the first turn
+NUM_WARM_UP = WINDOW  # steps of each turn that are not timed
+NUM_FED = 50  # batches of torchvision's DataLoader that stand for a whole pass
 
 
-class Turn(NamedTuple):
-    """What one process of a row took."""
+class Steps:
+    """Times steps in turns: the processes of all rows train, but one at a time.
 
-    step: float  # seconds
-    fit: float | None  # seconds of the whole fit, where it is ours
+    `connection` says when it is this one's turn, and is told how long a step took: an eighth of the
+    median over windows of eight steps.
+    """
+
+    def __init__(self, connection: Connection, *, steps: int, rounds: int) -> None:
+        self.connection = connection
+        self.steps = steps
+        self.rounds = rounds
+        self.num_ends = NUM_FIRST + rounds * (NUM_WARM_UP + steps)
+        self.ends: list[float] = []  # of the steps of this turn
+        self.num_turns = -1  # the first steps are none
+        self.seconds_waited = 0.0
+
+    def done(self) -> bool:
+        """Note the end of a step; at that of a turn, wait for the next. True after the last."""
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+        first = self.num_turns < 0
+        if len(self.ends) < (NUM_FIRST if first else NUM_WARM_UP + self.steps):
+            return False
+        self.connection.send(None if first else self.median())
+        self.num_turns += 1
+        self.connection.recv()
+        self.seconds_waited += time.perf_counter() - self.ends[-1]
+        self.ends.clear()
+        return self.num_turns == self.rounds
+
+    def median(self) -> float:
+        ends = self.ends[NUM_WARM_UP - 1 :: WINDOW]
+        return statistics.median(b - a for a, b in itertools.pairwise(ends)) / WINDOW
+
+
+class Whole(NamedTuple):
+    """What is known at the end of a row."""
+
+    fit: float | None  # seconds of the whole fit, where it is ours, without waiting
     memory: float  # MB, the largest resident size
 
 
-def rows(config: Config, folder: Path) -> dict[str, Callable[[], Turn]]:
-    """A turn of each row. `apart` can send them to another process."""
+class Row:
+    """A row's process: it trains when it is asked to. `work` gets the Steps to count by."""
+
+    def __init__(self, work: Callable[[Steps], float | None], *, steps: int, rounds: int) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=_train, args=(work, other, steps, rounds))
+        self.process.start()
+        other.close()
+        self._answer()
+
+    def turn(self) -> float:
+        """Train some steps. Returns the seconds of one."""
+        self.connection.send(None)
+        return self._answer()
+
+    def finish(self) -> Whole:
+        """Train to the end."""
+        self.connection.send(None)
+        answer = self._answer()
+        self.process.join()
+        return answer
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+    def _answer(self) -> Any:
+        try:
+            answer = self.connection.recv()
+        except EOFError:
+            self.process.join()
+            code = self.process.exitcode
+            raise RuntimeError(f"A process of the benchmark ended with exit code {code}.") from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def _train(
+    work: Callable[[Steps], float | None], connection: Connection, steps: int, rounds: int
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the benchmark answers it
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")  # what the others warn of is theirs
+    try:
+        fit = work(Steps(connection, steps=steps, rounds=rounds))
+        connection.send(Whole(fit, peak_memory_mb(resource.RUSAGE_SELF)))
+    except EOFError:
+        pass  # the benchmark is gone
+    except Exception as error:
+        connection.send(error)
+
+
+def rows(config: Config, folder: Path) -> dict[str, Callable[[Steps], float | None]]:
+    """What each row does."""
     whole = {**config, "model": {**config["model"], "split_batch": False}}
     changed = {**config, "data": {**config["data"], "augmentation": config["augmentation"]}}
     others = folder / "others"
-    found: dict[str, Callable[[], Turn]] = {
-        TUTORIAL: partial(tutorial_turn, config),
-        USUAL: partial(other_turn, fit_usual, config, others),
-        TEMPLATE: partial(other_turn, fit_template, config, others),
-        WHOLE: partial(bare_turn, whole),
-        BARE: partial(bare_turn, config),
-        FIT: partial(fit_turn, config),
-        ALONE: partial(fit_turn, config, together=1),
-        CHANGED: partial(fit_turn, changed),
+    found: dict[str, Callable[[Steps], float | None]] = {
+        TUTORIAL: partial(train_as_tutorial, config),
+        USUAL: partial(train_as_others, fit_usual, config, others),
+        TEMPLATE: partial(train_as_others, fit_template, config, others),
+        WHOLE: partial(train_bare, whole),
+        BARE: partial(train_bare, config),
+        FIT: partial(fit, config),
+        ALONE: partial(fit, config, together=1),
+        CHANGED: partial(fit, changed),
     }
     for name, off in WITHOUT.items():
         if config["quick"] and name != NOTHING:
@@ -81,73 +172,78 @@ def rows(config: Config, folder: Path) -> dict[str, Callable[[], Turn]]:
             group: {key: node for key, node in config[group].items() if key not in off}
             for group in ("callbacks", "logger")
         }
-        found[name] = partial(fit_turn, {**config, **left})
+        found[name] = partial(fit, {**config, **left})
     return found
 
 
-def tutorial_turn(config: Config) -> Turn:
+def train_as_tutorial(config: Config, steps: Steps) -> None:
     keep_freed_memory()  # as its own test on a thousand digits at a time does, after an epoch
-    timer = Steps(config["steps"])
-    batch_size = config["data"]["batch_size"]
-    train_tutorial(digits(config).splits["train"], batch_size=batch_size, step_done=timer.done)
-    return timer.turn()
+    train = digits(config).splits["train"]
+    train_tutorial(train, batch_size=config["data"]["batch_size"], step_done=steps.done)
 
 
-def other_turn(fit: Callable[..., None], config: Config, folder: Path) -> Turn:
+def train_as_others(
+    others: Callable[..., None], config: Config, folder: Path, steps: Steps
+) -> None:
     """One of the baselines that are fitted by Lightning."""
-    timer = Steps(config["steps"])
+    batch_size = config["data"]["batch_size"]
+    # Twice as many as it takes: the template sets some aside.
+    train = enough(digits(config).splits["train"], 2 * batch_size * steps.num_ends)
     with seen_on_a_terminal():
-        fit(
-            digits(config).splits["train"],
-            batch_size=config["data"]["batch_size"],
-            num_steps=timer.num_ends,
+        others(
+            train,
+            batch_size=batch_size,
+            num_steps=steps.num_ends,
             folder=str(folder),
-            watch=_StepTimer(timer),
+            watch=_Watch(steps),
         )
-    return timer.turn()
 
 
-def bare_turn(config: Config) -> Turn:
+def train_bare(config: Config, steps: Steps) -> None:
     """A plain loop over the same batches, network, loss and optimizer."""
     keep_freed_memory()
     module = build(config["model"], _recursive_=False, _convert_="all")
     network = module.network
     optimizer = build(config["model"]["optimizer"], _partial_=True)(network.parameters())
-    timer = Steps(config["steps"])
     datamodule = digits(config)
     cores = module.split_among_cores() if module.hparams["split_batch"] else None
     while True:
         for images, labels in datamodule.train_dataloader():
             if cores:
-                loss, _ = cores(images, labels)
+                cores.backward(images, labels)
             else:
-                loss = module.loss(network(images), labels)
-            optimizer.zero_grad()
-            loss.backward()
+                optimizer.zero_grad()
+                module.loss(network(images), labels).backward()
             optimizer.step()
-            if timer.done():
+            if steps.done():
                 if cores:
                     cores.close()
-                return timer.turn()
+                return
 
 
-def fit_turn(config: Config, *, together: int | str = "auto") -> Turn:
-    """Within `Trainer.fit`, on as many digits as it takes, with all that the configuration has."""
+def fit(config: Config, steps: Steps, *, together: int | str = "auto") -> float:
+    """`Trainer.fit`, on as many digits as it takes, with all that the configuration has."""
     module = build(config["model"], _recursive_=False, _convert_="all")
-    timer = Steps(config["steps"])
-    fewer = copy.copy(digits(config))
-    images, labels = fewer.splits["train"]
-    size = timer.num_ends * fewer.batch_size
-    fewer.splits = {**fewer.splits, "train": (images[:size], labels[:size])}
-    fewer.steps_together, fewer.steps_in_batch = together, 1
+    datamodule = digits(config)
+    size = steps.num_ends * datamodule.batch_size
+    train = enough(datamodule.splits["train"], size)
+    datamodule.splits = {**datamodule.splits, "train": train}
+    datamodule.steps_together = together
     with seen_on_a_terminal():  # so that the bar is drawn
         whole = {"max_epochs": 1, "limit_train_batches": 1.0}
         trainer = build_trainer({**config, "trainer": {**config["trainer"], **whole}})
         watch(trainer, Stop())
-        trainer.callbacks.append(_StepTimer(timer))
+        trainer.callbacks.append(_Watch(steps))
         start = time.perf_counter()
-        trainer.fit(module, datamodule=fewer)
-    return timer.turn(fit=time.perf_counter() - start)
+        trainer.fit(module, datamodule=datamodule)
+    return time.perf_counter() - start - steps.seconds_waited
+
+
+def enough(train: tuple[Tensor, Tensor], size: int) -> tuple[Tensor, Tensor]:
+    """As many digits, over and over again where there are fewer."""
+    images, labels = train
+    places = torch.arange(size) % len(images)
+    return images[places], labels[places]
 
 
 def digits(config: Config) -> Any:
@@ -158,37 +254,15 @@ def digits(config: Config) -> Any:
     return datamodule
 
 
-class Steps:
-    """The time of a step, taken from windows of several in a row, after a warm-up."""
-
-    def __init__(self, num_steps: int) -> None:
-        self.num_ends = NUM_WARM_UP + num_steps
-        self.ends: list[float] = []
-
-    def done(self) -> bool:
-        """Note the end of a step. True when there are enough."""
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-        self.ends.append(time.perf_counter())
-        return len(self.ends) >= self.num_ends
-
-    def median(self) -> float:
-        ends = self.ends[NUM_WARM_UP - 1 :: WINDOW]
-        return statistics.median(b - a for a, b in itertools.pairwise(ends)) / WINDOW
-
-    def turn(self, fit: float | None = None) -> Turn:
-        return Turn(self.median(), fit, peak_memory_mb(resource.RUSAGE_SELF))
-
-
-class _StepTimer(pl.Callback):
-    def __init__(self, timer: Steps) -> None:
-        self.timer = timer
+class _Watch(pl.Callback):
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
 
     def between_steps(self, *args: Any) -> None:
-        self.timer.done()
+        self.steps.done()
 
     def on_train_batch_end(self, *args: Any) -> None:
-        self.timer.done()
+        self.steps.done()
 
 
 @contextlib.contextmanager
@@ -201,17 +275,6 @@ def seen_on_a_terminal() -> Iterator[None]:
 
     with contextlib.redirect_stderr(Terminal()), contextlib.redirect_stdout(Terminal()):
         yield
-
-
-def feeding(config: Config) -> dict[str, float]:
-    """Seconds of a pass over 60,000 digits, without training."""
-    keep_freed_memory()
-    datamodule = digits(config)
-    batch_size = config["data"]["batch_size"]
-    return {
-        "torchvision DataLoader": feed_torchvision(datamodule.splits["train"], batch_size),
-        "ours": feed_ours(datamodule),
-    }
 
 
 def feed_torchvision(train: tuple[Tensor, Tensor], batch_size: int) -> float:
@@ -237,34 +300,3 @@ def peak_memory_mb(who: int) -> float:
     """The largest resident size so far, of this process or of the largest one it waited for."""
     peak = resource.getrusage(who).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
-
-
-def apart(work: Callable[[], T]) -> T:
-    """What `work` returns or raises, in a new process that has imported this module and no more."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(work, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        answer = ours.recv()
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"A process ended with exit code {process.exitcode}.") from None
-    except BaseException:  # we are told to stop
-        process.kill()
-        raise
-    process.join()
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
-def _answer(work: Callable[[], Any], to: Connection) -> None:
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")  # what the others warn of is theirs
-    try:
-        to.send(work())
-    except Exception as error:
-        to.send(error)

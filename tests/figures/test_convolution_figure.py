@@ -24,12 +24,12 @@ def tiles(figure):
 
 
 def colours(figure):
-    """A look-up of the colour (R, G, B) drawn at a pixel of a tile."""
+    """A look-up of the colour (R, G, B) of a pixel of a tile, beside its dot."""
     figure.canvas.draw()
     screen = np.asarray(figure.canvas.buffer_rgba())
 
     def at(tile, row, column):
-        x, y = tile.axes.transData.transform((column, row))
+        x, y = tile.axes.transData.transform((column + 0.3, row + 0.3))
         return screen[screen.shape[0] - 1 - round(y), round(x), :3].astype(int)
 
     return at

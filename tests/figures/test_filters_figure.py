@@ -102,3 +102,16 @@ def test_png_has_the_size_it_says():
     png, width, height = encode_png(figure)
     assert int.from_bytes(png[16:20], "big") == width
     assert int.from_bytes(png[20:24], "big") == height
+
+
+@pytest.mark.parametrize("shape", [(32, 1, 5, 5), (16, 8, 3, 3)])
+def test_without_its_number_a_weight_below_zero_has_a_dot(shape):
+    weights = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    figure = filters_figure(weights)
+    assert "a dot: below zero" in texts(figure)[0]
+    image = figure.axes[0].images[0].get_array()
+    zoom = 120 // 5 if shape[1] == 1 else 14
+    tile = image[: shape[2] * zoom, : shape[3] * zoom]
+    middles = tile[zoom // 2 :: zoom, zoom // 2 :: zoom]
+    np.testing.assert_array_equal(middles, np.maximum(weights[0, 0], 0))
+    np.testing.assert_array_equal(tile[::zoom, ::zoom], weights[0, 0])

@@ -47,7 +47,8 @@ def attribution_figure(rows: Sequence[Row], titles: Sequence[str], *, title: str
             row.note, fontsize=NOTE, color="tab:red" if "WRONG" in row.note else "black"
         )
         for ax, tile in zip(axes, row.tiles, strict=True):
-            style.tile(ax, tile.values, style.SIGNED, style.signed_scale(tile.values))
+            scale = style.signed_scale(tile.values)
+            style.mark_negative(style.tile(ax, tile.values, style.SIGNED, scale))
             ax.set_xlabel(tile.note, fontsize=NOTE, labelpad=1.5)
             ax.spines[:].set(color="0.7", lw=0.5)
         if i == 0:

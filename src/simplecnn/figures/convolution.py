@@ -20,7 +20,7 @@ from simplecnn.kernels import NamedKernel
 BRIGHTNESS = "gray"
 TITLE_SIZE, NOTE_SIZE = 9, 7.5
 EDGE_NOTE = """Brightness: black is 0, white is 1.
-Response: red is positive, blue is negative,
+Response: red is positive, blue with a dot negative,
 white is zero. Magnitude: |response|.
 Outside the dashed line the kernel also
 reads the zeros around the image."""
@@ -70,6 +70,8 @@ def edge_kernel_figure(
             axes = [figure.add_subplot(grid[row, first + i]) for i in range(num_images)]
             for ax, values in zip(axes, tiles, strict=True):
                 drawn = style.tile(ax, values, colours, scale)
+                if colours is style.SIGNED:
+                    style.mark_negative(drawn)
                 _mark_padding(ax, values, kernel.values)
                 ax.set_title(label if row == 1 else "", fontsize=TITLE_SIZE)
             _colour_bar(figure, drawn, axes)
@@ -98,6 +100,7 @@ def flip_figure(image: NDArray[Any], kernels: Mapping[str, NamedKernel]) -> Figu
         axes[1].set_xlabel(_effect(kernel.values), fontsize=NOTE_SIZE)
         for ax, values in zip(axes[2:], responses, strict=True):
             drawn = style.tile(ax, values, style.SIGNED, scale)
+            style.mark_negative(drawn)
             _mark_padding(ax, values, kernel.values)
         _colour_bar(figure, drawn, list(axes[2:]))
     titles = (

@@ -5,7 +5,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from simplecnn.figures.mosaic import Mosaic, join
+from simplecnn.figures.mosaic import LEAST_FOR_DOTS, Mosaic, join
 from simplecnn.figures.style import SIGNED, signed_scale
 
 MAX_WIDTH = 1376  # pixels
@@ -18,6 +18,7 @@ def filters_figure(
 
     One input channel: a grid of numbered filters, each with its Euclidean norm, and with its
     weights where there are few. More: a matrix, a row a filter, a column an input channel.
+    Weights without their numbers have a dot where they are below zero.
     `limit` fixes the end of the scale, so that several pictures can be compared.
     """
     draw = _grid if weights.shape[1] == 1 else _matrix
@@ -30,20 +31,23 @@ def _grid(weights: NDArray, title: str, scale: Normalize) -> Figure:
     tile_width, tile_height, gap, label = width * zoom, height * zoom, 36, 20
     columns = min(8, num_filters)
     rows = -(-num_filters // columns)
+    with_weights = num_filters * height * width <= 400 and zoom >= 24
     mosaic = Mosaic(
         columns * (tile_width + gap) - gap,
         rows * (tile_height + gap),
         title=f"{title}\n{num_filters} filters of {height} x {width}, "
-        f"one scale for the layer: ±{scale.vmax:.3g}",
+        f"one scale for the layer: ±{scale.vmax:.3g}{'' if with_weights else _dots(zoom)}",
         colours=SIGNED,
         scale=scale,
         bar="weight",
     )
-    with_weights = num_filters * height * width <= 400 and zoom >= 24
     for i, kernel in enumerate(weights[:, 0]):
         row, column = divmod(i, columns)
         x, y = column * (tile_width + gap), row * (tile_height + gap) + label
-        mosaic.put(kernel, x, y, zoom)
+        if with_weights:
+            mosaic.put(kernel, x, y, zoom)
+        else:
+            mosaic.put(join(kernel[None, None], zoom=zoom, gap=0, dots=True), x, y, 1)
         norm = np.linalg.norm(kernel.astype(np.float64))
         mosaic.write(x, y - 4, f"{i}", weight="bold")
         mosaic.write(x + tile_width, y - 4, f"norm {norm:.2f}", ha="right")
@@ -69,12 +73,13 @@ def _matrix(weights: NDArray, title: str, scale: Normalize) -> Figure:
         left + num_inputs * step_x - gap,
         label + num_filters * step_y - gap,
         title=f"{title}\n{num_filters} filters (rows) of {height} x {width} "
-        f"on {num_inputs} input channels (columns), one scale for the layer: ±{scale.vmax:.3g}",
+        f"on {num_inputs} input channels (columns), "
+        f"one scale for the layer: ±{scale.vmax:.3g}{_dots(zoom)}",
         colours=SIGNED,
         scale=scale,
         bar="weight",
     )
-    mosaic.put(join(weights, zoom=zoom, gap=gap), left, label, 1)
+    mosaic.put(join(weights, zoom=zoom, gap=gap, dots=True), left, label, 1)
     # Number only as many rows and columns as there is room for.
     for i in range(0, num_filters, max(1, -(-16 // step_y))):
         y = label + i * step_y + height * zoom / 2
@@ -82,3 +87,7 @@ def _matrix(weights: NDArray, title: str, scale: Normalize) -> Figure:
     for j in range(0, num_inputs, max(1, -(-24 // step_x))):
         mosaic.write(left + j * step_x + width * zoom / 2, label - 5, str(j), size=5, ha="center")
     return mosaic.figure
+
+
+def _dots(zoom: int) -> str:
+    return ", a dot: below zero" if zoom >= LEAST_FOR_DOTS else ""

@@ -6,6 +6,7 @@ from textwrap import fill
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -68,6 +69,20 @@ def tile(
     ax.set_xticks([])
     ax.set_yticks([])
     return image
+
+
+def mark_negative(image: AxesImage) -> None:
+    """Put a dot on what is below zero in a tile: in grey, the halves of SIGNED look alike.
+
+    What is nearly white has none: below a tenth of the scale.
+    """
+    values = np.asarray(image.get_array())
+    rows, columns = np.nonzero(values < -0.1 * float(np.max(image.get_clim())))
+    middles = np.stack([columns, rows], axis=1)
+    square = 0.15 * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
+    dots = PolyCollection(list(middles[:, None] + square), facecolors="white")
+    assert image.axes is not None
+    image.axes.add_collection(dots, autolim=False)
 
 
 def _largest(arrays: Iterable[NDArray]) -> float:
