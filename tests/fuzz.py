@@ -46,7 +46,7 @@ hydra.job.chdir hydra.output_subdir hydra.verbose hydra.mode hydra.sweeper._targ
 hydra.sweeper.params hydra.launcher._target_ hydra.launcher.n_jobs hydra.sweeper.n_trials
 hydra.job_logging.root.level hydra.job_logging.handlers.file.filename hydra.callbacks
 hydra.callbacks.before_sweep._target_ hydra.searchpath hydra.help.template hydra.runtime.cwd
-digit num_calls rounds steps num_images run checkpoint sweep image data_dir
+digit num_calls rounds steps repeats num_images run checkpoint sweep image data_dir
 """.split()
 
 VALUES = [

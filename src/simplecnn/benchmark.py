@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
 TRAIN = "from simplecnn.commands import train; train()"  # in a process of its own
 NUM_JOBS = 8  # of the sweep
-QUICK = {"rounds": 5, "steps": 16, "repeats": 1}
+QUICK = {"rounds": 10, "steps": 16, "repeats": 1}
 SEEDS = (1, 2, 3, 4, 5)
 MOST_EPOCHS = 15  # of the tutorial's loop on its way to TARGET
 
@@ -109,7 +109,9 @@ def steps(config: Config, folder: Path) -> dict[str, Any]:
         ends = {name: row.finish() for name, row in training.items()}
     finally:
         for row in training.values():
-            row.kill()
+            row.connection.close()
+        for row in training.values():
+            row.end()
 
     def against(row: str, other: str) -> float:
         return round(statistics.median(ratios(seconds[row], seconds[other])), 3)

@@ -33,8 +33,8 @@ def caption(result: Mapping[str, Any]) -> str:
     known = result["machine"]
     return (
         f"{known['processor']}, {known['num_threads']} threads, torch {known['torch']}, "
-        f"batch {result['batch_size']}, float32; medians, of {result['rounds']} turns for a step, "
-        f"of {result['repeats']} for a start"
+        f"batch {result['batch_size']}, float32; "
+        f"medians of {result['rounds']} turns, for a start of {result['repeats']}"
     )
 
 

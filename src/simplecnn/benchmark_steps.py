@@ -49,6 +49,7 @@ Config = Mapping[str, Any]
 WINDOW = STEPS_TOGETHER  # steps that are timed as one
 NUM_FIRST = 3 * WINDOW  # steps before the first turn
 NUM_WARM_UP = WINDOW  # steps of each turn that are not timed
+SECONDS_TO_END = 5
 NUM_FED = 50  # batches of torchvision's DataLoader that stand for a whole pass
 
 
@@ -119,9 +120,11 @@ class Row:
         self.process.join()
         return answer
 
-    def kill(self) -> None:
+    def end(self) -> None:
+        """End the process, which does so by itself when its connection is closed."""
+        self.connection.close()
+        self.process.join(SECONDS_TO_END)
         self.process.kill()
-        self.process.join()
 
     def _answer(self) -> Any:
         try:
@@ -144,7 +147,7 @@ def _train(
     try:
         fit = work(Steps(connection, steps=steps, rounds=rounds))
         connection.send(Whole(fit, peak_memory_mb(resource.RUSAGE_SELF)))
-    except EOFError:
+    except (EOFError, BrokenPipeError):
         pass  # the benchmark is gone
     except Exception as error:
         connection.send(error)
