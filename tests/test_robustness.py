@@ -9,6 +9,7 @@ from looked_at import colour_subject, digit_subject
 from simplecnn.corruptions import corrupt
 from simplecnn.intervals import mean_interval
 from simplecnn.robustness import measure_mistakes, robustness
+from simplecnn.subject import groups, mean_over
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,25 @@ def test_one_network_has_intervals_over_images(networks):
     (sheet,) = (figure for _, figure in found.figures)
     assert "±" not in words(sheet)
     assert found.record["groups"]["steps 60"]["interval_over"] == "images"
+
+
+def test_networks_that_differ_in_their_seed_are_one_group(networks):
+    assert groups(networks) == {"steps 60": [0, 1, 2], "steps 5": [3]}
+    assert groups(networks[:1]) == {"steps 60": [0]}
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        ([[0]], ""),
+        ([[0], [1]], ""),
+        ([[0, 1, 2]], ", mean over 3 networks"),
+        ([[0, 1, 2], [3]], ", mean over 3 / 1 networks"),
+        ([[0, 1], [2, 3]], ", mean over 2 networks each"),
+    ],
+)
+def test_a_title_says_over_how_many_networks(places, words):
+    assert mean_over({str(i): own for i, own in enumerate(places)}) == words
 
 
 def test_several_networks_have_intervals_over_networks(networks):

@@ -75,6 +75,8 @@ def explain(config: Config) -> Path:
     seconds = {}
     for part in parts:
         start = time.perf_counter()
+        if len(subjects) > 1:  # it can take minutes
+            log.info("\n%s of %d networks ...", part, len(subjects))
         findings = _do(part)(subjects, config)
         findings.save(folder, part)
         seconds[part] = round(time.perf_counter() - start, 1)

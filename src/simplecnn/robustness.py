@@ -10,8 +10,7 @@ from simplecnn.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from simplecnn.figures.robustness import compared_figure, corruption_figure
 from simplecnn.findings import Findings
 from simplecnn.intervals import mean_interval, share_interval
-from simplecnn.subject import Subject, logits
-from simplecnn.sweep import short_names, value_text
+from simplecnn.subject import Subject, groups, logits, mean_over
 
 
 def robustness(subjects: Sequence[Subject], *, num_images: int = 1000, seed: int = 0) -> Findings:
@@ -23,14 +22,9 @@ def robustness(subjects: Sequence[Subject], *, num_images: int = 1000, seed: int
     errors = wrong.mean(3)  # (networks, kinds, severities + 1)
     images, labels = subjects[0].sample(num_images, seed=seed)
     kinds, n = list(CORRUPTIONS), len(labels)
-    setting = one = f"n = {n:,} test images of {subjects[0].data_name}"
-    groups: dict[str, list[int]] = {}
-    for i, subject in enumerate(subjects):
-        names = short_names(list(subject.values))
-        title = ", ".join(f"{names[k]} {value_text(v)}" for k, v in subject.values.items())
-        groups.setdefault(title, []).append(i)
-    if len(subjects) > 1:
-        setting += ", mean over " + " / ".join(str(len(g)) for g in groups.values()) + " networks"
+    one = f"n = {n:,} test images of {subjects[0].data_name}"
+    grouped = groups(subjects)
+    setting = one + mean_over(grouped)
     first = int(labels.argmax())
     tiles = np.stack(
         [
@@ -40,10 +34,10 @@ def robustness(subjects: Sequence[Subject], *, num_images: int = 1000, seed: int
     )
     amounts = [[f"{a:g}" for a in CORRUPTIONS[k].amounts] for k in kinds]
     units = [CORRUPTIONS[k].unit for k in kinds]
-    samples = {title: _sample(wrong[members]) for title, members in groups.items()}
+    samples = {title: _sample(wrong[members]) for title, members in grouped.items()}
     figures = []
-    for title, members in groups.items():
-        name = "errors" if len(groups) == 1 else "errors_" + _file_name(title)
+    for title, members in grouped.items():
+        name = "errors" if len(grouped) == 1 else "errors_" + _file_name(title)
         figure = corruption_figure(
             tiles, 100 * errors[members].mean(0), kinds=kinds, units=units, amounts=amounts,
             halves=100 * _halves(errors[members]),
@@ -51,8 +45,8 @@ def robustness(subjects: Sequence[Subject], *, num_images: int = 1000, seed: int
             + f", mean ± 95 % interval over {len(members)} networks" * (len(members) > 1),
         )  # fmt: skip
         figures.append((name, figure))
-    if len(groups) > 1:
-        by_kind = {t: errors[m][:, :, 1:].mean(2) for t, m in groups.items()}
+    if len(grouped) > 1:
+        by_kind = {t: errors[m][:, :, 1:].mean(2) for t, m in grouped.items()}
         intervals = {
             t: [mean_interval(k, share=True) for k in s.T] for t, (s, _) in samples.items()
         }
@@ -75,7 +69,7 @@ def robustness(subjects: Sequence[Subject], *, num_images: int = 1000, seed: int
                         for j, k in enumerate(kinds)
                     },
                 }
-                for title, members in groups.items()
+                for title, members in grouped.items()
             },
         },
         arrays={"errors": errors, "examples": tiles},

@@ -1,6 +1,6 @@
 """A trained network and the test images it is looked at with, from a run's folder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from simplecnn.errors import InputError
 from simplecnn.evaluation import load_classifier
 from simplecnn.mnist import stratified_cut
 from simplecnn.run_folder import RunFolder, short
+from simplecnn.sweep import short_names, value_text
 from simplecnn.targets import build
 
 BATCH = 500  # images at once: what a layer makes of them still fits the cache
@@ -41,6 +42,25 @@ class Subject:
             return self.images, self.labels
         places = torch.from_numpy(stratified_cut(self.labels.numpy(), num_images, seed=seed))
         return self.images[places], self.labels[places]
+
+
+def groups(subjects: Sequence[Subject]) -> dict[str, list[int]]:
+    """The places of networks that differ in their seed only, by what they have in common."""
+    keys = list(dict.fromkeys(key for subject in subjects for key in subject.values))
+    names = short_names(keys)
+    found: dict[str, list[int]] = {}
+    for place, subject in enumerate(subjects):
+        title = ", ".join(f"{names[k]} {value_text(subject.values.get(k))}" for k in keys)
+        found.setdefault(title, []).append(place)
+    return found
+
+
+def mean_over(grouped: Mapping[str, Sequence[int]]) -> str:
+    """How many networks a number stands for, in the words of a title; empty where it is one."""
+    sizes = [len(places) for places in grouped.values()]
+    if len(sizes) > 1 and len(set(sizes)) == 1 and sizes[0] > 1:
+        return f", mean over {sizes[0]} networks each"
+    return f", mean over {' / '.join(map(str, sizes))} networks" if max(sizes) > 1 else ""
 
 
 def load_subject(

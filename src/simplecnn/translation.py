@@ -22,8 +22,7 @@ from simplecnn.figures.translation import (
 from simplecnn.findings import Findings
 from simplecnn.intervals import Interval, mean_interval, share_interval
 from simplecnn.receptive_field import Field, receptive_fields
-from simplecnn.subject import Subject, logits
-from simplecnn.sweep import short_names, value_text
+from simplecnn.subject import Subject, groups, logits, mean_over
 from simplecnn.trace import named_outputs
 
 NEAR = 4  # pixels: shifts in which an image of MNIST loses no ink
@@ -242,25 +241,12 @@ def _interior(f: Field, axis: int, shift: int, first: int) -> list[Tensor]:
     return kept
 
 
-def group(ledgers: Sequence[Ledger]) -> dict[str, list[Ledger]]:
-    """Networks that differ in their seed only, by what they have in common."""
-    keys = list(dict.fromkeys(k for ledger in ledgers for k in ledger.subject.values))
-    names = short_names(keys)
-    groups: dict[str, list[Ledger]] = {}
-    for ledger in ledgers:
-        values = ledger.subject.values
-        title = ", ".join(f"{names[k]} {value_text(values.get(k))}" for k in keys)
-        groups.setdefault(title, []).append(ledger)
-    return groups
-
-
 def findings(ledgers: Sequence[Ledger]) -> Findings:
     """Maps, errors by layer, and for several networks the ledger that compares them."""
-    groups = group(ledgers)
+    places = groups([ledger.subject for ledger in ledgers])
+    grouped = {title: [ledgers[i] for i in own] for title, own in places.items()}
     reach, num = ledgers[0].shifts.reach, len(ledgers[0].shifts.labels)
-    setting = f"n = {num:,} test images of {ledgers[0].subject.data_name}"
-    if len(ledgers) > 1:
-        setting += ", mean over " + " / ".join(str(len(g)) for g in groups.values()) + " networks"
+    setting = f"n = {num:,} test images of {ledgers[0].subject.data_name}{mean_over(places)}"
     maps = [
         ShiftMap(
             title,
@@ -268,31 +254,32 @@ def findings(ledgers: Sequence[Ledger]) -> Findings:
             np.mean([m.shifts.ink for m in members], 0),
             f"consistency {100 * np.mean([m.shifts.consistency() for m in members]):.2f} %",
         )
-        for title, members in groups.items()
+        for title, members in grouped.items()
     ]
     figures = [
         ("accuracy_by_shift", shift_maps_figure(maps, reach=reach, near=NEAR, setting=setting))
     ]
-    for title, members in groups.items():
+    for title, members in grouped.items():
         lines = _layer_lines([m.layers for m in members])
         if lines:
-            name = "layers" if len(groups) == 1 else f"layers_{_file_name(title)}"
+            name = "layers" if len(grouped) == 1 else f"layers_{_file_name(title)}"
             figures.append((name, layers_figure(lines, title=title, num_networks=len(members))))
     rows = {
-        title: _numbers(members, over_images=len(ledgers) == 1) for title, members in groups.items()
+        title: _numbers(members, over_images=len(ledgers) == 1)
+        for title, members in grouped.items()
     }
-    if len(groups) > 1:
+    if len(grouped) > 1:
         figures.append(("ledger", ledger_figure(rows, near=NEAR, setting=setting)))
     return Findings(
-        lines=_lines(rows, groups, setting),
+        lines=_lines(rows, grouped, setting),
         record={
             "num_images": num,
             "near": NEAR,
             "groups": {
                 title or "all": {
-                    "networks": [m.subject.name for m in groups[title]],
+                    "networks": [m.subject.name for m in grouped[title]],
                     **{key: _as_record(i) for key, i in numbers.items()},
-                    "layers": _layers_record([m.layers for m in groups[title]]),
+                    "layers": _layers_record([m.layers for m in grouped[title]]),
                 }
                 for title, numbers in rows.items()
             },
@@ -374,7 +361,9 @@ def _as_record(interval: Interval) -> dict[str, float | int | None]:
 
 
 def _lines(
-    rows: Mapping[str, Mapping[str, Interval]], groups: Mapping[str, Sequence[Ledger]], setting: str
+    rows: Mapping[str, Mapping[str, Interval]],
+    grouped: Mapping[str, Sequence[Ledger]],
+    setting: str,
 ) -> list[str]:
     lines = [f"{setting}; shifts of up to {NEAR} pixels to either side:"]
     for title, numbers in rows.items():
@@ -386,7 +375,7 @@ def _lines(
             f"{title + ': ' if title else ''}accuracy unmoved {accuracy}, moved {near}, "
             f"consistency {same}"
         )
-        errors = groups[title][0].layers
+        errors = grouped[title][0].layers
         exact = [
             f"{name} {np.nanmax(e.interior[:: int(e.jump)]):.0e}"
             for name, e in errors.items()
