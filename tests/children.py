@@ -21,6 +21,9 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 Screen = subprocess.CompletedProcess[str]  # exit code, and what was shown
 
 
+screens: dict[int, Path | None] = {}  # by child: where its errors are
+
+
 def fork(what: Callable[[], Any], output: Path | None = None, errors: Path | None = None) -> int:
     """Do `what` in a child process; gives its number. Its exit code is that of a command.
 
@@ -30,6 +33,7 @@ def fork(what: Callable[[], Any], output: Path | None = None, errors: Path | Non
     sys.stderr.flush()
     child = os.fork()
     if child:
+        screens[child] = errors or output
         return child
     code = 1
     try:
@@ -75,13 +79,28 @@ def ended(child: int, timeout: float = 120) -> int:
     """Wait for a child; gives its exit code, or minus the signal that killed it."""
     limit = time.monotonic() + timeout
     while time.monotonic() < limit:
-        number, status = os.waitpid(child, os.WNOHANG)
-        if number:
-            return os.waitstatus_to_exitcode(status)
+        if (code := code_of(child)) is not None:
+            return code
         time.sleep(0.005)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+    show_errors(child)
     pytest.fail(f"The child was still there after {timeout} s.")
+
+
+def code_of(child: int) -> int | None:
+    """The exit code of a child, or None while it is there. pytest shows its errors if need be."""
+    number, status = os.waitpid(child, os.WNOHANG)
+    if not number:
+        return None
+    show_errors(child)
+    return os.waitstatus_to_exitcode(status)
+
+
+def show_errors(child: int) -> None:
+    screen = screens.pop(child, None)
+    if screen is not None and screen.exists():
+        print(f"{screen}:\n{screen.read_text()}")
 
 
 def start(folder: Path, script: str, *words: str, **environment: str) -> Screen:
@@ -126,15 +145,16 @@ def side_by_side(stories: Iterable[Generator[int, int, None]], most: int = 2) ->
             story = waiting.pop(0)
             under_way[next(story)] = story
         for child in list(under_way):
-            number, status = os.waitpid(child, os.WNOHANG)
-            if number:
+            code = code_of(child)
+            if code is not None:
                 story = under_way.pop(child)
                 with contextlib.suppress(StopIteration):
-                    under_way[story.send(os.waitstatus_to_exitcode(status))] = story
+                    under_way[story.send(code)] = story
         if time.monotonic() > limit:
             for child in under_way:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
+                show_errors(child)
             pytest.fail("Children were still there after 300 s.")
         time.sleep(0.003)
 
