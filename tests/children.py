@@ -1,6 +1,7 @@
 """Commands and runs in processes of their own, most of which are forked: nothing is imported."""
 
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
@@ -42,6 +43,7 @@ def fork(what: Callable[[], Any], output: Path | None = None, errors: Path | Non
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
             sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
             sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+            faulthandler.enable()
         logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s", force=True)
         what()
         code = 0
@@ -82,9 +84,7 @@ def ended(child: int, timeout: float = 120) -> int:
         if (code := code_of(child)) is not None:
             return code
         time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    show_errors(child)
+    abort(child)
     pytest.fail(f"The child was still there after {timeout} s.")
 
 
@@ -95,6 +95,15 @@ def code_of(child: int) -> int | None:
         return None
     show_errors(child)
     return os.waitstatus_to_exitcode(status)
+
+
+def abort(child: int) -> None:
+    """End a child, which says where each of its threads was."""
+    os.kill(child, signal.SIGABRT)
+    time.sleep(1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    show_errors(child)
 
 
 def show_errors(child: int) -> None:
@@ -152,9 +161,7 @@ def side_by_side(stories: Iterable[Generator[int, int, None]], most: int = 2) ->
                     under_way[story.send(code)] = story
         if time.monotonic() > limit:
             for child in under_way:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-                show_errors(child)
+                abort(child)
             pytest.fail("Children were still there after 300 s.")
         time.sleep(0.003)
 

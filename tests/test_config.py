@@ -84,6 +84,8 @@ def test_values_arrive():
         ("+seeed=3", "seeed is not a key of the configuration. Did you mean seed?"),
         ("++foo.bar=1", "foo is not a key of the configuration. There are: model, data, "),
         ("+paths.dta_dir=x", "paths.dta_dir is not a key of paths. Did you mean data_dir?"),
+        ("modle.optimizer.lr=1", "modle.optimizer.lr is not a key of the configuration. "
+                                 "Did you mean model?"),
         ("trianer=cpu", "trianer is not a key of the configuration. Did you mean trainer?"),
         ("trainer=gpuu", "trainer=gpuu: allowed are auto, cpu, ddp, ddp_sim, gpu, mps. "
                          "Did you mean gpu?"),

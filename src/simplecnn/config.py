@@ -4,7 +4,6 @@ All mistakes are found at once: those of the words (here), of the configuration 
 what stands below `hydra` (`hydra_node`).
 """
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from yaml import MarkedYAMLError, YAMLError
 
 from simplecnn import devices, hydra_node, secrets
 from simplecnn.errors import InputError
-from simplecnn.rules import Config, check, unknown
+from simplecnn.rules import Config, check, did_you_mean, unknown
 from simplecnn.signatures import signature
 
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -307,8 +306,7 @@ class Groups:
         for choice in value if isinstance(value, list) else [value]:
             if not options or choice is None or choice in options:
                 continue
-            near = difflib.get_close_matches(str(choice), options, 1)
-            hint = f" Did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(str(choice), options)
             return f"{key}={cut(str(choice))}: allowed are {', '.join(options)}.{hint}"
         return None
 

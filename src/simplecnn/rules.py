@@ -358,8 +358,7 @@ def _target_mistakes(node: TargetNode) -> Iterator[tuple[str, str]]:
     """What is wrong with a `_target_` and its arguments."""
     place = f"{node.key}." if node.key else ""
     if not isinstance(node.target, str) or node.target not in allowed():
-        near = difflib.get_close_matches(str(node.target), allowed(), 1, 0.7)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(str(node.target), allowed(), 0.7)
         yield f"{place}_target_", f"{place}_target_: {not_allowed(node.target)}.{hint}"
         return
     yield from argument_mistakes(node)
@@ -588,8 +587,7 @@ def _of_metrics(config: Config, model: Config, data: Config, trainer: Config) ->
     ]
     for key, metric in monitors.items():
         if metric not in logged:
-            near = difflib.get_close_matches(metric, logged, 1)
-            hint = f" Did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(metric, logged)
             yield f"{key} is {metric!r}: this run logs {', '.join(logged)}.{hint}"
 
 
@@ -662,11 +660,19 @@ def is_logged(metric: str, data: Config) -> bool:
 def unknown(key: str, name: Any, names: Sequence[Any], where: str) -> str:
     """The sentence for a key that does not exist: the nearest spelling, or all there are."""
     spelled = [str(n) for n in names]
-    near = difflib.get_close_matches(str(name), spelled, 1, 0.6)
-    if near:
-        return f"{key} is not a key {where}. Did you mean {near[0]}?"
+    if hint := did_you_mean(str(name), spelled):
+        return f"{key} is not a key {where}.{hint}"
     more = f" and {len(spelled) - MOST_NAMES} more" if len(spelled) > MOST_NAMES else ""
     return f"{key} is not a key {where}. There are: {', '.join(spelled[:MOST_NAMES])}{more}."
+
+
+def did_you_mean(given: str, names: Sequence[str], likeness: float = 0.6) -> str:
+    """The question whether the nearest of `names` was meant, or nothing where none is near."""
+    near = difflib.get_close_matches(given, names, 3, likeness)
+    if not near:
+        return ""
+    swapped = (name for name in near if sorted(name) == sorted(given))  # modle: model, not mode
+    return f" Did you mean {next(swapped, near[0])}?"
 
 
 def _select(config: Any, parts: Sequence[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
