@@ -37,6 +37,8 @@ def fork(what: Callable[[], Any], output: Path | None = None, errors: Path | Non
         screens[child] = errors or output
         return child
     code = 1
+    # A shell's background command ignores Ctrl-C, and so would its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         if output is not None:
             for number, path in ((1, output), (2, errors or output)):

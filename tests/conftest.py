@@ -6,6 +6,10 @@ import os
 # for each other are slower than one. Must stand before torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# Where the processes of one run meet. Lightning takes a port that is free now; until they have
+# imported everything, another test may have it. Systems do not give away ports as low as these.
+os.environ["MASTER_PORT"] = str(20_000 + os.getpid() % 10_000)
+
 import gc
 import gzip
 import importlib.util

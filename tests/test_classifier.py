@@ -3,7 +3,6 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from simplecnn.classifier import Classifier, LossAndAccuracy
@@ -142,17 +141,20 @@ def test_scheduler_steps_at_its_interval(scheduler, interval, expected, clip, te
         assert 0 < seen.index(max(seen)) < 9
 
 
-@pytest.mark.parametrize("automatic", [False, True])
-def test_training_step_is_the_bare_step(automatic, ten_digits):
+@pytest.mark.parametrize(
+    ("automatic", "blocked_layout"), [(False, True), (False, False), (True, True)]
+)
+def test_training_step_is_the_bare_step(automatic, blocked_layout, ten_digits):
     """Three Adam steps by the Trainer and by hand: the same weights, bit for bit.
 
     Whether Lightning optimizes (here because gradients are clipped, at a norm they do not reach),
-    or the module itself.
+    or the module itself, which may use oneDNN's layout.
     """
     images, labels = map(torch.from_numpy, ten_digits)
     torch.manual_seed(0)
-    module = Classifier({"_target_": "simplecnn.network.SimpleCNN"})
-    by_hand: nn.Module = SimpleCNN().to(memory_format=torch.channels_last)
+    module = Classifier({"_target_": "simplecnn.network.SimpleCNN"}, blocked_layout=blocked_layout)
+    by_hand = SimpleCNN().to(memory_format=torch.channels_last)
+    by_hand.blocked = blocked_layout and not automatic
     by_hand.load_state_dict(module.network.state_dict())
     optimizer = torch.optim.Adam(by_hand.parameters(), lr=1e-3)
     for _ in range(3):

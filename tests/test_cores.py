@@ -1,4 +1,4 @@
-"""A batch in shares gives what the whole gives; so does pooling before ReLU."""
+"""A batch in shares gives what the whole gives; so do pooling before ReLU and blocks of memory."""
 
 import copy
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from simplecnn.classifier import Classifier
 from simplecnn.cores import Cores, can_split
-from simplecnn.network import SimpleCNN
+from simplecnn.network import HAS_BLOCKS, SimpleCNN
 
 
 @pytest.fixture
@@ -78,14 +78,71 @@ def test_evaluation_keeps_the_order_of_definition(digits, network):
     assert sizes == {False: 28, True: 14}
 
 
+@pytest.fixture
+def num_blocked(monkeypatch) -> list[int]:
+    """The sizes of the batches that oneDNN's own layout was asked for."""
+    sizes, convert = [], torch.Tensor.to_mkldnn
+    monkeypatch.setattr(
+        torch.Tensor, "to_mkldnn", lambda images: (sizes.append(len(images)), convert(images))[1]
+    )
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_blocked"),
+    [
+        ({}, True),
+        ({"pool": "none"}, True),
+        ({"channels": [32, 16], "kernel_size": 5}, True),
+        *(({"pool": pool}, False) for pool in ("average", "stride", "blur")),
+        ({"channels": [8, 16, 32]}, False),
+    ],
+)
+def test_the_blocked_layout_gives_the_same_to_rounding(arguments, is_blocked, digits, num_blocked):
+    torch.manual_seed(0)
+    network = SimpleCNN(**arguments).to(memory_format=torch.channels_last)
+    images, labels = digits[0][:64], digits[1][:64]
+    found = []
+    for network.blocked in (False, True):
+        logits = network.train()(images)
+        F.cross_entropy(logits, labels).backward()
+        found.append([logits, *gradients(network)])
+    assert num_blocked == [64] * (is_blocked and HAS_BLOCKS)
+    for plain, blocked in zip(*found, strict=True):
+        assert blocked.layout == torch.strided
+        if plain.ndim == 4:
+            assert blocked.is_contiguous(memory_format=torch.channels_last)
+        largest = plain.abs().max().item()
+        torch.testing.assert_close(blocked, plain, rtol=0, atol=2e-5 * largest)
+
+
+def test_the_blocked_layout_is_for_training_in_single_precision_unwatched(
+    digits, network, num_blocked
+):
+    images, network.blocked = digits[0][:8], True
+    network.eval()(images)
+    copy.deepcopy(network).double().train()(images.double())
+    shapes = []
+    handle = network.conv2.register_forward_hook(lambda m, i, o: shapes.append(o.stride()))
+    network.train()(images)
+    assert len(shapes) == 1 and num_blocked == []
+    handle.remove()
+    network(images)
+    assert num_blocked == [8] * HAS_BLOCKS
+
+
+@pytest.mark.parametrize("blocked", [False, True])
 @pytest.mark.parametrize("num_images", [64, 47, 20])
 @pytest.mark.parametrize("num_cores", [2, 3])
-def test_shares_give_loss_logits_and_gradients_of_the_batch(num_cores, num_images, digits, network):
+def test_shares_give_loss_logits_and_gradients_of_the_batch(
+    num_cores, num_images, blocked, digits, network
+):
     images, labels = digits[0][:num_images], digits[1][:num_images]
     logits = network(images)
     loss = F.cross_entropy(logits, labels)
     loss.backward()
     whole = gradients(network)
+    network.blocked = blocked
     cores = Cores(network, F.cross_entropy, num_cores=num_cores)
     for _ in range(2):  # what an earlier batch has left does not count
         shared_loss, shared_logits = cores.backward(images, labels)

@@ -209,6 +209,7 @@ def train_bare(config: Config, steps: Steps) -> None:
     network = module.network
     optimizer = build(config["model"]["optimizer"], _partial_=True)(network.parameters())
     datamodule = digits(config)
+    network.blocked = module.hparams["blocked_layout"]
     cores = module.split_among_cores() if module.hparams["split_batch"] else None
     while True:
         for images, labels in datamodule.train_dataloader():

@@ -17,6 +17,7 @@ from simplecnn.cores import Cores, can_split
 from simplecnn.cuda_graph import GraphedStep, make_capturable
 from simplecnn.devices import num_cuda_devices
 from simplecnn.errors import InputError
+from simplecnn.network import SimpleCNN
 from simplecnn.signatures import signature
 from simplecnn.targets import build
 
@@ -40,6 +41,9 @@ class Classifier(pl.LightningModule):
     that gives the same numbers to rounding and nobody asks Lightning for more: neither mixed
     precision nor clipping nor accumulation, no callback that looks at gradients, one process.
 
+    With `blocked_layout`, on a CPU, a SimpleCNN trains in oneDNN's own layout of memory
+    (`network`), under the same conditions, to rounding as well.
+
     With `cuda_graph`, on CUDA, the whole step is captured in a graph and replayed (`cuda_graph`).
 
     Where the data module gives batches of several steps (`steps_together`), `training_step` takes
@@ -61,6 +65,7 @@ class Classifier(pl.LightningModule):
         label_smoothing: float = 0.0,
         compile: bool = False,
         split_batch: bool = True,
+        blocked_layout: bool = True,
         cuda_graph: bool = False,
     ) -> None:
         super().__init__()
@@ -121,6 +126,8 @@ class Classifier(pl.LightningModule):
                     self._plain_backward = False
         own = self._plain_backward and not self.automatic_optimization
         self.cores = self.split_among_cores() if own and self.hparams["split_batch"] else None
+        if isinstance(self.network, SimpleCNN):
+            self.network.blocked = own and self.hparams["blocked_layout"]
         self._between = [c.between_steps for c in trainer.callbacks if hasattr(c, "between_steps")]
 
     def on_train_start(self) -> None:  # after the optimizer's state has been restored

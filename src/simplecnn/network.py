@@ -1,5 +1,6 @@
 """SimpleCNN: convolution, ReLU and pooling blocks, then two linear layers. Plain torch."""
 
+import platform
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+HAS_BLOCKS = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
 POOLS = ("max", "average", "blur", "stride", "none")
 
 
@@ -21,6 +23,10 @@ class SimpleCNN(nn.Sequential):
     While it trains, it pools before ReLU: the maximum of what ReLU leaves is what ReLU leaves of
     the maximum, gradients included, and there is a quarter to do. In evaluation mode every layer
     comes in the order of its definition.
+
+    With `blocked` set, it trains in oneDNN's own layout, blocks of 16 channels, where that is
+    faster (`pool` "max" or "none", whole blocks, x86) and possible (float32, nobody watching a
+    layer). The numbers are the same to rounding.
 
     With `pool` "average" the pool takes means. With "stride" there is none: the convolution
     itself takes steps of two pixels, which halves the size rounding up: 28, 14, 7, 4. With
@@ -67,6 +73,8 @@ class SimpleCNN(nn.Sequential):
             layers["dropout"] = nn.Dropout(dropout)
         layers["fc2"] = nn.Linear(hidden, num_classes)
         super().__init__(layers)
+        self.blocked = False
+        self.fits_blocks = pool in ("max", "none") and all(n % 16 == 0 for n in channels)
 
     def forward(self, images: Tensor) -> Tensor:
         layers = list(self)
@@ -74,7 +82,11 @@ class SimpleCNN(nn.Sequential):
             for i, pair in enumerate(zip(layers, layers[1:], strict=False)):
                 if isinstance(pair[0], nn.ReLU) and isinstance(pair[1], nn.MaxPool2d):
                     layers[i : i + 2] = reversed(pair)
+            if self.blocked and self.fits_blocks and can_be_blocked(images, layers):
+                images = images.to_mkldnn()
         for layer in layers:
+            if images.is_mkldnn and isinstance(layer, nn.Flatten):
+                images = images.to_dense()
             images = layer(images)
         return images
 
@@ -92,6 +104,23 @@ class BlurPool(nn.Module):
         kernel = torch.outer(line, line).expand(dense.shape[1], 1, 3, 3)
         padded = functional.pad(dense, (1, 1, 1, 1), mode="replicate")
         return functional.conv2d(padded, kernel, stride=2, groups=dense.shape[1])
+
+
+def can_be_blocked(images: Tensor, layers: Sequence[nn.Module]) -> bool:
+    """Whether oneDNN has its layout here, and nobody looks at what is between the layers."""
+    return (
+        HAS_BLOCKS
+        and images.device.type == "cpu"
+        and images.dtype == torch.float32
+        and not torch.compiler.is_compiling()
+        and not any(
+            layer._forward_hooks
+            or layer._forward_pre_hooks
+            or layer._backward_hooks
+            or layer._backward_pre_hooks
+            for layer in layers
+        )
+    )
 
 
 HALVES = {

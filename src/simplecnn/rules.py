@@ -8,7 +8,7 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from inspect import Parameter
 from pathlib import Path
 from typing import Any
@@ -666,7 +666,7 @@ def unknown(key: str, name: Any, names: Sequence[Any], where: str) -> str:
     return f"{key} is not a key {where}. There are: {', '.join(spelled[:MOST_NAMES])}{more}."
 
 
-def did_you_mean(given: str, names: Sequence[str], likeness: float = 0.6) -> str:
+def did_you_mean(given: str, names: Collection[str], likeness: float = 0.6) -> str:
     """The question whether the nearest of `names` was meant, or nothing where none is near."""
     near = difflib.get_close_matches(given, names, 3, likeness)
     if not near:
