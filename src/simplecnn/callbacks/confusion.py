@@ -1,19 +1,23 @@
 """Pictures of what is taken for what on the validation images."""
 
-from typing import Any
-
 import numpy as np
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional
 
-from simplecnn.callbacks.history import History
-from simplecnn.callbacks.images import ImageCallback, Picture, looks
-from simplecnn.callbacks.validation import NAMES, as_of, class_names, gathered, in_training, stage
+from simplecnn.callbacks.images import Picture
+from simplecnn.callbacks.validation import (
+    NAMES,
+    ValidationImageCallback,
+    as_of,
+    class_names,
+    gathered,
+    stage,
+)
 from simplecnn.figures.confusion import confusion_figure
 
 
-class Confusion(ImageCallback):
+class Confusion(ValidationImageCallback):
     """Counts of true and predicted classes after an epoch, with the recall of each class.
 
     They come from the validation pass itself. `confusion_<split>.npz` holds the counts of all
@@ -21,37 +25,19 @@ class Confusion(ImageCallback):
     """
 
     history = True
+    record = "confusion_{split}.npz"
 
     def __init__(self, dirpath: str, every_n_epochs: int = 10) -> None:
         super().__init__(dirpath, every_n_epochs)
-        self.all: History | None = None
         self._counts: Tensor | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if looks(trainer):
-            self.all = History(self.dirpath / f"confusion_{stage(trainer)}.npz")
-            self.all.resume(trainer.global_step)
-        super().on_train_start(trainer, pl_module)
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: tuple[Tensor, Tensor],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if dataloader_idx or not in_training(trainer):
-            return
-        with self.timed():
-            number = outputs.shape[1]
-            true, taken = (
-                functional.one_hot(classes, number).double()
-                for classes in (batch[1], outputs.argmax(1))
-            )
-            counts = true.T @ taken  # no wait for the device, unlike bincount
-            self._counts = counts if self._counts is None else self._counts + counts
+    def see(self, logits: Tensor, images: Tensor, labels: Tensor) -> None:
+        number = logits.shape[1]
+        true, taken = (
+            functional.one_hot(classes, number).double() for classes in (labels, logits.argmax(1))
+        )
+        counts = true.T @ taken  # no wait for the device, unlike bincount
+        self._counts = counts if self._counts is None else self._counts + counts
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._counts is None:

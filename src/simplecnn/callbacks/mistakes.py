@@ -1,6 +1,5 @@
 """Pictures of the most confident mistakes on the validation images."""
 
-from typing import Any
 
 import numpy as np
 import torch
@@ -8,74 +7,56 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from simplecnn.callbacks.history import History
-from simplecnn.callbacks.images import ImageCallback, Picture, looks
+from simplecnn.callbacks.images import Picture
 from simplecnn.callbacks.validation import (
     NAMES,
+    ValidationImageCallback,
     as_of,
     class_names,
     gathered,
-    in_training,
     joined,
     stage,
 )
 from simplecnn.figures.mistakes import mistakes_figure
 
 
-class Mistakes(ImageCallback):
+class Mistakes(ValidationImageCallback):
     """The `number` most confident mistakes after an epoch: which are new, which persist.
 
     They come from the validation pass itself. `mistakes_<split>_history.npz` holds for each epoch
     what every image was taken for and whether that was wrong, in the order of the pass.
     """
 
+    record = "mistakes_{split}_history.npz"
+
     def __init__(self, dirpath: str, number: int = 40, every_n_epochs: int = 10) -> None:
         super().__init__(dirpath, every_n_epochs)
         self.number = number
-        self.all: History | None = None
         self._answers: list[dict[str, Tensor]] = []
         self._worst: list[dict[str, Tensor]] = []
         self._num_classes = 0
         self._shown: dict[str, NDArray] = {}
         self._seen_at = self._drawn_of = -1  # steps: of the last pass, and of the pass drawn last
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if looks(trainer):
-            self.all = History(self.dirpath / f"mistakes_{stage(trainer)}_history.npz")
-            self.all.resume(trainer.global_step)
-        super().on_train_start(trainer, pl_module)
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: tuple[Tensor, Tensor],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if dataloader_idx or not in_training(trainer):
-            return
-        with self.timed():
-            images, labels = batch
-            self._num_classes = outputs.shape[1]
-            top = outputs.float().softmax(1).topk(2)
-            taken = top.indices[:, 0]
-            wrong = taken != labels
-            confidence = torch.where(wrong, top.values[:, 0], -1.0)
-            worst = confidence.topk(min(self.number, len(labels))).indices
-            place = sum(len(a["wrong"]) for a in self._answers)
-            self._answers.append({"taken": taken, "wrong": wrong})
-            self._worst.append(
-                {
-                    "images": images[worst],
-                    "labels": labels[worst],
-                    "classes": top.indices[worst],
-                    "probabilities": top.values[worst],
-                    "confidence": confidence[worst],
-                    "places": worst + place,
-                }
-            )
+    def see(self, logits: Tensor, images: Tensor, labels: Tensor) -> None:
+        self._num_classes = logits.shape[1]
+        top = logits.float().softmax(1).topk(2)
+        taken = top.indices[:, 0]
+        wrong = taken != labels
+        confidence = torch.where(wrong, top.values[:, 0], -1.0)
+        worst = confidence.topk(min(self.number, len(labels))).indices
+        place = sum(len(a["wrong"]) for a in self._answers)
+        self._answers.append({"taken": taken, "wrong": wrong})
+        self._worst.append(
+            {
+                "images": images[worst],
+                "labels": labels[worst],
+                "classes": top.indices[worst],
+                "probabilities": top.values[worst],
+                "confidence": confidence[worst],
+                "places": worst + place,
+            }
+        )
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._answers:

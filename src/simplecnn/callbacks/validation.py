@@ -5,9 +5,49 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
+
+from simplecnn.callbacks.history import History
+from simplecnn.callbacks.images import ImageCallback, looks
 
 NAMES = {"val": "validation", "test": "test"}
+
+
+class ValidationImageCallback(ImageCallback):
+    """Draws what the validation passes of the training have shown.
+
+    Subclasses give `record`, the name of the file that holds `all` of them, and `see`.
+    """
+
+    record = "{split}.npz"
+
+    def __init__(self, dirpath: str, every_n_epochs: int) -> None:
+        super().__init__(dirpath, every_n_epochs)
+        self.all: History | None = None  # on rank zero alone
+
+    def see(self, logits: Tensor, images: Tensor, labels: Tensor) -> None:
+        """Keep what is needed of a batch."""
+        raise TypeError(f"{type(self).__name__} has to define see")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if looks(trainer):
+            self.all = History(self.dirpath / self.record.format(split=stage(trainer)))
+            self.all.resume(trainer.global_step)
+        super().on_train_start(trainer, pl_module)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: tuple[Tensor, Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if dataloader_idx == 0 and in_training(trainer):
+            with self.timed():
+                self.see(outputs, *batch)
 
 
 def in_training(trainer: Trainer) -> bool:
