@@ -40,7 +40,7 @@ def layer_by_layer(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return images
 
 
-def plain_steps(network, digits, *, num: int, size: int = 64) -> list[float]:
+def plain_steps(network, digits, *, num: int, size: int = 32) -> list[float]:
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
     losses = []
     for step in range(num):
@@ -169,7 +169,7 @@ def test_a_hundred_steps_in_shares_are_those_of_the_plain_path(digits, network):
         optimizer = torch.optim.Adam(own.parameters(), lr=1e-3, fused=True)
         losses = []
         for step in range(100):
-            part = slice(step * 64 % 640, step * 64 % 640 + 64)
+            part = slice(step * 32 % 640, step * 32 % 640 + 32)
             loss, _ = cores.backward(digits[0][part], digits[1][part])
             optimizer.step()
             losses.append(loss.item())
