@@ -1,6 +1,5 @@
 """Pictures of the most confident mistakes on the validation images."""
 
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
