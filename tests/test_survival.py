@@ -263,6 +263,7 @@ KINDS = {
                        "callbacks.early_stopping.patience=1", "trainer.max_epochs=9"),
     "validation within the epoch": ("+trainer.val_check_interval=4",),
     "gradients of two batches": ("+trainer.accumulate_grad_batches=2",),
+    "in oneDNN's layout": ("model.network.channels=[16,32]",),
     "several steps in a batch, and their pictures": (
         "data.steps_together=4", "+trainer.limit_train_batches=3", "model/scheduler=one_cycle",
         "callbacks=[checkpoint,film,health]"),

@@ -10,7 +10,7 @@ from simplecnn.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from simplecnn.figures.robustness import compared_figure, corruption_figure
 from simplecnn.findings import Findings
 from simplecnn.intervals import mean_interval, share_interval
-from simplecnn.subject import Subject, groups, logits, mean_over
+from simplecnn.subject import Subject, file_name, groups, logits, mean_over
 
 
 def robustness(subjects: Sequence[Subject], *, num_images: int = 1000, seed: int = 0) -> Findings:
@@ -37,7 +37,7 @@ def robustness(subjects: Sequence[Subject], *, num_images: int = 1000, seed: int
     samples = {title: _sample(wrong[members]) for title, members in grouped.items()}
     figures = []
     for title, members in grouped.items():
-        name = "errors" if len(grouped) == 1 else "errors_" + _file_name(title)
+        name = "errors" if len(grouped) == 1 else "errors_" + file_name(title)
         figure = corruption_figure(
             tiles, 100 * errors[members].mean(0), kinds=kinds, units=units, amounts=amounts,
             halves=100 * _halves(errors[members]),
@@ -126,7 +126,3 @@ def _lines(
             )
             lines.append(f"  {kinds[i]} {error}")
     return lines
-
-
-def _file_name(title: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in title).strip("_")

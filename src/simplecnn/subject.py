@@ -55,6 +55,11 @@ def groups(subjects: Sequence[Subject]) -> dict[str, list[int]]:
     return found
 
 
+def file_name(title: str) -> str:
+    """The title of a group as a part of a file's name."""
+    return "".join(c if c.isalnum() else "_" for c in title).strip("_")
+
+
 def mean_over(grouped: Mapping[str, Sequence[int]]) -> str:
     """How many networks a number stands for, in the words of a title; empty where it is one."""
     sizes = [len(places) for places in grouped.values()]

@@ -22,7 +22,7 @@ from simplecnn.figures.translation import (
 from simplecnn.findings import Findings
 from simplecnn.intervals import Interval, mean_interval, share_interval
 from simplecnn.receptive_field import Field, receptive_fields
-from simplecnn.subject import Subject, groups, logits, mean_over
+from simplecnn.subject import Subject, file_name, groups, logits, mean_over
 from simplecnn.trace import named_outputs
 
 NEAR = 4  # pixels: shifts in which an image of MNIST loses no ink
@@ -262,7 +262,7 @@ def findings(ledgers: Sequence[Ledger]) -> Findings:
     for title, members in grouped.items():
         lines = _layer_lines([m.layers for m in members])
         if lines:
-            name = "layers" if len(grouped) == 1 else f"layers_{_file_name(title)}"
+            name = "layers" if len(grouped) == 1 else f"layers_{file_name(title)}"
             figures.append((name, layers_figure(lines, title=title, num_networks=len(members))))
     rows = {
         title: _numbers(members, over_images=len(ledgers) == 1)
@@ -394,7 +394,3 @@ def _arrays(ledger: Ledger) -> dict[str, NDArray]:
         for key in ("all_units", "interior", "unmoved", "num_interior"):
             arrays[f"{name}/{key}"] = getattr(error, key)
     return arrays
-
-
-def _file_name(title: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in title).strip("_")
