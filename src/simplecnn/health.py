@@ -56,11 +56,11 @@ class ActivityMeter:
             output = output.movedim(1, -1)  # as it lies in memory: then nothing is copied
         values = output.reshape(len(output), -1)
         largest, smallest = values.amax(0), values.amin(0)
-        # The product with ones, the norm and the count of booleans are many times as fast as
-        # sum, var and the count of numbers.
-        total = (values.new_ones(1, len(values)) @ values).double().sum()
+        # Sums of rows, the norm and the count of booleans are many times as fast as a sum in
+        # double precision, var and the count of numbers; `bool()` twice as fast as `!= 0`.
+        total = values.sum(1).double().sum()
         square = torch.linalg.vector_norm(values, dim=1).double().square().sum()
-        num_other = (values != 0).count_nonzero().double()
+        num_other = values.bool().count_nonzero().double()
         sums = torch.stack([total, square, num_other])
         if self.num_images == 0:
             self._largest, self._smallest, self._sums = largest, smallest, sums

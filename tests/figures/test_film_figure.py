@@ -22,7 +22,7 @@ def test_rows_are_filters_columns_are_moments_on_one_scale():
     weights = weights_of(3, 2, 1, 3)
     weights[1, 0, 0, 0, 0] = -7.0  # the strongest weight of the run is not in the last moment
     figure = film_figure(weights, ["start", "step\n1", "epoch\n1"], title="Film of c")
-    moments, change, _ = figure.axes[0].images
+    _, moments, change, _ = figure.axes[0].images
     assert {(i.norm.vmin, i.norm.vmax) for i in figure.axes[0].images} == {(-7.0, 7.0)}
     zoom, gap = 15, 4
     shown = np.asarray(moments.get_array().filled(np.nan))
@@ -58,7 +58,7 @@ def test_a_kernel_with_too_many_inputs_shows_the_strongest():
     figure = film_figure(weights, ["start", "epoch\n1"])
     assert "0 from 4" in words(figure)
     assert "of each the strongest of 6 input channels" in words(figure)[0]
-    shown = np.asarray(figure.axes[0].images[0].get_array().filled(np.nan))
+    shown = np.asarray(figure.axes[0].images[1].get_array().filled(np.nan))
     np.testing.assert_array_equal(shown[:45:15, :45:15], SOBEL)
 
 

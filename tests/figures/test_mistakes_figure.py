@@ -81,7 +81,7 @@ def test_a_colour_image_keeps_its_colours():
 def test_confusion_colours_mistakes_and_says_recall():
     counts = np.array([[90, 10, 0], [4, 46, 0], [0, 0, 0]])
     figure = confusion_figure(counts, class_names=["a", "b", "c"], title="Confusion")
-    image = figure.axes[0].images[0]
+    image = figure.axes[0].images[1]
     assert (image.norm.vmin, image.norm.vmax) == (0, 10) and image.cmap is COUNT
     assert COUNT(0.0) == (1.0, 1.0, 1.0, 1.0)  # no mistake is white paper
     cells = np.asarray(image.get_array().filled(np.nan))

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.ticker import FixedFormatter, FixedLocator
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from simplecnn.figures.label import Label
@@ -48,16 +48,8 @@ class Mosaic:
         self.ax.set_axis_off()
         self.ax.set(xlim=(-MARGIN, total_width - MARGIN), ylim=(total_height - TITLE, -TITLE))
         self.write(0, -TITLE + 12, title, size=7.5, va="top")
-        bar_height = max(20, min(height - 20, 360))  # its name below it
-        place = (
-            (MARGIN + width + 20) / total_width,
-            (total_height - TITLE - bar_height) / total_height,
-            12 / total_width,
-            bar_height / total_height,
-        )
         if bar:
-            self._colour_bar(place)
-            self.write(width + 20, bar_height + 10, bar, size=5.5, va="top", color="0.35")
+            self._colour_bar(width + 20, max(20, min(height - 20, 360)), bar)
 
     def put(
         self,
@@ -91,24 +83,18 @@ class Mosaic:
         """Write `text` at (x, y), `size` in points; options are those of matplotlib's Text."""
         self.ax.add_artist(Label(x, y, text, fontsize=size, **options))  # type: ignore[arg-type]
 
-    def _colour_bar(self, place: tuple[float, float, float, float]) -> None:
+    def _colour_bar(self, x: float, height: int, name: str) -> None:
+        """The scale from its end down to its start, `name` below it."""
         low, high = float(self.scale.vmin or 0.0), float(self.scale.vmax or 1.0)
-        box = self.figure.add_axes(place)
-        ramp = np.linspace(low, high, 256)[:, None]
-        box.imshow(
-            ramp, cmap=self.colours, norm=self.scale, extent=(0, 1, low, high),
-            origin="lower", aspect="auto",
-        )  # fmt: skip
-        ticks = sorted({low, 0.0, high})
-        box.yaxis.set(
-            major_locator=FixedLocator(ticks),
-            major_formatter=FixedFormatter([f"{t:.3g}".replace("-", "−") for t in ticks]),
-        )
-        box.set_xticks([])
-        box.yaxis.tick_right()
-        box.tick_params(labelsize=6, length=2, pad=2, width=0.4)
-        for spine in box.spines.values():
-            spine.set_linewidth(0.4)
+        ramp = np.linspace(high, low, height)[:, None].repeat(12, axis=1)
+        self.put(ramp, x, 0, 1)
+        self.ax.add_patch(Rectangle((x, 0), 12, height, fill=False, linewidth=0.4))
+        for value in sorted({low, 0.0, high}):
+            y = height * (high - value) / (high - low)
+            words = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+            self.ax.add_patch(Rectangle((x + 12, y), 3, 0, linewidth=0.4))
+            self.write(x + 19, y, words.replace("-", "−"), va="center")
+        self.write(x, height + 10, name, size=5.5, va="top", color="0.35")
 
 
 class _Pixels(AxesImage):
@@ -130,14 +116,24 @@ class _Pixels(AxesImage):
 
     def _coloured(self, array: NDArray) -> NDArray[np.uint8]:
         """What `to_rgba` gives for a linear scale, in a third of the time; NaN is transparent."""
-        number = self.cmap.N
-        table = np.zeros((number + 1, 4), np.uint8)
-        table[:number] = self.cmap(np.arange(number), bytes=True)
+        number, table = self.cmap.N, _table(self.cmap)
         ends = np.array([self.norm.vmin, self.norm.vmax], np.float32)
         places = (array.astype(np.float32) - ends[0]) * (number / (ends[1] - ends[0]))
         np.clip(places, 0, number - 1, out=places)
         np.nan_to_num(places, copy=False, nan=number)
         return table.take(places.astype(np.int32), axis=0)
+
+
+_TABLES: dict[str, NDArray[np.uint8]] = {}
+
+
+def _table(colours: Colormap) -> NDArray[np.uint8]:
+    """The colours of a map (N + 1, 4), the last one transparent."""
+    if colours.name not in _TABLES:
+        table = np.zeros((colours.N + 1, 4), np.uint8)
+        table[:-1] = colours(np.arange(colours.N), bytes=True)
+        _TABLES[colours.name] = table
+    return _TABLES[colours.name]
 
 
 def join(tiles: NDArray, *, zoom: int, gap: int, dots: bool = False) -> NDArray:
