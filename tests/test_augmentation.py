@@ -1,11 +1,13 @@
 """Small random changes of the training images."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from simplecnn.augmentation import NUM_LINES, RandomAffine, RandomElastic
-from simplecnn.mnist import Batches
+from simplecnn.mnist import Batches, MNIST5kDataModule
 
 
 def maps(affine: RandomAffine, num_images: int = 2000) -> np.ndarray:
@@ -141,6 +143,24 @@ def test_an_epoch_is_made_from_seed_and_epoch_whatever_the_batches(bundled):
     rest = torch.cat([batch for batch, _ in resumed])
     whole = torch.cat([batch for batch, _ in loader()])
     torch.testing.assert_close(rest, whole[5 * 64 :], rtol=0, atol=1e-6)
+
+
+def test_the_last_epochs_may_see_the_images_as_they_are():
+    datamodule = MNIST5kDataModule(augmentation=RandomAffine(degrees=45), clean_epochs=2)
+    datamodule.setup()
+
+    def is_plain(epoch: int) -> bool:
+        loader = datamodule.train_dataloader()
+        loader.set_epoch(epoch)
+        values = 255 * next(iter(loader))[0]
+        return torch.allclose(values, values.round(), rtol=0, atol=1e-3)
+
+    assert not any(is_plain(epoch) for epoch in range(5))  # nobody knows which are the last
+    trainer = SimpleNamespace(max_epochs=5, overfit_batches=0, global_rank=0, world_size=1)
+    datamodule.trainer = trainer
+    assert [is_plain(epoch) for epoch in range(5)] == [False, False, False, True, True]
+    trainer.max_epochs = -1  # without an end
+    assert not is_plain(4)
 
 
 def test_images_to_evaluate_are_never_changed(bundled):

@@ -53,6 +53,7 @@ class Batches:
         `set_epoch`; without a call, each complete pass begins the next epoch.
     augmentation: changes made to the images, drawn for each image from the seed of the order and
         the epoch alone. Only with a shuffle_seed.
+    augmented_epochs: the epochs after so many see the images as they are. None: no epoch does.
     steps_together: how many batches come in one piece, for a training step that takes them apart.
     rank, world_size: in each batch, this process gets its share of consecutive images. Every
         process gets as many batches as the others, every image comes once. With a batch_size
@@ -73,6 +74,7 @@ class Batches:
         batch_size: int,
         shuffle_seed: int | None = None,
         augmentation: RandomAffine | None = None,
+        augmented_epochs: int | None = None,
         steps_together: int = 1,
         rank: int = 0,
         world_size: int = 1,
@@ -91,6 +93,7 @@ class Batches:
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
         self.augmentation = None if shuffle_seed is None else augmentation
+        self.augmented_epochs = augmented_epochs
         self.steps_together = steps_together
         self.rank = rank
         self.world_size = world_size
@@ -123,14 +126,13 @@ class Batches:
             if self.augmentation is not None and maps is not None:
                 images = self.augmentation(images, maps.index_select(0, chosen))
             labels = self.labels.index_select(0, chosen)
-            for batch in range(start, stop, together):
-                next_batch = min(batch + together, stop)
-                part = slice(
-                    (batch - start) * size,
-                    (next_batch - start) * size if next_batch < num_batches else None,
-                )
-                self._next_batch = next_batch
-                yield images[part], labels[part]
+            places = range(start, stop, together)
+            sizes = [size * together] * len(places)
+            sizes[-1] = len(chosen) - sum(sizes[:-1])
+            batches = zip(images.split(sizes), labels.split(sizes), strict=True)
+            for place, batch in zip(places, batches, strict=True):
+                self._next_batch = min(place + together, stop)
+                yield batch
         self.epoch, self._next_batch = self.epoch + 1, 0
 
     @property
@@ -190,6 +192,8 @@ class Batches:
         """How each image is changed in this epoch, whatever the order and the process."""
         if self.augmentation is None or self.shuffle_seed is None:
             return None
+        if self.augmented_epochs is not None and self.epoch >= self.augmented_epochs:
+            return None
         rng = np.random.default_rng((self.shuffle_seed, self.epoch, 1))
         maps = self.augmentation.draw(len(self.images), self.images.shape[-1], rng)
         return maps.to(self.images.device)
@@ -212,6 +216,7 @@ class ResidentDataModule(LightningDataModule):
     seed: drives the order of the epochs, and nothing else.
     split_seed: drives which images validate, and nothing else.
     augmentation: small random changes of the training images.
+    clean_epochs: so many of the last epochs see the training images as they are nevertheless.
     steps_together: training steps that Lightning sees as one batch: hooks, `limit_train_batches`
         and the bar count these. It spares what Lightning does between two steps. "auto" leaves it
         to the module, which sets `steps_in_batch` before the loaders are made; 1 without it.
@@ -234,6 +239,7 @@ class ResidentDataModule(LightningDataModule):
         split_seed: int,
         test_each_epoch: bool,
         augmentation: RandomAffine | None = None,
+        clean_epochs: int = 0,
         steps_together: int | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
@@ -243,6 +249,7 @@ class ResidentDataModule(LightningDataModule):
             ("steps_together", 1 if steps_together == "auto" else steps_together, 1),
             ("seed", seed, 0),
             ("split_seed", split_seed, 0),
+            ("clean_epochs", clean_epochs, 0),
         ]:
             if value < least:
                 raise ValueError(f"{argument} is {value}: it must be at least {least}.")
@@ -257,6 +264,7 @@ class ResidentDataModule(LightningDataModule):
         self.seed = seed
         self.split_seed = split_seed
         self.augmentation = augmentation
+        self.clean_epochs = clean_epochs
         self.steps_together = steps_together
         self.steps_in_batch = 1 if steps_together == "auto" else steps_together
         stages = [("val", split_sizes["val"] > 0), ("test", test_each_epoch)]
@@ -293,11 +301,14 @@ class ResidentDataModule(LightningDataModule):
         seed: int | None = self.seed
         if getattr(self.trainer, "overfit_batches", 0):
             seed = None  # the same few batches in every epoch
+        num_epochs = getattr(self.trainer, "max_epochs", None) or -1
+        ends = self.clean_epochs > 0 and num_epochs > 0
         return self._batches(
             "train",
             self.batch_size,
             shuffle_seed=seed,
             augmentation=self.augmentation,
+            augmented_epochs=num_epochs - self.clean_epochs if ends else None,
             steps_together=self.steps_in_batch,
         )
 
@@ -339,6 +350,7 @@ class ResidentDataModule(LightningDataModule):
         *,
         shuffle_seed: int | None = None,
         augmentation: RandomAffine | None = None,
+        augmented_epochs: int | None = None,
         steps_together: int = 1,
     ) -> Batches:
         images, labels = self._split(name)
@@ -348,6 +360,7 @@ class ResidentDataModule(LightningDataModule):
             batch_size=batch_size,
             shuffle_seed=shuffle_seed,
             augmentation=augmentation,
+            augmented_epochs=augmented_epochs,
             steps_together=steps_together,
             rank=0 if self.trainer is None else self.trainer.global_rank,
             world_size=1 if self.trainer is None else self.trainer.world_size,
@@ -376,6 +389,7 @@ class MNISTDataModule(ResidentDataModule):
         split_seed: int = 0,
         test_each_epoch: bool = False,
         augmentation: RandomAffine | None = None,
+        clean_epochs: int = 0,
         steps_together: int | Literal["auto"] = "auto",
         download: bool = True,
         mirrors: Sequence[str] | None = None,
@@ -395,6 +409,7 @@ class MNISTDataModule(ResidentDataModule):
             split_seed=split_seed,
             test_each_epoch=test_each_epoch,
             augmentation=augmentation,
+            clean_epochs=clean_epochs,
             steps_together=steps_together,
         )
         if timeout <= 0:
@@ -449,6 +464,7 @@ class MNIST5kDataModule(ResidentDataModule):
         split_seed: int = 0,
         test_each_epoch: bool = False,
         augmentation: RandomAffine | None = None,
+        clean_epochs: int = 0,
         steps_together: int | Literal["auto"] = "auto",
     ) -> None:
         num_train = NUM_BUNDLED - NUM_BUNDLED_TEST - val_size
@@ -462,6 +478,7 @@ class MNIST5kDataModule(ResidentDataModule):
             split_seed=split_seed,
             test_each_epoch=test_each_epoch,
             augmentation=augmentation,
+            clean_epochs=clean_epochs,
             steps_together=steps_together,
         )
 

@@ -165,6 +165,7 @@ RULES: tuple[Rule, ...] = (
     ("data.test_size", *NATURAL),
     *((f"data.augmentation.{name}", *FROM_0) for name in ("degrees", "shear", "shift", "bend")),
     ("data.augmentation.scale", *BELOW_1),
+    ("data.clean_epochs", *NATURAL),
     ("data.seed", *SEED),
     ("data.split_seed", *SEED),
     ("data.dataset", "MNIST, FashionMNIST or KMNIST", _one_of("MNIST", "FashionMNIST", "KMNIST")),
