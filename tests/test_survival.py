@@ -634,20 +634,23 @@ def test_a_loss_that_is_not_finite_names_step_rate_and_layer(whole, tmp_path, pr
 
         return trouble
 
-    # rate, steps in a batch, what happens, and what is said of it: step, epoch, what
+    # rate, digits in a step, steps in a batch, what happens, and what is said: step, epoch, what
     cases = [
-        (1e20, 1, lambda: None, 2, 1, "the output of conv2"),
-        (0.02, 1, spoil("output", 71), 71, 2, "the output of conv2"),
-        (0.001, 1, spoil("gradient", 40), 40, 1, "the gradient of conv2.weight"),
-        (0.02, 8, spoil("output", 71), 71, 2, "the output of conv2"),
-        (0.001, 8, spoil("gradient", 61), 61, 1, "the gradient of conv2.weight"),
+        (1e20, 64, 1, lambda: None, 2, 1, "the output of conv2"),
+        (0.02, 64, 1, spoil("output", 71), 71, 2, "the output of conv2"),
+        (0.001, 64, 1, spoil("gradient", 40), 40, 1, "the gradient of conv2.weight"),
+        (0.02, 64, 8, spoil("output", 71), 71, 2, "the output of conv2"),
+        (0.001, 64, 8, spoil("gradient", 61), 61, 1, "the gradient of conv2.weight"),
+        (0.001, 16, 8, spoil("gradient", 235), 235, 1, "the gradient of conv2.weight"),  # a copy
     ]
-    for number, (rate, together, trouble, step, epoch, what) in enumerate(cases):
+    for number, (rate, size, together, trouble, step, epoch, what) in enumerate(cases):
         folder = tmp_path / str(number)
         config = config_of(folder, whole)
         config["model"]["optimizer"]["lr"] = rate
+        config["data"]["batch_size"] = size
         config["data"]["steps_together"] = together
-        config["trainer"]["limit_train_batches"] = -(-62 // together)  # of 63 steps in all
+        # All steps of an epoch but one or two.
+        config["trainer"]["limit_train_batches"] = -(-62 * 64 // (size * together))
 
         def child(config=config, folder=folder, trouble=trouble) -> None:
             trouble()

@@ -6,6 +6,7 @@ too is slower now and faster then, by a tenth within seconds: turns of half a se
 """
 
 import contextlib
+import gc
 import io
 import itertools
 import logging
@@ -233,6 +234,7 @@ def fit(config: Config, steps: Steps, *, together: int | str = "auto") -> float:
     train = enough(datamodule.splits["train"], size)
     datamodule.splits = {**datamodule.splits, "train": train}
     datamodule.steps_together = together
+    gc.freeze()  # as a command does after its imports
     with seen_on_a_terminal():  # so that the bar is drawn
         whole = {"max_epochs": 1, "limit_train_batches": 1.0}
         trainer = build_trainer({**config, "trainer": {**config["trainer"], **whole}})

@@ -14,6 +14,7 @@ from simplecnn.classifier import Classifier, steps_in_batch
 from simplecnn.errors import RunError
 
 EVERY_N_STEPS = 25  # of looking, at most; on a GPU what is seen is the state one look before
+LOOKS_A_COPY = 4  # a copy takes a millisecond
 
 
 class FiniteLoss(Callback):
@@ -28,7 +29,9 @@ class FiniteLoss(Callback):
 
     def __init__(self) -> None:
         self._copies: deque[Copy] = deque(maxlen=3)
-        self._groups: deque[tuple[int, list[dict[str, Any]]]] = deque(maxlen=4 * EVERY_N_STEPS)
+        self._groups: deque[tuple[int, list[dict[str, Any]]]] = deque(
+            maxlen=4 * LOOKS_A_COPY * EVERY_N_STEPS
+        )
         self._place = 0
         self._on_its_way: tuple[Tensor, torch.cuda.Event] | None = None
 
@@ -51,9 +54,11 @@ class FiniteLoss(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % max(1, EVERY_N_STEPS // steps_in_batch(trainer)) == 0:
+        looks, rest = divmod(batch_idx + 1, max(1, EVERY_N_STEPS // steps_in_batch(trainer)))
+        if rest == 0:
             self._stop_unless(self._seen_to_be_finite(pl_module), trainer, pl_module)
-            self._copies.append(Copy(trainer, pl_module, self._place + 1))
+            if looks % LOOKS_A_COPY == 0:
+                self._copies.append(Copy(trainer, pl_module, self._place + 1))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         losses = [v for k, v in trainer.callback_metrics.items() if k in ("train/loss", "val/loss")]
