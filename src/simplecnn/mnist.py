@@ -343,27 +343,15 @@ class ResidentDataModule(LightningDataModule):
             raise RuntimeError(f'The {name} images have not been read: call setup("{stage}").')
         return self.splits[name]
 
-    def _batches(
-        self,
-        name: str,
-        batch_size: int,
-        *,
-        shuffle_seed: int | None = None,
-        augmentation: RandomAffine | None = None,
-        augmented_epochs: int | None = None,
-        steps_together: int = 1,
-    ) -> Batches:
+    def _batches(self, name: str, batch_size: int, **options: Any) -> Batches:
         images, labels = self._split(name)
         return Batches(
             images,
             labels,
             batch_size=batch_size,
-            shuffle_seed=shuffle_seed,
-            augmentation=augmentation,
-            augmented_epochs=augmented_epochs,
-            steps_together=steps_together,
             rank=0 if self.trainer is None else self.trainer.global_rank,
             world_size=1 if self.trainer is None else self.trainer.world_size,
+            **options,
         )
 
 

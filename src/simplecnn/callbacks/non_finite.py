@@ -14,15 +14,16 @@ from simplecnn.classifier import Classifier, steps_in_batch
 from simplecnn.errors import RunError
 
 EVERY_N_STEPS = 25  # of looking, at most; on a GPU what is seen is the state one look before
-LOOKS_A_COPY = 4  # a copy takes a millisecond
+LOOKS_A_COPY = 4  # of the weights: it takes a millisecond
 
 
 class FiniteLoss(Callback):
     """Looks at the sum of the training losses every 25 steps, and at everything after an epoch.
 
     On a GPU nobody waits for the number: it is on its way until the next look, so that a loss that
-    is not finite is found after at most 50 steps. The steps since then are repeated from a copy of
-    the weights, one by one, to find where it began. Raises RunError.
+    is not finite is found after at most 50 steps. To find where it began, the steps since the last
+    copy of the weights that was finite (one every 100 steps) are repeated one by one. Raises
+    RunError.
 
     Places in an epoch are counted in steps, however many of them make a batch.
     """
