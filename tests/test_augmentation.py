@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from simplecnn.augmentation import NUM_LINES, RandomAffine, RandomElastic
-from simplecnn.mnist import Batches, MNIST5kDataModule
+from simplecnn.batches import Batches
+from simplecnn.mnist import MNIST5kDataModule
 
 
 def maps(affine: RandomAffine, num_images: int = 2000) -> np.ndarray:

@@ -5,9 +5,10 @@ import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
 
+from simplecnn.batches import Batches
 from simplecnn.classifier import Classifier, LossAndAccuracy
 from simplecnn.errors import InputError
-from simplecnn.mnist import Batches, MNIST5kDataModule
+from simplecnn.mnist import MNIST5kDataModule
 from simplecnn.network import SimpleCNN
 from simplecnn.targets import TargetNotAllowed
 

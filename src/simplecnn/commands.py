@@ -257,9 +257,9 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
     with start_up():
         import torch
 
+        from simplecnn.batches import scale
         from simplecnn.evaluation import load_classifier
         from simplecnn.field_report import receptive_field_report
-        from simplecnn.mnist import scale
         from simplecnn.mnist_files import read_bundled
         from simplecnn.targets import build
 
