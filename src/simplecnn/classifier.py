@@ -14,7 +14,7 @@ from torch.nn import functional
 from torchmetrics import Metric
 
 from simplecnn.cores import Cores, can_split
-from simplecnn.cuda_graph import GraphedStep, make_capturable
+from simplecnn.cuda_graph import GraphedStep
 from simplecnn.devices import num_cuda_devices
 from simplecnn.errors import InputError
 from simplecnn.network import SimpleCNN
@@ -159,10 +159,9 @@ class Classifier(pl.LightningModule):
                 "type +model.scheduler.cycle_momentum=false."
             )
         try:
-            make_capturable(optimizer)
+            return GraphedStep(self.network, self.loss, optimizer)
         except ValueError as error:
             raise InputError(str(error)) from None
-        return GraphedStep(self.network, self.loss, optimizer)
 
     def teardown(self, stage: str) -> None:
         if self.cores:

@@ -4,7 +4,9 @@ A step of a network this small is some seventy kernels of a few microseconds, an
 takes longer than running them.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +22,29 @@ class GraphedStep:
     of the same size replays it. A batch of another size (the last of an epoch) runs kernel by
     kernel again. Nothing waits for the device. The losses are those of the plain path.
 
+    A graph repeats what was captured with the numbers of that time. Only the learning rate is read
+    anew: a schedule may change it as ever, `optimizer.param_groups` holds it as a plain number.
+
     `sums` holds, since it was last zeroed, the sum of the losses of all images and the number of
     correct ones, on the device.
+
+    Raises ValueError for an optimizer that cannot be captured.
     """
 
     def __init__(
         self, network: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], optimizer: Optimizer
     ) -> None:
+        if not all("capturable" in g and g.get("fused") for g in optimizer.param_groups):
+            raise ValueError(
+                f"{type(optimizer).__name__} with fused="
+                f"{optimizer.param_groups[0].get('fused', False)} cannot be captured in a CUDA "
+                f"graph: take Adam or AdamW with fused=true, or type model.cuda_graph=false."
+            )
         self.network = network
         self.loss = loss
         self.optimizer = optimizer
-        device = next(network.parameters()).device
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        device = self.parameters[0].device
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.num_eager = 0
@@ -52,16 +66,46 @@ class GraphedStep:
             return loss
         self.images.copy_(images)
         self.labels.copy_(labels)
+        self._set_rates()
         self.graph.replay()
+        if self.parameters[0].grad is not self.gradients[0]:  # a step of another size came between
+            for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+                parameter.grad = gradient
         return self.mean
 
     def _capture(self, images: Tensor, labels: Tensor) -> None:
         self.images, self.labels = images.clone(), labels.clone()
+        self.rates = [
+            torch.tensor(group["lr"], dtype=torch.float32, device=images.device)
+            for group in self.optimizer.param_groups
+        ]
+        self.last_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.zero_grad(set_to_none=True)  # the graph has gradients of its own
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
+        with self._capturable(), torch.cuda.graph(graph, stream=self.stream):
             self.mean = self._step(self.images, self.labels)
+        self.gradients = [parameter.grad for parameter in self.parameters]
         self.graph = graph
+
+    @contextlib.contextmanager
+    def _capturable(self) -> Iterator[None]:
+        """Inside, the optimizer reads its learning rates from the device."""
+        groups: list[dict[str, Any]] = self.optimizer.param_groups
+        before = [{key: group[key] for key in ("lr", "capturable")} for group in groups]
+        for group, rate in zip(groups, self.rates, strict=True):
+            group.update(lr=rate, capturable=True)
+        try:
+            yield
+        finally:
+            for group, values in zip(groups, before, strict=True):
+                group.update(values)
+
+    def _set_rates(self) -> None:
+        """Write the learning rates where the graph reads them, if a schedule has changed them."""
+        for i, group in enumerate(self.optimizer.param_groups):
+            if group["lr"] != self.last_rates[i]:
+                self.last_rates[i] = group["lr"]
+                self.rates[i].fill_(group["lr"])
 
     def _step(self, images: Tensor, labels: Tensor) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
@@ -73,20 +117,3 @@ class GraphedStep:
             self.sums[0].add_(loss, alpha=len(labels))
             self.sums[1].add_((logits.argmax(1) == labels).sum())
         return loss.detach()
-
-
-def make_capturable(optimizer: Optimizer) -> None:
-    """Let a graph read the learning rate from the device, where a schedule changes it.
-
-    Raises ValueError for an optimizer that cannot be captured.
-    """
-    for group in optimizer.param_groups:
-        if "capturable" not in group:
-            raise ValueError(
-                f"{type(optimizer).__name__} cannot be captured in a CUDA graph: "
-                f"take Adam or AdamW, or type model.cuda_graph=false."
-            )
-        group["capturable"] = True
-        device = group["params"][0].device
-        group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=device)
-    optimizer._warned_capturable_if_run_uncaptured = True
