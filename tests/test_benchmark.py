@@ -39,7 +39,11 @@ def test_the_tutorials_loop_learns_and_reports_its_accuracy(bundled):
     part = torch.from_numpy(bundled[0][::5].copy()), torch.from_numpy(bundled[1][::5].copy())
     seen = []
     baselines.train_tutorial(
-        part, test=part, batch_size=64, epoch_done=lambda a: seen.append(a) or len(seen) == 3
+        part,
+        test=part,
+        batch_size=64,
+        device=torch.device("cpu"),
+        epoch_done=lambda a: seen.append(a) or len(seen) == 3,
     )
     assert len(seen) == 3 and seen[-1] > max(seen[0], 0.5)
 
@@ -70,6 +74,9 @@ def test_a_step_is_timed_in_windows_and_by_turns(monkeypatch):
     assert connection.told == [None, 1, 1]
     assert connection.num_waits == 3
     assert timer.seconds_waited == 3000
+    # Steps that Lightning sees as one batch are timed as one window, in whole windows.
+    timer = benchmark_steps.Steps(connection, steps=24, rounds=2, window=16)
+    assert timer.num_ends == 3 * 16 + 2 * (16 + 32)
 
 
 WINDOWS = [first for seconds in (8, 16, 8) for first in [0.5] * 7 + [seconds - 3.5]]
@@ -196,6 +203,14 @@ def test_the_table_says_what_was_measured():
     json.dumps(RESULT)
 
 
+def test_on_a_gpu_its_own_ceiling_is_named():
+    gpu = {"name": "Some GPU", "sgemm_gflops": 50_000, "copy_gb_per_s": 2000, "launch_us": 2.5}
+    text = report.table({**RESULT, "gpu": gpu, "share_of_sgemm": 0.12})
+    assert "12 % of sgemm's 50000 GFLOP/s" in text
+    assert "a copy on the GPU 2000 GB/s, a launch 2.5 µs" in text
+    assert "Some GPU, Some CPU, 2 threads" in text
+
+
 def test_the_picture_has_a_bar_a_row_as_long_as_its_time():
     panels = report.panels(RESULT)
     assert [len(panel.rows) for panel in panels] == [6, 5, 2]
@@ -231,11 +246,13 @@ def test_time_to_accuracy_compares_whole_runs(reaches, tmp_path, monkeypatch):
     def our_run(command, **_):
         place = Path(next(w for w in command if w.startswith("hydra.run.dir")).split("'")[1])
         seed = int(place.name[-1])
+        assert "trainer.accelerator=cpu" in command
         place.mkdir()
         record = {"seconds": {"fit": 9.0 + seed, "test": 1.0}, "metrics": {"test/acc": 0.99}}
         (place / "run.json").write_text(json.dumps(record))
 
-    def loop(train, *, test, batch_size, epoch_done):
+    def loop(train, *, test, batch_size, device, epoch_done):
+        assert device == torch.device("cpu")
         assert (len(train[0]), len(test[0]), batch_size) == (4500, 500, 64)
         for accuracy in [0.98, 0.99 if reaches else 0.98] + 20 * [0.98]:
             if epoch_done(accuracy):
@@ -245,7 +262,8 @@ def test_time_to_accuracy_compares_whole_runs(reaches, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "train_tutorial", loop)
     data = {"_target_": "simplecnn.mnist.MNIST5kDataModule", "batch_size": 64, "data_dir": "d"}
     monkeypatch.setattr(benchmark, "build", lambda node: MNIST5kDataModule(val_size=0))
-    found = benchmark.time_to_accuracy({"data": data}, tmp_path)
+    config = {**compose_run(tmp_path), "data": data}
+    found = benchmark.time_to_accuracy(config, tmp_path)
     assert found["fast"]["seconds"] == [11.0, 12.0, 13.0, 14.0, 15.0]
     assert (found["fast"]["mean_accuracy"], found["fast"]["deviation"]) == (0.99, 0)
     assert found["tutorial"]["reached"] is reaches

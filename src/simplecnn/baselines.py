@@ -60,12 +60,13 @@ def train_tutorial(
     train: tuple[Tensor, Tensor],
     *,
     batch_size: int,
+    device: torch.device,
     test: tuple[Tensor, Tensor] | None = None,
     step_done: Callable[[], bool] = lambda: False,
     epoch_done: Callable[[float], bool] = lambda accuracy: False,
 ) -> None:
     """The tutorial's loop, until `step_done` or `epoch_done` (given the test accuracy) say so."""
-    network = TutorialCNN()
+    network = TutorialCNN().to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     loader = DataLoader(torchvision_mnist(*train), batch_size=batch_size, shuffle=True)
     test_loader = DataLoader(torchvision_mnist(*test), batch_size=1000) if test else None
@@ -73,6 +74,7 @@ def train_tutorial(
     while True:
         network.train()
         for images, labels in loader:
+            images, labels = images.to(device), labels.to(device)
             optimizer.zero_grad()
             loss = functional.cross_entropy(network(images), labels)
             loss.backward()
@@ -86,7 +88,8 @@ def train_tutorial(
         num_correct = 0
         with torch.no_grad():
             for images, labels in test_loader:
-                num_correct += int((network(images).argmax(1) == labels).sum())
+                found = network(images.to(device)).argmax(1)
+                num_correct += int((found == labels.to(device)).sum())
         if epoch_done(num_correct / len(test_loader.dataset)):  # type: ignore[arg-type]
             return
 
@@ -156,16 +159,28 @@ class Template(pl.LightningModule):
 
 
 def fit_usual(
-    train: tuple[Tensor, Tensor], *, batch_size: int, num_steps: int, folder: str, watch: Any
+    train: tuple[Tensor, Tensor],
+    *,
+    batch_size: int,
+    num_steps: int,
+    device: torch.device,
+    folder: str,
+    watch: Any,
 ) -> None:
     """Train `Usual` for some steps, with Lightning's default bar, checkpoint and TensorBoard."""
     loader = DataLoader(torchvision_mnist(*train), batch_size=batch_size, shuffle=True)
     callbacks = [TQDMProgressBar(), ModelCheckpoint(), watch]
-    _trainer(folder, num_steps, callbacks).fit(Usual(), loader)
+    _trainer(device, folder, num_steps, callbacks).fit(Usual(), loader)
 
 
 def fit_template(
-    train: tuple[Tensor, Tensor], *, batch_size: int, num_steps: int, folder: str, watch: Any
+    train: tuple[Tensor, Tensor],
+    *,
+    batch_size: int,
+    num_steps: int,
+    device: torch.device,
+    folder: str,
+    watch: Any,
 ) -> None:
     """Train `Template` for some steps, with the template's data, callbacks and TensorBoard.
 
@@ -183,16 +198,19 @@ def fit_template(
         EarlyStopping(monitor="val/acc", patience=100, mode="max"),
         watch,
     ]
-    _trainer(folder, num_steps, callbacks).fit(
+    _trainer(device, folder, num_steps, callbacks).fit(
         Template(),
         DataLoader(training, batch_size=batch_size, shuffle=True),
         DataLoader(validation, batch_size=batch_size),
     )
 
 
-def _trainer(folder: str, num_steps: int, callbacks: Sequence[Any]) -> pl.Trainer:
+def _trainer(
+    device: torch.device, folder: str, num_steps: int, callbacks: Sequence[Any]
+) -> pl.Trainer:
     return pl.Trainer(
-        accelerator="cpu",
+        accelerator=device.type,
+        devices=1,
         max_epochs=1,
         limit_train_batches=num_steps,
         limit_val_batches=10,

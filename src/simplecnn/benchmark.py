@@ -9,6 +9,7 @@ count. Ratios are the result, each the median of those within a round; times are
 import contextlib
 import json
 import logging
+import math
 import os
 import platform
 import resource
@@ -41,8 +42,16 @@ from simplecnn.benchmark_report import (
     ratios,
     table,
 )
-from simplecnn.benchmark_steps import Row, digits, feed_ours, feed_torchvision, peak_memory_mb, rows
-from simplecnn.classifier import keep_freed_memory
+from simplecnn.benchmark_steps import (
+    Row,
+    device_of,
+    digits,
+    feed_ours,
+    feed_torchvision,
+    peak_memory_mb,
+    rows,
+)
+from simplecnn.classifier import STEPS_TOGETHER, keep_freed_memory
 from simplecnn.figures.benchmark import benchmark_figure
 from simplecnn.figures.png import encode_png
 from simplecnn.run_folder import short, write_json
@@ -89,7 +98,9 @@ def steps(config: Config, folder: Path) -> dict[str, Any]:
     keep_freed_memory()
     datamodule = digits(config)
     train, batch_size = datamodule.splits["train"], config["data"]["batch_size"]
-    many = {"steps": config["steps"], "rounds": config["rounds"]}
+    together = config["data"]["steps_together"]
+    window = STEPS_TOGETHER if together == "auto" else math.lcm(STEPS_TOGETHER, together)
+    many = {"steps": config["steps"], "rounds": config["rounds"], "window": window}
     training: dict[str, Row] = {}
     seconds: dict[str, list[float]] = {}
     fed: dict[str, list[float]] = {"torchvision DataLoader": [], "ours": []}
@@ -119,14 +130,16 @@ def steps(config: Config, folder: Path) -> dict[str, Any]:
     step = statistics.median(seconds[FIT])
     feed = {name: statistics.median(times) for name, times in fed.items()}
     flop = flop_of_step(batch_size)
-    peak = statistics.median(ceiling)
+    on_gpu = device_of(config).type == "cuda"
+    gpu = gpu_ceiling() if on_gpu else None
+    peak = gpu["sgemm_gflops"] if gpu else statistics.median(ceiling)
     return {
         "ms_per_step": {n: [round(1000 * t, 3) for t in times] for n, times in seconds.items()},
         "seconds_of_a_fit": {n: round(end.fit, 2) for n, end in ends.items() if end.fit},
         "memory_mb": {name: end.memory for name, end in ends.items()},
         "seconds_of_feeding_60000": {n: [round(t, 4) for t in v] for n, v in fed.items()},
         "sgemm_gflops": [round(value, 1) for value in ceiling],
-        "gpu": gpu_ceiling(),
+        "gpu": gpu,
         "gflop_per_step": round(flop / 1e9, 4),
         "fit_against_bare": against(FIT, BARE),
         "tutorial_against_fit": against(TUTORIAL, FIT),
@@ -154,7 +167,7 @@ def start_up(config: Config, folder: Path) -> dict[str, Any]:
         words = [
             *(f"hydra.run.dir='{place}'", f"+callbacks.first_step._target_={FIRST_STEP}"),
             *(f"+callbacks.first_step.path='{stamp}'", "+trainer.limit_train_batches=20"),
-            *("trainer.max_epochs=1", f"data={_choice(config)}"),
+            *("trainer.max_epochs=1", f"data={_choice(config)}", _trainer(config)),
         ]
         if "data_dir" in config["data"]:
             words.append(f"paths.data_dir='{config['data']['data_dir']}'")
@@ -205,7 +218,7 @@ def time_to_accuracy(config: Config, folder: Path) -> dict[str, Any]:
     for seed in SEEDS:
         place = folder / f"fast_{seed}"
         words = ["experiment=fast", f"seed={seed}", f"hydra.run.dir='{place}'"]
-        words.append(f"paths.data_dir='{data_dir}'")
+        words += [f"paths.data_dir='{data_dir}'", _trainer(config)]
         subprocess.run([sys.executable, "-c", TRAIN, *words], check=True, stdout=subprocess.DEVNULL)
         record = json.loads((place / "run.json").read_text())
         seconds_of_run = record["seconds"]["fit"] + record["seconds"]["test"]
@@ -226,6 +239,7 @@ def time_to_accuracy(config: Config, folder: Path) -> dict[str, Any]:
         datamodule.splits["train"],
         test=datamodule.splits["test"],
         batch_size=config["data"]["batch_size"],
+        device=device_of(config),
         epoch_done=epoch_done,
     )
     tutorial = time.perf_counter() - start
@@ -309,10 +323,8 @@ def sgemm(size: int = 2048) -> float:
     return 2 * size**3 / min(times) / 1e9
 
 
-def gpu_ceiling() -> dict[str, Any] | None:
-    """On a GPU: its name, sgemm, the bandwidth of a copy, the launch of a kernel."""
-    if not torch.cuda.is_available():
-        return None
+def gpu_ceiling() -> dict[str, Any]:
+    """Of the CUDA device: its name, sgemm, the bandwidth of a copy, the launch of a kernel."""
 
     def seconds(work: Callable[[], Any], num: int) -> float:
         work()
@@ -356,6 +368,11 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "lightning": pl.__version__,
     }
+
+
+def _trainer(config: Config) -> str:
+    """What to type for the accelerator of a configuration."""
+    return f"trainer.accelerator={config['trainer']['accelerator']}"
 
 
 def _choice(config: Config) -> str:

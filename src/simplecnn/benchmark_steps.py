@@ -42,14 +42,14 @@ from simplecnn.benchmark_report import (
     WITHOUT,
 )
 from simplecnn.classifier import STEPS_TOGETHER, keep_freed_memory
+from simplecnn.cuda_graph import GraphedStep
 from simplecnn.run import build_trainer, watch
 from simplecnn.signals import Stop
 from simplecnn.targets import build
 
 Config = Mapping[str, Any]
-WINDOW = STEPS_TOGETHER  # steps that are timed as one
-NUM_FIRST = 3 * WINDOW  # steps before the first turn
-NUM_WARM_UP = WINDOW  # steps of each turn that are not timed
+NUM_FIRST = 3  # windows before the first turn
+NUM_WARM_UP = 1  # windows of each turn that are not timed
 SECONDS_TO_END = 5
 NUM_FED = 50  # batches of torchvision's DataLoader that stand for a whole pass
 
@@ -57,26 +57,31 @@ NUM_FED = 50  # batches of torchvision's DataLoader that stand for a whole pass
 class Steps:
     """Times steps in turns: the processes of all rows train, but one at a time.
 
-    `connection` says when it is this one's turn, and is told how long a step took: an eighth of the
-    median over windows of eight steps.
+    `connection` says when it is this one's turn, and is told how long a step took: the median over
+    windows of `window` steps, by their number. A GPU is waited for at the end of each window.
     """
 
-    def __init__(self, connection: Connection, *, steps: int, rounds: int) -> None:
+    def __init__(
+        self, connection: Connection, *, steps: int, rounds: int, window: int = STEPS_TOGETHER
+    ) -> None:
         self.connection = connection
-        self.steps = steps
+        self.window = window
+        self.num_first = NUM_FIRST * window
+        # Of a turn: whole windows, at least as many steps as asked for.
+        self.num_steps = (NUM_WARM_UP - (-steps // window)) * window
         self.rounds = rounds
-        self.num_ends = NUM_FIRST + rounds * (NUM_WARM_UP + steps)
+        self.num_ends = self.num_first + rounds * self.num_steps
         self.ends: list[float] = []  # of the steps of this turn
         self.num_turns = -1  # the first steps are none
         self.seconds_waited = 0.0
 
     def done(self) -> bool:
         """Note the end of a step; at that of a turn, wait for the next. True after the last."""
-        if torch.cuda.is_initialized():
+        if (len(self.ends) + 1) % self.window == 0 and torch.cuda.is_initialized():
             torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
         first = self.num_turns < 0
-        if len(self.ends) < (NUM_FIRST if first else NUM_WARM_UP + self.steps):
+        if len(self.ends) < (self.num_first if first else self.num_steps):
             return False
         self.connection.send(None if first else self.median())
         self.num_turns += 1
@@ -86,8 +91,8 @@ class Steps:
         return self.num_turns == self.rounds
 
     def median(self) -> float:
-        ends = self.ends[NUM_WARM_UP - 1 :: WINDOW]
-        return statistics.median(b - a for a, b in itertools.pairwise(ends)) / WINDOW
+        ends = self.ends[NUM_WARM_UP * self.window - 1 :: self.window]
+        return statistics.median(b - a for a, b in itertools.pairwise(ends)) / self.window
 
 
 class Whole(NamedTuple):
@@ -98,13 +103,16 @@ class Whole(NamedTuple):
 
 
 class Row:
-    """A row's process: it trains when it is asked to. `work` gets the Steps to count by."""
+    """A row's process: it trains when it is asked to. `work` gets the Steps to count by.
 
-    def __init__(self, work: Callable[[Steps], float | None], *, steps: int, rounds: int) -> None:
+    `options` are those of Steps.
+    """
+
+    def __init__(self, work: Callable[[Steps], float | None], **options: int) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=_train, args=(work, other, steps, rounds))
+        self.process = context.Process(target=_train, args=(work, other, options))
         self.process.start()
         other.close()
         self._answer()
@@ -140,13 +148,13 @@ class Row:
 
 
 def _train(
-    work: Callable[[Steps], float | None], connection: Connection, steps: int, rounds: int
+    work: Callable[[Steps], float | None], connection: Connection, options: dict[str, int]
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the benchmark answers it
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")  # what the others warn of is theirs
     try:
-        fit = work(Steps(connection, steps=steps, rounds=rounds))
+        fit = work(Steps(connection, **options))
         connection.send(Whole(fit, peak_memory_mb(resource.RUSAGE_SELF)))
     except (EOFError, BrokenPipeError):
         pass  # the benchmark is gone
@@ -183,7 +191,12 @@ def rows(config: Config, folder: Path) -> dict[str, Callable[[Steps], float | No
 def train_as_tutorial(config: Config, steps: Steps) -> None:
     keep_freed_memory()  # as its own test on a thousand digits at a time does, after an epoch
     train = digits(config).splits["train"]
-    train_tutorial(train, batch_size=config["data"]["batch_size"], step_done=steps.done)
+    train_tutorial(
+        train,
+        batch_size=config["data"]["batch_size"],
+        device=device_of(config),
+        step_done=steps.done,
+    )
 
 
 def train_as_others(
@@ -198,28 +211,37 @@ def train_as_others(
             train,
             batch_size=batch_size,
             num_steps=steps.num_ends,
+            device=device_of(config),
             folder=str(folder),
             watch=_Watch(steps),
         )
 
 
 def train_bare(config: Config, steps: Steps) -> None:
-    """A plain loop over the same batches, network, loss and optimizer."""
+    """A plain loop over the same batches, network, loss and optimizer, captured where ours is."""
     keep_freed_memory()
-    module = build(config["model"], _recursive_=False, _convert_="all")
+    device = device_of(config)
+    module = build(config["model"], _recursive_=False, _convert_="all").to(device)
     network = module.network
     optimizer = build(config["model"]["optimizer"], _partial_=True)(network.parameters())
     datamodule = digits(config)
+    train = datamodule.splits["train"]
+    datamodule.splits["train"] = (train[0].to(device), train[1].to(device))
+    captured = module.hparams["cuda_graph"] and device.type == "cuda"
+    graph = GraphedStep(network, module.loss, optimizer) if captured else None
     network.blocked = module.hparams["blocked_layout"]
     cores = module.split_among_cores() if module.hparams["split_batch"] else None
     while True:
         for images, labels in datamodule.train_dataloader():
-            if cores:
+            if graph:
+                graph(images, labels)
+            elif cores:
                 cores.backward(images, labels)
+                optimizer.step()
             else:
                 optimizer.zero_grad()
                 module.loss(network(images), labels).backward()
-            optimizer.step()
+                optimizer.step()
             if steps.done():
                 if cores:
                     cores.close()
@@ -243,6 +265,11 @@ def fit(config: Config, steps: Steps, *, together: int | str = "auto") -> float:
         start = time.perf_counter()
         trainer.fit(module, datamodule=datamodule)
     return time.perf_counter() - start - steps.seconds_waited
+
+
+def device_of(config: Config) -> torch.device:
+    """Where the Trainer of a configuration trains."""
+    return build_trainer({**config, "callbacks": {}, "logger": {}}).strategy.root_device
 
 
 def enough(train: tuple[Tensor, Tensor], size: int) -> tuple[Tensor, Tensor]:
