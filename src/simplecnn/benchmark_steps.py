@@ -166,6 +166,7 @@ def rows(config: Config, folder: Path) -> dict[str, Callable[[Steps], float | No
     """What each row does."""
     whole = {**config, "model": {**config["model"], "split_batch": False}}
     changed = {**config, "data": {**config["data"], "augmentation": config["augmentation"]}}
+    alone = {**config, "data": {**config["data"], "steps_together": 1}}
     others = folder / "others"
     found: dict[str, Callable[[Steps], float | None]] = {
         TUTORIAL: partial(train_as_tutorial, config),
@@ -174,7 +175,7 @@ def rows(config: Config, folder: Path) -> dict[str, Callable[[Steps], float | No
         WHOLE: partial(train_bare, whole),
         BARE: partial(train_bare, config),
         FIT: partial(fit, config),
-        ALONE: partial(fit, config, together=1),
+        ALONE: partial(fit, alone),
         CHANGED: partial(fit, changed),
     }
     for name, off in WITHOUT.items():
@@ -248,14 +249,13 @@ def train_bare(config: Config, steps: Steps) -> None:
                 return
 
 
-def fit(config: Config, steps: Steps, *, together: int | str = "auto") -> float:
+def fit(config: Config, steps: Steps) -> float:
     """`Trainer.fit`, on as many digits as it takes, with all that the configuration has."""
     module = build(config["model"], _recursive_=False, _convert_="all")
     datamodule = digits(config)
     size = steps.num_ends * datamodule.batch_size
     train = enough(datamodule.splits["train"], size)
     datamodule.splits = {**datamodule.splits, "train": train}
-    datamodule.steps_together = together
     gc.freeze()  # as a command does after its imports
     with seen_on_a_terminal():  # so that the bar is drawn
         whole = {"max_epochs": 1, "limit_train_batches": 1.0}
