@@ -35,10 +35,11 @@ class GraphedStep:
         self, network: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], optimizer: Optimizer
     ) -> None:
         if not all("capturable" in g and g.get("fused") for g in optimizer.param_groups):
+            fused = "true" if optimizer.param_groups[0].get("fused") else "false"
             raise ValueError(
-                f"{type(optimizer).__name__} with fused="
-                f"{optimizer.param_groups[0].get('fused', False)} cannot be captured in a CUDA "
-                f"graph: take Adam or AdamW with fused=true, or type model.cuda_graph=false."
+                f"{type(optimizer).__name__} with fused={fused} cannot be captured in a CUDA "
+                f"graph, only Adam and AdamW with fused=true can: type model/optimizer=adam, or "
+                f"model.cuda_graph=false."
             )
         self.network = network
         self.loss = loss
