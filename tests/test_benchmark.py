@@ -162,6 +162,7 @@ RESULT = {
     "seconds_of_a_fit": {report.FIT: 3.0, "without pictures": 2.0},
     "seconds_of_feeding_60000": {"torchvision DataLoader": [6.0], "ours": [0.02]},
     "sgemm_gflops": [150.0],
+    "peak_gflops": 150.0,
     "gflop_per_step": 0.751,
     "share_of_sgemm": 0.6,
     "feeding": 300.0,
@@ -205,7 +206,7 @@ def test_the_table_says_what_was_measured():
 
 def test_on_a_gpu_its_own_ceiling_is_named():
     gpu = {"name": "Some GPU", "sgemm_gflops": 50_000, "copy_gb_per_s": 2000, "launch_us": 2.5}
-    text = report.table({**RESULT, "gpu": gpu, "share_of_sgemm": 0.12})
+    text = report.table({**RESULT, "gpu": gpu, "peak_gflops": 50_000, "share_of_sgemm": 0.12})
     assert "12 % of sgemm's 50000 GFLOP/s" in text
     assert "a copy on the GPU 2000 GB/s, a launch 2.5 µs" in text
     assert "Some GPU, Some CPU, 2 threads" in text

@@ -8,10 +8,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from conftest import compose_run
 from torch.nn import functional as F
 
+from simplecnn.classifier import Classifier
 from simplecnn.cuda_graph import NUM_EAGER, GraphedStep
 from simplecnn.network import SimpleCNN
+from simplecnn.run import train
 
 
 def batches(bundled, *, num: int, device: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -131,11 +134,6 @@ def test_what_a_graph_repeats_is_the_plain_step(bundled, replayed):
 
 def test_a_run_by_a_graph_is_the_plain_run(replayed, monkeypatch, tmp_path):
     """Metrics, what callbacks saw of gradients and rates, and what a checkpoint holds."""
-    from conftest import compose_run
-
-    from simplecnn.classifier import Classifier
-    from simplecnn.run import train
-
     graphs = []
 
     def captured(module: Classifier) -> GraphedStep:
@@ -167,14 +165,8 @@ def test_a_run_by_a_graph_is_the_plain_run(replayed, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("optimizer", "sentence"),
     [
-        (
-            torch.optim.SGD,
-            "SGD with fused=true cannot be captured in a CUDA graph, only Adam",
-        ),
-        (
-            torch.optim.Adam,
-            "Adam with fused=false cannot .* fused=true can: type model/optim",
-        ),
+        (torch.optim.SGD, "SGD with fused=true cannot be captured in a CUDA graph, only Adam"),
+        (torch.optim.Adam, "Adam with fused=false cannot .* fused=true can: type model/optim"),
     ],
 )
 def test_an_optimizer_that_cannot_be_captured_is_a_sentence(optimizer, sentence):

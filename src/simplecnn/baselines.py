@@ -159,33 +159,25 @@ class Template(pl.LightningModule):
 
 
 def fit_usual(
-    train: tuple[Tensor, Tensor],
-    *,
-    batch_size: int,
-    num_steps: int,
-    device: torch.device,
-    folder: str,
-    watch: Any,
+    train: tuple[Tensor, Tensor], *, batch_size: int, watch: pl.Callback, **options: Any
 ) -> None:
-    """Train `Usual` for some steps, with Lightning's default bar, checkpoint and TensorBoard."""
+    """Train `Usual` for some steps, with Lightning's default bar, checkpoint and TensorBoard.
+
+    `options` are those of `_trainer`.
+    """
     loader = DataLoader(torchvision_mnist(*train), batch_size=batch_size, shuffle=True)
     callbacks = [TQDMProgressBar(), ModelCheckpoint(), watch]
-    _trainer(device, folder, num_steps, callbacks).fit(Usual(), loader)
+    _trainer(callbacks, **options).fit(Usual(), loader)
 
 
 def fit_template(
-    train: tuple[Tensor, Tensor],
-    *,
-    batch_size: int,
-    num_steps: int,
-    device: torch.device,
-    folder: str,
-    watch: Any,
+    train: tuple[Tensor, Tensor], *, batch_size: int, watch: pl.Callback, **options: Any
 ) -> None:
     """Train `Template` for some steps, with the template's data, callbacks and TensorBoard.
 
     Its splits are drawn from the joined sets, so that each digit passes two wrappers. Its bar is
-    Rich's; where the package rich is missing, it is the lighter tqdm.
+    Rich's; where the package rich is missing, it is the lighter tqdm. `options` are those of
+    `_trainer`.
     """
     digits: ConcatDataset[Any] = ConcatDataset([torchvision_mnist(*train, normalize=True)])
     num_val = len(digits) // 12
@@ -198,7 +190,7 @@ def fit_template(
         EarlyStopping(monitor="val/acc", patience=100, mode="max"),
         watch,
     ]
-    _trainer(device, folder, num_steps, callbacks).fit(
+    _trainer(callbacks, **options).fit(
         Template(),
         DataLoader(training, batch_size=batch_size, shuffle=True),
         DataLoader(validation, batch_size=batch_size),
@@ -206,7 +198,7 @@ def fit_template(
 
 
 def _trainer(
-    device: torch.device, folder: str, num_steps: int, callbacks: Sequence[Any]
+    callbacks: Sequence[pl.Callback], *, device: torch.device, num_steps: int, folder: str
 ) -> pl.Trainer:
     return pl.Trainer(
         accelerator=device.type,

@@ -130,8 +130,7 @@ def steps(config: Config, folder: Path) -> dict[str, Any]:
     step = statistics.median(seconds[FIT])
     feed = {name: statistics.median(times) for name, times in fed.items()}
     flop = flop_of_step(batch_size)
-    on_gpu = device_of(config).type == "cuda"
-    gpu = gpu_ceiling() if on_gpu else None
+    gpu = gpu_ceiling() if device_of(config).type == "cuda" else None
     peak = gpu["sgemm_gflops"] if gpu else statistics.median(ceiling)
     return {
         "ms_per_step": {n: [round(1000 * t, 3) for t in times] for n, times in seconds.items()},
@@ -140,6 +139,7 @@ def steps(config: Config, folder: Path) -> dict[str, Any]:
         "seconds_of_feeding_60000": {n: [round(t, 4) for t in v] for n, v in fed.items()},
         "sgemm_gflops": [round(value, 1) for value in ceiling],
         "gpu": gpu,
+        "peak_gflops": peak,  # of the device that trained
         "gflop_per_step": round(flop / 1e9, 4),
         "fit_against_bare": against(FIT, BARE),
         "tutorial_against_fit": against(TUTORIAL, FIT),

@@ -60,20 +60,18 @@ def table(result: Mapping[str, Any]) -> str:
         fit = f"{fits[name]:10.2f} s" if name in fits else ""
         lines.append(f"{name:32}{numbers}{memory[name]:8.0f} MB{fit}")
     fed = medians(result["seconds_of_feeding_60000"])
-    gpu = result.get("gpu")
-    peak = gpu["sgemm_gflops"] if gpu else statistics.median(result["sgemm_gflops"])
     lines += [
         "as fast: as the tutorial's loop; whole fit: with its start, validation and pictures",
         "",
         f"{100 * result['share_of_sgemm']:.0f} % of sgemm's "
-        f"{peak:.0f} GFLOP/s "
+        f"{result['peak_gflops']:.0f} GFLOP/s "
         f"({result['gflop_per_step']:.3f} GFLOP a step)",
         f"feeding 60,000 digits {1000 * fed['ours']:.0f} ms, torchvision's DataLoader "
         f"{fed['torchvision DataLoader']:.1f} s: {result['feeding']:.0f} times as fast",
         f"conv2d from scratch (windows), one thread: "
         f"{result['conv2d_windows_against_torch']:.1f} times torch's time",
     ]
-    if gpu:
+    if gpu := result.get("gpu"):
         lines.append(
             f"a copy on the GPU {gpu['copy_gb_per_s']} GB/s, a launch {gpu['launch_us']} µs"
         )
