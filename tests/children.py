@@ -57,9 +57,14 @@ def fork(what: Callable[[], Any], output: Path | None = None, errors: Path | Non
         os._exit(code)  # without pytest's own ending
 
 
-def as_nobody() -> None:
-    """Give up root's rights in this process: what is read-only is so for root in name only."""
+def as_nobody(folder: Path | None = None) -> None:
+    """Give up root's rights in this process: what is read-only is so for root in name only.
+
+    What `folder` holds becomes nobody's too.
+    """
     if os.geteuid() == 0:
+        for path in [folder, *folder.rglob("*")] if folder else []:
+            os.chown(path, 65534, 65534)
         os.setgroups([])
         os.setgid(65534)
         os.setuid(65534)
