@@ -120,6 +120,22 @@ def test_everything_that_is_on_by_default_is_off_in_one_row(tmp_path):
     assert set(report.PICTURES) == pictures
 
 
+@pytest.mark.parametrize("row", [report.WHOLE, report.BARE])
+def test_a_bare_step_is_one_batch_whatever_lightning_sees_together(row, tmp_path, monkeypatch):
+    config = compose_run(tmp_path, "data.batch_size=32", "data.steps_together=4")
+    config |= {"quick": True, "augmentation": None}
+    sizes, forward = [], SimpleCNN.forward
+
+    def counted(network, images):
+        sizes.append(len(images))
+        return forward(network, images)
+
+    monkeypatch.setattr(SimpleCNN, "forward", counted)
+    steps = benchmark_steps.Steps(Connection(), steps=8, rounds=1)
+    benchmark_steps.rows(config, tmp_path)[row](steps)
+    assert sum(sizes) == 32 * steps.num_ends
+
+
 @pytest.mark.filterwarnings("ignore")  # the baselines do what people do
 @pytest.mark.long
 def test_rows_of_steps_are_measured(tmp_path):

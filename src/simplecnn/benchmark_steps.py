@@ -164,16 +164,16 @@ def _train(
 
 def rows(config: Config, folder: Path) -> dict[str, Callable[[Steps], float | None]]:
     """What each row does."""
-    whole = {**config, "model": {**config["model"], "split_batch": False}}
     changed = {**config, "data": {**config["data"], "augmentation": config["augmentation"]}}
     alone = {**config, "data": {**config["data"], "steps_together": 1}}
+    whole = {**alone, "model": {**config["model"], "split_batch": False}}
     others = folder / "others"
     found: dict[str, Callable[[Steps], float | None]] = {
         TUTORIAL: partial(train_as_tutorial, config),
         USUAL: partial(train_as_others, fit_usual, config, others),
         TEMPLATE: partial(train_as_others, fit_template, config, others),
         WHOLE: partial(train_bare, whole),
-        BARE: partial(train_bare, config),
+        BARE: partial(train_bare, alone),
         FIT: partial(fit, config),
         ALONE: partial(fit, alone),
         CHANGED: partial(fit, changed),
