@@ -166,6 +166,7 @@ def rows(config: Config, folder: Path) -> dict[str, Callable[[Steps], float | No
     """What each row does."""
     changed = {**config, "data": {**config["data"], "augmentation": config["augmentation"]}}
     alone = {**config, "data": {**config["data"], "steps_together": 1}}
+    # The bare loops: whatever batch they are given is a step.
     whole = {**alone, "model": {**config["model"], "split_batch": False}}
     others = folder / "others"
     found: dict[str, Callable[[Steps], float | None]] = {
