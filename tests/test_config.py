@@ -122,6 +122,9 @@ def test_values_arrive():
                                     "shift. Did you mean affine?"),
         ("experiment=best data.augmentation.scale=1",
          "data.augmentation.scale is 1: it must be a number from 0 up to, not including, 1."),
+        ("data.crop=[28,4]", "data.crop is [28, 4]: it must be two whole numbers from 0 to 28 in "
+                             "order, as in [4,28], or null."),
+        ("data.crop=4", "data.crop is 4: it must be two whole numbers from 0 to 28 in order"),
         ("data.batch_size=6.4", "data.batch_size is 6.4: it must be a whole number of 1 or more."),
         ("seed=null", "seed is null: it must be a whole number from 0 to 4294967295."),
         ("train=3", "train is 3: it must be true or false."),

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from originals import Originals, find_or_make, serve
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.nn import functional as F
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import resize
 
-from simplecnn.batches import Batches
+from simplecnn.batches import Batches, enlarge
 from simplecnn.mnist import MNIST5kDataModule, MNISTDataModule, stratified_cut
 from simplecnn.mnist_files import FILES, DataError
 
@@ -90,6 +92,21 @@ def test_only_split_seed_changes_the_validation_digits():
     train, val, test = parts(split_seed=1)
     assert (train != first[0], val != first[1], test == first[2]) == (True, True, True)
     assert parts(val_size=100)[2] == first[2]
+
+
+def test_a_part_of_every_image_is_enlarged(bundled):
+    whole, part = MNIST5kDataModule(), MNIST5kDataModule(crop=[4, 28])
+    for data in (whole, part):
+        data.setup()
+    for name, (images, labels) in part.splits.items():
+        assert images.dtype == torch.uint8 and images.shape == whole.splits[name][0].shape
+        assert torch.equal(labels, whole.splits[name][1])
+        original = whole.splits[name][0][:200, 4:, 4:].float()
+        expected = resize(original, [28, 28], InterpolationMode.BICUBIC, antialias=False)
+        differences = images[:200] - expected.clamp(0, 255)
+        assert differences.abs().max() < 0.51  # rounded to whole numbers
+    everything = whole.splits["test"][0]
+    assert torch.equal(enlarge(everything, [0, 28]), everything)
 
 
 @pytest.mark.parametrize("val_size", [0, 777])
@@ -178,6 +195,9 @@ def test_probes_are_the_first_of_each_class():
         ({"eval_batch_size": -1}, "eval_batch_size is -1: it must be at least 1."),
         ({"seed": -1}, "seed is -1: it must be at least 0."),
         ({"split_seed": -1}, "split_seed is -1: it must be at least 0."),
+        ({"crop": [4]}, "crop is [4]: it must be two pixels in order, 0 to 28."),
+        ({"crop": [9, 9]}, "crop is [9, 9]: it must be two pixels in order, 0 to 28."),
+        ({"crop": [4, 29]}, "crop is [4, 29]: it must be two pixels in order, 0 to 28."),
         ({"val_size": -1}, "val_size is -1: it must be 0 to {most}."),
         ({"val_size": 60_000}, "val_size is 60000: it must be 0 to {most}."),
         ({"timeout": 0}, "timeout is 0 seconds: it must be more than 0."),

@@ -14,14 +14,17 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import compose_run
+from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from simplecnn.classifier import Classifier
 from simplecnn.errors import InputError, RunError
 from simplecnn.evaluation import evaluate, load_classifier, measure
+from simplecnn.mnist import MNIST5kDataModule
 from simplecnn.run import hyper_parameters, train
 from simplecnn.run_folder import RunFolder
+from simplecnn.subject import load_subject
 from simplecnn.targets import build
 
 PICTURES = ["filters_conv1", "filters_conv2", "maps_conv1", "maps_conv2"]
@@ -145,6 +148,28 @@ def test_evaluate_on_the_official_test_set(finished_run, mnist_dir, tmp_path):
     # the official test set has its own number of each digit
     counts = np.array(result["confusion"]).sum(1).tolist()
     assert counts == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+def test_another_data_set_is_seen_as_the_run_sees_its_own(finished_run, tmp_path):
+    moved = tmp_path / "run"
+    shutil.copytree(finished_run, moved)
+    config = OmegaConf.load(moved / "config.yaml")
+    config.data.crop = [9, 19]
+    OmegaConf.save(config, moved / "config.yaml")
+    folder = RunFolder.open(moved)
+    best = folder.checkpoint("best")
+    other = {"_target_": "simplecnn.mnist.MNIST5kDataModule", "crop": None}
+    own = evaluate(folder, best, data=None)
+    assert evaluate(folder, best, data=other) == own
+    assert evaluate(folder, best, data={**other, "crop": [0, 28]}) > own  # as it was trained
+    assert list(json.loads((moved / "evaluation.json").read_text())) == [
+        "best on 500 test images of MNIST 5k",
+        "best on 500 test images of MNIST 5k with data.crop=[0,28]",
+    ]
+    images = load_subject(folder, best, data=other).images
+    datamodule = MNIST5kDataModule(crop=[9, 19])
+    datamodule.setup("test")
+    assert torch.equal(images[:, 0], datamodule.splits["test"][0] / 255)
 
 
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path):

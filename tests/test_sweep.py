@@ -250,6 +250,30 @@ def test_the_picture_shows_each_parameter_and_each_curve(mixed, monkeypatch):
     assert width > 1000 and height > 400
 
 
+def test_seeds_that_are_tested_once_are_dots_beside_their_losses(tmp_path, monkeypatch):
+    from simplecnn.figures import sweep as figures
+
+    drawn = []
+    true = figures.sweep_figure
+    monkeypatch.setattr(
+        figures, "sweep_figure", lambda *a, **k: drawn.append(true(*a, **k)) or drawn[-1]
+    )
+    for seed, accuracy in [(1, 0.99), (2, 0.97), (3, 0.98)]:
+        write_job(tmp_path / str(seed), [f"seed={seed}"], metrics={"test/acc": accuracy},
+                  config={"monitor": None})  # fmt: skip
+        (tmp_path / str(seed) / "metrics.csv").write_text(
+            f"step,epoch,train/loss,test/acc\n7,0,0.{seed},\n15,1,0.0{seed},\n16,2,,{accuracy}\n"
+        )
+    jobs = sorted((sweep.read_job(tmp_path / n) for n in "123"), key=sweep.Job.rank)
+    sweep.draw(jobs, tmp_path / "sweep.png")
+    panel, learning = drawn[0].axes
+    (dots,) = panel.lines  # and no line from seed to seed
+    np.testing.assert_allclose(dots.get_xydata(), [[1, 99], [2, 97], [3, 98]])
+    assert panel.get_xlabel() == "seed" and panel.get_ylabel() == "test/acc %"
+    assert learning.get_ylabel() == "train/loss"
+    np.testing.assert_allclose(learning.lines[0].get_xydata(), [[1, 0.1], [2, 0.01]])
+
+
 def test_parallel_coordinates_from_three_parameters_on():
     from simplecnn.figures.sweep import sweep_figure
 

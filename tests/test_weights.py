@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from simplecnn.batches import enlarge
 from simplecnn.errors import InputError
 from simplecnn.evaluation import load_classifier
 from simplecnn.image_files import like_mnist, read_grey
@@ -48,6 +49,9 @@ def test_an_export_holds_the_weights_of_the_run(checkpoint, ten_digits, tmp_path
         "num_bytes": path.stat().st_size,
     }
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+    export(checkpoint, path, crop=[4, 28])
+    with safe_open(path, framework="pt") as file:
+        assert json.loads(file.metadata()["crop"]) == [4, 28]
 
 
 def test_an_export_that_cannot_be_written_leaves_the_one_before(checkpoint, tmp_path, monkeypatch):
@@ -98,6 +102,13 @@ def test_predictions_are_those_of_the_network(checkpoint, bundled, tmp_path, cap
     with caplog.at_level(logging.INFO, "simplecnn.prediction"):
         answers = predict(checkpoint, digits, names)
     assert answers == [str(i) for i in logits.argmax(1).tolist()]
+    with torch.no_grad():
+        part = enlarge(torch.from_numpy(bundled[0][[0, 700, 1400, 3600, 4900]]), [9, 19])
+        logits_of_part = load_network(checkpoint)(part.unsqueeze(1) / 255)
+    assert predict(checkpoint, digits, names, crop=[9, 19]) == [
+        str(i) for i in logits_of_part.argmax(1).tolist()
+    ]
+    assert logits_of_part.argmax(1).tolist() != logits.argmax(1).tolist()
     shares = 100 * logits.softmax(1).max(1).values
     for line, name, answer, share in zip(caplog.messages, names, answers, shares, strict=True):
         assert line.split()[:4] == [name, answer, f"{float(share):.1f}", "%"], line

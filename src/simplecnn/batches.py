@@ -1,11 +1,12 @@
 """Batches of images that lie on one device: their order, their changes, their place in an epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import SequentialSampler
 
 from simplecnn.augmentation import RandomAffine
@@ -17,6 +18,18 @@ def scale(images: Tensor) -> Tensor:
     """uint8 images as float32 from 0 to 1, equal to torchvision's ToTensor bit for bit."""
     # Divided by a tensor: CUDA multiplies by the rounded reciprocal of a Python number.
     return images.float().div_(torch.full((), 255.0, device=images.device))
+
+
+def enlarge(images: Tensor, crop: Sequence[int]) -> Tensor:
+    """Of images (N, H, W), uint8, the pixels from `crop[0]` up to, not including, `crop[1]`.
+
+    Down and across, enlarged to H x W by cubic interpolation; what it overshoots is cut off.
+    """
+    first, last = crop
+    parts = images.unsqueeze(1)[..., first:last, first:last].split(NUM_GATHERED)
+    size = images.shape[1:]
+    large = [functional.interpolate(part.float(), size, mode="bicubic") for part in parts]
+    return torch.cat([part.round_().clamp_(0, 255).byte() for part in large]).squeeze(1)
 
 
 class Batches:

@@ -41,7 +41,6 @@ from simplecnn.config import (
     sweep_values,
 )
 from simplecnn.errors import InputError, RunError
-from simplecnn.rules import check
 from simplecnn.run_folder import (
     RECORD,
     RunFolder,
@@ -143,19 +142,11 @@ def evaluate(config: dict[str, Any], folder: Path) -> float:
     """Evaluate a run's checkpoint on test digits. Returns the accuracy."""
     run = RunFolder.open(config["run"])
     checkpoint = run.checkpoint(config["checkpoint"])
-    data = checked_config(run)["data"]
+    run.checked_config()
     with start_up():
         from simplecnn import evaluation
 
-    return evaluation.evaluate(run, checkpoint, data=config.get("data") or data)
-
-
-def checked_config(run: RunFolder) -> dict[str, Any]:
-    """The configuration of a run, which can come from someone else. Raises InputError."""
-    parts = {key: run.config()[key] for key in ("model", "data")}
-    if mistakes := check(parts, known=parts):
-        raise InputError(*(f"{short(run.path)}: {sentence}" for sentence in mistakes.values()))
-    return parts
+    return evaluation.evaluate(run, checkpoint, data=config.get("data"))
 
 
 @command("predict")
@@ -165,7 +156,7 @@ def predict(config: dict[str, Any], folder: Path) -> list[str]:
 
     run = RunFolder.open(config["run"])
     checkpoint = run.checkpoint(config["checkpoint"])
-    dataset = checked_config(run)["data"].get("dataset", "MNIST")
+    data = run.checked_config()["data"]
     names = config["image"] if isinstance(config["image"], list) else [config["image"]]
     digits = []
     mistakes: list[str] = []
@@ -181,7 +172,8 @@ def predict(config: dict[str, Any], folder: Path) -> list[str]:
 
         from simplecnn import prediction
 
-    return prediction.predict(checkpoint, np.stack(digits), names, dataset=dataset)
+    seen = {"dataset": data.get("dataset", "MNIST"), "crop": data.get("crop")}
+    return prediction.predict(checkpoint, np.stack(digits), names, **seen)
 
 
 @command("export")
@@ -192,15 +184,18 @@ def export(config: dict[str, Any], folder: Path) -> None:
     to = Path(config["to"] or run.path / "model.safetensors")
     if not to.parent.is_dir():
         raise InputError(f"to={to}: there is no folder {to.parent}.")
+    crop = run.checked_config()["data"].get("crop")
     with start_up():
         from simplecnn import weights
 
-    written = weights.export(checkpoint, to)
+    written = weights.export(checkpoint, to, crop=crop)
     log.info(
         "%s  %s parameters in %d tensors, %s bytes",
         short(to), f"{written['num_parameters']:,}", written["num_tensors"],
         f"{written['num_bytes']:,}",
     )  # fmt: skip
+    if crop:
+        log.info("trained on digits with data.crop=[%d,%d]: give it the same", *crop)
 
 
 @command("explain")
@@ -253,7 +248,7 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
     """Print and draw what each layer of a network sees, with three proofs that agree."""
     run = RunFolder.open(config["run"]) if config["run"] else None
     checkpoint = run.any_checkpoint() if run else None
-    model = checked_config(run)["model"] if run else config["model"]
+    model = run.checked_config()["model"] if run else config["model"]
     with start_up():
         import torch
 

@@ -29,12 +29,15 @@ def evaluate(folder: RunFolder, checkpoint: Path, *, data: Mapping[str, Any] | N
     `data` is the configuration of another data set than the run's own. Returns the accuracy.
     """
     tame_lightning()
-    datamodule: Any = build(data or folder.config()["data"])
+    config = folder.data(data)
+    datamodule: Any = build(config)
     module = load_classifier(checkpoint)
     datamodule.prepare_data("test")
     datamodule.setup("test")
     result = measure(module, datamodule)
     name = f"{checkpoint.stem} on {result['num_images']:,} test images of {datamodule.name}"
+    if config.get("crop") != folder.data().get("crop"):
+        name += " with data.crop=[{},{}]".format(*config["crop"])
     _add(folder, name, {"checkpoint": checkpoint.name, **result})
     log.info("%s\n\nadded to %s", _table(name, result), short(folder.path / RESULTS))
     return result["acc"]

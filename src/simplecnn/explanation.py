@@ -42,6 +42,8 @@ def plan(config: Config) -> tuple[list[tuple[RunFolder, Path, dict[str, Any]]], 
         folder = runs[0][0].path
         if len(runs) > 1:
             folder = Path(os.path.commonpath([run.path.absolute() for run, _ in runs]))
+    for run, _ in runs:
+        run.checked_config()
     which = config["checkpoint"]
     found = [
         (run, run.checkpoint(which) if which else run.any_checkpoint(), values)

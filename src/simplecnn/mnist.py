@@ -10,7 +10,7 @@ from torch import Tensor
 
 from simplecnn import mnist_files
 from simplecnn.augmentation import RandomAffine
-from simplecnn.batches import Batches, scale
+from simplecnn.batches import Batches, enlarge, scale
 from simplecnn.mnist_files import NUM_BUNDLED, NUM_IMAGES
 
 NUM_BUNDLED_TEST = 500
@@ -49,6 +49,8 @@ class ResidentDataModule(LightningDataModule):
     split_seed: drives which images validate, and nothing else.
     augmentation: small random changes of the training images.
     clean_epochs: so many of the last epochs see the training images as they are nevertheless.
+    crop: of all images, only the pixels from crop[0] up to, not including, crop[1] are seen, down
+        and across, enlarged to the whole image. None: they are seen as they are.
     steps_together: training steps that Lightning sees as one batch: hooks, `limit_train_batches`
         and the bar count these. It spares what Lightning does between two steps. "auto" leaves it
         to the module, which sets `steps_in_batch` before the loaders are made; 1 without it.
@@ -72,6 +74,7 @@ class ResidentDataModule(LightningDataModule):
         test_each_epoch: bool,
         augmentation: RandomAffine | None = None,
         clean_epochs: int = 0,
+        crop: Sequence[int] | None = None,
         steps_together: int | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
@@ -88,6 +91,9 @@ class ResidentDataModule(LightningDataModule):
         if split_sizes["val"] < 0 or split_sizes["train"] < 1:
             most = split_sizes["train"] + split_sizes["val"] - 1
             raise ValueError(f"val_size is {split_sizes['val']}: it must be 0 to {most}.")
+        size = self.image_shape[-1]
+        if crop is not None and not (len(crop) == 2 and 0 <= crop[0] < crop[1] <= size):
+            raise ValueError(f"crop is {list(crop)}: it must be two pixels in order, 0 to {size}.")
         self.name = name
         self.class_names = class_names
         self.split_sizes = split_sizes
@@ -97,6 +103,7 @@ class ResidentDataModule(LightningDataModule):
         self.split_seed = split_seed
         self.augmentation = augmentation
         self.clean_epochs = clean_epochs
+        self.crop = crop
         self.steps_together = steps_together
         self.steps_in_batch = 1 if steps_together == "auto" else steps_together
         stages = [("val", split_sizes["val"] > 0), ("test", test_each_epoch)]
@@ -118,8 +125,11 @@ class ResidentDataModule(LightningDataModule):
         for part in self.parts(stage):
             if part not in self.splits:
                 for name, (images, labels) in self.read(part).items():
-                    images = np.require(images, requirements=["C", "W"])  # as torch wants them
-                    self.splits[name] = (torch.from_numpy(images), torch.tensor(labels).long())
+                    pixels = np.require(images, requirements=["C", "W"])  # as torch wants them
+                    seen = torch.from_numpy(pixels)
+                    if self.crop is not None:
+                        seen = enlarge(seen, self.crop)
+                    self.splits[name] = (seen, torch.tensor(labels).long())
         if self.trainer is not None:
             if not self.validation_stages:
                 self.trainer.limit_val_batches = 0  # or Lightning warns of an empty list
@@ -210,6 +220,7 @@ class MNISTDataModule(ResidentDataModule):
         test_each_epoch: bool = False,
         augmentation: RandomAffine | None = None,
         clean_epochs: int = 0,
+        crop: Sequence[int] | None = None,
         steps_together: int | Literal["auto"] = "auto",
         download: bool = True,
         mirrors: Sequence[str] | None = None,
@@ -230,6 +241,7 @@ class MNISTDataModule(ResidentDataModule):
             test_each_epoch=test_each_epoch,
             augmentation=augmentation,
             clean_epochs=clean_epochs,
+            crop=crop,
             steps_together=steps_together,
         )
         if timeout <= 0:
@@ -285,6 +297,7 @@ class MNIST5kDataModule(ResidentDataModule):
         test_each_epoch: bool = False,
         augmentation: RandomAffine | None = None,
         clean_epochs: int = 0,
+        crop: Sequence[int] | None = None,
         steps_together: int | Literal["auto"] = "auto",
     ) -> None:
         num_train = NUM_BUNDLED - NUM_BUNDLED_TEST - val_size
@@ -299,6 +312,7 @@ class MNIST5kDataModule(ResidentDataModule):
             test_each_epoch=test_each_epoch,
             augmentation=augmentation,
             clean_epochs=clean_epochs,
+            crop=crop,
             steps_together=steps_together,
         )
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from simplecnn.batches import enlarge, scale
 from simplecnn.errors import InputError
 from simplecnn.mnist_files import class_names
 from simplecnn.weights import load_network
@@ -16,13 +17,21 @@ log = logging.getLogger(__name__)
 
 
 def predict(
-    checkpoint: Path, digits: np.ndarray, names: Sequence[str], *, dataset: str = "MNIST"
+    checkpoint: Path,
+    digits: np.ndarray,
+    names: Sequence[str],
+    *,
+    dataset: str = "MNIST",
+    crop: Sequence[int] | None = None,
 ) -> list[str]:
     """Print what the network takes each of `digits` (N, 28, 28), 0 to 1, for; gives the classes.
 
-    `names` are those of the N images.
+    `names` are those of the N images, `crop` is the part of an image that the network sees.
     """
     classes = class_names(dataset)
+    if crop is not None:
+        pixels = torch.from_numpy(np.rint(255 * digits).astype(np.uint8))
+        digits = scale(enlarge(pixels, crop)).numpy()
     probabilities = classify(load_network(checkpoint), digits)
     if probabilities.shape[1] != len(classes):
         classes = tuple(str(i) for i in range(probabilities.shape[1]))

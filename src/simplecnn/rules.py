@@ -166,6 +166,8 @@ RULES: tuple[Rule, ...] = (
     *((f"data.augmentation.{name}", *FROM_0) for name in ("degrees", "shear", "shift", "bend")),
     ("data.augmentation.scale", *BELOW_1),
     ("data.clean_epochs", *NATURAL),
+    ("data.crop", f"two whole numbers from 0 to {IMAGE_SIZE} in order, as in [4,28], or null",
+     _or_null(lambda v: _list_of(_whole(0, IMAGE_SIZE), num=2)(v) and v[0] < v[1])),
     ("data.seed", *SEED),
     ("data.split_seed", *SEED),
     ("data.dataset", "MNIST, FashionMNIST or KMNIST", _one_of("MNIST", "FashionMNIST", "KMNIST")),

@@ -32,6 +32,7 @@ from simplecnn import secrets
 from simplecnn.checkpoint_files import problem
 from simplecnn.claimed_folder import ClaimedFolder
 from simplecnn.errors import InputError, short
+from simplecnn.rules import check
 from simplecnn.signals import slurm_job
 from simplecnn.whole_files import write_whole
 
@@ -160,6 +161,22 @@ class RunFolder(ClaimedFolder):
         if not {"model", "data", "trainer"} <= set(config):
             raise InputError(f"{self.path / CONFIG} is not the configuration of a run.")
         return config
+
+    def checked_config(self) -> dict[str, Any]:
+        """Its model and its data, which can come from someone else. Raises InputError."""
+        config = self.config()
+        parts = {key: config[key] for key in ("model", "data")}
+        if mistakes := check(parts, known=parts):
+            raise InputError(*(f"{short(self.path)}: {sentence}" for sentence in mistakes.values()))
+        return parts
+
+    def data(self, other: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The configuration of the run's data, or of `other`, seen as the run sees its own."""
+        own: dict[str, Any] = self.config()["data"]
+        if not other:
+            return own
+        seen = {"crop": own["crop"]} if own.get("crop") and not other.get("crop") else {}
+        return {**other, **seen}
 
     def config_here(self) -> dict[str, Any]:
         """The run's configuration, with the paths into its folder where the folder lies now."""

@@ -80,7 +80,7 @@ def load_subject(
     Raises InputError where the network does not take these images.
     """
     config = run.config()
-    datamodule: Any = build(data or config["data"])
+    datamodule: Any = build(run.data(data))
     module = load_classifier(checkpoint)
     torch.manual_seed(config.get("seed") or 0)
     untrained = build(config["model"]["network"])

@@ -403,27 +403,32 @@ def draw(jobs: Sequence[Job], path: Path) -> None:
 
     keys = varied(jobs)
     if groups(jobs):
-        keys = [key for key in keys if key != "seed"]
+        keys = [key for key in keys if key != "seed"] or keys
     names = short_names(keys)
     criterion = _criterion(jobs)
     factor = 100.0 if is_share(criterion) else 1.0
+    best = jobs[:NUM_CURVES]
+    curved = (m for m in (criterion, "train/loss")  # what is tested once has no curve
+              if any(len(learning_curve(job, m)[0]) > 1 for job in best))  # fmt: skip
+    learned = next(curved, criterion)
     curves = []
-    for job in jobs[:NUM_CURVES]:
-        epochs, values = learning_curve(job, criterion)
+    for job in best:
+        epochs, values = learning_curve(job, learned)
         if values:
             label = ", ".join(
                 f"{short_names(varied(jobs))[k]} {value_text(job.words[k])}"
                 for k in varied(jobs)
                 if k in job.words
             )
-            curves.append(Curve(f"job {job.name}: {label}", epochs, [factor * v for v in values]))
+            scaled = [(100.0 if is_share(learned) else 1.0) * value for value in values]
+            curves.append(Curve(f"job {job.name}: {label}", epochs, scaled))
     in_order = sorted(jobs, key=lambda job: _number(job.path))  # of the values as they were typed
     figure = sweep_figure(
         {names[k]: [_plottable(job.words.get(k)) for job in in_order] for k in keys},
         [math.nan if job.value is None else factor * job.value for job in in_order],
         curves,
         metric=("best " if any(j.best is not None for j in jobs) else "") + _title(criterion),
-        curve_metric=_title(criterion),
+        curve_metric=_title(learned),
         larger_is_better=jobs[0].mode == "max",
     )
     temporary = path.with_name(f".{os.getpid()}.{path.name}")

@@ -6,7 +6,7 @@ A checkpoint may come from someone else: no pickle in it is run, what it names i
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +38,22 @@ def load_network(path: Path) -> nn.Module:
     return _network(config, weights, path)
 
 
-def export(path: Path, to: Path) -> dict[str, Any]:
+def export(path: Path, to: Path, *, crop: Sequence[int] | None = None) -> dict[str, Any]:
     """Write the network in the checkpoint `path` as safetensors; gives what was written.
 
     The file holds nothing but weights, under the names of the network's state_dict, and how the
-    network is built as text (`network` in its metadata). It is read again and compared before it
-    gets its name.
+    network is built as text (`network` in its metadata), with `crop` if it sees but a part of an
+    image. It is read again and compared before it gets its name.
     """
     network = load_network(path)
     config = read_checkpoint(path, to_go_on=False)["hyper_parameters"]["network"]
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+    metadata = {"format": "pt", NETWORK: json.dumps(config)}
+    if crop is not None:
+        metadata["crop"] = json.dumps(list(crop))
     temporary = to.with_name(f".{to.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(save(weights, {"format": "pt", NETWORK: json.dumps(config)}))
+        temporary.write_bytes(save(weights, metadata))
         again = load_safetensors(temporary).state_dict()
         assert again.keys() == weights.keys()
         assert all(torch.equal(again[name], value) for name, value in weights.items())

@@ -98,7 +98,8 @@ def _against(
         ax.legend(fontsize=NOTE_SIZE, framealpha=0.8)
     else:
         ax.plot(places[good], values[good], "o", color=COLOURS[0], markersize=4, alpha=0.75)
-        if len(np.unique(places[good])) <= len(places[good]) / 2 or len(places) <= 8:
+        few = len(np.unique(places[good])) <= len(places[good]) / 2 or len(places) <= 8
+        if few and name != "seed":  # seeds have no order
             _mean_line(ax, places[good], values[good], COLOURS[0], "mean")
     if not good.all() and good.any():
         low, high = ax.get_ylim()
