@@ -1,12 +1,15 @@
 """The LightningModule: its losses are torch's, its checkpoints plain and complete."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
 
 from simplecnn.batches import Batches
-from simplecnn.classifier import Classifier, LossAndAccuracy
+from simplecnn.classifier import Classifier, LossAndAccuracy, leave_group
 from simplecnn.errors import InputError
 from simplecnn.mnist import MNIST5kDataModule
 from simplecnn.network import SimpleCNN
@@ -362,3 +365,33 @@ def test_a_run_in_shares_is_the_run_of_whole_batches_to_rounding():
         assert torch.equal(q, r)
     for name, value in metrics.items():
         assert float(share_metrics[name]) == pytest.approx(float(value), rel=1e-6)
+
+
+def test_a_process_of_several_ends_its_threads_before_the_interpreter_does(tmp_path, monkeypatch):
+    def threads() -> list[str]:
+        names = [task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir()]
+        return [name.strip() for name in names if "gloo" in name]
+
+    store = f"file://{tmp_path}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    left = SimpleNamespace(model=torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2)))
+    left.itself = left  # as Lightning's objects know each other
+    del left
+    if Path("/proc/self/task").is_dir():
+        assert threads()
+    leave_group()
+    assert not torch.distributed.is_initialized()
+    if Path("/proc/self/task").is_dir():
+        assert not threads()
+    leave_group()  # there is none
+
+    registered = []
+    monkeypatch.setattr("simplecnn.classifier.atexit.register", registered.append)
+    module = Classifier(NETWORK)
+    for world_size in (1, 2):
+        module._trainer = SimpleNamespace(
+            world_size=world_size, gradient_clip_val=None, accumulate_grad_batches=1,
+            precision="32-true", datamodule=None,
+        )  # fmt: skip
+        module.setup("fit")
+        assert registered == [leave_group] * (world_size - 1)

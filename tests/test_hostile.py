@@ -257,7 +257,7 @@ def test_the_run_folder_of_someone_else_does_no_harm(which, harm):
     (folder / "config.yaml").write_bytes(config.encode(errors="surrogateescape"))
     (folder / "run.json").write_text("{}")
     with pytest.raises(InputError) as caught:
-        commands.checked_config(RunFolder.open(folder))
+        RunFolder.open(folder).checked_config()
     told = "\n".join(caught.value.mistakes)
     assert sentence in told and len(told) < 500, told
     (folder / "run.json").write_text("[" * 100_000)

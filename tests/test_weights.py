@@ -102,6 +102,9 @@ def test_predictions_are_those_of_the_network(checkpoint, bundled, tmp_path, cap
     with caplog.at_level(logging.INFO, "simplecnn.prediction"):
         answers = predict(checkpoint, digits, names)
     assert answers == [str(i) for i in logits.argmax(1).tolist()]
+    shares = 100 * logits.softmax(1).max(1).values
+    for line, name, answer, share in zip(caplog.messages, names, answers, shares, strict=True):
+        assert line.split()[:4] == [name, answer, f"{float(share):.1f}", "%"], line
     with torch.no_grad():
         part = enlarge(torch.from_numpy(bundled[0][[0, 700, 1400, 3600, 4900]]), [9, 19])
         logits_of_part = load_network(checkpoint)(part.unsqueeze(1) / 255)
@@ -109,6 +112,3 @@ def test_predictions_are_those_of_the_network(checkpoint, bundled, tmp_path, cap
         str(i) for i in logits_of_part.argmax(1).tolist()
     ]
     assert logits_of_part.argmax(1).tolist() != logits.argmax(1).tolist()
-    shares = 100 * logits.softmax(1).max(1).values
-    for line, name, answer, share in zip(caplog.messages, names, answers, shares, strict=True):
-        assert line.split()[:4] == [name, answer, f"{float(share):.1f}", "%"], line

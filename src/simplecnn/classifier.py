@@ -1,5 +1,7 @@
 """The LightningModule: a network, its loss, its metrics, its optimizer."""
 
+import atexit
+import gc
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -91,6 +93,8 @@ class Classifier(pl.LightningModule):
         # Lightning's automatic optimization costs half a millisecond a step. It is left to it
         # where the Trainer is asked for what only it does.
         trainer = self.trainer
+        if trainer.world_size > 1:
+            atexit.register(leave_group)
         self.automatic_optimization = bool(
             trainer.gradient_clip_val
             or trainer.accumulate_grad_batches != 1
@@ -312,6 +316,17 @@ class Classifier(pl.LightningModule):
             batch_size=1,
             sync_dist=True,
         )
+
+
+def leave_group() -> None:
+    """End the threads of gloo, which Lightning leaves running to the end of the interpreter.
+
+    One that still drops its last tensors while the interpreter ends takes the process with it
+    (SIGABRT), and a run of several processes that was done would have failed.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        gc.collect()  # what is left of DDP has a share in the group
 
 
 def keep_freed_memory() -> None:
