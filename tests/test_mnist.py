@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
-from simplecnn.batches import Batches, enlarge
+from simplecnn.batches import Batches, cropped
 from simplecnn.mnist import MNIST5kDataModule, MNISTDataModule, stratified_cut
 from simplecnn.mnist_files import FILES, DataError
 
@@ -106,7 +106,7 @@ def test_a_part_of_every_image_is_enlarged(bundled):
         differences = images[:200] - expected.clamp(0, 255)
         assert differences.abs().max() < 0.51  # rounded to whole numbers
     everything = whole.splits["test"][0]
-    assert torch.equal(enlarge(everything, [0, 28]), everything)
+    assert torch.equal(cropped(everything, [0, 28]), everything)
 
 
 @pytest.mark.parametrize("val_size", [0, 777])

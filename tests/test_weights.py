@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from simplecnn.batches import enlarge
+from simplecnn.batches import cropped
 from simplecnn.errors import InputError
 from simplecnn.evaluation import load_classifier
 from simplecnn.image_files import like_mnist, read_grey
@@ -106,7 +106,7 @@ def test_predictions_are_those_of_the_network(checkpoint, bundled, tmp_path, cap
     for line, name, answer, share in zip(caplog.messages, names, answers, shares, strict=True):
         assert line.split()[:4] == [name, answer, f"{float(share):.1f}", "%"], line
     with torch.no_grad():
-        part = enlarge(torch.from_numpy(bundled[0][[0, 700, 1400, 3600, 4900]]), [9, 19])
+        part = cropped(torch.from_numpy(bundled[0][[0, 700, 1400, 3600, 4900]]), [9, 19])
         logits_of_part = load_network(checkpoint)(part.unsqueeze(1) / 255)
     assert predict(checkpoint, digits, names, crop=[9, 19]) == [
         str(i) for i in logits_of_part.argmax(1).tolist()

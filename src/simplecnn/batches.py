@@ -20,11 +20,14 @@ def scale(images: Tensor) -> Tensor:
     return images.float().div_(torch.full((), 255.0, device=images.device))
 
 
-def enlarge(images: Tensor, crop: Sequence[int]) -> Tensor:
+def cropped(images: Tensor, crop: Sequence[int] | None) -> Tensor:
     """Of images (N, H, W), uint8, the pixels from `crop[0]` up to, not including, `crop[1]`.
 
     Down and across, enlarged to H x W by cubic interpolation; what it overshoots is cut off.
+    None: the images as they are.
     """
+    if crop is None:
+        return images
     first, last = crop
     parts = images.unsqueeze(1)[..., first:last, first:last].split(NUM_GATHERED)
     size = images.shape[1:]

@@ -248,11 +248,11 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
     """Print and draw what each layer of a network sees, with three proofs that agree."""
     run = RunFolder.open(config["run"]) if config["run"] else None
     checkpoint = run.any_checkpoint() if run else None
-    model = run.checked_config()["model"] if run else config["model"]
+    parts: dict[str, Any] = run.checked_config() if run else {"model": config["model"], "data": {}}
     with start_up():
         import torch
 
-        from simplecnn.batches import scale
+        from simplecnn.batches import cropped, scale
         from simplecnn.evaluation import load_classifier
         from simplecnn.field_report import receptive_field_report
         from simplecnn.mnist_files import read_bundled
@@ -260,10 +260,11 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
 
     trained = load_classifier(checkpoint).network if checkpoint else None
     torch.manual_seed(config["seed"])
-    network = build(model["network"])
+    network = build(parts["model"]["network"])
     digits, _ = read_bundled()
     chosen = torch.randperm(len(digits))[: config["num_images"]]
-    images = scale(torch.from_numpy(digits)[chosen].unsqueeze(1))
+    seen = cropped(torch.from_numpy(digits)[chosen], parts["data"].get("crop"))
+    images = scale(seen.unsqueeze(1))
     try:
         network(images[:1])
     except RuntimeError as error:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from simplecnn import mnist_files
 from simplecnn.augmentation import RandomAffine
-from simplecnn.batches import Batches, enlarge, scale
+from simplecnn.batches import Batches, cropped, scale
 from simplecnn.mnist_files import NUM_BUNDLED, NUM_IMAGES
 
 NUM_BUNDLED_TEST = 500
@@ -126,9 +126,7 @@ class ResidentDataModule(LightningDataModule):
             if part not in self.splits:
                 for name, (images, labels) in self.read(part).items():
                     pixels = np.require(images, requirements=["C", "W"])  # as torch wants them
-                    seen = torch.from_numpy(pixels)
-                    if self.crop is not None:
-                        seen = enlarge(seen, self.crop)
+                    seen = cropped(torch.from_numpy(pixels), self.crop)
                     self.splits[name] = (seen, torch.tensor(labels).long())
         if self.trainer is not None:
             if not self.validation_stages:

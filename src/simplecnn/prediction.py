@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from simplecnn.batches import enlarge, scale
+from simplecnn.batches import cropped, scale
 from simplecnn.errors import InputError
 from simplecnn.mnist_files import class_names
 from simplecnn.weights import load_network
@@ -31,7 +31,7 @@ def predict(
     classes = class_names(dataset)
     if crop is not None:
         pixels = torch.from_numpy(np.rint(255 * digits).astype(np.uint8))
-        digits = scale(enlarge(pixels, crop)).numpy()
+        digits = scale(cropped(pixels, crop)).numpy()
     probabilities = classify(load_network(checkpoint), digits)
     if probabilities.shape[1] != len(classes):
         classes = tuple(str(i) for i in range(probabilities.shape[1]))

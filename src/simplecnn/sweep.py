@@ -407,13 +407,14 @@ def draw(jobs: Sequence[Job], path: Path) -> None:
     names = short_names(keys)
     criterion = _criterion(jobs)
     factor = 100.0 if is_share(criterion) else 1.0
-    best = jobs[:NUM_CURVES]
-    curved = (m for m in (criterion, "train/loss")  # what is tested once has no curve
-              if any(len(learning_curve(job, m)[0]) > 1 for job in best))  # fmt: skip
-    learned = next(curved, criterion)
+    best, learned = jobs[:NUM_CURVES], criterion
+    found = [learning_curve(job, criterion) for job in best]
+    if all(len(epochs) < 2 for epochs, _ in found):  # what is tested once has no curve
+        losses = [learning_curve(job, "train/loss") for job in best]
+        if any(len(epochs) > 1 for epochs, _ in losses):
+            learned, found = "train/loss", losses
     curves = []
-    for job in best:
-        epochs, values = learning_curve(job, learned)
+    for job, (epochs, values) in zip(best, found, strict=True):
         if values:
             label = ", ".join(
                 f"{short_names(varied(jobs))[k]} {value_text(job.words[k])}"
