@@ -176,3 +176,21 @@ def test_an_installed_wheel_trains_from_any_folder(tmp_path):
     assert done.returncode == 0, done.stderr
     folder = only((elsewhere / "outputs" / "quickstart").iterdir())
     assert json.loads((folder / "run.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["fdr", "limit", "overfit"])
+def test_debug_configurations_run_with_everything_switched_on(name, tmp_path):
+    screen = type_in(tmp_path, "train.py", f"debug={name}", "data=mnist_5k", "hydra.run.dir=run")
+    assert screen.returncode == 0, screen.stderr
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("words", [["trainer=ddp_sim"], ["trainer=cpu", "trainer.devices=2"]])
+def test_two_processes_train_for_three_epochs_with_all_default_callbacks(words, tmp_path):
+    small = ["data=mnist_5k", "trainer.max_epochs=3", "+trainer.limit_train_batches=4"]
+    screen = start(tmp_path, "train.py", *small, *words, "hydra.run.dir=run")
+    assert screen.returncode == 0, screen.stderr
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["status"] == "finished" and record["num_epochs"] == 3

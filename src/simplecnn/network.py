@@ -113,6 +113,7 @@ def can_be_blocked(images: Tensor, layers: Sequence[nn.Module]) -> bool:
         and images.device.type == "cpu"
         and images.dtype == torch.float32
         and not torch.compiler.is_compiling()
+        and not torch.is_anomaly_enabled()  # it does not know the layout
         and not any(
             layer._forward_hooks
             or layer._forward_pre_hooks

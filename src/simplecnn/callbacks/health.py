@@ -117,8 +117,8 @@ class Health(ImageCallback):
         dataloader_idx: int = 0,
     ) -> None:
         epoch = trainer.current_epoch + 1
-        first = epoch == 1 or not self.activity.rows
-        due = first or self.is_due(epoch) or epoch == trainer.max_epochs
+        # What only rank zero knows must not decide: all processes watch, or none does.
+        due = epoch == 1 or self.is_due(epoch) or epoch == trainer.max_epochs
         if due and dataloader_idx == 0 and in_training(trainer):
             self._watching.enter_context(watched(pl_module.network, self._receive, LAYERS))
 
