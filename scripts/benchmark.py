@@ -4,7 +4,7 @@ uv run scripts/benchmark.py                      # MNIST, 15 minutes on two core
 uv run scripts/benchmark.py data=mnist_5k rounds=10
 """
 
-from simplecnn.commands import benchmark
+from simplecnn.cli import benchmark
 
 if __name__ == "__main__":
     benchmark()

@@ -4,7 +4,7 @@ uv run scripts/convolution.py
 uv run scripts/convolution.py digit=2500 num_calls=2000
 """
 
-from simplecnn.commands import convolution
+from simplecnn.cli import convolution
 
 if __name__ == "__main__":
     convolution()

@@ -6,7 +6,7 @@ uv run scripts/train.py -m hparams_search=ablation hydra.sweep.dir=outputs/ablat
 uv run scripts/explain.py sweep=outputs/ablation
 """
 
-from simplecnn.commands import explain
+from simplecnn.cli import explain
 
 if __name__ == "__main__":
     explain()

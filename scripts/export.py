@@ -3,7 +3,7 @@
 uv run scripts/export.py run=outputs/quickstart/…
 """
 
-from simplecnn.commands import export
+from simplecnn.cli import export
 
 if __name__ == "__main__":
     export()

@@ -4,7 +4,7 @@ uv run scripts/predict.py run=outputs/quickstart/… image=my_seven.png
 uv run scripts/predict.py run=outputs/quickstart/… 'image=[one.png,two.jpg]'
 """
 
-from simplecnn.commands import predict
+from simplecnn.cli import predict
 
 if __name__ == "__main__":
     predict()

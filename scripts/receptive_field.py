@@ -5,7 +5,7 @@ uv run scripts/receptive_field.py model=lenet
 uv run scripts/receptive_field.py run=outputs/quickstart/…      # before and after training
 """
 
-from simplecnn.commands import receptive_field
+from simplecnn.cli import receptive_field
 
 if __name__ == "__main__":
     receptive_field()

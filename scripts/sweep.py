@@ -4,7 +4,7 @@ uv run scripts/train.py -m hparams_search=grid    # a sweep
 uv run scripts/sweep.py sweep=outputs/train/…     # its report, while it runs and afterwards
 """
 
-from simplecnn.commands import sweep
+from simplecnn.cli import sweep
 
 if __name__ == "__main__":
     sweep()

@@ -5,7 +5,7 @@ uv run scripts/train.py                             # MNIST, defaults
 uv run scripts/train.py --help
 """
 
-from simplecnn.commands import train
+from simplecnn.cli import train
 
 if __name__ == "__main__":
     train()

@@ -135,7 +135,7 @@ def type_in(
     **environment: str,
 ) -> Screen:
     """The same in a child that is forked, and may have `trouble`: for all but start and import."""
-    from simplecnn import commands
+    from simplecnn import cli as commands
 
     def child() -> None:
         os.chdir(folder)

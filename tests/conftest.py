@@ -125,7 +125,7 @@ def ten_digits(bundled: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.n
 
 def compose_run(folder: Path, *words: str) -> dict[str, Any]:
     """The configuration of a small run on the bundled digits, whose folder is `folder`."""
-    from simplecnn.config import compose_config
+    from simplecnn.config.composition import compose_config
 
     small = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2",
              "+trainer.limit_train_batches=8", "model.network.channels=[4,8]"]  # fmt: skip
@@ -137,7 +137,7 @@ def compose_run(folder: Path, *words: str) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that trained for two epochs with everything switched on."""
-    from simplecnn.run import train
+    from simplecnn.training.run import train
 
     folder = tmp_path_factory.mktemp("runs") / "finished"
     words = ["callbacks.filters.layers=all", "callbacks.mistakes.every_n_epochs=1"]

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from simplecnn import commands, config
+from simplecnn import cli as commands
+from simplecnn.config import composition as config
 from simplecnn.errors import InputError
 
 KEYS = """
@@ -102,7 +103,8 @@ hydra.run.dir=here hydra.job.chdir=false hydra.verbose=true hydra.output_subdir=
 model=lenet data.data_dir=${oc.env:HOME}/digits name=run-${seed} seed=${data.batch_size}
 +logger.mine={_target_:pytorch_lightning.loggers.CSVLogger,save_dir:"${paths.output_dir}"}
 +callbacks.stop={_target_:pytorch_lightning.callbacks.Timer,duration:"00:00:10:00"}
-model.optimizer._target_=torch.optim.NAdam model.network._target_=simplecnn.network.SimpleCNN
+model.optimizer._target_=torch.optim.NAdam
+model.network._target_=simplecnn.models.simple_cnn.SimpleCNN
 """.split()
 
 OPTIONS = [

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simplecnn.network import SimpleCNN
-from simplecnn.subject import Subject
+from simplecnn.explain.subject import Subject
+from simplecnn.models.simple_cnn import SimpleCNN
 
 
 class Residual(nn.Module):

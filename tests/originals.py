@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simplecnn import mnist_files
-from simplecnn.mnist_files import ALL_FILES, FILES
+from simplecnn.data import files as mnist_files
+from simplecnn.data.files import ALL_FILES, FILES
 
 
 @dataclass

@@ -13,8 +13,8 @@ import pytest
 from children import start, type_in
 from conftest import ROOT
 
-from simplecnn.commands import start_up
-from simplecnn.config import conf_dir
+from simplecnn.cli import start_up
+from simplecnn.config.composition import conf_dir
 
 STRICT = {"PYTHONWARNINGS": "error::ResourceWarning"}
 
@@ -160,12 +160,12 @@ def test_an_installed_wheel_trains_from_any_folder(tmp_path):
     for path in conf_dir().rglob("*.yaml"):
         assert f"simplecnn/conf/{path.relative_to(conf_dir()).as_posix()}" in names
     assert {f"hydra_plugins/simplecnn_{n}.py" for n in ("joblib", "optuna")} <= names
-    assert "simplecnn-train = simplecnn.commands:train" in points
+    assert "simplecnn-train = simplecnn.cli:train" in points
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     code = (
-        "import simplecnn, sys; from simplecnn.commands import train; "
+        "import simplecnn, sys; from simplecnn.cli import train; "
         "assert 'installed' in simplecnn.__file__; train()"
     )
     done = subprocess.run(

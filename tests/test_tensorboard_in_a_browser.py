@@ -15,10 +15,10 @@ import pytest
 from conftest import compose_run
 from PIL import Image
 
-from simplecnn.config import compose_config
-from simplecnn.explanation import explain
-from simplecnn.loggers import TensorBoard
-from simplecnn.run_folder import RunFolder
+from simplecnn.config.composition import compose_config
+from simplecnn.explain.explanation import explain
+from simplecnn.run_directory import RunDirectory
+from simplecnn.training.loggers import TensorBoard
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WAIT = 60_000  # milliseconds; a page of TensorBoard takes seconds to come up
@@ -80,7 +80,7 @@ def run_url(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.fixture(scope="module")
 def sweep_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Two runs that differ in the learning rate, below one folder."""
-    from simplecnn.run import train
+    from simplecnn.training.run import train
 
     folder = tmp_path_factory.mktemp("sweep")
     for job, rate in enumerate((0.001, 0.004)):
@@ -121,7 +121,7 @@ def test_a_scalar_has_every_step(page, run_url, finished_run):
     assert not [tag for tag in tags if tag.startswith("health")]  # they would fill HPARAMS
     points = fetch(page, "data/plugin/scalars/scalars?run=run&tag=train%2Floss")
     assert [step for _, step, _ in points] == [7, 15]
-    record = RunFolder.open(finished_run).record
+    record = RunDirectory.open(finished_run).record
     assert points[-1][2] == pytest.approx(record["metrics"]["train/loss"], abs=1e-6)
     see(page, "val")
 

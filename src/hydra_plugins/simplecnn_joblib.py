@@ -23,9 +23,9 @@ from hydra.core.utils import JobReturn, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from simplecnn.launched_jobs import SECONDS_TO_END, JobLauncher, job_config
+from simplecnn.sweeps.jobs import SECONDS_TO_END, JobLauncher, job_config
 
-log = logging.getLogger("simplecnn.sweep")
+log = logging.getLogger("simplecnn.sweeps.report")
 
 
 class JoblibLauncher(JobLauncher):
@@ -45,7 +45,7 @@ class JoblibLauncher(JobLauncher):
         """Jobs at a time, where there are enough."""
         from joblib import cpu_count
 
-        from simplecnn.devices import num_cuda_devices
+        from simplecnn.config.devices import num_cuda_devices
 
         if self.n_jobs > 0:
             return self.n_jobs
@@ -143,7 +143,7 @@ def worker_environments(
     """What each worker's process is told: its share of the cores and, of several GPUs, its one."""
     from joblib import cpu_count
 
-    from simplecnn.devices import num_cuda_devices
+    from simplecnn.config.devices import num_cuda_devices
 
     threads = str(num_threads or max(1, cpu_count() // num_workers))
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

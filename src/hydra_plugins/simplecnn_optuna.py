@@ -16,7 +16,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-log = logging.getLogger("simplecnn.sweep")
+log = logging.getLogger("simplecnn.sweeps.report")
 
 
 class OptunaSweeper(Sweeper):
@@ -50,7 +50,7 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
         """Search. Jobs that failed are told by their records: nothing is raised for them."""
-        from simplecnn.study import Search, open_study
+        from simplecnn.sweeps.search import Search, open_study
 
         parser = OverridesParser.create(config_loader=self._loader)
         self.search = Search.of(self._config, arguments, parser)
@@ -69,7 +69,7 @@ class OptunaSweeper(Sweeper):
 
     def _batches(self, study: Any) -> Iterator[list[Any]]:
         """Trials with consecutive numbers, as many as run at a time."""
-        from simplecnn import study as room
+        from simplecnn.sweeps import search as room
 
         workers: int = getattr(self._launcher, "num_workers", 1)
         size = self.n_jobs or workers
@@ -86,7 +86,7 @@ class OptunaSweeper(Sweeper):
             yield [study.ask(self.search.space) for _ in range(min(size, num_left))]
 
     def _launch(self, study: Any, batch: Sequence[Any]) -> Sequence[JobReturn]:
-        from simplecnn import study as room
+        from simplecnn.sweeps import search as room
 
         words = [self.search.words(trial.params) for trial in batch]
         returns = self._launcher.launch(words, initial_job_idx=batch[0].number)

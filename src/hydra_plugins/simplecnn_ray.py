@@ -15,7 +15,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, setup_globals
 from omegaconf import DictConfig
 
-from simplecnn.launched_jobs import SECONDS_TO_END, JobLauncher, job_config
+from simplecnn.sweeps.jobs import SECONDS_TO_END, JobLauncher, job_config
 
 LEAST_MEMORY = 78_643_200  # bytes that Ray takes for its store of objects: ours are tiny
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from simplecnn.convolution import conv2d
+from simplecnn.convolution.definition import conv2d
+from simplecnn.convolution.kernels import KERNELS, white_square
 from simplecnn.figures.convolution import edge_kernel_figure, flip_figure
-from simplecnn.kernels import KERNELS, white_square
 
 EDGES = {name: KERNELS[name] for name in ("Horizontal Edge", "Vertical Edge", "Sobel X")}
 

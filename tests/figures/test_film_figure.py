@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from simplecnn.convolution.kernels import KERNELS
 from simplecnn.figures.film import film_figure
-from simplecnn.kernels import KERNELS
 
 SOBEL = KERNELS["Sobel X"].values
 

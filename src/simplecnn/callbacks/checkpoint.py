@@ -21,9 +21,9 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torchmetrics import Metric
 
 from simplecnn.callbacks.non_finite import is_finite
-from simplecnn.checkpoint_files import write_checkpoint
-from simplecnn.classifier import Classifier, steps_in_batch
-from simplecnn.loggers import history
+from simplecnn.models.classifier import Classifier, steps_in_batch
+from simplecnn.training.checkpoint_files import write_checkpoint
+from simplecnn.training.loggers import history
 
 STATE = "simplecnn"  # key of what we add to Lightning's checkpoint
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from simplecnn.callbacks.history import History
 from simplecnn.callbacks.images import ImageCallback, Picture, looks
-from simplecnn.classifier import steps_in_batch, steps_per_epoch
 from simplecnn.figures.curves import curves_figure
+from simplecnn.models.classifier import steps_in_batch, steps_per_epoch
 
 PER_EPOCH = 50  # steps looked at
 

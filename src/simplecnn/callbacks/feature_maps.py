@@ -2,9 +2,9 @@
 
 from pytorch_lightning import LightningModule, Trainer
 
-from simplecnn.activations import convolutions, feature_maps
 from simplecnn.callbacks.images import ImageCallback, Picture, select_layers
 from simplecnn.figures.feature_maps import feature_maps_figure
+from simplecnn.models.activations import convolutions, feature_maps
 
 
 class FeatureMaps(ImageCallback):

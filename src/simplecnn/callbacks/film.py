@@ -4,7 +4,6 @@ from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 
-from simplecnn.activations import convolutions
 from simplecnn.callbacks.history import History
 from simplecnn.callbacks.images import (
     ImageCallback,
@@ -14,8 +13,9 @@ from simplecnn.callbacks.images import (
     looks,
     select_layers,
 )
-from simplecnn.classifier import steps_per_epoch
 from simplecnn.figures.film import film_figure
+from simplecnn.models.activations import convolutions
+from simplecnn.models.classifier import steps_per_epoch
 
 
 class Film(ImageCallback):

@@ -2,9 +2,9 @@
 
 from pytorch_lightning import LightningModule, Trainer
 
-from simplecnn.activations import convolutions
 from simplecnn.callbacks.images import ImageCallback, Picture, select_layers
 from simplecnn.figures.filters import filters_figure
+from simplecnn.models.activations import convolutions
 
 
 class Filters(ImageCallback):

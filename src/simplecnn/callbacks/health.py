@@ -8,13 +8,7 @@ import numpy as np
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from simplecnn.activations import watched
-from simplecnn.callbacks.history import History
-from simplecnn.callbacks.images import ImageCallback, Picture, log_spaced, looks
-from simplecnn.callbacks.validation import NAMES, gathered, in_training, stage
-from simplecnn.classifier import steps_per_epoch
-from simplecnn.figures.curves import health_figure
-from simplecnn.health import (
+from simplecnn.callbacks.activity import (
     LAYERS,
     Activity,
     ActivityMeter,
@@ -23,7 +17,13 @@ from simplecnn.health import (
     merged,
     update_ratios,
 )
-from simplecnn.loggers import TensorBoard
+from simplecnn.callbacks.history import History
+from simplecnn.callbacks.images import ImageCallback, Picture, log_spaced, looks
+from simplecnn.callbacks.validation import NAMES, gathered, in_training, stage
+from simplecnn.figures.curves import health_figure
+from simplecnn.models.activations import watched
+from simplecnn.models.classifier import steps_per_epoch
+from simplecnn.training.loggers import TensorBoard
 
 
 class Health(ImageCallback):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from simplecnn.whole_files import write_whole
+from simplecnn.atomic import atomic_write
 
 
 class History:
@@ -56,4 +56,4 @@ def write_npz(path: Path, arrays: Mapping[str, NDArray]) -> None:
     buffer = BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, buffer.getvalue())
+    atomic_write(path, buffer.getvalue())

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from simplecnn.atomic import atomic_write
 from simplecnn.callbacks.history import write_npz
 from simplecnn.errors import InputError
 from simplecnn.figures.png import encode_png
-from simplecnn.loggers import TensorBoard
-from simplecnn.whole_files import write_whole
+from simplecnn.training.loggers import TensorBoard
 
 
 class Picture(NamedTuple):
@@ -95,7 +95,7 @@ class ImageCallback(Callback):
             for name, (figure, arrays) in pictures.items():
                 png, width, height = encode_png(figure)
                 stem = name if self.history else f"{name}_epoch={epoch:03d}_step={step:06d}"
-                write_whole(self.dirpath / f"{stem}.png", png)
+                atomic_write(self.dirpath / f"{stem}.png", png)
                 if not self.history:
                     write_npz(self.dirpath / f"{stem}.npz", arrays)
                 for logger in trainer.loggers:

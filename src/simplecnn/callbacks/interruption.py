@@ -7,7 +7,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from simplecnn.callbacks.checkpoint import LastCheckpoint, is_between_batches
 from simplecnn.callbacks.non_finite import is_finite
-from simplecnn.signals import Stop
+from simplecnn.training.signals import Stop
 
 
 class StopOnSignal(Callback):

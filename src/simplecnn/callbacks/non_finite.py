@@ -10,8 +10,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from simplecnn.classifier import Classifier, steps_in_batch
 from simplecnn.errors import RunError
+from simplecnn.models.classifier import Classifier, steps_in_batch
 
 EVERY_N_STEPS = 25  # of looking, at most; on a GPU what is seen is the state one look before
 LOOKS_A_COPY = 4  # of the weights: it takes a millisecond

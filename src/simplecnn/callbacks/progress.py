@@ -8,7 +8,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 
-from simplecnn.screen import log_in_spawned_process
+from simplecnn.console import log_in_spawned_process
 
 log = logging.getLogger(__name__)
 STAGES = ("train", "val", "test")

@@ -30,7 +30,7 @@ class Pruning(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.number is None or not self.pruner or not trainer.is_global_zero:
             return
-        from simplecnn.study import RunningTrial
+        from simplecnn.sweeps.search import RunningTrial
 
         self.trial = RunningTrial(self.study, self.number, self.pruner)
 

@@ -12,9 +12,9 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from simplecnn.convolution import conv2d
+from simplecnn.convolution.definition import conv2d
+from simplecnn.convolution.kernels import NamedKernel
 from simplecnn.figures import style
-from simplecnn.kernels import NamedKernel
 
 # Not the digits' black ink on white: the kernels speak of brightness, so 1 has to look bright.
 BRIGHTNESS = "gray"

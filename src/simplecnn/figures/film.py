@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from simplecnn.convolution.kernels import best_matches
 from simplecnn.figures.mosaic import LEAST_FOR_DOTS, Mosaic, join
 from simplecnn.figures.style import SIGNED, signed_scale
-from simplecnn.kernels import best_matches
 
 MAX_ROWS, MAX_MOMENTS, MAX_CHANNELS = 64, 18, 4
 MAX_WIDTH, MAX_HEIGHT = 860, 1500  # pixels, of the moments

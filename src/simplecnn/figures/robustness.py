@@ -8,10 +8,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from simplecnn.explain.intervals import Interval
 from simplecnn.figures import style
 from simplecnn.figures.receptive_field import COLOURS
 from simplecnn.figures.unit_cards import colours
-from simplecnn.intervals import Interval
 
 LABEL, NOTE = 8, 6.5  # font sizes in points
 HATCHES = ("", "/////", ".....", "xxxxx")  # of bars, which tell them apart in grey as well

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from simplecnn.explain.intervals import Interval
 from simplecnn.figures import style
 from simplecnn.figures.receptive_field import COLOURS
-from simplecnn.intervals import Interval
 
 TITLE, LABEL, NOTE = 10, 8, 6.5  # font sizes in points
 FLOOR = 1e-8  # of the axis of errors: below the rounding of float32

@@ -1,0 +1,1 @@
+"""What a configuration may be, and how it is composed. No torch."""

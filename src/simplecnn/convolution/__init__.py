@@ -1,0 +1,1 @@
+"""Convolution from its definition, and kernels with a name. NumPy only."""

@@ -1,0 +1,1 @@
+"""The LightningDataModules and what they are made of."""

@@ -1,0 +1,54 @@
+"""A folder that one process at a time is at: a lock file, there while it is, says so. No torch."""
+
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from simplecnn.errors import InputError, short
+
+LOCK = ".lock"
+
+
+class LockedDirectory:
+    """A folder with a record, which a process claims before it writes into it.
+
+    The claim ends with the process, however that ends. `kind` is what sentences call the folder.
+    """
+
+    kind: str
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.record: dict[str, Any] = {}
+        self._lock = FileLock(self.path / LOCK)
+
+    def _claim(self) -> None:
+        """Make the folder, and claim it. Raises InputError where that cannot be."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"Another process is at the {self.kind} in {short(self.path)}."
+            ) from None
+        except OSError as error:
+            raise InputError(f"{short(self.path)} cannot be written: {error.strerror}.") from None
+
+    def release(self) -> None:
+        """Let other processes at the folder."""
+        if self._lock.is_locked:
+            (self.path / LOCK).unlink(missing_ok=True)
+            self._lock.release(force=True)
+
+    def is_under_way(self) -> bool:
+        """Whether a process is at it."""
+        if not (self.path / LOCK).exists():
+            return False
+        try:
+            with FileLock(self.path / LOCK, timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # a folder that can be read only
+            return False

@@ -1,0 +1,361 @@
+"""One folder a run: what is in it, how it is written, and how it is read again. No torch.
+
+config.yaml      everything composed and resolved: the run can be built again from it
+run.json         status, command, seed, versions, device, seconds, metrics, checksums
+metrics.csv      every logged number
+checkpoints/     best.ckpt and last.ckpt
+images/          filters and feature maps as PNG
+train.log        what was printed, Lightning's messages included
+events.out.*     the same for TensorBoard
+"""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from simplecnn.atomic import atomic_write
+from simplecnn.config import secrets
+from simplecnn.config.rules import check
+from simplecnn.errors import InputError, short
+from simplecnn.locked_directory import LockedDirectory
+from simplecnn.training.checkpoint_files import problem
+from simplecnn.training.signals import slurm_job
+
+RECORD = "run.json"
+CONFIG = "config.yaml"
+VERSIONED = ("simplecnn", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
+
+
+class RunDirectory(LockedDirectory):
+    """The folder of one run, and its record `run.json`, which every `update` writes at once."""
+
+    kind = "run"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process that DDP spawns: the claim stays here."""
+        return {"path": self.path, "record": self.record}
+
+    @classmethod
+    def create(cls, path: str | Path, config: Mapping[str, Any]) -> "RunDirectory":
+        """Claim `path` for a new run. Raises InputError where a run already lies there."""
+        folder = cls(path)
+        folder._claim()
+        if (folder.path / RECORD).exists():
+            folder.release()
+            raise InputError(taken(folder.path))
+        folder._remove_temporary_files()
+        return folder._begin(config)
+
+    @classmethod
+    def again(
+        cls, path: str | Path, config: Mapping[str, Any], *, by_hand: bool = False
+    ) -> "RunDirectory":
+        """Take up the run of `config` in `path`, or begin it where there is none.
+
+        What an interrupted run wrote stays, and `last_checkpoint` says where it goes on. A run
+        without a checkpoint starts over; so does one that failed, or whose checkpoint is damaged,
+        unless it is continued `by_hand`. Raises InputError where the folder holds another run, or
+        where another process is at it.
+        """
+        folder = cls(path)
+        if not (folder.path / RECORD).exists():
+            return cls.create(path, config)
+        folder._claim()
+        try:
+            record = read_record(folder.path)
+            if record and not folder.holds(config):
+                raise InputError(taken(folder.path))
+            folder._remove_temporary_files()
+            last = folder.last_checkpoint()
+            if last and by_hand:
+                check_checkpoint(last)
+            lost = record.get("status") == "failed" or (last and _checkpoint_problem(last))
+            if last is None or (lost and not by_hand):
+                folder._clear()
+                return folder._begin(config)
+        except BaseException:
+            folder.release()
+            raise
+        folder.record = record
+        times = [*record.get("continued", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")]
+        folder.update(status="running", error=None, continued=times)
+        return folder
+
+    @classmethod
+    def to_resume(cls, path: str | Path) -> "RunDirectory":
+        """A run that can go on. Raises InputError where it cannot, with what can be done."""
+        folder = cls.open(path, key="resume")
+        last = folder.last_checkpoint()
+        if folder.record.get("status") == "finished":
+            raise InputError(
+                f"resume={path}: this run is finished. To train on from its end, type its command "
+                f"again with ckpt_path={short(last or 'FILE')} and another trainer.max_epochs."
+            )
+        if folder.is_under_way():
+            raise InputError(f"resume={path}: another process is at this run.")
+        if last is not None:
+            check_checkpoint(last)
+        return folder
+
+    def _begin(self, config: Mapping[str, Any]) -> "RunDirectory":
+        text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
+        atomic_write(self.path / CONFIG, text.encode())
+        self.update(
+            status="running",
+            started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            command=command_line(),
+            seed=config.get("seed"),
+            git=git_revision(),
+            versions={"python": platform.python_version()} | {v: version(v) for v in VERSIONED},
+            seconds={},
+            slurm_job=slurm_job(),
+        )
+        return self
+
+    @classmethod
+    def open(cls, path: str | Path, *, key: str = "run") -> "RunDirectory":
+        """A run that is there, named by `key`. Raises InputError where it is missing, incomplete
+        or not ours."""
+        folder = cls(path)
+        if folder.path.is_file():
+            raise InputError(f"{key}={path}: this is a file, name the folder of a run.")
+        if not folder.path.is_dir():
+            raise InputError(
+                f"{key}={path}: there is no such folder.{_recent_runs(folder.path, key)}"
+            )
+        for name in (CONFIG, RECORD):
+            if not (folder.path / name).is_file():
+                raise InputError(
+                    f"{key}={path}: not a run of simplecnn, {name} is missing."
+                    f"{_recent_runs(folder.path, key)}"
+                )
+        try:
+            folder.record = json.loads((folder.path / RECORD).read_text(encoding="utf-8"))
+            assert isinstance(folder.record, dict)
+        except (OSError, ValueError, AssertionError, RecursionError):
+            raise InputError(f"{key}={path}: {RECORD} is damaged (not a JSON object).") from None
+        return folder
+
+    def config(self) -> dict[str, Any]:
+        """The run's configuration as plain dicts and lists."""
+        try:
+            config = secrets.plain(_load(self.path / CONFIG))
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{self.path / CONFIG} cannot be read: {reason}") from None
+        if not {"model", "data", "trainer"} <= set(config):
+            raise InputError(f"{self.path / CONFIG} is not the configuration of a run.")
+        return config
+
+    def checked_config(self) -> dict[str, Any]:
+        """Its model and its data, which can come from someone else. Raises InputError."""
+        config = self.config()
+        parts = {key: config[key] for key in ("model", "data")}
+        if mistakes := check(parts, known=parts):
+            raise InputError(*(f"{short(self.path)}: {sentence}" for sentence in mistakes.values()))
+        return parts
+
+    def data(self, other: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The configuration of the run's data, or of `other`, seen as the run sees its own."""
+        own: dict[str, Any] = self.config()["data"]
+        if not other:
+            return own
+        seen = {"crop": own["crop"]} if own.get("crop") and not other.get("crop") else {}
+        return {**other, **seen}
+
+    def config_here(self) -> dict[str, Any]:
+        """The run's configuration, with the paths into its folder where the folder lies now."""
+        return _placed(self.config(), str(self.path.absolute()))
+
+    def holds(self, config: Mapping[str, Any]) -> bool:
+        """Whether the run here is that of `config`, wherever the folder lies."""
+        try:
+            mine = self.config()
+        except InputError:
+            return False
+        given = OmegaConf.to_container(OmegaConf.create(dict(config)))
+        assert isinstance(given, dict)
+        return _placed(mine, "") == _placed({str(k): v for k, v in given.items()}, "")
+
+    def last_checkpoint(self) -> Path | None:
+        """The last state that was saved, if one was."""
+        path = self.path / "checkpoints" / "last.ckpt"
+        return path if path.is_file() else None
+
+    def checkpoint(self, which: str = "best") -> Path:
+        """The file behind `best`, `last` or a path, whole.
+
+        Raises InputError, with what there is, where it is missing or damaged.
+        """
+        named = self.path / "checkpoints" / f"{which}.ckpt"
+        path = named if which in ("best", "last") else Path(which)
+        if path.is_file():
+            check_checkpoint(path)
+            return path
+        there = sorted(p.name for p in self.path.glob("checkpoints/*.ckpt"))
+        names = ", ".join(there) or "none"
+        raise InputError(f"checkpoint={which}: {path} does not exist. In this run: {names}.")
+
+    def any_checkpoint(self) -> Path:
+        """The best checkpoint, or the last one of a run that chose none."""
+        best = self.path / "checkpoints" / "best.ckpt"
+        return self.checkpoint("best" if best.is_file() else "last")
+
+    def update(self, **entries: Any) -> None:
+        """Add entries to the record and write it, so that a reader never sees half a file."""
+        self.record |= entries
+        # A process that DDP spawned writes the checkpoints, and notes them there.
+        if noted := read_record(self.path).get("checkpoints"):
+            self.record["checkpoints"] = noted
+        write_json(self.path / RECORD, self.record)
+
+    def note_checkpoint(self, name: str, digest: str) -> None:
+        """Write down the SHA-256 that a checkpoint is about to have.
+
+        The one that it has until then stays beside it: a process that is killed between the note
+        and the renaming leaves the file as it was.
+        """
+        record = read_record(self.path) or self.record
+        path = self.path / "checkpoints" / name
+        before = [hashlib.sha256(path.read_bytes()).hexdigest()] if path.is_file() else []
+        noted = {**(record.get("checkpoints") or {}), name: [digest, *before]}
+        self.record["checkpoints"] = noted
+        write_json(self.path / RECORD, {**record, "checkpoints": noted})
+
+    def _remove_temporary_files(self) -> None:
+        """Remove what a process that was killed while it wrote has left."""
+        for path in self.path.rglob(".*"):
+            if re.fullmatch(r"\..+\.\d+", path.name) and path.is_file():
+                path.unlink()
+
+    def _clear(self) -> None:
+        """Remove what a run writes, but for its log."""
+        for name in ("checkpoints", "images"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for pattern in ("events.out.*", "metrics.csv", CONFIG, RECORD):
+            for path in self.path.glob(pattern):
+                path.unlink()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a part of the run into `seconds` of the record, also when it fails."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = self.record["seconds"]
+            seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - start, 3)
+            self.update()
+
+
+def _load(path: Path) -> DictConfig:
+    """A YAML file of a run. It may come from someone else: aliases could unfold without end."""
+    text = path.read_text(encoding="utf-8")
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise ValueError("it has aliases, which no run writes")
+    config = OmegaConf.create(text)
+    if not isinstance(config, DictConfig):
+        raise ValueError("it is not a mapping of keys")
+    return config
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """run.json of the folder `path`; empty where it is missing or damaged."""
+    try:
+        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _placed(config: Mapping[str, Any], place: str) -> Any:
+    """A configuration whose run folder lies in `place`; with "", one that does not say where."""
+    old = str((config.get("paths") or {}).get("output_dir"))
+    old_text, text = (json.dumps(p)[1:-1] for p in (old, place))
+    return json.loads(json.dumps(config).replace(old_text, text))
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raise InputError where a checkpoint is missing or damaged, or none at all. No torch.
+
+    The sentence names another one of its run that is whole.
+    """
+    found = _checkpoint_problem(path)
+    if found:
+        others = (p for p in sorted(path.parent.glob("*.ckpt")) if p.name != path.name)
+        whole = [p for p in others if not _checkpoint_problem(p)]
+        hint = f" {short(whole[0])} is whole: it can take its place." if whole else ""
+        raise InputError(f"{short(path)} {found}.{hint}")
+
+
+def _checkpoint_problem(path: Path) -> str | None:
+    noted = read_record(path.absolute().parent.parent).get("checkpoints") or {}
+    return problem(path, noted.get(path.name) or ())
+
+
+def taken(path: Path) -> str:
+    return f"{path} holds a run already, and none is ever overwritten: name another hydra.run.dir."
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that a reader never sees half of it."""
+    atomic_write(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def command_line() -> str:
+    """The command of this process, to be typed again."""
+    return with_uv(shlex.join([short(sys.argv[0]), *sys.argv[1:]]))
+
+
+def with_uv(command: str) -> str:
+    """A command as one would type it again: behind `uv run` where this process runs under it."""
+    return f"uv run {command}" if "UV" in os.environ else command
+
+
+def tensorboard(folder: Path) -> str:
+    """The command that shows `folder` in TensorBoard, every picture of it, on this machine only."""
+    return with_uv(
+        f"tensorboard --samples_per_plugin images=500 --logdir {shlex.quote(short(folder))}"
+    )
+
+
+def git_revision() -> dict[str, Any] | None:
+    """The commit of the source and whether it was changed; None for an installed package."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        result = subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True
+        )
+        return result.stdout.strip()
+
+    try:
+        if not git("ls-files", __file__):
+            return None
+        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _recent_runs(near: Path, key: str) -> str:
+    """A hint that names the newest run below the same top folder, where there is one."""
+    top = Path(near.parts[0]) if near.parts else Path("outputs")
+    if near.is_absolute() or not top.is_dir():
+        top = Path("outputs")
+    records = sorted(top.glob(f"*/*/{RECORD}"), key=lambda p: p.stat().st_mtime)
+    return f" The newest run here: {key}={records[-1].parent}" if records else ""

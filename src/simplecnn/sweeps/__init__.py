@@ -1,0 +1,1 @@
+"""Many runs: their directory, their report, the search."""

@@ -1,0 +1,393 @@
+"""What the pictures of a run show is what the run did; what they keep can be drawn again."""
+
+import csv
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+import torchvision
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from simplecnn.callbacks.confusion import Confusion
+from simplecnn.callbacks.curves import Curves
+from simplecnn.callbacks.feature_maps import FeatureMaps
+from simplecnn.callbacks.film import Film, is_moment
+from simplecnn.callbacks.filters import Filters
+from simplecnn.callbacks.health import Health
+from simplecnn.callbacks.history import History
+from simplecnn.callbacks.images import ImageCallback, log_spaced
+from simplecnn.callbacks.mistakes import Mistakes
+from simplecnn.config.allow_list import build
+from simplecnn.data.mnist import ResidentDataModule
+from simplecnn.inference.evaluate import load_classifier
+from simplecnn.models.activations import feature_maps
+from simplecnn.models.classifier import Classifier
+from simplecnn.run_directory import RunDirectory
+
+STEPS = [0, 1, 2, 3, 4, 6, 8, 16]  # eight steps an epoch: the early ones, and two epochs
+
+
+@pytest.fixture(scope="module")
+def last(finished_run):
+    """The weights after the last epoch, and the validation images that they were tried on."""
+    module = load_classifier(finished_run / "checkpoints" / "last.ckpt").eval()
+    data = build(RunDirectory.open(finished_run).config()["data"])
+    data.setup("fit")
+    images, labels = next(iter(data.val_dataloader()))
+    with torch.no_grad():
+        return module, images, labels, module(images)
+
+
+def arrays(folder, name):
+    with np.load(folder / "images" / f"{name}.npz") as file:
+        return dict(file)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "number", "expected"),
+    [(860, 6, [1, 3, 10, 29, 90, 279]), (8, 6, [1, 2, 3, 4, 6]), (1, 6, []), (860, 0, []),
+     (100, 1, [1])],
+)  # fmt: skip
+def test_early_steps_are_spaced_like_logarithms(num_steps, number, expected):
+    assert log_spaced(num_steps, number) == expected
+
+
+def test_the_film_runs_from_the_first_weights_to_the_last(finished_run, last):
+    film = arrays(finished_run, "film_conv1")
+    assert film["step"].tolist() == STEPS
+    assert film["epoch"].tolist() == [0, -1, -1, -1, -1, -1, 1, 2]
+    assert film["weights"].shape == (8, 4, 1, 3, 3)
+    np.testing.assert_array_equal(film["weights"][-1], last[0].network.conv1.weight.detach())
+    pl.seed_everything(42)
+    fresh = Classifier(**{k: v for k, v in last[0].hparams.items()})
+    np.testing.assert_array_equal(film["weights"][0], fresh.network.conv1.weight.detach())
+    assert all((a != b).any() for a, b in zip(film["weights"], film["weights"][1:], strict=False))
+
+
+def test_mistakes_are_those_of_the_network(finished_run, last):
+    _, images, labels, logits = last
+    taken = logits.argmax(1)
+    history = arrays(finished_run, "mistakes_val_history")
+    assert history["step"].tolist() == [8, 16]
+    np.testing.assert_array_equal(history["taken"][-1], taken)
+    np.testing.assert_array_equal(history["wrong"][-1], taken != labels)
+    shown = arrays(finished_run, "mistakes_val_epoch=002_step=000016")
+    confidence = torch.where(taken != labels, logits.softmax(1).amax(1), -1.0)
+    worst = confidence.sort(descending=True, stable=True).indices[:40]
+    np.testing.assert_allclose(shown["probabilities"][:, 0], confidence[worst], rtol=1e-5)
+    for key, whole in [("images", images), ("labels", labels)]:
+        np.testing.assert_array_equal(shown[key], whole[shown["places"]])
+    before, now = history["wrong"]
+    np.testing.assert_array_equal(shown["new"], ~before[shown["places"]])
+    assert shown["compared"] and shown["num_wrong"] == now.sum()
+    assert shown["num_new"] == (now & ~before).sum()
+    assert shown["num_fixed"] == (before & ~now).sum()
+    first = arrays(finished_run, "mistakes_val_epoch=001_step=000008")
+    assert not first["compared"]
+
+
+def test_confusion_counts_the_validation_images(finished_run, last):
+    _, _, labels, logits = last
+    confusion = arrays(finished_run, "confusion_val")
+    expected = np.zeros((10, 10), int)
+    np.add.at(expected, (labels.numpy(), logits.argmax(1).numpy()), 1)
+    assert confusion["counts"].shape == (2, 10, 10)
+    np.testing.assert_array_equal(confusion["counts"][-1], expected)
+
+
+def test_health_is_that_of_all_validation_images(finished_run, last):
+    module, images, _, logits = last
+    activity = arrays(finished_run, "health_activity")
+    assert activity["step"].tolist() == [8, 16] and activity["num_images"].tolist() == [500, 500]
+    maps, _ = feature_maps(module.network, images)
+    for i, values in enumerate(maps.values()):
+        values = values.numpy()
+        assert activity["dead"][-1, i] == pytest.approx((values <= 0).all(0).mean())
+        assert activity["always_on"][-1, i] == pytest.approx((values > 0).all(0).mean())
+        assert activity["zeros"][-1, i] == pytest.approx((values == 0).mean())
+        assert activity["mean"][-1, i] == pytest.approx(values.mean(), rel=1e-4)
+        assert activity["std"][-1, i] == pytest.approx(values.std(), rel=1e-4)
+    # conv1, conv2, fc1, fc2: the logits are not rectified, nothing can be dead
+    assert np.isnan(activity["dead"][-1, 3]) and not np.isnan(activity["dead"][-1, :3]).any()
+    assert activity["mean"][-1, 3] == pytest.approx(float(logits.mean()), rel=1e-4)
+    gradients = arrays(finished_run, "health_gradients")
+    assert gradients["step"].tolist() == STEPS[1:]
+    assert gradients["norm"].shape == gradients["update"].shape == (7, 4)
+    # Adam's first step changes a weight by the learning rate, here 0.001
+    film = arrays(finished_run, "film_conv1")["weights"]
+    expected = np.linalg.norm(film[1] - film[0]) / np.linalg.norm(film[0])
+    assert gradients["update"][0, 0] == pytest.approx(expected, rel=1e-4)
+    assert (gradients["norm"] > 0).all()
+
+
+def test_curves_are_what_was_logged(finished_run):
+    epochs, steps = arrays(finished_run, "curves_epochs"), arrays(finished_run, "curves_steps")
+    with (finished_run / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["val/acc"]]
+    for key in ("train/loss", "train/acc", "val/loss", "val/acc"):
+        logged = [float(row[key]) for row in rows]
+        np.testing.assert_allclose(epochs[key], logged, rtol=1e-5)
+    assert epochs["epoch"].tolist() == [1, 2] and (epochs["seconds"] > 0).all()
+    assert steps["step"].tolist() == list(range(1, 17)) and set(steps["lr"]) == {1e-3}
+    # the loss of an epoch is the mean of its batches
+    assert steps["loss"][:8].mean() == pytest.approx(epochs["train/loss"][0], rel=1e-5)
+
+
+def test_every_picture_is_in_tensorboard(finished_run):
+    events = EventAccumulator(str(finished_run), size_guidance={"images": 0, "scalars": 0})
+    events.Reload()
+    steps = {tag: [e.step for e in events.Images(tag)] for tag in events.Tags()["images"]}
+    assert steps == {
+        "filters/conv1": [0, 16], "filters/conv2": [0, 16],
+        "maps/conv1": [0, 16], "maps/conv2": [0, 16],
+        "film/conv1": [16], "health": [16], "mistakes/val": [8, 16], "confusion/val": [16],
+        "curves": [16],
+    }  # fmt: skip
+    newest = events.Images("film/conv1")[-1].encoded_image_string
+    assert newest == (finished_run / "images" / "film_conv1.png").read_bytes()
+    assert not [tag for tag in events.Tags()["scalars"] if tag.startswith("health")]
+
+
+def test_a_history_goes_on_where_the_run_does(tmp_path):
+    history = History(tmp_path / "h.npz")
+    for step in (1, 2, 3):
+        history.add(step, value=[step, 10.0 * step])
+    history.add(3, late=7.0)
+    history.save()
+    again = History(tmp_path / "h.npz")
+    again.resume(2)
+    assert again.arrays()["step"].tolist() == [1, 2]
+    again.add(3, value=[5, 5])
+    stacked = again.arrays()
+    np.testing.assert_array_equal(stacked["value"], [[1, 10], [2, 20], [5, 5]])
+    assert np.isnan(stacked["late"]).all()
+    assert [p.name for p in tmp_path.iterdir()] == ["h.npz"]
+
+
+def test_a_long_film_has_ever_fewer_moments():
+    moments = [epoch for epoch in range(1, 2001) if is_moment(epoch)]
+    assert moments == [*range(1, 100), *range(100, 1000, 10), *range(1000, 2001, 100)]
+
+
+class Residual(nn.Module):
+    """Two convolutions with normalisation and a shortcut; seven classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 6, 5, padding=2)
+        self.body = nn.Conv2d(6, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.head = nn.Linear(6, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        out = self.norm(self.body(x))
+        out += x
+        return self.head(torch.relu(out).mean((2, 3)))
+
+
+class RandomData(ResidentDataModule):
+    """Random images; `batch_size` 8, validation in three batches of unequal size."""
+
+    def __init__(self, shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__(
+            name="random", class_names=(), split_sizes={"train": 24, "val": 20}, batch_size=8,
+            eval_batch_size=8, seed=0, split_seed=0, test_each_epoch=False,
+        )  # fmt: skip
+        self.image_shape, self.num_classes = shape, num_classes
+
+    def setup(self, stage=None) -> None:
+        made = torch.Generator().manual_seed(0)
+        for name, number in (("train", 24), ("val", 20)):
+            images = torch.rand((number, *self.image_shape), generator=made).mul(255).byte()
+            self.splits[name] = (images, torch.arange(number) % self.num_classes)
+
+    def probes(self, num_per_class: int = 1):
+        images, labels = self.splits["val"]
+        self.class_names = [f"class {i}" for i in range(self.num_classes)]
+        return images[: self.num_classes].float() / 255, labels[: self.num_classes]
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "num_classes", "layers"),
+    [
+        (Residual, (1, 20, 24), 7, "all"),
+        (
+            lambda: torchvision.models.resnet18(num_classes=3),
+            (3, 64, 64),
+            3,
+            ["conv1", "layer1.0.conv2"],
+        ),
+        (
+            lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, 2)),
+            (1, 3, 3),
+            2,
+            "all",
+        ),
+    ],
+    ids=["residual", "resnet18 in colour", "tiny"],
+)
+def test_any_network_with_convolutions(network, shape, num_classes, layers, tmp_path, monkeypatch):
+    """All pictures, and the same weights as without any."""
+    from simplecnn.models import classifier
+
+    folder = str(tmp_path / "images")
+    data = RandomData(shape, num_classes)
+    weights = []
+    for callbacks in (
+        [],
+        [Filters(folder, layers, 1), Film(folder, layers, 2, 1), FeatureMaps(folder, layers, 1),
+         Health(folder, 2, 1), Mistakes(folder, 5), Confusion(folder, 1), Curves(folder, 1)],
+    ):  # fmt: skip
+        torch.manual_seed(0)
+        made = [network()]
+        monkeypatch.setattr(classifier, "build", lambda *_, made=made, **__: made[0])
+        module = Classifier({"_target_": "none"})
+        monkeypatch.undo()
+        trainer = pl.Trainer(
+            accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, callbacks=callbacks,
+            default_root_dir=tmp_path,
+        )  # fmt: skip
+        trainer.fit(module, data)
+        weights.append({k: v.clone() for k, v in module.network.state_dict().items()})
+        assert sum(len(m._forward_hooks) for m in module.network.modules()) == 0
+    plain, pictured = weights
+    assert all(torch.equal(plain[key], pictured[key]) for key in plain)
+    names = {p.name for p in (tmp_path / "images").iterdir()}
+    assert {"health.png", "curves.png", "confusion_val.png",
+            "mistakes_val_epoch=001_step=000003.png"} <= names  # fmt: skip
+    if layers == "all":
+        layers = [n for n, m in module.network.named_modules() if isinstance(m, nn.Conv2d)]
+    for layer in layers:
+        assert {f"film_{layer}.png", f"maps_{layer}_epoch=001_step=000003.npz"} <= names
+    confusion = np.load(tmp_path / "images" / "confusion_val.npz")["counts"]
+    assert confusion.sum() == 20 and confusion.shape == (1, num_classes, num_classes)
+
+
+def test_a_run_without_validation_has_the_pictures_that_need_none(tmp_path):
+    from conftest import compose_run
+
+    from simplecnn.training.run import train
+
+    words = ["+data.val_size=0", "monitor=null", "trainer.max_epochs=1", "logger=csv"]
+    train(compose_run(tmp_path / "run", *words), tmp_path / "run")
+    names = {p.stem.split("_")[0] for p in (tmp_path / "run" / "images").iterdir()}
+    assert names == {"film", "filters", "maps", "health", "curves"}
+
+
+def test_nothing_is_called_in_a_step_that_does_nothing():
+    for kind in (Filters, FeatureMaps, Mistakes, Confusion):
+        hooks = [name for name in dir(ImageCallback) if "batch_start" in name or "backward" in name]
+        called = {name for name in hooks if callable(getattr(kind, name))}
+        assert called <= {"on_validation_batch_start", "on_test_batch_start",
+                          "on_predict_batch_start"}  # fmt: skip
+
+
+@pytest.mark.parametrize("together", [1, "auto"])
+def test_a_step_waits_for_nothing(together, tmp_path, monkeypatch):
+    """What is measured in a step stays on its device until the epoch ends."""
+    waits: list[str] = []
+    for name in ("item", "cpu", "tolist", "numpy", "__float__", "__bool__", "__int__"):
+        original = getattr(torch.Tensor, name)
+
+        def counted(self, *args, name=name, original=original, **options):
+            waits.append(name)
+            return original(self, *args, **options)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    in_steps: list[str] = []
+
+    def listening(hook):
+        def call(*args, **options):
+            del waits[:]
+            hook(*args, **options)
+            in_steps.extend(waits)
+
+        return call
+
+    folder = str(tmp_path)
+    callbacks = [Film(folder, early_steps=0), Health(folder, 2, 1), Curves(folder, 1)]
+    for callback in callbacks:
+        for name in ("on_train_batch_start", "on_train_batch_end", "between_steps"):
+            if callable(getattr(callback, name, None)):
+                monkeypatch.setattr(callback, name, listening(getattr(callback, name)))
+    monkeypatch.setattr("simplecnn.models.classifier.build", lambda *_, **__: Residual())
+    module = Classifier({"_target_": "none"})
+    monkeypatch.setattr(module, "configure_optimizers", lambda: torch.optim.Adam(
+        module.network.parameters()))  # fmt: skip
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=callbacks,
+        default_root_dir=tmp_path,
+    )  # fmt: skip
+    data = RandomData((1, 20, 24), 7)
+    data.steps_together = together
+    trainer.fit(module, data)
+    assert in_steps == []
+    listening(lambda: torch.ones(1).item())()
+    assert in_steps == ["item"]  # it would have been heard
+    assert list(callbacks[1].gradients.rows) == [1, 2, 3]
+    assert list(callbacks[2].steps.rows) == ([1, 2, 3] if together == 1 else [3])
+
+
+def test_the_watching_of_a_validation_pass_that_fails_ends(tmp_path):
+    health = Health(str(tmp_path))
+    network = Residual()
+    from simplecnn.models.activations import watched
+
+    health._watching.enter_context(watched(network, health._receive))
+    assert sum(len(m._forward_hooks) for m in network.modules()) == 2
+    health.on_exception(None, None, RuntimeError())
+    assert sum(len(m._forward_hooks) for m in network.modules()) == 0
+
+
+RHYTHMS = {
+    "overfit": (["debug=overfit", "trainer.max_epochs=2"], [3, 6], [3, 6]),
+    "half epochs": (["+trainer.val_check_interval=0.5"], [4, 8, 12, 16], [8, 16]),
+    "every other epoch": (
+        ["+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3"], [16], [16],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rhythm", RHYTHMS)
+def test_pictures_say_which_validation_they_show(rhythm, tmp_path, monkeypatch):
+    """Passes within epochs, and epochs without one: nothing old is drawn as new."""
+    from conftest import compose_run
+
+    from simplecnn.callbacks import confusion
+    from simplecnn.training.run import train
+
+    words, passes, drawn = RHYTHMS[rhythm]
+    titles = []
+
+    def listening(*args, title, **options):
+        titles.append(title)
+        return original(*args, title=title, **options)
+
+    original = confusion.confusion_figure
+    monkeypatch.setattr(confusion, "confusion_figure", listening)
+    words = ["logger=csv", "callbacks.mistakes.every_n_epochs=1", *words]
+    train(compose_run(tmp_path / "run", *words), tmp_path / "run")
+    for name in ("confusion_val", "mistakes_val_history"):
+        assert arrays(tmp_path / "run", name)["step"].tolist() == passes
+    shown = sorted((tmp_path / "run" / "images").glob("mistakes_val_epoch=*.png"))
+    assert [int(path.stem.rpartition("=")[2]) for path in shown] == drawn
+    epochs = arrays(tmp_path / "run", "curves_epochs")
+    assert set(epochs["step"][np.isfinite(epochs["val/acc"])]) <= set(passes)
+    assert np.isfinite(epochs["val/acc"]).any() and np.isfinite(epochs["train/acc"]).all()
+    assert arrays(tmp_path / "run", "health_activity")["step"].tolist()[0] == passes[0]
+    told = "as it was at step 16" if rhythm == "every other epoch" else f"step {passes[-1]}"
+    assert titles[-1].endswith(told) and len(titles) == 1
+
+
+def test_fast_dev_run_draws_nothing(tmp_path):
+    from conftest import compose_run
+
+    from simplecnn.training.run import train
+
+    train(compose_run(tmp_path / "run", "debug=fdr"), tmp_path / "run")
+    assert not (tmp_path / "run" / "images").exists()

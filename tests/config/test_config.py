@@ -1,0 +1,291 @@
+"""Every mistake is found at once, in a sentence, without importing torch."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from simplecnn.config import devices
+from simplecnn.config.composition import compose_config, conf_dir, plan_sweep, sweep_values
+from simplecnn.errors import InputError
+
+
+def mistakes(*words: str, name: str = "train") -> list[str]:
+    with pytest.raises(InputError) as caught:
+        compose_config(name, words)
+    return list(caught.value.mistakes)
+
+
+def options(group: str) -> list[str]:
+    return sorted(p.stem for p in (conf_dir() / group).glob("*.yaml"))
+
+
+ALL_CHOICES = [
+    f"{group}={option}"
+    for group in (
+        *("callbacks", "data", "debug", "experiment", "hparams_search", "logger", "model"),
+        *("model/optimizer", "model/scheduler", "trainer"),
+    )
+    for option in options(group)
+    if group != "callbacks" or option in ("default", "none")
+]
+
+
+@pytest.mark.parametrize("choice", ALL_CHOICES)
+def test_every_choice_of_every_group_is_valid(choice, monkeypatch):
+    monkeypatch.setattr(devices, "num_cuda_devices", lambda: 1)
+    monkeypatch.setattr(devices, "has_mps", lambda: True)
+    config = compose_config("train", [choice])
+    assert config["model"]["_target_"] == "simplecnn.models.classifier.Classifier"
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "++trainer.fast_dev_run=true",
+        "+trainer.limit_train_batches=0.1",
+        "+trainer.precision=bf16-mixed",
+        "callbacks=[default,early_stopping]",
+        "~callbacks.filters",
+        "callbacks.filters=null",
+        "callbacks.filters.layers=[conv1,conv2]",
+        "model/scheduler=cosine",
+        "+data.val_size=1000 data=mnist_5k",
+        "+model.optimizer.betas=[0.9,0.99]",
+        "model.network.channels=[8]",
+        "data.val_size=0 monitor=null",
+        "trainer.max_epochs=-1",
+        "hydra.run.dir=/tmp/somewhere",
+        "name=my-run_2.0",
+    ],
+)
+def test_what_people_type_is_valid(word):
+    compose_config("train", word.split())
+
+
+def test_values_arrive():
+    words = "model.optimizer.lr=3e-3 data.batch_size=128 seed=7 model/scheduler=one_cycle"
+    config = compose_config("train", words.split())
+    assert config["model"]["optimizer"] == {
+        "_target_": "torch.optim.Adam", "lr": 0.003, "fused": True,
+    }  # fmt: skip
+    assert config["data"]["batch_size"] == 128
+    assert config["data"]["seed"] == 7
+    assert config["model"]["scheduler"]["max_lr"] == 0.003
+    assert config["model"]["scheduler_interval"] == "step"
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("seeed=3", "seeed is not a key of the configuration. Did you mean seed?"),
+        ("+seeed=3", "seeed is not a key of the configuration. Did you mean seed?"),
+        ("++foo.bar=1", "foo is not a key of the configuration. There are: model, data, "),
+        ("+paths.dta_dir=x", "paths.dta_dir is not a key of paths. Did you mean data_dir?"),
+        ("modle.optimizer.lr=1", "modle.optimizer.lr is not a key of the configuration. "
+                                 "Did you mean model?"),
+        ("trianer=cpu", "trianer is not a key of the configuration. Did you mean trainer?"),
+        ("trainer=gpuu", "trainer=gpuu: allowed are auto, cpu, ddp, ddp_sim, gpu, mps. "
+                         "Did you mean gpu?"),
+        ("experiment=nothing", "experiment=nothing: allowed are "),
+        ("callbacks=[default,earlystopping]", "callbacks=earlystopping: allowed are "),
+        ("trainer.max_epoch=3", "trainer.max_epoch is not a key of pytorch_lightning.Trainer. "
+                                "Did you mean max_epochs?"),
+        ("+trainer.max_epoch=3", "trainer.max_epoch is not a key of pytorch_lightning.Trainer. "
+                                 "Did you mean max_epochs?"),
+        ("trainer.limit_train_batches=0.1", "trainer.limit_train_batches is not set yet: add it "
+                                            "with a plus, +trainer.limit_train_batches=0.1"),
+        ("+trainer.limit_train_batches=x", "trainer.limit_train_batches is 'x': it must be a whole "
+                                           "number of batches, a share from 0.0 to 1.0, or null."),
+        ("+trainer.enable_model_summary=x", "trainer.enable_model_summary is 'x': "
+                                            "pytorch_lightning.Trainer takes Optional[bool]."),
+        ("model.optimizer.lrr=1", "model.optimizer.lrr is not a key of torch.optim.Adam. "
+                                  "Did you mean lr?"),
+        ("model.optimizer.lr=abc", "model.optimizer.lr is 'abc': it must be a number above 0."),
+        ("model.optimizer.lr=-1", "model.optimizer.lr is -1: it must be a number above 0."),
+        ("model.network.dropout=5", "model.network.dropout is 5: it must be a number from 0"),
+        ("model.network.kernel_size=4", "model.network.kernel_size is 4: it must be an odd"),
+        ("model.network.kernel_size=29", "model.network.kernel_size is 29: the image has 28"),
+        ("model.network.channels=[]", "model.network.channels is []: it must be a list"),
+        ("model.network.channels=[1,2,3,4,5]", "model.network.channels has 5 entries: "),
+        ("model.network=null", "model.network is null: it must be a class to build"),
+        ("model.network._target_=torch.nn.Sequental",
+         "model.network._target_: 'torch.nn.Sequental' is not on the list of classes"),
+        ("model.network._target_=os.system",
+         "model.network._target_: 'os.system' is not on the list of classes"),
+        ("+callbacks.mine=3", "callbacks.mine is 3: it must have a _target_, a class to build."),
+        ("data.batch_size=0", "data.batch_size is 0: it must be a whole number of 1 or more."),
+        ("data.steps_together=0", "data.steps_together is 0: it must be auto or a whole number "),
+        ("data/augmentation=affin", "data/augmentation=affin: allowed are affine, elastic, none, "
+                                    "shift. Did you mean affine?"),
+        ("experiment=best data.augmentation.scale=1",
+         "data.augmentation.scale is 1: it must be a number from 0 up to, not including, 1."),
+        ("data.crop=[28,4]", "data.crop is [28, 4]: it must be two whole numbers from 0 to 28 in "
+                             "order, as in [4,28], or null."),
+        ("data.crop=4", "data.crop is 4: it must be two whole numbers from 0 to 28 in order"),
+        ("data.batch_size=6.4", "data.batch_size is 6.4: it must be a whole number of 1 or more."),
+        ("seed=null", "seed is null: it must be a whole number from 0 to 4294967295."),
+        ("train=3", "train is 3: it must be true or false."),
+        ("train=false", "train is false: say with ckpt_path=<file> which checkpoint to test."),
+        ("ckpt_path=/no/such.ckpt", "ckpt_path is '/no/such.ckpt': there is no such file."),
+        ("name=../../x", "name is '../../x': it must be letters, digits"),
+        ("mode=maximum", "mode is 'maximum': it must be max or min."),
+        ("monitor=val/ac", "monitor is 'val/ac': this run logs train/loss, train/acc, val/loss, "
+                           "val/acc. Did you mean val/acc?"),
+        ("data.val_size=60000", "data.val_size is 60000: at most 59999 leave something to train"),
+        ("data=mnist_5k +data.val_size=4500", "data.val_size is 4500: at most 4499 leave"),
+        ("data.val_size=0", "monitor is 'val/acc': this run logs train/loss, train/acc."),
+        ("trainer=gpu", "trainer.accelerator is 'gpu': no CUDA device is seen on this machine. "
+                        "Type trainer=auto or trainer=cpu."),
+        ("a b", "'a b' cannot be read: write key=value, in quotes where needed."),
+        ("seed", "'seed' cannot be read: write key=value, in quotes where needed."),
+    ],
+)  # fmt: skip
+def test_one_sentence_for_one_mistake(word, sentence, monkeypatch):
+    monkeypatch.setattr(devices, "num_cuda_devices", lambda: 0)
+    monkeypatch.setattr(devices, "has_mps", lambda: False)
+    (found,) = mistakes(
+        *(word.split() if word.startswith(("data=", "experiment=best ")) else [word])
+    )
+    assert found.startswith(sentence)
+
+
+def test_all_mistakes_are_reported_at_once():
+    found = mistakes(
+        "trainer=gpuu", "seeed=3", "+model.network.dropot=0.1", "data.batch_size=0", "a b"
+    )
+    assert [sentence.split()[0] for sentence in found] == [
+        "trainer=gpuu:", "'a", "seeed", "data.batch_size", "model.network.dropot",
+    ]  # fmt: skip
+
+
+def test_more_devices_than_there_are(monkeypatch):
+    monkeypatch.setattr(devices, "num_cuda_devices", lambda: 2)
+    assert compose_config("train", ["trainer=gpu", "trainer.devices=2"])
+    (found,) = mistakes("trainer=gpu", "trainer.devices=3")
+    assert found == "trainer.devices is 3: this machine has 2 CUDA device(s)."
+
+
+def test_evaluate_needs_a_run():
+    assert mistakes(name="evaluate") == ["run is missing: type run=…"]
+
+
+def test_sweeps_are_tried_value_by_value():
+    assert sweep_values(["seed=1,2", "model.optimizer.lr=1e-3,3e-3", "data=mnist"]) == [
+        ["seed=1", "model.optimizer.lr=0.001", "data=mnist"],
+        ["seed=2", "model.optimizer.lr=0.001", "data=mnist"],
+        ["seed=1", "model.optimizer.lr=0.001", "data=mnist"],
+        ["seed=1", "model.optimizer.lr=0.003", "data=mnist"],
+    ]
+    assert sweep_values(["seed=1"]) == [["seed=1"]]
+
+
+SMALL_SWEEP = ["data=mnist_5k", "model.optimizer.lr=1e-3,3e-3", "seed=1,2"]
+
+
+def test_a_plan_has_every_job_of_the_product():
+    plan = plan_sweep("train", [*SMALL_SWEEP, "hydra.sweep.dir=outputs/x", "hydra/launcher=basic"])
+    assert plan.folder == Path("outputs/x") and plan.config_folders == [conf_dir()]
+    assert plan.words == SMALL_SWEEP
+    assert plan.jobs == [
+        ["data=mnist_5k", "model.optimizer.lr=0.001", "seed=1"],
+        ["data=mnist_5k", "model.optimizer.lr=0.001", "seed=2"],
+        ["data=mnist_5k", "model.optimizer.lr=0.003", "seed=1"],
+        ["data=mnist_5k", "model.optimizer.lr=0.003", "seed=2"],
+    ]
+    assert re.fullmatch(
+        r"outputs/train/\d{4}-\d\d-\d\d_[\d-]+", str(plan_sweep("train", ["seed=1,2"]).folder)
+    )
+
+
+def test_a_plan_has_the_values_of_a_ready_search():
+    plan = plan_sweep("train", ["hparams_search=pooling", "seed=7,8"])  # a word beats the file
+    assert [job[0] for job in plan.jobs] == [
+        f"model.network.pool={pool}" for pool in ("max", "average", "stride") for _ in range(2)
+    ]
+    assert [job[1] for job in plan.jobs] == ["seed=7", "seed=8"] * 3
+    assert len(plan_sweep("train", ["experiment=glob(*)"]).jobs) == len(options("experiment"))
+
+
+def test_no_augmentation_has_a_name_that_a_sweep_can_give():
+    for words in (["data/augmentation=none"], ["experiment=best", "data/augmentation=none"]):
+        assert compose_config("train", words)["data"]["augmentation"] is None
+    plan = plan_sweep("train", ["hparams_search=ablation", "seed=1"])
+    pairs = [(p, a) for p in ("max", "blur", "stride", "none") for a in ("none", "shift")]
+    assert [job[:2] for job in plan.jobs] == [
+        [f"model.network.pool={pool}", f"data/augmentation={change}"] for pool, change in pairs
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentences"),
+    [
+        (["seed=1,x"], ["seed is 'x': it must be a whole number from 0 to 4294967295."]),
+        # each value alone is right, one pair is not
+        (["data=mnist,mnist_5k", "++data.val_size=400,4500"],
+         ["data.val_size is 4500: at most 4499 leave something to train on."]),
+        (["seed=1,2", "monitor=f1"],
+         ["monitor is 'f1': this run logs train/loss, train/acc, val/loss, val/acc."]),
+        (["seed=1,2", "trainer=cpuu"], ["trainer=cpuu: allowed are auto, cpu, ddp, ddp_sim, gpu, "
+                                        "mps. Did you mean cpu?"]),
+        (["model.optimizer.lr=interval(0.001,0.1)"],
+         ["model.optimizer.lr is to be searched in an interval, and this sweep tries every value: "
+          "list the values (model.optimizer.lr=a,b,c), or search with hparams_search=optuna."]),
+        (["seed=1,2", "trainer=cpu", "trainer.devices=2", "+trainer.strategy=ddp"],
+         ["trainer.strategy is ddp with 2 processes: each of them would do the whole sweep again, "
+          "with values of its own. In a sweep, type trainer=ddp_sim, trainer.strategy=ddp_spawn or "
+          "trainer.devices=1; or do such runs one by one, without -m."]),
+    ],
+)  # fmt: skip
+def test_a_sweep_with_a_mistake_does_not_start(words, sentences):
+    with pytest.raises(InputError) as caught:
+        plan_sweep("train", words)
+    assert [s.split("\n")[0] for s in caught.value.mistakes] == sentences
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        ("trainer=ddp", True),
+        ("trainer=ddp trainer.devices=1", False),
+        ("trainer=gpu trainer.devices=auto", True),  # Lightning takes ddp by itself
+        ("trainer=gpu", False),
+        ("trainer=ddp_sim", False),
+        ("trainer=cpu trainer.devices=2 +trainer.strategy=ddp_spawn_find_unused_parameters_true",
+         False),
+        ("trainer=cpu trainer.devices=2 "
+         "+trainer.strategy={_target_:pytorch_lightning.strategies.DDPStrategy}", True),
+        ("trainer=cpu +trainer.num_nodes=2", True),
+    ],
+)  # fmt: skip
+def test_which_processes_a_sweep_refuses(words, refused, monkeypatch):
+    monkeypatch.setattr(devices, "num_cuda_devices", lambda: 4)
+    try:
+        plan_sweep("train", ["seed=1,2", *words.split()])
+    except InputError as error:
+        (sentence,) = error.mistakes
+        assert refused and "each of them would do the whole sweep again" in sentence
+    else:
+        assert not refused
+
+
+def test_a_mistake_needs_no_torch():
+    code = (
+        "import sys\n"
+        "from simplecnn import commands\n"
+        "sys.argv = ['train.py', 'seeed=3', '+trainer.limit_train_batches=x']\n"
+        "try: commands.train()\n"
+        "except SystemExit as end: assert end.code == 2, end.code\n"
+        "assert not {'torch', 'pytorch_lightning', 'matplotlib'} & set(sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == [
+        "seeed is not a key of the configuration. Did you mean seed?",
+        "trainer.limit_train_batches is 'x': it must be a whole number of batches, a share from "
+        "0.0 to 1.0, or null.",
+    ]

@@ -1,0 +1,98 @@
+"""Each named kernel does what its line says, under `conv2d`."""
+
+import numpy as np
+import pytest
+
+from simplecnn.convolution.definition import conv2d
+from simplecnn.convolution.kernels import KERNELS, best_matches, white_square
+
+RIGHTWARDS = np.tile(np.arange(5.0), (5, 1))  # grows by 1 a column
+DOWNWARDS = RIGHTWARDS.T
+
+
+def response(image, name):
+    return conv2d(image, KERNELS[name].values)
+
+
+@pytest.mark.parametrize(
+    ("name", "to_the_right", "downwards"),
+    [
+        ("Horizontal Edge", 0, 6),
+        ("Vertical Edge", 6, 0),
+        ("Sobel X", 8, 0),
+        ("Sobel Y", 0, 8),
+        ("Prewitt X", 6, 0),
+        ("Prewitt Y", 0, 6),
+        ("Scharr X", 32, 0),
+        ("Scharr Y", 0, 32),
+        ("Laplacian", 0, 0),
+    ],
+)
+def test_edge_kernels_measure_the_slope_their_line_names(name, to_the_right, downwards):
+    np.testing.assert_array_equal(response(RIGHTWARDS, name), np.full((3, 3), to_the_right))
+    np.testing.assert_array_equal(response(DOWNWARDS, name), np.full((3, 3), downwards))
+    np.testing.assert_array_equal(response(np.full((5, 5), 7.0), name), np.zeros((3, 3)))
+
+
+@pytest.mark.parametrize("name", ["Gaussian", "Box", "Sharpen", "Emboss"])
+def test_the_others_keep_a_flat_image(name):
+    np.testing.assert_allclose(response(np.full((5, 5), 7.0), name), np.full((3, 3), 7.0))
+
+
+def test_a_kernel_answers_a_single_bright_pixel_with_its_own_numbers_turned():
+    spot = np.zeros((5, 5))
+    spot[2, 2] = 1.0
+    for name, kernel in KERNELS.items():
+        np.testing.assert_array_equal(response(spot, name), kernel.values[::-1, ::-1])
+
+
+def test_emboss_is_bright_on_slopes_to_the_lower_right():
+    np.testing.assert_array_equal(response(RIGHTWARDS, "Emboss")[1], [1 + 6, 2 + 6, 3 + 6])
+    np.testing.assert_array_equal(response(DOWNWARDS[::-1], "Emboss")[:, 1], [3 - 6, 2 - 6, 1 - 6])
+
+
+def test_kernels_are_the_tutorials_and_cannot_be_changed():
+    assert list(KERNELS)[:4] == ["Horizontal Edge", "Vertical Edge", "Sobel X", "Laplacian"]
+    for kernel in KERNELS.values():
+        assert kernel.values.shape == (3, 3)
+        assert kernel.values.dtype == np.float64
+        with pytest.raises(ValueError, match="read-only"):
+            kernel.values[0, 0] = 1.0
+
+
+def test_white_square_is_the_tutorials_image():
+    image = white_square()
+    assert image.shape == (10, 10)
+    np.testing.assert_array_equal(np.argwhere(image == 1).min(axis=0), [2, 2])
+    np.testing.assert_array_equal(np.argwhere(image == 1).max(axis=0), [7, 7])
+    assert image.sum() == 36
+
+
+def test_best_matches_finds_a_kernel_and_its_negative():
+    filters = np.stack([[KERNELS["Sobel X"].values], [-3 * KERNELS["Laplacian"].values]])
+    sobel, laplacian = best_matches(filters)
+    assert sobel.name == "Sobel X" and sobel.cosine == pytest.approx(1)
+    assert laplacian.name == "Laplacian" and laplacian.cosine == pytest.approx(-1)
+    np.testing.assert_allclose(laplacian.kernel, filters[1])  # as strong as the filter
+
+
+def test_best_matches_looks_everywhere_in_a_larger_filter():
+    colour = np.zeros((1, 3, 7, 5))
+    colour[0, :, 4:7, 1:4] = KERNELS["Scharr Y"].values
+    (match,) = best_matches(colour)
+    assert match.name == "Scharr Y" and match.cosine == pytest.approx(1)
+    np.testing.assert_allclose(match.kernel, colour[0])
+    (half,) = best_matches(colour * np.array([1, 0, 0])[None, :, None, None])
+    assert half.cosine == pytest.approx(1 / np.sqrt(3))  # on one of three channels
+
+
+def test_best_matches_of_chance_are_not_small():
+    random = np.random.default_rng(0).normal(size=(2000, 1, 3, 3))
+    cosines = [abs(match.cosine) for match in best_matches(random)]
+    assert np.mean(cosines) == pytest.approx(0.57, abs=0.02)
+
+
+def test_no_match_for_zero_and_for_small_filters():
+    assert best_matches(np.zeros((1, 1, 3, 3))) == [None]
+    assert best_matches(np.full((1, 1, 3, 3), np.nan)) == [None]
+    assert best_matches(np.ones((2, 4, 1, 1))) == [None, None]

@@ -1,0 +1,182 @@
+"""Batches and their order: every image once, shared by processes, gone on with where it stopped."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simplecnn.data.batches import Batches, scale
+
+
+def numbered(num_images: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images of one pixel, and labels that count them."""
+    labels = torch.arange(num_images)
+    return (labels % 256).to(torch.uint8).reshape(-1, 1, 1), labels
+
+
+def label_lists(batches: Iterator | Batches) -> list[list[int]]:
+    return [labels.tolist() for _, labels in batches]
+
+
+def test_pixels_are_those_of_to_tensor():
+    from torchvision.transforms.functional import to_tensor
+
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    scaled = scale(torch.from_numpy(values))
+    assert scaled.dtype == torch.float32
+    assert torch.equal(scaled, to_tensor(values[:, :, None])[0])
+    assert (scaled.min(), scaled.max()) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("shape", [(100, 28, 28), (100, 1, 28, 28)])
+def test_a_batch_holds_images_and_their_labels(shape):
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator())
+    labels = torch.arange(100)
+    loader = Batches(images, labels, batch_size=32, shuffle_seed=1)
+    assert len(loader) == 4
+    seen = []
+    for batch, chosen in loader:
+        assert (batch.dtype, chosen.dtype) == (torch.float32, torch.int64)
+        assert batch.shape == (len(chosen), 1, 28, 28)
+        assert torch.equal(batch[:, 0], images.reshape(100, 28, 28)[chosen] / 255)
+        batch.mul_(0), chosen.mul_(0)  # a batch is the receiver's own
+        seen.append(len(chosen))
+    assert seen == [32, 32, 32, 4]
+    assert torch.equal(labels, torch.arange(100))
+    assert images.max() > 0
+
+
+def test_the_order_of_an_epoch_is_made_from_seed_and_epoch():
+    images, labels = numbered(60_000)
+    loader = Batches(images, labels, batch_size=8, shuffle_seed=42)
+    assert next(iter(loader))[1].tolist() == [3493, 57546, 8815, 19332, 15566, 22963, 21972, 22093]
+    loader.set_epoch(1)
+    assert next(iter(loader))[1].tolist() == [9611, 42233, 29064, 48104, 2118, 33589, 48636, 16879]
+    torch.manual_seed(0)
+    state = torch.random.get_rng_state()
+    orders = {}
+    for seed in (0, 1, 2):
+        loader = Batches(images[:100], labels[:100], batch_size=100, shuffle_seed=seed)
+        for epoch in (0, 1, 2):
+            loader.set_epoch(epoch)
+            (orders[seed, epoch],) = label_lists(loader)
+            assert sorted(orders[seed, epoch]) == list(range(100))
+    assert len({tuple(order) for order in orders.values()}) == 9
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_without_a_seed_the_order_is_that_of_the_images():
+    loader = Batches(*numbered(7), batch_size=3)
+    assert label_lists(loader) == [[0, 1, 2], [3, 4, 5], [6]]
+    loader.set_epoch(5)
+    assert label_lists(loader) == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_each_complete_pass_begins_the_next_epoch():
+    loader, named = (Batches(*numbered(50), batch_size=8, shuffle_seed=3) for _ in range(2))
+    for epoch in range(3):
+        next(iter(loader))  # a pass that is left early does not count
+        named.set_epoch(epoch)
+        assert label_lists(loader) == label_lists(named)
+
+
+sizes = st.tuples(st.integers(1, 60), st.integers(1, 20), st.integers(1, 5)).filter(
+    lambda size: size[2] <= min(size[0], size[1])
+)
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(sizes, st.sampled_from([None, 0, 7]), st.integers(0, 3))
+def test_processes_share_every_batch(size, seed, epoch):
+    num_images, batch_size, world_size = size
+    alone = Batches(*numbered(num_images), batch_size=batch_size, shuffle_seed=seed)
+    shares = [
+        Batches(
+            *numbered(num_images),
+            batch_size=batch_size,
+            shuffle_seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
+        for rank in range(world_size)
+    ]
+    for loader in (alone, *shares):
+        loader.set_epoch(epoch)
+    of_all, of_each = label_lists(alone), [label_lists(share) for share in shares]
+    assert len(of_all) == len(alone) == -(-num_images // batch_size)
+    for share, batches in zip(shares, of_each, strict=True):
+        assert len(share) == len(shares[0]) == len(batches)
+        assert all(batches)  # no batch is empty
+    together = [sum(parts, []) for parts in zip(*of_each, strict=True)]
+    assert sum(together, []) == sum(of_all, [])
+    joined = 0 < num_images % batch_size < world_size and num_images > batch_size
+    assert together == (of_all[:-2] + [of_all[-2] + of_all[-1]] if joined else of_all)
+    for parts in zip(*of_each, strict=True):
+        lengths = [len(part) for part in parts]
+        assert max(lengths) - min(lengths) <= 1
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(sizes, st.integers(0, 60), st.integers(0, 3))
+def test_a_pass_goes_on_where_it_was_left(size, num_before, epoch):
+    num_images, batch_size, world_size = size
+    keywords = {"batch_size": batch_size, "shuffle_seed": 5, "world_size": world_size}
+    whole = Batches(*numbered(num_images), **keywords)
+    whole.set_epoch(epoch)
+    expected = label_lists(whole) + label_lists(whole)
+    left = Batches(*numbered(num_images), **keywords)
+    left.set_epoch(epoch)
+    stream = iter(left)
+    num_before = min(num_before, len(left))
+    for _ in range(num_before):
+        next(stream)
+    state = left.state_dict()
+    assert (state["epoch"], state["batch"]) == (epoch, num_before)
+    assert all(type(value) is int for value in state.values())
+    resumed = Batches(*numbered(num_images), **keywords)
+    iter(resumed)  # an iterator that nobody uses
+    resumed.load_state_dict(state)
+    iter(resumed)
+    resumed.set_epoch(epoch)
+    assert resumed.state_dict() == state
+    assert label_lists(resumed) + label_lists(resumed) == expected[num_before:]
+    resumed.load_state_dict(state)
+    resumed.set_epoch(epoch + 1)
+    assert label_lists(resumed) == expected[len(left) :]
+
+
+def test_another_loader_does_not_take_the_place():
+    state = Batches(*numbered(50), batch_size=8, shuffle_seed=3).state_dict()
+    for images, batch_size, seed, sentence in [
+        (49, 8, 3, "num_images 50: with 49"),
+        (50, 4, 3, "batch_size 8: with 4"),
+        (50, 8, 4, "shuffle_seed 3: with 4"),
+    ]:
+        other = Batches(*numbered(images), batch_size=batch_size, shuffle_seed=seed)
+        with pytest.raises(ValueError) as caught:
+            other.load_state_dict(state)
+        assert str(caught.value) == (
+            f"The checkpoint was written with {sentence} its epoch cannot be continued."
+        )
+
+
+@pytest.mark.parametrize(
+    ("keywords", "sentence"),
+    [
+        ({"batch_size": 0}, "batch_size is 0 and there are 10 images: both must be at least 1"),
+        ({"batch_size": 2, "world_size": 3}, "both must be at least 1 for each of 3 processes."),
+        ({"batch_size": 20, "world_size": 11}, "both must be at least 1 for each of 11 process"),
+        ({"batch_size": 2, "world_size": 2, "rank": 2}, "rank is 2: it must be 0 to 1."),
+    ],
+)
+def test_sizes_that_make_no_sense(keywords, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Batches(*numbered(10), **keywords)
+
+
+def test_images_and_labels_must_match():
+    with pytest.raises(ValueError, match="There are 10 images but 9 labels."):
+        Batches(numbered(10)[0], numbered(9)[1], batch_size=2)

@@ -1,0 +1,136 @@
+"""scripts/explain.py from a run's folder: what is written, what is said, what is refused."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import compose_run
+
+from simplecnn.config.composition import compose_config
+from simplecnn.errors import InputError
+from simplecnn.explain.explanation import PARTS, explain, plan, summary
+from simplecnn.explain.findings import Findings, whole_folder
+from simplecnn.run_directory import RunDirectory
+
+FEW = ["units.num_images=50", "units.layers=first", "translation.num_images=20",
+       "translation.num_maps=10", "translation.reach=1", "robustness.num_images=20",
+       "embedding.num_images=50", "verdicts.num_images=20", "attribution.num_right=1",
+       "attribution.num_wrong=1"]  # fmt: skip
+
+
+def config(*words: str) -> dict:
+    return compose_config("explain", [*FEW, *words])
+
+
+def test_all_parts_of_a_run(finished_run, tmp_path, caplog):
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    before = {p.name for p in run.iterdir()}
+    with caplog.at_level(logging.INFO):
+        folder = explain(config(f"run={run}"))
+    assert folder == run / "explain"
+    assert {p.name for p in folder.iterdir()} == set(PARTS)
+    assert {p.name for p in run.iterdir()} == before | {"explain"}
+    for part in PARTS:
+        assert list((folder / part).glob("*.png")), part
+        assert np.load(folder / part / f"{part}.npz").files
+        json.loads((folder / part / f"{part}.json").read_text())
+    records = summary(folder)
+    assert records["units"]["num_searched"] == 500 and records["units"]["num_images"] == 50
+    assert "accuracy unmoved" in caplog.text and "NOT SHOWN: Weight sharing" in caplog.text
+    assert "tensorboard --samples_per_plugin images=500 --logdir" in caplog.text
+
+    # done again, one part takes its own place and leaves the others
+    (folder / "robustness" / "old.png").touch()
+    stamp = (folder / "units" / "units.json").stat().st_mtime_ns
+    explain(config(f"run={run}", "parts=[robustness]", "seed=1"))
+    assert not (folder / "robustness" / "old.png").exists()
+    assert (folder / "units" / "units.json").stat().st_mtime_ns == stamp
+    assert {p.name for p in folder.iterdir()} == set(PARTS)
+
+
+def test_several_runs_are_compared(finished_run, tmp_path):
+    for i in range(2):
+        shutil.copytree(finished_run, tmp_path / "runs" / str(i))
+    words = f"run=[{tmp_path}/runs/0,{tmp_path}/runs/1]"
+    runs, parts, folder = plan(config(words))
+    assert parts == ["translation", "robustness", "verdicts"] and len(runs) == 2
+    assert folder == tmp_path / "runs" / "explain"
+    explain(config(words, "parts=robustness"))
+    errors = np.load(folder / "robustness" / "robustness.npz")["errors"]
+    assert errors.shape == (2, 9, 6) and np.array_equal(errors[0], errors[1])
+
+
+def test_what_cannot_be_had_is_a_sentence(finished_run, tmp_path, monkeypatch):
+    def refused(*words: str) -> str:
+        with pytest.raises(InputError) as error:
+            explain(config(*words))
+        return str(error.value)
+
+    run = f"run={finished_run}"
+    assert refused().startswith("Say what to explain: run=<folder of a run>")
+    assert refused(run, "sweep=x").startswith("Say what to explain")
+    assert refused("run=none").startswith("run=none: there is no such folder.")
+    (tmp_path / "file").touch()
+    assert refused(f"run={tmp_path}/file").endswith(
+        "/file: this is a file, name the folder of a run."
+    )
+    assert refused("sweep=none").startswith("sweep=none: there is no such folder.")
+    assert (
+        refused(run, "parts=[units,unit]")
+        == f"parts is unit: choose all, or a list of {', '.join(PARTS)}."
+    )
+    assert refused(run, "parts=[]").startswith("parts is empty: choose all")
+    assert refused(run, "units.layers=[conv1,conv7]") == (
+        "There is no convolution conv7: all, first, last, or of conv1, conv2."
+    )
+    assert "units look at one network" in refused(
+        f"run=[{finished_run},{finished_run}]", "parts=units"
+    )
+    bare = tmp_path / "bare"
+    shutil.copytree(finished_run, bare)
+    shutil.rmtree(bare / "checkpoints")
+    assert "In this run: none." in refused(f"run={bare}")
+    foreign = (bare / "config.yaml").read_text()
+    (bare / "config.yaml").write_text(foreign.replace("crop: null", "crop: all"))
+    assert "data.crop is 'all': it must be two whole numbers" in refused(f"run={bare}")
+    assert not (finished_run / "explain").exists() and not (bare / "explain").exists()
+    with pytest.raises(InputError, match="units.num_images is 0: it must be a whole number of 10"):
+        config(run, "units.num_images=0")
+
+
+def test_images_of_the_wrong_size(finished_run, tmp_path):
+    from simplecnn.explain.subject import load_subject
+
+    other = compose_run(tmp_path)
+    other["model"]["network"]["image_size"] = 64
+    run = RunDirectory.open(finished_run)
+    subject = load_subject(run, run.any_checkpoint())
+    assert subject.images.shape == (500, 1, 28, 28)
+    from simplecnn.config.allow_list import build
+    from simplecnn.models.classifier import Classifier
+
+    module: Classifier = build(other["model"], _recursive_=False, _convert_="all")
+    import simplecnn.explain.subject as room
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "load_classifier", lambda path: module)
+        with pytest.raises(InputError, match="does not take images of 1 x 28 x 28"):
+            load_subject(run, run.any_checkpoint())
+
+
+def test_written_whole_or_not_at_all(tmp_path):
+    with whole_folder(tmp_path / "a") as new:
+        (new / "x").write_text("1")
+
+    def figures():
+        yield from ()
+        raise RuntimeError("no ink")
+
+    broken = Findings([], {}, {"x": np.zeros(2)}, figures())
+    with pytest.raises(RuntimeError, match="no ink"):
+        broken.save(tmp_path, "a")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a" / "x").read_text() == "1"

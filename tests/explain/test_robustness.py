@@ -1,0 +1,98 @@
+"""Errors on spoiled images: counted, with an interval over what there are several of."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from looked_at import colour_subject, digit_subject
+
+from simplecnn.explain.corruptions import corrupt
+from simplecnn.explain.intervals import mean_interval
+from simplecnn.explain.robustness import measure_mistakes, robustness
+from simplecnn.explain.subject import groups, mean_over
+
+
+@pytest.fixture(scope="module")
+def networks(bundled):
+    """Three that differ in their seed, and one that was trained for less long."""
+    trained = [replace(digit_subject(bundled, seed=i), values={"steps": 60}) for i in range(3)]
+    return [*trained, replace(digit_subject(bundled, num_steps=5), values={"steps": 5})]
+
+
+def words(figure) -> str:
+    texts = [t.get_text() for ax in figure.axes for t in ax.texts]
+    return "\n".join([figure.get_suptitle(), *texts])
+
+
+def test_one_network_has_intervals_over_images(networks):
+    subject = networks[0]
+    found = robustness([subject], num_images=80, seed=3)
+    wrong = measure_mistakes(subject, num_images=80, seed=3)
+    images, labels = subject.sample(80, seed=3)
+    spoiled = corrupt(images, "stripe", 4, seed=3)
+    expected = subject.network(spoiled).argmax(1) != labels
+    np.testing.assert_array_equal(wrong[6, 4], expected)
+    np.testing.assert_array_equal(found.arrays["errors"][0], wrong.mean(2))
+    mean = mean_interval(100 * wrong[:, 1:].mean((0, 1)))
+    assert found.lines[2].startswith(
+        f"steps 60: mean error {mean.mean:.2f} [{mean.low:.2f}, {mean.high:.2f}] % "
+        "(n = 80 images); worst:"
+    )
+    worst = found.lines[3].split()
+    assert len(found.lines) == 6 and found.lines[3].endswith("(n = 80 images)")
+    assert float(worst[1]) == pytest.approx(100 * wrong[:, 1:].mean((1, 2)).max(), abs=0.051)
+    (sheet,) = (figure for _, figure in found.figures)
+    assert "±" not in words(sheet)
+    assert found.record["groups"]["steps 60"]["interval_over"] == "images"
+
+
+def test_networks_that_differ_in_their_seed_are_one_group(networks):
+    assert groups(networks) == {"steps 60": [0, 1, 2], "steps 5": [3]}
+    assert groups(networks[:1]) == {"steps 60": [0]}
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        ([[0]], ""),
+        ([[0], [1]], ""),
+        ([[0, 1, 2]], ", mean over 3 networks"),
+        ([[0, 1, 2], [3]], ", mean over 3 / 1 networks"),
+        ([[0, 1], [2, 3]], ", mean over 2 networks each"),
+    ],
+)
+def test_a_title_says_over_how_many_networks(places, words):
+    assert mean_over({str(i): own for i, own in enumerate(places)}) == words
+
+
+def test_several_networks_have_intervals_over_networks(networks):
+    found = robustness(networks, num_images=40)
+    errors = found.arrays["errors"]
+    mean = mean_interval(errors[:3, :, 1:].mean((1, 2)), share=True)
+    assert found.lines[1] == (
+        f"steps 60: mean error {mean.text(factor=100, unit=' %', of='networks')}; worst:"
+    )
+    assert "steps 5: mean error" in found.lines[5] and "(n = 40 images)" in found.lines[5]
+    group = found.record["groups"]["steps 60"]
+    assert group["interval_over"] == "networks" and group["mean_error"]["n"] == 3
+    assert group["mean_error"]["mean"] == pytest.approx(mean.mean)
+    figures = dict(found.figures)
+    assert list(figures) == ["errors_steps_60", "errors_steps_5", "compared"]
+    noise = mean_interval(100 * errors[:3, 0, 5])
+    half = (noise.high - noise.low) / 2
+    assert f"{noise.mean:.1f} ± {half:.1f}\nat 0.5" in words(figures["errors_steps_60"])
+    assert "±" not in words(figures["errors_steps_5"])
+    (ax,) = figures["compared"].axes
+    bars = [bar.get_height() for bar in ax.patches]
+    np.testing.assert_allclose(bars[:9], 100 * errors[:3, :, 1:].mean((0, 2)))
+    ends = ax.collections[0].get_segments()[0][:, 1]
+    kind = mean_interval(100 * errors[:3, 0, 1:].mean(1))
+    np.testing.assert_allclose(ends, np.clip([kind.low, kind.high], 0, 100))
+
+
+def test_colour_images_of_a_residual_network():
+    found = robustness([colour_subject()], num_images=12)
+    assert found.arrays["errors"].shape == (1, 9, 6)
+    assert found.arrays["examples"].shape == (9, 6, 3, 64, 64)
+    for _, figure in found.figures:
+        figure.canvas.draw()

@@ -1,0 +1,107 @@
+"""Shifts are exact, consistency is the pairs' count, maps move along where theory says so."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from looked_at import colour_subject, digit_subject
+from torch import nn
+
+from simplecnn.explain.translation import (
+    Shifts,
+    equivariance_errors,
+    measure_shifts,
+    shifted,
+    translation,
+)
+
+
+def test_shifted_moves_and_fills_with_zeros():
+    image = torch.arange(1.0, 10).view(1, 1, 3, 3)
+    assert shifted(image, 1, 0)[0, 0].tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 6]]
+    assert shifted(image, 0, -2)[0, 0].tolist() == [[3, 0, 0], [6, 0, 0], [9, 0, 0]]
+    assert shifted(image, 5, 0).sum() == 0
+    assert torch.equal(shifted(image, 0, 0), image)
+
+
+def test_consistency_is_that_of_all_pairs():
+    rng = np.random.default_rng(0)
+    answers = rng.integers(0, 3, (5, 5, 4))
+    shifts = Shifts(2, answers, np.zeros(4, int), np.ones((5, 5)))
+    near = answers[1:4, 1:4].reshape(9, 4)
+    pairs = [near[i] == near[j] for i, j in itertools.product(range(9), repeat=2)]
+    assert shifts.consistency(1) == pytest.approx(np.mean(pairs))
+    assert shifts.near(7).shape == (25, 4)
+    assert shifts.near_accuracies(1) == pytest.approx((near == 0).mean(0))
+
+
+class Quadrant(nn.Module):
+    """Class 0 where the ink is in the left half, else 1."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([x[..., :4].sum((1, 2, 3)), x[..., 4:].sum((1, 2, 3))], 1)
+
+
+def test_accuracy_by_shift_of_a_network_that_is_known():
+    images = torch.zeros(2, 1, 8, 8)
+    images[0, 0, 4, 3] = images[1, 0, 4, 4] = 1
+    shifts = measure_shifts(Quadrant(), images, torch.tensor([0, 1]), reach=2)
+    assert shifts.accuracy[0].tolist() == [0.5, 0.5, 1.0, 0.5, 0.5]  # rows dy, columns dx
+    assert shifts.accuracy.shape == (5, 5) and shifts.ink.min() == 1
+    assert (shifts.accuracy == shifts.accuracy[0]).all()
+
+
+def test_maps_move_along_by_whole_units_away_from_borders(bundled):
+    subject = digit_subject(bundled, num_steps=5)
+    errors = equivariance_errors(subject.network, subject.images[:30], reach=4)
+    assert list(errors)[:3] == ["conv1", "relu1", "pool1"] and "fc1" not in errors
+    assert (errors["conv1"].interior <= 1e-6).all()
+    assert (errors["pool2"].interior[[0, 4]] <= 1e-6).all()
+    assert (errors["pool2"].interior[1:4] > 0.01).all()  # steps of 4 pixels
+    assert (errors["conv2"].all_units[[2, 4]] > 1e-3).all()  # the border is seen
+    assert (errors["conv1"].unmoved[1:] > 0.1).all() and errors["conv1"].unmoved[0] == 0
+    assert errors["conv1"].num_interior[1] == 26 * 25 + 25 * 26
+    with torch.no_grad():  # the same by hand
+        still = subject.network.conv1(subject.images[:30])
+        changes = [
+            subject.network.conv1(shifted(subject.images[:30], *move)) - still
+            for move in ((1, 0), (0, 1))
+        ]
+    expected = float(torch.stack(changes).norm() / (2**0.5 * still.norm()))
+    assert errors["conv1"].unmoved[1] == pytest.approx(expected, rel=1e-4)
+
+
+def test_findings_of_one_and_of_several(bundled, tmp_path):
+    one = digit_subject(bundled)
+    found = translation([one], num_images=30, num_maps=10, reach=2)
+    path = found.save(tmp_path, "translation")
+    names = {p.name for p in path.iterdir()}
+    assert names == {
+        "accuracy_by_shift.png", "layers.png", "translation.json", "translation.npz"
+    }  # fmt: skip
+    arrays = np.load(path / "translation.npz")
+    accuracy = (arrays["0/answers"] == arrays["0/labels"]).mean(-1)
+    group = found.record["groups"]["all"]
+    assert group["accuracy"]["mean"] == pytest.approx(accuracy[2, 2])
+    assert group["accuracy"]["low"] < accuracy[2, 2] < group["accuracy"]["high"]
+    assert f"{100 * accuracy[2, 2]:.2f} [" in found.lines[1]
+    others = [
+        replace(digit_subject(bundled, seed=i, num_steps=20), values={"model.network.pool": pool})
+        for i, pool in [(1, "max"), (2, "max"), (3, "none"), (4, "none")]
+    ]  # fmt: skip
+    several = translation(others, num_images=30, num_maps=10, reach=1)
+    assert set(several.record["groups"]) == {"pool max", "pool none"}
+    assert several.record["groups"]["pool max"]["consistency"]["n"] == 2
+    path = several.save(tmp_path, "several")
+    assert {p.stem for p in path.glob("*.png")} == {
+        "accuracy_by_shift", "layers_pool_max", "layers_pool_none", "ledger"
+    }  # fmt: skip
+
+
+def test_a_residual_network_in_colour():
+    found = translation([colour_subject()], num_images=20, num_maps=8, reach=4)
+    layers = found.record["groups"]["all"]["layers"]
+    assert max(layers["down"]["interior"][::4]) < 1e-5 and layers["down"]["jump"] == "4"
+    assert layers["inner"]["interior"][1] < 1e-5

@@ -1,0 +1,148 @@
+"""Measurements by hand on networks that are known, and the rules at their edges."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from looked_at import colour_subject, digit_subject
+from torch import nn
+
+from simplecnn.explain.claims import (
+    HELD,
+    IN_PART,
+    NOT_SHOWN,
+    Evidence,
+    class_shares,
+    edge_share,
+    exactness,
+    ink_share,
+    judge,
+    locality,
+    verdicts,
+)
+from simplecnn.explain.intervals import mean_interval, share_interval
+
+
+def test_intervals_of_textbooks():
+    found = mean_interval([1.0, 2.0, 3.0])
+    assert found.mean == 2 and found.high - 2 == pytest.approx(4.302653 / 3**0.5)
+    assert found.text() == "2.00 [-0.48, 4.48] (n = 3)"
+    assert mean_interval([5.0]).text() == "5.00 (n = 1)"
+    share = share_interval(81, 263)  # Newcombe 1998, method 3
+    assert (round(share.low, 4), round(share.high, 4)) == (0.2553, 0.3662)
+    assert share_interval(10, 10).high == pytest.approx(1) and share_interval(10, 10).low < 0.75
+
+
+def first(weight: list) -> nn.Sequential:
+    layer = nn.Conv2d(1, 1, 3, bias=False)
+    layer.weight.data = torch.tensor(weight, dtype=torch.float32).view(1, 1, 3, 3)
+    return nn.Sequential(layer)
+
+
+def test_what_filters_do():
+    torch.manual_seed(0)
+    images = torch.rand(20, 1, 28, 28)
+    box, sobel = first([1] * 9), first([-1, 0, 1, -2, 0, 2, -1, 0, 1])
+    assert ink_share(box, images) == pytest.approx(1, abs=1e-6)
+    assert ink_share(sobel, images) == pytest.approx(0, abs=0.01)
+    assert edge_share(box) == pytest.approx(0, abs=1e-12) and edge_share(sobel) > 0.95
+    random = nn.Sequential(nn.Conv2d(1, 20_000, 3))
+    nn.init.normal_(random[0].weight)
+    assert edge_share(random) == pytest.approx(2 / 9, abs=0.01)
+
+
+def test_exactness_and_locality(bundled):
+    subject = digit_subject(bundled, num_steps=3)
+    assert 0 < exactness(subject.network, subject.images[:4]) < 1e-6
+    assert locality(subject.network, subject.images[:4], seed=0) == {"conv1": 1.0, "conv2": 1.0}
+
+    class Global(nn.Module):  # a convolution that hears of the whole image
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 3)
+            self.conv.register_forward_hook(lambda m, i, out: out + i[0].mean())
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x).mean((2, 3))
+
+    blind = Global().requires_grad_(False)
+    plain = exactness(blind, subject.images[:4])
+    assert plain > 1e-3
+
+
+def test_class_shares_by_hand():
+    class Ink(nn.Sequential):
+        """The peak of channel 0 is the pixel at the centre."""
+
+    network = Ink(nn.Conv2d(1, 2, 1, bias=False), nn.Flatten())
+    network[0].weight.data = torch.tensor([1.0, 0.0]).view(2, 1, 1, 1)
+    images = torch.tensor([0.1, 0.2, 0.8, 0.9]).view(4, 1, 1, 1)
+    labels = torch.tensor([0, 0, 1, 1])
+    shares, areas = class_shares(network, images, labels, 2)
+    assert shares["0"] == pytest.approx(0.49 / 0.50)  # of the channel that is not constant
+    assert areas.tolist() == [1.0, 0.5]
+
+
+def good() -> Evidence:
+    return Evidence(
+        exactness=1e-7, locality={"a": 1.0}, ink={"trained": np.full(4, 0.2)}, consistency=0.995,
+        moved_along={"a": 0.0}, pooled={"pool": (0.5, 0.3)},
+        edges={"trained": 0.4, "untrained": 0.2},
+        class_share={"trained": {"a": 0.2, "b": 0.5}, "untrained": {"a": 0.2, "b": 0.3}},
+        singled_out=0.8, sizes={"a": 3, "b": 5}, effective={"a": 3, "b": 4},
+    )  # fmt: skip
+
+
+def results(evidence: list[Evidence], without: list[float] = ()) -> list[str]:
+    return [verdict.verdict for verdict in judge(evidence, without)]
+
+
+def test_the_rules():
+    three = [good(), good(), good()]
+    assert results(three, [0.9, 0.91, 0.92]) == [HELD] * 5
+    assert results(three) == [HELD, HELD, IN_PART, HELD, HELD]
+    assert results(three[:2], [0.9, 0.9]) == [NOT_SHOWN] * 5
+
+    def one_with(**changes: object) -> list[str]:
+        return results([good(), good(), replace(good(), **changes)], [0.9, 0.9, 0.9])
+
+    assert one_with(exactness=1e-3)[0] == NOT_SHOWN
+    assert one_with(ink={"trained": np.full(4, 0.9)})[0] == IN_PART
+    assert one_with(consistency=0.9)[1] == IN_PART
+    assert one_with(moved_along={"a": 0.1})[1] == NOT_SHOWN
+    assert one_with(pooled={"pool": (0.5, 0.9)})[2] == IN_PART
+    assert one_with(pooled={})[2] == NOT_SHOWN
+    assert one_with(singled_out=0.0)[3] == IN_PART
+    assert one_with(effective={"a": 4, "b": 4})[4] == IN_PART
+    assert one_with(sizes={"a": 4, "b": 4})[4] == NOT_SHOWN
+    flat = replace(
+        good(), edges={"trained": 0.2, "untrained": 0.2}, singled_out=0.0,
+        class_share={"trained": {"a": 0.2, "b": 0.2}, "untrained": {"a": 0.2, "b": 0.2}},
+    )  # fmt: skip
+    assert results([flat] * 3)[3] == NOT_SHOWN
+    (third,) = [v for v in judge(three, ()) if "Pooling" in v.claim]
+    assert "not: compared with networks without pooling" in third.reason
+    few = judge(three[:1], ())[0]
+    assert few.reason == "it takes 3 networks of different seeds, here: 1"
+
+
+def test_verdicts_on_networks(bundled, tmp_path):
+    subjects = [digit_subject(bundled, seed=i, num_steps=30) for i in range(3)]
+    found = verdicts(subjects, num_images=40)
+    path = found.save(tmp_path, "verdicts")
+    assert len(list(path.glob("claim_*.png"))) == 5
+    by_claim = {v["figure"]: v for v in found.record["verdicts"]}
+    assert by_claim["claim_2_weight_sharing.png"]["verdict"] == IN_PART
+    numbers = by_claim["claim_2_weight_sharing.png"]["numbers"]
+    interval = numbers["% of pairs of shifts to ±4 with one answer"]
+    assert interval["n"] == 3 and interval["low"] < interval["mean"] < interval["high"] < 99
+    text = "\n".join(found.lines)
+    assert text.startswith("3 networks, 40 test images") and text.count(".png") == 5
+    assert "HELD IN PART: Weight sharing gives translation invariance" in text
+
+
+def test_a_residual_network_in_colour(tmp_path):
+    found = verdicts([colour_subject()], num_images=12)
+    assert {v["verdict"] for v in found.record["verdicts"]} == {NOT_SHOWN}
+    assert len(list(found.save(tmp_path, "verdicts").glob("*.png"))) == 5

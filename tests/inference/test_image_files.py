@@ -1,0 +1,208 @@
+"""Images of all kinds are read as what they show; hostile ones get a sentence, and no memory."""
+
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simplecnn.errors import InputError
+from simplecnn.inference.image_files import like_mnist, read_grey
+
+
+@pytest.fixture(scope="module")
+def drawing(bundled) -> Image.Image:
+    """A seven, black on white, 280 x 280, off the middle."""
+    seven = bundled[0][3600]
+    page = np.full((400, 320), 255, np.uint8)
+    page[30:310, 20:300] = 255 - np.kron(seven, np.ones((10, 10), np.uint8))
+    return Image.fromarray(page)
+
+
+def transparent(drawing: Image.Image) -> Image.Image:
+    """Black ink on nothing."""
+    ink = Image.new("RGBA", drawing.size, (0, 0, 0, 0))
+    ink.putalpha(Image.eval(drawing, lambda v: 255 - v))
+    return ink
+
+
+def sixteen_bits(drawing: Image.Image) -> Image.Image:
+    return Image.fromarray(np.asarray(drawing).astype(np.uint16) * 257)
+
+
+KINDS = {
+    "grey.png": lambda d: d,
+    "colour.png": lambda d: d.convert("RGB"),
+    "palette.png": lambda d: d.convert("RGB").quantize(64),
+    "palette.gif": lambda d: d.convert("P"),
+    "transparent.png": transparent,
+    "transparent.webp": transparent,
+    "grey_alpha.png": lambda d: transparent(d).convert("LA"),
+    "sixteen_bits.png": sixteen_bits,
+    "sixteen_bits.tiff": sixteen_bits,
+    "floats.tiff": lambda d: Image.fromarray(np.asarray(d, np.float32) / 255),
+    "black_and_white.png": lambda d: d.convert("1", dither=Image.Dither.NONE),
+    "photo.jpg": lambda d: d.convert("RGB"),
+    "print.jpg": lambda d: d.convert("CMYK"),
+    "bitmap.bmp": lambda d: d.convert("RGB"),
+    "map.ppm": lambda d: d.convert("RGB"),
+    "inverted.png": lambda d: Image.eval(d, lambda v: 255 - v),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_image_shows_the_same_digit(name, drawing, tmp_path):
+    expected = like_mnist(np.asarray(drawing, np.float32) / 255)
+    KINDS[name](drawing).save(tmp_path / name)
+    digit = like_mnist(read_grey(tmp_path / name))
+    assert digit.shape == (28, 28) and digit.dtype == np.float32
+    assert digit.min() == 0 and digit.max() == pytest.approx(1, abs=0.01)
+    assert np.abs(digit - expected).mean() < 0.03, name
+
+
+def test_a_digit_of_mnist_stays_as_it_is(bundled, tmp_path):
+    for which in (0, 1234, 4999):
+        Image.fromarray(bundled[0][which]).save(tmp_path / "digit.png")
+        digit = like_mnist(read_grey(tmp_path / "digit.png"))
+        np.testing.assert_allclose(digit, bundled[0][which] / 255, atol=1e-7)
+
+
+def test_a_photograph_that_lies_on_its_side_is_turned(drawing, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    drawing.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "x.jpg", exif=exif)
+    expected = like_mnist(np.asarray(drawing, np.float32) / 255)
+    assert np.abs(like_mnist(read_grey(tmp_path / "x.jpg")) - expected).mean() < 0.03
+
+
+def test_the_digit_is_put_in_the_middle(drawing):
+    digit = like_mnist(np.asarray(drawing, np.float32) / 255)
+    rows, columns = np.indices(digit.shape)
+    assert abs((rows * digit).sum() / digit.sum() - 13.5) <= 0.51
+    assert abs((columns * digit).sum() / digit.sum() - 13.5) <= 0.51
+    assert not digit[:3].any() and not digit[:, :3].any()
+
+
+def test_an_image_of_one_colour_is_refused():
+    with pytest.raises(InputError, match="image: there is nothing to see in it"):
+        like_mnist(np.full((50, 60), 0.5, np.float32))
+
+
+# ------------------------------------------------------------------------------- hostile
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, depth: int, colour: int, *, extra: bytes = b"") -> bytes:
+    """A PNG of zeros, kilobytes on disk whatever its size."""
+    channels = {0: 1, 2: 3, 3: 1, 6: 4}[colour]
+    row = b"\0" * (1 + (width * depth * channels + 7) // 8)
+    squeeze = zlib.compressobj(1)
+    body = b"".join(squeeze.compress(row) for _ in range(min(height, 7000))) + squeeze.flush()
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    palette = chunk(b"PLTE", b"\0\0\0\xff\xff\xff") if colour == 3 else b""
+    return (
+        b"\x89PNG\r\n\x1a\n" + header + palette + extra + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    )
+
+
+def hostile_files(folder: Path, drawing: Image.Image) -> dict[str, str]:
+    """Files, and what the sentence on each has to say; "" where it can be read."""
+    whole = {}
+    for kind in ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP"):
+        buffer = io.BytesIO()
+        noisy = np.random.default_rng(0).integers(0, 256, (300, 300), np.uint8)
+        Image.fromarray(noisy).save(buffer, kind)
+        whole[kind] = buffer.getvalue()
+    bomb = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"\0" * (200 << 20), 9))
+    files = {
+        "bomb_grey.png": (png(60_000, 60_000, 8, 0), "too many pixels: at most"),
+        "bomb_one_bit.png": (png(200_000, 200_000, 1, 0), "too many pixels: at most"),
+        "bomb_colour.png": (png(50_000, 2_000, 16, 6), "too many pixels: at most"),
+        "bomb_thin.png": (png(2**31 - 1, 1, 1, 0)[:100], ""),
+        "bomb_text.png": (png(10, 10, 8, 0, extra=bomb), ""),
+        "largest_rgba.png": (png(6_300, 6_300, 8, 6), "nothing to see"),
+        "largest_16_bit.png": (png(6_300, 6_300, 16, 0), "nothing to see"),
+        "largest_palette.png": (png(6_300, 6_300, 8, 3), "nothing to see"),
+        "no_pixels.png": (png(0, 0, 8, 0), "image="),
+        "half_there.png": (png(6_300, 6_300, 8, 0)[:20_000], "is damaged"),
+        "empty.png": (b"", "is not an image that can be read"),
+        "text.png": (b"this is not an image", "is not an image that can be read"),
+        "script.svg": (b"<svg><script>alert(1)</script></svg>", "is not an image that can be read"),
+        "script.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(touch harm) run\n",
+                       "is not an image that can be read"),
+        "pickle.png": (b"\x80\x04\x95", "is not an image that can be read"),
+        "random.jpg": (os.urandom(5_000), "is not an image that can be read"),
+        "giant.gif": (b"GIF89a" + struct.pack("<HH", 65535, 65535) + whole["GIF"][10:], ""),
+    }  # fmt: skip
+    for kind, data in whole.items():
+        for share in (0.02, 0.3, 0.9):
+            files[f"cut_{share}.{kind}"] = (data[: int(share * len(data))], "image=")
+        broken = bytearray(data)
+        broken[len(data) // 2 : len(data) // 2 + 40] = os.urandom(40)
+        files[f"broken.{kind}"] = (bytes(broken), "")
+    for name, (data, _) in files.items():
+        (folder / name).write_bytes(data)
+    (folder / "folder.png").mkdir()
+    os.mkfifo(folder / "pipe.png")
+    with (folder / "long.png").open("wb") as file:
+        file.truncate(100 << 20)
+    others = {
+        "folder.png": "is not a file",
+        "pipe.png": "is not a file",
+        "long.png": "at most 67,108,864 are read",
+        "missing.png": "there is no such file",
+    }
+    return {name: said for name, (_, said) in files.items()} | others  # fmt: skip
+
+
+READ = r"""
+import json, re, resource, sys
+from pathlib import Path
+from simplecnn.errors import InputError
+from simplecnn.inference.image_files import like_mnist, read_grey
+
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+said = {}
+for name in json.load(sys.stdin):
+    try:
+        said[name] = str(like_mnist(read_grey(name)).shape)
+    except InputError as error:
+        said[name] = str(error)
+# Not ru_maxrss: that one begins with the peak of the process that started this one.
+status = Path("/proc/self/status").read_text()
+peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+print(json.dumps({"said": said, "peak": peak, "torch": "torch" in sys.modules}))
+"""
+
+
+def test_hostile_images_get_a_sentence_and_no_memory(drawing, tmp_path, proves):
+    wanted = hostile_files(tmp_path, drawing)
+    done = subprocess.run(
+        [sys.executable, "-c", READ], input=json.dumps(list(wanted)), cwd=tmp_path,
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stderr == "", done.stderr[-2000:]
+    result = json.loads(done.stdout)
+    for name, part in wanted.items():
+        said = result["said"][name]
+        assert part in said, (name, said)
+        assert "\n" not in said and len(said) < 300, (name, said)
+    refused = [said for said in result["said"].values() if said != "(28, 28)"]
+    peak = result["peak"] // 2**20
+    assert not result["torch"] and peak < 500
+    assert not (tmp_path / "harm").exists()
+    proves(
+        "Hostile input",
+        "An image is read or refused with a sentence, in less than 500 MB.",
+        hostile_images=len(wanted), refused=len(refused), MB_at_the_peak=peak,
+    )  # fmt: skip

@@ -1,0 +1,116 @@
+"""Exported weights are the run's own, bit for bit; predictions are those of its network."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from simplecnn.data.batches import cropped
+from simplecnn.errors import InputError
+from simplecnn.inference.evaluate import load_classifier
+from simplecnn.inference.export import export, load_network, load_safetensors
+from simplecnn.inference.image_files import like_mnist, read_grey
+from simplecnn.inference.predict import predict
+from simplecnn.models.simple_cnn import SimpleCNN
+
+
+@pytest.fixture
+def checkpoint(finished_run):
+    return finished_run / "checkpoints" / "best.ckpt"
+
+
+def test_an_export_holds_the_weights_of_the_run(checkpoint, ten_digits, tmp_path):
+    path = tmp_path / "model.safetensors"
+    written = export(checkpoint, path)
+    images = torch.from_numpy(ten_digits[0])
+    with torch.no_grad():
+        expected = load_network(checkpoint)(images)
+        # the weights of the classifier lie in another order in memory, so sums are rounded anew
+        trained = load_classifier(checkpoint).network.eval()
+        torch.testing.assert_close(expected, trained(images), rtol=1e-5, atol=1e-6)
+        state = load_network(checkpoint).state_dict()
+        assert all(torch.equal(state[name], value) for name, value in trained.state_dict().items())
+        torch.testing.assert_close(load_safetensors(path)(images), expected, rtol=1e-5, atol=1e-6)
+    # for those who know nothing of this project but its network
+    theirs = SimpleCNN(channels=(4, 8))
+    theirs.load_state_dict(load_file(path))
+    torch.testing.assert_close(theirs.eval()(images), expected, rtol=1e-5, atol=1e-6)
+    with safe_open(path, framework="pt") as file:
+        network = json.loads(file.metadata()["network"])
+    assert network["_target_"] == "simplecnn.models.simple_cnn.SimpleCNN" and network[
+        "channels"
+    ] == [4, 8]
+    assert written == {
+        "num_tensors": 8,
+        "num_parameters": sum(p.numel() for p in theirs.parameters()),
+        "num_bytes": path.stat().st_size,
+    }
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+    export(checkpoint, path, crop=[4, 28])
+    with safe_open(path, framework="pt") as file:
+        assert json.loads(file.metadata()["crop"]) == [4, 28]
+
+
+def test_an_export_that_cannot_be_written_leaves_the_one_before(checkpoint, tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    export(checkpoint, path)
+    before = path.read_bytes()
+
+    def full(source: object, target: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("simplecnn.inference.export.os.replace", full)
+    with pytest.raises(InputError, match="cannot be written: No space left on device."):
+        export(checkpoint, path)
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_foreign_exports_get_a_sentence(checkpoint, tmp_path):
+    path = tmp_path / "model.safetensors"
+    export(checkpoint, path)
+    whole = path.read_bytes()
+    weights = load_file(path)
+    hostile = json.dumps({"_target_": "os.system", "command": "touch harm"})
+    cases = {"cut": whole[:500], "empty": b"", "text": b"hello" * 10, "pickle": b"\x80\x04."}
+    for name, data in cases.items():
+        (tmp_path / name).write_bytes(data)
+    save_file(weights, tmp_path / "nameless")
+    save_file(weights, tmp_path / "hostile", {"network": hostile})
+    save_file({"x": torch.zeros(1)}, tmp_path / "other", {"network": json.dumps(
+        {"_target_": "simplecnn.models.simple_cnn.SimpleCNN"})})  # fmt: skip
+    for name in (*cases, "nameless", "hostile", "other"):
+        with pytest.raises(InputError) as caught:
+            load_safetensors(tmp_path / name)
+        told = str(caught.value)
+        assert name in told and "\n" not in told, told
+    with pytest.raises(InputError, match="'os.system' is not on the list"):
+        load_safetensors(tmp_path / "hostile")
+
+
+def test_predictions_are_those_of_the_network(checkpoint, bundled, tmp_path, caplog):
+    names = []
+    for i in (0, 700, 1400, 3600, 4900):
+        names.append(str(tmp_path / f"{i}.png"))
+        Image.fromarray(bundled[0][i]).save(names[-1])
+    digits = np.stack([like_mnist(read_grey(name)) for name in names])
+    with torch.no_grad():
+        images = torch.from_numpy(bundled[0][[0, 700, 1400, 3600, 4900]]).float() / 255
+        logits = load_network(checkpoint)(images.unsqueeze(1))
+    with caplog.at_level(logging.INFO, "simplecnn.inference.predict"):
+        answers = predict(checkpoint, digits, names)
+    assert answers == [str(i) for i in logits.argmax(1).tolist()]
+    shares = 100 * logits.softmax(1).max(1).values
+    for line, name, answer, share in zip(caplog.messages, names, answers, shares, strict=True):
+        assert line.split()[:4] == [name, answer, f"{float(share):.1f}", "%"], line
+    with torch.no_grad():
+        part = cropped(torch.from_numpy(bundled[0][[0, 700, 1400, 3600, 4900]]), [9, 19])
+        logits_of_part = load_network(checkpoint)(part.unsqueeze(1) / 255)
+    assert predict(checkpoint, digits, names, crop=[9, 19]) == [
+        str(i) for i in logits_of_part.argmax(1).tolist()
+    ]
+    assert logits_of_part.argmax(1).tolist() != logits.argmax(1).tolist()

@@ -1,0 +1,166 @@
+"""Feature maps are what stands after each convolution's ReLU, in any network."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+
+from simplecnn.models.activations import convolutions, evaluation_mode, feature_maps, watched
+from simplecnn.models.simple_cnn import SimpleCNN
+
+
+class Functional(nn.Module):
+    """ReLU as a function, normalisation before it, one convolution without any, a shared ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.second = nn.Conv2d(4, 5, 3, stride=2)
+        self.last = nn.Conv2d(5, 10, 1)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.norm(self.first(x)))
+        x = self.act(self.second(F.max_pool2d(x, 2)))
+        return self.last(x).mean((2, 3))
+
+
+def num_hooks(network: nn.Module) -> int:
+    return sum(len(m._forward_hooks) for m in network.modules())
+
+
+def test_simplecnn_as_the_tutorial_does_it_by_hand(ten_digits):
+    torch.manual_seed(0)
+    network = SimpleCNN()
+    x = torch.from_numpy(ten_digits[0])
+    maps, logits = feature_maps(network, x)
+    with torch.no_grad():
+        first = F.relu(network.conv1(x))
+        second = F.relu(network.conv2(F.max_pool2d(first, 2)))
+        third = F.relu(network.conv3(F.max_pool2d(second, 2)))
+    assert list(maps) == ["conv1", "conv2", "conv3"]
+    for found, expected in zip(maps.values(), (first, second, third), strict=True):
+        assert torch.equal(found, expected)
+    assert torch.equal(logits, network(x).detach())
+
+
+def test_functions_normalisation_and_in_place(ten_digits):
+    torch.manual_seed(0)
+    network = Functional()
+    x = torch.from_numpy(ten_digits[0])
+    network(x)  # the running mean of the normalisation is no longer zero
+    maps, _ = feature_maps(network, x)
+    network.eval()
+    with torch.no_grad():
+        first = F.relu(network.norm(network.first(x)))
+        second = F.relu(network.second(F.max_pool2d(first, 2)))
+        last = network.last(second)
+    assert list(maps) == ["first", "second", "last"]
+    assert torch.equal(maps["first"], first)
+    assert torch.equal(maps["second"], second)
+    assert torch.equal(maps["last"], last) and (last < 0).any()  # no ReLU behind it
+
+
+def test_colour_residual_network():
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(num_classes=10)
+    maps, logits = feature_maps(network, torch.randn(2, 3, 64, 64))
+    assert list(maps) == list(convolutions(network)) and len(maps) == 20
+    assert maps["conv1"].shape == (2, 64, 32, 32)
+    assert (maps["conv1"] >= 0).all() and logits.shape == (2, 10)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_nothing_is_left_behind(training, ten_digits):
+    torch.manual_seed(0)
+    network = Functional().train(training)
+    network.norm.eval()
+    state = {k: v.clone() for k, v in network.state_dict().items()}
+    random_state = torch.get_rng_state()
+    feature_maps(network, torch.from_numpy(ten_digits[0]))
+    assert num_hooks(network) == 0
+    assert network.training is training and network.act.training is training
+    assert not network.norm.training
+    assert all(torch.equal(state[k], v) for k, v in network.state_dict().items())
+    assert torch.equal(random_state, torch.get_rng_state())
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_a_compiled_network_gives_the_same_maps(ten_digits):
+    torch.manual_seed(0)
+    network = SimpleCNN()
+    images = torch.from_numpy(ten_digits[0])
+    expected, _ = feature_maps(network, images)
+    network.compile()
+    maps, _ = feature_maps(network, images)
+    assert list(maps) == list(expected)
+    assert all(torch.equal(maps[name], expected[name]) for name in maps)
+
+
+def test_nothing_is_left_behind_by_a_failure():
+    network = Functional()
+    with pytest.raises(RuntimeError):
+        feature_maps(network, torch.zeros(1, 3, 28, 28))
+    assert num_hooks(network) == 0 and network.training
+
+
+def test_evaluation_mode_restores_a_mixed_state():
+    network = Functional()
+    network.norm.eval()
+    with evaluation_mode(network):
+        assert not any(m.training for m in network.modules())
+    assert network.training and not network.norm.training
+
+
+class Residual(nn.Module):
+    """A shortcut added in place, after normalisation and without one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3, padding=1)
+        self.second = nn.Conv2d(4, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.third = nn.Conv2d(4, 4, 3, padding=1)
+        self.fc = nn.Linear(4, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.first(x), inplace=True)
+        out = self.second(x)
+        out += x
+        out = self.norm(self.third(F.relu(out, inplace=True)))
+        out += x
+        return self.fc(F.relu(out).mean((2, 3)))
+
+
+def test_a_shortcut_added_in_place_does_not_change_what_a_layer_gave(ten_digits):
+    torch.manual_seed(0)
+    network = Residual().eval()
+    x = torch.from_numpy(ten_digits[0])
+    maps, _ = feature_maps(network, x)
+    with torch.no_grad():
+        first = F.relu(network.first(x))
+        second = network.second(first)
+        third = network.third(F.relu(second + first))
+    assert list(maps) == ["first", "second", "third"]
+    assert torch.equal(maps["first"], first)
+    assert torch.equal(maps["second"], second) and (second < 0).any()
+    assert torch.equal(maps["third"], third)
+
+
+def test_each_pass_hands_over_each_layer_once(ten_digits):
+    network = SimpleCNN().eval()
+    seen: list[tuple[str, tuple[int, ...], bool]] = []
+
+    def receive(name: str, output: torch.Tensor) -> None:
+        seen.append((name, tuple(output.shape), bool((output < 0).any())))
+
+    with torch.inference_mode(), watched(network, receive, (nn.Conv2d, nn.Linear)) as names:
+        for count in (3, 7):
+            network(torch.from_numpy(ten_digits[0][:count]))
+    assert names == ["conv1", "conv2", "conv3", "fc1", "fc2"]
+    assert seen[:4] == [("conv1", (3, 16, 28, 28), False), ("conv2", (3, 32, 14, 14), False),
+                        ("conv3", (3, 64, 7, 7), False), ("fc1", (3, 128), False)]  # fmt: skip
+    assert [entry[:2] for entry in seen[-2:]] == [("fc2", (3, 10)), ("fc2", (7, 10))]
+    assert len(seen) == 10 and num_hooks(network) == 0

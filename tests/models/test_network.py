@@ -1,0 +1,109 @@
+"""SimpleCNN is the tutorial's function, in every bit that matters."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from simplecnn.models.simple_cnn import SimpleCNN
+
+
+class Tutorial(nn.Module):
+    """The tutorial's network, written down from its description."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 16, 3, padding=1)
+        self.conv2 = nn.Conv2d(16, 32, 3, padding=1)
+        self.conv3 = nn.Conv2d(32, 64, 3, padding=1)
+        self.fc1 = nn.Linear(576, 128)
+        self.fc2 = nn.Linear(128, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for conv in (self.conv1, self.conv2, self.conv3):
+            x = F.max_pool2d(F.relu(conv(x)), 2)
+        return self.fc2(F.relu(self.fc1(x.reshape(len(x), -1))))
+
+
+def test_same_logits_from_the_tutorials_weights(ten_digits):
+    torch.manual_seed(0)
+    tutorial, ours = Tutorial(), SimpleCNN()
+    ours.load_state_dict(tutorial.state_dict(), strict=True)
+    images = torch.from_numpy(ten_digits[0])
+    torch.testing.assert_close(ours(images), tutorial(images), rtol=0, atol=0)
+    # Another memory layout is the same function, to rounding.
+    layout = ours.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(layout(images), tutorial(images), rtol=1e-5, atol=1e-6)
+
+
+def test_same_gradients_as_the_tutorial(ten_digits):
+    torch.manual_seed(0)
+    tutorial, ours = Tutorial(), SimpleCNN()
+    ours.load_state_dict(tutorial.state_dict())
+    images, labels = (torch.from_numpy(a) for a in ten_digits)
+    for network in (tutorial, ours):
+        F.cross_entropy(network(images), labels).backward()
+    for (name, p), q in zip(tutorial.named_parameters(), ours.parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parameters"),
+    [
+        ({}, 98_442),
+        # conv: c_in * c_out * k * k + c_out; linear: in * out + out
+        ({"channels": [8]}, 80 + (8 * 14 * 14 * 128 + 128) + 1290),
+        ({"channels": [4, 8], "kernel_size": 5, "hidden": 32, "dropout": 0.5},
+         104 + 808 + (8 * 7 * 7 * 32 + 32) + 330),
+        ({"in_channels": 3, "num_classes": 7, "image_size": 64},
+         448 + 4_640 + 18_496 + (64 * 8 * 8 * 128 + 128) + 903),
+    ],
+)  # fmt: skip
+def test_number_of_parameters(arguments, parameters):
+    network = SimpleCNN(**arguments)
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    size = arguments.get("image_size", 28)
+    images = torch.zeros(2, arguments.get("in_channels", 1), size, size)
+    assert network(images).shape == (2, arguments.get("num_classes", 10))
+
+
+def test_pooling_by_mean_and_by_stride(ten_digits):
+    average, stride = SimpleCNN(pool="average"), SimpleCNN(pool="stride")
+    assert [name for name, _ in average.named_children()] == list(
+        dict(SimpleCNN().named_children())
+    )
+    assert isinstance(average.pool2, nn.AvgPool2d)
+    assert sum(p.numel() for p in average.parameters()) == 98_442
+    assert not any(name.startswith("pool") for name, _ in stride.named_children())
+    assert stride.conv3.stride == (2, 2) and stride.fc1.in_features == 64 * 4 * 4  # 28, 14, 7, 4
+    images = torch.from_numpy(ten_digits[0])
+    assert stride(images).shape == average(images).shape == (10, 10)
+    average.load_state_dict(SimpleCNN().state_dict(), strict=True)
+
+
+def test_blurred_pooling_and_none(ten_digits):
+    images = torch.from_numpy(ten_digits[0])
+    blur, none = SimpleCNN(pool="blur"), SimpleCNN(pool="none", channels=[2, 3])
+    assert blur(images).shape == none(images).shape == (10, 10)
+    blur.load_state_dict(SimpleCNN().state_dict(), strict=True)  # no weights of its own
+    assert none.fc1.in_features == 3 * 28 * 28
+    step = torch.zeros(1, 1, 8, 8)
+    step[..., 4:] = 1  # maxima from column 3 on, blurred with 1/4, 1/2, 1/4, every second kept
+    assert blur.pool1(step)[0, 0, 0].tolist() == [0, 0.25, 1, 1]
+    assert blur.pool1(torch.rand(2, 5, 7, 9)).shape == (2, 5, 3, 4)
+
+
+def test_dropout_stands_before_the_last_layer():
+    assert list(dict(SimpleCNN(dropout=0.3).named_children()))[-2:] == ["dropout", "fc2"]
+    assert "dropout" not in dict(SimpleCNN().named_children())
+
+
+def test_impossible_networks_are_sentences():
+    with pytest.raises(ValueError, match="kernel_size is 4: only odd kernels"):
+        SimpleCNN(kernel_size=4)
+    with pytest.raises(
+        ValueError, match="pool is 'min': it must be max, average, blur, stride or none."
+    ):
+        SimpleCNN(pool="min")
+    with pytest.raises(ValueError, match="channels has 5 blocks.*nothing is left of 28 pixels"):
+        SimpleCNN(channels=[1] * 5)

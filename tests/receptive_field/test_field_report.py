@@ -1,0 +1,127 @@
+"""The report prints the table and the verdict, draws, and fails where an experiment disagrees."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from simplecnn.models.simple_cnn import SimpleCNN
+from simplecnn.receptive_field import report as field_report
+from simplecnn.receptive_field.fields import receptive_fields
+from simplecnn.receptive_field.footprint import Columns
+from simplecnn.receptive_field.report import chain_table, receptive_field_report, tutorial_chains
+
+TABLE = """\
+SimpleCNN on images of 1 x 28 x 28
+layers           units  size  stride  start  used
+conv1 ... relu1     28     3       1     -1     3
+pool1               14     4       2     -1     4
+conv2 ... relu2     14     8       2     -3     8
+pool2                7    10       4     -3    10
+conv3 ... relu3      7    18       4     -7    18
+pool3                3    22       8     -7    22  rows, columns of its input left unread: 1, 1
+flatten              3    22       8     -7    22
+fc1 ... fc2          1    28       0      0    28  whole image
+"""
+
+
+@pytest.fixture
+def digits(ten_digits) -> torch.Tensor:
+    return torch.from_numpy(ten_digits[0])
+
+
+def test_simplecnn(digits, tmp_path, capsys):
+    torch.manual_seed(0)
+    network, trained = SimpleCNN(), SimpleCNN()
+    folder = tmp_path / "new" / "folder"
+    assert receptive_field_report(network, images=digits, folder=folder, trained=trained) is True
+    text = capsys.readouterr().out
+    assert text.startswith(TABLE)
+    assert "gradient: 13 of 13 layers agree with the formulas, " in text
+    assert "nan: 13 of 13 layers agree with the formulas, 2,891 units\n" in text
+    assert "formulas, gradient and NaN agree\n" in text
+    for state in ("initial", "trained"):
+        (line,) = [x for x in text.splitlines() if x.startswith(state) and " pool3 " in x]
+        assert line.split()[1:5] == ["pool3", "1,", "1", "22"]
+    names = {"boxes.png", "effective.png", "chains.png"}
+    assert {p.name for p in folder.iterdir()} == names
+    assert all((folder / n).read_bytes().startswith(b"\x89PNG") for n in names)
+    assert all(str(folder / n) in text for n in names)
+
+
+def test_a_disagreement_fails_the_report(digits, tmp_path, capsys, monkeypatch):
+    def off_by_one(network: nn.Module, size):
+        fields = receptive_fields(network, size)
+        vertical, horizontal = fields["pool2"].axes
+        inside = (Columns(0, 0b111111), *vertical.inside[1:])  # one row short of seven
+        fields["pool2"] = replace(
+            fields["pool2"], axes=(replace(vertical, inside=inside), horizontal)
+        )
+        return fields
+
+    monkeypatch.setattr(field_report, "receptive_fields", off_by_one)
+    torch.manual_seed(0)
+    assert receptive_field_report(SimpleCNN(), images=digits, folder=tmp_path) is False
+    text = capsys.readouterr().out
+    assert "gradient: 12 of 13 layers agree" in text and "nan: 12 of 13 layers agree" in text
+    assert "  pool2: the gradient experiment disagrees: unit (0, 0) depends on 49 pixels" in text
+    assert "formulas, gradient and NaN DO NOT AGREE" in text
+
+
+def test_reserves_are_told_layer_by_layer(digits, tmp_path, capsys):
+    network = nn.Sequential(
+        nn.Upsample(scale_factor=(2, 1), mode="bilinear"),
+        nn.Conv2d(1, 2, 3),
+        nn.BatchNorm2d(2),
+        nn.Linear(26, 5),
+    )
+    torch.manual_seed(0)
+    assert receptive_field_report(network, images=digits, folder=tmp_path)
+    text = capsys.readouterr().out
+    assert "4 layers from 0 on: as a lower bound: aten.upsample_bilinear2d spreads NaN" in text
+    lines = [re.split(r"\s{2,}", line) for line in text.splitlines()[2:5]]
+    assert lines[0] == ["0", "56 x 28", "2 x 1", "1/2 x 1", "-1 x 0", "2 x 1"]
+    assert lines[1] == ["1 ... 2", "54 x 26", "3", "1/2 x 1", "-1 x 0", "3"]
+    assert lines[2] == ["3", "54 x 1", "3 x 28", "1/2 x 0", "-1 x 0", "3 x 28"]
+
+
+def test_a_network_without_a_grid_gets_no_maps(digits, tmp_path, capsys):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    assert receptive_field_report(network, images=digits, folder=tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"chains.png"}
+
+
+def test_a_deep_network_is_drawn_in_six_layers(digits, tmp_path, capsys, monkeypatch):
+    drawn: list[str] = []
+
+    def boxes_figure(image, layers):
+        drawn.extend(layer.title for layer in layers)
+        return Figure()
+
+    monkeypatch.setattr(field_report, "boxes_figure", boxes_figure)
+    network = nn.Sequential(*(nn.Conv2d(1, 1, 3) for _ in range(11)))
+    torch.manual_seed(0)
+    assert receptive_field_report(network, images=digits, folder=tmp_path)
+    assert [title.split(":")[0] for title in drawn] == ["0", "2", "4", "6", "8", "10"]
+    assert drawn[-1] == "10: size 23, stride 1"
+    table = capsys.readouterr().out.split("Effective fields")[1]
+    assert table.count("initial") == 11
+
+
+def test_the_tutorials_comparison_corrected():
+    chains = {chain.name: chain for chain in tutorial_chains()}
+    assert [chain.sizes[-1] for chain in chains.values()] == [7, 7, 9, 16]
+    costs = {name: list(chain.costs.values()) for name, chain in chains.items()}
+    assert costs["One 7x7"] == [49, 12_560, 800, 614_656]
+    assert costs["Three 3x3"] == [27, 6_960, 4_800, 3_725_568]
+    assert costs["Two 5x5"] == [50, 12_832, 6_832, 5_331_200]
+    assert costs["VGG-style"][:3] == [36, 9_280, 7_120]
+    # 28 x 28 twice, then 14 x 14 twice
+    assert costs["VGG-style"][3] == 784 * (144 + 2304) + 196 * 2 * 2304
+    lines = chain_table(list(chains.values())).splitlines()
+    assert lines[2].split() == [
+        "Three", "3x3", "3", "5", "7", "1.414", "27", "6,960", "4,800", "3,725,568"
+    ]  # fmt: skip

@@ -1,0 +1,331 @@
+"""The two experiments confirm true fields, catch false ones, and say where they cannot tell."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from simplecnn.models.simple_cnn import SimpleCNN
+from simplecnn.receptive_field.checks import Receipt, confirmed, receipts
+from simplecnn.receptive_field.fields import Field, receptive_fields
+from simplecnn.receptive_field.footprint import Columns, union
+
+
+class Between(nn.Module):
+    """A function between two convolutions of 3 x 3, 4 channels each."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3, padding=1)
+        self.function = function
+        self.last = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.function(self.first(x)))
+
+
+def like(x: torch.Tensor, *shape: int) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(x)
+
+
+def tokens(x: torch.Tensor) -> torch.Tensor:
+    return x.flatten(2).transpose(1, 2)
+
+
+FUNCTIONS = {
+    "relu_in_place_on_halves": lambda x: torch.cat([F.relu_(h) for h in x.chunk(2, 1)], 1),
+    "relu6": F.relu6,
+    "hardswish": F.hardswish,
+    "clamp": lambda x: x.clamp(-0.1, 0.1),
+    "beside": lambda x: torch.cat([x, 2 * x], 3),
+    "zeros beside": lambda x: torch.cat([torch.zeros_like(x[:, :, :2]), x], 2),
+    "stack": lambda x: torch.stack([x, x.roll(2, 3)], 1).mean(1),
+    "stack between": lambda x: torch.stack([x, x.roll(2, 3)], 3).mean(3),
+    "roll": lambda x: torch.roll(x, (3, -2), (2, 3)),
+    "flip": lambda x: x.flip(2),
+    "flip beside": lambda x: x + x.flip(-1),
+    "transpose": lambda x: x.transpose(2, 3),
+    "channels last": lambda x: F.linear(x.permute(0, 2, 3, 1), like(x, 4, 4)).permute(0, 3, 1, 2),
+    "slice": lambda x: x[:, :, 2:-1:2, 1:],
+    "pick": lambda x: x[:, :, [0, 3, 5, 5]],
+    "index_select": lambda x: x.index_select(3, torch.tensor([6, 1, 2])),
+    "one row": lambda x: x[:, :, 3:4].expand_as(x) + x,
+    "nearest": lambda x: F.interpolate(x, size=(17, 9)),
+    "nearest, factor": lambda x: F.interpolate(x, scale_factor=1.3),
+    "nearest-exact": lambda x: F.interpolate(x, size=(17, 9), mode="nearest-exact"),
+    "area": lambda x: F.interpolate(x, size=(17, 9), mode="area"),
+    "pixel shuffle": lambda x: F.pixel_shuffle(x, 2).expand(-1, 4, -1, -1),
+    "pixel unshuffle": lambda x: F.pixel_unshuffle(x, 2)[:, 3:7],
+    "channel shuffle": lambda x: F.channel_shuffle(x, 2),
+    "squeeze and excitation": lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(),
+    "rows gated": lambda x: x * torch.sigmoid(x.mean(2, keepdim=True)),
+    "max pool, ceil": lambda x: F.max_pool2d(x, 3, 2, 1, ceil_mode=True),
+    "max pool, dilated": lambda x: F.max_pool2d(x, (3, 2), 1, 1, dilation=(2, 3)),
+    "max pool, indices": lambda x: F.max_pool2d(x, 2, return_indices=True)[0],
+    "avg pool, ceil": lambda x: F.avg_pool2d(x, (3, 2), 2, 1, ceil_mode=True),
+    "adaptive avg": lambda x: F.adaptive_avg_pool2d(x, (5, 8)),
+    "adaptive max": lambda x: F.adaptive_max_pool2d(x, (5, 8)),
+    "reflect": lambda x: F.pad(x, (3, 1, 2, 4), mode="reflect"),
+    "replicate": lambda x: F.pad(x, (3, 1, 2, 4), mode="replicate"),
+    "circular": lambda x: F.pad(x, (3, 1, 2, 4), mode="circular"),
+    "crop and pad": lambda x: F.pad(x, (3, 1, -2, 4)),
+    "transposed": lambda x: F.conv_transpose2d(
+        x, like(x, 4, 4, 3, 2), stride=(2, 3), padding=1, dilation=(2, 1), output_padding=1
+    ),
+    "conv3d": lambda x: F.conv3d(x[:, None], like(x, 1, 1, 3, 3, 3), padding=1)[:, 0],
+    "conv1d": lambda x: F.conv1d(x.mean(2), like(x, 4, 4, 3), padding=1)[:, :, None].expand_as(x),
+    "attention": lambda x: (
+        F.scaled_dot_product_attention(*[tokens(x)] * 3).transpose(1, 2).reshape(x.shape)
+    ),
+    "instance norm": F.instance_norm,
+    "group norm": lambda x: F.group_norm(x, 2),
+    "layer norm": lambda x: F.layer_norm(x, x.shape[-1:]),
+    "softmax": lambda x: x.softmax(-1),
+    "normalize": lambda x: F.normalize(x, dim=1),
+    "local response": lambda x: F.local_response_norm(x, 3),
+    "glu": lambda x: F.glu(x, 2),
+    "repeat": lambda x: x.repeat(1, 1, 2, 1),
+    "repeat_interleave": lambda x: x.repeat_interleave(2, 2),
+    "split": lambda x: torch.cat(x.split([5, x.shape[2] - 5], 2)[::-1], 2),
+    "unbind": lambda x: torch.stack(x.unbind(1)[::-1], 1),
+    "einsum": lambda x: torch.einsum("bchw,cd->bdhw", x, like(x, 4, 4)),
+    "flatten and back": lambda x: x.flatten(2).unflatten(2, x.shape[2:]),
+    "cross": lambda x: F.avg_pool2d(x, (1, 5), 1, (0, 2)) + F.avg_pool2d(x, (5, 1), 1, (2, 0)),
+    "cross beside": lambda x: torch.cat(
+        [F.max_pool2d(x, (1, 3), 1, (0, 1)), F.avg_pool2d(x, (3, 1), 1, (1, 0))], 1
+    )[:, 2:6],
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_formulas_and_experiments_agree_without_reserve(name):
+    torch.manual_seed(0)
+    network = Between(FUNCTIONS[name])
+    results = receipts(network, (18, 20))
+    assert [str(r) for r in results if not r.agrees or r.remark or not r.num_units] == []
+    assert confirmed(results)
+    assert {r.experiment for r in results} == {"gradient", "nan"}
+
+
+@pytest.mark.parametrize(
+    ("function", "experiment", "remark"),
+    [
+        (lambda x: x.amax((2, 3), keepdim=True) + x, "gradient", "as an upper bound: aten.amax"),
+        (lambda x: torch.maximum(x, F.avg_pool2d(x, 3, 1, 1)), "gradient", "aten.maximum hides"),
+        (lambda x: torch.max(x, F.avg_pool2d(x, 3, 1, 1)), "gradient", "aten.max hides"),
+        (lambda x: torch.where(x > 0, x, 0.1 * x), "gradient", "aten.gt hides"),
+        (lambda x: torch.where(x > 0, x, 0.1 * x), "nan", "as an upper bound: aten.gt stops NaN"),
+        (
+            lambda x: F.interpolate(x, size=(17, 9), mode="bilinear"),
+            "nan",
+            "as a lower bound: aten.upsample_bilinear2d spreads NaN",
+        ),
+        (
+            lambda x: F.interpolate(x, size=(17, 9), mode="bicubic"),
+            "nan",
+            "as a lower bound: aten.upsample_bicubic2d spreads NaN",
+        ),
+        (lambda x: x.cumsum(-1), "nan", "as an upper bound: aten.cumsum has no closed form"),
+        (
+            lambda x: torch.cat([x, F.max_pool2d(x, 3, 1, 1)], 3),
+            "gradient",
+            "puts fields of different size side by side",
+        ),
+        (lambda x: x @ x.transpose(2, 3), "gradient", "lying in two dimensions"),
+    ],
+)
+def test_what_an_experiment_cannot_tell_is_said(function, experiment, remark):
+    torch.manual_seed(0)
+    results = receipts(Between(function), (12, 14))
+    assert all(r.agrees for r in results), [str(r) for r in results if not r.agrees]
+    (said,) = [r for r in results if r.experiment == experiment and r.layer == "last"]
+    assert remark in said.remark and said.num_units > 0
+    assert not any(r.remark for r in results if r.layer == "first")
+
+
+def test_simplecnn_for_every_unit():
+    torch.manual_seed(0)
+    results = receipts(SimpleCNN(), 28)
+    assert confirmed(results)
+    compared = {(r.layer, r.experiment): r.num_units for r in results}
+    assert compared["conv1", "nan"] == 784 and compared["pool3", "nan"] == 9
+    assert compared["conv1", "gradient"] == 30  # the diagonal and two corners
+    assert compared["pool3", "gradient"] == 9 and compared["fc2", "gradient"] == 1
+    assert str(results[0]) == "conv1: gradient agrees for 30 units"
+
+
+def test_dead_weights_hide_nothing():
+    """A trained network may be full of zeros; a footprint is what it could depend on."""
+    network = SimpleCNN()
+    for parameter in network.parameters():
+        nn.init.zeros_(parameter)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with torch.no_grad():
+        assert confirmed(receipts(network, 28, layers=["pool3", "fc2"]))
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+    assert not any(p.grad is not None for p in network.parameters())
+
+
+def falsified(field: Field, change) -> Field:
+    """The field with the footprint of the last unit along the columns changed."""
+    axis = field.axes[1]
+    inside = (*axis.inside[:-1], change(axis.inside[-1]))
+    return replace(field, axes=(field.axes[0], replace(axis, inside=inside)))
+
+
+@pytest.mark.parametrize(
+    ("change", "gradient", "nan"),
+    [
+        (
+            lambda s: Columns(s.first, s.bits >> 1),  # one column too few
+            "unit (0, 6) depends on 121 pixels in rows 0 to 10, columns 17 to 27, "
+            "the formulas give 110 pixels in rows 0 to 10, columns 17 to 26",
+            "answers to a NaN",
+        ),
+        (
+            lambda s: union((s, Columns(s.first - 1, 1))),  # one too many
+            "the formulas give 132 pixels in rows 0 to 10, columns 16 to 27",
+            "does not answer to a NaN",
+        ),
+        (lambda s: Columns(), "the formulas give nothing", "answers to a NaN"),
+    ],
+)
+def test_a_false_field_is_found_by_both(change, gradient, nan):
+    torch.manual_seed(0)
+    network = nn.Sequential(*list(SimpleCNN())[:7])
+    fields = receptive_fields(network, 28)
+    fields["6"] = falsified(fields["6"], change)
+    results = receipts(network, 28, fields=fields)
+    assert not confirmed(results)
+    wrong = {r.experiment: r for r in results if not r.agrees}
+    assert [r.layer for r in wrong.values()] == ["6", "6"]
+    assert gradient in str(wrong["gradient"])
+    assert "6: the nan experiment disagrees: unit" in str(wrong["nan"])
+    assert nan in str(wrong["nan"])
+
+
+def test_a_false_interval_is_found_by_the_gradient():
+    """Size, stride and start are closed forms of their own, and tested as such."""
+    torch.manual_seed(0)
+    network = nn.Sequential(*list(SimpleCNN())[:7])
+    fields = receptive_fields(network, 28)
+    vertical, horizontal = fields["6"].axes
+    (seen,) = vertical.endless.sets
+    for false in (
+        replace(vertical.endless, sets=(Columns(seen.first, seen.bits >> 1),)),
+        replace(vertical.endless, sets=(seen.shifted(1),)),
+        replace(vertical.endless, jump=5),
+    ):
+        field = replace(fields["6"], axes=(replace(vertical, endless=false), horizontal))
+        results = receipts(network, 28, fields={**fields, "6": field}, layers=["6"])
+        assert [r.agrees for r in results] == [False, True]
+        said = r"unit \(\d, 3\) depends on 324 pixels in .*, its interval is"
+        assert re.search(said, str(results[0]))
+
+
+def test_a_field_larger_than_the_image_is_not_claimed_to_be_measured():
+    torch.manual_seed(0)
+    network = nn.Sequential(*(nn.Conv2d(1, 1, 3, padding=1) for _ in range(4)))
+    results = receipts(network, 8)
+    assert confirmed(results)
+    remarks = {r.layer: r.remark for r in results if r.remark}
+    assert set(remarks) == {"3"}  # 9 pixels
+    assert remarks["3"] == "every unit sees padding: size and start rest on the formulas alone"
+
+
+def test_a_cross_still_has_to_reach_every_row_and_column():
+    torch.manual_seed(0)
+    network = Between(FUNCTIONS["cross"])
+    fields = receptive_fields(network, (12, 14))
+    assert not fields["last"].rectangular
+    for change in (lambda s: Columns(s.first, s.bits >> 1), lambda s: union((s, Columns(0, 1)))):
+        false = {**fields, "last": falsified(fields["last"], change)}
+        results = receipts(network, (12, 14), fields=false, layers=["last"])
+        assert [r.agrees for r in results] == [False, False]
+
+
+def test_an_upper_bound_must_still_hold():
+    network = Between(lambda x: x.cumsum(-1))
+    fields = receptive_fields(network, (12, 14))
+    narrow = falsified(fields["last"], lambda s: Columns(3, 1))
+    results = receipts(network, (12, 14), fields={"last": narrow})
+    assert [r.agrees for r in results] == [False, False]
+
+
+def test_experiments_that_do_not_run_confirm_nothing():
+    class Stubborn(nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 1:
+                raise RuntimeError("one image at a time\nplease")
+            return super().forward(x)
+
+    results = receipts(Stubborn(1, 1, 3), 12)
+    assert [r.num_units for r in results] == [0, 0] and all(r.agrees for r in results)
+    assert str(results[0]) == (
+        "output: no gradient experiment: the network does not run on a batch in float64 "
+        "(one image at a time)"
+    )
+    assert not confirmed(results)
+    agreed = Receipt("a", "gradient", True, 5)
+    assert confirmed([agreed]) and not confirmed([agreed, *results])
+    assert not confirmed([agreed, Receipt("b", "gradient", False, 5)])
+
+
+def test_layers_can_be_chosen():
+    results = receipts(SimpleCNN(), 28, layers=["conv1"])
+    assert [(r.layer, r.experiment) for r in results] == [("conv1", "gradient"), ("conv1", "nan")]
+    with pytest.raises(ValueError, match="layers names conv9: choose from conv1, relu1"):
+        receipts(SimpleCNN(), 28, layers=["conv9"])
+
+
+def test_large_images_are_spoilt_line_by_line():
+    network = nn.Sequential(nn.Conv2d(1, 1, 5, stride=3, padding=1), nn.MaxPool2d(2))
+    results = receipts(network, (33, 40))
+    assert confirmed(results)
+    assert {r.layer: r.num_units for r in results if r.experiment == "nan"} == {
+        "0": 11 * 13, "1": 5 * 6
+    }  # fmt: skip
+
+
+@st.composite
+def branches(draw):
+    """Two paths of convolutions and poolings that keep the size, to be added or concatenated."""
+    paths = []
+    for _ in range(2):
+        path: list[nn.Module] = []
+        for _ in range(draw(st.integers(0, 2))):
+            kernel = draw(st.tuples(st.sampled_from([1, 3]), st.sampled_from([1, 3])))
+            dilation = draw(st.integers(1, 2))
+            padding = tuple(dilation * (k - 1) // 2 for k in kernel)
+            path.append(nn.Conv2d(2, 2, kernel, padding=padding, dilation=dilation))
+            path.append(draw(st.sampled_from([nn.ReLU, nn.Sigmoid, nn.Identity]))())
+            if draw(st.booleans()):
+                path.append(nn.MaxPool2d(3, stride=1, padding=1))
+        paths.append(nn.Sequential(*path))
+    return paths, draw(st.sampled_from(["add", "cat"])), draw(st.integers(1, 2))
+
+
+class Joined(nn.Module):
+    def __init__(self, paths, join: str, stride: int) -> None:
+        super().__init__()
+        self.first, self.paths, self.join = nn.Conv2d(1, 2, 2), nn.ModuleList(paths), join
+        self.last = nn.Conv2d(4 if join == "cat" else 2, 2, 3, stride=stride, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        a, b = (path(x) for path in self.paths)
+        return self.last(a + b if self.join == "add" else torch.cat([a, b], 1))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(branches())
+def test_random_branches(given_branches):
+    torch.manual_seed(0)
+    results = receipts(Joined(*given_branches), (17, 19), max_units=9)
+    assert confirmed(results), [str(r) for r in results if not r.agrees]
+    assert not any(r.remark for r in results)

@@ -1,0 +1,620 @@
+"""Receptive fields against published values, closed forms and sets of pixels followed by hand."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from simplecnn.models.simple_cnn import SimpleCNN
+from simplecnn.receptive_field.fields import receptive_field, receptive_fields, stack
+
+VGG_STYLE = [(3, 1), (3, 1), (2, 2), (3, 1), (3, 1), (2, 2)]
+layer_lists = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 3)), max_size=6)
+
+
+def properties(max_examples: int):
+    return settings(max_examples=max_examples, deadline=None, derandomize=True)
+
+
+# From a list.
+
+
+@pytest.mark.parametrize(
+    ("layers", "size"),
+    [
+        ([], 1),
+        ([(7, 1)], 7),
+        ([(3, 1)] * 3, 7),
+        ([(5, 1)] * 2, 9),
+        (VGG_STYLE, 16),
+        (VGG_STYLE + VGG_STYLE[:3], 36),
+        ([(3, 1), (2, 2)] * 3, 22),
+    ],
+)
+def test_the_tutorials_numbers(layers, size):
+    assert receptive_field(layers) == size
+
+
+def tutorial(layers) -> int:
+    """What the tutorial's own loop gives."""
+    size = jump = 1
+    for kernel, stride in layers:
+        size += (kernel - 1) * jump
+        jump *= stride
+    return size
+
+
+@properties(50)
+@given(layer_lists, layer_lists)
+def test_a_chain_of_chains(first, second):
+    jump = 1
+    for _, stride in first:
+        jump *= stride
+    whole = receptive_field(first + second)
+    assert whole == tutorial(first + second)
+    assert whole == receptive_field(first) + (receptive_field(second) - 1) * jump
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([(3, 1), (0, 1)], r"layer 1 is \(0, 1\): kernel and stride must be 1 or more"),
+        ([(3, -1)], r"layer 0 is \(3, -1\)"),
+        ([3], r"layer 0 is 3: give a pair of integers \(kernel, stride\)"),
+        ([(3, 1, 1)], r"layer 0 is \(3, 1, 1\): give a pair"),
+        ([(2.5, 1)], r"layer 0 is \(2\.5, 1\): give a pair of integers"),
+    ],
+)
+def test_bad_layers_are_named(layers, message):
+    with pytest.raises(ValueError, match=message):
+        receptive_field(layers)
+
+
+def test_stack_counts_what_the_tutorial_leaves_out():
+    seven = stack([(7, 1)], channels=[16], in_channels=1)
+    three = stack([(3, 1)] * 3, channels=[16] * 3, in_channels=1)
+    # per channel pair, the tutorial's count
+    assert (seven.num_pair_weights, three.num_pair_weights) == (49, 27)
+    # with one channel in, three 3x3 cost six times as much as one 7x7
+    assert seven.num_parameters == 49 * 16 + 16 == 800
+    assert three.num_parameters == (9 * 16 + 16) + 2 * (9 * 16 * 16 + 16) == 4800
+    assert seven.num_macs == 28 * 28 * 49 * 16
+    assert three.num_macs == 28 * 28 * (9 * 16 + 2 * 9 * 16 * 16)
+    # with as many in as out, the tutorial's ratio but for the biases
+    inside = [stack(x, channels=[64] * len(x), in_channels=64) for x in ([(7, 1)], [(3, 1)] * 3)]
+    assert inside[1].num_macs / inside[0].num_macs == pytest.approx(27 / 49)
+
+
+def test_stack_agrees_with_the_network_it_describes():
+    layers, channels = [(3, 1), (2, 2)] * 3, [16, None, 32, None, 64, None]
+    ours = stack(layers, channels=channels)
+    convolutions = [m for m in SimpleCNN().modules() if isinstance(m, nn.Conv2d)]
+    assert ours.num_parameters == sum(p.numel() for c in convolutions for p in c.parameters())
+    assert ours.num_macs == sum(
+        c.weight.numel() * size**2 for c, size in zip(convolutions, (28, 14, 7), strict=True)
+    )
+    assert ours.sizes == (3, 4, 8, 10, 18, 22)
+    assert ours.strides == (1, 2, 2, 4, 4, 8)
+
+
+@pytest.mark.parametrize(
+    ("layers", "sigma"),
+    [
+        ([(7, 1)], 2.0),
+        ([(3, 1)] * 3, 2**0.5),
+        ([(5, 1)] * 2, 2.0),
+        (VGG_STYLE, 2.814),
+        ([(3, 1), (2, 2), (3, 1), (2, 2), (3, 1)], 3.905),
+        ([(3, 1), (2, 2)] * 3, 4.387),
+    ],
+)
+def test_the_same_size_is_not_the_same_field(layers, sigma):
+    ours = stack(layers, channels=[1] * len(layers))
+    assert ours.sigma == pytest.approx(sigma, abs=5e-4)
+    jump, variance = 1, 0.0
+    for kernel, stride in layers:
+        variance += (kernel**2 - 1) / 12 * jump**2
+        jump *= stride
+    assert ours.sigma == pytest.approx(variance**0.5)
+    assert sum(ours.profile) == pytest.approx(1) and len(ours.profile) == receptive_field(layers)
+
+
+def test_profiles_of_uniform_weights():
+    three = stack([(3, 1)] * 3, channels=[1] * 3).profile
+    two = stack([(5, 1)] * 2, channels=[1] * 2).profile
+    assert [27 * w for w in three] == pytest.approx([1, 3, 6, 7, 6, 3, 1])
+    assert [25 * w for w in two] == pytest.approx([1, 2, 3, 4, 5, 4, 3, 2, 1])
+
+
+def test_stack_errors():
+    with pytest.raises(ValueError, match="channels has 1 entries for 2 layers"):
+        stack([(3, 1), (3, 1)], channels=[16])
+    with pytest.raises(ValueError, match="nothing is left of 4 pixels after 2 layers"):
+        stack([(2, 2)] * 3, channels=[None] * 3, image_size=4)
+
+
+# From a network.
+
+
+def test_simplecnn():
+    fields = receptive_fields(SimpleCNN(), 28)
+    assert list(fields) == (
+        "conv1 relu1 pool1 conv2 relu2 pool2 conv3 relu3 pool3 flatten fc1 relu_fc1 fc2".split()
+    )
+    grown = [fields[n] for n in ("conv1", "pool1", "conv2", "pool2", "conv3", "pool3")]
+    assert [f.size for f in grown] == [(n, n) for n in (3, 4, 8, 10, 18, 22)]
+    assert [f.stride for f in grown] == [(n, n) for n in (1, 2, 2, 4, 4, 8)]
+    assert [f.padding for f in grown] == [(n, n) for n in (1, 1, 3, 3, 7, 7)]
+    pool3 = fields["pool3"]
+    assert pool3.start == (-7, -7) and pool3.units == (3, 3)
+    assert pool3.interval((0, 2)) == ((-7, 14), (9, 30))
+    assert pool3.clipped((0, 2)) == ((0, 14), (9, 27))
+    assert pool3.interval(1) == ((1, 22), (1, 22)) == pool3.clipped(1)
+    assert pool3.num_unread == (1, 1)  # 13 of the 49 units of relu3 are dropped
+    assert fields["flatten"].interval((0, 2)) == pool3.interval((0, 2))
+    for name in ("fc1", "fc2"):
+        assert fields[name].whole and fields[name].stride == (0, 0)
+        assert fields[name].interval(0) == ((0, 27), (0, 27))
+    assert not any(f.whole or f.misaligned or f.bound for f in grown)
+    assert all(f.rectangular for f in fields.values())
+
+
+def test_the_network_is_left_as_it_was():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(), nn.MaxPool2d(2))
+    network[1].eval()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    receptive_fields(network, 8)
+    assert network.training and not network[1].training and network[2].training
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+    network(torch.rand(2, 1, 8, 8)).sum().backward()  # nothing of inference mode stays behind
+
+
+def on_meta(name: str) -> nn.Module:
+    """A network without weights: its shape is all that matters here."""
+    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    with torch.device("meta"):
+        return getattr(torchvision.models, name)(**options)
+
+
+VGG_16 = {  # google-research/receptive_field, RECEPTIVE_FIELD_TABLE.md: size and padding
+    "features.0": (3, 1), "features.4": (6, 2), "features.7": (14, 6), "features.9": (16, 6),
+    "features.10": (24, 10), "features.12": (32, 14), "features.14": (40, 18),
+    "features.16": (44, 18), "features.17": (60, 26), "features.19": (76, 34),
+    "features.21": (92, 42), "features.23": (100, 42), "features.24": (132, 58),
+    "features.26": (164, 74), "features.28": (196, 90), "features.30": (212, 90),
+}  # fmt: skip
+
+
+def test_vgg_16():
+    fields = receptive_fields(on_meta("vgg16"), 224)
+    for name, (size, padding) in VGG_16.items():
+        assert fields[name].size == (size, size), name
+        assert fields[name].padding == (padding, padding), name
+    last = fields["features.30"]
+    assert (last.size[0], last.stride[0], last.padding[0]) == (212, 32, 90)
+    assert fields["classifier.0"].whole
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "size", "stride", "padding"),
+    [
+        ("vgg11", "features.20", 150, 32, 59),
+        ("alexnet", "features.12", 195, 32, 66),
+        ("resnet50", "layer4.2.relu_2", 427, 32, 213),
+        ("densenet121", "features.norm5", 2071, 32, 1021),
+        ("inception_v3", "Mixed_7c", 1311, 32, 618),
+        ("googlenet", "inception5b", 379, 32, 167),
+    ],
+)
+def test_torchvision(name, layer, size, stride, padding):
+    image_size = 299 if name == "inception_v3" else 224
+    fields = receptive_fields(on_meta(name), image_size)
+    field = fields[layer]
+    assert (field.size, field.stride, field.padding) == (
+        (size, size),
+        (stride, stride),
+        (padding, padding),
+    )
+    assert not field.bound and not field.misaligned
+    assert list(fields.values())[-1].whole
+
+
+def test_squeeze_and_excitation_sees_the_whole_image():
+    fields = receptive_fields(on_meta("mobilenet_v3_large"), 224)
+    assert fields["features.4.block.1.1"].size == (35, 35)
+    gated = fields["features.4.block.2"]
+    assert gated.whole and gated.units == (28, 28) and gated.used(0) == (tuple(range(224)),) * 2
+    assert fields["features.16.0"].whole
+
+
+def test_attention_sees_the_whole_image():
+    fields = receptive_fields(on_meta("vit_b_16"), 224)
+    assert (fields["conv_proj"].size, fields["conv_proj"].stride) == ((16, 16), (16, 16))
+    # a token each, in one row behind the class token, which sees nothing yet
+    tokens = fields["encoder.dropout"]
+    assert tokens.units == (197, 197) and tokens.size == (16, 16)
+    assert tokens.interval(0) == ((0, -1), (0, -1))
+    assert tokens.interval(16) == ((16, 31), (16, 31))
+    assert fields["encoder.layers.encoder_layer_0"].whole
+    assert not fields["encoder.layers.encoder_layer_0"].bound
+
+
+def test_shifted_windows():
+    fields = receptive_fields(on_meta("swin_t"), 224)
+    first, second = fields["features.1.0.attn"], fields["features.1.1.attn"]
+    assert first.size == (28, 28)  # windows of 7 x 7 patches of 4 x 4 pixels
+    assert first.interval(6) == ((0, 27), (0, 27)) and first.interval(7) == ((28, 55), (28, 55))
+    assert second.size == (56, 56)
+    assert "parts the image into groups of 7" in first.bound
+    assert fields["head"].whole
+
+
+class Functional(nn.Module):
+    """The tutorial's way: one pooling module for all, functions for the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 4, 3, padding=1)
+        self.conv2 = nn.Conv2d(4, 8, 3, padding=1)
+        self.conv3 = nn.Conv2d(8, 8, 3, padding=1)
+        self.pool = nn.MaxPool2d(2, 2)
+        self.fc1 = nn.Linear(8 * 3 * 3, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pool(F.relu(self.conv1(x)))
+        x = self.pool(F.relu(self.conv2(x)))
+        x = F.max_pool2d(torch.relu_(self.conv3(x)), 2)
+        return F.relu(self.fc1(x.view(-1, 8 * 3 * 3)))
+
+
+def test_functional_calls_and_modules_called_again():
+    fields = receptive_fields(Functional(), 28)
+    sizes = {name: field.size[0] for name, field in fields.items()}
+    assert sizes == {
+        "conv1": 3, "pool": 4, "conv2": 8, "pool_1": 10, "conv3": 18, "fc1": 28, "output": 28,
+    }  # fmt: skip
+
+
+class Branches(nn.Module):
+    def __init__(self, join: str, *branches: nn.Module) -> None:
+        super().__init__()
+        self.join = join
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        outputs = [branch(x) for branch in self.branches]
+        return sum(outputs) if self.join == "add" else torch.cat(outputs, 1)
+
+
+def conv(kernel=3, channels=1, out=1, **options) -> nn.Conv2d:
+    return nn.Conv2d(channels, out, kernel, **options)
+
+
+def field_of(network: nn.Module, size=(12, 16)):
+    return list(receptive_fields(network, size).values())[-1]
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "stride", "start", "used"),
+    [
+        (conv((3, 5), padding=(1, 2)), (3, 5), (1, 1), (-1, -2), (3, 5)),
+        (conv(3, stride=(1, 2), padding=(0, 3)), (3, 3), (1, 2), (0, -3), (3, 3)),
+        (nn.Sequential(conv(3, dilation=2), conv(3, dilation=2)), (9, 9), (1, 1), (0, 0), (5, 5)),
+        (nn.Sequential(conv(1, stride=2), conv(2)), (3, 3), (2, 2), (0, 0), (2, 2)),
+        pytest.param(
+            *(conv(4, padding="same"), (4, 4), (1, 1), (-1, -1), (4, 4)),
+            # a remark on torch's speed, not on its answer
+            marks=pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel"),
+        ),
+        (nn.Sequential(nn.ZeroPad2d((3, 0, 1, 2)), conv(3)), (3, 3), (1, 1), (-1, -3), (3, 3)),
+        (nn.AvgPool2d(3, stride=2, padding=1, ceil_mode=True), (3, 3), (2, 2), (-1, -1), (3, 3)),
+        (nn.MaxPool2d(3, stride=1, dilation=2, padding=1), (5, 5), (1, 1), (-1, -1), (3, 3)),
+        (nn.AdaptiveAvgPool2d((3, 4)), (4, 4), (4, 4), (0, 0), (4, 4)),
+        (
+            nn.AdaptiveMaxPool2d((5, 16)),
+            (4, 1),
+            (Fraction(12, 5), 1),
+            (0, 0),
+            (4, 1),
+        ),
+        (nn.AdaptiveAvgPool2d(1), (12, 16), (0, 0), (0, 0), (12, 16)),
+        (nn.AvgPool2d((12, 16)), (12, 16), (12, 16), (0, 0), (12, 16)),
+        (nn.Upsample(scale_factor=2), (1, 1), (Fraction(1, 2),) * 2, (0, 0), (1, 1)),
+        (
+            nn.Upsample(scale_factor=2, mode="bilinear"),
+            (2, 2),
+            (Fraction(1, 2),) * 2,
+            (-1, -1),
+            (2, 2),
+        ),
+        (
+            nn.ConvTranspose2d(1, 1, 4, stride=2, padding=1),
+            (2, 2),
+            (Fraction(1, 2),) * 2,
+            (-1, -1),
+            (2, 2),
+        ),
+        (
+            nn.Sequential(conv(2, stride=2), nn.ConvTranspose2d(1, 1, 2, stride=2), conv(3)),
+            (4, 4),
+            (1, 1),
+            (0, 0),
+            (4, 4),
+        ),
+        (
+            nn.Sequential(conv(3, out=4, padding=1), nn.PixelShuffle(2), nn.PixelUnshuffle(2)),
+            (3, 3),
+            (1, 1),
+            (-1, -1),
+            (3, 3),
+        ),
+    ],
+)
+def test_single_layers(network, size, stride, start, used):
+    field = field_of(network)
+    assert (field.size, field.stride, field.start, field.num_used) == (size, stride, start, used)
+
+
+def test_holes_and_borders():
+    two = nn.Sequential(conv(3, dilation=2, padding=2), conv(3, dilation=2, padding=2))
+    field = field_of(two, (9, 9))
+    assert field.interval((4, 0)) == ((0, 8), (-4, 4))
+    assert field.used((4, 0)) == ((0, 2, 4, 6, 8), (0, 2, 4))
+    # a unit of the first layer that exists only in the padding of the second: it sees no pixel
+    valid = nn.Sequential(conv(2, dilation=3), conv(3, padding=1))
+    field = field_of(valid, (9, 9))
+    assert field.interval(0) == ((-1, 4), (-1, 4))
+    assert field.clipped(0) == ((0, 4), (0, 4))
+    assert field.used(0) == ((0, 1, 3, 4),) * 2  # column 2 only by that unit
+    only_padding = field_of(conv(1, padding=2), (4, 4))
+    assert only_padding.interval(0) == ((-2, -2), (-2, -2))
+    (first, last), _ = only_padding.clipped(0)
+    assert last < first and only_padding.used(0) == ((), ())
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_padding_with_pixels(mode):
+    field = field_of(conv(5, padding=2, padding_mode=mode), (8, 8))
+    assert field.interval(0) == ((-2, 2), (-2, 2))
+    expected = (0, 1, 2, 6, 7) if mode == "circular" else (0, 1, 2)
+    assert field.used(0) == (expected, expected)
+
+
+def test_residual_and_concatenating_branches():
+    residual = Branches("add", nn.Identity(), nn.Sequential(conv(3, padding=1), conv(3, padding=1)))
+    field = field_of(residual)
+    assert (field.size, field.start, field.num_used) == ((5, 5), (-2, -2), (5, 5))
+    assert field.rectangular and not field.misaligned
+    sparse = Branches("add", nn.Identity(), conv(3, dilation=3, padding=3), conv(1))
+    assert (field_of(sparse).size, field_of(sparse).num_used) == ((7, 7), (3, 3))
+    inception = Branches("cat", conv(1), conv(3, padding=1), nn.Sequential(conv(5, padding=2)))
+    assert field_of(inception).size == (5, 5) and not field_of(inception).misaligned
+
+
+def test_misaligned_branches_are_reported():
+    left = nn.Sequential(nn.ZeroPad2d((1, 0, 1, 0)), conv(2))
+    field = field_of(Branches("add", left, nn.Identity()))
+    assert field.misaligned and field.interval(3) == ((2, 3), (2, 3))
+    skip = Branches("cat", nn.Upsample(scale_factor=2), conv(1))
+    unet = nn.Sequential(conv(3, padding=1), Branches("cat", skip.branches[1], nn.Identity()))
+    assert not field_of(unet).misaligned
+    down_up = nn.Sequential(nn.AvgPool2d(2), nn.Upsample(scale_factor=2))
+    field = field_of(nn.Sequential(Branches("add", down_up, conv(3, padding=1)), conv(1)))
+    assert field.misaligned  # and it stays known after further layers
+    assert field.interval(2) == ((1, 3), (1, 3)) and field.interval(3) == ((2, 4), (2, 4))
+
+
+def test_odd_sizes_do_not_break_a_unet():
+    """13 columns become 7, then 13 again by interpolation: strides that never meet exactly."""
+
+    class Unet(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down = conv(3, stride=2, padding=1)
+            self.last = conv(1, channels=2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(torch.cat([F.interpolate(self.down(x), size=x.shape[-2:]), x], 1))
+
+    field = receptive_fields(Unet(), 13)["last"]
+    assert field.misaligned and field.units == (13, 13)
+    assert [field.used(u)[0] for u in (0, 12)] == [(0, 1), (11, 12)]
+
+
+def test_a_cross_is_not_a_rectangle():
+    field = field_of(Branches("cat", conv((1, 3), padding=(0, 1)), conv((3, 1), padding=(1, 0))))
+    assert field.size == (3, 3) and not field.rectangular
+    nested = Branches("cat", conv((1, 3), padding=(0, 1)), conv(3, padding=1))
+    assert field_of(nested).rectangular
+
+
+def test_normalisation():
+    batch_norm = nn.BatchNorm2d(1)
+    assert field_of(nn.Sequential(conv(3), batch_norm)).size == (3, 3)  # in eval mode
+    untracked = nn.BatchNorm2d(1, track_running_stats=False)
+    for norm in (untracked, nn.GroupNorm(1, 1), nn.InstanceNorm2d(1), nn.LayerNorm((10, 14))):
+        assert field_of(nn.Sequential(conv(3), norm)).whole, norm
+
+
+ELEMENTWISE = [nn.ReLU(), nn.ReLU(inplace=True), nn.GELU(), nn.Hardswish(), nn.Dropout(0.3),
+               nn.BatchNorm2d(2), nn.PReLU(), nn.Tanh(), nn.Identity()]  # fmt: skip
+
+
+@properties(25)
+@given(st.lists(st.tuples(st.sampled_from(ELEMENTWISE), st.integers(0, 3)), max_size=5))
+def test_elementwise_layers_change_nothing(insertions):
+    plain = [conv(3, out=2, padding=1), nn.MaxPool2d(2), conv(3, channels=2, out=2)]
+    network = list(plain)
+    for module, place in insertions:
+        network.insert(min(place + 1, len(network)), module)
+    expected, field = field_of(nn.Sequential(*plain)), field_of(nn.Sequential(*network))
+    assert field.axes == expected.axes
+
+
+# Random networks against sets of pixels.
+
+
+@st.composite
+def layers(draw):
+    """One convolution or pooling as (kind, kernel, stride, padding, dilation), pairs each."""
+    kind = draw(st.sampled_from(["conv", "max", "avg"]))
+    kernel = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    stride = draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))
+    dilation = (1, 1) if kind == "avg" else draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))
+    limits = [k // 2 if kind != "conv" else 2 for k in kernel]
+    padding = tuple(draw(st.integers(0, limit)) for limit in limits)
+    return kind, kernel, stride, padding, dilation
+
+
+def module_of(layer) -> nn.Module:
+    kind, kernel, stride, padding, dilation = layer
+    if kind == "conv":
+        return nn.Conv2d(1, 1, kernel, stride, padding, dilation)
+    if kind == "max":
+        return nn.MaxPool2d(kernel, stride, padding, dilation)
+    return nn.AvgPool2d(kernel, stride, padding)
+
+
+def pixels_of(layer, unit, seen, bounded_by=None):
+    """The union of `seen` over the units that one unit of this layer reads."""
+    _, kernel, stride, padding, dilation = layer
+    result = set()
+    for a in range(kernel[0]):
+        for b in range(kernel[1]):
+            i, j = (unit[d] * stride[d] - padding[d] + t * dilation[d] for d, t in ((0, a), (1, b)))
+            if bounded_by is None or (0 <= i < bounded_by[0] and 0 <= j < bounded_by[1]):
+                result |= seen((i, j))
+    return result
+
+
+def size_after(layer, size):
+    _, kernel, stride, padding, dilation = layer
+    return tuple(
+        (size[d] + 2 * padding[d] - dilation[d] * (kernel[d] - 1) - 1) // stride[d] + 1
+        for d in (0, 1)
+    )
+
+
+@properties(50)
+@given(
+    st.lists(layers(), min_size=1, max_size=4), st.tuples(st.integers(7, 10), st.integers(7, 10))
+)
+def test_random_chains(chain, size):
+    sizes = [size]
+    for layer in chain:
+        sizes.append(size_after(layer, sizes[-1]))
+    if min(min(s) for s in sizes) < 1:
+        return
+
+    def endless(depth, unit):
+        if depth == 0:
+            return {unit}
+        return pixels_of(chain[depth - 1], unit, lambda u: endless(depth - 1, u))
+
+    def inside(depth, unit):
+        if depth == 0:
+            return {unit}
+        below = sizes[depth - 1]
+        return pixels_of(chain[depth - 1], unit, lambda u: inside(depth - 1, u), below)
+
+    field = field_of(nn.Sequential(*map(module_of, chain)), size)
+    assert field.units == sizes[-1]
+    rows, columns = sizes[-1]
+    for unit in {(0, 0), (rows // 2, 0), (rows // 3, columns // 2), (rows - 1, columns - 1)}:
+        pixels = endless(len(chain), unit)
+        interval = tuple((min(p[d] for p in pixels), max(p[d] for p in pixels)) for d in (0, 1))
+        assert field.interval(unit) == interval
+        assert field.size == tuple(last - first + 1 for first, last in interval)
+        assert field.num_used == tuple(len({p[d] for p in pixels}) for d in (0, 1))
+        used = field.used(unit)
+        assert inside(len(chain), unit) == {(i, j) for i in used[0] for j in used[1]}
+    assert field.start == field.interval((0, 0))[0][:1] + field.interval((0, 0))[1][:1]
+
+
+@st.composite
+def keeping_layers(draw):
+    """A layer that keeps the size: odd kernels, or an even one padded at one side."""
+    kernel = draw(st.sampled_from([1, 2, 3, 5]))
+    dilation = draw(st.integers(1, 2))
+    reach = dilation * (kernel - 1)
+    before = draw(st.integers(0, reach))
+    return kernel, dilation, before
+
+
+def keeping_module(layer) -> nn.Module:
+    kernel, dilation, before = layer
+    after = dilation * (kernel - 1) - before
+    pad = nn.ZeroPad2d((before, after, before, after))
+    return nn.Sequential(pad, nn.Conv2d(1, 1, kernel, dilation=dilation))
+
+
+@properties(40)
+@given(
+    st.lists(st.lists(keeping_layers(), max_size=3), min_size=2, max_size=3),
+    st.sampled_from(["add", "cat"]),
+    st.booleans(),
+)
+def test_random_branches(branches, join, pooled):
+    """Branches of layers that keep the size, joined, pooled: unions of index sets."""
+    network = Branches(join, *(nn.Sequential(*map(keeping_module, b)) for b in branches))
+    network = nn.Sequential(network, nn.AvgPool2d(2)) if pooled else network
+    field = field_of(network, (9, 9))
+
+    def offsets(branch):
+        reached = {0}
+        for kernel, dilation, before in reversed(branch):
+            reached = {r - before + t * dilation for r in reached for t in range(kernel)}
+        return reached
+
+    sets = [offsets(branch) for branch in branches]
+    seen = set().union(*sets)
+    jump = 1
+    if pooled:
+        seen, jump = seen | {s + 1 for s in seen}, 2
+    assert field.size == (max(seen) - min(seen) + 1,) * 2
+    assert field.num_used == (len(seen),) * 2
+    assert field.stride == (jump, jump) and field.start == (min(seen),) * 2
+    assert field.misaligned == (len({min(s) + max(s) for s in sets}) > 1)
+    if field.rectangular:
+        assert all(s <= max(sets, key=len) for s in sets)
+
+
+@properties(30)
+@given(layer_lists.filter(lambda x: receptive_field(x) < 40))
+def test_lists_and_networks_agree(chain):
+    network = nn.Sequential(*(nn.Conv2d(1, 1, k, s) for k, s in chain), nn.Identity())
+    field = field_of(network, 40)
+    assert field.size == (receptive_field(chain),) * 2
+
+
+# Bad input.
+
+
+def test_bad_input_is_a_sentence():
+    network = SimpleCNN()
+    with pytest.raises(ValueError, match=r"input_size is \(1, 2, 3, 4\): give the side"):
+        receptive_fields(network, (1, 2, 3, 4))
+    with pytest.raises(ValueError, match="input_size is 0: give the side"):
+        receptive_fields(network, 0)
+    with pytest.raises(ValueError, match=r"does not run on one image of shape \(1, 1, 32, 32\)"):
+        receptive_fields(network, 32)
+    with pytest.raises(ValueError, match=r"does not run on one image of shape \(1, 3, 28, 28\)"):
+        receptive_fields(network, (3, 28, 28))
+    with pytest.raises(ValueError, match="lazy layers without weights"):
+        receptive_fields(nn.LazyConv2d(1, 3), 8)
+    field = receptive_fields(network, 28)["pool3"]
+    for unit in (3, (0, 3), (-1, 0)):
+        with pytest.raises(ValueError, match="the layer has 3 x 3 units"):
+            field.interval(unit)
+
+
+def test_channels_are_taken_from_the_first_convolution():
+    network = nn.Sequential(nn.Conv2d(5, 2, 3))
+    assert field_of(network, (6, 8)).image_size == (6, 8)
+    assert field_of(network, (5, 6, 8)).units == (4, 6)

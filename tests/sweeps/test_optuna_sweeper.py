@@ -1,0 +1,201 @@
+"""Searches by Optuna: space, study on disk, pruning, and real sweeps that are taken up again."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+from children import type_in
+from conftest import compose_run
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from simplecnn.config.composition import plan_sweep
+from simplecnn.errors import InputError
+from simplecnn.sweeps.search import Search, objective_values, open_study, search_space, unfinished
+from simplecnn.training.run import train
+
+SMALL = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=1", "+trainer.limit_train_batches=4",
+         "model.network.channels=[4,8]", "callbacks=[checkpoint]", "logger=csv",
+         "hydra.sweep.dir=sweep"]  # fmt: skip
+MEDIAN = {
+    "_target_": "optuna.pruners.MedianPruner",
+    "n_startup_trials": 2,
+    "n_warmup_steps": 0,
+}
+SPACE = {"model.optimizer.lr": FloatDistribution(1e-4, 1e-1, log=True)}
+
+
+def space_of(*words: str) -> dict:
+    return search_space(words, OverridesParser.create())[0]
+
+
+def record(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("a=interval(0,0.5)", FloatDistribution(0.0, 0.5)),
+        ("a=interval(1,8)", FloatDistribution(1.0, 8.0)),
+        ("a=int(interval(1,8))", IntDistribution(1, 8)),
+        ("a=tag(log,interval(1e-4,1e-1))", FloatDistribution(1e-4, 1e-1, log=True)),
+        ("a=tag(log,int(interval(1,64)))", IntDistribution(1, 64, log=True)),
+        ("a=range(3,8)", IntDistribution(3, 7)),
+        ("a=range(3,8,2)", IntDistribution(3, 7, step=2)),
+        ("a=range(0,0.5,0.25)", FloatDistribution(0.0, 0.25, step=0.25)),
+        ("a=choice(32,64)", CategoricalDistribution(["32", "64"])),
+        ("a=[8,16],[16,32]", CategoricalDistribution(["[8,16]", "[16,32]"])),
+        ("a=choice(adam,sgd)", CategoricalDistribution(["adam", "sgd"])),
+    ],
+)
+def test_the_space_in_hydras_words(word, expected):
+    assert space_of(word) == {"a": expected}
+
+
+def test_the_last_word_on_a_key_counts():
+    words = ["a=1,2", "b=3", "a=interval(0,1)", "c=1,2", "c=5"]
+    space, fixed = search_space(words, OverridesParser.create())
+    assert space == {"a": FloatDistribution(0.0, 1.0)} and fixed == ["b=3", "c=5"]
+
+
+def test_the_ends_of_the_space_are_tried_before():
+    space = {"a": FloatDistribution(0, 0.5), "b": CategoricalDistribution(["x", "y"])}
+    search = Search({"val/acc": "max"}, space, ["seed=3"])
+    assert search.corners() == [["seed=3", "a=0.0", "b=x"], ["seed=3", "a=0.5", "b=y"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["seed=1"], "Nothing is searched: give a space, as in "),
+        (["model.network.dropout=interval(0.0,1.5)"], "model.network.dropout is 1.5: it must be"),
+        (["model.network.dropout=interval(0.5,0.1)"], "nothing can be searched"),
+        (["model.optimizer.lr=tag(log,interval(0,1))"], "nothing can be searched"),
+        (["seed=range(3,3)"], "nothing can be searched: the range is empty"),
+        (["seed=1,2", "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials is 0: it must be 1"),
+        (["seed=1,2", "hydra.sweeper.n_jobs=-1"], "hydra.sweeper.n_jobs is -1: it must be 1"),
+        (["seed=1,2", "monitor=null"], "monitor is null: say what to search by"),
+        (["seed=1,2", "hydra.sweeper.objectives={val/ac:max}"], "Did you mean val/acc?"),
+        (["seed=1,2", "hydra.sweeper.objectives={val/acc:up}"], "it must be max or min."),
+        (["seed=1,2", "hydra.sweeper.objectives={test/acc:max}"], "test/acc is not a key"),
+        (["seed=1,2", "hydra.sweeper.sampler._target_=os.system"], "is not on the list"),
+    ],
+)
+def test_what_no_trial_could_do_is_known_before(words, sentence):
+    with pytest.raises(InputError) as error:
+        plan_sweep("train", ["data=mnist_5k", "hydra/sweeper=optuna", *words])
+    assert sentence in str(error.value)
+
+
+def test_values_of_the_objectives():
+    run = {"metrics": {"val/acc": 0.8, "val/loss": math.nan}, "num_parameters": 98_442,
+           "best": {"value": 0.9}}  # fmt: skip
+    assert objective_values(run, ["val/acc", "num_parameters"], "val/acc") == [0.9, 98_442]
+    assert objective_values(run, ["val/acc"], "val/loss") == [0.8]
+    with pytest.raises(ValueError, match="val/loss is nan: not a number to compare"):
+        objective_values(run, ["val/loss"], None)
+    with pytest.raises(ValueError, match="train/acc was not logged. There are: val/acc, val/loss"):
+        objective_values(run, ["train/acc"], None)
+
+
+def test_a_study_is_continued_with_other_random_numbers_and_the_same_objectives(tmp_path):
+    sampler = {"_target_": "optuna.samplers.RandomSampler", "seed": 1}
+    first = open_study(tmp_path, objectives={"val/acc": "max"}, sampler=sampler)
+    trial = first.ask(SPACE)
+    first.tell(trial.number, 0.5)
+    again = open_study(tmp_path, objectives={"val/acc": "max"}, sampler=sampler)
+    other = again.ask(SPACE)
+    assert [t.state for t in again.trials] == [TrialState.COMPLETE, TrialState.RUNNING]
+    assert other.params != trial.params
+    again.ask()  # a process was killed before it drew anything
+    assert [t.number for t in unfinished(again)] == [1]
+    assert again.trials[2].state == TrialState.FAIL
+    with pytest.raises(InputError, match="was made with the objectives {'val/acc': 'max'}"):
+        open_study(tmp_path, objectives={"val/loss": "min"}, sampler=sampler)
+
+
+def test_a_hopeless_run_is_ended_by_the_other_trials(tmp_path):
+    """The study is written by one storage and read by another, as in two processes."""
+    study = open_study(tmp_path, objectives={"val/acc": "max"})
+    for _ in range(2):
+        trial = study.ask(SPACE)
+        trial.report(0.99, step=1)
+        study.tell(trial.number, 0.99)
+    hopeless = study.ask(SPACE)
+    folder = tmp_path / str(hopeless.number)
+    pruner = json.dumps(MEDIAN).replace('"', "")
+    config = compose_run(
+        folder, "trainer.max_epochs=4", "callbacks=[checkpoint,pruning]", "model.optimizer.lr=1e-9",
+        f"callbacks.pruning.trial={hopeless.number}", f"callbacks.pruning.pruner={pruner}",
+    )  # fmt: skip
+    train(config, folder)
+    assert record(folder)["num_epochs"] == 1
+    seen = open_study(tmp_path, objectives={"val/acc": "max"}).trials[hopeless.number]
+    assert list(seen.intermediate_values) == [1]
+    assert seen.user_attrs["pruned after epoch"] == 1
+
+    alone = tmp_path / "alone"  # outside of a search the same callback does nothing
+    train(compose_run(alone, "callbacks=[checkpoint,pruning]", "model.optimizer.lr=1e-9"), alone)
+    assert record(alone)["num_epochs"] == 2
+
+
+@pytest.mark.long
+def test_a_search_goes_on_after_nan_and_from_disk(tmp_path):
+    """Some of four trials are NaN; one more is left unfinished; the same command with six."""
+    words = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=random", "monitor=val/loss",
+             "mode=min", "model.optimizer.lr=choice(1e-3,1e30)"]  # fmt: skip
+    done = type_in(tmp_path, "train.py", "-m", *SMALL, *words, "hydra.sweeper.n_trials=4")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    folder = tmp_path / "sweep"
+    study = open_study(folder, objectives={"val/loss": "min"})
+    states = {(t.params["model.optimizer.lr"], t.state) for t in study.trials}
+    assert states == {("0.001", TrialState.COMPLETE), ("1e+30", TrialState.FAIL)}
+    for trial in study.trials:
+        run = record(folder / str(trial.number))
+        if trial.state == TrialState.FAIL:
+            assert run["status"] == "failed"
+            assert run["error"].startswith("RunError: The loss is not finite: at step ")
+        else:
+            assert run["best"]["value"] == trial.value
+
+    space = study.trials[0].distributions
+    unfinished_trial = study.ask(space)  # as if the process had been killed here
+    before = [record(folder / str(n)) for n in range(4)]
+    done = type_in(tmp_path, "train.py", "-m", *SMALL, *words, "hydra.sweeper.n_trials=6")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "the study goes on: 4 trials done, 1 unfinished" in done.stdout
+    study = optuna.load_study(study_name="simplecnn", storage=study._storage)
+    assert len(study.trials) == 6
+    assert not study.get_trials(states=[TrialState.RUNNING])
+    assert [record(folder / str(n)) for n in range(4)] == before
+    diverges = unfinished_trial.params["model.optimizer.lr"] == "1e+30"
+    assert record(folder / "4")["status"] == ("failed" if diverges else "finished")
+
+
+@pytest.mark.long
+def test_several_objectives_and_parallel_trials(tmp_path):
+    words = ["hparams_search=optuna", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
+             "hydra.sweeper.objectives={val/acc:max,num_parameters:min}",
+             "model.network.channels=[4,8],[8,16]", "hydra.sweeper.n_trials=4"]  # fmt: skip
+    done = type_in(tmp_path, "train.py", "-m", *SMALL, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("2 jobs at a time, threads of each: ") == 1
+    results = yaml.safe_load((tmp_path / "sweep" / "optimization_results.yaml").read_text())
+    assert results["solutions"]
+    for solution in results["solutions"]:
+        run = record(tmp_path / "sweep" / str(solution["trial"]))
+        assert run["status"] == "finished"  # one is not pruned by one of several objectives
+        assert solution["values"] == {
+            "val/acc": run["best"]["value"],
+            "num_parameters": run["num_parameters"],
+        }
+    said = re.search(r"^No other trial is better in everything than one of these (\d)", done.stdout,
+                     re.M)  # fmt: skip
+    assert said and int(said[1]) == len(results["solutions"])

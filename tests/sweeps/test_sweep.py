@@ -1,0 +1,438 @@
+"""A sweep is read from its folders: who did what, which is best, what went wrong."""
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simplecnn.errors import InputError
+from simplecnn.run_directory import RunDirectory, read_record
+from simplecnn.sweeps import directory as sweep_folder
+from simplecnn.sweeps import report as sweep
+from simplecnn.sweeps.directory import SweepDirectory, source_hashes
+
+FIXED = ["data=mnist_5k", "+trainer.limit_train_batches=8"]
+CONFIG = {"monitor": "val/acc", "mode": "max", "seed": 1, "model": {}, "data": {}, "trainer": {}}
+
+
+def write_job(folder: Path, words: list[str], *, best: float | None = None, **record) -> None:
+    """The folder that a job leaves: its words, configuration, record, log, learning curve."""
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "overrides.yaml").write_text(json.dumps([*FIXED, *words]))
+    (folder / "config.yaml").write_text(json.dumps({**CONFIG, **record.pop("config", {})}))
+    (folder / "train.log").write_text("what was printed\n")
+    if best is not None:
+        record["best"] = {"value": best, "epoch": 2}
+        record.setdefault("metrics", {"val/acc": best - 0.01, "test/acc": best + 0.01,
+                                      "test/loss": 1 - best})  # fmt: skip
+        rows = [f"{8 * e},{e - 1},{best - 0.1 / e:.4f}" for e in (1, 2)]
+        (folder / "metrics.csv").write_text("step,epoch,val/acc\n0,,\n" + "\n".join(rows) + "\n")
+    record = {"status": "finished", "seconds": {"import": 9.0, "fit": 1.5, "test": 0.25}} | record
+    (folder / "run.json").write_text(json.dumps(record))
+
+
+def write_sweep(folder: Path, jobs: list[list[str]]) -> None:
+    claimed = SweepDirectory.claim(
+        folder, words=[*FIXED, "lr=1,2", "seed=1,2"], jobs=[[*FIXED, *job] for job in jobs],
+        command=["scripts/train.py", "-m", "lr=1,2", "seed=1,2"], source={"a.py": "1"},
+    )  # fmt: skip
+    claimed.release()
+
+
+JOBS = [["model.optimizer.lr=0.001", "seed=1"], ["model.optimizer.lr=0.001", "seed=2"],
+        ["model.optimizer.lr=0.003", "seed=1"], ["model.optimizer.lr=0.003", "seed=2"],
+        ["model.optimizer.lr=0.01", "seed=1"], ["model.optimizer.lr=0.01", "seed=2"]]  # fmt: skip
+
+
+@pytest.fixture
+def mixed(tmp_path, monkeypatch) -> Path:
+    """Six jobs: three finished, one failed, one killed, one that never began."""
+    monkeypatch.chdir(tmp_path)
+    root = Path("outputs/s")
+    write_sweep(root, JOBS)
+    write_job(root / "0", JOBS[0], best=0.90, num_epochs=2)
+    write_job(root / "1", JOBS[1], best=0.94, num_epochs=2)
+    write_job(root / "2", JOBS[2], best=0.93, num_epochs=2)
+    write_job(root / "3", JOBS[3], status="failed", error="RuntimeError: no luck\nin line 3")
+    write_job(root / "4", JOBS[4], status="running")
+    return root
+
+
+def test_the_table_is_sorted_and_says_everything(mixed, capsys):
+    assert sweep.report(mixed) is False
+    out = capsys.readouterr().out
+    assert "6 jobs: 3 finished, 1 failed, 1 killed, 1 not run." in out
+    with (mixed / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["job"] for row in rows] == ["1", "2", "0", "3", "4", "5"]
+    assert rows[0] == {
+        "job": "1", "status": "finished", "model.optimizer.lr": "0.001", "seed": "2",
+        "monitor": "val/acc", "best": "0.94", "best_epoch": "2", "test/acc": "0.95",
+        "test/loss": str(1 - 0.94), "val/acc": str(0.94 - 0.01), "seconds": "1.8",
+        "num_epochs": "2", "error": "", "log": "outputs/s/1/train.log", "folder": "outputs/s/1",
+    }  # fmt: skip
+    assert rows[3]["error"] == "RuntimeError: no luck" and rows[3]["best"] == ""
+    assert rows[3]["log"] == "outputs/s/3/train.log"
+    assert rows[4]["status"] == "killed" and "out of memory" in rows[4]["error"]
+    assert rows[5]["status"] == "not run" and rows[5]["model.optimizer.lr"] == "0.01"
+    # the same on the screen, in the words of a person
+    lines = out.splitlines()
+    head = next(i for i, text in enumerate(lines) if text.startswith("job  "))
+    titles = "job lr seed status best val/acc % at epoch val/acc % test/acc % test/loss s epochs"
+    assert lines[head].split() == [*titles.split(), "folder"]
+    assert (
+        lines[head + 1].split()
+        == ("1 0.001 2 finished 94.00 2 93.00 95.00 0.0600 1.8 2 outputs/s/1").split()
+    )
+    assert "job 3 failed: RuntimeError: no luck\n    log: outputs/s/3/train.log\n" in out
+
+
+def test_the_best_run_and_the_command_that_reproduces_it(mixed, capsys):
+    sweep.report(mixed)
+    out = capsys.readouterr().out
+    assert "best job     1: val/acc 94.00 %   model.optimizer.lr=0.001 seed=2\n" in out
+    again = ("uv run scripts/train.py data=mnist_5k +trainer.limit_train_batches=8 "
+             "model.optimizer.lr=0.001 seed=2\n")  # fmt: skip
+    assert f"again        {again}" in out
+    assert "to go on     uv run scripts/train.py -m lr=1,2 seed=1,2\n" in out
+    text = (mixed / "sweep.md").read_text()
+    assert f"    {again}" in text and "![" in text and "(sweep.png)" in text
+    assert "job 3 failed: RuntimeError: no luck" in text
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in table[:5]}) == 1
+
+
+def test_repeated_seeds_are_means(mixed):
+    jobs = sweep.read_jobs(SweepDirectory.open(mixed))
+    first, second, third = sweep.groups(jobs)
+    # 0.92 and its deviation 0.04 / sqrt(2); one job of two; none
+    assert first.mean() == "93.00 (1)" and dict(first.values) == {"model.optimizer.lr": 0.003}
+    assert second.mean() == f"92.00 ± {100 * 0.04 / math.sqrt(2):.2f} (2)"
+    assert second.mean("test/acc") == f"93.00 ± {100 * 0.04 / math.sqrt(2):.2f} (2)"
+    assert second.mean("test/loss") == f"0.0800 ± {0.04 / math.sqrt(2):.4f} (2)"
+    assert third.mean() == ""
+    rows = sweep.group_rows([first, second, third])
+    assert [row["unfinished"] for row in rows] == ["1", "", "2"]
+    assert rows[1] == {
+        "lr": "0.001", "best val/acc %": "92.00 ± 2.83 (2)", "test/acc %": "93.00 ± 2.83 (2)",
+        "test/loss": "0.0800 ± 0.0283 (2)", "s": "1.8", "unfinished": "",
+    }  # fmt: skip
+
+
+def test_seeds_alone_and_no_seeds(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_sweep(Path("a"), [["seed=1"], ["seed=2"]])
+    write_job(Path("a/0"), ["seed=1"], best=0.5)
+    write_job(Path("a/1"), ["seed=2"], best=0.7)
+    assert sweep.report(Path("a")) is True
+    assert "60.00 ± 14.14 (2)" in capsys.readouterr().out
+    write_sweep(Path("b"), [["lr=1"], ["lr=2"]])
+    write_job(Path("b/0"), ["lr=1"], best=0.5)
+    write_job(Path("b/1"), ["lr=2"], status="interrupted")
+    assert sweep.report(Path("b")) is False
+    assert "±" not in capsys.readouterr().out
+
+
+def test_a_loss_is_sorted_upwards_and_nan_is_last(tmp_path):
+    low = {"config": {"monitor": "val/loss", "mode": "min"}}
+    for name, best in [("0", 0.3), ("1", math.nan), ("2", 0.1)]:
+        write_job(tmp_path / name, [f"seed={name}"], best=best, metrics={"val/loss": best}, **low)
+    jobs = sorted((sweep.read_job(tmp_path / n) for n in "012"), key=sweep.Job.rank)
+    assert [job.name for job in jobs] == ["2", "0", "1"]
+    assert sweep.Group({}, jobs).mean() == "0.2000 ± 0.1414 (2)"
+
+
+def test_without_a_monitor_the_test_set_decides(tmp_path):
+    for name, accuracy in [("0", 0.3), ("1", 0.4)]:
+        write_job(tmp_path / name, [f"lr={name}"], metrics={"test/acc": accuracy},
+                  config={"monitor": None})  # fmt: skip
+    jobs = sorted((sweep.read_job(tmp_path / n) for n in "01"), key=sweep.Job.rank)
+    assert [(j.name, j.value, j.criterion) for j in jobs] == [
+        ("1", 0.4, "test/acc"), ("0", 0.3, "test/acc"),
+    ]  # fmt: skip
+
+
+def test_damaged_and_foreign_folders_do_not_stop_the_report(mixed, capsys):
+    (mixed / "3" / "run.json").write_text("{")
+    (mixed / "4" / ".hydra" / "overrides.yaml").write_text(": [")
+    (mixed / "5").mkdir()
+    assert sweep.report(mixed) is False
+    assert "killed" in capsys.readouterr().out
+
+
+def test_a_sweep_without_any_result_has_no_empty_columns(tmp_path):
+    write_sweep(tmp_path, [["lr=1", "seed=1"], ["lr=1", "seed=2"]])
+    write_job(tmp_path / "0", ["lr=1", "seed=1"], status="interrupted")
+    rows = sweep.group_rows(sweep.groups(sweep.read_jobs(SweepDirectory.open(tmp_path))))
+    assert rows == [{"s": "1.8", "unfinished": "2"}]
+
+
+def test_while_a_process_is_at_it_jobs_run(mixed):
+    folder = SweepDirectory.claim(
+        mixed, words=[*FIXED, "lr=1,2", "seed=1,2"], jobs=[[*FIXED, *job] for job in JOBS],
+        command=["x"], source={"a.py": "1"},
+    )  # fmt: skip
+    statuses = {job.name: job.status for job in sweep.read_jobs(SweepDirectory.open(mixed))}
+    assert statuses["4"] == "running" and statuses["5"] == "waiting"
+    code = ("from simplecnn.sweeps.directory import SweepDirectory; import sys\n"
+            "print(SweepDirectory.open(sys.argv[1]).is_under_way())")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code, str(mixed)], capture_output=True, text=True)
+    assert done.stdout == "True\n"
+    folder.release()
+    statuses = {job.name: job.status for job in sweep.read_jobs(SweepDirectory.open(mixed))}
+    assert statuses["4"] == "killed"
+
+
+def test_pruned_jobs_are_no_failures(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_sweep(Path("a"), [["lr=1"], ["lr=2"]])
+    write_job(Path("a/0"), ["lr=1"], best=0.5, status="pruned")
+    write_job(Path("a/1"), ["lr=2"], best=0.6)
+    assert sweep.report(Path("a")) is True
+    assert "2 jobs: 1 finished, 1 pruned." in capsys.readouterr().out
+
+
+def test_the_line_of_a_finished_job(mixed):
+    keys = sweep.swept([*FIXED, "model.optimizer.lr=0.001,0.003", "seed=range(1,3)"])
+    assert keys == ["model.optimizer.lr", "seed"]
+    job = sweep.read_job(mixed / "1")
+    assert sweep.line(job, number=1, total=6, keys=keys) == (
+        "[2/6] job 1   finished   val/acc 94.00 %   1.8 s   model.optimizer.lr=0.001 seed=2"
+    )
+    failed = sweep.line(sweep.read_job(mixed / "3"), number=3, total=None, keys=keys)
+    assert failed == ("job 3   failed     1.8 s   model.optimizer.lr=0.003 seed=2   "
+                      "RuntimeError: no luck   log: outputs/s/3/train.log")  # fmt: skip
+
+
+def test_names_are_short_and_still_tell_apart():
+    assert sweep.short_names(["model.optimizer.lr", "data.batch_size", "model/optimizer"]) == {
+        "model.optimizer.lr": "lr", "data.batch_size": "batch_size", "model/optimizer": "optimizer",
+    }  # fmt: skip
+    assert sweep.short_names(["a.lr", "b.lr"]) == {"a.lr": "a.lr", "b.lr": "b.lr"}
+
+
+def test_the_picture_shows_each_parameter_and_each_curve(mixed, monkeypatch):
+    from simplecnn.figures import sweep as figures
+
+    drawn = []
+    true = figures.sweep_figure
+    monkeypatch.setattr(
+        figures, "sweep_figure", lambda *a, **k: drawn.append((a, true(*a, **k))) or drawn[-1][1]
+    )
+    jobs = sorted(sweep.read_jobs(SweepDirectory.open(mixed)), key=sweep.Job.rank)
+    sweep.draw(jobs, mixed / "sweep.png")
+    ((parameters, results, curves), figure) = drawn[0]
+    assert parameters == {"lr": [0.001, 0.001, 0.003, 0.003, 0.01, 0.01]}
+    np.testing.assert_allclose(results, [90, 94, 93, math.nan, math.nan, math.nan])
+    assert [curve.label for curve in curves] == [
+        "job 1: lr 0.001, seed 2", "job 2: lr 0.003, seed 1", "job 0: lr 0.001, seed 1",
+    ]  # fmt: skip
+    assert list(curves[0].epochs) == [1, 2]
+    np.testing.assert_allclose(curves[0].values, [84, 89])
+    panel, learning = figure.axes
+    dots = panel.lines[0]
+    np.testing.assert_allclose(dots.get_xdata(), [0.001, 0.001, 0.003])
+    np.testing.assert_allclose(dots.get_ydata(), [90, 94, 93])
+    np.testing.assert_allclose(panel.lines[1].get_ydata(), [92, 93])  # the means
+    np.testing.assert_allclose(panel.lines[2].get_xdata(), [0.003, 0.01, 0.01])  # failed: crosses
+    assert panel.get_xlabel() == "lr" and panel.get_ylabel() == "best val/acc %"
+    assert len(learning.lines) == 3 and learning.get_xlabel() == "epoch"
+    with Image.open(mixed / "sweep.png") as picture:
+        width, height = picture.size
+    assert width > 1000 and height > 400
+
+
+def test_seeds_that_are_tested_once_are_dots_beside_their_losses(tmp_path, monkeypatch):
+    from simplecnn.figures import sweep as figures
+
+    drawn = []
+    true = figures.sweep_figure
+    monkeypatch.setattr(
+        figures, "sweep_figure", lambda *a, **k: drawn.append(true(*a, **k)) or drawn[-1]
+    )
+    for seed, accuracy in [(1, 0.99), (2, 0.97), (3, 0.98)]:
+        write_job(tmp_path / str(seed), [f"seed={seed}"], metrics={"test/acc": accuracy},
+                  config={"monitor": None})  # fmt: skip
+        (tmp_path / str(seed) / "metrics.csv").write_text(
+            f"step,epoch,train/loss,test/acc\n7,0,0.{seed},\n15,1,0.0{seed},\n16,2,,{accuracy}\n"
+        )
+    jobs = sorted((sweep.read_job(tmp_path / n) for n in "123"), key=sweep.Job.rank)
+    sweep.draw(jobs, tmp_path / "sweep.png")
+    panel, learning = drawn[0].axes
+    (dots,) = panel.lines  # and no line from seed to seed
+    np.testing.assert_allclose(dots.get_xydata(), [[1, 99], [2, 97], [3, 98]])
+    assert panel.get_xlabel() == "seed" and panel.get_ylabel() == "test/acc %"
+    assert learning.get_ylabel() == "train/loss"
+    np.testing.assert_allclose(learning.lines[0].get_xydata(), [[1, 0.1], [2, 0.01]])
+
+
+def test_parallel_coordinates_from_three_parameters_on():
+    from simplecnn.figures.sweep import sweep_figure
+
+    values = {"lr": [0.1, 0.01, 0.001], "depth": [1, 2, 3], "pool": ["max", "stride", "max"]}
+    figure = sweep_figure(values, [1.0, 3.0, 2.0], [], metric="m", curve_metric="m")
+    parallel = figure.axes[3]
+    assert [t.get_text() for t in parallel.get_xticklabels()] == ["lr", "depth", "pool", "m"]
+    lines = [line for line in parallel.lines if len(line.get_xdata()) == 4]
+    # the best is drawn last: lr 0.01, depth 2, stride, 3.0, each on an axis from 0 to 1
+    np.testing.assert_allclose(lines[-1].get_ydata(), [0.5, 0.5, 1.0, 1.0], atol=1e-12)
+    assert len(lines) == 3
+    two = {name: values[name] for name in ("lr", "depth")}
+    figure = sweep_figure(two, [1.0, 3.0, 2.0], [], metric="m", curve_metric="m")
+    assert len(figure.axes) == 3
+
+
+# The folder of a sweep, and who may take it.
+
+
+def claim(path, **changed):
+    arguments = {"words": ["seed=1,2"], "jobs": [["seed=1"], ["seed=2"]],
+                 "command": ["scripts/train.py", "-m"], "source": {"conf/a.yaml": "1"}}  # fmt: skip
+    folder = SweepDirectory.claim(path, **{**arguments, **changed})
+    folder.release()
+    return folder
+
+
+def test_the_same_sweep_can_be_taken_up_again(tmp_path):
+    first = claim(tmp_path / "s")
+    again = claim(tmp_path / "s", command=["another", "launcher"])
+    assert again.record["command"] == first.record["command"] == "scripts/train.py -m"
+    assert again.record["process"] == os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"jobs": [["seed=1"]]}, r"s holds another sweep \(scripts/train.py -m\): name another"),
+        ({"source": {"conf/a.yaml": "2", "b": "1"}},
+         r"b, conf/a.yaml changed since the sweep in .*s was started: .*start a new sweep"),
+    ],
+)  # fmt: skip
+def test_another_sweep_or_source_is_refused(changed, sentence, tmp_path):
+    claim(tmp_path / "s")
+    before = (tmp_path / "s" / "sweep.json").read_text()
+    with pytest.raises(InputError, match=sentence):
+        claim(tmp_path / "s", **changed)
+    assert (tmp_path / "s" / "sweep.json").read_text() == before
+
+
+def test_a_search_is_known_by_its_words(tmp_path):
+    claim(tmp_path / "s", jobs=None)
+    claim(tmp_path / "s", jobs=None)
+    with pytest.raises(InputError, match="holds another sweep"):
+        claim(tmp_path / "s", jobs=None, words=["seed=1,2,3"])
+
+
+def test_what_else_cannot_be_a_sweeps_folder(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    with pytest.raises(InputError, match="holds runs of no sweep that can be continued"):
+        claim(tmp_path / "run")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file/s cannot be written: Not a directory"):
+        claim(tmp_path / "file" / "s")
+    monkeypatch.setattr(
+        sweep_folder.shutil, "disk_usage", lambda path: SimpleNamespace(free=3 << 20)
+    )
+    with pytest.raises(InputError, match="2 jobs need some 16 MB on disk, and 3 MB are free"):
+        claim(tmp_path / "full")
+    assert not (tmp_path / "full").exists()
+
+
+def test_two_processes_cannot_do_the_same_sweep(tmp_path):
+    first = claim(tmp_path)
+    first._claim()
+    with pytest.raises(InputError, match="Another process is at the sweep in "):
+        claim(tmp_path)
+    first.release()
+    claim(tmp_path)
+
+
+def test_what_is_no_sweep_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="sweep=nothing: there is no such folder.$"):
+        SweepDirectory.open("nothing")
+    claim(Path("outputs/train/s"))
+    Path("outputs/x").mkdir()
+    with pytest.raises(InputError, match="sweep.json is missing. The newest sweep here: "
+                                         "sweep=outputs/train/s$"):  # fmt: skip
+        SweepDirectory.open("outputs/x")
+    Path("outputs/x/sweep.json").write_text("[")
+    with pytest.raises(InputError, match="outputs/x/sweep.json is damaged."):
+        SweepDirectory.open("outputs/x")
+
+
+def test_source_is_every_file_of_the_package_and_the_configuration(tmp_path):
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "a.yaml").write_text("a: 1")
+    before = source_hashes(tmp_path / "conf")
+    assert {"conf/a.yaml", "simplecnn/run.py", "simplecnn/figures/sweep.py"} <= set(before)
+    (tmp_path / "conf" / "a.yaml").write_text("a: 2")
+    after = source_hashes(tmp_path / "conf")
+    assert [name for name in after if after[name] != before[name]] == ["conf/a.yaml"]
+
+
+# A run's folder that is taken up again.
+
+RUN = {"model": {"lr": 0.1}, "data": {}, "trainer": {}, "seed": 7}
+
+
+def run_config(folder):
+    return {**RUN, "paths": {"output_dir": str(folder)}, "log": f"{folder}/x"}
+
+
+def test_an_interrupted_run_goes_on_and_a_failed_one_starts_over(tmp_path):
+    folder = tmp_path / "a"
+    run = RunDirectory.again(folder, run_config(folder))
+    assert run.record["status"] == "running" and "continued" not in run.record
+    (folder / "checkpoints").mkdir()
+    with zipfile.ZipFile(folder / "checkpoints" / "last.ckpt", "w") as archive:
+        archive.writestr("archive/data.pkl", "state")
+    (folder / "train.log").write_text("log")
+    run.update(status="interrupted", seconds={"fit": 3.0})
+    run.release()
+
+    moved = folder.rename(tmp_path / "b")
+    again = RunDirectory.again(moved, run_config(moved))
+    assert again.record["status"] == "running" and len(again.record["continued"]) == 1
+    assert again.record["seconds"] == {"fit": 3.0} and again.last_checkpoint()
+
+    again.update(status="failed", error="no luck")
+    again.release()
+    over = RunDirectory.again(moved, run_config(moved))
+    assert "continued" not in over.record and over.record["seconds"] == {}
+    over.release()
+    assert sorted(p.name for p in moved.iterdir()) == ["config.yaml", "run.json", "train.log"]
+
+
+def test_a_killed_run_without_a_checkpoint_starts_over(tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / "run.json").touch()  # killed before it wrote anything
+    RunDirectory.again(folder, run_config(folder))
+    assert read_record(folder)["status"] == "running"
+    RunDirectory.again(folder, run_config(folder))
+    assert "continued" not in read_record(folder)
+
+
+def test_another_run_is_not_taken_up(tmp_path):
+    RunDirectory.create(tmp_path, run_config(tmp_path)).update(status="interrupted")
+    with pytest.raises(InputError, match="holds a run already"):
+        RunDirectory.again(tmp_path, {**run_config(tmp_path), "seed": 8})
+    assert read_record(tmp_path)["status"] == "interrupted"
+
+
+def test_a_report_needs_no_torch(mixed):
+    code = ("import sys; from pathlib import Path; from simplecnn import sweep\n"
+            "sweep.report(Path(sys.argv[1]))\n"
+            "assert not {'torch', 'pytorch_lightning'} & set(sys.modules)")  # fmt: skip
+    subprocess.run([sys.executable, "-c", code, str(mixed)], check=True, capture_output=True)

@@ -1,0 +1,366 @@
+"""Sweeps as a user types them: failures, interruptions, repetitions, and what is left behind."""
+
+import csv
+import gc
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from children import assert_same, start, type_in
+from conftest import compose_run
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams import api_pb2, backend_context
+from tensorboard.plugins.hparams.list_session_groups import Handler
+
+from simplecnn import cli as commands
+from simplecnn.config.allow_list import build
+from simplecnn.config.composition import conf_dir
+from simplecnn.training import run
+
+SMALL = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2", "+trainer.limit_train_batches=8",
+         "model.network.channels=[4,8]", "callbacks=checkpoint"]  # fmt: skip
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch, capfd):
+    """Types `scripts/train.py -m SMALL …` in this process; gives exit code, output, errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def type_in(*words: str, small: tuple[str, ...] = tuple(SMALL)):
+        monkeypatch.setattr("sys.argv", ["scripts/train.py", "-m", *small, *words])
+        with pytest.raises(SystemExit) as end:
+            commands.train()
+        out, err = capfd.readouterr()
+        return end.value.code, out, err
+
+    return type_in
+
+
+def records(folder: str) -> list[dict]:
+    paths = sorted(Path(folder).glob("*/run.json"), key=lambda path: int(path.parent.name))
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def rows(folder: str) -> list[dict[str, str]]:
+    with (Path(folder) / "sweep.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def last(folder: str | Path) -> dict:
+    return torch.load(Path(folder) / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+@pytest.mark.long
+def test_six_jobs_of_which_one_fails(tmp_path):
+    layers = "first,[conv1],[conv9],all,[conv2],[conv1,conv2]"
+    words = [*SMALL[:-1], "callbacks=[checkpoint,progress,filters]",
+             f"callbacks.filters.layers={layers}", "hydra.sweep.dir=outputs/six"]  # fmt: skip
+    done = start(tmp_path, "train.py", "-m", *words, PYTHONWARNINGS="error::ResourceWarning")
+    assert done.returncode == 1
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert sum("] job " in text for text in lines) == 6
+    for number, (text, layer) in enumerate(zip(lines, layers.split(",["), strict=False), start=1):
+        assert text.startswith(f"[{number}/6] job {number - 1}   "), (text, layer)
+    assert "epoch 1/2" not in done.stdout  # the logs have it
+    assert "epoch 1/2" in (tmp_path / "outputs/six/0/train.log").read_text()
+    assert "6 jobs: 5 finished, 1 failed." in lines
+    os.chdir(tmp_path)
+    table = rows("outputs/six")
+    assert [row["status"] for row in table] == ["finished"] * 5 + ["failed"]
+    assert table[-1]["callbacks.filters.layers"] == "[conv9]"
+    assert table[-1]["error"].startswith("InputError: layers: 'conv9' is not a convolution")
+    assert "'conv9' is not a convolution" in Path(table[-1]["log"]).read_text()
+    assert {row["best"] for row in table[:-1]} == {table[0]["best"]}  # pictures change nothing
+    assert (tmp_path / "outputs/six/sweep.png").stat().st_size > 10_000
+
+    again = type_in(tmp_path, "sweep.py", "sweep=outputs/six")
+    assert again.returncode == 1 and again.stderr == ""
+    assert again.stdout.strip() == "\n".join(lines[6:]).strip()
+
+
+class StopIn(pl.Callback):
+    """Ctrl-C in the middle of an epoch (from 0) of a job."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.current_epoch == self.epoch and batch_idx == 3:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("schedule", ["plateau", "one_cycle"])
+@pytest.mark.long
+def test_an_interrupted_sweep_goes_on_as_if_it_had_not_been(schedule, sweep, monkeypatch):
+    words = ["seed=1,2,3", "trainer.max_epochs=3", "model.network.dropout=0.5",
+             f"model/scheduler={schedule}", "model.optimizer.lr=0.02"]  # fmt: skip
+    if schedule == "plateau":
+        words += ["model.scheduler.patience=0", "+model.scheduler.threshold=9"]  # always lower
+    assert sweep(*words, "hydra.sweep.dir=whole")[0] == 0
+
+    true = run.build_trainer
+    trainers = []
+
+    def with_trouble(config):
+        trainers.append(true(config))
+        if len(trainers) == 2:
+            trainers[-1].callbacks.insert(0, StopIn(epoch=1))
+        return trainers[-1]
+
+    monkeypatch.setattr(run, "build_trainer", with_trouble)
+    code, out, _ = sweep(*words, "hydra.sweep.dir=parts")
+    assert code == 130
+    assert "3 jobs: 1 finished, 1 interrupted, 1 not run." in out
+    assert "to go on     uv run scripts/train.py -m " in out
+    assert [r["num_epochs"] for r in records("parts")] == [3, 1]
+    before = Path("parts/0/run.json").read_text()
+
+    code, out, _ = sweep(*words, "hydra.sweep.dir=parts")
+    assert code == 0 and len(trainers) == 4  # not the first one again
+    assert out.splitlines()[0].startswith("[1/3] job 0   finished") and "done before" in out
+    assert Path("parts/0/run.json").read_text() == before
+    for job in "012":
+        for name in ("last", "best"):
+            one, two = (
+                torch.load(Path(f, job, "checkpoints", f"{name}.ckpt"), weights_only=True)
+                for f in ("whole", "parts")
+            )
+            for key in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
+                assert_same(one[key], two[key], f"{job}/{name}/{key}")
+        assert Path("whole", job, "metrics.csv").read_text() == (
+            Path("parts", job, "metrics.csv").read_text()
+        )
+    for one, two in zip(records("whole"), records("parts"), strict=True):
+        for key in ("status", "metrics", "best", "num_epochs"):
+            assert one[key] == two[key]
+    assert [len(r.get("continued", [])) for r in records("parts")] == [0, 1, 0]
+    if schedule == "plateau":  # the schedule did something
+        assert last("whole/1")["lr_schedulers"][0]["_last_lr"] == [pytest.approx(2e-4)]
+
+
+def test_a_job_that_stopped_in_its_test_is_only_tested(sweep, monkeypatch):
+    assert sweep("seed=1", "hydra.sweep.dir=whole")[0] == 0
+    monkeypatch.setattr(pl.LightningDataModule, "teardown", lambda self, stage: None)
+    from simplecnn.models.classifier import Classifier
+
+    true = Classifier.test_step
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Classifier, "test_step", interrupted)
+    assert sweep("seed=1", "hydra.sweep.dir=parts")[0] == 130
+    monkeypatch.setattr(Classifier, "test_step", true)
+    monkeypatch.setattr(Classifier, "training_step", interrupted)
+    assert sweep("seed=1", "hydra.sweep.dir=parts")[0] == 0
+    (whole,), (parts,) = records("whole"), records("parts")
+    assert whole["metrics"] == parts["metrics"] and whole["best"] == parts["best"]
+
+
+def test_failed_jobs_are_done_again_and_nothing_else(sweep, monkeypatch):
+    true = run.build_trainer
+
+    def broken(config):
+        if config["seed"] == 2:
+            raise RuntimeError("no luck")
+        return true(config)
+
+    monkeypatch.setattr(run, "build_trainer", broken)
+    code, out, _ = sweep("seed=1,2", "hydra.sweep.dir=s")
+    assert code == 1 and "[2/2] job 1   failed" in out and "RuntimeError: no luck" in out
+    monkeypatch.setattr(run, "build_trainer", true)
+    first = Path("s/0/run.json").read_text()
+    code, out, _ = sweep("seed=1,2", "hydra.sweep.dir=s")
+    assert code == 0 and "2 jobs: 2 finished." in out
+    assert Path("s/0/run.json").read_text() == first
+    assert "RuntimeError: no luck" in Path("s/1/train.log").read_text()  # what happened is kept
+
+
+def test_a_sweep_stops_when_the_source_changes(sweep, monkeypatch):
+    true, calls = commands.source_hashes, []
+
+    def changing(*folders):
+        calls.append(folders)
+        return true(*folders) | ({"simplecnn/run.py": "edited"} if len(calls) > 2 else {})
+
+    monkeypatch.setattr(commands, "source_hashes", changing)
+    code, out, err = sweep("seed=1,2,3", "hydra.sweep.dir=s")
+    assert code == 2
+    assert err == ("simplecnn/run.py changed since the sweep was started: "
+                   "no further job begins.\n")  # fmt: skip
+    assert "3 jobs: 1 finished, 2 not run." in out or "killed" in out
+    code, out, err = sweep("seed=1,2,3", "hydra.sweep.dir=s")
+    assert code == 2 and "simplecnn/run.py changed since the sweep in s was started" in err
+    assert out == ""
+
+
+def test_another_sweep_in_the_folder_is_refused(sweep):
+    assert sweep("seed=1", "hydra.sweep.dir=s")[0] == 0
+    code, out, err = sweep("seed=1,2", "hydra.sweep.dir=s")
+    assert code == 2 and out == "" and err.startswith("s holds another sweep (scripts/train.py")
+
+
+def test_a_job_leaves_nothing_behind(sweep):
+    """Nor does it find anything: the last job, after others with every switch, is the run alone."""
+    variables, threads = dict(os.environ), torch.get_num_threads()
+    code, out, _ = sweep(
+        "+trainer.deterministic=true,false", "model.network.dropout=0.5",
+        "seed=5,1", "hydra.sweep.dir=s",
+    )  # fmt: skip
+    assert code == 0
+    assert dict(os.environ) == variables and torch.get_num_threads() == threads
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cudnn.benchmark and not torch.backends.cudnn.deterministic
+    assert sweep(
+        "+trainer.deterministic=false", "model.network.dropout=0.5",
+        "seed=1", "hydra.sweep.dir=alone",
+    )[0] == 0  # fmt: skip
+    assert_same(last("s/3")["state_dict"], last("alone/0")["state_dict"])
+    assert_same(last("s/1")["state_dict"], last("s/3")["state_dict"])
+    again = next(text for text in out.splitlines() if text.startswith("again "))
+    assert "model.network.dropout=0.5" in again and "hydra" not in again
+
+
+def test_every_job_is_a_row_of_tensorboards_hparams(sweep):
+    words = ["model/optimizer=adam,sgd", "seed=1,2", "hydra.sweep.dir=s"]
+    assert sweep(*words)[0] == 0
+    events = EventMultiplexer().AddRunsFromDirectory("s").Reload()
+    context = TBContext(data_provider=MultiplexerDataProvider(events, "s"))
+    backend = backend_context.Context(context)
+    request = api_pb2.ListSessionGroupsRequest(
+        start_index=0, slice_size=100, include_metrics=True,
+        allowed_statuses=[api_pb2.STATUS_SUCCESS, api_pb2.STATUS_UNKNOWN],
+    )  # fmt: skip
+    metadata = backend.hparams_metadata(RequestContext(), "")
+    experiment = backend.experiment_from_metadata(RequestContext(), "", True, metadata, [])
+    names = {info.name: list(v.string_value for v in info.domain_discrete.values)
+             for info in experiment.hparam_infos}  # fmt: skip
+    assert {"seed", "model/optimizer/lr", "model/optimizer/momentum"} <= set(names)
+    assert {info.name.tag for info in experiment.metric_infos} >= {"val/acc", "test/acc"}
+    request.col_params.extend(
+        api_pb2.ColParams(metric=info.name) for info in experiment.metric_infos
+    )
+    groups = Handler(RequestContext(), backend, "", request).run().session_groups
+    found = {}
+    for group in groups:
+        (session,) = group.sessions
+        values = {m.name.tag: m.value for m in session.metric_values}
+        found[session.name] = (group.hparams["seed"].number_value, values["test/acc"])
+    expected = {
+        str(job): (record["seed"], pytest.approx(record["metrics"]["test/acc"]))
+        for job, record in enumerate(records("s"))
+    }
+    assert found == expected
+    for job in "0123":  # the curves: an epoch a point, and nothing before
+        steps = [e.step for e in events.GetAccumulator(job).Tensors("val/acc")]
+        assert steps == [7, 15]
+
+
+@pytest.mark.long
+def test_every_experiment_runs_at_all(sweep):
+    words = ["experiment=glob(*)", "data=mnist_5k", "trainer=cpu", "++trainer.fast_dev_run=true"]
+    code, out, _ = sweep(*words, "hydra.sweep.dir=s", small=())
+    assert code == 0, out
+    table = rows("s")
+    assert {row["experiment"] for row in table} >= {"quickstart", "tutorial"}
+    assert {row["status"] for row in table} == {"finished"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("search", "num_jobs"),
+    [("depth", 4), ("grid", 9), ("kernel_size", 4), ("pooling", 3), ("width", 3)],
+)
+def test_every_ready_search_asks_a_question_and_trains(search, num_jobs, sweep):
+    path = conf_dir() / "hparams_search" / f"{search}.yaml"
+    assert re.search(r"^# .*\?", path.read_text(), re.M)
+    seeds = OmegaConf.load(path).hydra.sweeper.params.get("seed")
+    assert seeds == (None if search == "grid" else "1,2,3")
+    words = ["data=mnist_5k", "trainer=cpu", "++trainer.fast_dev_run=true"]
+    own = ["seed=1"] if seeds else []
+    code, out, _ = sweep(f"hparams_search={search}", *words, *own, "hydra.sweep.dir=s", small=())
+    assert code == 0, out
+    assert [row["status"] for row in rows("s")] == ["finished"] * num_jobs
+
+
+def test_ddp_in_a_sweep(sweep):
+    two = ["trainer=ddp_sim", "trainer.max_epochs=1"]
+    small = tuple(w for w in SMALL if not w.startswith(("trainer=", "trainer.max_epochs")))
+    code, out, err = sweep(*two, "+trainer.strategy=ddp", "seed=1,2", small=small)
+    assert code == 2 and out == ""
+    code, out, err = sweep(
+        *two, "trainer.strategy=ddp", "seed=1,2", "hydra.sweep.dir=s", small=small
+    )
+    assert code == 2 and "In a sweep, type trainer=ddp_sim" in err and not Path("s").exists()
+
+
+@pytest.mark.long
+def test_two_simulated_processes_train_each_job_as_one_would(sweep, tmp_path):
+    """With its own values, to the results of one process."""
+    words = ["trainer.max_epochs=1", "test=false", "logger=csv", "trainer=ddp_sim",
+             "callbacks=[checkpoint,progress]"]  # fmt: skip
+    small = tuple(w for w in SMALL if not w.startswith(("trainer=", "trainer.max_epochs")))
+    rates = "model.optimizer.lr=1e-9,1e-3"
+    code, out, err = sweep(*words, rates, "hydra.sweep.dir=s", small=small)
+    assert code == 0, out + err
+    record = records("s")[1]
+    assert [r["device"]["name"] for r in records("s")] == ["2 x CPU"] * 2
+    assert record["num_epochs"] == 1 and "epoch 1/1" in Path("s/1/train.log").read_text()
+
+    pl.seed_everything(42)
+    config = OmegaConf.to_container(OmegaConf.load("s/0/config.yaml"))
+    initial = build(config["model"], _recursive_=False, _convert_="all").state_dict()
+    for name, weights in last("s/0")["state_dict"].items():  # such a rate moves nothing
+        assert (weights - initial[name]).abs().max() < 1e-7, name
+
+    alone = tmp_path / "alone"
+    config = compose_run(alone, *words[:3], "callbacks=checkpoint", "model.optimizer.lr=1e-3")
+    run.train(config, alone)
+    expected = json.loads((alone / "run.json").read_text())["metrics"]
+    assert record["metrics"]["val/acc"] == pytest.approx(expected["val/acc"], abs=0.01)
+    assert record["metrics"]["train/loss"] == pytest.approx(expected["train/loss"], abs=1e-4)
+    one, two = last(alone)["state_dict"], last("s/1")["state_dict"]
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-4)
+    assert (one["network.conv1.weight"] - initial["network.conv1.weight"]).abs().max() > 1e-3
+
+
+@pytest.mark.long
+def test_memory_does_not_grow_from_job_to_job(tmp_path):
+    """After 12 jobs, 4 of them failed, hardly more than after 3: a job's digits alone are 4 MB."""
+
+    def measured() -> None:
+        from simplecnn.models.classifier import Classifier
+
+        true, sizes, at_end = run.train, [], Classifier.on_train_epoch_end
+
+        def broken(self):
+            raise RuntimeError("broken")
+
+        def train(*args, **kwargs):
+            Classifier.on_train_epoch_end = broken if len(sizes) % 3 == 1 else at_end
+            try:
+                return true(*args, **kwargs)
+            finally:
+                gc.collect()
+                pages = int(Path("/proc/self/statm").read_text().split()[1])
+                sizes.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
+                (tmp_path / "sizes.json").write_text(json.dumps(sizes))
+
+        run.train = train
+
+    words = [*SMALL, "trainer.max_epochs=1", "seed=1,2,3,4", "model.network.hidden=16,32,64"]
+    done = type_in(tmp_path, "train.py", "-m", *words, trouble=measured)
+    assert done.returncode == 1 and "12 jobs: 8 finished, 4 failed." in done.stdout, done.stderr
+    sizes = json.loads((tmp_path / "sizes.json").read_text())
+    assert len(sizes) == 12
+    assert sizes[-1] - sizes[2] <= 30, sizes

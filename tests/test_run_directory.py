@@ -1,0 +1,143 @@
+"""A run folder belongs to one run, is readable at any moment, and says what is wrong with it."""
+
+import hashlib
+import json
+import zipfile
+
+import pytest
+
+from simplecnn.errors import InputError
+from simplecnn.run_directory import RunDirectory, short, with_uv, write_json
+
+CONFIG = {"model": {"lr": 0.1}, "data": {"n": 3}, "trainer": {}, "seed": 7}
+
+
+def test_a_new_run_says_what_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["scripts/train.py", "seed=7", "name=a b"])
+    monkeypatch.delenv("UV", raising=False)
+    folder = RunDirectory.create("outputs/x", CONFIG)
+    record = json.loads((tmp_path / "outputs/x/run.json").read_text())
+    assert record == folder.record
+    assert record["status"] == "running" and record["seed"] == 7
+    assert record["command"] == "scripts/train.py seed=7 'name=a b'"
+    assert record["versions"]["torch"].startswith("2.")
+    assert record["git"] is None or len(record["git"]["revision"]) == 40
+    assert RunDirectory.open("outputs/x").config() == CONFIG
+
+
+def test_no_run_is_overwritten(tmp_path):
+    RunDirectory.create(tmp_path / "run", CONFIG).update(status="finished")
+    with pytest.raises(InputError, match="holds a run already, and none is ever overwritten"):
+        RunDirectory.create(tmp_path / "run", CONFIG)
+    assert RunDirectory.open(tmp_path / "run").record["status"] == "finished"
+
+
+def test_seconds_are_kept_of_a_phase_that_fails(tmp_path):
+    folder = RunDirectory.create(tmp_path, CONFIG)
+    with pytest.raises(ZeroDivisionError), folder.phase("fit"):
+        1 / 0  # noqa: B018
+    with folder.phase("test"):
+        pass
+    seconds = RunDirectory.open(tmp_path).record["seconds"]
+    assert list(seconds) == ["fit", "test"] and seconds["fit"] >= 0
+
+
+def test_what_is_not_a_run_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="run=nothing: there is no such folder.$"):
+        RunDirectory.open("nothing")
+    (tmp_path / "outputs/a/b").mkdir(parents=True)
+    with pytest.raises(InputError, match="not a run of simplecnn, config.yaml is missing.$"):
+        RunDirectory.open("outputs/a/b")
+    folder = RunDirectory.create("outputs/a/c", CONFIG)
+    with pytest.raises(InputError, match=r"The newest run here: run=outputs/a/c$"):
+        RunDirectory.open("outputs/a/d")
+    (folder.path / "run.json").write_text("{")
+    with pytest.raises(InputError, match="run.json is damaged"):
+        RunDirectory.open(folder.path)
+    write_json(folder.path / "run.json", {})
+    (folder.path / "config.yaml").write_text("a: [")
+    with pytest.raises(InputError, match="config.yaml cannot be read: "):
+        RunDirectory.open(folder.path).config()
+    (folder.path / "config.yaml").write_text("a: 3")
+    with pytest.raises(InputError, match="config.yaml is not the configuration of a run"):
+        RunDirectory.open(folder.path).config()
+
+
+def test_a_missing_checkpoint_names_those_that_exist(tmp_path):
+    folder = RunDirectory.create(tmp_path, CONFIG)
+    with pytest.raises(InputError, match=r"best.ckpt does not exist. In this run: none."):
+        folder.checkpoint("best")
+    (tmp_path / "checkpoints").mkdir()
+    write_zip(tmp_path / "checkpoints/last.ckpt")
+    assert folder.checkpoint("last") == tmp_path / "checkpoints/last.ckpt"
+    assert folder.checkpoint(str(tmp_path / "checkpoints/last.ckpt")).name == "last.ckpt"
+    with pytest.raises(InputError, match=r"In this run: last.ckpt."):
+        folder.checkpoint("best")
+
+
+def write_zip(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"weights")
+
+
+def test_two_processes_are_not_at_one_run(tmp_path):
+    folder = RunDirectory.create(tmp_path / "run", CONFIG)
+    assert folder.is_under_way() and (tmp_path / "run" / ".lock").exists()
+    with pytest.raises(InputError, match="Another process is at the run in .*run.$"):
+        RunDirectory.again(tmp_path / "run", CONFIG)
+    with pytest.raises(InputError, match="resume=.*: another process is at this run.$"):
+        RunDirectory.to_resume(tmp_path / "run")
+    folder.release()
+    assert not folder.is_under_way() and not (tmp_path / "run" / ".lock").exists()
+    RunDirectory.again(tmp_path / "run", CONFIG).release()
+
+
+def test_checksums_are_noted_before_the_file_is_there(tmp_path):
+    folder = RunDirectory.create(tmp_path, CONFIG)
+    path = tmp_path / "checkpoints/last.ckpt"
+    path.parent.mkdir()
+    write_zip(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    folder.note_checkpoint("last.ckpt", digest)
+    folder.update(status="finished")
+    for other in ("1" * 64, "2" * 64):  # killed before the renaming, then saved again
+        assert folder.checkpoint("last") == path
+        folder.note_checkpoint("last.ckpt", other)
+    record = RunDirectory.open(tmp_path).record
+    assert record["checkpoints"] == {"last.ckpt": ["2" * 64, digest]}
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(InputError, match="is not as its run wrote it"):
+        folder.checkpoint("last")
+    assert record["status"] == "finished"
+
+
+def test_a_moved_run_knows_its_new_place(tmp_path):
+    config = {**CONFIG, "paths": {"output_dir": "/old place/x"},
+              "callbacks": {"last": {"dirpath": "/old place/x/checkpoints"}}}  # fmt: skip
+    RunDirectory.create(tmp_path / "new", config).release()
+    moved = RunDirectory.open(tmp_path / "new").config_here()
+    assert moved["callbacks"]["last"]["dirpath"] == f"{tmp_path}/new/checkpoints"
+    assert moved["data"] == CONFIG["data"]
+
+
+def test_a_record_is_replaced_whole(tmp_path):
+    path = tmp_path / "run.json"
+    write_json(path, {"a": 1})
+    write_json(path, {"b": [1, 2]})
+    assert json.loads(path.read_text()) == {"b": [1, 2]}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_commands_are_as_one_would_type_them(monkeypatch):
+    monkeypatch.setenv("UV", "/somewhere/uv")
+    assert with_uv("tensorboard --logdir x") == "uv run tensorboard --logdir x"
+    monkeypatch.delenv("UV")
+    assert with_uv("tensorboard --logdir x") == "tensorboard --logdir x"
+
+
+def test_paths_are_as_one_would_type_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert short(tmp_path / "a/b") == "a/b"
+    assert short("/somewhere/else") == "/somewhere/else"

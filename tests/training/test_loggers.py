@@ -1,0 +1,110 @@
+"""What is logged is on disk, once, where one looks for it."""
+
+import csv
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from simplecnn.figures.filters import filters_figure
+from simplecnn.figures.png import encode_png
+from simplecnn.run_directory import tensorboard
+from simplecnn.training.loggers import MetricsCSV, TensorBoard
+
+
+def test_csv_has_a_row_a_step_and_a_column_a_metric(tmp_path):
+    logger = MetricsCSV(str(tmp_path))
+    logger.log_metrics({"lr": 0.1}, step=0)
+    logger.log_metrics({"train/loss": torch.tensor(0.25), "epoch": 0}, step=9)
+    logger.save()
+    logger.log_metrics({"val/acc": 0.5, "epoch": 0}, step=9)
+    logger.log_metrics({"val/acc": float("nan"), "epoch": 1}, step=19)
+    logger.finalize("success")
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows == [
+        {"step": "0", "epoch": "", "lr": "0.1", "train/loss": "", "val/acc": ""},
+        {"step": "9", "epoch": "0", "lr": "", "train/loss": "0.25", "val/acc": "0.5"},
+        {"step": "19", "epoch": "1", "lr": "", "train/loss": "", "val/acc": "nan"},
+    ]
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_csv_keeps_the_rows_of_another_process(tmp_path):
+    fitting, testing = MetricsCSV(str(tmp_path)), MetricsCSV(str(tmp_path))
+    fitting.log_metrics({"train/loss": 0.5, "epoch": 0}, step=9)
+    fitting.save()
+    testing.log_metrics({"test/acc": 0.9}, step=9)
+    testing.save()
+    assert (tmp_path / "metrics.csv").read_text() == (
+        "step,epoch,test/acc,train/loss\n9,0,0.9,0.5\n"
+    )
+
+
+def test_csv_of_a_run_that_logged_nothing(tmp_path):
+    MetricsCSV(str(tmp_path)).finalize("success")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorboard_writes_one_file_straight_into_the_folder(tmp_path):
+    logger = TensorBoard(str(tmp_path))
+    logger.log_metrics({"val/acc": 0.5}, step=3)
+    png, width, height = encode_png(filters_figure(torch.ones(4, 1, 3, 3).numpy()))
+    logger.add_png("filters/conv1", png, width, height, step=3)
+    logger.save()
+    logger.finalize("success")
+    logger.log_metrics({"test/acc": 0.75}, step=4)
+    given = {"lr": 0.1, "channels": "[16, 32]", "fused": True, "graph": False}
+    logger.log_hyperparams(given, {"test/acc": 0.75})
+    logger.experiment.close()
+    (file,) = tmp_path.iterdir()
+    assert file.name.startswith("events.out.tfevents")
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("val/acc")] == [(3, 0.5)]
+    (image,) = events.Images("filters/conv1")
+    assert image.encoded_image_string == png and (image.width, image.height) == (width, height)
+    # No run describes all: TensorBoard would take the first one's word for the others.
+    hparams = [tag for tag in events.summary_metadata if tag.startswith("_hparams_")]
+    assert sorted(hparams) == ["_hparams_/session_end_info", "_hparams_/session_start_info"]
+    assert [(e.step, e.value) for e in events.Scalars("test/acc")] == [(4, 0.75)]
+    metadata = events.summary_metadata["_hparams_/session_start_info"]
+    said = HParamsPluginData.FromString(metadata.plugin_data.content).session_start_info.hparams
+    assert {k: v.string_value or v.number_value for k, v in said.items()} == {
+        "lr": 0.1, "channels": "[16, 32]", "fused": "true", "graph": "false",
+    }  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux tells who listens")
+def test_the_command_that_is_printed_serves_this_machine_only(tmp_path, monkeypatch, proves):
+    monkeypatch.delenv("UV", raising=False)
+    folder = tmp_path / "a run"
+    folder.mkdir()
+    program, *words = shlex.split(tensorboard(folder))
+    assert program == "tensorboard" and words[-1] == str(folder)
+    command = [sys.executable, "-m", "tensorboard.main", *words, "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            port = next(int(m[1]) for m in map(AT.search, server.stderr) if m)
+            ends = [
+                line.split()[1].split(":")
+                for name in ("tcp", "tcp6")
+                for line in Path("/proc/net", name).read_text().splitlines()[1:]
+                if line.split()[3] == "0A"  # listens
+            ]
+        finally:
+            server.terminate()
+    addresses = [address for address, its_port in ends if int(its_port, 16) == port]
+    assert addresses and set(addresses) <= {"0100007F", "00000000000000000000000001000000"}
+    proves("Hostile input", "TensorBoard's command listens on the loopback address alone.",
+           addresses_looked_at=len(addresses))  # fmt: skip
+
+
+AT = re.compile(r"at http://localhost:(\d+)/")

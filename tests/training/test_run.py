@@ -1,0 +1,334 @@
+"""One run, from configuration to folder: what it leaves, whatever happens."""
+
+import csv
+import json
+import logging
+import multiprocessing
+import re
+import resource
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import compose_run
+from omegaconf import OmegaConf
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from simplecnn.config.allow_list import build
+from simplecnn.data.mnist import MNIST5kDataModule
+from simplecnn.errors import InputError, RunError
+from simplecnn.explain.subject import load_subject
+from simplecnn.inference.evaluate import evaluate, load_classifier, measure
+from simplecnn.models.classifier import Classifier
+from simplecnn.run_directory import RunDirectory
+from simplecnn.training.run import hyper_parameters, train
+
+PICTURES = ["filters_conv1", "filters_conv2", "maps_conv1", "maps_conv2"]
+
+
+def test_the_folder_holds_everything(finished_run):
+    names = {p.name for p in finished_run.iterdir()}
+    assert {"config.yaml", "run.json", "metrics.csv", "checkpoints", "images"} <= names
+    assert len([n for n in names if n.startswith("events.out.tfevents")]) == 1
+    checkpoints = sorted(p.name for p in (finished_run / "checkpoints").iterdir())
+    assert checkpoints == ["best.ckpt", "last.ckpt"]
+
+
+def test_the_record_says_what_was_done(finished_run):
+    record = json.loads((finished_run / "run.json").read_text())
+    assert record["status"] == "finished" and record["seed"] == 42
+    assert record["num_epochs"] == 2
+    assert record["device"]["name"] == "CPU"
+    assert record["device"]["why"] == "trainer.accelerator is cpu"
+    # 1-4-8 channels of 3 x 3, then 8 * 7 * 7 inputs to 128 and 10
+    assert record["num_parameters"] == 40 + 296 + (392 * 128 + 128) + 1290
+    assert record["seconds"]["import"] == 1.5
+    assert set(record["seconds"]) >= {"fit", "test"}
+    parts = record["seconds_of_fit"]
+    assert list(parts) == ["steps", "start", "validation", "pictures", "checkpoints"]
+    assert all(value > 0 for value in parts.values())
+    assert sum(parts.values()) == pytest.approx(record["seconds"]["fit"], abs=0.01)
+    metrics = record["metrics"]
+    assert {f"{s}/{m}" for s in ("train", "val", "test") for m in ("loss", "acc")} <= set(metrics)
+    assert 0.1 < metrics["test/acc"] <= 1
+
+
+def test_the_best_epoch_is_the_one_that_was_tested(finished_run):
+    record = json.loads((finished_run / "run.json").read_text())
+    with (finished_run / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["val/acc"]]
+    accuracies = [float(row["val/acc"]) for row in rows]
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert record["best"]["value"] == pytest.approx(max(accuracies), abs=1e-6)
+    assert record["best"]["epoch"] == 1 + int(np.argmax(accuracies))
+    module = load_classifier(finished_run / "checkpoints" / "best.ckpt")
+    data = build(RunDirectory.open(finished_run).config()["data"])
+    data.setup("test")
+    assert measure(module, data)["acc"] == pytest.approx(record["metrics"]["test/acc"], abs=1e-6)
+
+
+def test_pictures_of_start_epochs_and_end(finished_run):
+    found = {p.name for p in (finished_run / "images").glob("*.png")}
+    # at the start and, there being fewer than ten epochs, at the end; mistakes after each epoch
+    moments = [f"{name}_epoch={e:03d}_step={8 * e:06d}" for name in PICTURES for e in (0, 2)]
+    moments += [f"mistakes_val_epoch={e:03d}_step={8 * e:06d}" for e in (1, 2)]
+    of_all = ["confusion_val", "curves", "film_conv1", "health"]
+    assert found == {f"{name}.png" for name in [*moments, *of_all]}
+    for name in moments:
+        assert (finished_run / "images" / f"{name}.npz").exists()
+    first, last = (
+        np.asarray(Image.open(finished_run / "images" / f"filters_conv1_{when}.png"))
+        for when in ("epoch=000_step=000000", "epoch=002_step=000016")
+    )
+    assert first.shape == last.shape and (first != last).any()
+
+
+def test_tensorboard_has_scalars_pictures_and_hyper_parameters(finished_run):
+    events = EventAccumulator(str(finished_run), size_guidance={"images": 0, "scalars": 0})
+    events.Reload()
+    record = json.loads((finished_run / "run.json").read_text())
+    assert [e.step for e in events.Images("filters/conv1")] == [0, 16]
+    assert len(events.Scalars("val/acc")) >= 2
+    assert events.Scalars("test/acc")[-1].value == pytest.approx(record["metrics"]["test/acc"])
+    session = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert b"model/optimizer/lr" in session and b"trainer/max_epochs" in session
+
+
+def test_the_saved_configuration_is_resolved_and_enough(finished_run):
+    text = (finished_run / "config.yaml").read_text()
+    assert "${" not in text and "???" not in text
+    config = RunDirectory.open(finished_run).config()
+    assert config["model"]["network"]["channels"] == [4, 8]
+    module = Classifier.load_from_checkpoint(
+        finished_run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True
+    )
+    assert module.network.conv2.out_channels == 8
+
+
+def test_evaluate_needs_only_the_folder_even_when_moved(finished_run, tmp_path, caplog):
+    moved = tmp_path / "somewhere else"
+    shutil.copytree(finished_run, moved)
+    folder = RunDirectory.open(moved)
+    caplog.set_level(logging.INFO)
+    accuracy = evaluate(folder, folder.checkpoint("best"), data=None)
+    record = json.loads((moved / "run.json").read_text())
+    assert accuracy == pytest.approx(record["metrics"]["test/acc"], abs=1e-6)
+    results = json.loads((moved / "evaluation.json").read_text())
+    (result,) = results.values()
+    assert list(results) == ["best on 500 test images of MNIST 5k"]
+    confusion = np.array(result["confusion"])
+    assert confusion.shape == (10, 10) and confusion.sum() == 500
+    assert (confusion.sum(1) == 50).all()  # stratified
+    assert np.trace(confusion) == round(accuracy * 500)
+    for digit in range(10):
+        assert result["acc_per_class"][str(digit)] == confusion[digit, digit] / 50
+    assert f"accuracy {100 * accuracy:.2f} %" in caplog.text
+    evaluate(folder, folder.checkpoint("last"), data=None)
+    assert len(json.loads((moved / "evaluation.json").read_text())) == 2
+
+
+def test_evaluate_on_the_official_test_set(finished_run, mnist_dir, tmp_path):
+    if mnist_dir is None:
+        mnist_dir = tmp_path  # then the sentence is what is tested
+    moved = tmp_path / "run"
+    shutil.copytree(finished_run, moved)
+    folder = RunDirectory.open(moved)
+    data = {"_target_": "simplecnn.data.mnist.MNISTDataModule", "data_dir": str(mnist_dir),
+            "download": False}  # fmt: skip
+    if mnist_dir == tmp_path:
+        with pytest.raises(RunError, match="data=mnist_5k"):
+            evaluate(folder, folder.checkpoint("best"), data=data)
+        return
+    evaluate(folder, folder.checkpoint("best"), data=data)
+    (result,) = json.loads((moved / "evaluation.json").read_text()).values()
+    # the official test set has its own number of each digit
+    counts = np.array(result["confusion"]).sum(1).tolist()
+    assert counts == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+def test_another_data_set_is_seen_as_the_run_sees_its_own(finished_run, tmp_path):
+    moved = tmp_path / "run"
+    shutil.copytree(finished_run, moved)
+    config = OmegaConf.load(moved / "config.yaml")
+    config.data.crop = [9, 19]
+    OmegaConf.save(config, moved / "config.yaml")
+    folder = RunDirectory.open(moved)
+    best = folder.checkpoint("best")
+    other = {"_target_": "simplecnn.data.mnist.MNIST5kDataModule", "crop": None}
+    own = evaluate(folder, best, data=None)
+    assert evaluate(folder, best, data=other) == own
+    assert evaluate(folder, best, data={**other, "crop": [0, 28]}) > own  # as it was trained
+    assert list(json.loads((moved / "evaluation.json").read_text())) == [
+        "best on 500 test images of MNIST 5k",
+        "best on 500 test images of MNIST 5k with data.crop=[0,28]",
+    ]
+    images = load_subject(folder, best, data=other).images
+    datamodule = MNIST5kDataModule(crop=[9, 19])
+    datamodule.setup("test")
+    assert torch.equal(images[:, 0], datamodule.splits["test"][0] / 255)
+
+
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
+    path = tmp_path / "x.ckpt"
+    for content in (b"", b"not a checkpoint"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"x.ckpt is not a checkpoint of simplecnn: "):
+            load_classifier(path)
+
+
+def weights(folder, name="last"):
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def test_pictures_and_loggers_change_nothing(finished_run, tmp_path):
+    """The same weights, bit for bit, without any callback and logger but the checkpoints."""
+    words = ["callbacks=checkpoint", "logger=none"]
+    folder = tmp_path / "plain"
+    train(compose_run(folder, *words), folder)
+    plain, pictured = weights(folder), weights(finished_run)
+    assert list(plain) == list(pictured)
+    assert all(torch.equal(plain[key], pictured[key]) for key in plain)
+    assert not (folder / "images").exists() and not list(folder.glob("events*"))
+
+
+def test_callbacks_none_and_logger_none(tmp_path):
+    folder = tmp_path / "bare"
+    best = train(compose_run(folder, "callbacks=none", "logger=none"), folder)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "finished" and record["best"] is None
+    assert best == pytest.approx(record["metrics"]["val/acc"], abs=1e-6)
+    assert sorted(p.name for p in folder.iterdir()) == ["config.yaml", "run.json"]
+
+
+def test_another_seed_is_another_run(finished_run, tmp_path):
+    folder = tmp_path / "seed"
+    train(compose_run(folder, "seed=7", "callbacks=checkpoint", "logger=none"), folder)
+    a, b = weights(folder), weights(finished_run)
+    assert not torch.equal(a["network.conv1.weight"], b["network.conv1.weight"])
+
+
+def test_the_tutorials_recipe_tests_after_each_epoch(tmp_path):
+    folder = tmp_path / "tutorial"
+    config = compose_run(folder, "experiment=tutorial", "callbacks=checkpoint")
+    assert config["data"]["val_size"] == 0 and config["data"]["test_each_epoch"]
+    assert train(config, folder) is None  # no monitor, nothing is chosen
+    with (folder / "metrics.csv").open(newline="") as file:
+        tests = [float(row["test/acc"]) for row in csv.DictReader(file) if row["test/acc"]]
+    record = json.loads((folder / "run.json").read_text())
+    assert len(tests) == 3 and tests[1] == tests[2]  # each epoch, and once more at the end
+    assert record["metrics"]["test/acc"] == pytest.approx(tests[-1], abs=1e-6)
+    assert record["best"] is None
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_another_network_by_configuration_alone(tmp_path):
+    folder = tmp_path / "lenet"
+    config = compose_run(folder, "callbacks.filters.layers=all")
+    from simplecnn.config.composition import compose_config
+
+    config["model"] = compose_config("train", ["model=lenet"])["model"]
+    train(config, folder)
+    names = {re.sub("_epoch.*", "", p.stem) for p in (folder / "images").glob("*.png")}
+    assert {"filters_0", "filters_3", "film_0", "maps_0", "maps_3", "health"} <= names
+    assert json.loads((folder / "run.json").read_text())["num_parameters"] == 61_706
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "sentence"),
+    [
+        (["callbacks.filters.layers=[conv9]"], InputError,
+         "layers: 'conv9' is not a convolution of this network. Allowed: first, all, or a list "
+         "of conv1, conv2."),
+        (["+trainer.profiler={_target_:pytorch_lightning.profilers.PyTorchProfiler,sort_by_key:x}"],
+         InputError, "pytorch_lightning.Trainer refuses its arguments"),
+    ],
+)  # fmt: skip
+def test_a_failed_run_says_so_and_keeps_what_it_wrote(words, error, sentence, tmp_path):
+    folder = tmp_path / "failed"
+    with pytest.raises(error, match=re.escape(sentence)):
+        train(compose_run(folder, *words), folder)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "failed"
+    assert record["error"].startswith(error.__name__)
+    assert (folder / "config.yaml").exists()
+
+
+class _StopIn(pl.Callback):
+    """Fails, or is interrupted, in the second epoch."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.current_epoch == 1:
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "status"),
+    [(RuntimeError("no luck"), RuntimeError, "failed"),
+     (KeyboardInterrupt(), SystemExit, "interrupted")],
+)  # fmt: skip
+def test_what_an_unfinished_run_leaves(error, raised, status, tmp_path, monkeypatch):
+    from simplecnn.training import run
+
+    with_trouble = run.build_trainer
+
+    def build_trainer(config):
+        trainer = with_trouble(config)
+        trainer.callbacks.append(_StopIn(error))
+        return trainer
+
+    monkeypatch.setattr(run, "build_trainer", build_trainer)
+    folder = tmp_path / "unfinished"
+    with pytest.raises(raised):
+        train(compose_run(folder), folder)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == status and record["num_epochs"] == 1
+    assert (folder / "checkpoints" / "last.ckpt").exists()
+    assert "fit" in record["seconds"] and "test" not in record["seconds"]
+    with pytest.raises(InputError, match="none is ever overwritten"):
+        train(compose_run(folder), folder)
+    assert json.loads((folder / "run.json").read_text()) == record
+
+
+def test_hyper_parameters_are_flat_and_plain():
+    config = {
+        "model": {"_target_": "x", "optimizer": {"_target_": "y", "lr": 0.1}, "scheduler": None},
+        "data": {"data_dir": "/secret", "batch_size": 3},
+        "trainer": {"devices": [0, 1]},
+        "seed": 7,
+        "name": "n",
+    }
+    assert hyper_parameters(config) == {
+        "model/optimizer/lr": 0.1, "model/scheduler": "null", "data/batch_size": 3,
+        "trainer/devices": "[0, 1]", "seed": 7,
+    }  # fmt: skip
+
+
+def train_and_note_memory(folder: Path, words: list[str], peak: Path) -> None:
+    words = [*words, "callbacks=checkpoint", "model.network.channels=[16,32,64]",
+             "+trainer.limit_train_batches=1.0", "trainer.max_epochs=1"]  # fmt: skip
+    torch.set_num_threads(2)
+    train(compose_run(folder, *words), folder)
+    peak.write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+
+
+def test_the_fast_path_takes_no_more_memory_than_the_plain_one(tmp_path):
+    """In new processes: forked ones cannot use two threads where this one has."""
+    plain = ["model.split_batch=false", "model.blocked_layout=false", "data.steps_together=1"]
+    peaks = {}
+    for name, words in {"plain": plain, "fast": []}.items():
+        place = tmp_path / f"{name}.txt"
+        process = multiprocessing.get_context("spawn").Process(
+            target=train_and_note_memory, args=(tmp_path / name, words, place)
+        )
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        peaks[name] = int(place.read_text())
+    assert peaks["fast"] <= 1.1 * peaks["plain"], peaks
