@@ -84,13 +84,13 @@ def write_zip(path):
 
 def test_two_processes_are_not_at_one_run(tmp_path):
     folder = RunDirectory.create(tmp_path / "run", CONFIG)
-    assert folder.is_under_way() and (tmp_path / "run" / ".lock").exists()
+    assert folder.is_locked() and (tmp_path / "run" / ".lock").exists()
     with pytest.raises(InputError, match="Another process is at the run in .*run.$"):
         RunDirectory.again(tmp_path / "run", CONFIG)
     with pytest.raises(InputError, match="resume=.*: another process is at this run.$"):
         RunDirectory.to_resume(tmp_path / "run")
     folder.release()
-    assert not folder.is_under_way() and not (tmp_path / "run" / ".lock").exists()
+    assert not folder.is_locked() and not (tmp_path / "run" / ".lock").exists()
     RunDirectory.again(tmp_path / "run", CONFIG).release()
 
 

@@ -51,6 +51,7 @@ from simplecnn.run_directory import (
     taken,
 )
 from simplecnn.sweeps.directory import SweepDirectory, listed, source_hashes
+from simplecnn.training.processor import configure_threads
 from simplecnn.training.signals import slurm_job, was_requeued
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,7 @@ def start_up() -> Iterator[None]:
     Each look goes over all objects, a million once Lightning is imported: a quarter of the time of
     importing it, and later half a second every now and then. The first imports leave no garbage.
     """
+    configure_threads()
     if "torch" in sys.modules:
         yield
         return
@@ -134,7 +136,7 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
     if by_hand:
         config = RunDirectory.open(folder).config_here()
     seconds = {"import": time.perf_counter() - start}
-    return run.train(config, folder, seconds=seconds, again=again or by_hand, by_hand=by_hand)
+    return run.train(config, folder, seconds=seconds, resume=again or by_hand, requested=by_hand)
 
 
 @command("evaluate")
@@ -172,8 +174,9 @@ def predict(config: dict[str, Any], folder: Path) -> list[str]:
 
         from simplecnn.inference import predict as prediction
 
-    seen = {"dataset": data.get("dataset", "MNIST"), "crop": data.get("crop")}
-    return prediction.predict(checkpoint, np.stack(digits), names, **seen)
+    return prediction.predict(
+        checkpoint, np.stack(digits), names, dataset=data.get("dataset", "MNIST")
+    )
 
 
 @command("export")
@@ -184,18 +187,16 @@ def export(config: dict[str, Any], folder: Path) -> None:
     to = Path(config["to"] or run.path / "model.safetensors")
     if not to.parent.is_dir():
         raise InputError(f"to={to}: there is no folder {to.parent}.")
-    crop = run.checked_config()["data"].get("crop")
+    run.checked_config()
     with start_up():
         from simplecnn.inference import export as weights
 
-    written = weights.export(checkpoint, to, crop=crop)
+    written = weights.export(checkpoint, to)
     log.info(
         "%s  %s parameters in %d tensors, %s bytes",
         short(to), f"{written['num_parameters']:,}", written["num_tensors"],
         f"{written['num_bytes']:,}",
     )  # fmt: skip
-    if crop:
-        log.info("trained on digits with data.crop=[%d,%d]: give it the same", *crop)
 
 
 @command("explain")
@@ -253,7 +254,7 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
         import torch
 
         from simplecnn.config.allow_list import build
-        from simplecnn.data.batches import cropped, scale
+        from simplecnn.data.batches import scale
         from simplecnn.data.files import read_bundled
         from simplecnn.inference.evaluate import load_classifier
         from simplecnn.receptive_field.report import receptive_field_report
@@ -263,8 +264,7 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
     network = build(parts["model"]["network"])
     digits, _ = read_bundled()
     chosen = torch.randperm(len(digits))[: config["num_images"]]
-    seen = cropped(torch.from_numpy(digits)[chosen], parts["data"].get("crop"))
-    images = scale(seen.unsqueeze(1))
+    images = scale(torch.from_numpy(digits)[chosen].unsqueeze(1))
     try:
         network(images[:1])
     except RuntimeError as error:

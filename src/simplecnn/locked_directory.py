@@ -1,4 +1,4 @@
-"""A folder that one process at a time is at: a lock file, there while it is, says so. No torch."""
+"""A directory that one process at a time writes into, by a lock file. No torch."""
 
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ LOCK = ".lock"
 
 
 class LockedDirectory:
-    """A folder with a record, which a process claims before it writes into it.
+    """A directory with a record, which a process locks before it writes into it.
 
-    The claim ends with the process, however that ends. `kind` is what sentences call the folder.
+    The lock ends with the process, however that ends. `kind` is what sentences call the directory.
     """
 
     kind: str
@@ -23,26 +23,26 @@ class LockedDirectory:
         self.record: dict[str, Any] = {}
         self._lock = FileLock(self.path / LOCK)
 
-    def _claim(self) -> None:
-        """Make the folder, and claim it. Raises InputError where that cannot be."""
+    def lock(self) -> None:
+        """Make the directory and lock it. Raises InputError where that cannot be."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
             raise InputError(
-                f"Another process is at the {self.kind} in {short(self.path)}."
+                f"The {self.kind} in {short(self.path)} is locked by another process."
             ) from None
         except OSError as error:
             raise InputError(f"{short(self.path)} cannot be written: {error.strerror}.") from None
 
     def release(self) -> None:
-        """Let other processes at the folder."""
+        """Unlock the directory."""
         if self._lock.is_locked:
             (self.path / LOCK).unlink(missing_ok=True)
             self._lock.release(force=True)
 
-    def is_under_way(self) -> bool:
-        """Whether a process is at it."""
+    def is_locked(self) -> bool:
+        """Whether a process holds it."""
         if not (self.path / LOCK).exists():
             return False
         try:

@@ -9,7 +9,6 @@ train.log        what was printed, Lightning's messages included
 events.out.*     the same for TensorBoard
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -29,14 +28,15 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from simplecnn.atomic import atomic_write
+from simplecnn.checkpoint_file import check_checkpoint, problem
 from simplecnn.config import secrets
 from simplecnn.config.rules import check
 from simplecnn.errors import InputError, short
 from simplecnn.locked_directory import LockedDirectory
-from simplecnn.training.checkpoint_files import problem
-from simplecnn.training.signals import slurm_job
+from simplecnn.old_runs import upgrade_config
 
 RECORD = "run.json"
+FORMAT = 2  # of the run directory: what can be resumed
 CONFIG = "config.yaml"
 VERSIONED = ("simplecnn", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
 
@@ -54,7 +54,7 @@ class RunDirectory(LockedDirectory):
     def create(cls, path: str | Path, config: Mapping[str, Any]) -> "RunDirectory":
         """Claim `path` for a new run. Raises InputError where a run already lies there."""
         folder = cls(path)
-        folder._claim()
+        folder.lock()
         if (folder.path / RECORD).exists():
             folder.release()
             raise InputError(taken(folder.path))
@@ -70,12 +70,12 @@ class RunDirectory(LockedDirectory):
         What an interrupted run wrote stays, and `last_checkpoint` says where it goes on. A run
         without a checkpoint starts over; so does one that failed, or whose checkpoint is damaged,
         unless it is continued `by_hand`. Raises InputError where the folder holds another run, or
-        where another process is at it.
+        where another process has locked it.
         """
         folder = cls(path)
         if not (folder.path / RECORD).exists():
             return cls.create(path, config)
-        folder._claim()
+        folder.lock()
         try:
             record = read_record(folder.path)
             if record and not folder.holds(config):
@@ -84,7 +84,7 @@ class RunDirectory(LockedDirectory):
             last = folder.last_checkpoint()
             if last and by_hand:
                 check_checkpoint(last)
-            lost = record.get("status") == "failed" or (last and _checkpoint_problem(last))
+            lost = record.get("status") == "failed" or (last and problem(last))
             if last is None or (lost and not by_hand):
                 folder._clear()
                 return folder._begin(config)
@@ -106,8 +106,13 @@ class RunDirectory(LockedDirectory):
                 f"resume={path}: this run is finished. To train on from its end, type its command "
                 f"again with ckpt_path={short(last or 'FILE')} and another trainer.max_epochs."
             )
-        if folder.is_under_way():
-            raise InputError(f"resume={path}: another process is at this run.")
+        if folder.record.get("format") != FORMAT:
+            raise InputError(
+                f"resume={path}: this run was made by another version of simplecnn. It can be "
+                f"evaluated, explained and exported; to train on, begin a new run."
+            )
+        if folder.is_locked():
+            raise InputError(f"resume={path}: this run is locked by another process.")
         if last is not None:
             check_checkpoint(last)
         return folder
@@ -116,6 +121,7 @@ class RunDirectory(LockedDirectory):
         text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
         atomic_write(self.path / CONFIG, text.encode())
         self.update(
+            format=FORMAT,
             status="running",
             started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             command=command_line(),
@@ -123,7 +129,6 @@ class RunDirectory(LockedDirectory):
             git=git_revision(),
             versions={"python": platform.python_version()} | {v: version(v) for v in VERSIONED},
             seconds={},
-            slurm_job=slurm_job(),
         )
         return self
 
@@ -160,7 +165,7 @@ class RunDirectory(LockedDirectory):
             raise InputError(f"{self.path / CONFIG} cannot be read: {reason}") from None
         if not {"model", "data", "trainer"} <= set(config):
             raise InputError(f"{self.path / CONFIG} is not the configuration of a run.")
-        return config
+        return upgrade_config(config)
 
     def checked_config(self) -> dict[str, Any]:
         """Its model and its data, which can come from someone else. Raises InputError."""
@@ -169,14 +174,6 @@ class RunDirectory(LockedDirectory):
         if mistakes := check(parts, known=parts):
             raise InputError(*(f"{short(self.path)}: {sentence}" for sentence in mistakes.values()))
         return parts
-
-    def data(self, other: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The configuration of the run's data, or of `other`, seen as the run sees its own."""
-        own: dict[str, Any] = self.config()["data"]
-        if not other:
-            return own
-        seen = {"crop": own["crop"]} if own.get("crop") and not other.get("crop") else {}
-        return {**other, **seen}
 
     def config_here(self) -> dict[str, Any]:
         """The run's configuration, with the paths into its folder where the folder lies now."""
@@ -219,23 +216,7 @@ class RunDirectory(LockedDirectory):
     def update(self, **entries: Any) -> None:
         """Add entries to the record and write it, so that a reader never sees half a file."""
         self.record |= entries
-        # A process that DDP spawned writes the checkpoints, and notes them there.
-        if noted := read_record(self.path).get("checkpoints"):
-            self.record["checkpoints"] = noted
         write_json(self.path / RECORD, self.record)
-
-    def note_checkpoint(self, name: str, digest: str) -> None:
-        """Write down the SHA-256 that a checkpoint is about to have.
-
-        The one that it has until then stays beside it: a process that is killed between the note
-        and the renaming leaves the file as it was.
-        """
-        record = read_record(self.path) or self.record
-        path = self.path / "checkpoints" / name
-        before = [hashlib.sha256(path.read_bytes()).hexdigest()] if path.is_file() else []
-        noted = {**(record.get("checkpoints") or {}), name: [digest, *before]}
-        self.record["checkpoints"] = noted
-        write_json(self.path / RECORD, {**record, "checkpoints": noted})
 
     def _remove_temporary_files(self) -> None:
         """Remove what a process that was killed while it wrote has left."""
@@ -288,24 +269,6 @@ def _placed(config: Mapping[str, Any], place: str) -> Any:
     old = str((config.get("paths") or {}).get("output_dir"))
     old_text, text = (json.dumps(p)[1:-1] for p in (old, place))
     return json.loads(json.dumps(config).replace(old_text, text))
-
-
-def check_checkpoint(path: Path) -> None:
-    """Raise InputError where a checkpoint is missing or damaged, or none at all. No torch.
-
-    The sentence names another one of its run that is whole.
-    """
-    found = _checkpoint_problem(path)
-    if found:
-        others = (p for p in sorted(path.parent.glob("*.ckpt")) if p.name != path.name)
-        whole = [p for p in others if not _checkpoint_problem(p)]
-        hint = f" {short(whole[0])} is whole: it can take its place." if whole else ""
-        raise InputError(f"{short(path)} {found}.{hint}")
-
-
-def _checkpoint_problem(path: Path) -> str | None:
-    noted = read_record(path.absolute().parent.parent).get("checkpoints") or {}
-    return problem(path, noted.get(path.name) or ())
 
 
 def taken(path: Path) -> str:

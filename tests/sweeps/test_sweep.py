@@ -184,7 +184,7 @@ def test_while_a_process_is_at_it_jobs_run(mixed):
     statuses = {job.name: job.status for job in sweep.read_jobs(SweepDirectory.open(mixed))}
     assert statuses["4"] == "running" and statuses["5"] == "waiting"
     code = ("from simplecnn.sweeps.directory import SweepDirectory; import sys\n"
-            "print(SweepDirectory.open(sys.argv[1]).is_under_way())")  # fmt: skip
+            "print(SweepDirectory.open(sys.argv[1]).is_locked())")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code, str(mixed)], capture_output=True, text=True)
     assert done.stdout == "True\n"
     folder.release()

@@ -8,9 +8,8 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from simplecnn.callbacks.history import History
-from simplecnn.callbacks.images import ImageCallback, Picture, looks
+from simplecnn.callbacks.image_callback import ImageCallback, Picture, draws, steps_per_epoch
 from simplecnn.figures.curves import curves_figure
-from simplecnn.models.classifier import steps_in_batch, steps_per_epoch
 
 PER_EPOCH = 50  # steps looked at
 
@@ -18,7 +17,8 @@ PER_EPOCH = 50  # steps looked at
 class Curves(ImageCallback):
     """Metrics after every epoch, and the loss and the learning rate at some steps in between.
 
-    `curves_epochs.npz` and `curves_steps.npz` hold the numbers.
+    An epoch's row is written when the next one begins, or at the end: only then has the module
+    logged its training metrics. `curves_epochs.npz` and `curves_steps.npz` hold the numbers.
     """
 
     history = True
@@ -28,63 +28,41 @@ class Curves(ImageCallback):
         self.epochs = History(self.dirpath / "curves_epochs.npz")
         self.steps = History(self.dirpath / "curves_steps.npz")
         self._every = 1
-        self._seen: list[tuple[int, Any, Any]] = []  # step, loss, rate: not waited for yet
-        self._began = 0.0
+        self._seen: list[tuple[int, Any, float]] = []  # step, loss (not waited for yet), rate
+        self._start = 0.0
+        self._seconds: float | None = None  # of an epoch whose row is not written yet
         self._validated = False  # in this epoch
-
-    def state_dict(self) -> dict[str, Any]:
-        seen = [[step, _number(loss), _number(rate)] for step, loss, rate in self._seen]
-        return super().state_dict() | {"seen": seen}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._seen = [tuple(values) for values in state_dict.get("seen", [])]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._every = max(1, steps_per_epoch(trainer) // PER_EPOCH)
-        if looks(trainer):
+        if draws(trainer):
             for history in (self.epochs, self.steps):
                 history.resume(trainer.global_step)
-        super().on_train_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._began = time.perf_counter()
-        self._validated = False
+        self._add_epoch(trainer)
+        if trainer.current_epoch and self.is_due(trainer.current_epoch):
+            self.look(trainer, pl_module, epoch=trainer.current_epoch)
+        self._start, self._validated = time.perf_counter(), False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        step = trainer.global_step
+        if step % self._every == 0 and draws(trainer):
+            loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+            rate = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else np.nan
+            self._seen.append((step, loss, float(rate)))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validated = True
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any
-    ) -> None:
-        step = trainer.global_step
-        # A batch may hold several steps: its loss is that of the last.
-        if step % self._every < steps_in_batch(trainer) and looks(trainer):
-            loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-            rate = trainer.optimizers[0].param_groups[0]["lr"]
-            self._seen.append((step, *(_kept(value) for value in (loss, rate))))
-
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if looks(trainer):
-            with self.timed():
-                seconds = time.perf_counter() - self._began
-                for step, loss, rate in self._seen:
-                    self.steps.add(step, loss=_number(loss), lr=_number(rate))
-                self._seen = []
-                metrics = {
-                    name: _number(value)
-                    for name, value in trainer.callback_metrics.items()
-                    if self._validated or name.startswith("train/")
-                }
-                self.epochs.add(
-                    trainer.global_step,
-                    epoch=trainer.current_epoch + 1,
-                    seconds=seconds,
-                    **metrics,
-                )
-                self.epochs.save()
-                self.steps.save()
-        super().on_train_epoch_end(trainer, pl_module)
+        self._seconds = time.perf_counter() - self._start
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._add_epoch(trainer)
+        self.look(trainer, pl_module, epoch=trainer.current_epoch)
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
         if not self.epochs.rows:
@@ -101,11 +79,28 @@ class Curves(ImageCallback):
         figure = curves_figure(epochs, steps, steps_per_epoch=steps_per_epoch(trainer), title=title)
         return {"curves": Picture(figure, epochs | steps)}
 
+    def _add_epoch(self, trainer: Trainer) -> None:
+        if self._seconds is None or not draws(trainer):
+            return
+        with self.timed():
+            for step, loss, rate in self._seen:
+                self.steps.add(step, loss=_number(loss), lr=rate)
+            self._seen = []
+            metrics = {
+                name: float(value)
+                for name, value in trainer.callback_metrics.items()
+                if self._validated or name.startswith("train/")
+            }
+            self.epochs.add(
+                trainer.global_step,
+                epoch=trainer.current_epoch,
+                seconds=self._seconds,
+                **metrics,
+            )
+            self.epochs.save()
+            self.steps.save()
+            self._seconds = None
 
-def _kept(value: Any) -> Any:
-    """A copy that the next step does not overwrite, still on its device."""
-    return value.detach().clone() if isinstance(value, Tensor) else value
 
-
-def _number(value: Any) -> float:
-    return np.nan if value is None else float(value)
+def _number(loss: Any) -> float:
+    return float(loss) if isinstance(loss, Tensor) else np.nan

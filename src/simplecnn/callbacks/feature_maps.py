@@ -1,14 +1,15 @@
-"""Pictures of what every channel makes of the probe digits."""
+"""Pictures of what every channel makes of the probe images."""
 
 from pytorch_lightning import LightningModule, Trainer
 
-from simplecnn.callbacks.images import ImageCallback, Picture, select_layers
+from simplecnn.callbacks.image_callback import ImageCallback, Picture, network_of, select_layers
+from simplecnn.callbacks.probes import class_names, probes
 from simplecnn.figures.feature_maps import feature_maps_figure
 from simplecnn.models.activations import convolutions, feature_maps
 
 
 class FeatureMaps(ImageCallback):
-    """Every channel after each convolution's ReLU, for one probe digit of each class.
+    """Every channel after each convolution's ReLU, for one probe image of each class.
 
     `layers` is `all`, `first`, or a list of names.
     """
@@ -20,25 +21,29 @@ class FeatureMaps(ImageCallback):
         self.layers = layers
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        select_layers(list(convolutions(pl_module.network)), self.layers)
+        select_layers(list(convolutions(network_of(pl_module))), self.layers)
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
-        images, labels = trainer.datamodule.probes()
-        found, logits = feature_maps(module.network, images.to(module.device))
-        names = trainer.datamodule.class_names
+        network = network_of(module)
+        found = probes(trainer, module) if convolutions(network) else None
+        if found is None:
+            return {}
+        images, labels = found
+        maps, logits = feature_maps(network, images)
+        names = class_names(trainer, logits.shape[1])
         predictions = logits.argmax(1).cpu()
         shown = images.float().cpu().numpy()
         pictures = {}
-        for layer in select_layers(list(found), self.layers):
-            maps = found[layer].float().cpu().numpy()
+        for layer in select_layers(list(maps), self.layers):
+            channels = maps[layer].float().cpu().numpy()
             figure = feature_maps_figure(
                 shown,
-                maps,
+                channels,
                 labels=[names[i] for i in labels.tolist()],
                 predictions=[names[i] for i in predictions.tolist()],
                 title=f"Feature maps of {layer}, {when}",
             )
-            arrays = {"images": shown, "maps": maps, "labels": labels.cpu().numpy(),
+            arrays = {"images": shown, "maps": channels, "labels": labels.cpu().numpy(),
                       "predictions": predictions.numpy()}  # fmt: skip
             pictures[f"maps_{layer}"] = Picture(figure, arrays)
         return pictures

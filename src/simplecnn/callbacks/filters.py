@@ -2,7 +2,7 @@
 
 from pytorch_lightning import LightningModule, Trainer
 
-from simplecnn.callbacks.images import ImageCallback, Picture, select_layers
+from simplecnn.callbacks.image_callback import ImageCallback, Picture, network_of, select_layers
 from simplecnn.figures.filters import filters_figure
 from simplecnn.models.activations import convolutions
 
@@ -17,13 +17,13 @@ class Filters(ImageCallback):
         self.layers = layers
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        select_layers(list(convolutions(pl_module.network)), self.layers)
+        select_layers(list(convolutions(network_of(pl_module))), self.layers)
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
-        found = convolutions(module.network)
+        layers = convolutions(network_of(module))
         pictures = {}
-        for name in select_layers(list(found), self.layers):
-            weights = found[name].weight.detach().float().cpu().numpy()
+        for name in select_layers(list(layers), self.layers):
+            weights = layers[name].weight.detach().float().cpu().numpy()
             figure = filters_figure(weights, title=f"Filters of {name}, {when}")
             pictures[f"filters_{name}"] = Picture(figure, {"weights": weights})
         return pictures

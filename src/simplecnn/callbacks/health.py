@@ -18,11 +18,20 @@ from simplecnn.callbacks.activity import (
     update_ratios,
 )
 from simplecnn.callbacks.history import History
-from simplecnn.callbacks.images import ImageCallback, Picture, log_spaced, looks
-from simplecnn.callbacks.validation import NAMES, gathered, in_training, stage
+from simplecnn.callbacks.image_callback import (
+    SPLITS,
+    ImageCallback,
+    Picture,
+    draws,
+    gather,
+    in_training,
+    log_spaced,
+    network_of,
+    steps_per_epoch,
+    watched_split,
+)
 from simplecnn.figures.curves import health_figure
 from simplecnn.models.activations import watched
-from simplecnn.models.classifier import steps_per_epoch
 from simplecnn.training.loggers import TensorBoard
 
 
@@ -57,42 +66,25 @@ class Health(ImageCallback):
         self._meters: dict[str, ActivityMeter] = {}
         self._watching = ExitStack()
 
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"seen": [list(values) for values in self._seen]}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._seen = [tuple(values) for values in state_dict.get("seen", [])]
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._steps_per_epoch = steps_per_epoch(trainer)
-        if looks(trainer):
+        if draws(trainer):
             self._steps = frozenset(log_spaced(self._steps_per_epoch, self.early_steps))
             for history in (self.activity, self.gradients):
                 history.resume(trainer.global_step)
         super().on_train_start(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._before_step(trainer, pl_module)
+        step = trainer.global_step + 1
+        if (step in self._steps or step % self._steps_per_epoch == 0) and draws(trainer):
+            with self.timed():
+                weights = [m.weight for m in layers(network_of(pl_module)).values()]
+                self._before = [w.detach().clone() for w in weights]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._after_step(trainer, pl_module)
-
-    def between_steps(self, trainer: Trainer, module: LightningModule) -> None:
-        self._after_step(trainer, module)
-        self._before_step(trainer, module)
-
-    def _before_step(self, trainer: Trainer, module: LightningModule) -> None:
-        step = trainer.global_step + 1
-        if (step in self._steps or step % self._steps_per_epoch == 0) and looks(trainer):
-            with self.timed():
-                found = layers(module.network).values()
-                self._before = [m.weight.detach().clone() for m in found]
-
-    def _after_step(self, trainer: Trainer, module: LightningModule) -> None:
         if self._before:
             with self.timed():
-                found = layers(module.network).values()
+                found = layers(network_of(pl_module)).values()
                 ratios = update_ratios(found, self._before)
                 self._seen.append((trainer.global_step, gradient_norms(found), ratios))
                 self._before = []
@@ -120,7 +112,8 @@ class Health(ImageCallback):
         # What only rank zero knows must not decide: all processes watch, or none does.
         due = epoch == 1 or self.is_due(epoch) or epoch == trainer.max_epochs
         if due and dataloader_idx == 0 and in_training(trainer):
-            self._watching.enter_context(watched(pl_module.network, self._receive, LAYERS))
+            network = network_of(pl_module)
+            self._watching.enter_context(watched(network, self._receive, LAYERS))
 
     def on_validation_batch_end(self, *_: Any) -> None:
         self._watching.close()
@@ -136,11 +129,11 @@ class Health(ImageCallback):
         with self.timed():
             mine = {name: meter.result() for name, meter in self._meters.items()}
             self._meters = {}
-            everybodys = gathered(trainer, mine)
-            if not looks(trainer):
+            parts = gather(trainer, mine)
+            if not draws(trainer):
                 return
-            names = [name for name in layers(pl_module.network) if name in mine]
-            found = [merged([one[name] for one in everybodys]) for name in names]
+            names = [name for name in layers(network_of(pl_module)) if name in mine]
+            found = [merged([part[name] for part in parts]) for name in names]
             rows = _rows(found)
             self.activity.add(trainer.global_step, **rows)
             self.activity.save()
@@ -153,15 +146,15 @@ class Health(ImageCallback):
         title = f"Health of the layers, {when}"
         if len(activity["step"]):
             number = int(activity["num_images"][-1])
-            title += f"; outputs on all {number:,} {NAMES[stage(trainer)]} images"
-        figure = health_figure(list(layers(module.network)), gradients, activity, title=title)
+            title += f"; outputs on all {number:,} {SPLITS[watched_split(trainer)]} images"
+        figure = health_figure(list(layers(network_of(module))), gradients, activity, title=title)
         return {"health": Picture(figure, gradients | activity)}
 
     def _log(self, trainer: Trainer, module: LightningModule, step: int, **values: Any) -> None:
         """A scalar a layer and quantity: `health/dead/conv1`."""
         if not self.scalars:
             return
-        names = list(layers(module.network))
+        names = list(layers(network_of(module)))
         scalars = {
             f"health/{quantity}/{name}": float(value)
             for quantity, of_layers in values.items()

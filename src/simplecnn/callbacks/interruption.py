@@ -1,44 +1,30 @@
-"""Ends a run that was told to stop, where its state can be saved."""
+"""A run of several processes ends with the one that started it, and by its signal handlers."""
 
-import signal
+import os
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from simplecnn.callbacks.checkpoint import LastCheckpoint, is_between_batches
-from simplecnn.callbacks.non_finite import is_finite
 from simplecnn.training.signals import Stop
 
 
-class StopOnSignal(Callback):
-    """Saves and raises Interrupted after the step, or the epoch, in which a signal came.
+class Interruption(Callback):
+    """Puts our signal handlers back in front of Lightning's, and watches the parent process.
 
-    Comes after all other callbacks. All processes of a run stop together.
+    Lightning's handler of SIGTERM lets the epoch end, and talks to the other processes of the run,
+    who may not listen. A process that Lightning started ends when its parent was killed: else it
+    would train on beside the run that is resumed.
     """
 
     def __init__(self, stop: Stop) -> None:
         self.stop = stop
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._parent = os.getppid() if trainer.world_size > 1 and self.stop.is_child else None
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.stop.take_back()  # Lightning's own handler ends the run before it is saved
-        self.stop.deferred = True
+        self.stop.restore()
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._obey(trainer)  # it has been saved just now
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if (self.stop or trainer.world_size > 1) and is_between_batches(trainer):
-            self._obey(trainer, save=True)
-
-    def _obey(self, trainer: Trainer, *, save: bool = False) -> None:
-        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(
-            bool(self.stop), all=False
-        ):
-            self.stop.signum = self.stop.signum or signal.SIGTERM  # another process got it
-        if self.stop and save and is_finite(trainer.lightning_module):
-            for callback in trainer.checkpoint_callbacks:
-                if isinstance(callback, LastCheckpoint):
-                    callback.save(trainer)
-        self.stop.obey()
+    def on_train_batch_start(self, *_: Any) -> None:
+        if self._parent is not None and os.getppid() != self._parent:
+            raise SystemExit("The process that started this one has ended.")

@@ -4,8 +4,8 @@ import time
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from simplecnn.callbacks.checkpoint import CheckpointFiles
-from simplecnn.callbacks.images import ImageCallback
+from simplecnn.callbacks.image_callback import ImageCallback
+from simplecnn.training.checkpoint_io import AtomicCheckpointIO
 
 
 class Phases(Callback):
@@ -29,10 +29,10 @@ class Phases(Callback):
         self.start = time.perf_counter() - self._began
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._validating_since, self._drawn_before = time.perf_counter(), drawing(trainer)
+        self._validating_since, self._drawn_before = time.perf_counter(), seconds_drawing(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        drawn = drawing(trainer) - self._drawn_before
+        drawn = seconds_drawing(trainer) - self._drawn_before
         self.validation += time.perf_counter() - self._validating_since - drawn
 
     def seconds(self, trainer: Trainer, fit: float) -> dict[str, float]:
@@ -42,17 +42,17 @@ class Phases(Callback):
         """
         if not self.start:
             return {}
-        files = trainer.strategy.checkpoint_io
+        io = trainer.strategy.checkpoint_io
         parts = {
             "start": self.start,
             "validation": self.validation,
-            "pictures": drawing(trainer),
-            "checkpoints": files.seconds if isinstance(files, CheckpointFiles) else 0.0,
+            "pictures": seconds_drawing(trainer),
+            "checkpoints": io.seconds if isinstance(io, AtomicCheckpointIO) else 0.0,
         }
         parts = {name: round(value, 3) for name, value in parts.items()}
         return {"steps": round(fit - sum(parts.values()), 3), **parts}
 
 
-def drawing(trainer: Trainer) -> float:
+def seconds_drawing(trainer: Trainer) -> float:
     """Seconds that all pictures took so far."""
     return sum(c.seconds for c in trainer.callbacks if isinstance(c, ImageCallback))

@@ -34,29 +34,41 @@ class ProgressBar(TQDMProgressBar):
 class EpochLines(Callback):
     """One line an epoch: its metrics, its seconds, the time left."""
 
+    _start = 0.0
+    _seconds: float | None = None  # of an epoch whose line is not written yet
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.is_global_zero:
             log_in_spawned_process(trainer.default_root_dir)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.start = time.perf_counter()  # a run may go on in the middle of an epoch
-
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.start = time.perf_counter()
+        self._tell(trainer)
+        self._start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
+        self._seconds = time.perf_counter() - self._start
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._tell(trainer)
+
+    def _tell(self, trainer: Trainer) -> None:
+        """The line of the epoch before: only now have its training metrics been logged."""
+        if self._seconds is None or not trainer.is_global_zero:
             return
-        seconds = time.perf_counter() - self.start
-        done, last = trainer.current_epoch + 1, trainer.max_epochs
+        done, last, seconds = trainer.current_epoch, trainer.max_epochs, self._seconds
         parts = [f"epoch {done}" if last in (None, -1) else f"epoch {done}/{last}"]
         parts += [
             metric_text(key, float(trainer.callback_metrics[key]))
             for stage in STAGES
-            for key in (f"{stage}/loss", f"{stage}/acc")
-            if key in trainer.callback_metrics
+            for key in sorted(trainer.callback_metrics, key=_loss_first)
+            if key.startswith(f"{stage}/")
         ]
         parts.append(f"{seconds:.1f} s")
         if last not in (None, -1) and done < last:
             parts.append(f"{(last - done) * seconds:.0f} s left")
         log.info("   ".join(parts))
+        self._seconds = None
+
+
+def _loss_first(key: str) -> tuple[bool, str]:
+    return "loss" not in key, key

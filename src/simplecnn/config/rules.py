@@ -92,10 +92,6 @@ BELOW_1 = ("a number from 0 up to, not including, 1", _number(lambda v: 0 <= v <
 TO_1 = ("a number from 0 to 1", _number(lambda v: 0 <= v <= 1))
 ABOVE_0_TO_1 = ("a number above 0, up to 1", _number(lambda v: 0 < v <= 1))
 POSITIVE = ("a whole number of 1 or more", _whole(1))
-POSITIVE_OR_AUTO = (
-    "auto or a whole number of 1 or more",
-    lambda value: value == "auto" or _whole(1)(value),
-)
 POSITIVE_OR_NULL = ("a whole number of 1 or more, or null", _or_null(_whole(1)))
 FROM_10 = ("a whole number of 10 or more", _whole(10))
 NATURAL = ("a whole number of 0 or more", _whole(0))
@@ -159,14 +155,13 @@ RULES: tuple[Rule, ...] = (
     ("monitor", *METRIC),
     ("mode", *MODE),
     ("data.batch_size", *POSITIVE),
-    ("data.steps_together", *POSITIVE_OR_AUTO),
     ("data.eval_batch_size", *POSITIVE),
     ("data.val_size", *NATURAL),
     ("data.test_size", *NATURAL),
     *((f"data.augmentation.{name}", *FROM_0) for name in ("degrees", "shear", "shift", "bend")),
     ("data.augmentation.scale", *BELOW_1),
     ("data.clean_epochs", *NATURAL),
-    ("data.crop", f"two whole numbers from 0 to {IMAGE_SIZE} in order, as in [4,28], or null",
+    ("model.network.crop", f"two whole numbers from 0 to {IMAGE_SIZE} in order, as in [4,28], or null",
      _or_null(lambda v: _list_of(_whole(0, IMAGE_SIZE), num=2)(v) and v[0] < v[1])),
     ("data.seed", *SEED),
     ("data.split_seed", *SEED),
@@ -178,9 +173,10 @@ RULES: tuple[Rule, ...] = (
     ("model.network.pool", "max, average, blur, stride or none",
      _one_of("max", "average", "blur", "stride", "none")),
     ("model.network.dropout", *BELOW_1),
-    ("model.network.num_classes", "a whole number of 2 or more", _whole(2, 65536)),
-    ("model.network.in_channels", *WIDTH),
-    ("model.network.image_size", *WIDTH),
+    ("model.network.num_classes", "a whole number of 2 or more, or null",
+     _or_null(_whole(2, 65536))),
+    ("model.network.in_channels", "a whole number from 1 to 65536, or null", _or_null(WIDTH[1])),
+    ("model.network.image_size", "a whole number from 1 to 65536, or null", _or_null(WIDTH[1])),
     ("model.label_smoothing", *BELOW_1),
     ("model.scheduler_interval", "epoch or step", _one_of("epoch", "step")),
     ("model.scheduler_monitor", *METRIC),
@@ -285,7 +281,7 @@ RULES: tuple[Rule, ...] = (
 _sizes = _any_of(_whole(1), _list_of(_whole(1)))
 SIZES = ("a whole number of 1 or more, or one for each direction", _sizes)
 LAYER_RULES: dict[str, tuple[str, Test]] = {
-    **dict.fromkeys(("in_channels", "out_channels", "in_features", "out_features"), WIDTH),
+    **dict.fromkeys(("out_channels", "in_features", "out_features"), WIDTH),
     **dict.fromkeys(("num_features", "num_channels", "num_groups", "groups"), WIDTH),
     **dict.fromkeys(("kernel_size", "dilation"), SIZES),
     "stride": ("a whole number of 1 or more, or one for each direction", _or_null(_sizes)),
@@ -461,7 +457,7 @@ def _of_network(network: Config, data: Config) -> Iterator[str]:
     if network.get("_target_") != "simplecnn.models.simple_cnn.SimpleCNN":
         return
     blocks = len(network.get("channels", [1, 1, 1]))
-    size = network.get("image_size", 28)
+    size = network.get("image_size") or 28
     halvings = 0 if network.get("pool") == "none" else blocks
     if size // 2**halvings < 1:
         yield (
@@ -475,7 +471,7 @@ def _of_network(network: Config, data: Config) -> Iterator[str]:
     elif kernel > size:
         yield f"{key}: the image has {size} pixels only."
     else:
-        widths = [network.get("in_channels", 1), *network.get("channels", [16, 32, 64])]
+        widths = [network.get("in_channels") or 1, *network.get("channels", [16, 32, 64])]
         num_weights = sum(a * b * kernel**2 for a, b in zip(widths, widths[1:], strict=False))
         num_weights += widths[-1] * max(1, size // 2**halvings) ** 2 * network.get("hidden", 128)
         if num_weights > MOST_WEIGHTS:
@@ -484,10 +480,10 @@ def _of_network(network: Config, data: Config) -> Iterator[str]:
         return
     if size != IMAGE_SIZE:
         yield f"model.network.image_size is {size}: these images have {IMAGE_SIZE} pixels a side."
-    if network.get("in_channels", 1) != 1:
+    if (network.get("in_channels") or 1) != 1:
         channels = network["in_channels"]
         yield f"model.network.in_channels is {channels}: these images have 1 channel."
-    if network.get("num_classes", NUM_CLASSES) < NUM_CLASSES:
+    if (network.get("num_classes") or NUM_CLASSES) < NUM_CLASSES:
         classes = network["num_classes"]
         yield f"model.network.num_classes is {classes}: these data have {NUM_CLASSES} classes."
 
@@ -595,7 +591,7 @@ def _of_metrics(config: Config, model: Config, data: Config, trainer: Config) ->
 
 
 BARS = ("ProgressBar", "TQDMProgressBar")
-CHECKPOINTS = ("BestCheckpoint", "LastCheckpoint", "ModelCheckpoint")
+CHECKPOINTS = ("ModelCheckpoint",)
 
 
 def _of_callbacks(config: Config, trainer: Config) -> Iterator[str]:

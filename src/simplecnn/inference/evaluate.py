@@ -14,7 +14,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from simplecnn.config.allow_list import build
 from simplecnn.console import configure_lightning_logging
 from simplecnn.errors import InputError
-from simplecnn.inference.export import load_network
+from simplecnn.inference.networks import load_network
 from simplecnn.models.activations import evaluation_mode
 from simplecnn.models.classifier import Classifier
 from simplecnn.run_directory import RunDirectory, short, write_json

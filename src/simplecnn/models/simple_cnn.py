@@ -1,6 +1,5 @@
 """SimpleCNN: convolution, ReLU and pooling blocks, then two linear layers. Plain torch."""
 
-import platform
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
@@ -9,29 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-HAS_BLOCKS = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
-POOLS = ("max", "average", "blur", "stride", "none")
-
 
 class SimpleCNN(nn.Sequential):
-    """Images (N, in_channels, H, W) to logits (N, num_classes).
+    """Images (N, in_channels, image_size, image_size), 0 to 1, to logits (N, num_classes).
 
     Each block is a convolution that keeps the size, ReLU, and a 2 x 2 max-pool that halves it
     (rounding down): 28, 14, 7, 3 with the defaults, 98,442 parameters. Layers carry the names
     of the tutorial's network (`conv1` … `fc2`), so its weights load here unchanged.
 
-    While it trains, it pools before ReLU: the maximum of what ReLU leaves is what ReLU leaves of
-    the maximum, gradients included, and there is a quarter to do. In evaluation mode every layer
-    comes in the order of its definition.
-
-    With `blocked` set, it trains in oneDNN's own layout, blocks of 16 channels, where that is
-    faster (`pool` "max" or "none", whole blocks, x86) and possible (float32, nobody watching a
-    layer). The numbers are the same to rounding.
-
-    With `pool` "average" the pool takes means. With "stride" there is none: the convolution
-    itself takes steps of two pixels, which halves the size rounding up: 28, 14, 7, 4. With
-    "blur" the maximum is taken at every pixel and blurred before every second one is kept, with
-    "none" nothing shrinks, and the first linear layer has all the more weights.
+    pool: `max`; `average`; `blur` (BlurPool); `stride`: no pool, the convolution itself takes steps
+        of two pixels, which halves the size rounding up; `none`: nothing shrinks.
+    crop: the network sees pixels `crop[0]` up to, not including, `crop[1]`, enlarged (Crop).
+    in_channels, num_classes, image_size: those of MNIST where they are None: 1, 10, 28.
     """
 
     def __init__(
@@ -42,30 +30,36 @@ class SimpleCNN(nn.Sequential):
         dropout: float = 0.0,
         *,
         pool: Literal["max", "average", "blur", "stride", "none"] = "max",
-        in_channels: int = 1,
-        num_classes: int = 10,
-        image_size: int = 28,
+        crop: Sequence[int] | None = None,
+        in_channels: int | None = None,
+        num_classes: int | None = None,
+        image_size: int | None = None,
     ) -> None:
+        in_channels, num_classes, image_size = in_channels or 1, num_classes or 10, image_size or 28
+        pools = {"max": nn.MaxPool2d, "average": nn.AvgPool2d, "blur": BlurPool}
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size is {kernel_size}: only odd kernels keep the image size.")
-        if pool not in POOLS:
-            raise ValueError(f"pool is {pool!r}: it must be {', '.join(POOLS[:-1])} or none.")
+        if pool not in (*pools, "stride", "none"):
+            raise ValueError(f"pool is {pool!r}: it must be max, average, blur, stride or none.")
         if pool != "none" and image_size // 2 ** len(channels) < 1:
             raise ValueError(
                 f"channels has {len(channels)} blocks, each halves the image: "
                 f"nothing is left of {image_size} pixels."
             )
+        if crop is not None and not (len(crop) == 2 and 0 <= crop[0] < crop[1] <= image_size):
+            raise ValueError(
+                f"crop is {list(crop)}: it must be two pixels in order, 0 to {image_size}."
+            )
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        width, size = in_channels, image_size
-        step, padding = 2 if pool == "stride" else 1, kernel_size // 2
+        if crop is not None:
+            layers["crop"] = Crop(*crop)
+        width, size, stride = in_channels, image_size, 2 if pool == "stride" else 1
         for i, out in enumerate(channels, start=1):
-            layers[f"conv{i}"] = nn.Conv2d(width, out, kernel_size, step, padding)
+            layers[f"conv{i}"] = nn.Conv2d(width, out, kernel_size, stride, kernel_size // 2)
             layers[f"relu{i}"] = nn.ReLU()
-            if pool in HALVES:
-                layers[f"pool{i}"] = HALVES[pool]()
-            if pool != "none":
-                size = (size + 1) // 2 if pool == "stride" else size // 2
-            width = out
+            if pool in pools:
+                layers[f"pool{i}"] = pools[pool](2)
+            width, size = out, {"none": size, "stride": -(-size // 2)}.get(pool, size // 2)
         layers["flatten"] = nn.Flatten()
         layers["fc1"] = nn.Linear(width * size**2, hidden)
         layers["relu_fc1"] = nn.ReLU()
@@ -73,59 +67,51 @@ class SimpleCNN(nn.Sequential):
             layers["dropout"] = nn.Dropout(dropout)
         layers["fc2"] = nn.Linear(hidden, num_classes)
         super().__init__(layers)
-        self.blocked = False
-        self.fits_blocks = pool in ("max", "none") and all(n % 16 == 0 for n in channels)
 
     def forward(self, images: Tensor) -> Tensor:
         layers = list(self)
         if self.training:
-            for i, pair in enumerate(zip(layers, layers[1:], strict=False)):
-                if isinstance(pair[0], nn.ReLU) and isinstance(pair[1], nn.MaxPool2d):
-                    layers[i : i + 2] = reversed(pair)
-            if self.blocked and self.fits_blocks and can_be_blocked(images, layers):
-                images = images.to_mkldnn()
+            # ReLU and maximum commute, gradients included: pool first, and ReLU has a quarter to do.
+            for i, layer in enumerate(layers):
+                if isinstance(layer, nn.MaxPool2d):
+                    layers[i - 1], layers[i] = layer, layers[i - 1]
         for layer in layers:
-            if images.is_mkldnn and isinstance(layer, nn.Flatten):
-                images = images.to_dense()
             images = layer(images)
         return images
 
 
+class Crop(nn.Module):
+    """Enlarges the pixels `first` up to, not including, `last` to the whole image (N, C, H, W).
+
+    Down and across, by cubic interpolation; what it overshoots is cut off at 0 and 1. No weights.
+    """
+
+    def __init__(self, first: int, last: int) -> None:
+        super().__init__()
+        self.first, self.last = first, last
+
+    def forward(self, images: Tensor) -> Tensor:
+        part = images[..., self.first : self.last, self.first : self.last]
+        return functional.interpolate(part, images.shape[-2:], mode="bicubic").clamp(0, 1)
+
+    def extra_repr(self) -> str:
+        return f"{self.first}, {self.last}"
+
+
 class BlurPool(nn.Module):
-    """Maximum of 2 x 2 at every pixel, a binomial blur of 3 x 3, then every second pixel.
+    """Maximum of 2 x 2 at every pixel, a binomial blur of 3 x 3, then every `stride`-th pixel.
 
     Halves the size, rounding down, as a 2 x 2 max-pool does, without its aliasing. Has no weights.
     Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019, arXiv 1904.11486.
     """
+
+    def __init__(self, stride: int = 2) -> None:
+        super().__init__()
+        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
         dense = functional.max_pool2d(x, 2, stride=1)
         line = dense.new_tensor([0.25, 0.5, 0.25])
         kernel = torch.outer(line, line).expand(dense.shape[1], 1, 3, 3)
         padded = functional.pad(dense, (1, 1, 1, 1), mode="replicate")
-        return functional.conv2d(padded, kernel, stride=2, groups=dense.shape[1])
-
-
-def can_be_blocked(images: Tensor, layers: Sequence[nn.Module]) -> bool:
-    """Whether oneDNN has its layout here, and nobody looks at what is between the layers."""
-    return (
-        HAS_BLOCKS
-        and images.device.type == "cpu"
-        and images.dtype == torch.float32
-        and not torch.compiler.is_compiling()
-        and not torch.is_anomaly_enabled()  # it does not know the layout
-        and not any(
-            layer._forward_hooks
-            or layer._forward_pre_hooks
-            or layer._backward_hooks
-            or layer._backward_pre_hooks
-            for layer in layers
-        )
-    )
-
-
-HALVES = {
-    "max": lambda: nn.MaxPool2d(2),
-    "average": lambda: nn.AvgPool2d(2),
-    "blur": BlurPool,
-}
+        return functional.conv2d(padded, kernel, stride=self.stride, groups=dense.shape[1])

@@ -49,7 +49,7 @@ class SweepDirectory(LockedDirectory):
         `command` is what to type for the same again, `source` a hash for each file.
 
         Raises InputError, and writes nothing, where `path` holds something else, where another
-        process is at it, or where the source is not that of the launch.
+        process has locked it, or where the source is not that of the launch.
         """
         folder = cls(path)
         asked = {"words": list(words), "jobs": None if jobs is None else [list(j) for j in jobs]}
@@ -80,7 +80,7 @@ class SweepDirectory(LockedDirectory):
                 f"{short(path)}: {num_left} jobs need some {num_left * ROOM_OF_A_JOB >> 20} MB "
                 f"on disk, and {free >> 20} MB are free."
             )
-        folder._claim()
+        folder.lock()
         if not folder.record:
             folder.record = {
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -107,7 +107,7 @@ def report(folder: Path) -> bool:
 
 def read_jobs(sweep: SweepDirectory) -> list[Job]:
     """The jobs in a sweep's folder, and those that have not begun, in their order."""
-    under_way = sweep.is_under_way()
+    under_way = sweep.is_locked()
     found = {
         path.parent.parent if path.parent.name == ".hydra" else path.parent
         for pattern in (f"**/{RUN_RECORD}", "**/.hydra/overrides.yaml")

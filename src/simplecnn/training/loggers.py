@@ -3,10 +3,9 @@
 import csv
 import io
 import math
-import os
 import re
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,20 @@ Rows = dict[int, dict[str, float]]  # by step
 
 
 class TensorBoard(TensorBoardLogger):
-    """TensorBoard events straight in the folder `save_dir`, without sub-folders."""
+    """TensorBoard events directly in `save_dir`, without subdirectories.
 
-    def __init__(self, save_dir: str) -> None:
-        super().__init__(save_dir, name="", version="", default_hp_metric=False, flush_secs=30)
+    purge_step: what another process logged from this step on is hidden: the run was resumed there.
+    """
+
+    def __init__(self, save_dir: str, purge_step: int | None = None) -> None:
+        super().__init__(
+            save_dir,
+            name="",
+            version="",
+            default_hp_metric=False,
+            flush_secs=30,
+            purge_step=purge_step,
+        )
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
@@ -37,7 +46,7 @@ class TensorBoard(TensorBoardLogger):
         """
         said = {k: str(v).lower() if isinstance(v, bool) else v for k, v in params.items()}
         _, start, end = hparams(said, dict.fromkeys(metrics or {}, 0.0))
-        writer = self.experiment._get_file_writer()
+        writer = self.experiment.file_writer
         writer.add_summary(start)
         writer.add_summary(end)
 
@@ -51,18 +60,12 @@ class TensorBoard(TensorBoardLogger):
         if self._experiment is not None:
             self.experiment.flush()
 
-    def state(self) -> dict[str, int]:
-        """How many bytes of each event file in the folder are on disk by now."""
-        if self._experiment is not None:
-            self.experiment.flush()
-        return {path.name: _flushed_size(path) for path in event_files(Path(self.save_dir))}
-
     @rank_zero_only
     def add_png(self, tag: str, png: bytes, width: int, height: int, step: int) -> None:
         """Add a picture as it is, without decoding and encoding it again."""
         image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=3)
         summary = Summary(value=[Summary.Value(tag=tag, image=image)])
-        self.experiment._get_file_writer().add_summary(summary, step)
+        self.experiment.file_writer.add_summary(summary, step)
 
 
 class MetricsCSV(Logger):
@@ -102,28 +105,25 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        if self.rows:
-            write_metrics(self.path, self.state())
-
-    def state(self) -> Rows:
-        """All rows by step, those that the file holds already included."""
-        rows = {step: dict(row) for step, row in self._written().items()}
+        if not self.rows:
+            return
+        rows = read_metrics(self.path) if self.path.is_file() else {}
         for step, row in self.rows.items():
             rows.setdefault(step, {}).update(row)
-        return rows
+        write_metrics(self.path, rows)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self.save()
 
-    def _written(self) -> Rows:
-        if not self.path.is_file():
-            return {}
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return {
-                int(row.pop("step")): {k: float(v) for k, v in row.items() if v}
-                for row in csv.DictReader(file)
-            }
+
+def read_metrics(path: Path) -> Rows:
+    """The rows of a `metrics.csv` by step."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return {
+            int(row.pop("step")): {k: float(v) for k, v in row.items() if v}
+            for row in csv.DictReader(file)
+        }
 
 
 def write_metrics(path: Path, rows: Rows) -> None:
@@ -137,56 +137,19 @@ def write_metrics(path: Path, rows: Rows) -> None:
     atomic_write(path, text.getvalue().encode())
 
 
-def history(loggers: Sequence[Any]) -> dict[str, Any]:
-    """What has been logged until now, for a checkpoint to remember: rows, and sizes of files."""
-    state: dict[str, Any] = {}
-    for logger in loggers:
-        if isinstance(logger, MetricsCSV):
-            state["rows"] = logger.state()
-            logger.save()
-        elif isinstance(logger, TensorBoard):
-            state["events"] = logger.state()
-    return state
+def rewind(directory: Path, step: int) -> None:
+    """Remove what was logged and drawn in `directory` after `step`: it will be again.
 
-
-def restore_history(state: Mapping[str, Any], step: int, *, source: Path, folder: Path) -> None:
-    """Bring the logs and pictures in `folder` to where a checkpoint, at `step`, was written.
-
-    What was logged afterwards is removed: it will be logged again. If the checkpoint is that of
-    another run, `source`, its past becomes that of the run in `folder`. The arrays by step that
-    callbacks keep are cut by them.
+    TensorBoard hides events from `purge_step` on, and the callbacks cut the arrays that they keep.
     """
-    if state.get("rows"):
-        write_metrics(folder / "metrics.csv", state["rows"])
-    elif source == folder:
-        (folder / "metrics.csv").unlink(missing_ok=True)
-    sizes = state.get("events", {})
-    for path in event_files(source):
-        if path.name in sizes and source == folder:
-            os.truncate(path, min(sizes[path.name], path.stat().st_size))
-        elif path.name in sizes:
-            atomic_write(folder / path.name, path.read_bytes()[: sizes[path.name]])
-        elif source == folder:
-            path.unlink()
-    for path in sorted((source / "images").glob("[!.]*")):
-        drawn = re.search(r"step=(\d+)", path.name)
-        if source == folder:
-            if drawn and int(drawn[1]) > step:
-                path.unlink()
-        elif int(drawn[1]) <= step if drawn else path.suffix == ".npz":
-            (folder / "images").mkdir(exist_ok=True)
-            atomic_write(folder / "images" / path.name, path.read_bytes())
-
-
-def event_files(folder: Path) -> list[Path]:
-    """TensorBoard's files of a run."""
-    return sorted(folder.glob("events.out.tfevents.*"))
-
-
-def _flushed_size(path: Path) -> int:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        return file.seek(0, os.SEEK_END)
+    path = directory / "metrics.csv"
+    if path.is_file():
+        # Steps are counted from 0 in the log: that of the next step is `step`.
+        write_metrics(path, {s: row for s, row in read_metrics(path).items() if s < step})
+    for picture in (directory / "images").glob("*_step=*"):
+        drawn = re.search(r"step=(\d+)", picture.name)
+        if drawn and int(drawn[1]) > step:
+            picture.unlink()
 
 
 def _text(value: float) -> str:

@@ -1,48 +1,33 @@
-"""One run, from configuration to folder: build, fit, test, record."""
+"""One run, from configuration to run directory: build, fit, test, record."""
 
 import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import (
-    Checkpoint,
-    DeviceStatsMonitor,
-    LearningRateMonitor,
-    ProgressBar,
-)
 from pytorch_lightning.utilities import rank_zero_only
 from torch.multiprocessing import ProcessExitedException
 
-from simplecnn.callbacks.checkpoint import STATE, BestCheckpoint, BetweenEpochs, CheckpointFiles
-from simplecnn.callbacks.interruption import StopOnSignal
-from simplecnn.callbacks.non_finite import FiniteLoss
+from simplecnn.callbacks.checkpoint import STATE
 from simplecnn.callbacks.phases import Phases
-from simplecnn.callbacks.progress import STAGES, metric_text
-from simplecnn.config.allow_list import build
+from simplecnn.callbacks.progress import metric_text
+from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
 from simplecnn.console import configure_lightning_logging
-from simplecnn.models.classifier import Classifier
-from simplecnn.run_directory import (
-    RECORD,
-    RunDirectory,
-    check_checkpoint,
-    short,
-    tensorboard,
-    with_uv,
-)
-from simplecnn.training.checkpoint_files import read_checkpoint, write_checkpoint
-from simplecnn.training.loggers import TensorBoard, restore_history
-from simplecnn.training.signals import Interrupted, Stop, requeue
+from simplecnn.run_directory import RECORD, RunDirectory, short, tensorboard, with_uv
+from simplecnn.table import table
+from simplecnn.training.build import build_datamodule, build_module, build_trainer
+from simplecnn.training.loggers import TensorBoard, rewind
+from simplecnn.training.processor import keep_freed_memory
+from simplecnn.training.signals import Interrupted, Stop, requeue, slurm_job
 
 log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
-NEED_A_LOGGER = (DeviceStatsMonitor, LearningRateMonitor)
 
 
 def train(
@@ -50,31 +35,32 @@ def train(
     path: Path,
     *,
     seconds: Mapping[str, float] | None = None,
-    again: bool = False,
-    by_hand: bool = False,
+    resume: bool = False,
+    requested: bool = False,
 ) -> Any:
-    """Do the run that `config` describes in the new folder `path`.
+    """Do the run that `config` describes in the new directory `path`.
 
     Returns the best value of the monitored metric, or None without one. Whatever happens,
     `run.json` says how far the run came. `seconds` are those of phases before this call.
-    With `again`, an unfinished run of this configuration in `path` goes on where it was last
-    saved, as if it had never stopped; one that failed starts over, unless it is continued
-    `by_hand`. Raises Interrupted where a signal ended it, once its state is saved.
+    With `resume`, an unfinished run of this configuration in `path` is resumed from its last
+    finished epoch; one that failed starts over, unless the resume was `requested` by the user.
+    Raises Interrupted where a signal ended the run.
     """
     configure_lightning_logging()
     stop = Stop()
     with state_restored(), stop.listening():
-        if rank_zero_only.rank != 0:  # a further process of a DDP run; rank zero has the folder
-            return Run(config, stop=stop).fit_and_test()
-        if again:
-            folder = RunDirectory.again(path, config, by_hand=by_hand)
+        if rank_zero_only.rank != 0:  # a further process of a DDP run; rank zero has the directory
+            return Run(config, stop).fit_and_test()
+        if resume:
+            directory = RunDirectory.again(path, config, by_hand=requested)
         else:
-            folder = RunDirectory.create(path, config)
+            directory = RunDirectory.create(path, config)
         try:
-            folder.record["seconds"] |= {k: round(v, 3) for k, v in (seconds or {}).items()}
-            return _recorded(Run(config, folder, stop=stop))
+            directory.update(slurm_job=slurm_job())
+            directory.record["seconds"] |= {k: round(v, 3) for k, v in (seconds or {}).items()}
+            return _recorded(Run(config, stop, directory))
         finally:
-            folder.release()
+            directory.release()
 
 
 def _recorded(run: "Run") -> Any:
@@ -82,16 +68,16 @@ def _recorded(run: "Run") -> Any:
     try:
         best = run.fit_and_test()
     except (KeyboardInterrupt, SystemExit) as error:
-        run.stop.end()
+        run.stop.ending = True
         run.record("interrupted")
-        log.error("Interrupted. %s", run.to_go_on())
+        log.error("Interrupted. %s", run.how_to_resume())
         if not isinstance(error, Interrupted):  # a Ctrl-C that nobody listened to
             raise SystemExit(130) from None
         if error.requeue:
             requeue()
         raise SystemExit(error.code) from None
     except BaseException as error:
-        run.stop.end()
+        run.stop.ending = True
         try:
             run.record("failed", error=f"{type(error).__name__}: {error}")
         except OSError as problem:  # the disk is full: that is why it failed
@@ -106,15 +92,17 @@ class Run:
     """The parts of one run and what came out of it."""
 
     def __init__(
-        self, config: Config, folder: RunDirectory | None = None, *, stop: Stop | None = None
+        self, config: Config, stop: Stop | None = None, directory: RunDirectory | None = None
     ) -> None:
         self.config = config
-        self.folder = folder
-        self.stop = Stop() if stop is None else stop
-        # An interrupted run that goes on has some of these already.
-        record = folder.record if folder else {}
+        self.stop = stop or Stop()
+        self.directory = directory
+        # A run that is resumed has some of these already.
+        record = directory.record if directory else {}
         self.metrics: dict[str, float] = dict(record.get("metrics") or {})
         self.best: dict[str, Any] | None = record.get("best")  # value, epoch (from 1): best.ckpt
+        self.num_epochs = 0
+        self.ended: str | None = None
         self._fit_before = float((record.get("seconds") or {}).get("fit", 0.0))
         self.trainer: Any = None
 
@@ -122,28 +110,35 @@ class Run:
         config = self.config
         if config["seed"] is not None:
             pl.seed_everything(config["seed"], workers=True)
-        datamodule: pl.LightningDataModule = build(config["data"])
-        # The module builds its network itself: the checkpoint then holds the configuration.
-        module: Classifier = build(config["model"], _recursive_=False, _convert_="all")
-        self.trainer = trainer = build_trainer(config)
-        watch(trainer, self.stop, self.folder.note_checkpoint if self.folder else None)
+        start = self._checkpoint_to_start_from()
+        content = read_checkpoint(start) if start and config["train"] else {}
+        resumed = self.directory is not None and bool(self.directory.record.get("continued"))
+        if resumed and self.directory and content:
+            rewind(self.directory.path, content["global_step"])
+        datamodule = build_datamodule(config)
+        module = build_module(config, datamodule)
+        self.trainer = trainer = build_trainer(
+            config, self.stop, purge_step=content.get("global_step") if resumed else None
+        )
         self._announce(module)
-        checkpoint = self._begin_from()
+        tested = str(start) if start else None
         if config["train"]:
-            with self._phase("fit"), self._ended_by_a_signal():
-                trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
-            self.stop.deferred = False
-            self.metrics |= _numbers(trainer)
-            checkpoint = self._best_checkpoint()
-            if self.folder:
-                self.folder.update(metrics=self.metrics, best=self.best)
-            self.stop.obey()
+            self._take_over(content, config, resumed)
+            if self.ended is None:
+                keep_freed_memory()
+                with self._phase("fit"), self._processes_end_with_this_one():
+                    trainer.fit(module, datamodule=datamodule, ckpt_path=tested, weights_only=True)
+                tested = None
+                self._note_fit()
+            tested = self._best_checkpoint() or tested
+            if self.directory:
+                self.directory.update(metrics=self.metrics, best=self.best, ended=self.ended)
         if config["test"]:
-            with self._phase("test"), self._ended_by_a_signal():
+            with self._phase("test"), self._processes_end_with_this_one():
                 trainer.test(
                     module,
                     datamodule=datamodule,
-                    ckpt_path=checkpoint,
+                    ckpt_path=tested,
                     verbose=False,
                     weights_only=True,
                 )
@@ -154,145 +149,153 @@ class Run:
 
     def record(self, status: str, **entries: Any) -> None:
         """Write how the run ended to run.json, and to TensorBoard's HPARAMS tab."""
-        assert self.folder is not None
-        trainer = self.trainer
-        if trainer is not None:
-            self._add_phases(trainer)
-            for logger in trainer.loggers:
+        assert self.directory is not None
+        if self.trainer is not None:
+            self._add_phases()
+            for logger in self.trainer.loggers:
                 if isinstance(logger, TensorBoard):
                     logger.log_hyperparams(hyper_parameters(self.config), self.metrics)
                     logger.experiment.close()
-        self.folder.update(
+        last = self.directory.last_checkpoint()
+        if last and status != "finished":
+            self.num_epochs = read_checkpoint(last)["epoch"]
+        self.directory.update(
             status=status,
-            num_epochs=self._num_epochs(),
+            num_epochs=self.num_epochs,
+            ended=self.ended,
             best=self.best,
             metrics=self.metrics,
             **entries,
         )
 
     def summary(self) -> str:
-        """A short table of the results, the folder, and what to type next."""
-        assert self.folder is not None
-        rows = [f"{'':12}{'loss':>10}{'accuracy':>12}"]
-        titles = {"train": "training", "val": "validation", "test": "test"}
-        for stage in STAGES:
-            loss, accuracy = (self.metrics.get(f"{stage}/{name}") for name in ("loss", "acc"))
-            if loss is not None and accuracy is not None:
-                rows.append(f"{titles[stage]:12}{loss:10.4f}{100 * accuracy:10.2f} %")
+        """A short table of the results, the directory, and what to type next."""
+        assert self.directory is not None
+        lines = [metrics_table(self.metrics)]
+        if self.ended:
+            lines += ["", f"training     {self.ended}"]
         if self.best:
             best = metric_text(self.config["monitor"], self.best["value"])
-            rows.append(f"\nbest {best} after epoch {self.best['epoch']}: its weights were tested")
-        seconds = self.folder.record["seconds"]
-        rows.append("   ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
-        parts = self.folder.record.get("seconds_of_fit") or {}
+            lines.append(f"best         {best} after epoch {self.best['epoch']}: tested")
+        seconds = self.directory.record["seconds"]
+        lines.append("   ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
+        parts = self.directory.record.get("seconds_of_fit") or {}
         if parts:
             shown = "   ".join(f"{name} {value:.1f} s" for name, value in parts.items())
-            rows.append(f"of the fit:  {shown}")
-        rows.append(f"\nfolder       {short(self.folder.path)}")
+            lines.append(f"of the fit:  {shown}")
+        lines.append(f"\ndirectory    {short(self.directory.path)}")
         if any(isinstance(logger, TensorBoard) for logger in self.trainer.loggers):
             # All runs of this name: of a single run TensorBoard's HPARAMS tab shows no metrics.
-            parent = self.folder.path.parent
+            parent = self.directory.path.parent
             named = parent.name == self.config["name"]
-            rows.append(f"to see it    {tensorboard(parent if named else self.folder.path)}")
-        return "\n".join(rows)
+            lines.append(f"view         {tensorboard(parent if named else self.directory.path)}")
+        return "\n".join(lines)
 
-    def _announce(self, module: Classifier) -> None:
-        if self.folder is None:
-            return
-        device, why = device_and_reason(self.trainer, self.config["trainer"])
-        self.folder.update(
-            num_parameters=module.num_parameters,
-            device={"name": device, "why": why, "num_threads": torch.get_num_threads()},
-        )
-        log.info("%s parameters on %s: %s", f"{module.num_parameters:,}", device, why)
-
-    def to_go_on(self) -> str:
-        """What to type so that an interrupted run goes on."""
-        assert self.folder is not None
-        path = short(self.folder.path)
-        if (self.folder.path.parent / "sweep.json").is_file():
-            return f"The command of the sweep goes on with {path}"
+    def how_to_resume(self) -> str:
+        """What to type so that an interrupted run is resumed."""
+        assert self.directory is not None
+        path = short(self.directory.path)
+        if (self.directory.path.parent / "sweep.json").is_file():
+            return f"The command of the sweep resumes {path}"
         command = with_uv(f"{short(sys.argv[0])} resume={shlex.quote(path)}")
-        saved = self.folder.last_checkpoint() is not None
-        what = "It goes on with" if saved else "Nothing was saved yet, so that it starts anew with"
-        return f"{what}\n{command}"
+        saved = self.directory.last_checkpoint() is not None
+        what = "Resume it" if saved else "No epoch was finished: start it again"
+        return f"{what} with\n{command}"
 
-    def _begin_from(self) -> str | None:
-        """The checkpoint to start with, once the logs are as they were when it was written."""
-        folder = self.folder
-        if folder is not None and folder.record.get("continued"):
-            chosen = folder.path / "checkpoints" / "last.ckpt"
-        elif self.config["ckpt_path"]:
-            chosen = Path(self.config["ckpt_path"])
+    def _checkpoint_to_start_from(self) -> Path | None:
+        directory = self.directory
+        if directory is not None and directory.record.get("continued"):
+            chosen = directory.last_checkpoint()
         else:
-            return None
-        check_checkpoint(chosen)
-        if folder is not None and self.config["train"]:
-            content = read_checkpoint(chosen)
-            self._take_up_history(content, folder, source=chosen.absolute().parent.parent)
-        return str(chosen)
+            chosen = Path(self.config["ckpt_path"]) if self.config["ckpt_path"] else None
+        if chosen is not None:
+            check_checkpoint(chosen)
+        return chosen
 
-    def _take_up_history(
-        self, content: Mapping[str, Any], folder: RunDirectory, source: Path
-    ) -> None:
-        """Logs, pictures and the best checkpoint of the run that a checkpoint comes from."""
-        past = content.get(STATE, {}).get("history", {})
-        mine = folder.path.absolute()
-        restore_history(past, content["global_step"], source=source, folder=mine)
-        if source == mine or not self.config["monitor"]:
+    def _take_over(self, content: Mapping[str, Any], config: Config, resumed: bool) -> None:
+        """Note what a checkpoint says of the run before; whether there is anything to train."""
+        if not content:
             return
-        best = content["callbacks"].get(BestCheckpoint.__name__, {})
-        path = source / "checkpoints" / "best.ckpt"
-        if best.get("value") is not None and path.is_file():
-            its = read_checkpoint(path)
-            if its["callbacks"].get(BestCheckpoint.__name__) == best:
-                write_checkpoint(
-                    its, folder.path / "checkpoints" / path.name, folder.note_checkpoint
-                )
+        state = content.get(STATE) or {}
+        epochs, max_epochs = content["epoch"], config["trainer"].get("max_epochs")
+        self.num_epochs = epochs
+        if resumed:
+            self.metrics = {k: round(v, 6) for k, v in state.get("metrics", {}).items()}
+            self.ended = state.get("ended")
+        elif max_epochs not in (None, -1) and epochs >= max_epochs:
+            self.ended = f"already {epochs} of {max_epochs} epochs: nothing to train"
+        if self.ended:
+            log.info("%s", self.ended)
+
+    def _note_fit(self) -> None:
+        """What came out of the fit; in processes that the Trainer spawned, by their checkpoint."""
+        self.metrics |= _numbers(self.trainer)
+        self.num_epochs = self.trainer.current_epoch
+        last = self.directory.last_checkpoint() if self.directory else None
+        if last:
+            content = read_checkpoint(last)
+            self.num_epochs = content["epoch"]
+            self.ended = (content.get(STATE) or {}).get("ended")
 
     def _best_checkpoint(self) -> str | None:
-        """The checkpoint to test after a fit: the best one, or None for the weights at the end."""
-        for callback in self.trainer.checkpoint_callbacks:
-            if isinstance(callback, BestCheckpoint) and callback.path.is_file():
-                # From the file: a process that DDP spawned keeps the callback's own state.
-                content = torch.load(callback.path, map_location="cpu", weights_only=True)
-                best = content["callbacks"][callback.state_key]
-                self.best = {"value": round(best["value"], 6), "epoch": best["epoch"]}
-                return str(callback.path)
-        return None
+        """The best checkpoint, which is tested, or None: the weights at the end are."""
+        callback = self.trainer.checkpoint_callback
+        monitor = getattr(callback, "monitor", None)
+        if monitor is None or self.directory is None and not callback.best_model_path:
+            return None
+        path = Path(callback.best_model_path or Path(callback.dirpath or "", "best.ckpt"))
+        if self.directory is not None:
+            path = self.directory.path / "checkpoints" / path.name
+        if not path.is_file():
+            return None
+        content = read_checkpoint(path)
+        scores = [s for s in content["callbacks"].values() if s.get("monitor") == monitor]
+        value = next((s["best_model_score"] for s in scores if "best_model_score" in s), None)
+        if value is not None:
+            self.best = {"value": round(float(value), 6), "epoch": content["epoch"] + 1}
+        return str(path)
 
-    def _add_phases(self, trainer: pl.Trainer) -> None:
+    def _announce(self, module: pl.LightningModule) -> None:
+        if self.directory is None:
+            return
+        device, why = device_and_reason(self.trainer, self.config["trainer"])
+        number = sum(p.numel() for p in module.parameters())
+        self.directory.update(
+            num_parameters=number,
+            device={"name": device, "why": why, "num_threads": torch.get_num_threads()},
+        )
+        log.info("%s parameters on %s: %s", f"{number:,}", device, why)
+
+    def _add_phases(self) -> None:
         """Note where the time of the fit went, that before an interruption included."""
-        assert self.folder is not None
-        record = self.folder.record
-        for callback in trainer.callbacks:
+        assert self.directory is not None
+        record = self.directory.record
+        for callback in self.trainer.callbacks:
             if isinstance(callback, Phases) and "fit" in record["seconds"]:
-                parts = callback.seconds(trainer, record["seconds"]["fit"] - self._fit_before)
+                fit = record["seconds"]["fit"] - self._fit_before
+                parts = callback.seconds(self.trainer, fit)
                 past = record.get("seconds_of_fit") or {}
                 record["seconds_of_fit"] = past | {
                     name: round(past.get(name, 0.0) + value, 3) for name, value in parts.items()
                 }
 
-    def _num_epochs(self) -> int:
-        """Finished epochs; those of a spawned process are known from its last checkpoint."""
-        assert self.folder is not None
-        last = self.folder.last_checkpoint()
-        if last:
-            return torch.load(last, map_location="cpu", weights_only=True)["epoch"]
-        return 0 if self.trainer is None else self.trainer.current_epoch
-
     @contextmanager
-    def _ended_by_a_signal(self) -> Iterator[None]:
-        """Processes that the Trainer started and that a signal ended have not failed."""
-        self.stop.launcher = self.trainer.strategy.launcher
+    def _processes_end_with_this_one(self) -> Iterator[None]:
+        """End the processes that the Trainer started where this one is ended by a signal."""
         try:
             yield
+        except (Interrupted, KeyboardInterrupt):
+            launcher = self.trainer.strategy.launcher
+            if launcher is not None and hasattr(launcher, "kill"):
+                launcher.kill(9)
+            raise
         except ProcessExitedException:
-            self.stop.obey()
+            if self.stop.received is not None:
+                raise Interrupted(self.stop.received) from None
             raise
 
     def _phase(self, name: str) -> AbstractContextManager[None]:
-        return nullcontext() if self.folder is None else self.folder.phase(name)
+        return nullcontext() if self.directory is None else self.directory.phase(name)
 
 
 @contextmanager
@@ -319,28 +322,6 @@ def state_restored() -> Iterator[None]:
         torch.set_default_dtype(dtype)
 
 
-def build_trainer(config: Config) -> pl.Trainer:
-    """The Trainer of a configuration, with the callbacks and loggers it names and no others."""
-    callbacks = [build(node) for node in (config.get("callbacks") or {}).values() if node]
-    loggers = [build(node) for node in (config.get("logger") or {}).values() if node]
-    if not loggers:  # nobody to tell
-        callbacks = [c for c in callbacks if not isinstance(c, NEED_A_LOGGER)]
-    given = {
-        "default_root_dir": config["paths"]["output_dir"],
-        "enable_progress_bar": any(isinstance(c, ProgressBar) for c in callbacks),
-        "enable_checkpointing": any(isinstance(c, Checkpoint) for c in callbacks),
-        "enable_model_summary": False,
-    }
-    return build({**given, **config["trainer"]}, callbacks=callbacks, logger=loggers or False)
-
-
-def watch(trainer: pl.Trainer, stop: Stop, note: Callable[[str, str], None] | None = None) -> None:
-    """What every run has: exact places to save at, whole files, an eye on loss and signals."""
-    trainer.strategy.checkpoint_io = CheckpointFiles(note)
-    trainer.callbacks[:0] = [Phases(), BetweenEpochs(), FiniteLoss()]
-    trainer.callbacks.append(StopOnSignal(stop))
-
-
 def device_and_reason(trainer: pl.Trainer, asked: Config) -> tuple[str, str]:
     """Where the run happens, and why there."""
     device = trainer.strategy.root_device
@@ -355,6 +336,28 @@ def device_and_reason(trainer: pl.Trainer, asked: Config) -> tuple[str, str]:
     if device.type == "cpu":
         return name, "neither a CUDA device nor MPS is seen here"
     return name, "the fastest that is seen here"
+
+
+def metrics_table(metrics: Mapping[str, float]) -> str:
+    """A row a stage, a column a metric: loss and accuracy first."""
+    titles = {"train": "training", "val": "validation", "test": "test"}
+    names = list(
+        dict.fromkeys(k.partition("/")[2] for k in metrics if k.partition("/")[0] in titles)
+    )
+    names.sort(key=lambda name: ["loss", "acc", name].index(name))
+    headings = {"acc": "accuracy"}
+    rows = [["", *(headings.get(name, name) for name in names)]]
+    for stage, title in titles.items():
+        values = [metrics.get(f"{stage}/{name}") for name in names]
+        if any(value is not None for value in values):
+            rows.append([title, *(_cell(n, v) for n, v in zip(names, values, strict=True))])
+    return table(rows)
+
+
+def _cell(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value:.2f} %" if "acc" in name else f"{value:.4f}"
 
 
 def hyper_parameters(config: Config) -> dict[str, Any]:

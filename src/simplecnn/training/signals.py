@@ -1,6 +1,6 @@
 """Signals that end a run: SIGINT, SIGTERM, and SLURM's warning. No torch.
 
-While a step is under way a signal is only noted; the run obeys it where its state can be saved.
+A signal ends the run at once: last.ckpt holds its last finished epoch, and files are atomic.
 """
 
 import logging
@@ -15,12 +15,11 @@ from types import FrameType
 from typing import Any
 
 log = logging.getLogger(__name__)
-SECONDS_TO_FINISH = 4.0  # for the step under way; then the run ends without it
 JOB = "SLURM_JOB_ID"
 
 
 class Interrupted(SystemExit):
-    """The run was told to stop. The exit code is that of a shell: 128 + signal."""
+    """A signal ended the run. The exit code is that of a shell: 128 + signal."""
 
     def __init__(self, signum: int) -> None:
         # SLURM's warning is followed by SIGTERM: it counts as one.
@@ -29,88 +28,50 @@ class Interrupted(SystemExit):
 
 
 class Stop:
-    """Whether the run was told to stop, by which signal, and whether it may go on for a moment.
-
-    Where the Trainer starts the processes of a run (`launcher`), this one only tells them. They
-    have copies, which note that they were told and leave the rest to it.
-    """
+    """Raises Interrupted in the main thread when a signal arrives while it listens."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.launcher: Any = None
-        self.signum: int | None = None
-        self.deferred = False
         self.ending = False
-        self.listens = False
-
-    def __bool__(self) -> bool:
-        return self.signum is not None
+        self.received: int | None = None
+        self._handlers: dict[int, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "launcher": None}
+        return {**self.__dict__, "_handlers": {}}
 
-    def obey(self) -> None:
-        """Raise Interrupted if a signal has come."""
-        if self.signum is not None:
-            raise Interrupted(self.signum)
-
-    def receive(self, signum: int, frame: FrameType | None) -> None:
-        """The handler. It notes the first signal; one that nobody would look for, a second one,
-        and the alarm are obeyed at once."""
-        if self.ending:
-            return
-        if os.getpid() != self.pid:
-            self.signum = self.signum or signum
-            return
-        started = [p for p in getattr(self.launcher, "procs", []) if p.is_alive()]
-        timed_out = signum == getattr(signal, "SIGALRM", None)
-        again, self.signum = bool(self), self.signum or signum
-        if started and not again:
-            for process in started:
-                process.terminate()
-        elif again or timed_out or not self.deferred:
-            for process in started:
-                process.kill()
-            self.obey()
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_FINISH)
+    @property
+    def is_child(self) -> bool:
+        """Whether this process was started by another one of the same run."""
+        return os.getpid() != self.pid or os.environ.get("LOCAL_RANK", "0") != "0"
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals, and give them back. Does nothing outside of the main thread."""
+        """Handle the signals inside. Does nothing outside of the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        self.listens = True
-        names = ["SIGINT", "SIGTERM", "SIGALRM"]
+        signals = [signal.SIGINT, signal.SIGTERM]
         usr1 = getattr(signal, "SIGUSR1", None)
         if JOB in os.environ and usr1 and signal.getsignal(usr1) == signal.SIG_DFL:
-            names.append("SIGUSR1")  # submitit has a handler of its own
-        before: dict[int, Any] = {}
-        for name in names:
-            if hasattr(signal, name):
-                number = getattr(signal, name)
-                before[number] = signal.signal(number, self.receive)
+            signals.append(usr1)  # submitit has a handler of its own
+        self._handlers = {number: signal.getsignal(number) for number in signals}
+        self.restore()
         try:
             yield
         finally:
-            self.end()
-            self.listens = False
-            for number, handler in before.items():
+            self.ending = True
+            for number, handler in self._handlers.items():
                 signal.signal(number, handler)
 
-    def take_back(self) -> None:
-        """Listen to SIGTERM again, after somebody else has put a handler before ours."""
-        if self.listens:
-            signal.signal(signal.SIGTERM, self.receive)
-            if os.getpid() != self.pid:  # a Ctrl-C reaches all processes: one of them answers
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
+    def restore(self) -> None:
+        """Handle the signals again, after somebody else has put another handler there."""
+        for number in self._handlers:
+            signal.signal(number, self.receive)
 
-    def end(self) -> None:
-        """The run is ending, and writes down how: no further signal disturbs it."""
-        self.ending = True
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, 0)
+    def receive(self, signum: int, frame: FrameType | None) -> None:
+        if not self.ending:  # a run that is writing down how it ended is not disturbed
+            self.ending, self.received = True, signum
+            raise Interrupted(signum)
 
 
 def slurm_job() -> str | None:
@@ -140,4 +101,4 @@ def requeue() -> None:
     if reason:
         log.warning("SLURM does not start job %s again: %s", job, reason)
     else:
-        log.info("SLURM starts job %s again, and the run goes on.", job)
+        log.info("SLURM starts job %s again, and the run resumes.", job)

@@ -17,8 +17,8 @@ MAX_TILE = 45  # pixels
 GAP, HEADER = 4, 40
 
 
-def film_figure(
-    weights: NDArray, moments: Sequence[str], *, title: str = "learning film"
+def filter_history_figure(
+    weights: NDArray, moments: Sequence[str], *, title: str = "filter history"
 ) -> Figure:
     """Draw the weights (moments, filters, in_channels, K, L) of one convolution over time.
 

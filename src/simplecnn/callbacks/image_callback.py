@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import nn
 
 from simplecnn.atomic import atomic_write
 from simplecnn.callbacks.history import write_npz
@@ -33,14 +35,6 @@ class ImageCallback(Callback):
     """
 
     history = False
-    # Lightning calls these in every step where they can be called: a function that does nothing
-    # costs 3 microseconds, and there are as many callbacks as kinds of pictures.
-    on_train_batch_start: Any = None
-    on_train_batch_end: Any = None
-    on_before_zero_grad: Any = None
-    on_before_backward: Any = None
-    on_after_backward: Any = None
-    on_before_optimizer_step: Any = None
 
     def __init__(self, dirpath: str, every_n_epochs: int) -> None:
         if every_n_epochs < 1:
@@ -61,18 +55,18 @@ class ImageCallback(Callback):
         self._drawn_at_step = state_dict["drawn_at_step"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step == 0:  # a run that goes on has drawn what was due
-            self._look(trainer, pl_module)
+        if trainer.global_step == 0:  # a resumed run has drawn its start
+            self.look(trainer, pl_module, epoch=0)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.is_due(trainer.current_epoch + 1):
-            self._look(trainer, pl_module, after_epoch=True)
+            self.look(trainer, pl_module, epoch=trainer.current_epoch + 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._look(trainer, pl_module)
+        self.look(trainer, pl_module, epoch=trainer.current_epoch)
 
     def is_due(self, epoch: int) -> bool:
-        """Whether to look after `epoch` epochs."""
+        """Whether to draw after `epoch` epochs."""
         return epoch % self.every_n_epochs == 0
 
     @contextmanager
@@ -83,13 +77,13 @@ class ImageCallback(Callback):
         finally:
             self.seconds += time.perf_counter() - start
 
-    def _look(self, trainer: Trainer, module: LightningModule, after_epoch: bool = False) -> None:
+    def look(self, trainer: Trainer, module: LightningModule, epoch: int) -> None:
+        """Draw the pictures of this step, once, after `epoch` epochs."""
         step = trainer.global_step
-        if not looks(trainer) or step == self._drawn_at_step:
+        if not draws(trainer) or step == self._drawn_at_step:
             return
         self._drawn_at_step = step
         with self.timed():
-            epoch = epochs_done(trainer) + after_epoch
             pictures = self.draw(trainer, module, f"epoch {epoch}, step {step}")
             self.dirpath.mkdir(parents=True, exist_ok=True)
             for name, (figure, arrays) in pictures.items():
@@ -100,16 +94,25 @@ class ImageCallback(Callback):
                     write_npz(self.dirpath / f"{stem}.npz", arrays)
                 for logger in trainer.loggers:
                     if isinstance(logger, TensorBoard):
-                        logger.add_png(name.replace("_", "/", 1), png, width, height, step)
+                        tag = name.replace("_", "/", 1)
+                        # The step of the epoch's metrics, which Lightning counts from 0.
+                        logger.add_png(tag, png, width, height, max(0, step - 1))
 
 
-def looks(trainer: Trainer) -> bool:
+def draws(trainer: Trainer) -> bool:
     """Whether this process draws at all."""
     return bool(trainer.is_global_zero and not trainer.fast_dev_run)
 
 
-def epochs_done(trainer: Trainer) -> int:
-    return trainer.fit_loop.epoch_progress.current.completed
+def network_of(module: LightningModule) -> nn.Module:
+    """The network that pictures show: the module's `network`, or the whole of it."""
+    network = getattr(module, "network", module)
+    return network if isinstance(network, nn.Module) else module
+
+
+def steps_per_epoch(trainer: Trainer) -> int:
+    """Optimizer steps of an epoch."""
+    return max(1, -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches))
 
 
 def log_spaced(num_steps: int, number: int) -> list[int]:
@@ -134,3 +137,34 @@ def select_layers(names: list[str], wanted: str | list[str]) -> list[str]:
                 f"Allowed: first, all, or a list of {', '.join(names)}."
             )
     return chosen
+
+
+# What a validation pass shows, to the callbacks that watch it.
+
+SPLITS = {"val": "validation", "test": "test"}
+
+
+def in_training(trainer: Trainer) -> bool:
+    """Whether this validation pass belongs to the training and is no trial run."""
+    return bool(
+        trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.fast_dev_run
+    )
+
+
+def watched_split(trainer: Trainer) -> str:
+    """Which split the first validation loader gives, the only one that is watched."""
+    return next(iter(getattr(trainer.datamodule, "validation_stages", ())), "val")
+
+
+def when_validated(trainer: Trainer, step: int, when: str) -> str:
+    """`when`, the words for now, where the pass at `step` was now; else the step of that pass."""
+    return when if step == trainer.global_step else f"as it was at step {step}"
+
+
+def gather(trainer: Trainer, own: Any) -> list[Any]:
+    """What every process of the run hands in, in their order; all of them must call this."""
+    if trainer.world_size == 1:
+        return [own]
+    parts: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(parts, own)
+    return parts

@@ -1,9 +1,8 @@
-"""Checkpoints on disk: written whole, with a checksum; what is wrong with one, in a sentence."""
+"""Checkpoints on disk: written atomically; what is wrong with one, in a sentence."""
 
-import hashlib
 import io
 import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,11 @@ from simplecnn.atomic import atomic_write
 from simplecnn.errors import InputError, RunError, short
 
 ZIP = b"PK\x03\x04"  # how torch's files begin
-MOST_GROWTH = 20  # times that a file may grow when it is unpacked
-KEYS = {"state_dict", "loops", "callbacks", "optimizer_states"}
+MAX_GROWTH = 20  # times that a file may grow when it is unpacked
 
 
-def write_checkpoint(
-    content: Mapping[str, Any], path: Path, note: Callable[[str, str], None] | None = None
-) -> None:
-    """Write a checkpoint whole. `note` is told its name and SHA-256 before it takes its place.
+def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint atomically.
 
     Raises RunError where it cannot be written; the one before it is then as it was.
     """
@@ -26,31 +22,22 @@ def write_checkpoint(
 
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    data = buffer.getbuffer()
-
-    def tell() -> None:
-        if note is not None:
-            note(path.name, hashlib.sha256(data).hexdigest())
-
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, data, before_rename=tell)
+        atomic_write(path, buffer.getbuffer())
     except OSError as error:
-        kept = " The one before it is whole." if path.is_file() else ""
+        kept = " The one before it is intact." if path.is_file() else ""
         raise RunError(f"{short(path)} cannot be written: {error.strerror}.{kept}") from None
 
 
-def read_checkpoint(path: Path, *, to_go_on: bool = True) -> dict[str, Any]:
-    """The content of a checkpoint, without running what is in it.
-
-    With `to_go_on` it must hold the state of a run, else weights are enough. Raises InputError.
-    """
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, without running what is in it. Raises InputError."""
     import torch
 
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > MOST_GROWTH * path.stat().st_size:
+        if unpacked > MAX_GROWTH * path.stat().st_size:
             raise InputError(_foreign(path, f"it would unpack to {unpacked:,} bytes"))
         content = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
@@ -64,16 +51,11 @@ def read_checkpoint(path: Path, *, to_go_on: bool = True) -> dict[str, Any]:
         raise InputError(_foreign(path, reason[0] if reason else type(error).__name__)) from None
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise InputError(_foreign(path, "it holds no weights"))
-    if to_go_on and not content.keys() >= KEYS:
-        raise InputError(_foreign(path, "it holds no state of a run"))
     return content
 
 
-def problem(path: Path, expected: Collection[str] = ()) -> str | None:
-    """What is wrong with a checkpoint, as the end of a sentence; None where nothing is. No torch.
-
-    `expected` are the SHA-256 that it may have; without them, the checksums in it have to do.
-    """
+def problem(path: Path) -> str | None:
+    """What is wrong with a checkpoint, as the end of a sentence; None where nothing is. No torch."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -88,13 +70,23 @@ def problem(path: Path, expected: Collection[str] = ()) -> str | None:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if not any(name.endswith("/data.pkl") for name in archive.namelist()):
                 return "is not a checkpoint"
-            if not expected and archive.testzip():
+            if archive.testzip():
                 return "is damaged: a checksum in it is wrong"
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return "is cut short or damaged"
-    if expected and hashlib.sha256(data).hexdigest() not in expected:
-        return "is not as its run wrote it: its SHA-256 is another one"
     return None
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raise InputError where a checkpoint is missing or damaged. No torch.
+
+    The sentence names another one beside it that is intact.
+    """
+    if found := problem(path):
+        others = (p for p in sorted(path.parent.glob("*.ckpt")) if p.name != path.name)
+        intact = [p for p in others if not problem(p)]
+        hint = f" {short(intact[0])} is intact: it can take its place." if intact else ""
+        raise InputError(f"{short(path)} {found}.{hint}")
 
 
 def _foreign(path: Path, reason: str) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from simplecnn.convolution.kernels import KERNELS
-from simplecnn.figures.film import film_figure
+from simplecnn.figures.filter_history import filter_history_figure
 
 SOBEL = KERNELS["Sobel X"].values
 
@@ -21,7 +21,7 @@ def words(figure) -> list[str]:
 def test_rows_are_filters_columns_are_moments_on_one_scale():
     weights = weights_of(3, 2, 1, 3)
     weights[1, 0, 0, 0, 0] = -7.0  # the strongest weight of the run is not in the last moment
-    figure = film_figure(weights, ["start", "step\n1", "epoch\n1"], title="Film of c")
+    figure = filter_history_figure(weights, ["start", "step\n1", "epoch\n1"], title="Film of c")
     _, moments, change, _ = figure.axes[0].images
     assert {(i.norm.vmin, i.norm.vmax) for i in figure.axes[0].images} == {(-7.0, 7.0)}
     zoom, gap = 15, 4
@@ -47,7 +47,7 @@ def test_change_and_likeness_are_said():
     start = np.zeros((2, 1, 3, 3), np.float32)
     start[:] = SOBEL
     end = start * np.array([1.5, -1.0], np.float32)[:, None, None, None]
-    found = words(film_figure(np.stack([start, end]), ["start", "epoch\n1"]))
+    found = words(filter_history_figure(np.stack([start, end]), ["start", "epoch\n1"]))
     assert {"50 %", "200 %", "+1.00 Sobel X", "−1.00 Sobel X"} <= set(found)
     assert "mean likeness to a named kernel 1.00, at the start 1.00" in found[0]
 
@@ -55,7 +55,7 @@ def test_change_and_likeness_are_said():
 def test_a_kernel_with_too_many_inputs_shows_the_strongest():
     weights = np.zeros((2, 1, 6, 3, 3), np.float32)
     weights[:, 0, 4] = SOBEL
-    figure = film_figure(weights, ["start", "epoch\n1"])
+    figure = filter_history_figure(weights, ["start", "epoch\n1"])
     assert "0 from 4" in words(figure)
     assert "of each the strongest of 6 input channels" in words(figure)[0]
     shown = np.asarray(figure.axes[0].images[1].get_array().filled(np.nan))
@@ -69,7 +69,7 @@ def test_a_kernel_with_too_many_inputs_shows_the_strongest():
 def test_any_shape_fits_on_the_paper(shape, size):
     weights = weights_of(*shape, size)
     moments = ["start", *(f"epoch\n{i}" for i in range(1, len(weights)))]
-    figure = film_figure(weights, moments)
+    figure = filter_history_figure(weights, moments)
     figure.canvas.draw()
     width, height = figure.canvas.get_width_height()
     assert width <= 1600 and height <= 2200

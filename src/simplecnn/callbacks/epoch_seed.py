@@ -1,0 +1,38 @@
+"""All that is random in an epoch follows from the seed and the epoch."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+
+class EpochSeed(Callback):
+    """Seeds torch, NumPy and Python at the start of each epoch from (seed, epoch, rank).
+
+    So dropout in an epoch of a resumed run is that of a run that was never interrupted. The same
+    seed holds while the first loader is made, which is before the epoch starts.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._resumed_epoch = 0
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._resumed_epoch = checkpoint["epoch"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._seed(trainer, self._resumed_epoch)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._seed(trainer, trainer.current_epoch)
+
+    def _seed(self, trainer: Trainer, epoch: int) -> None:
+        sequence = np.random.SeedSequence((self.seed, epoch, trainer.global_rank))
+        seed = int(sequence.generate_state(1)[0])
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)

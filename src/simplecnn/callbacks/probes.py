@@ -1,0 +1,55 @@
+"""Which images the pictures show, of any data, and what their classes are called."""
+
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor
+
+MAX_CLASSES = 10  # rows of a picture
+MAX_BATCHES = 50  # of a stranger's data that are searched for one image a class
+
+
+def probes(trainer: Trainer, module: LightningModule) -> tuple[Tensor, Tensor] | None:
+    """One image of each class, (K, C, H, W) as the module's network takes them, and its label (K,).
+
+    From the data module's `probes()`, else the first ones of the validation data, or of the
+    training data where there are none. None where batches are not (images, labels).
+    """
+    if hasattr(trainer.datamodule, "probes"):
+        images, labels = trainer.datamodule.probes()
+    else:
+        with isolate_rng():  # a loader that shuffles must not change the run
+            found = _first_of_each_class(trainer)
+        if found is None:
+            return None
+        images, labels = found
+    return images.to(module.device, module.dtype), labels
+
+
+def class_names(trainer: Trainer, num_classes: int) -> list[str]:
+    """The names that the data module or its data set gives, else 0, 1, 2, …"""
+    loader: Any = trainer.train_dataloader or trainer.val_dataloaders
+    dataset = getattr(loader, "dataset", None)
+    for source, attribute in ((trainer.datamodule, "class_names"), (trainer.datamodule, "classes"),
+                              (dataset, "classes")):  # fmt: skip
+        names = getattr(source, attribute, None)
+        if isinstance(names, list | tuple) and len(names) == num_classes:
+            return [str(name) for name in names]
+    return [str(i) for i in range(num_classes)]
+
+
+def _first_of_each_class(trainer: Trainer) -> tuple[Tensor, Tensor] | None:
+    loaders: Any = trainer.val_dataloaders or trainer.train_dataloader
+    loader = loaders[0] if isinstance(loaders, list) else loaders
+    chosen: dict[int, Tensor] = {}
+    for i, batch in enumerate(loader):
+        if not (isinstance(batch, list | tuple) and len(batch) == 2 and batch[0].ndim == 4):
+            return None
+        for image, label in zip(*batch, strict=True):
+            chosen.setdefault(int(label), image)
+        if i >= MAX_BATCHES or len(chosen) >= MAX_CLASSES:
+            break
+    labels = sorted(chosen)[:MAX_CLASSES]
+    return torch.stack([chosen[label] for label in labels]), torch.tensor(labels)

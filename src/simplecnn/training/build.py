@@ -1,0 +1,96 @@
+"""The parts of a run, built from its configuration."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.utils import get_class
+from pytorch_lightning.callbacks import (
+    Checkpoint,
+    DeviceStatsMonitor,
+    LearningRateMonitor,
+    ProgressBar,
+)
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+
+from simplecnn.callbacks.checkpoint import LastCheckpoint
+from simplecnn.callbacks.epoch_seed import EpochSeed
+from simplecnn.callbacks.finite_loss import FiniteLoss
+from simplecnn.callbacks.interruption import Interruption
+from simplecnn.callbacks.max_steps import MaxSteps
+from simplecnn.callbacks.phases import Phases
+from simplecnn.config.allow_list import build
+from simplecnn.data.shape import data_shape
+from simplecnn.models.classifier import Classifier
+from simplecnn.training.checkpoint_io import AtomicCheckpointIO
+from simplecnn.training.signals import Stop
+
+Config = Mapping[str, Any]
+NEED_A_LOGGER = (DeviceStatsMonitor, LearningRateMonitor)
+FROM_THE_DATA = ("in_channels", "image_size", "num_classes")  # of a network, where they are null
+
+
+def build_datamodule(config: Config) -> pl.LightningDataModule:
+    datamodule: pl.LightningDataModule = build(config["data"])
+    return datamodule
+
+
+def build_module(config: Config, datamodule: pl.LightningDataModule) -> pl.LightningModule:
+    """The LightningModule; a network whose size, channels or classes are null takes the data's."""
+    model = dict(config["model"])
+    network = model.get("network")
+    if isinstance(network, Mapping):
+        missing = [key for key in FROM_THE_DATA if key in network and network[key] is None]
+        if missing:
+            shape = data_shape(datamodule)
+            model["network"] = {**network, **{key: getattr(shape, key) for key in missing}}
+    # A Classifier builds its network itself: the checkpoint then holds the configuration.
+    recursive = not issubclass(get_class(model["_target_"]), Classifier)
+    module: pl.LightningModule = build(model, _recursive_=recursive, _convert_="all")
+    return module
+
+
+def build_trainer(config: Config, stop: Stop, *, purge_step: int | None = None) -> pl.Trainer:
+    """The Trainer with the callbacks and loggers of the configuration, and what every run has.
+
+    purge_step: the step from which the run is resumed.
+    """
+    settings = dict(config["trainer"])
+    callbacks = [build(node) for node in (config.get("callbacks") or {}).values() if node]
+    loggers = [_logger(node, purge_step) for node in (config.get("logger") or {}).values() if node]
+    if not loggers:  # nobody to log to
+        callbacks = [c for c in callbacks if not isinstance(c, NEED_A_LOGGER)]
+    # Ours finish an epoch before last.ckpt is written, all others begin the next one after it.
+    callbacks.sort(key=lambda c: (type(c) is LastCheckpoint) or 2 * (not _is_ours(c)))
+    first: list[pl.Callback] = [Interruption(stop), Phases(), FiniteLoss()]
+    if config["seed"] is not None:
+        first.append(EpochSeed(config["seed"]))
+    if settings.get("max_steps", -1) != -1:
+        first.append(MaxSteps(settings["max_steps"]))
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if SLURMEnvironment.detect():  # Lightning would save in the middle of an epoch
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    given = {
+        "default_root_dir": config["paths"]["output_dir"],
+        "enable_progress_bar": any(isinstance(c, ProgressBar) for c in callbacks),
+        "enable_checkpointing": any(isinstance(c, Checkpoint) for c in callbacks),
+        "enable_model_summary": False,
+    }
+    trainer: pl.Trainer = build(
+        {**given, **settings},
+        callbacks=[*first, *callbacks],
+        logger=loggers or False,
+        plugins=plugins,
+    )
+    return trainer
+
+
+def _logger(node: Config, purge_step: int | None) -> Any:
+    if purge_step is not None and issubclass(get_class(node["_target_"]), TensorBoardLogger):
+        node = {**node, "purge_step": purge_step}
+    return build(node)
+
+
+def _is_ours(callback: pl.Callback) -> bool:
+    return type(callback).__module__.startswith("simplecnn.")

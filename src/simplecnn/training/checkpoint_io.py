@@ -1,0 +1,52 @@
+"""Every checkpoint of the Trainer is written atomically, and found again after a move."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric.plugins import TorchCheckpointIO
+
+from simplecnn.checkpoint_file import read_checkpoint, write_checkpoint
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, syncs, renames. `seconds` adds up what that took.
+
+    Lightning's own writing goes by the system's temporary directory: where that is another file
+    system, a process that is killed leaves neither the new file nor the old one.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        start = time.perf_counter()
+        write_checkpoint(checkpoint, Path(path))
+        self.seconds += time.perf_counter() - start
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """The checkpoint, with the paths in it as its directory lies now.
+
+        ModelCheckpoint forgets its best score where its directory is not the one it was.
+        """
+        checkpoint = read_checkpoint(Path(path))
+        here = Path(path).absolute().parent
+        for state in checkpoint.get("callbacks", {}).values():
+            if isinstance(state, dict) and isinstance(state.get("dirpath"), str):
+                before = Path(state["dirpath"])
+                if before.name == here.name and before != here:
+                    state.update(_moved(state, str(before), str(here)))
+        return checkpoint
+
+
+def _moved(value: Any, before: str, here: str) -> Any:
+    """The same value, with `here` for `before` at the beginning of each path."""
+    if isinstance(value, dict):
+        return {_moved(k, before, here): _moved(v, before, here) for k, v in value.items()}
+    if isinstance(value, str) and value.startswith(before):
+        return here + value.removeprefix(before)
+    return value
