@@ -55,7 +55,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def problem(path: Path) -> str | None:
-    """What is wrong with a checkpoint, as the end of a sentence; None where nothing is. No torch."""
+    """What is wrong with a checkpoint, as the end of a sentence, or None. Without torch."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:

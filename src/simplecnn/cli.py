@@ -256,10 +256,10 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
         from simplecnn.config.allow_list import build
         from simplecnn.data.batches import scale
         from simplecnn.data.files import read_bundled
-        from simplecnn.inference.evaluate import load_classifier
+        from simplecnn.inference.networks import load_network
         from simplecnn.receptive_field.report import receptive_field_report
 
-    trained = load_classifier(checkpoint).network if checkpoint else None
+    trained = load_network(checkpoint) if checkpoint else None
     torch.manual_seed(config["seed"])
     network = build(parts["model"]["network"])
     digits, _ = read_bundled()

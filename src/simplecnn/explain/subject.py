@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simplecnn.config.allow_list import build
 from simplecnn.data.mnist import stratified_cut
 from simplecnn.errors import InputError
-from simplecnn.inference.evaluate import load_classifier
+from simplecnn.inference.evaluate import TestData, logits_of
+from simplecnn.inference.networks import load_network, untrained_network
 from simplecnn.models.activations import evaluation_mode
 from simplecnn.run_directory import RunDirectory, short
 from simplecnn.sweeps.report import short_names, value_text
@@ -80,40 +80,23 @@ def load_subject(
     Raises InputError where the network does not take these images.
     """
     config = run.config()
-    datamodule: Any = build(run.data(data))
-    module = load_classifier(checkpoint)
-    torch.manual_seed(config.get("seed") or 0)
-    untrained = build(config["model"]["network"])
-    datamodule.prepare_data("test")
-    datamodule.setup("test")
-    batches = list(datamodule.test_dataloader())
-    images, labels = (torch.cat([batch[i] for batch in batches]) for i in (0, 1))
-    names = tuple(getattr(datamodule, "class_names", ())) or tuple(
-        str(c) for c in range(int(labels.max()) + 1)
-    )
-    for network in (module.network, untrained):
-        network.eval().requires_grad_(False)
-    try:
-        num_logits = module.network(images[:1]).shape[1]
-    except RuntimeError as error:
-        size = " x ".join(map(str, images.shape[1:]))
-        reason = str(error).splitlines()[0]
+    test = TestData(data or config["data"])
+    network = load_network(checkpoint)
+    images, labels = test.tensors()
+    num_classes = logits_of(network, images[:1]).shape[1]
+    if num_classes <= int(labels.max()):
         raise InputError(
-            f"The network of {short(run.path)} does not take images of {size}: {reason}"
-        ) from None
-    if num_logits != len(names):
-        raise InputError(
-            f"The network of {short(run.path)} tells {num_logits} classes apart, and the test "
-            f"images have {len(names)}."
+            f"The network of {short(run.path)} tells {num_classes} classes apart, and the test "
+            f"images have {int(labels.max()) + 1}."
         )
     return Subject(
         name=f"{short(run.path)}, {checkpoint.name}",
-        network=module.network,
-        untrained=untrained,
+        network=network,
+        untrained=untrained_network(checkpoint, config.get("seed") or 0),
         images=images,
         labels=labels,
-        class_names=names,
-        data_name=getattr(datamodule, "name", "test images"),
+        class_names=test.class_names(num_classes),
+        data_name=test.name,
         values=values or {},
     )
 

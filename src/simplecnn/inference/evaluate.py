@@ -1,70 +1,103 @@
-"""A run's checkpoint on test digits: loss, accuracy, per class, and who is taken for whom."""
+"""A run's checkpoint on test images: loss, accuracy, per class, and who is taken for whom."""
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from filelock import FileLock
+from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from simplecnn.config.allow_list import build
 from simplecnn.console import configure_lightning_logging
-from simplecnn.errors import InputError
+from simplecnn.errors import InputError, short
 from simplecnn.inference.networks import load_network
 from simplecnn.models.activations import evaluation_mode
-from simplecnn.models.classifier import Classifier
-from simplecnn.run_directory import RunDirectory, short, write_json
+from simplecnn.run_directory import RunDirectory, write_json
 
 log = logging.getLogger(__name__)
 RESULTS = "evaluation.json"
 
 
-def evaluate(folder: RunDirectory, checkpoint: Path, *, data: Mapping[str, Any] | None) -> float:
+def evaluate(directory: RunDirectory, checkpoint: Path, *, data: Mapping[str, Any] | None) -> float:
     """Evaluate a checkpoint of a run, print the result, add it to the run's evaluation.json.
 
     `data` is the configuration of another data set than the run's own. Returns the accuracy.
     """
     configure_lightning_logging()
-    config = folder.data(data)
-    datamodule: Any = build(config)
-    module = load_classifier(checkpoint)
-    datamodule.prepare_data("test")
-    datamodule.setup("test")
-    result = measure(module, datamodule)
-    name = f"{checkpoint.stem} on {result['num_images']:,} test images of {datamodule.name}"
-    if config.get("crop") != folder.data().get("crop"):
-        name += " with data.crop=[{},{}]".format(*config["crop"])
-    _add(folder, name, {"checkpoint": checkpoint.name, **result})
-    log.info("%s\n\nadded to %s", _table(name, result), short(folder.path / RESULTS))
+    images = TestData(data or directory.config()["data"])
+    network = load_network(checkpoint)
+    result = measure(network, images)
+    name = f"{checkpoint.stem} on {result['num_images']:,} test images of {images.name}"
+    add_result(directory.path, name, {"checkpoint": checkpoint.name, **result})
+    log.info("%s\n\nadded to %s", _table(name, result), short(directory.path / RESULTS))
     return result["acc"]
 
 
-def load_classifier(path: Path, device: str = "cpu") -> Classifier:
-    """The classifier in a checkpoint. Raises InputError where the file is not one."""
-    load_network(path)  # finds what is wrong with it
-    try:
-        return Classifier.load_from_checkpoint(path, map_location=device, weights_only=True)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{short(path)} is not a checkpoint of simplecnn: {reason}") from None
+class TestData:
+    """The test images of a data module, ours or another, and what its classes are called.
+
+    Raises InputError where it has none.
+    """
+
+    __test__ = False  # pytest takes it for a test
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.datamodule = build(config)
+        self.name = str(getattr(self.datamodule, "name", type(self.datamodule).__name__))
+        self.datamodule.prepare_data()
+        self.datamodule.setup("test")
+        loader = self.datamodule.test_dataloader()
+        self.loader = loader[0] if isinstance(loader, list) else loader
+        if not self.loader:
+            raise InputError(f"data: {self.name} has no test images.")
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """All images (N, C, H, W) and labels (N,)."""
+        batches = list(self.loader)
+        return torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches])
+
+    def class_names(self, num_classes: int) -> tuple[str, ...]:
+        """The names of the data module or of its data set; 0, 1, 2, … where it has none."""
+        sources = [(self.datamodule, "class_names"), (self.datamodule, "classes"),
+                   (getattr(self.loader, "dataset", None), "classes")]  # fmt: skip
+        for source, attribute in sources:
+            names = getattr(source, attribute, None)
+            if isinstance(names, list | tuple) and len(names) == num_classes:
+                return tuple(map(str, names))
+        return tuple(str(i) for i in range(num_classes))
 
 
 @torch.no_grad()
-def measure(module: Classifier, datamodule: Any) -> dict[str, Any]:
+def measure(network: nn.Module, data: TestData) -> dict[str, Any]:
     """Loss and accuracy on the test set, accuracy per class, confusion[true][predicted] counts."""
     logits, labels = [], []
-    with evaluation_mode(module.network):
-        for images, answers in datamodule.test_dataloader():
-            logits.append(module.network(images.to(module.device)))
-            labels.append(answers.to(module.device))
-    return summarise(torch.cat(logits), torch.cat(labels), datamodule.class_names)
+    with evaluation_mode(network):
+        for images, answers in data.loader:
+            logits.append(logits_of(network, images))
+            labels.append(answers)
+    return summarize(torch.cat(logits), torch.cat(labels), data.class_names(logits[0].shape[1]))
 
 
-def summarise(logits: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> dict[str, Any]:
+def logits_of(network: nn.Module, images: Tensor) -> Tensor:
+    """The network's answer to a batch. Raises InputError where it does not take these images."""
+    try:
+        answer = network(images)
+    except RuntimeError as error:
+        size = " x ".join(map(str, images.shape[1:]))
+        raise InputError(
+            f"The network does not take images of {size}: {str(error).splitlines()[0]}"
+        ) from None
+    if not (isinstance(answer, Tensor) and answer.ndim == 2):
+        raise InputError("The network does not give logits (N, classes): nothing to compare.")
+    return answer
+
+
+def summarize(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
     """The same from logits (N, classes) and labels (N,)."""
     confusion = multiclass_confusion_matrix(logits, labels, num_classes=len(class_names))
     counts = confusion.sum(1).tolist()
@@ -81,11 +114,16 @@ def summarise(logits: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> d
     }
 
 
-def _add(folder: RunDirectory, name: str, result: dict[str, Any]) -> None:
-    """Add to the evaluations there are; only the same one is replaced."""
-    path = folder.path / RESULTS
-    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    write_json(path, {**results, name: result})
+def add_result(directory: Path, name: str, result: dict[str, Any]) -> None:
+    """Add to the evaluations there are; only the same one is replaced.
+
+    Several processes may do so at once.
+    """
+    path = directory / RESULTS
+    lock = directory / f".{RESULTS}.lock"
+    with FileLock(lock, timeout=60):
+        results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        write_json(path, {**results, name: result})
 
 
 def _table(name: str, result: dict[str, Any]) -> str:
@@ -96,7 +134,7 @@ def _table(name: str, result: dict[str, Any]) -> str:
         name,
         f"loss {result['loss']:.4f}   accuracy {100 * result['acc']:.2f} %",
         "",
-        f"{'true':<{width}}{'right':>9}   taken for",
+        f"{'true':<{width}}{'right':>9}   predicted",
         " " * (width + 12) + "".join(f"{c[: cell - 1]:>{cell}}" for c in classes),
     ]
     for label, row in zip(classes, result["confusion"], strict=True):

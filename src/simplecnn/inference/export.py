@@ -8,8 +8,14 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from simplecnn.checkpoint_file import read_checkpoint
 from simplecnn.errors import InputError, short
-from simplecnn.inference.networks import NETWORK, load_network, load_safetensors, network_parts
+from simplecnn.inference.networks import (
+    NETWORK,
+    load_network,
+    load_safetensors,
+    network_config,
+)
 
 
 def export(path: Path, to: Path) -> dict[str, Any]:
@@ -20,7 +26,12 @@ def export(path: Path, to: Path) -> dict[str, Any]:
     gets its name. Raises InputError.
     """
     network = load_network(path)
-    config, _ = network_parts(path)
+    config = network_config(read_checkpoint(path), path)
+    if config is None:
+        raise InputError(
+            f"{short(path)} is that of a LightningModule of your own: only the network of a "
+            f"Classifier is exported."
+        )
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
     temporary = to.with_name(f".{to.name}.{os.getpid()}")
     try:

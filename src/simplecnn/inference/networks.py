@@ -1,4 +1,4 @@
-"""The network in a checkpoint or an exported file. No Lightning.
+"""The network in a checkpoint or an exported file.
 
 Either may come from someone else: no pickle in it is run, what it names is on the allow-list, and
 nothing larger than the file itself is allocated.
@@ -17,29 +17,46 @@ from simplecnn.checkpoint_file import read_checkpoint
 from simplecnn.config.allow_list import build
 from simplecnn.errors import InputError, short
 from simplecnn.old_runs import upgrade_hyper_parameters, upgrade_network
+from simplecnn.run_directory import RunDirectory
 
-PREFIX = "network."  # of the network's weights in a checkpoint
+PREFIX = "network."  # of the network's weights in a Classifier's checkpoint
 NETWORK = "network"  # key of an exported file's metadata that says what to build
 
 
 def load_network(path: Path) -> nn.Module:
-    """The network in a checkpoint of a run, in evaluation mode on the CPU. Raises InputError."""
-    config, weights = network_parts(path)
-    return _network(config, weights, path)
+    """The network in a checkpoint of a run, in evaluation mode on the CPU.
 
-
-def network_parts(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """How the network in a checkpoint is built, and its weights. Raises InputError."""
+    For a LightningModule of the user's own, this is its `network`, or the module itself.
+    Raises InputError.
+    """
     content = read_checkpoint(path)
+    config = network_config(content, path)
+    weights = content["state_dict"]
+    if config is not None:
+        weights = {
+            name.removeprefix(PREFIX): value
+            for name, value in weights.items()
+            if name.startswith(PREFIX)
+        }
+        return _loaded(config, weights, path)
+    module = _loaded(_model_config(path), weights, path)
+    network = getattr(module, "network", module)
+    return network if isinstance(network, nn.Module) else module
+
+
+def untrained_network(path: Path, seed: int) -> nn.Module:
+    """The same network with the weights that a seed draws, in evaluation mode."""
+    config = network_config(read_checkpoint(path), path)
+    torch.manual_seed(seed)
+    module: nn.Module = build(config if config is not None else _model_config(path))
+    network = module if config is not None else getattr(module, "network", module)
+    return network.eval().requires_grad_(False)
+
+
+def network_config(content: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
+    """How a Classifier's network is built; None in the checkpoint of another LightningModule."""
     config = upgrade_hyper_parameters(content, path).get("network")
-    if not isinstance(config, Mapping) or "_target_" not in config:
-        raise InputError(f"{short(path)} is not a checkpoint of simplecnn: it names no network.")
-    weights = {
-        str(name).removeprefix(PREFIX): value
-        for name, value in content["state_dict"].items()
-        if str(name).startswith(PREFIX)
-    }
-    return dict(config), weights
+    return dict(config) if isinstance(config, Mapping) and "_target_" in config else None
 
 
 def load_safetensors(path: Path) -> nn.Module:
@@ -53,24 +70,55 @@ def load_safetensors(path: Path) -> nn.Module:
     except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"{short(path)} is not an export of simplecnn: {reason[0]}.") from None
-    return _network(config, weights, path)
+    return _loaded(config, weights, path)
 
 
-def _network(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> nn.Module:
+def _model_config(path: Path) -> dict[str, Any]:
+    """The `model` of the run that a checkpoint lies in."""
+    directory = RunDirectory(path.absolute().parent.parent)
+    if not (directory.path / "config.yaml").is_file():
+        raise InputError(
+            f"{short(path)} names no network, and its run's config.yaml is not beside it."
+        )
+    model: dict[str, Any] = directory.config()["model"]
+    return model
+
+
+def _loaded(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> nn.Module:
     try:
-        with torch.device("meta"):  # allocates nothing, whatever size the file names
-            network: nn.Module = build(config)
+        _check_size(config, weights, path)
+        module: nn.Module = build(config)
         # In one order in memory, wherever they come from: the same logits in every bit.
         ordered = {
             name: value.clone(memory_format=torch.contiguous_format)
             for name, value in weights.items()
         }
-        network.load_state_dict(ordered, assign=True)
+        module.load_state_dict(ordered, assign=True)
     except InputError as error:
         raise InputError(f"{short(path)}: {error}") from None
     except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(
-            f"{short(path)}: its weights do not fit its network: {reason[0]}"
-        ) from None
-    return network.eval().requires_grad_(False)
+        raise InputError(_misfit(path, error)) from None
+    return module.eval().requires_grad_(False)
+
+
+def _check_size(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse a network that is larger than its weights, before anything is allocated."""
+    for name, value in weights.items():
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise InputError(f"{name} is larger than what the file holds of it.")
+    try:
+        with torch.device("meta"):
+            module = build(config)
+    except InputError:
+        raise
+    except Exception:  # a class of the user's own may need real tensors to be built
+        return
+    try:
+        module.load_state_dict(dict(weights), assign=True)
+    except RuntimeError as error:
+        raise InputError(_misfit(path, error)) from None
+
+
+def _misfit(path: Path, error: Exception) -> str:
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{short(path)}: its weights do not fit its network: {reason[0]}"

@@ -28,10 +28,11 @@ class Classifier(pl.LightningModule):
 
     scheduler_interval: whether the scheduler steps once an `epoch` or once a `step`.
     scheduler_monitor: the metric that ReduceLROnPlateau waits for.
-    compile: false; true; or a mode of torch.compile, `reduce-overhead` (CUDA graphs), `max-autotune`.
+    compile: whether torch.compile compiles the network, or the mode in which it does:
+        `reduce-overhead` (CUDA graphs), `max-autotune`.
 
-    Logs loss and accuracy (`acc`, 0 to 1) of `train/`, `val/` and `test/`, once an epoch. A subclass
-    gives another `self.loss` (logits, labels), or more metrics by `configure_metrics`.
+    Logs loss and accuracy (`acc`, 0 to 1) of `train/`, `val/` and `test/`, once an epoch. A
+    subclass gives another `self.loss` (logits, labels), or more metrics by `configure_metrics`.
     """
 
     def __init__(
@@ -52,10 +53,10 @@ class Classifier(pl.LightningModule):
         if compile:  # in place: the keys of a checkpoint stay the same
             self.network.compile(mode=None if compile is True else compile)
         self.loss: nn.Module = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
-        self.metrics = nn.ModuleDict(
-            {f"{stage}_metrics": nn.ModuleDict(self.configure_metrics()) for stage in STAGES}
-        )
-        self.loss_and_accuracy = nn.ModuleDict({f"{s}_metrics": LossAndAccuracy() for s in STAGES})
+        self.metrics = nn.ModuleDict()
+        for stage in STAGES:
+            of_stage = {"loss_and_accuracy": LossAndAccuracy(), **self.configure_metrics()}
+            self.metrics[f"{stage}_metrics"] = nn.ModuleDict(of_stage)
 
     def configure_metrics(self) -> dict[str, Metric]:
         """Further metrics of (logits, labels) by name; called once for each stage."""
@@ -80,10 +81,16 @@ class Classifier(pl.LightningModule):
         images, labels = batch
         logits = self.network(images)
         loss = self.loss(logits, labels)
-        self.loss_and_accuracy[f"{stage}_metrics"].update(loss, logits, labels)
-        for metric in self.metrics[f"{stage}_metrics"].values():
-            metric.update(logits, labels)
+        for metric in self._metrics(stage).values():
+            if isinstance(metric, LossAndAccuracy):
+                metric.update(loss, logits, labels)
+            else:
+                metric.update(logits, labels)
         return loss, logits
+
+    def _metrics(self, stage: str) -> dict[str, Metric]:
+        metrics: Any = self.metrics[f"{stage}_metrics"]
+        return dict(metrics.items())
 
     # Metrics are logged when the epoch ends: self.log in each step costs up to a millisecond.
 
@@ -98,12 +105,11 @@ class Classifier(pl.LightningModule):
         self._log("test")
 
     def _log(self, stage: str) -> None:
-        name = f"{stage}_metrics"
-        values = {}
-        for key, metric in [("", self.loss_and_accuracy[name]), *self.metrics[name].items()]:
+        values: dict[str, Any] = {}
+        for name, metric in self._metrics(stage).items():
             if metric.update_called:  # not by a subclass with a step of its own
                 value = metric.compute()
-                values |= value if isinstance(value, dict) else {key: value}
+                values |= value if isinstance(value, dict) else {name: value}
                 metric.reset()
         logged = {f"{stage}/{key}": value for key, value in values.items()}
         self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)

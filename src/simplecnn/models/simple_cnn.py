@@ -71,7 +71,7 @@ class SimpleCNN(nn.Sequential):
     def forward(self, images: Tensor) -> Tensor:
         layers = list(self)
         if self.training:
-            # ReLU and maximum commute, gradients included: pool first, and ReLU has a quarter to do.
+            # ReLU and maximum commute, gradients included: pool first, ReLU has a quarter to do.
             for i, layer in enumerate(layers):
                 if isinstance(layer, nn.MaxPool2d):
                     layers[i - 1], layers[i] = layer, layers[i - 1]
