@@ -172,8 +172,8 @@ def predict(config: dict[str, Any], folder: Path) -> list[str]:
 
         from simplecnn.inference import predict as prediction
 
-    seen = {"dataset": data.get("dataset", "MNIST"), "crop": data.get("crop")}
-    return prediction.predict(checkpoint, np.stack(digits), names, **seen)
+    dataset = data.get("dataset", "MNIST")
+    return prediction.predict(checkpoint, np.stack(digits), names, dataset=dataset)
 
 
 @command("export")
@@ -253,7 +253,7 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
         import torch
 
         from simplecnn.config.allow_list import build
-        from simplecnn.data.batches import cropped, scale
+        from simplecnn.data.batches import scale
         from simplecnn.data.files import read_bundled
         from simplecnn.inference.evaluate import load_classifier
         from simplecnn.receptive_field.report import receptive_field_report
@@ -263,8 +263,7 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
     network = build(parts["model"]["network"])
     digits, _ = read_bundled()
     chosen = torch.randperm(len(digits))[: config["num_images"]]
-    seen = cropped(torch.from_numpy(digits)[chosen], parts["data"].get("crop"))
-    images = scale(seen.unsqueeze(1))
+    images = scale(torch.from_numpy(digits)[chosen].unsqueeze(1))
     try:
         network(images[:1])
     except RuntimeError as error:

@@ -84,7 +84,7 @@ def load_subject(
     module = load_classifier(checkpoint)
     torch.manual_seed(config.get("seed") or 0)
     untrained = build(config["model"]["network"])
-    datamodule.prepare_data("test")
+    datamodule.prepare_data()
     datamodule.setup("test")
     batches = list(datamodule.test_dataloader())
     images, labels = (torch.cat([batch[i] for batch in batches]) for i in (0, 1))

@@ -32,7 +32,7 @@ def evaluate(folder: RunDirectory, checkpoint: Path, *, data: Mapping[str, Any] 
     config = folder.data(data)
     datamodule: Any = build(config)
     module = load_classifier(checkpoint)
-    datamodule.prepare_data("test")
+    datamodule.prepare_data()
     datamodule.setup("test")
     result = measure(module, datamodule)
     name = f"{checkpoint.stem} on {result['num_images']:,} test images of {datamodule.name}"

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from simplecnn.data.batches import cropped, scale
 from simplecnn.data.files import class_names
 from simplecnn.errors import InputError
 from simplecnn.inference.export import load_network
@@ -22,16 +21,12 @@ def predict(
     names: Sequence[str],
     *,
     dataset: str = "MNIST",
-    crop: Sequence[int] | None = None,
 ) -> list[str]:
     """Print what the network takes each of `digits` (N, 28, 28), 0 to 1, for; gives the classes.
 
-    `names` are those of the N images, `crop` is the part of an image that the network sees.
+    `names` are those of the N images.
     """
-    classes = class_names(dataset)
-    if crop is not None:
-        pixels = torch.from_numpy(np.rint(255 * digits).astype(np.uint8))
-        digits = scale(cropped(pixels, crop)).numpy()
+    classes = class_names("MNIST" if dataset == "MNIST5k" else dataset)
     probabilities = classify(load_network(checkpoint), digits)
     if probabilities.shape[1] != len(classes):
         classes = tuple(str(i) for i in range(probabilities.shape[1]))
