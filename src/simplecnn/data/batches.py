@@ -28,6 +28,7 @@ class Batches:
     shuffle_seed: None keeps the order of the images. With a seed, the order of epoch e is made
         from (seed, e) alone, whatever the device and the number of processes. Lightning calls
         `set_epoch`; without a call, each complete pass begins the next epoch.
+    reshuffle: False gives every epoch the order of the first one.
     augmentation: changes made to the images, drawn for each image from the seed of the order and
         the epoch alone. Only with a shuffle_seed.
     num_augmented_epochs: the epochs after so many see the images as they are. None: no epoch does.
@@ -48,6 +49,7 @@ class Batches:
         *,
         batch_size: int,
         shuffle_seed: int | None = None,
+        reshuffle: bool = True,
         augmentation: RandomAffine | None = None,
         num_augmented_epochs: int | None = None,
         rank: int = 0,
@@ -66,6 +68,7 @@ class Batches:
         self.labels = labels
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
+        self.reshuffle = reshuffle
         self.augmentation = augmentation
         self.num_augmented_epochs = num_augmented_epochs
         self.rank = rank
@@ -95,7 +98,8 @@ class Batches:
     @property
     def sampler(self) -> "Batches | SequentialSampler":
         """Where Lightning looks for `set_epoch`, and for a type that says "not shuffled"."""
-        return SequentialSampler(self.labels) if self.shuffle_seed is None else self
+        is_shuffled = self.shuffle_seed is not None and self.reshuffle
+        return self if is_shuffled else SequentialSampler(self.labels)
 
     def set_epoch(self, epoch: int) -> None:
         """The next pass is that of `epoch`, counted from 0."""
@@ -107,7 +111,8 @@ class Batches:
             order = torch.arange(len(self.images))
         else:
             # NumPy mixes the two numbers: the epochs of neighboring seeds share no order.
-            rng = np.random.default_rng((self.shuffle_seed, self.epoch))
+            epoch = self.epoch if self.reshuffle else 0
+            rng = np.random.default_rng((self.shuffle_seed, epoch))
             order = torch.from_numpy(rng.permutation(len(self.images)))
         cuts = [i * self.batch_size for i in range(1, len(self))]
         batches = order.to(self.labels.device).tensor_split(cuts)

@@ -155,9 +155,7 @@ class MNISTDataModule(LightningDataModule):
                 self.splits[name] = (images.to(device), labels.to(device))
 
     def train_dataloader(self) -> Batches:
-        seed: int | None = self.seed
-        if getattr(self.trainer, "overfit_batches", 0):
-            seed = None  # the same few batches in every epoch
+        overfits = bool(getattr(self.trainer, "overfit_batches", 0))
         num_epochs = getattr(self.trainer, "max_epochs", None) or -1
         num_augmented = None
         if self.clean_epochs and num_epochs > 0:
@@ -165,8 +163,9 @@ class MNISTDataModule(LightningDataModule):
         return self._batches(
             "train",
             self.batch_size,
-            shuffle_seed=seed,
-            augmentation=self.augmentation,
+            shuffle_seed=self.seed,
+            reshuffle=not overfits,  # the same few batches in every epoch
+            augmentation=None if overfits else self.augmentation,
             num_augmented_epochs=num_augmented,
         )
 
