@@ -386,7 +386,7 @@ def test_a_tenth_of_the_batches_is_one_or_more(name, monkeypatch):
     monkeypatch.setitem(NUM_IMAGES, "train", 60_000)
     monkeypatch.setitem(NUM_IMAGES, "test", 10_000)
     config = yaml.safe_load((ROOT / "conf" / "data" / f"{name}.yaml").read_text())
-    kept = {key: config[key] for key in ("dataset", "eval_batch_size", "val_size")}
+    kept = {key: config[key] for key in ("dataset", "eval_batch_size")}
     data = MNISTDataModule(data_dir="data", **kept)
     for split in ("val", "test"):
         images = torch.zeros(data.split_sizes[split], 28, 28, dtype=torch.uint8)

@@ -15,7 +15,7 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -40,6 +40,7 @@ CLASS_NAMES = {
     "FashionMNIST": ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt",
                      "Sneaker", "Bag", "Ankle boot"),
     "KMNIST": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+    "MNIST5k": tuple("0123456789"),  # bundled, without files
 }  # fmt: skip
 MIRRORS = {  # folders that hold the .gz files
     "MNIST": (
@@ -205,14 +206,18 @@ def read_bundled() -> tuple[np.ndarray, np.ndarray]:
 
 
 def class_names(dataset: str) -> tuple[str, ...]:
-    """The name of each class. Raises ValueError for another data set than the three."""
-    if dataset not in CLASS_NAMES:
-        raise ValueError(f"dataset is {dataset!r}: it must be one of {', '.join(CLASS_NAMES)}.")
+    """The name of each class, of MNIST5k too. Raises ValueError for an unknown data set."""
+    _check(dataset, CLASS_NAMES)
     return CLASS_NAMES[dataset]
 
 
+def _check(dataset: str, choices: Iterable[str]) -> None:
+    if dataset not in choices:
+        raise ValueError(f"dataset is {dataset!r}: it must be one of {', '.join(choices)}.")
+
+
 def _raw_folder(data_dir: str | Path, dataset: str) -> Path:
-    class_names(dataset)
+    _check(dataset, MIRRORS)
     return Path(data_dir).expanduser() / dataset / "raw"
 
 

@@ -13,7 +13,6 @@ from simplecnn.data.augmentation import RandomAffine
 from simplecnn.data.batches import Batches, scale
 from simplecnn.data.files import NUM_BUNDLED
 
-BUNDLED = "MNIST5k"
 NUM_BUNDLED_TEST = 500
 BUNDLED_TEST_SEED = 0  # a constant: the test digits are the same in every run
 
@@ -82,10 +81,8 @@ class MNISTDataModule(LightningDataModule):
         timeout: float = 10.0,
     ) -> None:
         super().__init__()
-        choices = (*mnist_files.CLASS_NAMES, BUNDLED)
-        if dataset not in choices:
-            raise ValueError(f"dataset is {dataset!r}: it must be one of {', '.join(choices)}.")
-        self.is_bundled = dataset == BUNDLED
+        self.class_names = mnist_files.class_names(dataset)
+        self.is_bundled = dataset == "MNIST5k"
         if data_dir is None and not self.is_bundled:
             raise ValueError(f"data_dir is null: {dataset} needs a folder for its files.")
         for name, value, minimum in [
@@ -120,7 +117,6 @@ class MNISTDataModule(LightningDataModule):
         self.mirrors = mirrors
         self.timeout = timeout
         self.name = "MNIST 5k" if self.is_bundled else dataset
-        self.class_names = mnist_files.class_names("MNIST" if self.is_bundled else dataset)
         self.image_shape = (channels, 28, 28)
         self.split_sizes = {"train": num_train - val_size, "val": val_size, "test": num_test}
         stages = [("val", val_size > 0), ("test", test_each_epoch)]

@@ -26,7 +26,7 @@ def predict(
 
     `names` are those of the N images.
     """
-    classes = class_names("MNIST" if dataset == "MNIST5k" else dataset)
+    classes = class_names(dataset)
     probabilities = classify(load_network(checkpoint), digits)
     if probabilities.shape[1] != len(classes):
         classes = tuple(str(i) for i in range(probabilities.shape[1]))
