@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from simplecnn.data import files as mnist_files
-from simplecnn.data.files import ALL_FILES, FILES
+from simplecnn.data.files import ALL_FILES, FILES, SUMMED_FILES
 
 
 @dataclass
@@ -28,22 +28,19 @@ class Originals:
 
     zipped: Path  # folder of the four .gz
     data_dir: Path  # holds MNIST/raw with the four extracted files
-    sha256: dict[str, str]
-    md5: dict[str, str]
+    sha256: dict[str, str]  # of the eight files, by their names
     num_images: dict[str, int]
     real: bool
 
     def know(self, monkeypatch: pytest.MonkeyPatch) -> None:
         if not self.real:
-            real_sums = mnist_files._md5_sums
-            monkeypatch.setattr(mnist_files, "MNIST_SHA256", self.sha256)
-            monkeypatch.setattr(
-                mnist_files,
-                "_md5_sums",
-                lambda dataset: self.md5 if dataset == "MNIST" else real_sums(dataset),
-            )
+            monkeypatch.setitem(mnist_files.SHA256, "MNIST", self.sums)
             for part, number in self.num_images.items():
                 monkeypatch.setitem(mnist_files.NUM_IMAGES, part, number)
+
+    @property
+    def sums(self) -> tuple[str, ...]:
+        return tuple(self.sha256[name] for name in SUMMED_FILES)
 
     def content(self, name: str) -> bytes:
         return (self.data_dir / "MNIST" / "raw" / name).read_bytes()
@@ -78,15 +75,15 @@ def find_or_make(
             )
             for name, content in zip(FILES[part], contents, strict=True):
                 (zipped / f"{name}.gz").write_bytes(gzip.compress(content, mtime=0))
-    sha256, md5 = {}, {}
+    sha256 = {}
     for name in ALL_FILES:
         gz = (zipped / f"{name}.gz").read_bytes()
         content = gzip.decompress(gz)
         (raw / name).write_bytes(content)
         sha256[name] = hashlib.sha256(content).hexdigest()
-        md5[name] = hashlib.md5(gz).hexdigest()
+        sha256[f"{name}.gz"] = hashlib.sha256(gz).hexdigest()
     num_images = {"train": 60_000, "test": 10_000} if real else {"train": 5_000, "test": 1_000}
-    return Originals(zipped, folder / "data", sha256, md5, num_images, real)
+    return Originals(zipped, folder / "data", sha256, num_images, real)
 
 
 @dataclass

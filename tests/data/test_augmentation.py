@@ -8,7 +8,7 @@ import torch
 
 from simplecnn.data.augmentation import NUM_LINES, RandomAffine, RandomElastic
 from simplecnn.data.batches import Batches
-from simplecnn.data.mnist import MNIST5kDataModule
+from simplecnn.data.mnist import MNISTDataModule
 
 
 def maps(affine: RandomAffine, num_images: int = 2000) -> np.ndarray:
@@ -114,7 +114,7 @@ def epoch_images(loader: Batches, epoch: int) -> torch.Tensor:
 
 
 def test_an_epoch_is_made_from_seed_and_epoch_whatever_the_batches(bundled):
-    images, labels = torch.from_numpy(bundled[0][::10].copy()), torch.arange(500)
+    images, labels = torch.from_numpy(bundled[0][::10, None].copy()), torch.arange(500)
     affine = RandomAffine(degrees=10, scale=0.1, shear=0.1, shift=2)
 
     def loader(**changes):
@@ -123,7 +123,7 @@ def test_an_epoch_is_made_from_seed_and_epoch_whatever_the_batches(bundled):
 
     first = epoch_images(loader(), 0)
     assert first.shape == (500, 1, 28, 28) and 0 <= first.min() and first.max() <= 1 + 1e-6
-    plain = images[:, None] / 255
+    plain = images / 255
     assert (first - plain).abs().mean(dim=(1, 2, 3)).min() > 1e-3  # each was changed
     assert first.mean() == pytest.approx(plain.mean().item(), rel=0.05)
     torch.testing.assert_close(first, epoch_images(loader(batch_size=37), 0), rtol=0, atol=1e-6)
@@ -139,15 +139,11 @@ def test_an_epoch_is_made_from_seed_and_epoch_whatever_the_batches(bundled):
     both = torch.stack([seen[i] for i in range(500)])
     torch.testing.assert_close(both, first, rtol=0, atol=1e-6)
 
-    resumed = loader()
-    resumed.load_state_dict({**loader().state_dict(), "batch": 5})
-    rest = torch.cat([batch for batch, _ in resumed])
-    whole = torch.cat([batch for batch, _ in loader()])
-    torch.testing.assert_close(rest, whole[5 * 64 :], rtol=0, atol=1e-6)
-
 
 def test_the_last_epochs_may_see_the_images_as_they_are():
-    datamodule = MNIST5kDataModule(augmentation=RandomAffine(degrees=45), clean_epochs=2)
+    datamodule = MNISTDataModule(
+        dataset="MNIST5k", augmentation=RandomAffine(degrees=45), clean_epochs=2
+    )
     datamodule.setup()
 
     def is_plain(epoch: int) -> bool:
@@ -165,6 +161,6 @@ def test_the_last_epochs_may_see_the_images_as_they_are():
 
 
 def test_images_to_evaluate_are_never_changed(bundled):
-    images, labels = torch.from_numpy(bundled[0][:100]), torch.arange(100)
+    images, labels = torch.from_numpy(bundled[0][:100, None]), torch.arange(100)
     loader = Batches(images, labels, batch_size=50, augmentation=RandomAffine(degrees=45))
-    assert torch.equal(torch.cat([batch for batch, _ in loader])[:, 0], images / 255)
+    assert torch.equal(torch.cat([batch for batch, _ in loader]), images / 255)

@@ -1,4 +1,4 @@
-"""Batches and their order: every image once, shared by processes, gone on with where it stopped."""
+"""Batches and their order: every image once, shared by processes, made from seed and epoch."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ from simplecnn.data.batches import Batches, scale
 def numbered(num_images: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Images of one pixel, and labels that count them."""
     labels = torch.arange(num_images)
-    return (labels % 256).to(torch.uint8).reshape(-1, 1, 1), labels
+    return (labels % 256).to(torch.uint8).reshape(-1, 1, 1, 1), labels
 
 
 def label_lists(batches: Iterator | Batches) -> list[list[int]]:
@@ -31,8 +31,9 @@ def test_pixels_are_those_of_to_tensor():
     assert (scaled.min(), scaled.max()) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("shape", [(100, 28, 28), (100, 1, 28, 28)])
-def test_a_batch_holds_images_and_their_labels(shape):
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_batch_holds_images_and_their_labels(channels):
+    shape = (100, channels, 28, 28)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator())
     labels = torch.arange(100)
     loader = Batches(images, labels, batch_size=32, shuffle_seed=1)
@@ -40,8 +41,8 @@ def test_a_batch_holds_images_and_their_labels(shape):
     seen = []
     for batch, chosen in loader:
         assert (batch.dtype, chosen.dtype) == (torch.float32, torch.int64)
-        assert batch.shape == (len(chosen), 1, 28, 28)
-        assert torch.equal(batch[:, 0], images.reshape(100, 28, 28)[chosen] / 255)
+        assert batch.shape == (len(chosen), channels, 28, 28)
+        assert torch.equal(batch, images[chosen] / 255)
         batch.mul_(0), chosen.mul_(0)  # a batch is the receiver's own
         seen.append(len(chosen))
     assert seen == [32, 32, 32, 4]
@@ -117,50 +118,6 @@ def test_processes_share_every_batch(size, seed, epoch):
     for parts in zip(*of_each, strict=True):
         lengths = [len(part) for part in parts]
         assert max(lengths) - min(lengths) <= 1
-
-
-@settings(derandomize=True, deadline=None, max_examples=100)
-@given(sizes, st.integers(0, 60), st.integers(0, 3))
-def test_a_pass_goes_on_where_it_was_left(size, num_before, epoch):
-    num_images, batch_size, world_size = size
-    keywords = {"batch_size": batch_size, "shuffle_seed": 5, "world_size": world_size}
-    whole = Batches(*numbered(num_images), **keywords)
-    whole.set_epoch(epoch)
-    expected = label_lists(whole) + label_lists(whole)
-    left = Batches(*numbered(num_images), **keywords)
-    left.set_epoch(epoch)
-    stream = iter(left)
-    num_before = min(num_before, len(left))
-    for _ in range(num_before):
-        next(stream)
-    state = left.state_dict()
-    assert (state["epoch"], state["batch"]) == (epoch, num_before)
-    assert all(type(value) is int for value in state.values())
-    resumed = Batches(*numbered(num_images), **keywords)
-    iter(resumed)  # an iterator that nobody uses
-    resumed.load_state_dict(state)
-    iter(resumed)
-    resumed.set_epoch(epoch)
-    assert resumed.state_dict() == state
-    assert label_lists(resumed) + label_lists(resumed) == expected[num_before:]
-    resumed.load_state_dict(state)
-    resumed.set_epoch(epoch + 1)
-    assert label_lists(resumed) == expected[len(left) :]
-
-
-def test_another_loader_does_not_take_the_place():
-    state = Batches(*numbered(50), batch_size=8, shuffle_seed=3).state_dict()
-    for images, batch_size, seed, sentence in [
-        (49, 8, 3, "num_images 50: with 49"),
-        (50, 4, 3, "batch_size 8: with 4"),
-        (50, 8, 4, "shuffle_seed 3: with 4"),
-    ]:
-        other = Batches(*numbered(images), batch_size=batch_size, shuffle_seed=seed)
-        with pytest.raises(ValueError) as caught:
-            other.load_state_dict(state)
-        assert str(caught.value) == (
-            f"The checkpoint was written with {sentence} its epoch cannot be continued."
-        )
 
 
 @pytest.mark.parametrize(

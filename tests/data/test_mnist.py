@@ -1,6 +1,7 @@
 """Splits; what Lightning gets from them, run after run."""
 
 import functools
+import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,17 +9,17 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+import yaml
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from originals import Originals, find_or_make, serve
-from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.nn import functional as F
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.functional import resize
 
-from simplecnn.data.batches import Batches, cropped
-from simplecnn.data.files import FILES, DataError
-from simplecnn.data.mnist import MNIST5kDataModule, MNISTDataModule, stratified_cut
+from simplecnn.data.augmentation import RandomAffine
+from simplecnn.data.batches import Batches
+from simplecnn.data.files import FILES, NUM_IMAGES, DataError
+from simplecnn.data.mnist import MNISTDataModule, stratified_cut
 
 # Lightning 2.6.6 with torch 2.15 in every fit
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
@@ -35,6 +36,12 @@ def _know(files, monkeypatch):
 
 
 # ----------------------------------------------------------------------------------- splits
+
+SPLIT_SUMS = {
+    "test": "8593c2557fa6d63c",
+    "val": "af26c5ef2aeeda98",
+    "train": "43c17edfc91a5164",
+}
 
 
 @settings(derandomize=True, deadline=None, max_examples=100)
@@ -58,7 +65,11 @@ def test_another_seed_cuts_otherwise():
     assert all(np.bincount(labels[list(cut)]).tolist() == [5] * 10 for cut in cuts)
 
 
-def digits(data: MNIST5kDataModule | MNISTDataModule, name: str) -> set[bytes]:
+def bundled_digits(**keywords) -> MNISTDataModule:
+    return MNISTDataModule(dataset="MNIST5k", **keywords)
+
+
+def digits(data: MNISTDataModule, name: str) -> set[bytes]:
     images, labels = data.splits[name]
     assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
     assert images.shape == (data.split_sizes[name], 28, 28)
@@ -67,7 +78,7 @@ def digits(data: MNIST5kDataModule | MNISTDataModule, name: str) -> set[bytes]:
 
 
 def test_the_bundled_digits_are_split_in_three(bundled):
-    data = MNIST5kDataModule()
+    data = bundled_digits()
     data.prepare_data()
     data.setup()
     assert data.split_sizes == {"train": 4000, "val": 500, "test": 500}
@@ -83,7 +94,7 @@ def test_the_bundled_digits_are_split_in_three(bundled):
 
 def test_only_split_seed_changes_the_validation_digits():
     def parts(**keywords) -> list[set[bytes]]:
-        data = MNIST5kDataModule(**keywords)
+        data = bundled_digits(**keywords)
         data.setup()
         return [digits(data, name) for name in ("train", "val", "test")]
 
@@ -94,19 +105,15 @@ def test_only_split_seed_changes_the_validation_digits():
     assert parts(val_size=100)[2] == first[2]
 
 
-def test_a_part_of_every_image_is_enlarged(bundled):
-    whole, part = MNIST5kDataModule(), MNIST5kDataModule(crop=[4, 28])
-    for data in (whole, part):
-        data.setup()
-    for name, (images, labels) in part.splits.items():
-        assert images.dtype == torch.uint8 and images.shape == whole.splits[name][0].shape
-        assert torch.equal(labels, whole.splits[name][1])
-        original = whole.splits[name][0][:200, 4:, 4:].float()
-        expected = resize(original, [28, 28], InterpolationMode.BICUBIC, antialias=False)
-        differences = images[:200] - expected.clamp(0, 255)
-        assert differences.abs().max() < 0.51  # rounded to whole numbers
-    everything = whole.splits["test"][0]
-    assert torch.equal(cropped(everything, [0, 28]), everything)
+def test_the_splits_are_those_of_earlier_versions():
+    """Accuracies of runs can be compared only while the same digits validate and test."""
+    data = bundled_digits()
+    data.setup()
+    sums = {
+        name: hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()[:16]
+        for name, (images, labels) in data.splits.items()
+    }
+    assert sums == SPLIT_SUMS
 
 
 @pytest.mark.parametrize("val_size", [0, 777])
@@ -137,36 +144,69 @@ def test_mnist_is_split_and_its_test_set_left_alone(val_size, files):
 def test_each_stage_reads_its_own_files(files, tmp_path):
     files.link(tmp_path / "test", *FILES["test"])
     data = MNISTDataModule(data_dir=str(tmp_path / "test"), val_size=9, download=False)
-    data.prepare_data("test")
+    data.prepare_data()  # nobody has said that it is for a fit
     data.setup("test")
     assert list(data.splits) == ["test"]
     with pytest.raises(RuntimeError, match='The train images have not been read: call setup."fit"'):
         data.train_dataloader()
     with pytest.raises(DataError, match="put the files train-images-idx3-ubyte, train-labels"):
-        data.prepare_data()
+        data.setup("fit")
     files.link(tmp_path / "train", *FILES["train"])
     for stage in ("fit", "validate"):
         data = MNISTDataModule(data_dir=str(tmp_path / "train"), val_size=9, download=False)
         data.setup(stage)
-        assert list(data.splits) == ["train", "val"]
+        assert set(data.splits) == {"train", "val"}
     with pytest.raises(DataError, match="put the files t10k-images-idx3-ubyte, t10k-labels"):
         data.setup("test")
-    data.prepare_data("validate")
+    empty = MNISTDataModule(data_dir=str(tmp_path / "empty"), val_size=9, download=False)
+    with pytest.raises(DataError, match="put the files train-.*, t10k-labels-idx1-ubyte there"):
+        empty.prepare_data()
+
+
+def test_a_trainer_prepares_what_it_will_read(files, tmp_path):
+    files.link(tmp_path / "train", *FILES["train"])
+    data = MNISTDataModule(data_dir=str(tmp_path / "train"), val_size=9, download=False)
+    module = Recorder()
+    trainer().validate(module, data)
+    assert [len(labels) for _, labels in module.evaluated] == [9]
     with pytest.raises(DataError, match="put the files t10k-images-idx3-ubyte, t10k-labels"):
-        data.prepare_data("fit")
+        trainer(max_epochs=1).fit(module, data)
+    assert module.seen == []  # better before the training than after it
 
 
-def test_prepare_data_downloads(files, tmp_path):
+def test_prepare_data_downloads_everything_and_setup_what_its_stage_lacks(files, tmp_path):
     with serve(files.zipped) as mirror:
         data = MNISTDataModule(data_dir=str(tmp_path), val_size=9, mirrors=[mirror.url])
         data.prepare_data()
-    data.setup("test")
-    assert len(mirror.requests) == 4
-    assert len(data.test_dataloader()) == files.num_images["test"] // 1000
+        assert len(mirror.requests) == 4
+        for name in FILES["train"]:
+            (tmp_path / "MNIST" / "raw" / f"{name}.gz").unlink()
+        data.prepare_data()
+        data.setup("test")
+        assert len(mirror.requests) == 4
+        data.setup("fit")
+    assert mirror.requests[4:] == [f"{name}.gz" for name in FILES["train"]]
+    assert len(data.test_dataloader()) == files.num_images["test"] // 500
+
+
+def test_three_channels_repeat_gray():
+    gray, color = bundled_digits(), bundled_digits(channels=3)
+    for data in (gray, color):
+        data.setup()
+    assert (gray.image_shape, color.image_shape) == ((1, 28, 28), (3, 28, 28))
+    batches = zip(gray.train_dataloader(), color.train_dataloader(), strict=True)
+    for (one, labels), (three, same) in batches:
+        assert three.is_contiguous() and three.shape == (len(labels), 3, 28, 28)
+        assert torch.equal(three, one.expand(-1, 3, -1, -1)) and torch.equal(labels, same)
+    assert torch.equal(color.probes()[0], gray.probes()[0].expand(-1, 3, -1, -1))
+    changed = bundled_digits(channels=3, augmentation=RandomAffine(degrees=20), batch_size=100)
+    changed.setup()
+    images, _ = next(iter(changed.train_dataloader()))
+    assert torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 0], images[:, 2])
 
 
 def test_probes_are_the_first_of_each_class():
-    data = MNIST5kDataModule()
+    data = bundled_digits()
     data.setup("fit")
     images, labels = data.probes()
     assert images.shape == (10, 1, 28, 28)
@@ -179,7 +219,7 @@ def test_probes_are_the_first_of_each_class():
     three, labels = data.probes(num_per_class=3)
     assert labels.tolist() == [label for label in range(10) for _ in range(3)]
     assert torch.equal(three[::3], images)
-    few = MNIST5kDataModule(val_size=5)
+    few = bundled_digits(val_size=5)
     few.setup("fit")  # five classes are not in the validation split
     train_images, train_labels = few.splits["train"]
     firsts = [train_labels.tolist().index(label) for label in range(10)]
@@ -195,30 +235,34 @@ def test_probes_are_the_first_of_each_class():
         ({"eval_batch_size": -1}, "eval_batch_size is -1: it must be at least 1."),
         ({"seed": -1}, "seed is -1: it must be at least 0."),
         ({"split_seed": -1}, "split_seed is -1: it must be at least 0."),
-        ({"crop": [4]}, "crop is [4]: it must be two pixels in order, 0 to 28."),
-        ({"crop": [9, 9]}, "crop is [9, 9]: it must be two pixels in order, 0 to 28."),
-        ({"crop": [4, 29]}, "crop is [4, 29]: it must be two pixels in order, 0 to 28."),
+        ({"clean_epochs": -1}, "clean_epochs is -1: it must be at least 0."),
+        ({"channels": 2}, "channels is 2: it must be 1, or 3 to repeat gray."),
         ({"val_size": -1}, "val_size is -1: it must be 0 to {most}."),
         ({"val_size": 60_000}, "val_size is 60000: it must be 0 to {most}."),
         ({"timeout": 0}, "timeout is 0 seconds: it must be more than 0."),
-        ({"dataset": "mnist"}, "dataset is 'mnist': it must be one of MNIST, FashionMNIST, KMN"),
+        ({"data_dir": None}, "data_dir is null: MNIST needs a folder for its files."),
+        (
+            {"dataset": "mnist"},
+            "dataset is 'mnist': it must be one of MNIST, FashionMNIST, KMNIST, MNIST5k.",
+        ),
     ],
 )
 def test_impossible_arguments(keywords, sentence, files):
     with pytest.raises(ValueError) as caught:
-        MNISTDataModule(data_dir="data", **{"val_size": 9, **keywords})
-    assert str(caught.value).startswith(sentence.format(most=files.num_images["train"] - 1))
-    if "timeout" not in keywords and "dataset" not in keywords:
+        MNISTDataModule(**{"data_dir": "data", "val_size": 9, **keywords})
+    assert str(caught.value) == sentence.format(most=files.num_images["train"] - 1)
+    if not {"data_dir", "dataset"} & keywords.keys():
         with pytest.raises(ValueError) as caught:
-            MNIST5kDataModule(**keywords)
-        assert str(caught.value).startswith(sentence.format(most=4499))
+            bundled_digits(**keywords)
+        assert str(caught.value) == sentence.format(most=4499)
 
 
 def test_what_a_run_wants_to_know():
     data = MNISTDataModule(data_dir="data", dataset="FashionMNIST", val_size=9)
     assert (data.name, data.num_classes, data.image_shape) == ("FashionMNIST", 10, (1, 28, 28))
     assert data.class_names[-1] == "Ankle boot"
-    assert MNIST5kDataModule().class_names == tuple("0123456789")
+    assert bundled_digits().class_names == tuple("0123456789")
+    assert bundled_digits().name == "MNIST 5k"
 
 
 # -------------------------------------------------------------------------------- Lightning
@@ -231,6 +275,7 @@ class Recorder(pl.LightningModule):
         super().__init__()
         self.linear = torch.nn.Linear(784, 10)
         torch.nn.init.zeros_(self.linear.weight)
+        torch.nn.init.zeros_(self.linear.bias)
         self.seen: list[tuple[int, int, list[int]]] = []
         self.evaluated: list[tuple[int, torch.Tensor]] = []
 
@@ -255,21 +300,21 @@ def trainer(**keywords) -> pl.Trainer:
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        num_sanity_val_steps=0,
-        **{"enable_checkpointing": "callbacks" in keywords, **keywords},
+        enable_checkpointing=False,
+        **{"num_sanity_val_steps": 0, **keywords},
     )
 
 
 @functools.cache
 def bundled_splits() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    data = MNIST5kDataModule()
+    data = bundled_digits()
     data.setup()
     return data.splits
 
 
-def small() -> MNIST5kDataModule:
+def small(**keywords) -> MNISTDataModule:
     """8 batches in an epoch; the digits are read only once for all tests."""
-    data = MNIST5kDataModule(batch_size=500, eval_batch_size=300)
+    data = bundled_digits(batch_size=500, eval_batch_size=300, **keywords)
     data.splits = dict(bundled_splits())
     return data
 
@@ -288,40 +333,77 @@ def test_a_trainer_gets_the_order_of_a_plain_loop():
     assert [len(labels) for _, labels in module.evaluated] == [300, 200] * 3
 
 
-@pytest.mark.filterwarnings("ignore:Checkpoint directory .* is not empty:UserWarning")
+def orders(num_epochs: int) -> list[list[list[int]]]:
+    """The labels that a plain loop sees: epoch by epoch, batch by batch."""
+    data = small()
+    data.setup()
+    loader = data.train_dataloader()
+    return [[labels.tolist() for _, labels in loader] for _ in range(num_epochs)]
+
+
 @pytest.mark.parametrize(
-    ("checkpoint", "run", "num_checkpoints"),
+    ("options", "num_batches"),
     [
-        ({"every_n_train_steps": 3}, {"max_epochs": 3}, 8),
-        ({"every_n_train_steps": 8}, {"max_epochs": 3}, 3),  # at the last batch of an epoch
-        ({"every_n_train_steps": 5}, {"max_steps": 20}, 4),
-        ({"every_n_train_steps": 3}, {"max_epochs": 3, "limit_train_batches": 4}, 4),
-        ({"every_n_train_steps": 2}, {"max_epochs": 2, "accumulate_grad_batches": 2}, 4),
-        ({}, {"max_epochs": 3, "val_check_interval": 0.5}, 6),
-        ({"save_on_train_epoch_end": True}, {"max_epochs": 3}, 3),
+        ({"limit_train_batches": 3}, 3),
+        ({"limit_train_batches": 0.5, "num_sanity_val_steps": 2}, 4),
+        ({"reload_dataloaders_every_n_epochs": 1}, 8),
+        ({"val_check_interval": 3}, 8),
+        ({"accumulate_grad_batches": 2}, 8),
     ],
 )
-def test_a_resumed_run_goes_on_with_the_next_batch(checkpoint, run, num_checkpoints, tmp_path):
-    def fit(folder: Path, ckpt_path: Path | None = None) -> Recorder:
-        keep = ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}-{step}", **checkpoint)
-        module = Recorder()
-        fitting = trainer(callbacks=[keep], **run)
-        fitting.fit(module, small(), ckpt_path=ckpt_path, weights_only=True)
-        return module
+def test_lightning_s_options_keep_the_order_of_each_epoch(options, num_batches):
+    module = Recorder()
+    trainer(max_epochs=3, **options).fit(module, small())
+    assert module.seen == [
+        (epoch, index, labels)
+        for epoch, batches in enumerate(orders(3))
+        for index, labels in enumerate(batches[:num_batches])
+    ]
+    checks_an_epoch = 2 if "val_check_interval" in options else 1
+    num_checks = 3 * checks_an_epoch + ("num_sanity_val_steps" in options)
+    assert [len(labels) for _, labels in module.evaluated] == [300, 200] * num_checks
 
-    whole = fit(tmp_path / "whole")
-    checkpoints = sorted((tmp_path / "whole").iterdir())
-    assert len(checkpoints) == num_checkpoints
-    for path in checkpoints:
-        step = torch.load(path, weights_only=True)["global_step"]
-        step *= run.get("accumulate_grad_batches", 1)
-        resumed = fit(tmp_path / "whole", path)
-        assert resumed.seen == whole.seen[step:], path.stem
-        assert torch.equal(resumed.linear.weight, whole.linear.weight), path.stem
+
+@pytest.mark.parametrize("reload", [0, 1])
+def test_a_resumed_run_sees_the_order_of_its_epoch(reload, tmp_path):
+    def fit(num_epochs: int, ckpt_path: Path | None = None) -> tuple[pl.Trainer, Recorder]:
+        module, data = Recorder(), small(augmentation=RandomAffine(degrees=10))
+        fitting = trainer(max_epochs=num_epochs, reload_dataloaders_every_n_epochs=reload)
+        fitting.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+        return fitting, module
+
+    _, whole = fit(4)
+    for num_epochs in (1, 3):
+        stopped, _ = fit(num_epochs)
+        stopped.save_checkpoint(tmp_path / "last.ckpt")
+        _, resumed = fit(4, tmp_path / "last.ckpt")
+        assert resumed.seen == [seen for seen in whole.seen if seen[0] >= num_epochs]
+        assert torch.equal(resumed.linear.weight, whole.linear.weight)
+
+
+@pytest.mark.parametrize("name", ["mnist", "mnist_5k"])
+def test_a_tenth_of_the_batches_is_one_or_more(name, monkeypatch):
+    monkeypatch.setitem(NUM_IMAGES, "train", 60_000)
+    monkeypatch.setitem(NUM_IMAGES, "test", 10_000)
+    config = yaml.safe_load((ROOT / "conf" / "data" / f"{name}.yaml").read_text())
+    kept = {key: config[key] for key in ("dataset", "eval_batch_size")}
+    data = MNISTDataModule(data_dir="data", **kept)
+    for split in ("val", "test"):
+        images = torch.zeros(data.split_sizes[split], 28, 28, dtype=torch.uint8)
+        data.splits[split] = images, torch.arange(len(images))
+    data.setup = lambda stage: None
+    data.prepare_data = lambda: None
+    for split, run, num_batches in [
+        ("val", "validate", 1),
+        ("test", "test", {"mnist": 2, "mnist_5k": 1}[name]),
+    ]:
+        module = Recorder()
+        getattr(trainer(**{f"limit_{split}_batches": 0.1}), run)(module, data)
+        assert len(module.evaluated) == num_batches
 
 
 def test_no_validation_set_is_no_validation():
-    data = MNIST5kDataModule(val_size=0, batch_size=900)
+    data = bundled_digits(val_size=0, batch_size=900)
     module = Recorder()
     fitting = trainer(max_epochs=2)
     fitting.fit(module, data)
@@ -332,7 +414,7 @@ def test_no_validation_set_is_no_validation():
 
 
 def test_the_test_set_after_each_epoch_is_a_second_loader():
-    data = MNIST5kDataModule(test_each_epoch=True, batch_size=2000, eval_batch_size=300)
+    data = bundled_digits(test_each_epoch=True, batch_size=2000, eval_batch_size=300)
     module = Recorder()
     trainer(max_epochs=2).fit(module, data)
     assert data.validation_stages == ("val", "test")
@@ -345,10 +427,12 @@ def test_the_test_set_after_each_epoch_is_a_second_loader():
 
 def test_overfitting_sees_the_same_batches():
     module = Recorder()
-    trainer(max_epochs=2, overfit_batches=2).fit(module, small())
+    data = small(augmentation=RandomAffine(degrees=45))
+    trainer(max_epochs=2, overfit_batches=2).fit(module, data)
     assert [seen[:2] for seen in module.seen] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert module.seen[0][2] == module.seen[2][2]
     assert module.seen[1][2] == module.seen[3][2]
+    assert set(module.seen[0][2]) == set(range(10))  # not the first few, sorted by class
 
 
 def test_a_trainer_tests_on_the_official_digits(files, tmp_path):
@@ -362,7 +446,7 @@ def test_a_trainer_tests_on_the_official_digits(files, tmp_path):
 
 def test_processes_of_a_trainer_share_the_batches():
     def loaders(rank: int, world_size: int) -> list[Batches]:
-        data = MNIST5kDataModule(batch_size=300, eval_batch_size=333)
+        data = bundled_digits(batch_size=300, eval_batch_size=333)
         data.trainer = SimpleNamespace(
             global_rank=rank,
             world_size=world_size,

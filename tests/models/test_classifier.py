@@ -7,12 +7,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
+from torchmetrics.classification import MulticlassAccuracy
 
+from simplecnn.callbacks.interruption import leave_group
 from simplecnn.config.allow_list import TargetNotAllowed
 from simplecnn.data.batches import Batches
-from simplecnn.data.mnist import MNIST5kDataModule
-from simplecnn.errors import InputError
-from simplecnn.models.classifier import Classifier, LossAndAccuracy, leave_group
+from simplecnn.models.classifier import Classifier
+from simplecnn.models.metrics import LossAndAccuracy
 from simplecnn.models.simple_cnn import SimpleCNN
 
 NETWORK = {"_target_": "simplecnn.models.simple_cnn.SimpleCNN", "channels": [4, 8], "hidden": 16}
@@ -90,7 +91,9 @@ def test_a_checkpoint_is_plain_and_rebuilds_the_network(network, compiled, tmp_p
         assert torch.equal(p, q)
     if not compiled:
         assert torch.equal(again(images), module(images))
-        assert sum(p.numel() for p in again.parameters()) == module.num_parameters
+        assert sum(p.numel() for p in again.parameters()) == sum(
+            p.numel() for p in module.parameters()
+        )
 
 
 def test_a_hostile_checkpoint_builds_nothing(tmp_path):
@@ -145,22 +148,12 @@ def test_scheduler_steps_at_its_interval(scheduler, interval, expected, clip, te
         assert 0 < seen.index(max(seen)) < 9
 
 
-@pytest.mark.parametrize(
-    ("automatic", "blocked_layout"), [(False, True), (False, False), (True, True)]
-)
-def test_training_step_is_the_bare_step(automatic, blocked_layout, ten_digits):
-    """Three Adam steps by the Trainer and by hand: the same weights, bit for bit.
-
-    Whether Lightning optimizes (here because gradients are clipped, at a norm they do not reach),
-    or the module itself, which may use oneDNN's layout.
-    """
+def test_training_step_is_the_bare_step(ten_digits):
+    """Three Adam steps by the Trainer and by hand: the same weights, bit for bit."""
     images, labels = map(torch.from_numpy, ten_digits)
     torch.manual_seed(0)
-    module = Classifier(
-        {"_target_": "simplecnn.models.simple_cnn.SimpleCNN"}, blocked_layout=blocked_layout
-    )
+    module = Classifier({"_target_": "simplecnn.models.simple_cnn.SimpleCNN"})
     by_hand = SimpleCNN().to(memory_format=torch.channels_last)
-    by_hand.blocked = blocked_layout and not automatic
     by_hand.load_state_dict(module.network.state_dict())
     optimizer = torch.optim.Adam(by_hand.parameters(), lr=1e-3)
     for _ in range(3):
@@ -170,206 +163,16 @@ def test_training_step_is_the_bare_step(automatic, blocked_layout, ten_digits):
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
-        gradient_clip_val=1e9 if automatic else None,
     )  # fmt: skip
     batches = same_batch(ten_digits, times=3)
     trainer.fit(module, batches, batches)
-    assert module.automatic_optimization is automatic
     assert trainer.global_step == 3
     for (name, p), q in zip(by_hand.named_parameters(), module.network.parameters(), strict=True):
         assert torch.equal(p, q), name
     assert set(trainer.callback_metrics) == {"train/loss", "train/acc", "val/loss", "val/acc"}
 
 
-def trained(module: Classifier, datamodule: pl.LightningDataModule) -> pl.Trainer:
-    trainer = pl.Trainer(
-        accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-    )  # fmt: skip
-    trainer.fit(module, datamodule=datamodule)
-    return trainer
-
-
-def test_steps_together_are_the_same_steps_bit_for_bit():
-    """Also the schedule over them, the metrics and the count; 4,000 digits make 20 steps of 200."""
-    one_cycle = {"_target_": "torch.optim.lr_scheduler.OneCycleLR", "max_lr": 5e-3}
-    found = []
-    for together in (1, 8):
-        torch.manual_seed(0)
-        module = Classifier(NETWORK, scheduler=one_cycle, scheduler_interval="step")
-        datamodule = MNIST5kDataModule(batch_size=200, steps_together=together)
-        trainer = trained(module, datamodule)
-        assert trainer.num_training_batches == -(-20 // together)
-        assert trainer.global_step == 40
-        assert trainer.lr_scheduler_configs[0].scheduler.last_epoch == 40
-        found.append((list(module.parameters()), trainer.callback_metrics))
-    (plain, metrics), (together, together_metrics) = found
-    for p, q in zip(plain, together, strict=True):
-        assert torch.equal(p, q)
-    assert metrics.keys() == together_metrics.keys()
-    for name, value in metrics.items():
-        assert float(value) == pytest.approx(float(together_metrics[name]), abs=1e-6)
-    assert metrics["train/acc"] > 0.3
-
-
-@pytest.mark.parametrize(
-    ("asked", "steps_in_batch"),
-    [
-        ({}, 8),
-        ({"limit_train_batches": 0.5}, 1),
-        ({"limit_train_batches": 1}, 1),
-        ({"max_steps": 2}, 1),
-        ({"overfit_batches": 2}, 1),
-        ({"val_check_interval": 2}, 1),
-        ({"val_check_interval": 0.5}, 1),
-        ({"fast_dev_run": True}, 1),
-        ({"gradient_clip_val": 1.0}, 1),
-        ({"accumulate_grad_batches": 2}, 1),
-    ],
-)
-def test_steps_are_taken_together_unless_batches_are_counted(asked, steps_in_batch):
-    seen: list[int] = []
-
-    class Watch(pl.Callback):
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            seen.append(len(batch[1]))
-
-    trainer = pl.Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[Watch()], **{"max_epochs": 1} | asked,
-    )  # fmt: skip
-    trainer.fit(Classifier(NETWORK), datamodule=MNIST5kDataModule(batch_size=400))
-    assert seen[0] == 400 * steps_in_batch  # 4,000 digits: ten steps
-    if not asked:
-        assert seen == [3200, 800]
-        assert trainer.global_step == 10
-
-
-def test_another_module_gets_one_batch_at_a_time():
-    class Other(pl.LightningModule):
-        sizes: list[int] = []
-        automatic_optimization = False
-
-        def training_step(self, batch, batch_idx):
-            self.sizes.append(len(batch[1]))
-
-        def validation_step(self, batch, batch_idx):
-            pass
-
-        def configure_optimizers(self):
-            return None
-
-    trainer = pl.Trainer(
-        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    with pytest.warns(UserWarning, match="configure_optimizers. returned .None."):
-        trainer.fit(Other(), datamodule=MNIST5kDataModule(batch_size=450, val_size=0))
-    assert Other.sizes == [450] * 10
-
-
-def test_between_two_steps_callbacks_see_the_count_and_loggers_the_step():
-    calls: list[tuple[str, int]] = []
-
-    class Watch(pl.Callback):
-        def on_train_batch_start(self, trainer, *_):
-            calls.append(("start", trainer.global_step))
-
-        def between_steps(self, trainer, module):
-            calls.append(("between", trainer.global_step))
-
-        def on_train_batch_end(self, trainer, *_):
-            calls.append(("end", trainer.global_step))
-
-    trainer = pl.Trainer(
-        accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=[Watch()],
-    )  # fmt: skip
-    datamodule = MNIST5kDataModule(batch_size=1500, steps_together=2)  # three steps, two batches
-    trainer.fit(Classifier(NETWORK), datamodule=datamodule)
-    epoch = [("start", 0), ("between", 1), ("end", 2), ("start", 2), ("end", 3)]
-    assert calls == epoch + [(name, step + 3) for name, step in epoch]
-    assert trainer.fit_loop.epoch_loop._batches_that_stepped == 6
-
-
-def test_steps_together_cannot_be_clipped():
-    trainer = pl.Trainer(
-        accelerator="cpu", max_epochs=1, logger=False, gradient_clip_val=1.0,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    with pytest.raises(InputError, match="Type data.steps_together=1"):
-        trainer.fit(Classifier(NETWORK), datamodule=MNIST5kDataModule(steps_together=4))
-
-
-def test_a_graph_on_the_cpu_is_a_warning_and_nothing_else(caplog):
-    states = []
-    for graph in (False, True):
-        torch.manual_seed(0)
-        module = Classifier(NETWORK, cuda_graph=graph)
-        trained(module, MNIST5kDataModule(batch_size=500))
-        states.append(list(module.parameters()))
-    assert "model.cuda_graph has no effect on CPU" in caplog.text
-    assert all(torch.equal(p, q) for p, q in zip(*states, strict=True))
-
-
-def test_hooks_on_the_backward_pass_are_called():
-    class Watch(pl.Callback):
-        num_before = num_after = 0
-
-        def on_before_backward(self, trainer, pl_module, loss):
-            self.num_before += 1
-
-        def on_after_backward(self, trainer, pl_module):
-            self.num_after += 1
-
-    watch = Watch()
-    trainer = pl.Trainer(
-        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=[watch],
-    )  # fmt: skip
-    trainer.fit(Classifier(NETWORK), datamodule=MNIST5kDataModule(batch_size=1000))
-    assert (watch.num_before, watch.num_after) == (4, 4)
-
-
-def test_a_run_in_shares_is_the_run_of_whole_batches_to_rounding():
-    """An epoch of 20 steps in double precision, where rounding stays small."""
-    found = []
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        for split in (False, True, True):
-            torch.manual_seed(0)
-            module = Classifier(NETWORK, split_batch=split)
-            shared: list[bool] = []
-
-            class Watch(pl.Callback):
-                def on_train_batch_end(self, trainer, pl_module, *_, shared=shared):
-                    shared.append(pl_module.cores is not None)
-
-                def on_validation_batch_start(self, *_):
-                    assert torch.get_num_threads() == 2  # they are needed here
-
-            trainer = pl.Trainer(
-                accelerator="cpu", precision="64-true", max_epochs=1, logger=False,
-                enable_checkpointing=False, enable_progress_bar=False,
-                enable_model_summary=False, callbacks=[Watch()], num_sanity_val_steps=0,
-                limit_train_batches=20,
-            )  # fmt: skip
-            trainer.fit(module, datamodule=MNIST5kDataModule())
-            assert shared == [split] * 20
-            assert module.cores is None and torch.get_num_threads() == 2
-            found.append((list(module.parameters()), dict(trainer.callback_metrics)))
-    finally:
-        torch.set_num_threads(before)
-    (plain, metrics), (shares, share_metrics), (again, _) = found
-    for p, q, r in zip(plain, shares, again, strict=True):
-        torch.testing.assert_close(q, p, rtol=1e-7, atol=1e-9)
-        assert torch.equal(q, r)
-    for name, value in metrics.items():
-        assert float(share_metrics[name]) == pytest.approx(float(value), rel=1e-6)
-
-
-def test_a_process_of_several_ends_its_threads_before_the_interpreter_does(tmp_path, monkeypatch):
+def test_a_process_of_several_ends_its_threads_before_the_interpreter_does(tmp_path):
     def threads() -> list[str]:
         names = [task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir()]
         return [name.strip() for name in names if "gloo" in name]
@@ -387,13 +190,51 @@ def test_a_process_of_several_ends_its_threads_before_the_interpreter_does(tmp_p
         assert not threads()
     leave_group()  # there is none
 
-    registered = []
-    monkeypatch.setattr("simplecnn.models.classifier.atexit.register", registered.append)
-    module = Classifier(NETWORK)
-    for world_size in (1, 2):
-        module._trainer = SimpleNamespace(
-            world_size=world_size, gradient_clip_val=None, accumulate_grad_batches=1,
-            precision="32-true", datamodule=None,
-        )  # fmt: skip
-        module.setup("fit")
-        assert registered == [leave_group] * (world_size - 1)
+
+class TopTwo(Classifier):
+    def configure_metrics(self):
+        return {"top2": MulticlassAccuracy(10, top_k=2, average="micro")}
+
+
+class OwnStep(Classifier):
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize(("kind", "metrics"), [(TopTwo, {"loss", "acc", "top2"}), (OwnStep, set())])
+def test_a_subclass_logs_what_it_measures(kind, metrics, ten_digits):
+    torch.manual_seed(0)
+    module = kind(NETWORK)
+    before = [p.clone() for p in module.parameters()]
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    batches = same_batch(ten_digits, times=3)
+    trainer.fit(module, batches, batches)
+    logged = {key.partition("/")[2] for key in trainer.callback_metrics if "train/" in key}
+    assert logged == metrics
+    assert {"val/loss", "val/acc"} <= set(trainer.callback_metrics)
+    if "top2" in metrics:
+        with torch.no_grad():
+            top = module(torch.from_numpy(ten_digits[0])).topk(2).indices
+        expected = (top == torch.arange(10)[:, None]).any(1).float().mean()
+        assert trainer.callback_metrics["val/top2"] == expected
+    assert not all(torch.equal(p, q) for p, q in zip(before, module.parameters(), strict=True))
+
+
+def test_a_plateau_schedule_steps_in_epochs_with_a_validation(ten_digits):
+    plateau = {
+        "_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau",
+        "patience": 0,
+        "factor": 0.5,
+        "threshold": 1e9,  # nothing is ever better
+    }
+    module = Classifier(NETWORK, scheduler=plateau, scheduler_monitor="val/loss")
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=4, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, check_val_every_n_epoch=2,
+    )  # fmt: skip
+    batches = same_batch(ten_digits, times=1)
+    trainer.fit(module, batches, batches)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(2.5e-4)  # twice

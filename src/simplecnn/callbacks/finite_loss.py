@@ -118,10 +118,10 @@ def first_break(module: LightningModule, batch: Any) -> str:
 
 
 def _sentence(trainer: Trainer, module: LightningModule, batch: Any) -> str:
-    groups = trainer.optimizers[0].param_groups if trainer.optimizers else [{"lr": float("nan")}]
+    rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
     return (
         f"The loss is not finite: seen at step {trainer.global_step} "
-        f"(epoch {trainer.current_epoch + 1}), with a learning rate of {float(groups[0]['lr']):.3g}; "
+        f"(epoch {trainer.current_epoch + 1}), with a learning rate of {float(max(rates)):.3g}; "
         f"{first_break(module, batch)}. Try a smaller model.optimizer.lr, or "
         f"+trainer.gradient_clip_val=1."
     )

@@ -1,8 +1,11 @@
-"""A run of several processes ends with the one that started it, and by its signal handlers."""
+"""How the processes of a run end: by our signal handlers, with their parent, without a crash."""
 
+import atexit
+import gc
 import os
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from simplecnn.training.signals import Stop
@@ -20,7 +23,10 @@ class Interruption(Callback):
         self.stop = stop
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._parent = os.getppid() if trainer.world_size > 1 and self.stop.is_child else None
+        several = trainer.world_size > 1
+        self._parent = os.getppid() if several and self.stop.is_child else None
+        if several:
+            atexit.register(leave_group)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stop.restore()
@@ -28,3 +34,14 @@ class Interruption(Callback):
     def on_train_batch_start(self, *_: Any) -> None:
         if self._parent is not None and os.getppid() != self._parent:
             raise SystemExit("The process that started this one has ended.")
+
+
+def leave_group() -> None:
+    """End the threads of gloo, which Lightning leaves running to the end of the interpreter.
+
+    One that still drops its last tensors while the interpreter ends takes the process with it
+    (SIGABRT), and a run of several processes that was done would have failed.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        gc.collect()  # what is left of DDP has a share in the group

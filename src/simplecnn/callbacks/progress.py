@@ -14,6 +14,12 @@ log = logging.getLogger(__name__)
 STAGES = ("train", "val", "test")
 
 
+def split_metric(key: str) -> tuple[str, str]:
+    """`val/acc` and `val_acc` as ("val", "acc"); what belongs to no stage as ("", key)."""
+    stage, separator, name = key.replace("_", "/", 1).partition("/")
+    return (stage, name) if separator and stage in STAGES else ("", key)
+
+
 def metric_text(key: str, value: float) -> str:
     """`val/acc 98.76 %`, `val/loss 0.0412`."""
     return f"{key} {value:.2%}".replace("%", " %") if "acc" in key else f"{key} {value:.4f}"
@@ -61,7 +67,7 @@ class EpochLines(Callback):
             metric_text(key, float(trainer.callback_metrics[key]))
             for stage in STAGES
             for key in sorted(trainer.callback_metrics, key=_loss_first)
-            if key.startswith(f"{stage}/")
+            if split_metric(key)[0] == stage
         ]
         parts.append(f"{seconds:.1f} s")
         if last not in (None, -1) and done < last:

@@ -24,7 +24,7 @@ def _names(module: str, *names: str) -> frozenset[str]:
 ALLOWED: frozenset[str] = (
     _names("simplecnn.models", "simple_cnn.SimpleCNN", "classifier.Classifier")
     | _names("simplecnn.data.augmentation", "RandomAffine", "RandomElastic")
-    | _names("simplecnn.data.mnist", "MNISTDataModule", "MNIST5kDataModule")
+    | _names("simplecnn.data.mnist", "MNISTDataModule")
     | _names("simplecnn.callbacks.checkpoint", "LastCheckpoint")
     | _names("simplecnn.callbacks.confusion", "Confusion")
     | _names("simplecnn.callbacks.curves", "Curves")

@@ -34,7 +34,6 @@ MOST_NAMES = 20  # in a sentence
 MOST_WEIGHTS = 500_000_000
 DATA_SIZES = {  # images to train and validate on, those to validate by default, to test
     "simplecnn.data.mnist.MNISTDataModule": (60_000, 5_000, 10_000),
-    "simplecnn.data.mnist.MNIST5kDataModule": (4_500, 500, 500),
 }
 Test = Callable[[Any], bool]
 Rule = tuple[str, str, Test]  # the key, what it must be, and whether a value is that
@@ -165,7 +164,8 @@ RULES: tuple[Rule, ...] = (
      _or_null(lambda v: _list_of(_whole(0, IMAGE_SIZE), num=2)(v) and v[0] < v[1])),
     ("data.seed", *SEED),
     ("data.split_seed", *SEED),
-    ("data.dataset", "MNIST, FashionMNIST or KMNIST", _one_of("MNIST", "FashionMNIST", "KMNIST")),
+    ("data.dataset", "MNIST, FashionMNIST, KMNIST or MNIST5k",
+     _one_of("MNIST", "FashionMNIST", "KMNIST", "MNIST5k")),
     ("data.timeout", *ABOVE_0),
     ("model.network.channels", "a list of whole numbers from 1 to 65536, as in [16,32,64]",
      _list_of(_whole(1, 65536))),
@@ -528,6 +528,8 @@ def num_images(data: Config) -> tuple[int, int, int] | None:
     if data.get("_target_") not in DATA_SIZES:
         return None
     both, val, test = DATA_SIZES[data["_target_"]]
+    if data.get("dataset") == "MNIST5k":
+        both, val, test = 4_500, 500, 500
     val = data.get("val_size", val)
     return both - val, val, test
 

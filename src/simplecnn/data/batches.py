@@ -1,17 +1,17 @@
-"""Batches of images that lie on one device: their order, their changes, their place in an epoch."""
+"""Batches of images that lie on one device: their order and their changes."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import SequentialSampler
 
 from simplecnn.data.augmentation import RandomAffine
 
-NUM_GATHERED = 1024  # images fetched together: fewer, larger operations that stay in the cache
+# Images fetched and augmented together. Batch by batch would take a step of 5 ms 0.06 ms longer
+# without augmentation, 0.2 ms with affine and 0.4 to 0.6 ms with elastic changes.
+NUM_GATHERED = 1024
 
 
 def scale(images: Tensor) -> Tensor:
@@ -20,40 +20,24 @@ def scale(images: Tensor) -> Tensor:
     return images.float().div_(torch.full((), 255.0, device=images.device))
 
 
-def cropped(images: Tensor, crop: Sequence[int] | None) -> Tensor:
-    """Of images (N, H, W), uint8, the pixels from `crop[0]` up to, not including, `crop[1]`.
-
-    Down and across, enlarged to H x W by cubic interpolation; what it overshoots is cut off.
-    None: the images as they are.
-    """
-    if crop is None:
-        return images
-    first, last = crop
-    parts = images.unsqueeze(1)[..., first:last, first:last].split(NUM_GATHERED)
-    size = images.shape[1:]
-    large = [functional.interpolate(part.float(), size, mode="bicubic") for part in parts]
-    return torch.cat([part.round_().clamp_(0, 255).byte() for part in large]).squeeze(1)
-
-
 class Batches:
-    """Batches of images that lie on one device: (float32 (B, 1, H, W) in 0..1, int64 (B,)).
+    """Batches of images that lie on one device: (float32 (B, C, H, W) in 0..1, int64 (B,)).
 
-    images: uint8, (N, H, W) or (N, 1, H, W). labels: int64 (N,), on the same device.
+    images: uint8 (N, C, H, W). labels: int64 (N,), on the same device.
     batch_size: images in a batch of all processes together.
     shuffle_seed: None keeps the order of the images. With a seed, the order of epoch e is made
         from (seed, e) alone, whatever the device and the number of processes. Lightning calls
         `set_epoch`; without a call, each complete pass begins the next epoch.
+    reshuffle: False gives every epoch the order of the first one.
     augmentation: changes made to the images, drawn for each image from the seed of the order and
         the epoch alone. Only with a shuffle_seed.
-    augmented_epochs: the epochs after so many see the images as they are. None: no epoch does.
-    steps_together: how many batches come in one piece, for a training step that takes them apart.
+    num_augmented_epochs: the epochs after so many see the images as they are. None: no epoch does.
     rank, world_size: in each batch, this process gets its share of consecutive images. Every
         process gets as many batches as the others, every image comes once. With a batch_size
         that world_size divides, the mean of the processes' gradients is the gradient of the
         batch. A last batch with fewer images than processes joins the one before it.
 
-    `state_dict` says which batch comes next; after `load_state_dict` the next pass begins there
-    if it is of the same epoch. Raises ValueError for sizes that make no sense.
+    Raises ValueError for sizes that make no sense.
     """
 
     batch_sampler = None  # Lightning reads it where there is a `sampler`
@@ -65,9 +49,9 @@ class Batches:
         *,
         batch_size: int,
         shuffle_seed: int | None = None,
+        reshuffle: bool = True,
         augmentation: RandomAffine | None = None,
-        augmented_epochs: int | None = None,
-        steps_together: int = 1,
+        num_augmented_epochs: int | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -80,117 +64,70 @@ class Batches:
             )
         if not 0 <= rank < world_size:
             raise ValueError(f"rank is {rank}: it must be 0 to {world_size - 1}.")
-        self.images = images.unsqueeze(1) if images.ndim == 3 else images
+        self.images = images
         self.labels = labels
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
-        self.augmentation = None if shuffle_seed is None else augmentation
-        self.augmented_epochs = augmented_epochs
-        self.steps_together = steps_together
+        self.reshuffle = reshuffle
+        self.augmentation = augmentation
+        self.num_augmented_epochs = num_augmented_epochs
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
-        self._next_batch = 0  # of the pass that is under way
-        self._resume_at = 0  # where the next pass begins
 
     def __len__(self) -> int:
-        return -(-self.num_steps // self.steps_together)
-
-    @property
-    def num_steps(self) -> int:
-        """Batches of `batch_size` images, or fewer in the last one."""
         num_full, rest = divmod(len(self.images), self.batch_size)
         return num_full + (rest >= self.world_size) if num_full else 1
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        # Nothing may happen before the first `next`: Lightning makes iterators that it does not
-        # use, and makes that of the first epoch before it calls `set_epoch`.
-        first, self._resume_at = self._resume_at, 0
-        order = self._own_order().to(self.labels.device)
+        # A generator, which reads `epoch` at the first `next`: Lightning makes the iterator of
+        # the first epoch before it calls `set_epoch`.
+        indices = self._indices()
         maps = self._maps()
-        begin, end = self._share(self.batch_size)
-        size, num_batches, together = end - begin, self.num_steps, self.steps_together
-        num_together = max(1, NUM_GATHERED // (size * together)) * together
-        for start in range(first, num_batches, num_together):
-            stop = min(start + num_together, num_batches)
-            chosen = order[start * size : None if stop == num_batches else stop * size]
+        num_together = max(1, NUM_GATHERED * self.world_size // self.batch_size)
+        for start in range(0, len(indices), num_together):
+            batches = indices[start : start + num_together]
+            chosen, sizes = torch.cat(batches), [len(batch) for batch in batches]
             images = scale(self.images.index_select(0, chosen))
             if self.augmentation is not None and maps is not None:
                 images = self.augmentation(images, maps.index_select(0, chosen))
             labels = self.labels.index_select(0, chosen)
-            places = range(start, stop, together)
-            sizes = [size * together] * len(places)
-            sizes[-1] = len(chosen) - sum(sizes[:-1])
-            batches = zip(images.split(sizes), labels.split(sizes), strict=True)
-            for place, batch in zip(places, batches, strict=True):
-                self._next_batch = min(place + together, stop)
-                yield batch
-        self.epoch, self._next_batch = self.epoch + 1, 0
+            yield from zip(images.split(sizes), labels.split(sizes), strict=True)
+        self.epoch += 1
 
     @property
     def sampler(self) -> "Batches | SequentialSampler":
         """Where Lightning looks for `set_epoch`, and for a type that says "not shuffled"."""
-        return SequentialSampler(self.labels) if self.shuffle_seed is None else self
+        is_shuffled = self.shuffle_seed is not None and self.reshuffle
+        return self if is_shuffled else SequentialSampler(self.labels)
 
     def set_epoch(self, epoch: int) -> None:
         """The next pass is that of `epoch`, counted from 0."""
-        if epoch != self.epoch:
-            self.epoch, self._next_batch, self._resume_at = epoch, 0, 0
+        self.epoch = epoch
 
-    def state_dict(self) -> dict[str, Any]:
-        """The position in the pass under way, and what must be the same to go on from there."""
-        return {
-            "epoch": self.epoch,
-            "batch": self._next_batch,
-            "steps_together": self.steps_together,
-            **self._identity(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        here = self._identity()
-        if state["batch"]:  # within an epoch, Lightning counts what it saw as one batch
-            here["steps_together"] = self.steps_together
-        for key, mine in here.items():
-            if state.get(key, 1) != mine:
-                raise ValueError(
-                    f"The checkpoint was written with {key} {state[key]}: "
-                    f"with {mine} its epoch cannot be continued."
-                )
-        self.epoch = state["epoch"]
-        self._next_batch = self._resume_at = state["batch"]
-
-    def _identity(self) -> dict[str, Any]:
-        return {
-            "num_images": len(self.images),
-            "batch_size": self.batch_size,
-            "shuffle_seed": self.shuffle_seed,
-        }
-
-    def _own_order(self) -> Tensor:
-        """Which images this process gets in this epoch, batch after batch."""
+    def _indices(self) -> list[Tensor]:
+        """Which images this process gets in this epoch, batch by batch."""
         if self.shuffle_seed is None:
             order = torch.arange(len(self.images))
         else:
-            # NumPy mixes the two numbers: the epochs of neighbouring seeds share no order.
-            rng = np.random.default_rng((self.shuffle_seed, self.epoch))
+            # NumPy mixes the two numbers: the epochs of neighboring seeds share no order.
+            epoch = self.epoch if self.reshuffle else 0
+            rng = np.random.default_rng((self.shuffle_seed, epoch))
             order = torch.from_numpy(rng.permutation(len(self.images)))
-        num_but_last = (self.num_steps - 1) * self.batch_size
-        but_last, last = order[:num_but_last].view(-1, self.batch_size), order[num_but_last:]
-        begin, end = self._share(self.batch_size)
-        last_begin, last_end = self._share(len(last))
-        return torch.cat([but_last[:, begin:end].flatten(), last[last_begin:last_end]])
+        cuts = [i * self.batch_size for i in range(1, len(self))]
+        batches = order.to(self.labels.device).tensor_split(cuts)
+        rank, world_size = self.rank, self.world_size
+        return [
+            batch[len(batch) * rank // world_size : len(batch) * (rank + 1) // world_size]
+            for batch in batches
+        ]
 
     def _maps(self) -> Tensor | None:
         """How each image is changed in this epoch, whatever the order and the process."""
         if self.augmentation is None or self.shuffle_seed is None:
             return None
-        if self.augmented_epochs is not None and self.epoch >= self.augmented_epochs:
+        if self.num_augmented_epochs is not None and self.epoch >= self.num_augmented_epochs:
             return None
         rng = np.random.default_rng((self.shuffle_seed, self.epoch, 1))
         maps = self.augmentation.draw(len(self.images), self.images.shape[-1], rng)
         return maps.to(self.images.device)
-
-    def _share(self, num_images: int) -> tuple[int, int]:
-        """Where this process's part of a batch of so many images begins and ends."""
-        begin = num_images * self.rank // self.world_size
-        return begin, num_images * (self.rank + 1) // self.world_size

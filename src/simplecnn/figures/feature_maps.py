@@ -1,4 +1,4 @@
-"""What every channel of a layer makes of a few digits, as one picture."""
+"""What every channel of a layer makes of a few images, as one picture."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from simplecnn.figures.mosaic import Mosaic, join
-from simplecnn.figures.style import DIGIT, POSITIVE, SIGNED, positive_scale, signed_scale
+from simplecnn.figures.style import POSITIVE, SIGNED, positive_scale, signed_scale
 
 MAX_WIDTH = 1376  # pixels
 MIN_TILE = 42  # pixels: room for a label of two lines beside it
@@ -46,7 +46,7 @@ def feature_maps_figure(
         left + columns * step_x - gap,
         num_blocks * block_height,
         title=f"{title}\n{num_channels} channels of {height} x {width}, "
-        f"{dead.sum()} of them dead on these digits, one scale for the layer",
+        f"{dead.sum()} of them dead on these images, one scale for the layer",
         colours=SIGNED if signed else POSITIVE,
         scale=signed_scale(maps) if signed else positive_scale(maps),
         bar="output",
@@ -62,9 +62,8 @@ def feature_maps_figure(
             top = y + i * step_y + (step_y - gap) / 2
             mosaic.write(0, top, answers[i], va="center", color=colour)
             side = _side(images[i], step_y - gap)
-            ink = images[i].mean(axis=0)  # colour images are shown by their brightness
-            mosaic.put(ink, left - 12 - side, top - side / 2, side // len(ink), colours=DIGIT,
-                       scale=positive_scale(np.ones(1)))  # fmt: skip
+            zoom_in = max(1, side // images.shape[2])
+            mosaic.put_image(images[i], left - 12 - side, top - side / 2, zoom_in)
     return mosaic.figure
 
 

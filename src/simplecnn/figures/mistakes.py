@@ -32,7 +32,7 @@ def mistakes_figure(
     and its second guess. new: boolean (N,), whether the image was right the last time; its frame
     is orange then, grey if the mistake persists. Images are in 0..1, of 1 or 3 channels.
     """
-    number, num_channels, height, width = images.shape
+    number, _, height, width = images.shape
     zoom = max(1, TILE // max(height, width))
     words = [
         _words(class_names, label, pair, shares)
@@ -53,10 +53,7 @@ def mistakes_figure(
     frames = []
     for i in range(number):
         x, y = i % columns * step_x + 3, i // columns * step_y + 3
-        if num_channels == 3:
-            mosaic.put(images[i].transpose(1, 2, 0), x, y, zoom)
-        else:
-            mosaic.put(images[i].mean(axis=0), x, y, zoom)
+        mosaic.put_image(images[i], x, y, zoom)
         frames.append(Rectangle((x - 2, y - 2), width * zoom + 4, height * zoom + 4))
         mosaic.write(x, y + height * zoom + 7, words[i], va="top")
     colours = [NEW if is_new else OLD for is_new in new]

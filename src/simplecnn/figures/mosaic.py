@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from simplecnn.figures.label import Label
-from simplecnn.figures.style import DPI, new_figure
+from simplecnn.figures.style import DIGIT, DPI, new_figure
 
 MARGIN, BAR = 14, 92  # pixels around the picture; to the right, for the colour bar
 TITLE = 62
@@ -78,6 +78,19 @@ class Mosaic:
         )
         pixels.set_data(array)
         self.ax.add_image(pixels)
+
+    def put_image(self, image: NDArray, x: float, y: float, zoom: int) -> None:
+        """Draw an image (C, H, W), 0 to 1: three channels in color, one (or three equal) as ink.
+
+        Images on another scale, standardized ones say, are brought to 0 to 1 by their extremes.
+        """
+        low, high = float(image.min()), float(image.max())
+        if low < 0 or high > 1:
+            image = (image - low) / ((high - low) or 1.0)
+        if len(image) == 3 and not (image == image[:1]).all():
+            self.put(image.transpose(1, 2, 0), x, y, zoom)
+        else:
+            self.put(image.mean(axis=0), x, y, zoom, colours=DIGIT, scale=Normalize(0.0, 1.0))
 
     def write(self, x: float, y: float, text: str, *, size: float = 6, **options: object) -> None:
         """Write `text` at (x, y), `size` in points; options are those of matplotlib's Text."""

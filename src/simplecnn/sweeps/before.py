@@ -47,9 +47,9 @@ def name_folder(config: DictConfig) -> None:
 
 def prepare(data: Any) -> None:
     """See to it that the data of a configuration node are there."""
-    if data["_target_"] == "simplecnn.data.mnist.MNIST5kDataModule":
-        return  # came with the installation
     if data["_target_"] == "simplecnn.data.mnist.MNISTDataModule":
+        if data.get("dataset") == "MNIST5k":
+            return  # came with the installation
         from simplecnn.data import files as mnist_files  # unlike the module, imports no torch
 
         names = ("dataset", "download", "mirrors", "timeout")

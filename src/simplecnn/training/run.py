@@ -16,7 +16,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from simplecnn.callbacks.checkpoint import STATE
 from simplecnn.callbacks.phases import Phases
-from simplecnn.callbacks.progress import metric_text
+from simplecnn.callbacks.progress import metric_text, split_metric
 from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
 from simplecnn.console import configure_lightning_logging
 from simplecnn.run_directory import RECORD, RunDirectory, short, tensorboard, with_uv
@@ -341,16 +341,14 @@ def device_and_reason(trainer: pl.Trainer, asked: Config) -> tuple[str, str]:
 def metrics_table(metrics: Mapping[str, float]) -> str:
     """A row a stage, a column a metric: loss and accuracy first."""
     titles = {"train": "training", "val": "validation", "test": "test"}
-    names = list(
-        dict.fromkeys(k.partition("/")[2] for k in metrics if k.partition("/")[0] in titles)
-    )
+    values = {split_metric(key): value for key, value in metrics.items()}
+    names = list(dict.fromkeys(name for stage, name in values if stage))
     names.sort(key=lambda name: ["loss", "acc", name].index(name))
     headings = {"acc": "accuracy"}
     rows = [["", *(headings.get(name, name) for name in names)]]
     for stage, title in titles.items():
-        values = [metrics.get(f"{stage}/{name}") for name in names]
-        if any(value is not None for value in values):
-            rows.append([title, *(_cell(n, v) for n, v in zip(names, values, strict=True))])
+        if any((stage, name) in values for name in names):
+            rows.append([title, *(_cell(name, values.get((stage, name))) for name in names)])
     return table(rows)
 
 
@@ -376,4 +374,9 @@ def _flatten(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _numbers(trainer: pl.Trainer) -> dict[str, float]:
-    return {key: round(float(value), 6) for key, value in trainer.callback_metrics.items()}
+    """The metrics by name; a learning rate, which a monitor logs, is none."""
+    return {
+        key: round(float(value), 6)
+        for key, value in trainer.callback_metrics.items()
+        if not key.startswith("lr-")
+    }

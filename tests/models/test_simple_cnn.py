@@ -93,6 +93,20 @@ def test_blurred_pooling_and_none(ten_digits):
     assert blur.pool1(torch.rand(2, 5, 7, 9)).shape == (2, 5, 3, 4)
 
 
+def test_a_crop_is_the_first_layer_and_has_no_weights(ten_digits):
+    images = torch.from_numpy(ten_digits[0])
+    cropped, plain = SimpleCNN(crop=[4, 28]), SimpleCNN()
+    plain.load_state_dict(cropped.state_dict(), strict=True)
+    part = F.interpolate(images[..., 4:28, 4:28], (28, 28), mode="bicubic").clamp(0, 1)
+    assert torch.equal(cropped(images), plain(part))
+    whole = SimpleCNN(crop=[0, 28])
+    whole.load_state_dict(plain.state_dict(), strict=True)
+    torch.testing.assert_close(whole(images), plain(images), rtol=1e-5, atol=1e-6)
+    for crop in ([4], [28, 4], [0, 29]):
+        with pytest.raises(ValueError, match="two pixels in order, 0 to 28"):
+            SimpleCNN(crop=crop)
+
+
 def test_dropout_stands_before_the_last_layer():
     assert list(dict(SimpleCNN(dropout=0.3).named_children()))[-2:] == ["dropout", "fc2"]
     assert "dropout" not in dict(SimpleCNN().named_children())
