@@ -13,15 +13,14 @@ from torch import nn
 from simplecnn.callbacks.confusion import Confusion
 from simplecnn.callbacks.curves import Curves
 from simplecnn.callbacks.feature_maps import FeatureMaps
-from simplecnn.callbacks.film import Film, is_moment
+from simplecnn.callbacks.filter_history import FilterHistory, is_moment
 from simplecnn.callbacks.filters import Filters
 from simplecnn.callbacks.health import Health
 from simplecnn.callbacks.history import History
-from simplecnn.callbacks.images import ImageCallback, log_spaced
+from simplecnn.callbacks.image_callback import log_spaced
 from simplecnn.callbacks.mistakes import Mistakes
 from simplecnn.config.allow_list import build
-from simplecnn.data.mnist import ResidentDataModule
-from simplecnn.inference.evaluate import load_classifier
+from simplecnn.data.batches import Batches
 from simplecnn.models.activations import feature_maps
 from simplecnn.models.classifier import Classifier
 from simplecnn.run_directory import RunDirectory
@@ -32,10 +31,12 @@ STEPS = [0, 1, 2, 3, 4, 6, 8, 16]  # eight steps an epoch: the early ones, and t
 @pytest.fixture(scope="module")
 def last(finished_run):
     """The weights after the last epoch, and the validation images that they were tried on."""
-    module = load_classifier(finished_run / "checkpoints" / "last.ckpt").eval()
+    path = finished_run / "checkpoints" / "last.ckpt"
+    module = Classifier.load_from_checkpoint(path, weights_only=True).eval()
     data = build(RunDirectory.open(finished_run).config()["data"])
     data.setup("fit")
-    images, labels = next(iter(data.val_dataloader()))
+    batches = list(data.val_dataloader())
+    images, labels = (torch.cat([batch[i] for batch in batches]) for i in (0, 1))
     with torch.no_grad():
         return module, images, labels, module(images)
 
@@ -54,8 +55,8 @@ def test_early_steps_are_spaced_like_logarithms(num_steps, number, expected):
     assert log_spaced(num_steps, number) == expected
 
 
-def test_the_film_runs_from_the_first_weights_to_the_last(finished_run, last):
-    film = arrays(finished_run, "film_conv1")
+def test_the_filter_history_runs_from_the_first_weights_to_the_last(finished_run, last):
+    film = arrays(finished_run, "filter_history_conv1")
     assert film["step"].tolist() == STEPS
     assert film["epoch"].tolist() == [0, -1, -1, -1, -1, -1, 1, 2]
     assert film["weights"].shape == (8, 4, 1, 3, 3)
@@ -71,7 +72,7 @@ def test_mistakes_are_those_of_the_network(finished_run, last):
     taken = logits.argmax(1)
     history = arrays(finished_run, "mistakes_val_history")
     assert history["step"].tolist() == [8, 16]
-    np.testing.assert_array_equal(history["taken"][-1], taken)
+    np.testing.assert_array_equal(history["predictions"][-1], taken)
     np.testing.assert_array_equal(history["wrong"][-1], taken != labels)
     shown = arrays(finished_run, "mistakes_val_epoch=002_step=000016")
     confidence = torch.where(taken != labels, logits.softmax(1).amax(1), -1.0)
@@ -116,7 +117,7 @@ def test_health_is_that_of_all_validation_images(finished_run, last):
     assert gradients["step"].tolist() == STEPS[1:]
     assert gradients["norm"].shape == gradients["update"].shape == (7, 4)
     # Adam's first step changes a weight by the learning rate, here 0.001
-    film = arrays(finished_run, "film_conv1")["weights"]
+    film = arrays(finished_run, "filter_history_conv1")["weights"]
     expected = np.linalg.norm(film[1] - film[0]) / np.linalg.norm(film[0])
     assert gradients["update"][0, 0] == pytest.approx(expected, rel=1e-4)
     assert (gradients["norm"] > 0).all()
@@ -140,13 +141,14 @@ def test_every_picture_is_in_tensorboard(finished_run):
     events.Reload()
     steps = {tag: [e.step for e in events.Images(tag)] for tag in events.Tags()["images"]}
     assert steps == {
-        "filters/conv1": [0, 16], "filters/conv2": [0, 16],
-        "maps/conv1": [0, 16], "maps/conv2": [0, 16],
-        "film/conv1": [16], "health": [16], "mistakes/val": [8, 16], "confusion/val": [16],
-        "curves": [16],
+        "filters/conv1": [0, 15], "filters/conv2": [0, 15],
+        "maps/conv1": [0, 15], "maps/conv2": [0, 15],
+        "filter/history_conv1": [15], "health": [15], "mistakes/val": [7, 15],
+        "confusion/val": [15],
+        "curves": [15],
     }  # fmt: skip
-    newest = events.Images("film/conv1")[-1].encoded_image_string
-    assert newest == (finished_run / "images" / "film_conv1.png").read_bytes()
+    newest = events.Images("filter/history_conv1")[-1].encoded_image_string
+    assert newest == (finished_run / "images" / "filter_history_conv1.png").read_bytes()
     assert not [tag for tag in events.Tags()["scalars"] if tag.startswith("health")]
 
 
@@ -166,7 +168,7 @@ def test_a_history_goes_on_where_the_run_does(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["h.npz"]
 
 
-def test_a_long_film_has_ever_fewer_moments():
+def test_a_long_filter_history_has_ever_fewer_moments():
     moments = [epoch for epoch in range(1, 2001) if is_moment(epoch)]
     assert moments == [*range(1, 100), *range(100, 1000, 10), *range(1000, 2001, 100)]
 
@@ -188,26 +190,25 @@ class Residual(nn.Module):
         return self.head(torch.relu(out).mean((2, 3)))
 
 
-class RandomData(ResidentDataModule):
-    """Random images; `batch_size` 8, validation in three batches of unequal size."""
+class RandomData(pl.LightningDataModule):
+    """Random images; batches of 8, validation in three batches of unequal size."""
+
+    validation_stages = ("val",)
 
     def __init__(self, shape: tuple[int, int, int], num_classes: int) -> None:
-        super().__init__(
-            name="random", class_names=(), split_sizes={"train": 24, "val": 20}, batch_size=8,
-            eval_batch_size=8, seed=0, split_seed=0, test_each_epoch=False,
-        )  # fmt: skip
-        self.image_shape, self.num_classes = shape, num_classes
-
-    def setup(self, stage=None) -> None:
+        super().__init__()
+        self.class_names = [f"class {i}" for i in range(num_classes)]
         made = torch.Generator().manual_seed(0)
+        self.splits = {}
         for name, number in (("train", 24), ("val", 20)):
-            images = torch.rand((number, *self.image_shape), generator=made).mul(255).byte()
-            self.splits[name] = (images, torch.arange(number) % self.num_classes)
+            images = torch.rand((number, *shape), generator=made).mul(255).byte()
+            self.splits[name] = (images, torch.arange(number) % num_classes)
 
-    def probes(self, num_per_class: int = 1):
-        images, labels = self.splits["val"]
-        self.class_names = [f"class {i}" for i in range(self.num_classes)]
-        return images[: self.num_classes].float() / 255, labels[: self.num_classes]
+    def train_dataloader(self) -> Batches:
+        return Batches(*self.splits["train"], batch_size=8, shuffle_seed=0)
+
+    def val_dataloader(self) -> Batches:
+        return Batches(*self.splits["val"], batch_size=8)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +239,8 @@ def test_any_network_with_convolutions(network, shape, num_classes, layers, tmp_
     weights = []
     for callbacks in (
         [],
-        [Filters(folder, layers, 1), Film(folder, layers, 2, 1), FeatureMaps(folder, layers, 1),
+        [Filters(folder, layers, 1), FilterHistory(folder, layers, 2, 1),
+         FeatureMaps(folder, layers, 1),
          Health(folder, 2, 1), Mistakes(folder, 5), Confusion(folder, 1), Curves(folder, 1)],
     ):  # fmt: skip
         torch.manual_seed(0)
@@ -262,7 +264,7 @@ def test_any_network_with_convolutions(network, shape, num_classes, layers, tmp_
     if layers == "all":
         layers = [n for n, m in module.network.named_modules() if isinstance(m, nn.Conv2d)]
     for layer in layers:
-        assert {f"film_{layer}.png", f"maps_{layer}_epoch=001_step=000003.npz"} <= names
+        assert {f"filter_history_{layer}.png", f"maps_{layer}_epoch=001_step=000003.npz"} <= names
     confusion = np.load(tmp_path / "images" / "confusion_val.npz")["counts"]
     assert confusion.sum() == 20 and confusion.shape == (1, num_classes, num_classes)
 
@@ -275,19 +277,18 @@ def test_a_run_without_validation_has_the_pictures_that_need_none(tmp_path):
     words = ["+data.val_size=0", "monitor=null", "trainer.max_epochs=1", "logger=csv"]
     train(compose_run(tmp_path / "run", *words), tmp_path / "run")
     names = {p.stem.split("_")[0] for p in (tmp_path / "run" / "images").iterdir()}
-    assert names == {"film", "filters", "maps", "health", "curves"}
+    assert names == {"filter", "filters", "maps", "health", "curves"}
 
 
 def test_nothing_is_called_in_a_step_that_does_nothing():
+    hooks = ["on_train_batch_start", "on_train_batch_end", "on_before_backward"]
+    hooks += ["on_after_backward", "on_before_zero_grad", "on_before_optimizer_step"]
     for kind in (Filters, FeatureMaps, Mistakes, Confusion):
-        hooks = [name for name in dir(ImageCallback) if "batch_start" in name or "backward" in name]
-        called = {name for name in hooks if callable(getattr(kind, name))}
-        assert called <= {"on_validation_batch_start", "on_test_batch_start",
-                          "on_predict_batch_start"}  # fmt: skip
+        for hook in hooks:
+            assert getattr(kind, hook) is getattr(pl.Callback, hook)
 
 
-@pytest.mark.parametrize("together", [1, "auto"])
-def test_a_step_waits_for_nothing(together, tmp_path, monkeypatch):
+def test_a_step_waits_for_nothing(tmp_path, monkeypatch):
     """What is measured in a step stays on its device until the epoch ends."""
     waits: list[str] = []
     for name in ("item", "cpu", "tolist", "numpy", "__float__", "__bool__", "__int__"):
@@ -309,9 +310,9 @@ def test_a_step_waits_for_nothing(together, tmp_path, monkeypatch):
         return call
 
     folder = str(tmp_path)
-    callbacks = [Film(folder, early_steps=0), Health(folder, 2, 1), Curves(folder, 1)]
+    callbacks = [FilterHistory(folder, early_steps=0), Health(folder, 2, 1), Curves(folder, 1)]
     for callback in callbacks:
-        for name in ("on_train_batch_start", "on_train_batch_end", "between_steps"):
+        for name in ("on_train_batch_start", "on_train_batch_end"):
             if callable(getattr(callback, name, None)):
                 monkeypatch.setattr(callback, name, listening(getattr(callback, name)))
     monkeypatch.setattr("simplecnn.models.classifier.build", lambda *_, **__: Residual())
@@ -324,13 +325,12 @@ def test_a_step_waits_for_nothing(together, tmp_path, monkeypatch):
         default_root_dir=tmp_path,
     )  # fmt: skip
     data = RandomData((1, 20, 24), 7)
-    data.steps_together = together
     trainer.fit(module, data)
     assert in_steps == []
     listening(lambda: torch.ones(1).item())()
     assert in_steps == ["item"]  # it would have been heard
     assert list(callbacks[1].gradients.rows) == [1, 2, 3]
-    assert list(callbacks[2].steps.rows) == ([1, 2, 3] if together == 1 else [3])
+    assert list(callbacks[2].steps.rows) == [1, 2, 3]
 
 
 def test_the_watching_of_a_validation_pass_that_fails_ends(tmp_path):

@@ -110,7 +110,8 @@ class Health(ImageCallback):
     ) -> None:
         epoch = trainer.current_epoch + 1
         # What only rank zero knows must not decide: all processes watch, or none does.
-        due = epoch == 1 or self.is_due(epoch) or epoch == trainer.max_epochs
+        first = epoch <= (trainer.check_val_every_n_epoch or 1)
+        due = first or self.is_due(epoch) or epoch == trainer.max_epochs
         if due and dataloader_idx == 0 and in_training(trainer):
             network = network_of(pl_module)
             self._watching.enter_context(watched(network, self._receive, LAYERS))

@@ -57,7 +57,8 @@ def build_trainer(config: Config, stop: Stop, *, purge_step: int | None = None) 
     purge_step: the step from which the run is resumed.
     """
     settings = dict(config["trainer"])
-    callbacks = [build(node) for node in (config.get("callbacks") or {}).values() if node]
+    nodes = [node for node in (config.get("callbacks") or {}).values() if node]
+    callbacks = [build(node) for node in nodes if not _keeps_nothing(node)]
     loggers = [_logger(node, purge_step) for node in (config.get("logger") or {}).values() if node]
     if not loggers:  # nobody to log to
         callbacks = [c for c in callbacks if not isinstance(c, NEED_A_LOGGER)]
@@ -90,6 +91,11 @@ def _logger(node: Config, purge_step: int | None) -> Any:
     if purge_step is not None and issubclass(get_class(node["_target_"]), TensorBoardLogger):
         node = {**node, "purge_step": purge_step}
     return build(node)
+
+
+def _keeps_nothing(node: Config) -> bool:
+    """Whether a node keeps the best by a monitor where there is none: Lightning keeps the newest."""
+    return str(node.get("_target_")).endswith(".ModelCheckpoint") and node.get("monitor", 0) is None
 
 
 def _is_ours(callback: pl.Callback) -> bool:

@@ -1,0 +1,66 @@
+"""Runs of version 0.1 in `old_runs` are still evaluated, exported and predicted by, not resumed."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from simplecnn.errors import InputError
+from simplecnn.explain.subject import load_subject
+from simplecnn.inference.evaluate import evaluate
+from simplecnn.inference.export import export
+from simplecnn.inference.networks import load_network, load_safetensors
+from simplecnn.inference.predict import classify
+from simplecnn.run_directory import RunDirectory
+
+OLD_RUNS = Path(__file__).parent / "old_runs"
+
+
+@pytest.fixture(params=["plain", "crop", "other"])  # SimpleCNN; one that cropped; torch.nn's parts
+def old_run(request, tmp_path):
+    return Path(shutil.copytree(OLD_RUNS / request.param, tmp_path / request.param))
+
+
+def test_an_old_run_is_evaluated_as_it_was(old_run):
+    directory = RunDirectory.open(old_run)
+    (expected,) = json.loads((OLD_RUNS / old_run.name / "evaluation.json").read_text()).values()
+    assert evaluate(directory, directory.checkpoint("best"), data=None) == expected["acc"]
+    (found,) = json.loads((old_run / "evaluation.json").read_text()).values()
+    # a crop was rounded to whole gray values then
+    rounding = 1e-3 if old_run.name == "crop" else 1e-6
+    assert found["loss"] == pytest.approx(expected["loss"], rel=rounding)
+    assert found["confusion"] == expected["confusion"]
+
+
+def test_an_old_run_is_explained_predicted_by_and_exported(old_run, ten_digits):
+    directory = RunDirectory.open(old_run)
+    last = directory.checkpoint("last")
+    subject = load_subject(directory, last)
+    network = load_network(last)
+    images = torch.from_numpy(ten_digits[0])
+    assert torch.equal(subject.network(images), network(images))
+    assert not torch.equal(subject.untrained(images), network(images))
+    assert hasattr(network, "crop") == (old_run.name == "crop")
+    shares = classify(network, ten_digits[0][:, 0])
+    np.testing.assert_allclose(shares, network(images).softmax(1), rtol=1e-6)
+    written = old_run / "new.safetensors"
+    export(last, written)
+    torch.testing.assert_close(load_safetensors(written)(images), network(images))
+
+
+@pytest.mark.parametrize("name", ["plain", "crop"])
+def test_an_old_export_gives_the_same_logits(name, ten_digits):
+    images = torch.from_numpy(ten_digits[0])
+    best = load_network(OLD_RUNS / name / "checkpoints" / "best.ckpt")
+    found = load_safetensors(OLD_RUNS / name / "model.safetensors")
+    torch.testing.assert_close(found(images), best(images))
+
+
+def test_an_old_run_is_not_resumed(old_run):
+    record = json.loads((old_run / "run.json").read_text())
+    (old_run / "run.json").write_text(json.dumps({**record, "status": "interrupted"}))
+    with pytest.raises(InputError, match="made by another version of simplecnn.*evaluated"):
+        RunDirectory.to_resume(old_run)
