@@ -94,7 +94,7 @@ def _logger(node: Config, purge_step: int | None) -> Any:
 
 
 def _keeps_nothing(node: Config) -> bool:
-    """Whether a node keeps the best by a monitor where there is none: Lightning keeps the newest."""
+    """Whether a node keeps the best by a monitor, and there is none: Lightning would keep all."""
     return str(node.get("_target_")).endswith(".ModelCheckpoint") and node.get("monitor", 0) is None
 
 
