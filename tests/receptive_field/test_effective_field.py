@@ -8,8 +8,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from simplecnn.models.simple_cnn import SimpleCNN
-from simplecnn.receptive_field.effective_field import EffectiveField, effective_fields
-from simplecnn.receptive_field.fields import receptive_field, receptive_fields, stack
+from simplecnn.receptive_field import (
+    EffectiveField,
+    effective_fields,
+    receptive_field,
+    receptive_fields,
+    stack,
+)
 
 
 def uniform(kernels) -> nn.Sequential:

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 from matplotlib.figure import Figure
+from simplecnn.receptive_field.footprint import Columns
 from torch import nn
 
 from simplecnn.models.simple_cnn import SimpleCNN
 from simplecnn.receptive_field import report as field_report
 from simplecnn.receptive_field.fields import receptive_fields
-from simplecnn.receptive_field.footprint import Columns
 from simplecnn.receptive_field.report import chain_table, receptive_field_report, tutorial_chains
 
 TABLE = """\
