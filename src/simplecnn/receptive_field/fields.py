@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from simplecnn.receptive_field.axis import Axis, Interval
+from simplecnn.receptive_field.axis import NOTHING, Axis, Interval
 from simplecnn.receptive_field.trace import trace
 
 Unit = int | tuple[int, int]
@@ -81,6 +83,12 @@ class Field:
         return next((a.bound for a in self.axes if a.bound), "")
 
     @property
+    def visible(self) -> tuple[Interval, Interval]:
+        """First and last row, first and last column of the image that any unit depends on."""
+        rows, columns = (_ends(axis.used.any(0)) for axis in self.axes)
+        return rows, columns
+
+    @property
     def num_unread(self) -> tuple[int, int]:
         """Rows and columns of its input that the layer's last operation drops."""
         return self.axes[0].num_unread, self.axes[1].num_unread
@@ -111,8 +119,12 @@ class Field:
 def _interval(axis: Axis, unit: int) -> Interval:
     if axis.pattern is not None:
         return axis.pattern.at(unit)
-    pixels = axis.used[unit].nonzero()[0].tolist()
-    return (pixels[0], pixels[-1]) if pixels else (0, -1)
+    return _ends(axis.used[unit])
+
+
+def _ends(used: NDArray[np.bool_]) -> Interval:
+    pixels = used.nonzero()[0].tolist()
+    return (pixels[0], pixels[-1]) if pixels else NOTHING
 
 
 def _size(axis: Axis) -> int:
