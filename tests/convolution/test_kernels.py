@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from simplecnn.convolution.definition import conv2d
-from simplecnn.convolution.kernels import KERNELS, best_matches, white_square
+from simplecnn.convolution import KERNELS, best_matches, conv2d, white_square
 
 RIGHTWARDS = np.tile(np.arange(5.0), (5, 1))  # grows by 1 a column
 DOWNWARDS = RIGHTWARDS.T

@@ -91,7 +91,7 @@ def boxes_figure(image: ArrayLike, layers: Sequence[LayerBoxes]) -> Figure:
             handlelength=1.0,
             columnspacing=1.0,
         )
-    title = "What a unit sees: frame = receptive field, hatched = padding or cut off, in pixels"
+    title = "Receptive fields, in pixels; hatched: padding, or what a crop cut off"
     style.head(figure, title, TITLE)
     return figure
 
@@ -143,7 +143,7 @@ def effective_fields_figure(rows: Mapping[str, Mapping[str, FieldMap]]) -> Figur
     style.head(
         figure,
         "Mean |gradient| of the central unit, in % of each map's sum, one scale a layer\n"
-        "white frame: what the unit can see; dashed, dotted: square with 95 %, 50 % of the sum",
+        "frame: the receptive field; dashed, dotted: 95 %, 50 % of the sum",
         LABEL + 1,
     )
     return figure
