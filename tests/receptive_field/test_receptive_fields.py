@@ -112,11 +112,19 @@ def test_squeeze_and_excitation_sees_the_whole_image():
 
 
 def test_what_has_no_rule_is_named():
+    network = nn.Sequential(conv(3, out=4), nn.PixelShuffle(2), conv(3))
+    before, *after = receptive_fields(network, 8).values()
+    assert (before.size, before.bound) == ((3, 3), "")
+    for field in after:
+        assert field.whole and field.used(0) == (tuple(range(8)),) * 2
+        assert field.bound == "aten.pixel_shuffle has no rule here: mixed with everything"
+
+
+def test_attention_sees_the_whole_image():
     fields = receptive_fields(on_meta("vit_b_16"), 224)
     assert (fields["conv_proj"].size, fields["conv_proj"].bound) == ((16, 16), "")
     block = fields["encoder.layers.encoder_layer_0"]
-    assert block.whole and block.used(0) == (tuple(range(224)),) * 2
-    assert block.bound == "aten.bmm has no rule here: mixed with everything"
+    assert block.whole and block.used(0) == (tuple(range(224)),) * 2 and block.bound
 
 
 class Functional(nn.Module):
@@ -252,22 +260,11 @@ def test_residual_and_concatenating_branches():
     assert field_of(inception).size == (5, 5) and not field_of(inception).misaligned
 
 
-def test_flattened_branches_side_by_side():
-    branches = [
-        nn.Sequential(conv(k), nn.AdaptiveAvgPool2d(n), nn.Flatten()) for k, n in ((3, 2), (1, 1))
-    ]
-    joined = Branches("cat", *branches)
-    fields = receptive_fields(nn.Sequential(joined, nn.Linear(5, 2)), 8)
-    assert fields["0"].units == (5, 5) and fields["0"].stride == (None, None)
-    rows = [fields["0"].used(i)[0] for i in range(5)]  # 2 x 2 of six rows each, and one of all
-    assert rows == [
-        tuple(range(5)),
-        tuple(range(5)),
-        tuple(range(3, 8)),
-        tuple(range(3, 8)),
-        tuple(range(8)),
-    ]
-    assert fields["1"].whole and not fields["1"].bound
+def test_flattened_branches_side_by_side_count_as_mixed():
+    branches = [nn.Sequential(nn.AdaptiveAvgPool2d(n), nn.Flatten()) for n in (2, 1)]
+    fields = receptive_fields(nn.Sequential(Branches("cat", *branches), nn.Linear(5, 2)), 8)
+    assert fields["0"].bound == "a concatenation along an image axis"
+    assert fields["1"].whole and fields["1"].used(0) == (tuple(range(8)),) * 2
 
 
 def test_misaligned_branches_are_reported():

@@ -21,7 +21,6 @@ class Stack:
     """What a chain of layers sees and costs; one entry a layer where a tuple is given."""
 
     sizes: tuple[int, ...]  # receptive field in pixels
-    strides: tuple[int, ...]  # pixels between neighboring units
     num_parameters: int  # weights and biases
     num_macs: int  # multiply-accumulates of the convolutions for one image
     profile: tuple[float, ...]  # weight of each input column with uniform kernels; sums to 1
@@ -56,21 +55,19 @@ def stack(
     parameters = macs = 0
     width, size, jump = in_channels, image_size, 1
     profile = [1.0]
-    strides: list[int] = []
-    for (kernel, stride), out in zip(layers, channels, strict=True):
+    for i, ((kernel, stride), out) in enumerate(zip(layers, channels, strict=True)):
         padding = 0 if out is None else kernel // 2
         size = (size + 2 * padding - kernel) // stride + 1
         if size < 1:
-            raise ValueError(f"nothing is left of {image_size} pixels after {len(strides)} layers.")
+            raise ValueError(f"nothing is left of {image_size} pixels after {i} layers.")
         if out is not None:
             parameters += kernel**2 * width * out + out
             macs += kernel**2 * width * out * size**2
             width = out
         profile = _spread_profile(profile, kernel, jump)
         jump *= stride
-        strides.append(jump)
     sizes = tuple(receptive_field(layers[: i + 1]) for i in range(len(layers)))
-    return Stack(sizes, tuple(strides), parameters, macs, tuple(profile))
+    return Stack(sizes, parameters, macs, tuple(profile))
 
 
 def _spread_profile(profile: list[float], kernel: int, jump: int) -> list[float]:

@@ -59,7 +59,7 @@ def check_fields(
     """Two checks for each layer, or for each of `layers`.
 
     `fields` are the ones to be checked, by default those of `receptive_fields`. The gradient is
-    taken for up to `max_units` units a layer, spread over all rows and columns; the NaN
+    taken for up to `max_units` units a layer, evenly spaced from the first to the last; the NaN
     experiment compares all units.
     """
     image = blank_image(network, input_size)
@@ -154,7 +154,7 @@ class _Positive(TorchFunctionMode):
 def _mean_pool(
     input: Tensor,
     kernel_size: Any,
-    stride: Any = None,
+    stride: Any = (),
     padding: Any = 0,
     dilation: Any = 1,
     *args: Any,
@@ -163,19 +163,19 @@ def _mean_pool(
 ) -> Tensor:
     """The mean over the windows of a max-pooling, which may be dilated."""
 
-    def pair(value: Any) -> list[int]:
-        return [value] * 2 if isinstance(value, int) else [*value, *value][:2]
-
-    kernel, before = pair(kernel_size), pair(padding)
-    steps = pair(stride) if stride else kernel
+    kernel, before, gaps = map(_pair, (kernel_size, padding, dilation))
+    steps = _pair(stride or kernel_size)
     sides: list[int] = []
-    for i in (1, 0):  # ceil_mode may read beyond the padding
-        reach = (output_size[i] - 1) * steps[i] + pair(dilation)[i] * (kernel[i] - 1) + 1
+    for i in (1, 0):  # with ceil_mode, windows reach beyond the padding
+        reach = (output_size[i] - 1) * steps[i] + gaps[i] * (kernel[i] - 1) + 1
         sides += [before[i], reach - before[i] - input.shape[i - 2]]
     channels = input.shape[-3]
     weight = input.new_full((channels, 1, *kernel), 1 / (kernel[0] * kernel[1]))
-    padded = functional.pad(input, sides)
-    return functional.conv2d(padded, weight, None, steps, 0, pair(dilation), channels)
+    return functional.conv2d(functional.pad(input, sides), weight, None, steps, 0, gaps, channels)
+
+
+def _pair(value: Any) -> list[int]:
+    return [value] * 2 if isinstance(value, int) else [*value, *value][:2]
 
 
 def _positive_interpolation(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -251,28 +251,15 @@ def _gradient_checks(
             checks.append(Check(name, "gradient", True, 0, remark))
             continue
         positions = _Positions(field, output.shape[1:])
-        chosen = _chosen(positions, max_units)
+        last, num_units = len(positions.places) - 1, max(2, max_units)
+        chosen = sorted({round(i * last / (num_units - 1)) for i in range(num_units)})
         support = _gradient_support(output, x, positions, chosen, generator)
         wrong = _difference(positions, chosen, support, exact=not reason)
         remark = f"as an upper bound: {reason}" if reason else ""
         if not wrong and not reason:
-            wrong, remark = _interval_difference(field, positions, chosen, support)
+            wrong, remark = _interval_difference(field)
         checks.append(Check(name, "gradient", not wrong, len(chosen), wrong or remark))
     return checks
-
-
-def _chosen(positions: _Positions, max_units: int) -> list[int]:
-    """Positions in every row and every column, along the diagonal, and the two other corners."""
-    sizes, num_positions = positions.sizes, len(positions.places)
-    if num_positions <= max_units:
-        return list(range(num_positions))
-    longest = max(sizes)
-    num_steps = min(longest, max_units)
-    steps = [i * (longest - 1) // max(num_steps - 1, 1) for i in range(num_steps)]
-    places = [tuple(min(step, n - 1) for n in sizes) for step in steps]
-    if len(sizes) == 2:
-        places += [(0, sizes[1] - 1), (sizes[0] - 1, 0)]
-    return sorted({p[0] if len(sizes) == 1 else p[0] * sizes[1] + p[1] for p in places})
 
 
 def _gradient_support(
@@ -311,31 +298,17 @@ def _difference(positions: _Positions, chosen: list[int], support: Tensor, *, ex
     )
 
 
-def _interval_difference(
-    field: Field, positions: _Positions, chosen: list[int], support: Tensor
-) -> tuple[str, str]:
-    """Where the closed form, `interval`, differs from the gradient of a unit that sees no border,
-    and a remark where there is no such unit; in words."""
+def _interval_difference(field: Field) -> tuple[str, str]:
+    """Where the closed form, `interval`, differs from `used` for a unit that sees no border, and a
+    remark where there is no such unit; in words."""
     remark = ""
-    for which, axis in enumerate(field.axes):
-        if axis.pattern is None:  # the interval is what `used` says, which is checked
-            continue
-        lines = support.any(2 - which)
-        compared = False
-        for k, position in enumerate(chosen):
-            unit = int(positions.units[which][position])
-            interval = axis.pattern.at(unit)
-            sees_pixels = positions.rows[position].any() and positions.columns[position].any()
-            if axis.cut[unit] or not sees_pixels:
-                continue
-            compared = True
-            pixels = lines[k].nonzero().flatten().tolist()
-            if (pixels[:1], pixels[-1:]) != ([interval[0]], [interval[1]]):
-                axis_name = ("rows", "columns")[which]
-                box, name = _box(support[k]), positions.name(position)
-                words = f"unit {name} depends on {box}, its {axis_name} are {interval}"
-                return words, ""
-        if not compared:
+    for axis, lines in zip(field.axes, ("rows", "columns"), strict=True):
+        units = () if axis.pattern is None else (~axis.cut).nonzero()[0].tolist()
+        for unit in units:
+            interval, pixels = axis.pattern.at(unit), axis.used[unit].nonzero()[0].tolist()
+            if list(interval) != [*pixels[:1], *pixels[-1:]]:
+                return f"unit {unit} depends on {lines} {pixels}, its interval is {interval}", ""
+        if axis.pattern is not None and not units:
             remark = "every unit sees a border: size and start rest on the formulas alone"
     return "", remark
 

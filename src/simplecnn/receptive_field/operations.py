@@ -11,21 +11,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-from simplecnn.receptive_field.axis import Axis, Reading, joined, mixed, read, spread, uniform
-from simplecnn.receptive_field.readings import (
-    adaptive,
-    interpolated,
-    padded,
-    sliced,
-    transposed,
-    window,
-)
+from simplecnn.receptive_field import readings
+from simplecnn.receptive_field.axis import Axis, joined, mixed, read, spread, uniform
+from simplecnn.receptive_field.readings import Reading
 
 
 @dataclass(frozen=True)
@@ -57,13 +49,21 @@ class Call:
         given = tensors(list(self.arguments.values()))
         return [(t, axis) for t in given if (axis := self.axis_of(t)) is not None]
 
+    def dims(self, name: str) -> list[int]:
+        """The dimensions an argument lists, counted from the last; all where it is empty."""
+        num_dims, value = len(self.shape), self[name]
+        dims = [value] if isinstance(value, int) else list(value or range(num_dims))
+        return [d % num_dims - num_dims for d in dims]
+
 
 Rule = Callable[[Call], Axis]
 
 
 def rule_of(operation: str, *, pointwise: bool) -> Rule | None:
     """The rule of an aten operation, named without its trailing underscore; None without one."""
-    return _elementwise if pointwise else RULES.get(operation)
+    if pointwise or operation in _ELEMENTWISE:
+        return _elementwise
+    return _concatenation if operation == "cat" else _on_one_tensor(_RULES.get(operation))
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
@@ -77,19 +77,24 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 def unknown(call: Call) -> Axis:
     """An operation without a rule: at most, everything is mixed with everything."""
-    reason = f"aten.{call.operation} has no rule here: mixed with everything"
+    return _all_mixed(call, f"aten.{call.operation} has no rule here: mixed with everything")
+
+
+def _all_mixed(call: Call, reason: str) -> Axis:
     axes = [mixed(axis, reason) for _, axis in call.operands]
     return joined(axes, [None] * len(axes), 1)
 
 
-def _single(change: Callable[[Axis, Call], Axis]) -> Rule:
+def _on_one_tensor(change: Callable[[Axis, Call], Axis] | None) -> Rule | None:
     """A rule for operations on one tensor; other tensor arguments must be constants."""
+    if change is None:
+        return None
 
     def rule(call: Call) -> Axis:
         axis = call.axis_of(next(tensors(list(call.arguments.values()))))
         if axis is None or len(call.operands) > 1:
             return unknown(call)
-        return change(axis, call)
+        return axis if axis.dim is None else change(axis, call)
 
     return rule
 
@@ -104,33 +109,12 @@ def _elementwise(call: Call) -> Axis:
 
 
 def _concatenation(call: Call) -> Axis:
-    """Along the channels, or along an image axis."""
+    """Of channels, the union; tensors side by side in the image, or flattened, count as mixed."""
     dim = call["dim"] % call.output.dim() - call.output.dim()
-    axes = [axis for _, axis in call.operands]
-    if all(axis.dim != dim for axis in axes):
-        result = _elementwise(call)
-        others = [call.other_axis_of(t) for t, _ in call.operands]
-        side_by_side = any(other is not None and other.dim == dim for other in others)
-        if side_by_side and not all(map(axes[0].equals, axes)):
-            reason = "a concatenation puts fields of different size side by side"
-            result = replace(result, bound=result.bound or reason)
-        return result
-    if any(axis.dim not in (dim, None) for axis in axes):
-        reason = "a concatenation of one image axis lying in two dimensions"
-        return joined([mixed(a, reason) for a in axes], [None] * len(axes), 1)
-    used = []
-    for tensor in call["tensors"]:
-        axis, size = call.axis_of(tensor), tensor.shape[dim]
-        if axis is None:
-            used.append(np.zeros((size, axes[0].used.shape[1]), dtype=bool))
-        elif axis.dim is None:
-            used.append(axis.used.repeat(size, axis=0))
-        else:
-            used.append(spread(axis, size).used)
-    bound = next((axis.bound for axis in axes if axis.bound), "")
-    misaligned = any(axis.misaligned for axis in axes)
-    cut = np.ones(call.output.shape[dim], dtype=bool)
-    return Axis(np.concatenate(used), cut, None, dim, misaligned=misaligned, bound=bound)
+    axes = [axis for t, _ in call.operands for axis in (call.axis_of(t), call.other_axis_of(t))]
+    if any(axis is not None and axis.dim == dim for axis in axes):
+        return _all_mixed(call, "a concatenation along an image axis")
+    return _elementwise(call)
 
 
 # Windows.
@@ -154,53 +138,46 @@ def _read_last(
     return read(spread(axis, num_in), reading(dim + num_dims, num_in, num_out))
 
 
-def _convolution(axis: Axis, call: Call) -> Axis:
-    kernel = list(call["weight"].shape[2:])
+def _windows(axis: Axis, call: Call, kernel: list[int], before: list[int]) -> Axis:
     num_dims = len(kernel)
-    if axis.dim == -num_dims - 1:  # positions that a reshape made channels
-        return mixed(axis, "" if call["groups"] == 1 else "a grouped convolution")
-    dilation = _per_dim(call["dilation"], num_dims)
-    padding = call["padding"]
-    if padding == "same":  # what is odd goes to the right
-        before = [d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True)]
-    else:
-        before = _per_dim(0 if padding == "valid" else padding, num_dims)
-    kind = transposed if "transpose" in call.operation else window
-    return _windows(axis, call, kind, kernel, _per_dim(call["stride"], num_dims), before, dilation)
-
-
-def _pooling(axis: Axis, call: Call, num_dims: int) -> Axis:
-    kernel = _per_dim(call["kernel_size"], num_dims)
     stride = _per_dim(call["stride"], num_dims, kernel)
-    before = _per_dim(call["padding"], num_dims)
     dilation = _per_dim(call["dilation"], num_dims, 1)
-    return _windows(axis, call, window, kernel, stride, before, dilation)
+    kind = readings.transposed if "transpose" in call.operation else readings.window
 
-
-def _windows(
-    axis: Axis,
-    call: Call,
-    kind: Callable[..., Reading],
-    kernel: list[int],
-    stride: list[int],
-    before: list[int],
-    dilation: list[int],
-) -> Axis:
     def reading(i: int, n: int, m: int) -> Reading:
         options = {"kernel": kernel[i], "stride": stride[i]}
         return kind(n, m, **options, before=before[i], dilation=dilation[i])
 
-    return _read_last(axis, call, len(kernel), reading)
+    return _read_last(axis, call, num_dims, reading)
 
 
-def _adaptive_pooling(axis: Axis, call: Call, num_dims: int) -> Axis:
-    if axis.dim is not None and axis.dim >= -num_dims and call.output.shape[axis.dim] == 1:
+def _convolution(axis: Axis, call: Call) -> Axis:
+    kernel, padding = list(call["weight"].shape[2:]), call["padding"]
+    num_dims = len(kernel)
+    if axis.dim == -num_dims - 1:  # positions that a reshape made channels
+        return mixed(axis, "" if call["groups"] == 1 else "a grouped convolution")
+    if padding == "same":  # what is odd goes to the right
+        dilation = _per_dim(call["dilation"], num_dims)
+        before = [d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True)]
+    else:
+        before = _per_dim(0 if padding == "valid" else padding, num_dims)
+    return _windows(axis, call, kernel, before)
+
+
+def _pooling(axis: Axis, call: Call) -> Axis:
+    num_dims = int(call.operation[len("max_pool")])
+    kernel, before = (_per_dim(call[name], num_dims) for name in ("kernel_size", "padding"))
+    return _windows(axis, call, kernel, before)
+
+
+def _adaptive_pooling(axis: Axis, call: Call) -> Axis:
+    if axis.dim in (-2, -1) and call.output.shape[axis.dim] == 1:
         return mixed(axis)  # global pooling
-    return _read_last(axis, call, num_dims, lambda i, n, m: adaptive(n, m))
+    return _read_last(axis, call, 2, lambda i, n, m: readings.adaptive(n, m))
 
 
-def _interpolation(axis: Axis, call: Call, num_dims: int, mode: str) -> Axis:
-    corners = bool(call["align_corners"])
+def _interpolation(axis: Axis, call: Call) -> Axis:
+    mode, corners = _INTERPOLATIONS[call.operation], bool(call["align_corners"])
 
     def reading(i: int, n: int, m: int) -> Reading:
         scale = Fraction(n, m)
@@ -208,9 +185,9 @@ def _interpolation(axis: Axis, call: Call, num_dims: int, mode: str) -> Axis:
             scale = Fraction(n - 1, max(m - 1, 1))
         elif call["scale_factors"]:  # torch steps by the factor asked for, not by the sizes
             scale = 1 / Fraction(call["scale_factors"][i]).limit_denominator(1000)
-        return interpolated(n, m, mode=mode, scale=scale, align_corners=corners)
+        return readings.interpolated(n, m, mode=mode, scale=scale, align_corners=corners)
 
-    return _read_last(axis, call, num_dims, reading)
+    return _read_last(axis, call, 2, reading)
 
 
 def _pad(axis: Axis, call: Call) -> Axis:
@@ -218,7 +195,7 @@ def _pad(axis: Axis, call: Call) -> Axis:
     num_dims = len(sides) // 2  # listed from the last dimension
 
     def reading(i: int, n: int, m: int) -> Reading:
-        return padded(n, m, before=sides[2 * (num_dims - i - 1)], mode=mode)
+        return readings.padded(n, m, before=sides[2 * (num_dims - i - 1)], mode=mode)
 
     return _read_last(axis, call, num_dims, reading)
 
@@ -226,41 +203,27 @@ def _pad(axis: Axis, call: Call) -> Axis:
 # Dimensions that are mixed.
 
 
-def _dims(call: Call, name: str) -> set[int]:
-    """The dimensions an argument lists, counted from the last; all of them where it is empty."""
-    num_dims, value = len(call.shape), call[name]
-    dims = [value] if isinstance(value, int) else list(value or range(num_dims))
-    return {d % num_dims - num_dims for d in dims}
-
-
-def _mix(axis: Axis, dims: set[int]) -> Axis:
-    return mixed(axis) if axis.dim in dims else axis
-
-
 def _mix_last(axis: Axis, num_dims: int) -> Axis:
-    return _mix(axis, set(range(-num_dims, 0)))
+    return mixed(axis) if axis.dim in range(-num_dims, 0) else axis
 
 
-def _without(axis: Axis, dims: set[int]) -> Axis:
-    """The axis after dimensions were taken out of the tensor."""
-    if axis.dim is None:
-        return axis
-    return replace(axis, dim=axis.dim + sum(d > axis.dim for d in dims))
+def _mix_listed(axis: Axis, call: Call) -> Axis:
+    return mixed(axis) if axis.dim in call.dims("dim") else axis
 
 
 def _reduction(axis: Axis, call: Call) -> Axis:
-    dims = _dims(call, "dim")
-    axis = _mix(axis, dims)
-    return axis if call["keepdim"] else _without(axis, dims)
+    axis = _mix_listed(axis, call)
+    return axis if call["keepdim"] else _without(axis, call.dims("dim"))
 
 
-def _extremum(call: Call) -> Axis:
-    """`max` and `min` over a dimension, or of two tensors."""
-    return _elementwise(call) if isinstance(call["other"], Tensor) else _single(_reduction)(call)
+def _without(axis: Axis, dims: Sequence[int]) -> Axis:
+    """The axis after dimensions were taken out of the tensor."""
+    dim = axis.dim
+    return axis if dim is None else replace(axis, dim=dim + sum(d > dim for d in dims))
 
 
 def _batch_norm(axis: Axis, call: Call) -> Axis:
-    channels = -len(call.shape) + 1
+    channels = 1 - len(call.shape)
     return mixed(axis) if call["training"] and axis.dim != channels else axis
 
 
@@ -268,24 +231,20 @@ def _batch_norm(axis: Axis, call: Call) -> Axis:
 
 
 def _permute(axis: Axis, call: Call) -> Axis:
-    if axis.dim is None:
-        return axis
-    num_dims = len(call.shape)
-    order = [d % num_dims for d in call["dims"]]
-    return replace(axis, dim=order.index(axis.dim + num_dims) - num_dims)
+    order = call.dims("dims")
+    assert axis.dim is not None
+    return replace(axis, dim=order.index(axis.dim) - len(order))
 
 
 def _transpose(axis: Axis, call: Call) -> Axis:
-    num_dims = len(call.shape)
-    a, b = call["dim0"] % num_dims - num_dims, call["dim1"] % num_dims - num_dims
-    return replace(axis, dim={a: b, b: a}.get(axis.dim, axis.dim)) if axis.dim else axis
+    (a,), (b,) = call.dims("dim0"), call.dims("dim1")
+    return replace(axis, dim=b if axis.dim == a else a if axis.dim == b else axis.dim)
 
 
 def _reshape(axis: Axis, call: Call) -> Axis:
     """Follows the units through a reshape, by the distance between them in row-major order."""
-    if axis.dim is None:
-        return axis
-    distance = axis.inner * math.prod(call.shape[axis.dim + 1 :] if axis.dim < -1 else ())
+    assert axis.dim is not None
+    distance = axis.inner * math.prod(call.shape[len(call.shape) + axis.dim + 1 :])
     shape = tuple(call.output.shape)
     for i, size in enumerate(shape):
         inner, rest = divmod(distance, math.prod(shape[i + 1 :]))
@@ -295,40 +254,35 @@ def _reshape(axis: Axis, call: Call) -> Axis:
 
 
 def _expand(axis: Axis, call: Call) -> Axis:
-    if axis.dim is None or call.shape[axis.dim] == call.output.shape[axis.dim]:
-        return axis
-    return uniform(axis, axis.used[0])
-
-
-def _dim(call: Call) -> int:
-    num_dims = len(call.shape)
-    return (call["dim"] or 0) % num_dims - num_dims
+    assert axis.dim is not None
+    stretched = call.shape[axis.dim] != call.output.shape[axis.dim]
+    return uniform(axis, axis.used[0]) if stretched else axis
 
 
 def _part(axis: Axis, call: Call, start: int, step: int = 1) -> Axis:
-    dim = _dim(call)
+    (dim,) = call.dims("dim")
     if axis.dim != dim:
         return axis
     num_in, num_out = call.shape[dim], call.output.shape[dim]
-    return read(spread(axis, num_in), sliced(num_in, num_out, start=start, step=step))
+    return read(spread(axis, num_in), readings.sliced(num_in, num_out, start=start, step=step))
 
 
 def _slice(axis: Axis, call: Call) -> Axis:
-    size = call.shape[_dim(call)]
+    size = call.shape[call.dims("dim")[0]]
     start, _, step = slice(call["start"], call["end"], call["step"]).indices(size)
     return _part(axis, call, start, step)
 
 
 def _split(axis: Axis, call: Call) -> Axis:
-    before = call.outputs[: call.index]
-    return _part(axis, call, sum(t.shape[_dim(call)] for t in before))
+    (dim,) = call.dims("dim")
+    return _part(axis, call, sum(t.shape[dim] for t in call.outputs[: call.index]))
 
 
 def _select(axis: Axis, call: Call) -> Axis:
-    dim = _dim(call)
+    (dim,) = call.dims("dim")
     if axis.dim == dim:
         return uniform(axis, spread(axis, call.shape[dim]).used[call["index"]])
-    return _without(axis, {dim})
+    return _without(axis, [dim])
 
 
 # Operations whose output does not depend on what is in their input.
@@ -343,53 +297,31 @@ _ELEMENTWISE = {
     "alpha_dropout", "feature_alpha_dropout", "contiguous", "clone", "detach", "alias", "to",
     "_to_copy", "type_as", "copy", "fill", "zero", "masked_fill", "where",
 }  # fmt: skip
-_RESHAPES = {"view", "reshape", "_unsafe_view", "flatten", "squeeze", "unsqueeze"}
-_REDUCTIONS = {
-    "mean", "sum", "amax", "amin", "prod", "var", "std", "norm", "linalg_vector_norm", "logsumexp",
+_INTERPOLATIONS = {
+    "upsample_nearest2d": "nearest", "_upsample_nearest_exact2d": "nearest-exact",
+    "upsample_bilinear2d": "linear", "upsample_bicubic2d": "cubic",
 }  # fmt: skip
-_ONE_TENSOR: dict[str, Callable[[Axis, Call], Axis]] = {
-    "pad": _pad,
-    "constant_pad_nd": _pad,
-    "linear": lambda axis, call: _mix_last(axis, 1),
-    "batch_norm": _batch_norm,
-    "instance_norm": lambda axis, call: _mix_last(axis, len(call.shape) - 2),
-    "group_norm": lambda axis, call: _mix_last(axis, len(call.shape) - 1),
-    "layer_norm": lambda axis, call: _mix_last(axis, len(call["normalized_shape"])),
-    "softmax": lambda axis, call: _mix(axis, _dims(call, "dim")),
-    "log_softmax": lambda axis, call: _mix(axis, _dims(call, "dim")),
-    "channel_shuffle": lambda axis, call: _mix(axis, {1 - len(call.shape)}),
-    "permute": _permute,
-    "transpose": _transpose,
-    "expand": _expand,
-    "slice": _slice,
-    "split": _split,
-    "split_with_sizes": _split,
-    "chunk": _split,
-    "select": _select,
-    **dict.fromkeys(_RESHAPES, _reshape),
-    **dict.fromkeys(_REDUCTIONS, _reduction),
-}
-for _n, _linear in ((1, "linear"), (2, "bilinear"), (3, "trilinear")):
-    _ONE_TENSOR |= {
-        f"conv{_n}d": _convolution,
-        f"conv_transpose{_n}d": _convolution,
-        **dict.fromkeys(
-            (f"max_pool{_n}d", f"max_pool{_n}d_with_indices", f"avg_pool{_n}d"),
-            partial(_pooling, num_dims=_n),
-        ),
-        **dict.fromkeys(
-            (f"adaptive_avg_pool{_n}d", f"adaptive_max_pool{_n}d"),
-            partial(_adaptive_pooling, num_dims=_n),
-        ),
-        f"upsample_nearest{_n}d": partial(_interpolation, num_dims=_n, mode="nearest"),
-        f"_upsample_nearest_exact{_n}d": partial(_interpolation, num_dims=_n, mode="nearest-exact"),
-        f"upsample_{_linear}{_n}d": partial(_interpolation, num_dims=_n, mode="linear"),
-        f"upsample_bicubic{_n}d": partial(_interpolation, num_dims=_n, mode="cubic"),
-    }
-
-RULES: dict[str, Rule] = {name: _single(change) for name, change in _ONE_TENSOR.items()} | {
-    "max": _extremum,
-    "min": _extremum,
-    "cat": _concatenation,
-    **dict.fromkeys(_ELEMENTWISE, _elementwise),
-}
+_GROUPS: list[tuple[Callable[[Axis, Call], Axis], tuple[str, ...]]] = [
+    (_convolution, ("conv1d", "conv2d", "conv3d")),
+    (_convolution, ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")),
+    (_pooling, ("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices")),
+    (_pooling, ("avg_pool1d", "avg_pool2d", "avg_pool3d")),
+    (_adaptive_pooling, ("adaptive_avg_pool2d", "adaptive_max_pool2d")),
+    (_interpolation, tuple(_INTERPOLATIONS)),
+    (_pad, ("pad", "constant_pad_nd")),
+    (_mix_listed, ("softmax", "log_softmax")),
+    (_reduction, ("mean", "sum", "amax", "amin", "prod", "var", "std", "linalg_vector_norm")),
+    (_reshape, ("view", "reshape", "_unsafe_view", "flatten", "squeeze", "unsqueeze")),
+    (_split, ("split", "split_with_sizes", "chunk")),
+    (lambda axis, call: _mix_last(axis, 1), ("linear",)),
+    (lambda axis, call: _mix_last(axis, len(call["normalized_shape"])), ("layer_norm",)),
+    (lambda axis, call: _mix_last(axis, len(call.shape) - 1), ("group_norm",)),
+    (lambda axis, call: _mix_last(axis, len(call.shape) - 2), ("instance_norm",)),
+    (_batch_norm, ("batch_norm",)),
+    (_permute, ("permute",)),
+    (_transpose, ("transpose",)),
+    (_expand, ("expand",)),
+    (_slice, ("slice",)),
+    (_select, ("select",)),
+]
+_RULES = {name: change for change, names in _GROUPS for name in names}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode  # it has no public name
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from simplecnn.models.activations import evaluation_mode, uncompiled
@@ -128,22 +128,16 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.trails = WeakTensorKeyDictionary()
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # torch's default imports its compiler, some seconds, to skip it
-
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        name = func._schema.name.removeprefix("aten::")
-        operation = name.removesuffix("_")
+        operation, arguments = _bind(func, args, kwargs or {})
         rule = rule_of(operation, pointwise=torch.Tag.pointwise in func.tags)
         if rule is None:
             with self:  # an operation made of others is followed inside
                 result = func.decompose(*args, **(kwargs or {}))
             if result is not NotImplemented:
                 return result
-        arguments = _bind(func, args, kwargs or {})
         tracked = [t for t in tensors(list(arguments.values())) if t in self.trails]
         result = func(*args, **(kwargs or {}))
         if tracked and operation not in CONSTANT:
@@ -208,12 +202,10 @@ def _is_part(tensor: Tensor) -> bool:
     return tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size()
 
 
-def _bind(func: Any, args: tuple, kwargs: dict) -> dict[str, Any]:
-    """The arguments of one call by the names of its schema, defaults filled in."""
-    bound = {}
-    for i, argument in enumerate(func._schema.arguments):
-        if i < len(args):
-            bound[argument.name] = args[i]
-        else:
-            bound[argument.name] = kwargs.get(argument.name, argument.default_value)
-    return bound
+def _bind(func: Any, args: tuple, kwargs: dict) -> tuple[str, dict[str, Any]]:
+    """An operation's name without its trailing underscore, and its arguments by name, defaults
+    filled in. Its schema, which torch keeps private, is the only place that names them."""
+    schema = func._schema
+    given = {a.name: value for a, value in zip(schema.arguments, args, strict=False)} | kwargs
+    arguments = {a.name: given.get(a.name, a.default_value) for a in schema.arguments}
+    return schema.name.removeprefix("aten::").removesuffix("_"), arguments
