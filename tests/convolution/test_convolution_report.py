@@ -39,7 +39,7 @@ def test_a_wrong_answer_fails_the_report(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "difference"),
+    ("corrupt", "difference"),
     [
         (lambda output: output + 1e-3, pytest.approx(1e-3)),
         (lambda output: output[:-1], np.inf),
@@ -47,7 +47,7 @@ def test_a_wrong_answer_fails_the_report(tmp_path, capsys, monkeypatch):
     ],
     ids=["value", "shape", "nan"],
 )
-def test_the_difference_is_measured(monkeypatch, spoil, difference):
-    monkeypatch.setattr(report, "conv2d", lambda *args, **kw: spoil(conv2d(*args, **kw)))
+def test_the_difference_is_measured(monkeypatch, corrupt, difference):
+    monkeypatch.setattr(report, "conv2d", lambda *args, **kw: corrupt(conv2d(*args, **kw)))
     call = (white_square(), KERNELS["Emboss"].values, True)
     assert largest_difference([call]) == difference

@@ -141,7 +141,7 @@ def test_simplecnn_for_every_unit():
 
 
 def test_dead_weights_hide_nothing():
-    """A trained network may be full of zeros; a footprint is what it could depend on."""
+    """A trained network may be full of zeros; a field is what it could depend on."""
     network = SimpleCNN()
     for parameter in network.parameters():
         nn.init.zeros_(parameter)

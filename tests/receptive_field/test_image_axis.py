@@ -124,7 +124,7 @@ def test_padding_reads_inside_by_its_mode_and_endless_by_distance(mode, expected
     assert axis.cut.tolist() == [True, True, False, False, False, True, True]
 
 
-def test_interpolation_reads_no_neighbour_of_weight_zero():
+def test_interpolation_reads_no_neighbor_of_weight_zero():
     same = interpolated(5, 5, mode="linear", scale=Fraction(1))
     assert [list(same.reads(u)) for u in range(3)] == [[0], [1], [2]]
     double = interpolated(4, 8, mode="linear", scale=Fraction(1, 2))
@@ -174,7 +174,7 @@ def test_units_that_stand_side_by_side_are_spread():
     assert over.pattern is None
 
 
-def test_mixing_gives_everybody_everything():
+def test_after_mixing_every_unit_sees_everything():
     axis = read(image_axis(-1, 9), window(9, 3, kernel=2, stride=3, before=0, dilation=1))
     whole = mixed(axis)
     assert used(whole) == [[0, 1, 3, 4, 6, 7]]

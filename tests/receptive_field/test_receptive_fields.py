@@ -36,6 +36,7 @@ def test_simplecnn():
     assert pool3.units == (3, 3)
     assert pool3.interval((0, 2)) == ((-7, 14), (9, 30))
     assert pool3.used((0, 2)) == (tuple(range(15)), tuple(range(9, 28)))
+    assert pool3.clipped((0, 2)) == ((0, 14), (9, 27))
     assert pool3.interval(1) == ((1, 22), (1, 22))
     assert pool3.num_unread == (1, 1)  # 13 of the 49 units of relu3 are dropped
     assert fields["flatten"].interval((0, 2)) == pool3.interval((0, 2))
@@ -238,7 +239,7 @@ def test_holes_and_borders():
     assert field.used(0) == ((0, 1, 3, 4),) * 2  # column 2 only by that unit
     only_padding = field_of(conv(1, padding=2), (4, 4))
     assert only_padding.interval(0) == ((-2, -2), (-2, -2))
-    assert only_padding.used(0) == ((), ())
+    assert only_padding.used(0) == ((), ()) and only_padding.clipped(0) == ((0, -1), (0, -1))
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])

@@ -113,7 +113,7 @@ def uniform(axis: Axis, used: NDArray[np.bool_], bound: str = "") -> Axis:
 
 def mixed(axis: Axis, bound: str = "") -> Axis:
     """Every element depends on all that any element depended on."""
-    return uniform(axis, axis.used.any(0), bound)
+    return uniform(axis, axis.used.max(axis=0), bound)
 
 
 def spread(axis: Axis, num_positions: int) -> Axis:

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from simplecnn.receptive_field.axis import Axis
 from simplecnn.receptive_field.fields import Field, blank_image, receptive_fields
 from simplecnn.receptive_field.trace import named_outputs
 
@@ -82,16 +83,15 @@ class _Positions:
 
     def __init__(self, field: Field, shape: Sequence[int]) -> None:
         self.dims = tuple(sorted({a.dim for a in field.axes if a.dim is not None}))
-        self.sizes = tuple(shape[d] for d in self.dims)
-        self.places = torch.tensor(list(product(*map(range, self.sizes))), dtype=torch.long)
-        self.units = [  # (positions,) which unit of the axis
-            torch.zeros(len(self.places), dtype=torch.long)
-            if axis.dim is None
-            else self.places[:, self.dims.index(axis.dim)] // axis.inner % len(axis.used)
-            for axis in field.axes
-        ]
-        tables = [torch.from_numpy(axis.used) for axis in field.axes]
-        self.rows, self.columns = (t[u] for t, u in zip(tables, self.units, strict=True))
+        indices = list(product(*(range(shape[d]) for d in self.dims)))
+        self.places = torch.tensor(indices, dtype=torch.long)
+        self.rows, self.columns = map(self._seen, field.axes)
+
+    def _seen(self, axis: Axis) -> Tensor:
+        used = torch.from_numpy(axis.used)
+        if axis.dim is None:
+            return used.expand(len(self.places), -1)
+        return used[self.places[:, self.dims.index(axis.dim)] // axis.inner % len(used)]
 
     def name(self, position: int) -> tuple[int, ...]:
         return tuple(self.places[position].tolist())
@@ -303,12 +303,14 @@ def _interval_difference(field: Field) -> tuple[str, str]:
     remark where there is no such unit; in words."""
     remark = ""
     for axis, lines in zip(field.axes, ("rows", "columns"), strict=True):
-        units = () if axis.pattern is None else (~axis.cut).nonzero()[0].tolist()
+        if axis.pattern is None:  # the interval is what `used` says
+            continue
+        units = (~axis.cut).nonzero()[0].tolist()
         for unit in units:
             interval, pixels = axis.pattern.at(unit), axis.used[unit].nonzero()[0].tolist()
             if list(interval) != [*pixels[:1], *pixels[-1:]]:
                 return f"unit {unit} depends on {lines} {pixels}, its interval is {interval}", ""
-        if axis.pattern is not None and not units:
+        if not units:
             remark = "every unit sees a border: size and start rest on the formulas alone"
     return "", remark
 

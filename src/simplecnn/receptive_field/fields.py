@@ -85,7 +85,7 @@ class Field:
     @property
     def visible(self) -> tuple[Interval, Interval]:
         """First and last row, first and last column of the image that any unit depends on."""
-        rows, columns = (_ends(axis.used.any(0)) for axis in self.axes)
+        rows, columns = (_ends(axis.used.max(axis=0)) for axis in self.axes)
         return rows, columns
 
     @property
@@ -99,6 +99,12 @@ class Field:
         What circular padding brings from the other side counts as beyond the border."""
         i, j = self._position(unit)
         return _interval(self.axes[0], i), _interval(self.axes[1], j)
+
+    def clipped(self, unit: Unit) -> tuple[Interval, Interval]:
+        """First and last row, first and last column of the image that the unit depends on; they
+        are (0, -1) for a unit that sees nothing but padding."""
+        i, j = self._position(unit)
+        return _ends(self.axes[0].used[i]), _ends(self.axes[1].used[j])
 
     def used(self, unit: Unit) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The rows and the columns of the image that the unit depends on."""
