@@ -154,6 +154,9 @@ class _Recorder(TorchDispatchMode):
     ) -> None:
         before = [self.trails[t] for t in tracked]
         operations = frozenset({operation}).union(*(trail.operations for trail in before))
+        reason = ""
+        if not _is_rectangular(before):
+            reason = "branches see different rows and columns: less than the full rectangle"
         outputs = list(tensors(result))
         vertical, horizontal = partial(self._axis, 0), partial(self._axis, 1)
         trails = {}
@@ -162,9 +165,7 @@ class _Recorder(TorchDispatchMode):
                 rule(Call(operation, arguments, outputs, index, axis_of, other_axis_of))
                 for axis_of, other_axis_of in ((vertical, horizontal), (horizontal, vertical))
             )
-            if not _is_rectangular(before):
-                reason = "branches see different rows and columns: less than the full rectangle"
-                axes = tuple(replace(a, bound=a.bound or reason) for a in axes)
+            axes = tuple(replace(a, bound=a.bound or reason) for a in axes)
             written = operation == "copy" or any(output is t for t in tracked)
             if written and _is_part(output) and not self._same(output, axes):
                 raise ValueError(
