@@ -301,6 +301,16 @@ def test_a_crop_that_is_resized():
         assert not gradient.agrees
 
 
+def test_a_weight_that_is_zero_but_for_rounding_is_zero():
+    """From 18 pixels to 14, unit 3 lies at 4.5 * 18 / 14 - 1/2 = 4: torch's weights of its
+    neighbors are 1e-16."""
+    network = Crop(5, 23, 14)
+    assert receptive_fields(network, 28)["output"].used(3) == ((9,), (9,))
+    gradient, nan = check_fields(network, 28, max_units=196)
+    assert gradient.agrees and gradient.num_units == 196 and not gradient.remark
+    assert nan.agrees
+
+
 @st.composite
 def branches(draw):
     """Two paths of convolutions and poolings that keep the size, to be added or concatenated."""
