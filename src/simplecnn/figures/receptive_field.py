@@ -143,7 +143,7 @@ def effective_fields_figure(rows: Mapping[str, Mapping[str, FieldMap]]) -> Figur
     style.head(
         figure,
         "Mean |gradient| of the central unit, in % of each map's sum, one scale a layer\n"
-        "frame: the receptive field; dashed, dotted: 95 %, 50 % of the sum",
+        "frame: receptive field; dashed, dotted: 95 %, 50 % of sum",
         LABEL + 1,
     )
     return figure
