@@ -1,4 +1,4 @@
-"""Print and draw what each layer of a network sees of the image, with proof.
+"""Print and draw what each layer of a network sees of the image, checked by two experiments.
 
 uv run scripts/receptive_field.py
 uv run scripts/receptive_field.py model=lenet

@@ -228,25 +228,19 @@ def benchmark(config: dict[str, Any], folder: Path) -> None:
 
 @command("convolution")
 def convolution(config: dict[str, Any], folder: Path) -> None:
-    """Draw what kernels respond to, and hold conv2d against PyTorch."""
+    """Draw what kernels respond to, and compare conv2d with PyTorch on it."""
     with start_up():
-        from simplecnn.convolution.agreement import convolution_report
+        from simplecnn.convolution.report import convolution_report
         from simplecnn.data.files import read_bundled
 
     images, _ = read_bundled()
-    agree = convolution_report(
-        digit=images[config["digit"]],
-        folder=Path(short(folder)),
-        num_calls=config["num_calls"],
-        seed=config["seed"],
-    )
-    if not agree:
-        raise RunError("conv2d does not agree with PyTorch: see the table above.")
+    if not convolution_report(digit=images[config["digit"]], folder=Path(short(folder))):
+        raise RunError("conv2d does not agree with PyTorch: see the line above.")
 
 
 @command("receptive_field")
 def receptive_field(config: dict[str, Any], folder: Path) -> None:
-    """Print and draw what each layer of a network sees, with three proofs that agree."""
+    """Print and draw what each layer of a network sees, checked by two experiments."""
     run = RunDirectory.open(config["run"]) if config["run"] else None
     checkpoint = run.any_checkpoint() if run else None
     parts: dict[str, Any] = run.checked_config() if run else {"model": config["model"], "data": {}}
@@ -274,7 +268,7 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
         network, images=images, folder=Path(short(folder)), trained=trained
     )
     if not agree:
-        raise RunError("The receipts do not agree: see the table above.")
+        raise RunError("Formulas and experiments do not agree: see the lines above.")
 
 
 def check_command_line(name: str) -> SweepDirectory | None:

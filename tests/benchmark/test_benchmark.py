@@ -182,7 +182,6 @@ RESULT = {
     "gflop_per_step": 0.751,
     "share_of_sgemm": 0.6,
     "feeding": 300.0,
-    "conv2d_windows_against_torch": 1.9,
     "seconds_of_start": {n: [float(i + 1)] for i, n in enumerate(report.START_UP)},
     "seconds_by_phase": {"import": 13.0, "fit": 2.0},
     "first_step_against_import": 1.1,

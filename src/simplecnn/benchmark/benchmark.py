@@ -51,7 +51,6 @@ from simplecnn.benchmark.steps import (
     rows,
 )
 from simplecnn.config.allow_list import build
-from simplecnn.convolution.agreement import time_windows
 from simplecnn.figures.benchmark import benchmark_figure
 from simplecnn.figures.png import encode_png
 from simplecnn.models.classifier import STEPS_TOGETHER, keep_freed_memory
@@ -148,7 +147,6 @@ def steps(config: Config, folder: Path) -> dict[str, Any]:
         "augmented_against_fit": against(CHANGED, FIT),
         "share_of_sgemm": round(flop / step / 1e9 / peak, 3),
         "feeding": round(feed["torchvision DataLoader"] / feed["ours"], 1),
-        "conv2d_windows_against_torch": round(time_windows().ratio, 2),
     }
 
 

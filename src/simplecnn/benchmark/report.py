@@ -68,8 +68,6 @@ def table(result: Mapping[str, Any]) -> str:
         f"({result['gflop_per_step']:.3f} GFLOP a step)",
         f"feeding 60,000 digits {1000 * fed['ours']:.0f} ms, torchvision's DataLoader "
         f"{fed['torchvision DataLoader']:.1f} s: {result['feeding']:.0f} times as fast",
-        f"conv2d from scratch (windows), one thread: "
-        f"{result['conv2d_windows_against_torch']:.1f} times torch's time",
     ]
     if gpu := result.get("gpu"):
         lines.append(
