@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
-from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 Screen = subprocess.CompletedProcess[str]  # exit code, and what was shown
 
@@ -177,23 +177,31 @@ def kill_self() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def events(folder: Path) -> list[tuple[Any, ...]]:
-    """Everything TensorBoard is told of a run but the time of day: (step, tag, value), sorted."""
-    found = []
-    for path in folder.glob("events.out.tfevents.*"):
-        for event in EventFileLoader(str(path)).Load():
-            for value in event.summary.value:
-                if value.tag.startswith("_hparams_"):
-                    continue
-                found.append((event.step, value.tag, value.SerializeToString()))
-    return sorted(found)
+def events(folder: Path) -> dict[str, list[tuple[int, Any]]]:
+    """What TensorBoard shows of a run: by tag, the step and the number, or the picture's bytes."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
+    scalars = {t: [(e.step, e.value) for e in events.Scalars(t)] for t in events.Tags()["scalars"]}
+    images = {
+        tag: [(e.step, e.encoded_image_string) for e in events.Images(tag)]
+        for tag in events.Tags()["images"]
+    }
+    return scalars | images
 
 
 def checkpoint(folder: Path, name: str = "last") -> dict[str, Any]:
-    """All of a checkpoint that must not depend on how often the run was interrupted."""
+    """All of a checkpoint, with paths as if the run's directory were called RUN."""
     content = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
-    content["simplecnn"]["history"].pop("events", None)  # sizes of files with times in them
-    return content
+    for state in content["callbacks"].values():  # ModelCheckpoint itself never reads this one
+        state.pop("current_score", None)
+    return _renamed(content, str(folder))
+
+
+def _renamed(value: Any, folder: str) -> Any:
+    if isinstance(value, dict):
+        return {_renamed(k, folder): _renamed(v, folder) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_renamed(v, folder) for v in value]
+    return value.replace(folder, "RUN") if isinstance(value, str) else value
 
 
 def assert_same(a: Any, b: Any, where: str = "") -> None:

@@ -130,6 +130,8 @@ def compose_run(folder: Path, *words: str) -> dict[str, Any]:
     small = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2",
              "+trainer.limit_train_batches=8", "model.network.channels=[4,8]"]  # fmt: skip
     taken = {word.lstrip("+~").partition("=")[0] for word in words}
+    if "model" in taken:
+        taken.add("model.network.channels")
     small = [word for word in small if word.lstrip("+").partition("=")[0] not in taken]
     return compose_config("train", [*small, *words, f"hydra.run.dir={folder}"])
 

@@ -107,9 +107,26 @@ def test_a_hostile_checkpoint_builds_nothing(tmp_path):
     assert not harm.exists()
 
 
-def test_the_network_is_laid_out_channels_last():
-    weight = Classifier(NETWORK).network.conv2.weight
-    assert weight.is_contiguous(memory_format=torch.channels_last)
+def test_all_layers_compute_channels_last_with_contiguous_weights():
+    """The first one too, whose images of one channel could be taken for either format."""
+    module, formats = Classifier(NETWORK), []
+    for layer in (module.network.conv1, module.network.conv2):
+        layer.register_forward_hook(lambda layer, inputs, output: formats.append(output))
+        assert layer.weight.is_contiguous()
+    module(torch.rand(4, 1, 28, 28))
+    assert len(formats) == 2
+    for output in formats:
+        assert output.is_contiguous(memory_format=torch.channels_last)
+        assert not output.is_contiguous()
+
+
+def test_the_rate_can_be_found_and_set():
+    """By Lightning's LearningRateFinder."""
+    module = Classifier(NETWORK, {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.5})
+    assert module.lr == 0.1
+    module.lr = 0.02
+    assert module.configure_optimizers().param_groups[0]["lr"] == 0.02
+    assert module.hparams["optimizer"]["momentum"] == 0.5
 
 
 @pytest.mark.parametrize("clip", [None, 1e9])

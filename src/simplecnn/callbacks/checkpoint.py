@@ -4,7 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import EarlyStopping, Timer
+from pytorch_lightning.callbacks import (
+    EarlyStopping,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    Timer,
+)
 from pytorch_lightning.loggers import TensorBoardLogger
 
 STATE = "simplecnn"  # key of what we add to Lightning's checkpoint
@@ -38,6 +43,10 @@ class LastCheckpoint(Callback):
         self.ended = why_ended(trainer)
         self._save(trainer)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if any(isinstance(c, StochasticWeightAveraging) for c in trainer.callbacks):
+            self._save(trainer)  # only now the weights are the averaged ones
+
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -46,6 +55,16 @@ class LastCheckpoint(Callback):
             counts["ready"] = counts["started"]
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         checkpoint[STATE] = {"metrics": metrics, "ended": self.ended}
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if Path(trainer.ckpt_path or "").absolute().parent == self.path.absolute().parent:
+            return
+        # A new run, from the checkpoint of another one: its best, its patience, its time begin anew.
+        for callback in trainer.callbacks:
+            if isinstance(callback, EarlyStopping | ModelCheckpoint | Timer):
+                checkpoint["callbacks"].pop(callback.state_key, None)
 
     def _save(self, trainer: Trainer) -> None:
         self._epoch_done = False

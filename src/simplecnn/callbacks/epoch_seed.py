@@ -11,13 +11,15 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 class EpochSeed(Callback):
     """Seeds torch, NumPy and Python at the start of each epoch from (seed, epoch, rank).
 
-    So dropout in an epoch of a resumed run is that of a run that was never interrupted. The same
-    seed holds while the first loader is made, which is before the epoch starts.
+    So dropout in an epoch of a resumed run is that of a run that was never interrupted. A loader
+    that shuffles draws two numbers: one when its iterator is made, one with the first batch. In the
+    first epoch of a resumed run the iterator is made before the epoch starts, so that this epoch is
+    seeded then, and only then.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self._resumed_epoch = 0
+        self._resumed_epoch: int | None = None
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -25,10 +27,11 @@ class EpochSeed(Callback):
         self._resumed_epoch = checkpoint["epoch"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._seed(trainer, self._resumed_epoch)
+        self._seed(trainer, self._resumed_epoch or 0)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._seed(trainer, trainer.current_epoch)
+        if trainer.current_epoch != self._resumed_epoch:
+            self._seed(trainer, trainer.current_epoch)
 
     def _seed(self, trainer: Trainer, epoch: int) -> None:
         sequence = np.random.SeedSequence((self.seed, epoch, trainer.global_rank))

@@ -48,8 +48,7 @@ class Classifier(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        # Channels last in memory: convolution and pooling on the CPU are 1.4 times as fast.
-        self.network: nn.Module = build(network).to(memory_format=torch.channels_last)
+        self.network: nn.Module = build(network)
         if compile:  # in place: the keys of a checkpoint stay the same
             self.network.compile(mode=None if compile is True else compile)
         self.loss: nn.Module = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
@@ -62,8 +61,19 @@ class Classifier(pl.LightningModule):
         """Further metrics of (logits, labels) by name; called once for each stage."""
         return {}
 
+    @property
+    def lr(self) -> float:
+        """The learning rate of the optimizer, which Lightning's LearningRateFinder sets."""
+        return self.hparams["optimizer"]["lr"]
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self.hparams["optimizer"] = {**self.hparams["optimizer"], "lr": value}
+
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(images)
+        # Channels last in memory, and all layers follow: on a CPU they are 1.4 times as fast. Not
+        # the weights, which torch's pruning takes to be contiguous.
+        return self.network(images.clone(memory_format=torch.channels_last))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, _ = self._step(batch, "train")
@@ -79,7 +89,7 @@ class Classifier(pl.LightningModule):
 
     def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
         images, labels = batch
-        logits = self.network(images)
+        logits = self(images)
         loss = self.loss(logits, labels)
         for metric in self._metrics(stage).values():
             if isinstance(metric, LossAndAccuracy):

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning_fabric.plugins import TorchCheckpointIO
 
-from simplecnn.checkpoint_file import read_checkpoint, write_checkpoint
+from simplecnn.checkpoint_file import write_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -33,7 +33,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
         ModelCheckpoint forgets its best score where its directory is not the one it was.
         """
-        checkpoint = read_checkpoint(Path(path))
+        checkpoint = super().load_checkpoint(path, map_location="cpu", weights_only=True)
         here = Path(path).absolute().parent
         for state in checkpoint.get("callbacks", {}).values():
             if isinstance(state, dict) and isinstance(state.get("dirpath"), str):

@@ -111,7 +111,7 @@ class Run:
         if config["seed"] is not None:
             pl.seed_everything(config["seed"], workers=True)
         start = self._checkpoint_to_start_from()
-        content = read_checkpoint(start) if start and config["train"] else {}
+        content = read_checkpoint(start) if start else {}
         resumed = self.directory is not None and bool(self.directory.record.get("continued"))
         if resumed and self.directory and content:
             rewind(self.directory.path, content["global_step"])

@@ -1,0 +1,581 @@
+"""What Lightning's manual promises holds in a run of ours: hooks, callbacks, loggers, flags."""
+
+import copy
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from children import assert_same
+from conftest import compose_run
+from pytorch_lightning.callbacks import ThroughputMonitor
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from simplecnn.errors import RunError
+from simplecnn.training.run import train
+
+CALLBACKS = "pytorch_lightning.callbacks"
+LIGHTNING = [
+    f"{CALLBACKS}.{name}"
+    for name in (
+        *("DeviceStatsMonitor", "EMAWeightAveraging", "EarlyStopping", "LearningRateFinder"),
+        *("GradientAccumulationScheduler", "ModelCheckpoint", "ModelPruning", "ModelSummary"),
+        *("OnExceptionCheckpoint", "RichModelSummary", "RichProgressBar", "Timer"),
+        *("StochasticWeightAveraging", "WeightAveraging"),
+    )
+]
+MINE = ["Watch", "Hooks", "MyThroughputMonitor", "Fails", "Stops", "Slow"]
+STAGES = ("train", "val", "test")
+STEPS = 8  # of an epoch of compose_run
+NOT_PICTURES = "callbacks=[checkpoint,lr_monitor,progress]"
+
+
+# Callbacks of a stranger, as a configuration names them. What they saw is kept by class.
+
+
+class Watch(pl.Callback):
+    """Reads everything, changes nothing."""
+
+    weights: list[torch.Tensor] = []  # of the first convolution, after each step
+    rates: list[float] = []
+    batch_ends: list[int] = []
+    trainer: pl.Trainer
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        Watch.trainer = trainer
+        if stage == "fit":
+            Watch.weights, Watch.rates, Watch.batch_ends = [], [], []
+
+    def on_before_backward(self, trainer, pl_module, loss) -> None:
+        assert loss.requires_grad and loss.ndim == 0
+
+    def on_after_backward(self, trainer, pl_module) -> None:
+        assert all(p.grad is not None for p in pl_module.parameters())
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        Watch.rates.append(optimizer.param_groups[0]["lr"])
+
+    def on_before_zero_grad(self, trainer, pl_module, optimizer) -> None:
+        sum(float(p.detach().sum()) for p in pl_module.parameters())
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        Watch.weights.append(first_weight(pl_module).detach().clone())
+        Watch.batch_ends.append(batch_idx)
+
+
+class Hooks(pl.Callback):
+    """Counts the hooks of a step, in their order."""
+
+    calls: list[str] = []
+
+    def on_fit_start(self, trainer, pl_module) -> None:
+        Hooks.calls = []
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.calls.append("batch_start")
+
+    def on_before_zero_grad(self, *_: Any) -> None:
+        self.calls.append("zero_grad")
+
+    def on_before_backward(self, *_: Any) -> None:
+        self.calls.append("before_backward")
+
+    def on_after_backward(self, *_: Any) -> None:
+        self.calls.append("after_backward")
+
+    def on_before_optimizer_step(self, *_: Any) -> None:
+        self.calls.append("optimizer_step")
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.calls.append("batch_end")
+
+
+class MyThroughputMonitor(ThroughputMonitor):
+    def __init__(self) -> None:
+        super().__init__(batch_size_fn=lambda batch: len(batch[0]), window_size=4)
+
+
+class Fails(pl.Callback):
+    def on_train_batch_end(self, trainer, *_: Any) -> None:
+        if trainer.global_step == 11:
+            raise ArithmeticError("a mistake of one's own")
+
+
+class Stops(pl.Callback):
+    def on_train_batch_end(self, trainer, *_: Any) -> None:
+        trainer.should_stop |= trainer.global_step == 11
+
+
+class Slow(pl.Callback):
+    """Takes 1.2 seconds in the second epoch."""
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        if trainer.current_epoch == 1:
+            import time
+
+            time.sleep(1.2)
+
+
+# Runs.
+
+
+@pytest.fixture(autouse=True)
+def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    loggers = "pytorch_lightning.loggers.CSVLogger,pytorch_lightning.loggers.TensorBoardLogger"
+    own = ",".join(f"{__name__}.{name}" for name in MINE)
+    monkeypatch.setenv("SIMPLECNN_TARGETS", ",".join([*LIGHTNING, own, loggers]))
+
+
+def add(name: str, **arguments: Any) -> str:
+    """The word that adds a callback, ours by its name alone."""
+    target = f"{__name__}.{name}" if name in MINE else f"{CALLBACKS}.{name}"
+    more = "".join(f",{key}:{value}" for key, value in arguments.items())
+    return f"+callbacks.{name.lower()}={{_target_:{target}{more}}}"
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "run.json").read_text())
+
+
+def do(folder: Path, *words: str) -> dict[str, Any]:
+    """Train; gives the record, in which every stage must have its metrics, all finite."""
+    train(compose_run(folder, *words), folder)
+    record = record_of(folder)
+    assert record["status"] == "finished"
+    assert {f"{s}/{m}" for s in STAGES for m in ("loss", "acc")} <= set(record["metrics"])
+    assert all(math.isfinite(value) for value in record["metrics"].values())
+    return record
+
+
+def rows_of(path: Path, column: str) -> dict[int, float]:
+    """The values of a column of a metrics.csv by step."""
+    with path.open(newline="") as file:
+        return {int(r["step"]): float(r[column]) for r in csv.DictReader(file) if r.get(column)}
+
+
+def checkpoint(folder: Path, name: str = "last") -> dict[str, Any]:
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def first_weight(module: pl.LightningModule) -> torch.Tensor:
+    return module.network.conv1.weight
+
+
+# Hooks.
+
+
+def test_every_hook_of_a_callback_is_called_once_a_step(tmp_path):
+    do(tmp_path / "a", add("Hooks"))
+    step = ["batch_start", "zero_grad", "before_backward", "after_backward", "optimizer_step",
+            "batch_end"]  # fmt: skip
+    assert Hooks.calls == step * (2 * STEPS)
+
+
+def test_accumulated_gradients_step_every_second_batch(tmp_path):
+    do(tmp_path / "a", add("Hooks"), "+trainer.accumulate_grad_batches=2")
+    counts = {name: Hooks.calls.count(name) for name in set(Hooks.calls)}
+    assert counts == {"batch_start": 16, "batch_end": 16, "before_backward": 16,
+                      "after_backward": 16, "optimizer_step": 8, "zero_grad": 8}  # fmt: skip
+    assert checkpoint(tmp_path / "a")["global_step"] == 8
+
+
+def test_a_callback_that_only_watches_changes_no_bit(tmp_path):
+    words = ["model.network.dropout=0.5", "data/augmentation=shift"]
+    do(tmp_path / "plain", NOT_PICTURES, *words)
+    do(tmp_path / "watched", NOT_PICTURES, *words, add("Watch"))
+    do(tmp_path / "pictures", *words, add("Watch"))
+    plain = checkpoint(tmp_path / "plain")
+    for name in ("watched", "pictures"):
+        other = checkpoint(tmp_path / name)
+        for key in ("state_dict", "optimizer_states"):
+            assert_same(other[key], plain[key], f"{name}: {key}")
+        assert record_of(tmp_path / name)["metrics"] == record_of(tmp_path / "plain")["metrics"]
+
+
+# Lightning's callbacks.
+
+
+def test_an_exponential_moving_average_updates_each_step(tmp_path):
+    do(tmp_path / "a", NOT_PICTURES, add("Watch"), add("EMAWeightAveraging", decay=0.8))
+    start, *others = Watch.weights
+    average = start.clone()  # the first update copies
+    for weight in others:
+        average = 0.8 * average + 0.2 * weight
+    saved = checkpoint(tmp_path / "a")
+    assert int(saved["averaging_state"]["n_averaged"]) == 2 * STEPS
+    torch.testing.assert_close(saved["state_dict"]["network.conv1.weight"], average)
+    torch.testing.assert_close(
+        saved["current_model_state"]["network.conv1.weight"], Watch.weights[-1]
+    )
+
+
+def test_weight_averaging_updates_each_step(tmp_path):
+    do(tmp_path / "a", NOT_PICTURES, add("Watch"), add("WeightAveraging"))
+    saved = checkpoint(tmp_path / "a")
+    assert int(saved["averaging_state"]["n_averaged"]) == 2 * STEPS
+    average = torch.stack(Watch.weights).mean(0)
+    torch.testing.assert_close(saved["state_dict"]["network.conv1.weight"], average)
+
+
+def test_a_checkpoint_every_n_steps_is_saved_at_those_steps(tmp_path):
+    folder = tmp_path / "a"
+    every = add("ModelCheckpoint", dirpath=f"{folder}/steps", every_n_train_steps=3,
+                save_top_k=-1, filename="'{step}'")  # fmt: skip
+    do(folder, NOT_PICTURES, every, add("Watch"))
+    saved = {p.name: torch.load(p, weights_only=True) for p in (folder / "steps").iterdir()}
+    assert set(saved) == {f"step={step}.ckpt" for step in (3, 6, 9, 12, 15)}
+    for step in (3, 6, 9, 12, 15):
+        content = saved[f"step={step}.ckpt"]
+        assert content["global_step"] == step
+        weight = content["state_dict"]["network.conv1.weight"]
+        assert torch.equal(weight, Watch.weights[step - 1])
+
+
+def test_the_rate_of_one_cycle_is_logged_at_every_logging_step(tmp_path):
+    do(tmp_path / "a", "callbacks=[checkpoint,progress]", "model/scheduler=one_cycle",
+       add("LearningRateMonitor", logging_interval="step"), "+trainer.log_every_n_steps=2",
+       add("Watch"))  # fmt: skip
+    logged = rows_of(tmp_path / "a" / "metrics.csv", "lr-Adam")
+    expected = one_cycle(1e-3, 2 * STEPS)
+    assert Watch.rates == pytest.approx(expected)
+    assert sorted(logged) == list(range(1, 2 * STEPS, 2))
+    for step, rate in logged.items():
+        assert rate == pytest.approx(expected[step], rel=1e-5)
+
+
+def one_cycle(rate: float, total_steps: int) -> list[float]:
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=rate)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=rate, total_steps=total_steps, pct_start=0.3
+    )
+    rates = []
+    for _ in range(total_steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if len(rates) < total_steps:
+            scheduler.step()
+    return rates
+
+
+def test_the_accumulation_scheduler_accumulates_from_its_epoch_on(tmp_path):
+    scheduling = add("GradientAccumulationScheduler", scheduling="{0:1,1:4}")
+    do(tmp_path / "a", NOT_PICTURES, scheduling, add("Hooks"))
+    assert checkpoint(tmp_path / "a")["global_step"] == STEPS + STEPS // 4
+    assert Hooks.calls.count("before_backward") == 2 * STEPS
+
+
+def test_the_rate_of_stochastic_weight_averaging_is_applied(tmp_path):
+    folder = tmp_path / "a"
+    average = add("StochasticWeightAveraging", swa_lrs=0.01, swa_epoch_start=2,
+                  annealing_epochs=1, annealing_strategy="linear")  # fmt: skip
+    do(folder, "callbacks=[checkpoint,progress]", average, add("Watch"), "monitor=null",
+       "trainer.max_epochs=4")  # fmt: skip
+    rates = [Watch.rates[epoch * STEPS] for epoch in range(4)]
+    assert rates[0] == 1e-3 and rates[-1] == pytest.approx(0.01)
+    # Averaged are the weights at the start of epochs 2 to 4.
+    ends = torch.stack([Watch.weights[epoch * STEPS - 1] for epoch in (1, 2, 3)])
+    torch.testing.assert_close(first_weight(Watch.trainer.lightning_module), ends.mean(0))
+    saved = checkpoint(folder)["state_dict"]["network.conv1.weight"]
+    torch.testing.assert_close(saved, ends.mean(0))  # evaluate sees what was tested
+
+
+def test_the_learning_rate_finder_sets_the_rate(tmp_path):
+    words = [NOT_PICTURES, "+trainer.limit_train_batches=30", "model.optimizer.lr=1e-4"]
+    do(tmp_path / "a", *words, add("LearningRateFinder", num_training_steps=40), add("Watch"))
+    rate = Watch.rates[0]
+    assert rate != 1e-4 and 1e-8 < rate <= 1
+    do(tmp_path / "b", *words[:-1], f"model.optimizer.lr={rate!r}", add("Watch"))
+    assert Watch.rates[0] == rate
+    a, b = (checkpoint(tmp_path / name) for name in "ab")
+    assert_same(a["state_dict"], b["state_dict"])  # the search has left nothing else behind
+    assert record_of(tmp_path / "a")["metrics"] == record_of(tmp_path / "b")["metrics"]
+
+
+def test_pruning_sets_weights_to_zero(tmp_path):
+    do(tmp_path / "a", NOT_PICTURES,
+       add("ModelPruning", pruning_fn="l1_unstructured", amount=0.3, use_global_unstructured=True,
+           apply_pruning=True, use_lottery_ticket_hypothesis=False), add("Watch"))  # fmt: skip
+    network = Watch.trainer.lightning_module.network
+    weights = torch.cat([p.flatten() for n, p in network.named_parameters() if "weight" in n])
+    share = float((weights == 0).float().mean())
+    assert 0.25 < share < 0.6
+    saved = checkpoint(tmp_path / "a")["state_dict"]
+    assert not [key for key in saved if "mask" in key or "_orig" in key]
+
+
+def test_the_device_is_monitored(tmp_path):
+    do(tmp_path / "a", NOT_PICTURES, add("DeviceStatsMonitor"), "+trainer.log_every_n_steps=2")
+    header = (tmp_path / "a" / "metrics.csv").read_text().splitlines()[0]
+    assert "DeviceStatsMonitor.on_train_batch_start/cpu_vm_percent" in header
+
+
+@pytest.mark.filterwarnings("ignore:When using the `ThroughputMonitor`")  # flops: on one's own
+def test_throughput_is_monitored_by_a_subclass(tmp_path):
+    do(tmp_path / "a", NOT_PICTURES, add("MyThroughputMonitor"), "+trainer.log_every_n_steps=2")
+    samples = rows_of(tmp_path / "a" / "metrics.csv", "train/samples")
+    assert samples[max(samples)] == 2 * STEPS * 64
+    rate = rows_of(tmp_path / "a" / "metrics.csv", "train/device/samples_per_sec")
+    assert all(value > 0 for value in rate.values())
+
+
+@pytest.mark.filterwarnings("ignore:`.fit.ckpt_path=None.` was called without a model")
+@pytest.mark.filterwarnings('ignore:.fit.ckpt_path="last". is set, but there is no last checkpoint')
+def test_a_checkpoint_on_an_exception(tmp_path):
+    folder = tmp_path / "a"
+    saved = add("OnExceptionCheckpoint", dirpath=f"{folder}/crash")
+    with pytest.raises(ArithmeticError, match="of one's own"):
+        do(folder, NOT_PICTURES, saved, add("Fails"))
+    crash = torch.load(folder / "crash" / "on_exception.ckpt", weights_only=True)
+    assert crash["global_step"] == 11
+    record = record_of(folder)
+    assert record["status"] == "failed"
+    assert record["error"] == "ArithmeticError: a mistake of one's own"
+    assert checkpoint(folder)["global_step"] == STEPS  # the last finished epoch
+
+
+def test_rich_shows_progress_and_a_summary(tmp_path, capsys):
+    do(tmp_path / "a", "callbacks=checkpoint", add("RichProgressBar"), add("RichModelSummary"))
+    shown = "".join(capsys.readouterr())
+    assert "Epoch 1/1" in shown and "8/8" in shown  # epochs are counted from 0
+    assert "SimpleCNN" in shown and "51.9 K" in shown
+
+
+def test_the_model_is_summarised(tmp_path, caplog):
+    caplog.set_level("INFO")
+    do(tmp_path / "a", "callbacks=checkpoint", add("ModelSummary", max_depth=2))
+    assert "network.conv1" in caplog.text and "Trainable params" in caplog.text
+
+
+def test_ordinary_loggers_beside_ours(tmp_path):
+    folder = tmp_path / "a"
+    loggers = ["+logger.csv2={_target_:pytorch_lightning.loggers.CSVLogger,"
+               f"save_dir:{folder}/theirs,flush_logs_every_n_steps:1}}",
+               "+logger.board2={_target_:pytorch_lightning.loggers.TensorBoardLogger,"
+               f"save_dir:{folder}/board}}"]  # fmt: skip
+    record = do(folder, *loggers, "+trainer.log_every_n_steps=2")
+    ours = folder / "metrics.csv"
+    (theirs,) = (folder / "theirs").rglob("metrics.csv")
+    (board_dir,) = {path.parent for path in (folder / "board").rglob("events.out.*")}
+    board = EventAccumulator(str(board_dir)).Reload()
+    for column in ("val/acc", "train/loss", "test/acc"):
+        values = rows_of(ours, column)
+        assert rows_of(theirs, column) == pytest.approx(values, rel=1e-4)
+        assert {e.step: e.value for e in board.Scalars(column)} == pytest.approx(values, rel=1e-4)
+        assert list(values.values())[-1] == pytest.approx(record["metrics"][column], rel=1e-4)
+
+
+# Flags of the Trainer.
+
+FLAGS = {
+    "clip the norm": ["+trainer.gradient_clip_val=0.01"],
+    "clip values": ["+trainer.gradient_clip_val=0.001", "+trainer.gradient_clip_algorithm=value"],
+    "bf16-mixed": ["+trainer.precision=bf16-mixed"],
+    "bf16-true": ["+trainer.precision=bf16-true"],
+    "64-true": ["+trainer.precision=64-true"],
+    "half an epoch": ["+trainer.val_check_interval=0.5"],
+    "every three steps": ["+trainer.val_check_interval=3"],
+    "anomalies": ["+trainer.detect_anomaly=true"],
+    "profiler": ["+trainer.profiler=simple"],
+    "deterministic": ["+trainer.deterministic=true"],
+    "every second epoch": ["+trainer.check_val_every_n_epoch=2"],
+    "overfit": ["+trainer.overfit_batches=2", "monitor=train/loss", "mode=min"],
+    "limits": ["+trainer.limit_train_batches=0.1", "+trainer.limit_val_batches=0.5",
+               "+trainer.limit_test_batches=1", "data.eval_batch_size=100"],
+    "new loaders": ["+trainer.reload_dataloaders_every_n_epochs=1"],
+    "sanity": ["trainer.num_sanity_val_steps=2"],
+    "no inference mode": ["+trainer.inference_mode=false"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_a_flag_of_the_trainer(name, tmp_path):
+    """With every default callback, the pictures included."""
+    folder = tmp_path / "a"
+    record = do(folder, *FLAGS[name])
+    assert record["num_epochs"] == 2
+    assert record["best"]["value"] == pytest.approx(record["best"]["value"])
+    pictures = {p.name.partition("_epoch")[0] for p in (folder / "images").glob("*.png")}
+    assert {"filters_conv1", "maps_conv2", "curves.png", "health.png"} <= pictures
+    if record["metrics"]["val/acc"] < 1:
+        assert "mistakes_val" in pictures
+    weights = checkpoint(folder)["state_dict"]["network.conv1.weight"]
+    dtypes = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
+    assert weights.dtype == dtypes.get(name, torch.float32)
+
+
+def test_clipping_bounds_the_step(tmp_path):
+    sgd = ["model/optimizer=sgd", "model.optimizer.lr=1.0", "model.optimizer.momentum=0.0",
+           "model.optimizer.nesterov=false", "model.optimizer.weight_decay=0.0", add("Watch"), NOT_PICTURES]  # fmt: skip
+    do(tmp_path / "value", *sgd, *FLAGS["clip values"])
+    steps = torch.stack(Watch.weights).diff(dim=0).abs()
+    assert steps.max() == pytest.approx(1e-3, rel=1e-3)
+    do(tmp_path / "norm", *sgd, *FLAGS["clip the norm"])
+    assert torch.stack(Watch.weights).diff(dim=0).flatten(1).norm(dim=1).max() <= 0.0101
+
+
+@pytest.mark.parametrize(("interval", "steps"), [("0.5", [3, 7, 11, 15]), ("3", [2, 5, 10, 13])])
+def test_validations_within_an_epoch(interval, steps, tmp_path):
+    do(tmp_path / "a", f"+trainer.val_check_interval={interval}", NOT_PICTURES)
+    assert sorted(rows_of(tmp_path / "a" / "metrics.csv", "val/acc")) == steps
+
+
+def test_validation_every_second_epoch(tmp_path):
+    do(tmp_path / "a", "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4", NOT_PICTURES)
+    assert sorted(rows_of(tmp_path / "a" / "metrics.csv", "val/acc")) == [15, 31]
+
+
+def test_the_simple_profiler_reports(tmp_path, caplog):
+    caplog.set_level("INFO")
+    do(tmp_path / "a", NOT_PICTURES, *FLAGS["profiler"])
+    assert "run_training_batch" in caplog.text
+
+
+def test_sanity_steps_leave_no_trace(tmp_path):
+    do(tmp_path / "a", NOT_PICTURES)
+    do(tmp_path / "b", NOT_PICTURES, "trainer.num_sanity_val_steps=2")
+    assert_same(checkpoint(tmp_path / "b")["state_dict"], checkpoint(tmp_path / "a")["state_dict"])
+    one, two = ((tmp_path / name / "metrics.csv").read_text() for name in "ab")
+    assert one == two
+
+
+# Schedules.
+
+
+def test_plateau_waits_for_the_validations_that_there_are(tmp_path):
+    do(tmp_path / "a", NOT_PICTURES, "model/scheduler=plateau", "model.scheduler.patience=0",
+       "+model.scheduler.threshold=9", "+trainer.check_val_every_n_epoch=2",
+       "trainer.max_epochs=6", add("Watch"))  # fmt: skip
+    rates = [Watch.rates[epoch * STEPS] for epoch in range(6)]
+    # Validated after epochs 2, 4 and 6; the first value is the best, the next ones are not better.
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 1e-3, 1e-4, 1e-4])
+
+
+@pytest.mark.parametrize("max_steps", [11, 16])
+def test_one_cycle_ends_with_max_steps(max_steps, tmp_path):
+    record = do(tmp_path / "a", NOT_PICTURES, "model/scheduler=one_cycle", "trainer.max_epochs=9",
+                f"+trainer.max_steps={max_steps}", add("Watch"))  # fmt: skip
+    assert Watch.rates == pytest.approx(one_cycle(1e-3, max_steps))
+    assert checkpoint(tmp_path / "a")["global_step"] == max_steps
+    assert record["ended"] == f"stopped after epoch 2: max_steps={max_steps}"
+    # validated where it stopped, in the middle of an epoch too
+    rows = rows_of(tmp_path / "a" / "metrics.csv", "val/acc")
+    assert sorted(rows) == [7, max_steps - 1]
+
+
+# Early ends.
+
+
+def test_early_stopping_says_what_was_no_better_for_how_long(tmp_path):
+    record = do(tmp_path / "a", "callbacks=[checkpoint,early_stopping]", "trainer.max_epochs=9",
+                "callbacks.early_stopping.patience=2", "model.optimizer.lr=1e-9")  # fmt: skip
+    assert record["ended"] == "stopped after epoch 3: val/acc no better for 2 epochs"
+    assert record["num_epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([add("Slow"), "+trainer.max_time='00:00:00:01'"], "max_time is over"),
+        ([add("Slow"), add("Timer", duration="{seconds:1}")], "max_time is over"),
+        ([add("Slow"), add("Timer", duration="{seconds:1}", interval="epoch")], "max_time is over"),
+        ([add("Stops")], "trainer.should_stop was set"),
+    ],
+)
+def test_other_early_ends_have_their_sentence(words, sentence, tmp_path):
+    record = do(tmp_path / "a", NOT_PICTURES, "trainer.max_epochs=9", *words)
+    assert record["ended"] == f"stopped after epoch 2: {sentence}"
+    assert record["num_epochs"] == 2
+
+
+def test_a_run_that_did_all_epochs_says_so(tmp_path):
+    assert do(tmp_path / "a", NOT_PICTURES)["ended"] == "all 2 epochs"
+    assert do(tmp_path / "b", NOT_PICTURES, "trainer.max_epochs=1")["ended"] == "the one epoch"
+
+
+# Training on.
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three epochs that early stopping has ended after two."""
+    folder = tmp_path_factory.mktemp("runs") / "stopped"
+    do(folder, "callbacks=[checkpoint,early_stopping,lr_monitor]", "trainer.max_epochs=3",
+       "callbacks.early_stopping.patience=1", "model.optimizer.lr=1e-9")  # fmt: skip
+    return folder
+
+
+OTHER_CALLBACKS = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+
+
+@OTHER_CALLBACKS
+@pytest.mark.parametrize("words", [["data.batch_size=32"], ["seed=7"], ["data.batch_size=128"]])
+def test_a_checkpoint_trains_on_with_another_batch_size_or_seed(words, finished_run, tmp_path):
+    start = f"ckpt_path='{finished_run}/checkpoints/last.ckpt'"
+    record = do(tmp_path / "a", NOT_PICTURES, start, "trainer.max_epochs=3", *words)
+    assert record["num_epochs"] == 3 and record["ended"] == "all 3 epochs"
+    saved = checkpoint(tmp_path / "a")
+    assert saved["global_step"] == 3 * STEPS
+    before = checkpoint(finished_run)["state_dict"]["network.conv1.weight"]
+    assert not torch.equal(saved["state_dict"]["network.conv1.weight"], before)
+
+
+@OTHER_CALLBACKS
+def test_the_best_checkpoint_trains_on(finished_run, tmp_path):
+    start = f"ckpt_path='{finished_run}/checkpoints/best.ckpt'"
+    best = record_of(finished_run)["best"]["epoch"]
+    record = do(tmp_path / "a", NOT_PICTURES, start, "trainer.max_epochs=4")
+    assert record["num_epochs"] == 4
+    assert checkpoint(tmp_path / "a")["global_step"] == 4 * STEPS
+    assert sorted(rows_of(tmp_path / "a" / "metrics.csv", "val/acc")) == [
+        STEPS * epoch - 1 for epoch in range(best + 1, 5)
+    ]
+
+
+def test_a_run_that_stopped_early_trains_on(stopped, tmp_path):
+    assert record_of(stopped)["num_epochs"] == 2
+    start = f"ckpt_path='{stopped}/checkpoints/last.ckpt'"
+    record = do(tmp_path / "a", "callbacks=[checkpoint,early_stopping,lr_monitor]", start,
+                "trainer.max_epochs=4", "callbacks.early_stopping.patience=9")  # fmt: skip
+    assert record["num_epochs"] == 4 and record["ended"] == "all 4 epochs"
+    assert checkpoint(tmp_path / "a")["global_step"] == 4 * STEPS
+
+
+def test_nothing_is_left_to_train(finished_run, tmp_path, caplog):
+    caplog.set_level("INFO")
+    start = f"ckpt_path='{finished_run}/checkpoints/last.ckpt'"
+    train(compose_run(tmp_path / "a", start), tmp_path / "a")
+    sentence = "already 2 of 2 epochs: nothing to train"
+    record = record_of(tmp_path / "a")
+    assert record["ended"] == sentence and sentence in caplog.text
+    assert record["status"] == "finished" and record["metrics"]["test/acc"] > 0
+
+
+# A loss that is not finite.
+
+
+@pytest.mark.parametrize(
+    ("words", "step", "epoch", "rate"),
+    [
+        (["model.optimizer.lr=1e30"], 1, 1, "1e+30"),
+        (["model/optimizer=sgd", "model.optimizer.lr=1e19"], 1, 1, "1e+19"),
+    ],
+)
+def test_a_loss_that_is_not_finite_ends_the_run(words, step, epoch, rate, tmp_path):
+    folder = tmp_path / "a"
+    steps = [f"+callbacks.steps={{_target_:{CALLBACKS}.ModelCheckpoint,every_n_train_steps:1,"
+             f"save_top_k:-1,dirpath:{folder}/steps}}"]  # fmt: skip
+    with pytest.raises(RunError) as raised:
+        do(folder, NOT_PICTURES, *words, *steps, add("Hooks"))
+    sentence = str(raised.value)
+    assert f"at step {step} (epoch {epoch}), with a learning rate of {rate}" in sentence
+    assert "conv" in sentence or "fc" in sentence or "linear" in sentence
+    assert record_of(folder)["error"] == f"RunError: {sentence}"
+    # The optimizer has taken the step before, and not this one.
+    assert Hooks.calls.count("optimizer_step") == step
+    for path in folder.rglob("*.ckpt"):
+        for name, value in copy.copy(torch.load(path, weights_only=True)["state_dict"]).items():
+            assert torch.isfinite(value).all(), f"{path.name}: {name}"
