@@ -13,7 +13,7 @@ from conftest import compose_run
 
 from simplecnn import cli as commands
 from simplecnn.config import secrets
-from simplecnn.config.allow_list import TargetNotAllowed, build
+from simplecnn.config.build import TargetNotAllowed, build
 from simplecnn.config.composition import compose_config
 from simplecnn.errors import InputError
 from simplecnn.inference.evaluate import load_classifier

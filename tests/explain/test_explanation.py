@@ -109,7 +109,7 @@ def test_images_of_the_wrong_size(finished_run, tmp_path):
     run = RunDirectory.open(finished_run)
     subject = load_subject(run, run.any_checkpoint())
     assert subject.images.shape == (500, 1, 28, 28)
-    from simplecnn.config.allow_list import build
+    from simplecnn.config.build import build
     from simplecnn.models.classifier import Classifier
 
     module: Classifier = build(other["model"], _recursive_=False, _convert_="all")

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
 
-from simplecnn.config.allow_list import TargetNotAllowed
+from simplecnn.config.build import TargetNotAllowed
 from simplecnn.data.batches import Batches
 from simplecnn.data.mnist import MNIST5kDataModule
 from simplecnn.errors import InputError

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from simplecnn.config.allow_list import build
+from simplecnn.config.build import build
 from simplecnn.data.mnist import MNIST5kDataModule
 from simplecnn.errors import InputError, RunError
 from simplecnn.explain.subject import load_subject

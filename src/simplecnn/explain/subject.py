@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simplecnn.config.allow_list import build
+from simplecnn.config.build import build
 from simplecnn.data.mnist import stratified_cut
 from simplecnn.errors import InputError
 from simplecnn.inference.evaluate import load_classifier

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from simplecnn.config.allow_list import build
+from simplecnn.config.build import build
 from simplecnn.console import configure_lightning_logging
 from simplecnn.errors import InputError
 from simplecnn.inference.export import load_network

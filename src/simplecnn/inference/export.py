@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from simplecnn.config.allow_list import build
+from simplecnn.config.build import build
 from simplecnn.errors import InputError
 from simplecnn.run_directory import short
 from simplecnn.training.checkpoint_files import read_checkpoint

@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import inspect
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import Metric
 
-from simplecnn.config.allow_list import build
+from simplecnn.config.build import build, find_class
 from simplecnn.config.devices import num_cuda_devices
-from simplecnn.config.signatures import signature
 from simplecnn.errors import InputError
 from simplecnn.models.cores import Cores, can_split
 from simplecnn.models.cuda_graph import GraphedStep
@@ -278,7 +278,7 @@ class Classifier(pl.LightningModule):
         if not scheduler:
             return optimizer
         lasts = {}
-        accepted = signature(scheduler["_target_"])
+        accepted = inspect.signature(find_class(scheduler["_target_"]))
         if accepted and "total_steps" in accepted.parameters:
             lasts["total_steps"] = self._num_steps()
         entry = {"scheduler": build({**lasts, **scheduler}, _partial_=True)(optimizer)}

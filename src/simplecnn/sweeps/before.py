@@ -56,6 +56,6 @@ def prepare(data: Any) -> None:
         given = {name: data[name] for name in names if name in data}
         mnist_files.prepare(data["data_dir"], **given)
         return
-    from simplecnn.config.allow_list import build
+    from simplecnn.config.build import build
 
     build(data).prepare_data()

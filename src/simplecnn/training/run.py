@@ -25,7 +25,7 @@ from simplecnn.callbacks.interruption import StopOnSignal
 from simplecnn.callbacks.non_finite import FiniteLoss
 from simplecnn.callbacks.phases import Phases
 from simplecnn.callbacks.progress import STAGES, metric_text
-from simplecnn.config.allow_list import build
+from simplecnn.config.build import build
 from simplecnn.console import configure_lightning_logging
 from simplecnn.models.classifier import Classifier
 from simplecnn.run_directory import (
