@@ -425,8 +425,9 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     """Hydra's options as they are typed. Raises InputError where they make no sense."""
     parser = _Parser(add_help=False)
     parser.add_argument("overrides", nargs="*")
-    for names in (("--help", "-h"), ("--hydra-help",), ("--version",), ("--resolve",),
-                  ("--run", "-r"), ("--multirun", "-m"), ("--shell-completion", "-sc")):  # fmt: skip
+    for names in (("--help", "-h"), ("--run", "-r"), ("--multirun", "-m"),
+                  ("--shell-completion", "-sc"), ("--hydra-help",), ("--version",),
+                  ("--resolve",)):  # fmt: skip
         parser.add_argument(*names, action="store_true")
     for names in (("--package", "-p"), ("--config-path", "-cp"), ("--config-name", "-cn"),
                   ("--config-dir", "-cd"), ("--experimental-rerun",)):  # fmt: skip

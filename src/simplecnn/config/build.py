@@ -23,6 +23,7 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from simplecnn.config.schema import OURS
 from simplecnn.config.spelling import cut, did_you_mean, show, unknown
 from simplecnn.errors import InputError, RunError
 
@@ -174,6 +175,8 @@ def _local_file(module: str) -> Path | None:
 
 
 def _not_allowed(target: Any) -> str:
+    if ".Lambda" in str(target):
+        return f"{show(target)} takes functions, and a configuration has none: write a subclass."
     return (
         f"{show(target)} is not on the list of classes that a configuration may build, nor a class "
         f"in a file below {os.getcwd()}. If you trust it, allow it: {OWN_TARGETS}={target}"
@@ -291,7 +294,7 @@ def check_classes(config: Config) -> None:
         base = next((base for place, base in PLACES.items() if re.fullmatch(place, key)), None)
         if base and isinstance(target, type) and not issubclass(target, _imported(base)):
             found.append(f"{key}._target_: {node['_target_']} is no {base}, which belongs here.")
-        else:
+        elif node["_target_"] not in OURS:  # the schema has judged ours
             found += argument_mistakes(key, node, target)
     if found:
         raise InputError(*found)
@@ -374,9 +377,7 @@ def _refusals(config: Config, targets: Mapping[str, Any]) -> Iterator[str]:
                 node["total_steps"] = 100  # known when the run begins
             attempt("model.scheduler", partial(build, node, optimizer=optimizer))
     network = model.get("network")
-    if "model.network" in targets and all(
-        node["_target_"].startswith(("torch.", "torchvision.")) for _, node in target_nodes(network)
-    ):
+    if "model.network" in targets and all(map(_is_light, dict(target_nodes(network)).values())):
         with _imported("torch.device")("meta"):
             attempt("model.network", partial(build, network))
     nodes = {key: node for key, node in (config.get("callbacks") or {}).items() if node}
@@ -391,6 +392,15 @@ def _refusals(config: Config, targets: Mapping[str, Any]) -> Iterator[str]:
         given["callbacks"] = [c for c in callbacks if not isinstance(c, needs_logger)]
         attempt("trainer", partial(build, {**given, **trainer}))
     yield from refused
+
+
+def _is_light(node: Config) -> bool:
+    """Whether building a network is known to do nothing but that: it downloads no weights."""
+    name, downloads = node["_target_"], {"weights", "weights_backbone"}
+    if name.startswith("torchvision."):
+        has = set(inspect.signature(find_class(name)).parameters)
+        return not (downloads & set(node) or "weights_backbone" in has)
+    return name.startswith("torch.")
 
 
 def _trial_optimizer(node: Config) -> Any:

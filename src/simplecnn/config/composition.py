@@ -174,10 +174,8 @@ def compose_checked(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any]
             raise InputError(*mistakes, _gist(error)) from None
     found = {**schema_mistakes(name, values), **name_mistakes(values)}
     for key in list(found):
-        if problem := _file_mistake(key, values, config):
-            found[key] = problem
-        elif problem := _group_mistake(key, values, config):
-            found[key] = problem
+        problem = _file_mistake(key, found[key], values, config)
+        found[key] = problem or _group_mistake(key, config) or found[key]
     given = (values.get("paths") or {}).get("output_dir") or output_dir
     if not isinstance(given, str) or os.path.abspath(given) != os.path.abspath(output_dir):
         found["paths"] = "paths.output_dir is where the run is: type hydra.run.dir=… to move it."
@@ -215,7 +213,8 @@ def _compose_words(name: str, words: Sequence[str], mistakes: list[str]) -> Dict
     except CANNOT_COMPOSE as error:
         problem = _gist(error)
     further = [w for w in parsed if w.key_or_group == "hydra.searchpath"]
-    choosing = [w for w in parsed if w in further or _options(w.key_or_group, further)]
+    choosing = [w for w in parsed if w not in further and _options(w.key_or_group, further)]
+    choosing = [*further, *choosing]  # where the options are, before them
     good: list[Override] = []
     for word in choosing:
         if sentence := _option_mistake(word, _options(word.key_or_group, further)):
@@ -253,9 +252,7 @@ def _readable(words: Sequence[str], mistakes: list[str], *, sweeps: bool = False
         try:
             word = OverridesParser.create(_loader()).parse_override(text)
         except CANNOT_COMPOSE:
-            mistakes.append(
-                f"{cut(text)!r} cannot be read: write key=value, in quotes where needed."
-            )
+            mistakes.append(_unreadable(text))
             continue
         if word.is_sweep_override() and not sweeps:
             several = "lists several values" if word.is_discrete_sweep() else "is a search"
@@ -265,6 +262,10 @@ def _readable(words: Sequence[str], mistakes: list[str], *, sweeps: bool = False
             )
         else:
             yield word
+
+
+def _unreadable(text: str) -> str:
+    return f"{cut(text)!r} cannot be read: write key=value, in quotes where needed."
 
 
 def _loader() -> ConfigLoader:
@@ -311,16 +312,16 @@ def _try(word: Override, config: DictConfig) -> None:
     key, value = word.key_or_group, word.value()
     if word.package is not None:
         raise ValueError(f"there is no group {key}")
-    there = OmegaConf.select(config, key, throw_on_missing=False)
     if word.is_delete():
         parent = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else config
         OmegaConf.set_struct(parent, False)
         del parent[key.rpartition(".")[2]]
         OmegaConf.set_struct(parent, None)
-    elif word.is_add() and there is not None and not isinstance(value, dict | list):
-        raise ValueError("already there")
     else:
         add = word.is_add() or word.is_force_add()
+        if word.is_add() and not isinstance(value, dict | list):
+            if OmegaConf.select(config, key, throw_on_missing=False) is not None:
+                raise ValueError("already there")
         OmegaConf.update(config, key, value, merge=True, force_add=add)
 
 
@@ -364,7 +365,7 @@ def _key_mistake(word: Override, config: DictConfig, error: Exception) -> str:
     )  # fmt: skip
 
 
-def _file_mistake(key: str, values: Config, config: DictConfig) -> str | None:
+def _file_mistake(key: str, sentence: str, values: Config, config: DictConfig) -> str | None:
     """A sentence where a file of experiment, debug or hparams_search cannot have its effect."""
     if key in OVERLAYS:
         choice = config.hydra.runtime.choices.get(key)
@@ -373,12 +374,14 @@ def _file_mistake(key: str, values: Config, config: DictConfig) -> str | None:
             f"top."
         )
     if "." in key and key in values:
-        return f"{key!r} is one key with dots in a file: write {' and '.join(key.split('.'))} "\
-               f"below each other, the second further in."  # fmt: skip
-    return None
+        above, _, below = key.partition(".")
+        return f"{key!r} is one key with a dot in a file: write {above}: and, further in, {below}:"
+    found = meant(key, _plain(config), ()) if key in values else None
+    known = found and "not a key" in sentence
+    return f"{key} is not a key of the configuration. Did you mean {found}?" if known else None
 
 
-def _group_mistake(key: str, values: Config, config: DictConfig) -> str | None:
+def _group_mistake(key: str, config: DictConfig) -> str | None:
     """A sentence where a choice of a group was typed with a dot: model.optimizer=sgd."""
     group = key.replace(".", "/")
     if "." not in key or group not in config.hydra.runtime.choices:
@@ -398,7 +401,8 @@ def _gist(error: BaseException) -> str:
         near = did_you_mean(name, options)
         return f"{first_line(error)}: there are {', '.join(options)}.{near}"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-    return first_line(cause or error)
+    text = str(error).replace("raised while composing config:\n", "")  # which file, and why
+    return first_line(cause or HydraException(text))
 
 
 @contextmanager
@@ -640,14 +644,20 @@ def product(words: Sequence[str]) -> list[list[str]]:
 
 def sweep_values(words: Sequence[str]) -> list[list[str]]:
     """Command lines without sweeps that try every value of every sweep in `words` once."""
-    choices = []
+    choices, mistakes = [], []
     for text in words:
-        word = OverridesParser.create().parse_override(text)
+        try:
+            word = OverridesParser.create().parse_override(text)
+        except CANNOT_COMPOSE:
+            mistakes.append(_unreadable(text))
+            continue
         if not word.is_sweep_override():
             choices.append([text])
         elif word.is_discrete_sweep():
             key = word.get_key_element()
             choices.append([f"{key}={value}" for value in word.sweep_string_iterator()])
+    if mistakes:
+        raise InputError(*mistakes)
     first = [values[0] for values in choices]
     lines = [
         [*first[:i], value, *first[i + 1 :]]

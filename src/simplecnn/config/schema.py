@@ -89,8 +89,12 @@ class Node(BaseModel):
     target: str = Field(alias="_target_", description="the class, by its dotted name")
 
 
+class Other(Node):
+    """A class in the place of one of ours."""
+
+
 class ByTarget:
-    """A node whose `_target_` chooses the model: one of ours, or `Node` for any other class."""
+    """A node whose `_target_` chooses the model: one of ours, or `Other` for any other class."""
 
     def __init__(self, *models: type[Ours]) -> None:
         self.models = {target_of(model): model for model in models}
@@ -99,7 +103,7 @@ class ByTarget:
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         choices = {t: handler.generate_schema(m) for t, m in self.models.items()}
-        choices["other"] = handler.generate_schema(Node)
+        choices["other"] = handler.generate_schema(Other)
         return core_schema.tagged_union_schema(choices, self._tag)
 
     def _tag(self, value: Any) -> str | None:
@@ -714,7 +718,7 @@ def describe(schema: Config) -> str:
                 return f"{text} from {low} up to, not including, {below}"
             if low is not None:
                 return (
-                    f"{text} of {low} or more" if high is None else f"{text} from {low} to {high}"
+                    f"{text} from {low} to {high}" if high else f"{text} of {low} or more"
                 )
             return text if above is None else f"{text} above {above}"
         case {"type": "array", "items": items}:
