@@ -717,9 +717,7 @@ def describe(schema: Config) -> str:
             if low is not None and below is not None:
                 return f"{text} from {low} up to, not including, {below}"
             if low is not None:
-                return (
-                    f"{text} from {low} to {high}" if high else f"{text} of {low} or more"
-                )
+                return f"{text} from {low} to {high}" if high else f"{text} of {low} or more"
             return text if above is None else f"{text} above {above}"
         case {"type": "array", "items": items}:
             return f"a list, each {describe(items)}"
