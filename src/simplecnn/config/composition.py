@@ -7,6 +7,7 @@ configuration may be says `schema`; what classes of other packages accept, `buil
 import importlib.util
 import itertools
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from yaml import MarkedYAMLError, YAMLError
 
 from simplecnn.config import devices
 from simplecnn.config.build import find_class, first_line, name_mistakes, target_nodes
+from simplecnn.config.schema import COMMANDS, Train
 from simplecnn.config.schema import mistakes as schema_mistakes
 from simplecnn.config.spelling import cut, did_you_mean, dotted, meant, unknown
 from simplecnn.errors import InputError
@@ -206,9 +208,11 @@ def _is_installed(module: str) -> bool:
 
 def _compose_words(name: str, words: Sequence[str], mistakes: list[str]) -> DictConfig:
     """The composition, with a sentence on each word that cannot be, and those left out."""
-    parsed = list(_readable(words, mistakes))
+    parsed, problem = list(_readable(words, mistakes)), ""
+    top = {"hydra", "callbacks", "logger", *OVERLAYS, *COMMANDS.get(name, Train).model_fields}
+    known = all(re.split(r"[./@]", w.key_or_group)[0] in top for w in parsed)
     try:
-        if not mistakes:
+        if known and not mistakes:
             return compose(name, [line(w) for w in parsed], return_hydra_config=True)
     except CANNOT_COMPOSE as error:
         problem = _gist(error)
@@ -225,16 +229,17 @@ def _compose_words(name: str, words: Sequence[str], mistakes: list[str]) -> Dict
         config = compose(name, [line(w) for w in good], return_hydra_config=True)
     except CANNOT_COMPOSE:
         config = _without_the_failing(name, good, mistakes)
-    before = len(mistakes)
     for word in parsed:
         if word not in choosing:
             try:
                 _try(word, config)
             except CANNOT_COMPOSE as error:
                 mistakes.append(_key_mistake(word, config, error))
-    if not mistakes and before == len(mistakes):
+    if problem and not mistakes:
         raise InputError(problem)
-    return config
+    return (
+        config if mistakes else compose(name, [line(w) for w in parsed], return_hydra_config=True)
+    )
 
 
 def line(word: Override) -> str:
