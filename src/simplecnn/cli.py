@@ -31,7 +31,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from simplecnn.config import composition
-from simplecnn.config.build import check_classes, target_nodes
+from simplecnn.config.build import check_classes, first_line, target_nodes
 from simplecnn.config.composition import (
     SweepPlan,
     command_help,
@@ -155,6 +155,7 @@ def evaluate(config: dict[str, Any], folder: Path) -> float:
     run = RunDirectory.open(latest(config["run"]))
     checkpoint = run.checkpoint(config["checkpoint"])
     run.checked_config()
+    _refuse_links(run.path)
     with start_up():
         from simplecnn.inference import evaluate as evaluation
 
@@ -357,7 +358,9 @@ def check_imported(name: str, request: Composed | SweepPlan | None) -> None:
             continue
         checked.add(text)
         try:
-            check_classes(settle(values, config.hydra, name))
+            values = settle(values, config.hydra, name)
+            check_classes(values)
+            found |= dict.fromkeys(_differences(values))
         except InputError as error:
             found |= dict.fromkeys(error.mistakes)
     if found:
@@ -366,6 +369,33 @@ def check_imported(name: str, request: Composed | SweepPlan | None) -> None:
     if composed and composed[0][0].get("dry_run"):
         print("This is a valid run; nothing was started.")
         sys.exit(0)
+
+
+def _differences(values: dict[str, Any]) -> Iterator[str]:
+    """What a run cannot take from a checkpoint, because it is of something else."""
+    path, model = values.get("ckpt_path"), values.get("model") or {}
+    if not path or not values["train"] or values["ckpt_weights_only"]:
+        return
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"{short(path)} is no checkpoint: {first_line(error)}") from None
+    saved = content.get("hyper_parameters") or {}
+    for part in ("network", "optimizer", "scheduler"):
+        if part not in saved or part not in model and part != "scheduler":
+            continue  # a module of the user's own
+        its, mine = saved[part] or {}, model.get(part) or {}
+        its, mine = ({k: v for k, v in node.items() if v is not None} for node in (its, mine))
+        keys = {"_target_"} if part != "network" else its.keys() & mine.keys() | {"_target_"}
+        if other := [key for key in sorted(keys) if its.get(key) != mine.get(key)]:
+            key = other[0]
+            yield (
+                f"model.{part}.{key} is {mine.get(key)}, and in {short(path)} it is "
+                f"{its.get(key)}: type the same, or take its weights alone with "
+                f"ckpt_weights_only=true."
+            )
 
 
 def _list_jobs(plan: SweepPlan) -> NoReturn:
@@ -389,7 +419,14 @@ def _check_resume(path: str, words: Sequence[str]) -> None:
             f"change something, type ckpt_path={path}/checkpoints/last.ckpt instead, and all words "
             f"of the run."
         )
-    RunDirectory.to_resume(latest(path))
+    _refuse_links(RunDirectory.to_resume(latest(path)).path)
+
+
+def _refuse_links(path: Path) -> None:
+    """Raise InputError where a run, which may be a stranger's, has links that lead out of it."""
+    for part in path.rglob("*"):
+        if part.is_symlink() and not part.resolve().is_relative_to(path.resolve()):
+            raise InputError(f"{short(part)} is a link out of the run: nothing is written there.")
 
 
 def _take_up_requeued(words: Sequence[str]) -> None:

@@ -114,7 +114,7 @@ def command_help(name: str) -> str:
     text = (conf_dir() / f"{name}.yaml").read_text(encoding="utf-8")
     lines = [ln for ln in text.splitlines() if not ln.startswith("# yaml-language-server")]
     purpose = list(itertools.takewhile(lambda ln: ln.startswith("#"), lines))
-    parts = ["\n".join(ln.lstrip("# ") for ln in purpose)]
+    parts = ["\n".join(ln.removeprefix("#").removeprefix(" ") for ln in purpose)]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config: Any = _loader().load_configuration(name, [], RunMode.RUN)
         chosen = {g: c for g, c in config.hydra.runtime.choices.items()

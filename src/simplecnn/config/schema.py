@@ -431,6 +431,7 @@ class Train(Parts):
     train: bool = Field(True, description="false: only test, needs ckpt_path")
     test: bool = Field(True, description="test the best checkpoint at the end")
     ckpt_path: File | None = Field(None, description="train on from this checkpoint, elsewhere")
+    ckpt_weights_only: bool = Field(False, description="take only the weights of ckpt_path")
     resume: Text | None = Field(None, description="resume the interrupted run in this directory")
     monitor: Text | None = Field("val/acc", description='what "best" means; null: no best')
     mode: Mode = Field("max", description="of the monitor")
