@@ -14,38 +14,30 @@ import gc
 import json
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from simplecnn.config import composition
 from simplecnn.config.build import check_classes, first_line, target_nodes
 from simplecnn.config.composition import (
-    SweepPlan,
+    Composed,
     command_help,
     compose_checked,
     conf_dir,
     latest,
-    plan_sweep,
     settle,
-    sweep_values,
 )
 from simplecnn.config.spelling import meant
-from simplecnn.config.spelling import word as word_of
-from simplecnn.console import only_sweep_lines
-from simplecnn.errors import InputError, RunError
+from simplecnn.errors import InputError, RunError, log_error
 from simplecnn.run_directory import (
     RECORD,
     RunDirectory,
@@ -55,13 +47,12 @@ from simplecnn.run_directory import (
     taken,
 )
 from simplecnn.sweeps.directory import RECORD as SWEEP_RECORD
-from simplecnn.sweeps.directory import SweepDirectory, listed, source_hashes
+from simplecnn.sweeps.launch import JobFailed, Task, claim, do_job, do_sweep
+from simplecnn.sweeps.plan import SweepPlan, plan_sweep, sweep_values
 from simplecnn.training.signals import slurm_job, was_requeued
 
 log = logging.getLogger(__name__)
 LEAVES_RUNS = "train"  # the command whose jobs are runs, with a record each
-Task = Callable[[dict[str, Any], Path], Any]
-Composed = tuple[dict[str, Any], DictConfig]
 seconds: dict[str, float] = {}  # of what this process did before its job
 
 
@@ -76,12 +67,12 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
             try:
                 values = settle(plain, HydraConfig.get(), name)
                 if in_sweep and name == LEAVES_RUNS:
-                    return _job_of_sweep(task, values, folder)
+                    return do_job(task, values, folder)
                 return task(values, folder)
             except JobFailed:
                 raise
             except Exception as error:
-                code, message = _say(error, folder)
+                code, message = log_error(error, folder)
             # Outside the except block: the traceback, and the model it holds, can be freed.
             if in_sweep:
                 raise JobFailed(message)
@@ -92,14 +83,14 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
                 with start_up():
                     request = check_command_line(name, sys.argv[1:])
                     check_imported(name, request)
-                    sweep = _claim(request) if isinstance(request, SweepPlan) else None
+                    sweep = claim(request) if isinstance(request, SweepPlan) else None
             except InputError as error:
                 print(error, file=sys.stderr)
                 sys.exit(2)
             run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)
             try:
                 if sweep is not None:
-                    sys.exit(_do_sweep(run, sweep))
+                    sys.exit(do_sweep(run, sweep))
                 run()
             except KeyboardInterrupt:  # where no run listens: nothing is lost
                 print("Interrupted.", file=sys.stderr)
@@ -128,10 +119,6 @@ def start_up() -> Iterator[None]:
         gc.freeze()
         atexit.register(gc.unfreeze)  # or Triton tells, at the end, of objects that were not freed
         gc.enable()
-
-
-class JobFailed(CompactHydraException):
-    """One job of a multirun failed; its log says why. The others go on."""
 
 
 @command("train")
@@ -495,125 +482,6 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _claim(plan: SweepPlan) -> SweepDirectory:
-    """The folder of a sweep, from now on the same for all processes, and in its command."""
-    path, words = plan.folder, list(plan.command)
-    if not any(word.startswith("hydra.sweep.dir=") for word in words):
-        if was_requeued():
-            path = SweepDirectory.of_slurm_job(path.parent) or path
-        overrides = [word for word in words if not word.startswith("-")]
-        last = words.index(overrides[-1]) + 1 if overrides else len(words)
-        words.insert(last, word_of("hydra.sweep.dir", short(path)))
-    composition.claimed["sweep"] = str(path)
-    return SweepDirectory.claim(
-        path,
-        words=plan.words,
-        jobs=plan.jobs,
-        command=[short(sys.argv[0]), *words],
-        source=source_hashes(*plan.config_folders),
-    )
-
-
-def _do_sweep(run: Callable[[], Any], folder: SweepDirectory) -> int:
-    """Do all the jobs and show what came out of them, whatever happens. Gives the exit code."""
-    from simplecnn.sweeps import report as room
-
-    code = 1
-    succeeded = False
-    told: list[int] = []
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        told.append(128 + signum)
-        sys.exit(128 + signum)
-
-    # While a job runs in this process, it has handlers of its own.
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        run()
-        code = 0
-    except SystemExit as end:
-        # Ray raises one of its own.
-        code = told[0] if told else end.code if isinstance(end.code, int) else 1
-    except KeyboardInterrupt:
-        code = 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        folder.release()
-        succeeded = room.report(folder.path)
-    return code or int(not succeeded)
-
-
-def _job_of_sweep(task: Task, config: dict[str, Any], folder: Path) -> Any:
-    """Do one job, unless it was done before; one line on it whatever comes of it.
-
-    A failure is told by the job's record, and to a search, which chooses the next values, by
-    JobFailed; nothing holds on to the job.
-    """
-    from simplecnn.sweeps import report as room
-
-    hydra_config = HydraConfig.get()
-    sweep = SweepDirectory.open(hydra_config.sweep.dir)
-    sources = [s.path for s in hydra_config.runtime.config_sources if s.schema == "file"]
-    changed = sweep.changed(source_hashes(*map(Path, sources)))
-    if changed:
-        reason = f"{listed(changed)} changed since the sweep was started: no further job begins."
-        if sweep.record["process"] == os.getpid():
-            print(reason, file=sys.stderr)
-            sys.exit(2)
-        raise JobFailed(reason)  # in a process of a launcher, which would start another one
-    only_sweep_lines()
-    jobs = sweep.record["jobs"]
-    keys = room.swept(sweep.record["words"])
-    tell = partial(
-        room.line, number=hydra_config.job.num, total=len(jobs) if jobs else None, keys=keys
-    )
-    run = RunDirectory(folder)
-    before = read_record(folder)
-    if before.get("status") == "finished" and run.holds(config):
-        room.log.info(tell(room.read_job(folder), note="done before"))
-        return room.result(before, config["monitor"])
-    value, failure = None, ""
-    try:
-        value = task(config, folder)
-    except Exception as error:
-        failure = _say(error, folder)[1]
-    # Outside the except block: the traceback, and the model it holds, can be freed.
-    record = read_record(folder)
-    if failure and (not record or record.get("status") == "running"):
-        run.record = record
-        run.update(status="failed", error=failure)
-    _free_memory()
-    job = room.read_job(folder, under_way=True)
-    if failure:
-        job = dataclasses.replace(job, status="failed", error=failure)
-    room.log.info(tell(job))
-    if failure and jobs is None:  # a search is told; Hydra's sweeper would only repeat it
-        raise JobFailed(failure)
-    return value
-
-
-def _free_memory() -> None:
-    """Give back what a job held in circles of references, and on the GPU."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-
-
 def _is_ddp_child() -> bool:
     """Lightning starts the further processes of a DDP run with the same command."""
     return os.environ.get("LOCAL_RANK", "0") != "0"
-
-
-def _say(error: Exception, folder: Path) -> tuple[int, str]:
-    """Log an error, its traceback in the file only. Gives the exit code and the sentence."""
-    if isinstance(error, InputError):
-        log.error("%s", error, exc_info=error.__cause__)  # of a class of the user's own, say
-        return 2, str(error)
-    if isinstance(error, RunError):
-        log.error("%s", error)
-        return 1, str(error)
-    reason = str(error).strip().splitlines()
-    message = f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
-    log.error("Failed with %s\nThe traceback is in the log of %s", message, folder, exc_info=error)
-    return 1, message

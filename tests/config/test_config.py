@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from simplecnn.config import devices
-from simplecnn.config.composition import compose_config, conf_dir, plan_sweep, sweep_values
+from simplecnn.config.composition import compose_config, conf_dir
 from simplecnn.errors import InputError
+from simplecnn.sweeps.plan import plan_sweep, sweep_values
 
 
 def mistakes(*words: str, name: str = "train") -> list[str]:

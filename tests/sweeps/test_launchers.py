@@ -15,8 +15,9 @@ from conftest import ROOT
 
 from hydra_plugins.simplecnn_joblib import JoblibLauncher, worker_environments
 from simplecnn.config import composition, devices
-from simplecnn.config.composition import compose_config, plan_sweep
+from simplecnn.config.composition import compose_config
 from simplecnn.errors import InputError
+from simplecnn.sweeps.plan import plan_sweep
 
 SMALL = ["-m", "hydra.sweep.dir=sweep", "data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2",
          "+trainer.limit_train_batches=8", "model.network.channels=[4,8]",

@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,12 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from omegaconf.resolvers import oc
 from yaml import MarkedYAMLError, YAMLError
 
-from simplecnn.config import devices
 from simplecnn.config.build import find_class, first_line, name_mistakes, target_nodes
 from simplecnn.config.schema import COMMANDS, Train
 from simplecnn.config.schema import mistakes as schema_mistakes
 from simplecnn.config.spelling import cut, did_you_mean, dotted, meant, unknown
 from simplecnn.errors import InputError
 
-MAX_MISTAKES = 20  # shown of a sweep: a thousand jobs can have the same kind of mistake
 OVERLAYS = ("experiment", "hparams_search", "debug", "local")  # groups that set keys of others
 READABLE = ("HOME", "USER", "LOGNAME", "HOSTNAME", "TMPDIR", "SCRATCH", "SLURM_JOB_ID",
             "SLURM_ARRAY_TASK_ID", "CUDA_VISIBLE_DEVICES")  # fmt: skip
@@ -50,6 +47,7 @@ EXTRAS = {  # a choice, the module it needs, and the extra that installs it
     "hparams_search=optuna": ("optuna", "optuna"),
 }
 Config = Mapping[str, Any]
+Composed = tuple[dict[str, Any], DictConfig]  # plain values, and all of it with Hydra's part
 claimed: dict[str, str] = {}  # the directories of this process's "run" and "sweep", if chosen
 
 
@@ -116,7 +114,7 @@ def command_help(name: str) -> str:
     purpose = list(itertools.takewhile(lambda ln: ln.startswith("#"), lines))
     parts = ["\n".join(ln.removeprefix("#").removeprefix(" ") for ln in purpose)]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config: Any = _loader().load_configuration(name, [], RunMode.RUN)
+        config: Any = loader().load_configuration(name, [], RunMode.RUN)
         chosen = {g: c for g, c in config.hydra.runtime.choices.items()
                   if not g.startswith("hydra") and g not in ("arguments", "local", "paths")
                   and "@" not in g}  # fmt: skip
@@ -155,13 +153,13 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return settle(values, config.hydra, name)
 
 
-def compose_checked(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], DictConfig]:
+def compose_checked(name: str, overrides: Sequence[str]) -> Composed:
     """The plain values, and the composition with Hydra's own part. Imports no class.
 
     Where a `_target_` was typed, the values still hold the arguments of the class before
     (`settle` leaves them out).
     """
-    _need_extras(overrides)
+    need_extras(overrides)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         mistakes: list[str] = []
         config = _compose_words(name, overrides, mistakes)
@@ -173,7 +171,7 @@ def compose_checked(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any]
         except InputError as error:
             raise InputError(*mistakes, *error.mistakes) from None
         except CANNOT_COMPOSE as error:
-            raise InputError(*mistakes, _gist(error)) from None
+            raise InputError(*mistakes, gist(error)) from None
     found = {**schema_mistakes(name, values), **name_mistakes(values)}
     for key in list(found):
         problem = _file_mistake(key, found[key], values, config)
@@ -189,7 +187,7 @@ def compose_checked(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any]
     return values, config
 
 
-def _need_extras(words: Sequence[str]) -> None:
+def need_extras(words: Sequence[str]) -> None:
     for word in words:
         module, extra = EXTRAS.get(word, ("", ""))
         if extra and not _is_installed(module):
@@ -208,14 +206,14 @@ def _is_installed(module: str) -> bool:
 
 def _compose_words(name: str, words: Sequence[str], mistakes: list[str]) -> DictConfig:
     """The composition, with a sentence on each word that cannot be, and those left out."""
-    parsed, problem = list(_readable(words, mistakes)), ""
+    parsed, problem = list(readable(words, mistakes)), ""
     top = {"hydra", "callbacks", "logger", *OVERLAYS, *COMMANDS.get(name, Train).model_fields}
     known = all(re.split(r"[./@]", w.key_or_group)[0] in top for w in parsed)
     try:
         if known and not mistakes:
             return compose(name, [line(w) for w in parsed], return_hydra_config=True)
     except CANNOT_COMPOSE as error:
-        problem = _gist(error)
+        problem = gist(error)
     further = [w for w in parsed if w.key_or_group == "hydra.searchpath"]
     choosing = [w for w in parsed if w not in further and _options(w.key_or_group, further)]
     choosing = [*further, *choosing]  # where the options are, before them
@@ -246,7 +244,7 @@ def line(word: Override) -> str:
     return str(word.input_line)
 
 
-def _readable(words: Sequence[str], mistakes: list[str], *, sweeps: bool = False) -> Iterator[Any]:
+def readable(words: Sequence[str], mistakes: list[str], *, sweeps: bool = False) -> Iterator[Any]:
     """The words that can be read; a list of values only with `sweeps`."""
     words = list(words)
     while "=" in words[1:-1]:
@@ -255,9 +253,9 @@ def _readable(words: Sequence[str], mistakes: list[str], *, sweeps: bool = False
         del words[i - 1 : i + 2]
     for text in words:
         try:
-            word = OverridesParser.create(_loader()).parse_override(text)
+            word = OverridesParser.create(loader()).parse_override(text)
         except CANNOT_COMPOSE:
-            mistakes.append(_unreadable(text))
+            mistakes.append(unreadable(text))
             continue
         if word.is_sweep_override() and not sweeps:
             several = "lists several values" if word.is_discrete_sweep() else "is a search"
@@ -269,11 +267,11 @@ def _readable(words: Sequence[str], mistakes: list[str], *, sweeps: bool = False
             yield word
 
 
-def _unreadable(text: str) -> str:
+def unreadable(text: str) -> str:
     return f"{cut(text)!r} cannot be read: write key=value, in quotes where needed."
 
 
-def _loader() -> ConfigLoader:
+def loader() -> ConfigLoader:
     return GlobalHydra.instance().config_loader()
 
 
@@ -282,7 +280,7 @@ def _options(group: str, further: Sequence[Override] = ()) -> list[str]:
     if not group or group.startswith("hydra.") or "." in group:
         return []
     name = {"config_name": "train"} if further else {}
-    found = _loader().get_group_options(group, overrides=[line(w) for w in further], **name)
+    found = loader().get_group_options(group, overrides=[line(w) for w in further], **name)
     return sorted(found)
 
 
@@ -305,11 +303,11 @@ def _without_the_failing(name: str, words: list[Override], mistakes: list[str]) 
             compose(name, [*good, line(word)], return_hydra_config=True)
             good.append(line(word))
         except CANNOT_COMPOSE as error:
-            mistakes.append(f"{cut(line(word))}: {_gist(error)}")
+            mistakes.append(f"{cut(line(word))}: {gist(error)}")
     try:
         return compose(name, good, return_hydra_config=True)
     except CANNOT_COMPOSE as error:
-        raise InputError(*mistakes, _gist(error)) from None
+        raise InputError(*mistakes, gist(error)) from None
 
 
 def _try(word: Override, config: DictConfig) -> None:
@@ -346,7 +344,7 @@ def _key_mistake(word: Override, config: DictConfig, error: Exception) -> str:
     if word.is_add() and isinstance(parent, DictConfig) and last in parent:
         return f"{key} is set already: leave the plus out, {cut(text.lstrip('+'))}"
     if isinstance(parent, DictConfig) and last in parent or word.package is not None:
-        return f"{cut(text)}: {_gist(error)}"
+        return f"{cut(text)}: {gist(error)}"
     keys = set(dotted(plain))
     if key.replace(".", "/") in groups:
         return f"{key} is a group of options: type {key.replace('.', '/')}={cut(value)}"
@@ -395,7 +393,7 @@ def _group_mistake(key: str, config: DictConfig) -> str | None:
     return f"{key} is {value!r}: type {group}={value}." if isinstance(value, str) else None
 
 
-def _gist(error: BaseException) -> str:
+def gist(error: BaseException) -> str:
     """The gist of an exception of Hydra or OmegaConf, which say a lot more."""
     if isinstance(error, MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
@@ -563,149 +561,3 @@ def _keys_in_file(sources: Sequence[Path], group: str, choice: str) -> set[str]:
     for other in others:
         keys |= _keys_in_file(sources, group, other)
     return keys
-
-
-# --------------------------------------------------------------------------------------- sweeps
-
-
-@dataclass(frozen=True)
-class SweepPlan:
-    """What a sweep will do, known before it starts."""
-
-    folder: Path
-    words: list[str]  # all that is asked, by the configuration and by the command line
-    jobs: list[list[str]] | None  # the words of each job; None where a search chooses them
-    config_folders: list[Path]  # where the configuration comes from
-    configs: list[tuple[dict[str, Any], DictConfig]]  # of the jobs, or of the ends of a search
-    command: list[str] = field(default_factory=list)  # what was typed
-
-
-def plan_sweep(name: str, words: Sequence[str]) -> SweepPlan:
-    """What a multirun's command line asks for, every job of it checked.
-
-    Raises InputError with all the mistakes of all jobs.
-    """
-    _need_extras(words)
-    mistakes: dict[str, None] = {}
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        unreadable: list[str] = []
-        words = [line(word) for word in _readable(words, unreadable, sweeps=True)]
-        mistakes |= dict.fromkeys(unreadable)
-        for_hydra = [w for w in words if w.lstrip("+~").startswith(("hydra.", "hydra/"))]
-        asked = [w for w in words if w not in for_hydra]
-        lines, jobs, problem = [], None, ""
-        try:
-            config = _loader().load_configuration(name, list(words), RunMode.MULTIRUN)
-            HydraConfig.instance().set_config(config)
-            hydra: Any = OmegaConf.to_container(config.hydra, resolve=False)
-            folder = Path(config.hydra.sweep.dir)
-            params = [f"{k}={v}" for k, v in (hydra["sweeper"].get("params") or {}).items()]
-            asked = [*params, *asked]
-            if config.hydra.runtime.choices["hydra/sweeper"] == "optuna":
-                lines = _ends_of_search(config, words)
-            else:
-                lines = jobs = product(asked)
-        except CANNOT_COMPOSE as error:
-            problem = _gist(error)
-            lines = sweep_values(asked)
-        finally:
-            HydraConfig.instance().cfg = None
-    configs = []
-    for job in lines:
-        try:
-            composed = compose_checked(name, [*([] if problem else for_hydra), *job])
-            configs.append(composed)
-        except InputError as error:
-            mistakes |= dict.fromkeys(error.mistakes)
-        else:
-            mistakes |= dict.fromkeys(_sweep_mistakes(composed[0], composed[1].hydra.launcher))
-        if len(mistakes) >= MAX_MISTAKES:
-            break
-    if problem and not mistakes:
-        mistakes[problem] = None
-    if mistakes:
-        raise InputError(*mistakes)
-    sources = [s["path"] for s in hydra["runtime"]["config_sources"] if s["schema"] == "file"]
-    return SweepPlan(folder, asked, jobs, [Path(source) for source in sources], configs)
-
-
-def product(words: Sequence[str]) -> list[list[str]]:
-    """The words of each job of a sweep that tries every value of every word. The last word counts.
-
-    Raises InputError where a word asks for a search in an interval.
-    """
-    choices: dict[str, list[str]] = {}
-    for word in OverridesParser.create(_loader()).parse_overrides(list(words)):
-        key = word.get_key_element()
-        if word.is_sweep_override() and not word.is_discrete_sweep():
-            raise InputError(
-                f"{key} is to be searched in an interval, and this sweep tries every value: "
-                f"list the values ({key}=a,b,c), or search with hparams_search=optuna."
-            )
-        values = word.sweep_string_iterator() if word.is_sweep_override() else None
-        choices[key] = [f"{key}={v}" for v in values or [word.get_value_element_as_str()]]
-    return [list(job) for job in itertools.product(*choices.values())]
-
-
-def sweep_values(words: Sequence[str]) -> list[list[str]]:
-    """Command lines without sweeps that try every value of every sweep in `words` once."""
-    choices, mistakes = [], []
-    for text in words:
-        try:
-            word = OverridesParser.create().parse_override(text)
-        except CANNOT_COMPOSE:
-            mistakes.append(_unreadable(text))
-            continue
-        if not word.is_sweep_override():
-            choices.append([text])
-        elif word.is_discrete_sweep():
-            key = word.get_key_element()
-            choices.append([f"{key}={value}" for value in word.sweep_string_iterator()])
-    if mistakes:
-        raise InputError(*mistakes)
-    first = [values[0] for values in choices]
-    lines = [
-        [*first[:i], value, *first[i + 1 :]]
-        for i, values in enumerate(choices)
-        for value in values
-        if len(values) > 1
-    ]
-    return lines or [first]
-
-
-def _ends_of_search(config: DictConfig, words: Sequence[str]) -> list[list[str]]:
-    """Two trials of an Optuna search, at the ends of its space."""
-    from simplecnn.sweeps.search import Search
-
-    own = [w for w in words if not w.lstrip("+~").startswith("hydra.")]
-    return Search.of(config, own, OverridesParser.create(_loader())).corners()
-
-
-def _sweep_mistakes(config: Config, launcher: Any) -> Iterator[str]:
-    """What is right for a run alone, and wrong for a job of a sweep."""
-    trainer = config.get("trainer") or {}
-    strategy = trainer.get("strategy", "auto")
-    if isinstance(strategy, Mapping):
-        name = str(strategy.get("_target_")).rpartition(".")[2]
-        starts_processes = (
-            name == "DDPStrategy" and strategy.get("start_method", "popen") == "popen"
-        )
-    else:
-        name = str(strategy)
-        starts_processes = name == "auto" or (
-            name.startswith(("ddp", "fsdp", "deepspeed")) and not name.endswith(("spawn", "fork"))
-            and "_fork_" not in name and "_spawn_" not in name and "notebook" not in name
-        )  # fmt: skip
-    wanted = trainer.get("devices", "auto")
-    on_gpu = trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda")
-    num = max(1, devices.num_cuda_devices()) if on_gpu else 1
-    num = len(wanted) if isinstance(wanted, list) else wanted if isinstance(wanted, int) else num
-    num *= trainer.get("num_nodes", 1)
-    by_slurm = "Slurm" in str(launcher.get("_target_")) and launcher.get("tasks_per_node") == num
-    if num > 1 and starts_processes and not by_slurm:
-        yield (
-            f"trainer.strategy is {name} with {num} processes: each of them would do the whole "
-            f"sweep again, with values of its own. In a sweep, type trainer=ddp_sim, "
-            f"trainer.strategy=ddp_spawn or trainer.devices=1; or do such runs one by one, "
-            f"without -m."
-        )

@@ -20,6 +20,7 @@ from pydantic import (
     GetCoreSchemaHandler,
     TypeAdapter,
     ValidationError,
+    create_model,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -253,75 +254,40 @@ class Picture(Ours):
     every_n_epochs: Positive = key(10, "draw so often, and at the end")
 
 
-class Confusion(Picture):
-    target: Literal["simplecnn.callbacks.confusion.Confusion"] = target()
+def layers(default: str) -> Any:
+    return key(default, "first, all, or a list of names")
 
 
-class Curves(Picture):
-    target: Literal["simplecnn.callbacks.curves.Curves"] = target()
+def ours(name: str, base: type[Ours] = Ours, **keys: Any) -> type[Ours]:
+    """The model of a class of ours that has no rules: its keys as (type, what `key` gives)."""
+    dotted: Any = Literal[f"simplecnn.{name}"]  # type: ignore[valid-type]
+    return create_model(name.rpartition(".")[2], __base__=base, target=(dotted, target()), **keys)
 
 
-class FeatureMaps(Picture):
-    target: Literal["simplecnn.callbacks.feature_maps.FeatureMaps"] = target()
-    layers: Texts = key("all", "first, all, or a list of names")
-
-
-class Filters(Picture):
-    target: Literal["simplecnn.callbacks.filters.Filters"] = target()
-    layers: Texts = key("first", "first, all, or a list of names")
-
-
-class FilterHistory(Picture):
-    target: Literal["simplecnn.callbacks.filter_history.FilterHistory"] = target()
-    layers: Texts = key("first", "first, all, or a list of names")
-    early_steps: Natural = key(6, "moments of the first epoch")
-
-
-class Health(Picture):
-    target: Literal["simplecnn.callbacks.health.Health"] = target()
-    early_steps: Natural = key(6, "steps of the first epoch that are measured")
-    scalars: bool = key(False, "every number in TensorBoard too")
-
-
-class Mistakes(Picture):
-    target: Literal["simplecnn.callbacks.mistakes.Mistakes"] = target()
-    number: Positive = key(40, "how many are drawn")
-
-
-class LastCheckpoint(Ours):
-    target: Literal["simplecnn.callbacks.checkpoint.LastCheckpoint"] = target()
-    dirpath: Text = key("", "where it goes")
-
-
-class ProgressBar(Ours):
-    target: Literal["simplecnn.callbacks.progress.ProgressBar"] = target()
-
-
-class EpochLines(Ours):
-    target: Literal["simplecnn.callbacks.progress.EpochLines"] = target()
-
-
-class Pruning(Ours):
-    target: Literal["simplecnn.callbacks.pruning.Pruning"] = target()
-    study: Text = key("", "the file of the search")
-    trial: Natural | None = key(None, "its number in the search")
-    monitor: Text | None = key(None, "what is reported")
-    pruner: dict[str, Any] | None = key(None, "of optuna.pruners")
-
-
-class TensorBoard(Ours):
-    target: Literal["simplecnn.training.loggers.TensorBoard"] = target()
-    save_dir: Text = key("", "the run's directory")
-
-
-class MetricsCSV(Ours):
-    target: Literal["simplecnn.training.loggers.MetricsCSV"] = target()
-    save_dir: Text = key("", "the run's directory")
-
-
-CALLBACKS = (Confusion, Curves, FeatureMaps, Filters, FilterHistory, Health, Mistakes,
-             LastCheckpoint, ProgressBar, EpochLines, Pruning)
-LOGGERS = (TensorBoard, MetricsCSV)
+CALLBACKS = (
+    ours("callbacks.confusion.Confusion", Picture),
+    ours("callbacks.curves.Curves", Picture),
+    ours("callbacks.feature_maps.FeatureMaps", Picture, layers=(Texts, layers("all"))),
+    ours("callbacks.filters.Filters", Picture, layers=(Texts, layers("first"))),
+    ours("callbacks.filter_history.FilterHistory", Picture, layers=(Texts, layers("first")),
+         early_steps=(Natural, key(6, "moments of the first epoch"))),
+    ours("callbacks.health.Health", Picture,
+         early_steps=(Natural, key(6, "steps of the first epoch that are measured")),
+         scalars=(bool, key(False, "every number in TensorBoard too"))),
+    ours("callbacks.mistakes.Mistakes", Picture, number=(Positive, key(40, "how many are drawn"))),
+    ours("callbacks.checkpoint.LastCheckpoint", dirpath=(Text, key("", "where it goes"))),
+    ours("callbacks.progress.ProgressBar"),
+    ours("callbacks.progress.EpochLines"),
+    ours("callbacks.pruning.Pruning",
+         study=(Text, key("", "the file of the search")),
+         trial=(Natural | None, key(None, "its number in the search")),
+         monitor=(Text | None, key(None, "what is reported")),
+         pruner=(dict[str, Any] | None, key(None, "of optuna.pruners"))),
+)
+LOGGERS = (
+    ours("training.loggers.TensorBoard", save_dir=(Text, key("", "the run's directory"))),
+    ours("training.loggers.MetricsCSV", save_dir=(Text, key("", "the run's directory"))),
+)
 OURS = {target_of(m): m for m in (SimpleCNN, Classifier, RandomAffine, RandomElastic, MNIST,
                                   *CALLBACKS, *LOGGERS)}
 
