@@ -370,9 +370,7 @@ def _differences(values: dict[str, Any]) -> Iterator[str]:
     except Exception as error:
         raise InputError(f"{short(path)} is no checkpoint: {first_line(error)}") from None
     saved = content.get("hyper_parameters") or {}
-    for part in ("network", "optimizer", "scheduler"):
-        if part not in saved or part not in model and part != "scheduler":
-            continue  # a module of the user's own
+    for part in ("network", "optimizer", "scheduler") if "network" in saved else ():
         its, mine = saved[part] or {}, model.get(part) or {}
         its, mine = ({k: v for k, v in node.items() if v is not None} for node in (its, mine))
         keys = {"_target_"} if part != "network" else its.keys() & mine.keys() | {"_target_"}

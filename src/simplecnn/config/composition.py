@@ -469,7 +469,7 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 def _references(config: DictConfig, prefix: str = "") -> set[str]:
     """The keys whose value is taken from another key."""
     keys = set()
-    for key in map(str, config):
+    for key in config:
         if OmegaConf.is_interpolation(config, key):
             keys.add(f"{prefix}{key}")
         elif not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):

@@ -59,7 +59,7 @@ def cut(text: str, length: int = 100) -> str:
 def word(key: str, value: object) -> str:
     """key=value as Hydra reads it, in quotes where the value needs them."""
     text = str(value)
-    if re.fullmatch(r"[\w./-]+", text):
+    if re.fullmatch(r"[\w./-]+", text, re.ASCII):
         return f"{key}={text}"
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
