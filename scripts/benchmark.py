@@ -4,7 +4,10 @@ uv run scripts/benchmark.py                      # MNIST, 15 minutes on two core
 uv run scripts/benchmark.py data=mnist_5k rounds=10
 """
 
-from simplecnn.cli import benchmark
+try:
+    from simplecnn.cli import benchmark
+except ModuleNotFoundError as error:  # outside of the environment
+    raise SystemExit(f"{error}. Type: uv run scripts/benchmark.py") from None
 
 if __name__ == "__main__":
     benchmark()

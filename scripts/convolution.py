@@ -4,7 +4,10 @@ uv run scripts/convolution.py
 uv run scripts/convolution.py digit=2500
 """
 
-from simplecnn.cli import convolution
+try:
+    from simplecnn.cli import convolution
+except ModuleNotFoundError as error:  # outside of the environment
+    raise SystemExit(f"{error}. Type: uv run scripts/convolution.py") from None
 
 if __name__ == "__main__":
     convolution()

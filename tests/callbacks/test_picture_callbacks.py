@@ -19,7 +19,7 @@ from simplecnn.callbacks.health import Health
 from simplecnn.callbacks.history import History
 from simplecnn.callbacks.image_callback import log_spaced
 from simplecnn.callbacks.mistakes import Mistakes
-from simplecnn.config.allow_list import build
+from simplecnn.config.build import build
 from simplecnn.data.batches import Batches
 from simplecnn.models.activations import feature_maps
 from simplecnn.models.classifier import Classifier

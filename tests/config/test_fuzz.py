@@ -10,7 +10,7 @@ import torch
 from children import type_in
 from conftest import ROOT
 
-from simplecnn.config.allow_list import build
+from simplecnn.config.build import build
 from simplecnn.config.composition import compose_config
 from simplecnn.training.run import build_trainer, state_restored
 

@@ -640,7 +640,9 @@ def test_slurms_warning_requeues_and_the_job_resumes_its_run(tmp_path, monkeypat
     record = record_of(folder)
     assert record["status"] == "finished" and record["num_epochs"] == 3
     assert "epoch 1/3" not in typed.stdout and "epoch 3/3" in typed.stdout
-    proves("Nothing is lost", "SLURM's warning requeues the job, which resumes its run.", warnings=1)
+    proves(
+        "Nothing is lost", "SLURM's warning requeues the job, which resumes its run.", warnings=1
+    )
 
 
 # A loss that is not finite.

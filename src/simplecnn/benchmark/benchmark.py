@@ -50,7 +50,7 @@ from simplecnn.benchmark.steps import (
     peak_memory_mb,
     rows,
 )
-from simplecnn.config.allow_list import build
+from simplecnn.config.build import build
 from simplecnn.figures.benchmark import benchmark_figure
 from simplecnn.figures.png import encode_png
 from simplecnn.models.classifier import STEPS_TOGETHER, keep_freed_memory

@@ -41,7 +41,7 @@ from simplecnn.benchmark.report import (
     WHOLE,
     WITHOUT,
 )
-from simplecnn.config.allow_list import build
+from simplecnn.config.build import build
 from simplecnn.models.classifier import STEPS_TOGETHER, keep_freed_memory
 from simplecnn.models.cuda_graph import GraphedStep
 from simplecnn.training.run import build_trainer, watch
