@@ -9,7 +9,7 @@ line of its head, `# yaml-language-server: $schema=…`, which VS Code and JetBr
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -54,9 +54,9 @@ def schemas() -> dict[str, dict[str, Any]]:
     models: dict[str, Any] = {k: m for k, m in schema.COMMANDS.items() if k != "parts"}
     made = {name: _for_files(TypeAdapter(model).json_schema()) for name, model in models.items()}
     for group, model in GROUPS.items():
-        is_model = isinstance(model, type)
-        adapter = TypeAdapter(model if is_model else Annotated[model.annotation, model])
-        made[group.replace("/", "_")] = _for_files(adapter.json_schema())
+        of_key = not isinstance(model, type)
+        content = schema.json_schema(model) if of_key else TypeAdapter(model).json_schema()
+        made[group.replace("/", "_")] = _for_files(content)
     return made
 
 

@@ -365,7 +365,7 @@ def _differences(values: dict[str, Any]) -> Iterator[str]:
         raise InputError(f"{short(path)} is no checkpoint: {first_line(error)}") from None
     saved = content.get("hyper_parameters") or {}
     for part in ("network", "optimizer", "scheduler") if "network" in saved else ():
-        its, mine = saved[part] or {}, model.get(part) or {}
+        its, mine = saved.get(part) or {}, model.get(part) or {}
         its, mine = ({k: v for k, v in node.items() if v is not None} for node in (its, mine))
         keys = {"_target_"} if part != "network" else its.keys() & mine.keys() | {"_target_"}
         if other := [key for key in sorted(keys) if its.get(key) != mine.get(key)]:

@@ -310,7 +310,8 @@ def argument_mistakes(key: str, node: Config, target: Any) -> Iterator[str]:
         signature = inspect.signature(target)
     except (TypeError, ValueError):  # of a class in C
         return
-    function = target.__init__ if isinstance(target, type) else inspect.unwrap(target)
+    is_class = isinstance(target, type)
+    function = vars(target).get("__init__", target.__init__) if is_class else target
     try:
         hints = get_type_hints(function)
     except Exception:  # a name that is imported for type checkers only
@@ -359,7 +360,8 @@ def _type_problem(annotation: Any, value: Any) -> str | None:
 
 def _refusals(config: Config, targets: Mapping[str, Any]) -> Iterator[str]:
     """What classes say to their arguments when they are built."""
-    model, trainer = config.get("model") or {}, config.get("trainer")
+    model: dict[str, Any] = config.get("model") or {}
+    trainer = config.get("trainer")
 
     def attempt(key: str, what: Callable[[], Any]) -> Any:
         try:
@@ -376,7 +378,7 @@ def _refusals(config: Config, targets: Mapping[str, Any]) -> Iterator[str]:
             if "total_steps" in parameters and not {"total_steps", "epochs"} & set(node):
                 node["total_steps"] = 100  # known when the run begins
             attempt("model.scheduler", partial(build, node, optimizer=optimizer))
-    network = model.get("network")
+    network = model.get("network") or {}
     if "model.network" in targets and all(map(_is_light, dict(target_nodes(network)).values())):
         with _imported("torch.device")("meta"):
             attempt("model.network", partial(build, network))

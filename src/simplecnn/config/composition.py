@@ -22,8 +22,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 from yaml import MarkedYAMLError, YAMLError
 
@@ -76,13 +76,10 @@ def _env(name: str, *default: Any) -> str | None:
     return oc.env(name, *default)
 
 
-for _name, _resolver in {
-    "run_dir": _run_dir,
-    "output_subdir": _output_subdir,
-    "sweep_dir": _sweep_dir,
-    "oc.env": _env,
-}.items():
-    OmegaConf.register_new_resolver(_name, _resolver, replace=True)
+OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
+OmegaConf.register_new_resolver("output_subdir", _output_subdir, replace=True)
+OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
+OmegaConf.register_new_resolver("oc.env", _env, replace=True)
 # In the defaults of conf/trainer/auto.yaml: Trainer's other arguments need no plus.
 ConfigStore.instance().store(
     group="arguments", name="any", node=OmegaConf.create({}, flags={"struct": False})
@@ -173,9 +170,7 @@ def compose_checked(name: str, overrides: Sequence[str]) -> Composed:
         except CANNOT_COMPOSE as error:
             raise InputError(*mistakes, gist(error)) from None
     found = {**schema_mistakes(name, values), **name_mistakes(values)}
-    for key in list(found):
-        problem = _file_mistake(key, found[key], values, config)
-        found[key] = problem or _group_mistake(key, config) or found[key]
+    found = {key: _better(key, sentence, values, config) for key, sentence in found.items()}
     given = (values.get("paths") or {}).get("output_dir") or output_dir
     if not isinstance(given, str) or os.path.abspath(given) != os.path.abspath(output_dir):
         found["paths"] = "paths.output_dir is where the run is: type hydra.run.dir=… to move it."
@@ -279,9 +274,9 @@ def _options(group: str, further: Sequence[Override] = ()) -> list[str]:
     """The options of a group, those below further folders (hydra.searchpath) included."""
     if not group or group.startswith("hydra.") or "." in group:
         return []
-    name = {"config_name": "train"} if further else {}
-    found = loader().get_group_options(group, overrides=[line(w) for w in further], **name)
-    return sorted(found)
+    words = [line(word) for word in further]
+    name = "train" if further else None
+    return sorted(loader().get_group_options(group, config_name=name, overrides=words))
 
 
 def _option_mistake(word: Override, options: Sequence[str]) -> str | None:
@@ -339,58 +334,46 @@ def _key_mistake(word: Override, config: DictConfig, error: Exception) -> str:
         parent = OmegaConf.select(config, parent_key) if parent_key else config
     except CANNOT_COMPOSE:
         parent = None
+    there = isinstance(parent, DictConfig) and last in parent
     if word.is_delete():
         return f"{key} is not there: nothing can be deleted."
-    if word.is_add() and isinstance(parent, DictConfig) and last in parent:
+    if word.is_add() and there:
         return f"{key} is set already: leave the plus out, {cut(text.lstrip('+'))}"
-    if isinstance(parent, DictConfig) and last in parent or word.package is not None:
+    if there or word.package is not None:
         return f"{cut(text)}: {gist(error)}"
-    keys = set(dotted(plain))
     if key.replace(".", "/") in groups:
         return f"{key} is a group of options: type {key.replace('.', '/')}={cut(value)}"
+    if "/" in key and key.replace("/", ".") in set(dotted(plain)):
+        return f"{key} is no group: type {cut(key.replace('/', '.'))}={value}"
     if "/" in key:
-        if key.replace("/", ".") in keys:
-            return f"{key} is no group: type {cut(key.replace('/', '.'))}={value}"
         near = did_you_mean(key, groups).replace("?", f"={cut(value)}?")
         return f"{key} is no group of options.{near}"
     if found := meant(key, plain, groups):
         return f"{key} is not a key of the configuration. Type {cut(f'{found}={value}')}"
     if not isinstance(parent, DictConfig) or not parent_key:
-        top = [*(str(k) for k in config if k != "hydra"), *(g for g in groups if "/" not in g)]
-        names = list(dict.fromkeys(name for name in top if not name.startswith("hydra")))
-        return unknown(key, key.split(".")[0], names, "of the configuration")
-    target = parent.get("_target_") if parent is not config else None
+        names = [*plain, *(g for g in groups if "/" not in g and not g.startswith("hydra"))]
+        first = key.split(".")[0]
+        return unknown(key, first, list(dict.fromkeys(names)), "of the configuration")
+    target = parent.get("_target_")
     names = [str(k) for k in parent if not str(k).startswith("_")]
-    if not (hint := did_you_mean(last, names)) and target:
+    if target and not did_you_mean(last, names):
         return f"{key} is not set yet: add it with a plus, +{cut(text)}"
-    return unknown(key, last, names, f"of {target or parent_key}") if hint else (
-        f"{key} is not a key of {parent_key}. There are: {', '.join(names)}."
-    )  # fmt: skip
+    return unknown(key, last, names, f"of {target or parent_key}")
 
 
-def _file_mistake(key: str, sentence: str, values: Config, config: DictConfig) -> str | None:
-    """A sentence where a file of experiment, debug or hparams_search cannot have its effect."""
+def _better(key: str, sentence: str, values: Config, config: DictConfig) -> str:
+    """The sentence on a key, or a better one where it is known what was meant."""
+    choices, value = config.hydra.runtime.choices, OmegaConf.select(config, key)
     if key in OVERLAYS:
-        choice = config.hydra.runtime.choices.get(key)
-        return (
-            f"{key}={choice} has no effect: its file needs the line '# @package _global_' at its "
-            f"top."
-        )
+        line = "'# @package _global_'"
+        return f"{key}={choices.get(key)} has no effect: its file needs the line {line} at its top."
     if "." in key and key in values:
         above, _, below = key.partition(".")
         return f"{key!r} is one key with a dot in a file: write {above}: and, further in, {below}:"
-    found = meant(key, _plain(config), ()) if key in values else None
-    known = found and "not a key" in sentence
-    return f"{key} is not a key of the configuration. Did you mean {found}?" if known else None
-
-
-def _group_mistake(key: str, config: DictConfig) -> str | None:
-    """A sentence where a choice of a group was typed with a dot: model.optimizer=sgd."""
-    group = key.replace(".", "/")
-    if "." not in key or group not in config.hydra.runtime.choices:
-        return None
-    value = OmegaConf.select(config, key)
-    return f"{key} is {value!r}: type {group}={value}." if isinstance(value, str) else None
+    if key.replace(".", "/") in choices and "." in key and isinstance(value, str):
+        return f"{key} is {value!r}: type {key.replace('.', '/')}={value}."
+    found = meant(key, _plain(config), ()) if key in values and "not a key" in sentence else None
+    return f"{key} is not a key of the configuration. Did you mean {found}?" if found else sentence
 
 
 def gist(error: BaseException) -> str:
@@ -428,37 +411,19 @@ def _as_in_a_job(config: DictConfig) -> Iterator[None]:
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
-    """Plain values of everything but `hydra`.
-
-    Raises InputError with all the values that are missing or refer to nothing.
-    """
-    mistakes: list[str] = []
-    values = {str(k): _value(config, k, str(k), mistakes) for k in config if k != "hydra"}
-    if mistakes:
-        raise InputError(*mistakes)
-    return values
-
-
-def _value(parent: DictConfig | ListConfig, key: Any, path: str, mistakes: list[str]) -> Any:
-    """What stands at a key, as plain dicts and lists."""
+    """Plain values of everything but `hydra`. Raises InputError where one is missing, or refers
+    to nothing."""
+    keys = [str(key) for key in config if key != "hydra"]
+    own = OmegaConf.masked_copy(config, keys)
+    if missing := [key for key in sorted(OmegaConf.missing_keys(own))]:
+        raise InputError(*(f"{key} is missing: type {key}=…" for key in missing))
     try:
-        node = parent[key]
-        if OmegaConf.is_config(node) and OmegaConf.is_interpolation(parent, key):
-            return OmegaConf.to_container(node, resolve=True)
-    except MissingMandatoryValue:
-        mistakes.append(f"{path} is missing: type {path}=…")
-        return None
+        values: Any = OmegaConf.to_container(own, resolve=True)
     except RecursionError:
-        mistakes.append(f"{path} refers to itself.")
-        return None
+        raise InputError("A value of the configuration refers to itself.") from None
     except OmegaConfBaseException as error:
-        mistakes.append(f"{path}: {first_line(error)}")
-        return None
-    if isinstance(node, DictConfig):
-        return {k: _value(node, k, f"{path}.{k!s}", mistakes) for k in node}
-    if isinstance(node, ListConfig):
-        return [_value(node, i, f"{path}[{i}]", mistakes) for i in range(len(node))]
-    return node
+        raise InputError(f"{error.full_key}: {first_line(error)}") from None
+    return {str(key): value for key, value in values.items()}
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
@@ -469,11 +434,11 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 def _references(config: DictConfig, prefix: str = "") -> set[str]:
     """The keys whose value is taken from another key."""
     keys = set()
-    for key in config:
-        if OmegaConf.is_interpolation(config, key):
-            keys.add(f"{prefix}{key}")
+    for key in config.keys():
+        if OmegaConf.is_interpolation(config, key):  # type: ignore[arg-type]
+            keys.add(f"{prefix}{key!s}")
         elif not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
-            keys |= _references(config[key], f"{prefix}{key}.")
+            keys |= _references(config[key], f"{prefix}{key!s}.")
     return keys
 
 

@@ -128,6 +128,16 @@ def target() -> Any:
     return Field(alias="_target_", description="the class")
 
 
+def layers(default: str) -> Any:
+    return key(default, "first, all, or a list of names")
+
+
+def ours(name: str, base: type[Ours] = Ours, **keys: Any) -> type[Ours]:
+    """The model of a class of ours that has no rules: its keys as (type, what `key` gives)."""
+    dotted: Any = Literal[f"simplecnn.{name}"]
+    return create_model(name.rpartition(".")[2], __base__=base, target=(dotted, target()), **keys)
+
+
 # ------------------------------------------------------------------------------- model and data
 
 
@@ -189,23 +199,19 @@ class Classifier(Ours):
         })
 
 
-class RandomAffine(Ours):
+class Affine(Ours):
     """Each training image turned, resized, slanted and moved a little, anew in each epoch."""
 
-    target: Literal["simplecnn.data.augmentation.RandomAffine"] = target()
     degrees: AtLeast0 = key(0.0, "of rotation, from minus to plus")
     scale: Share = key(0.0, "0.1: from 0.9 to 1.1 times the size")
     shear: AtLeast0 = key(0.0, "0.1: a pixel sideways every ten pixels")
     shift: AtLeast0 = key(0.0, "pixels along both axes")
 
 
-class RandomElastic(RandomAffine):
-    """The same, and each image bent a little, as handwriting differs from hand to hand."""
-
-    target: Literal["simplecnn.data.augmentation.RandomElastic"] = target()  # type: ignore
-    bend: AtLeast0 = key(0.5, "pixels that a 5 x 5 net moves, standard deviation")
-
-
+RandomAffine = ours("data.augmentation.RandomAffine", Affine)
+RandomElastic = ours(
+    "data.augmentation.RandomElastic", Affine,
+    bend=(AtLeast0, key(0.5, "pixels that a 5 x 5 net moves, standard deviation")))
 Augmentation = Annotated[Any, ByTarget(RandomAffine, RandomElastic)]
 
 
@@ -252,16 +258,6 @@ class Picture(Ours):
 
     dirpath: Text = key("", "where its files go")
     every_n_epochs: Positive = key(10, "draw so often, and at the end")
-
-
-def layers(default: str) -> Any:
-    return key(default, "first, all, or a list of names")
-
-
-def ours(name: str, base: type[Ours] = Ours, **keys: Any) -> type[Ours]:
-    """The model of a class of ours that has no rules: its keys as (type, what `key` gives)."""
-    dotted: Any = Literal[f"simplecnn.{name}"]  # type: ignore[valid-type]
-    return create_model(name.rpartition(".")[2], __base__=base, target=(dotted, target()), **keys)
 
 
 CALLBACKS = (
@@ -599,10 +595,15 @@ def _sentences(error: ValidationError, config: Any, model: type[Section]) -> dic
             found[path] = f"{path} is {show(value)}: it must be {cause}."
         elif path not in found:
             field = fields.get(last)
-            wanted = TypeAdapter(Annotated[field.annotation, field]) if field else None
-            text = describe(wanted.json_schema() if wanted else {})
+            text = describe(json_schema(field) if field else {})
             found[path] = f"{path} is {show(value)}: it must be {text}."
     return found
+
+
+def json_schema(field: FieldInfo) -> dict[str, Any]:
+    """The JSON schema of one key."""
+    annotation: Any = Annotated[field.annotation, field]
+    return TypeAdapter(annotation).json_schema()
 
 
 def describe(schema: Config) -> str:
