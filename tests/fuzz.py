@@ -119,7 +119,7 @@ OPTIONS = [
 ]  # fmt: skip
 COMMANDS = [
     *["train"] * 12,
-    *("evaluate", "benchmark", "convolution", "receptive_field", "sweep", "predict", "export"),
+    *("evaluate", "convolution", "receptive_field", "sweep", "predict", "export"),
 ]
 
 

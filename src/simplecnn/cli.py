@@ -220,15 +220,6 @@ def sweep(config: dict[str, Any], folder: Path) -> None:
         sys.exit(1)
 
 
-@command("benchmark")
-def benchmark(config: dict[str, Any], folder: Path) -> None:
-    """Time a training step beside the tutorial's and a bare loop's."""
-    with start_up():
-        from simplecnn.benchmark import benchmark as room
-
-    room.benchmark(config, folder)
-
-
 @command("convolution")
 def convolution(config: dict[str, Any], folder: Path) -> None:
     """Draw what kernels respond to, and hold conv2d against PyTorch."""

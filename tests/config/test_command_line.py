@@ -36,8 +36,8 @@ def test_each_command_has_its_own_help(name, capsys):
     assert text.startswith(head.removeprefix("# "))
     for key in OmegaConf.load(conf_dir() / f"{name}.yaml"):
         assert key in ("defaults", "hydra") or f"  {key}:" in text, key
-    others = {"run: ???", "ckpt_path:", "num_calls:"} - {
-        "train": {"ckpt_path:"}, "benchmark": {"ckpt_path:"}, "convolution": {"num_calls:"},
+    others = {"run: ???", "ckpt_path:", "digit:"} - {
+        "train": {"ckpt_path:"}, "convolution": {"digit:"},
         "evaluate": {"run: ???"}, "predict": {"run: ???"}, "export": {"run: ???"},
     }.get(name, set())  # fmt: skip
     assert not [key for key in others if key in text]

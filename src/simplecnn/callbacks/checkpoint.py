@@ -61,7 +61,7 @@ class LastCheckpoint(Callback):
     ) -> None:
         if Path(trainer.ckpt_path or "").absolute().parent == self.path.absolute().parent:
             return
-        # A new run, from the checkpoint of another one: its best, its patience, its time begin anew.
+        # A new run from the checkpoint of another one: best, patience and time begin anew.
         for callback in trainer.callbacks:
             if isinstance(callback, EarlyStopping | ModelCheckpoint | Timer):
                 checkpoint["callbacks"].pop(callback.state_key, None)

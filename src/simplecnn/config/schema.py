@@ -505,18 +505,6 @@ class Explain(Section):
     verdicts: NumImages = key(NumImages(), "the tutorial's claims")
 
 
-class Benchmark(Train):
-    """scripts/benchmark.py"""
-
-    augmentation: Augmentation | None = key(None, "of one of the rows")
-    rounds: Positive = key(20, "turns of each row that trains")
-    steps: Annotated[Positive, rule(lambda v: v % 8 == 0, "8, 16 or another multiple of 8")] = key(
-        32, "training steps of a turn, a multiple of 8")
-    repeats: Positive = key(5, "of what takes a process from its start")
-    quick: bool = key(False, "two short rounds")
-    sweep: bool = key(False, "eight jobs by one process and by two, instead")
-
-
 class Convolution(Section):
     """scripts/convolution.py"""
 
@@ -536,7 +524,7 @@ class ReceptiveField(Section):
 
 COMMANDS: dict[str, type[Section]] = {
     "train": Train, "evaluate": Evaluate, "predict": Predict, "export": Export, "sweep": Sweep,
-    "explain": Explain, "benchmark": Benchmark, "convolution": Convolution,
+    "explain": Explain, "convolution": Convolution,
     "receptive_field": ReceptiveField, "parts": Parts,
 }
 # fmt: on
