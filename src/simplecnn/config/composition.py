@@ -170,6 +170,9 @@ def compose_checked(name: str, overrides: Sequence[str]) -> Composed:
         except CANNOT_COMPOSE as error:
             raise InputError(*mistakes, gist(error)) from None
     found = {**schema_mistakes(name, values), **name_mistakes(values)}
+    for key in (word[1:] for word in overrides if word.startswith("~")):
+        if key in COMMANDS.get(name, Train).model_fields and key not in ("callbacks", "logger"):
+            found.setdefault(key, f"{key} is missing: it cannot be deleted.")
     found = {key: _better(key, sentence, values, config) for key, sentence in found.items()}
     given = (values.get("paths") or {}).get("output_dir") or output_dir
     if not isinstance(given, str) or os.path.abspath(given) != os.path.abspath(output_dir):
@@ -415,9 +418,9 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
     to nothing."""
     keys = [str(key) for key in config if key != "hydra"]
     own = OmegaConf.masked_copy(config, keys)
-    if missing := [key for key in sorted(OmegaConf.missing_keys(own))]:
-        raise InputError(*(f"{key} is missing: type {key}=…" for key in missing))
     try:
+        if missing := sorted(OmegaConf.missing_keys(own)):
+            raise InputError(*(f"{key} is missing: type {key}=…" for key in missing))
         values: Any = OmegaConf.to_container(own, resolve=True)
     except RecursionError:
         raise InputError("A value of the configuration refers to itself.") from None
