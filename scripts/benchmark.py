@@ -10,6 +10,7 @@ the turns of one round. `--before DIR` adds the step of another checkout of this
 """
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -60,7 +61,7 @@ def usual_loader() -> Any:
         [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
     )
 
-    class Digits(Dataset):  # type: ignore[type-arg]
+    class Digits(Dataset):
         def __len__(self) -> int:
             return len(labels)
 
@@ -219,18 +220,16 @@ def fit_ours(words: list[str], turns: Turns) -> None:
 
 def fit_before(turns: Turns) -> None:
     """The same in version 0.1 of this project, from the checkout that PYTHONPATH names."""
-    from simplecnn.run import build_trainer, watch  # type: ignore[import-not-found]
-    from simplecnn.signals import Stop  # type: ignore[import-not-found]
-    from simplecnn.targets import build  # type: ignore[import-not-found]
-
-    from simplecnn.config import compose_config  # type: ignore[attr-defined]
-
+    config_module, run, signals, targets = (
+        importlib.import_module(f"simplecnn.{name}")
+        for name in ("config", "run", "signals", "targets")
+    )
     with tempfile.TemporaryDirectory() as folder:
-        config = compose_config("train", common_words(folder))
-        data = build(config["data"])
-        module = build(config["model"], _recursive_=False, _convert_="all")
-        trainer = build_trainer(config)
-        watch(trainer, Stop())
+        config = config_module.compose_config("train", common_words(folder))
+        data = targets.build(config["data"])
+        module = targets.build(config["model"], _recursive_=False, _convert_="all")
+        trainer = run.build_trainer(config)
+        run.watch(trainer, signals.Stop())
         trainer.callbacks.append(turns_callback(turns))
         trainer.fit(module, datamodule=data)
 
@@ -291,7 +290,7 @@ def measure_steps(rows: list[str], args: argparse.Namespace) -> dict[str, list[f
             found[row].append(1000 * float(next(answers)))
     for process in processes.values():
         process.kill()
-        process.wait()
+        process.communicate()
     return {row: values[1:] for row, values in found.items()}
 
 
@@ -314,9 +313,10 @@ def busy(args: argparse.Namespace) -> dict[str, Any]:
 def sgemm() -> float:
     """What the machine can do at best: GFLOP/s of a product of 2048 x 2048 matrices."""
     code = (
-        "import time, torch; a = torch.rand(2048, 2048); [a @ a for _ in range(3)]; times = []\n"
-        "for _ in range(10): t = time.perf_counter(); a @ a; times.append(time.perf_counter() - t)\n"
-        "print(2 * 2048**3 / sorted(times)[5] / 1e9)"
+        "import time, torch; a = torch.rand(2048, 2048); times = []\n"
+        "for _ in range(13):\n"
+        "    t = time.perf_counter(); a @ a; times.append(time.perf_counter() - t)\n"
+        "print(2 * 2048**3 / sorted(times)[6] / 1e9)"
     )
     return float(subprocess.check_output([sys.executable, "-c", code], env=environment()))
 
@@ -335,10 +335,7 @@ def fit(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         words = [] if os.environ.get("SIMPLECNN_DATA") else ["data=mnist_5k"]
         record, _ = command(Path(folder), *words)
-        return {
-            "seconds_of_fit": record["seconds_of_fit"],
-            "test/acc": record["metrics"]["test/acc"],
-        }
+        return {key: record[key] for key in ("seconds_of_fit", "metrics")}
 
 
 FIRST_STEP = """
@@ -410,18 +407,18 @@ def tutorial_to_99() -> None:
 
 
 def feeding(args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of a pass over the training images, without a network."""
+    """Microseconds an image of a pass over the training images, without a network."""
     code = (
-        "import sys, time; sys.path.insert(0, {scripts!r})\n"
+        f"import os, sys, time; sys.path.insert(0, {str(ROOT / 'scripts')!r})\n"
         "import benchmark\n"
         "from simplecnn import MNISTDataModule\n"
-        "folder = __import__('os').environ.get('SIMPLECNN_DATA')\n"
-        "data = MNISTDataModule(dataset='MNIST' if folder else 'MNIST5k', data_dir=folder, val_size=0)\n"
-        "data.setup('fit')\n"
+        "folder = os.environ.get('SIMPLECNN_DATA')\n"
+        "name = 'MNIST' if folder else 'MNIST5k'\n"
+        "data = MNISTDataModule(dataset=name, data_dir=folder, val_size=0); data.setup('fit')\n"
         "for loader in (data.train_dataloader(),) * 5 + (benchmark.usual_loader(),):\n"
         "    t = time.perf_counter(); n = sum(len(y) for _, y in loader)\n"
         "    print((time.perf_counter() - t) / n)"
-    ).format(scripts=str(ROOT / "scripts"))
+    )
     output = subprocess.check_output([sys.executable, "-c", code], env=environment()).split()
     ours, usual = [float(value) for value in output[:-1]], float(output[-1])
     return {"ours_us": 1e6 * statistics.median(ours), "usual_us": 1e6 * usual}
@@ -438,41 +435,44 @@ def ratio(values: list[float], base: list[float]) -> float:
 def report(found: dict[str, Any]) -> str:
     from simplecnn.table import table
 
+    median, mean = statistics.median, statistics.mean
     lines = [f"{found['processor']}, {found['num_cores']} cores, torch {found['torch']}"]
-    for part in ("steps", "busy"):
-        if part not in found:
-            continue
-        ms = found[part]["ms"]
-        rows = [["a step of 64 digits" + " beside two busy processes" * (part == "busy"),
-                 "ms", "of bare loop", "of ours"]]  # fmt: skip
-        for row, values in ms.items():
-            cells = [f"{ratio(values, ms[base]):.2f}" for base in ("bare", "ours")]
-            rows.append([ROWS[row], f"{statistics.median(values):.1f}", *cells])
-        lines += ["", table(rows)]
+    for part, title in (("steps", ""), ("busy", " beside two busy processes")):
+        if part in found:
+            ms = found[part]["ms"]
+            rows = [["a step of 64 digits" + title, "ms", "of bare loop", "of ours"]]
+            for row, values in ms.items():
+                ratios = [f"{ratio(values, ms[base]):.2f}" for base in ("bare", "ours")]
+                rows.append([ROWS[row], f"{median(values):.1f}", *ratios])
+            lines += ["", table(rows)]
     if "steps" in found:
-        reached = BATCH * FLOP_PER_IMAGE / statistics.median(found["steps"]["ms"]["ours"]) / 1e6
+        reached = BATCH * FLOP_PER_IMAGE / median(found["steps"]["ms"]["ours"]) / 1e6
         peak = found["steps"]["sgemm_gflops"]
-        lines.append(
-            f"{reached:.0f} GFLOP/s, {reached / peak:.0%} of a matrix product's {peak:.0f}"
-        )
+        lines += [f"{reached:.0f} GFLOP/s: {reached / peak:.0%} of a matrix product's {peak:.0f}"]
     if "fit" in found:
         parts = found["fit"]["seconds_of_fit"]
         lines += ["", "a fit: " + "  ".join(f"{k} {v:.1f} s" for k, v in parts.items())]
     if "start-up" in found:
         ours, lightning = found["start-up"].values()
-        lines += ["", f"first step after {statistics.median(ours):.1f} s, "
-                  f"{ratio(ours, lightning):.2f} of importing Lightning (n = {len(ours)})"]  # fmt: skip
+        share = f"{ratio(ours, lightning):.2f} of importing Lightning (n = {len(ours)})"
+        lines += ["", f"first step after {median(ours):.1f} s, {share}"]
     if "to 99 %" in found:
         part = found["to 99 %"]
-        seconds, accuracies = statistics.mean(part["fast_s"]), part["fast_acc"]
-        lines += ["", f"experiment=fast: {statistics.mean(accuracies):.2%} after {seconds:.1f} s "
-                  f"(n = {len(accuracies)}); the tutorial's loop: {part['tutorial']['accuracies'][-1]:.2%}"
-                  f" after {part['tutorial']['seconds']:.0f} s, "
-                  f"{part['tutorial']['seconds'] / seconds:.1f} times as long (n = 1)"]  # fmt: skip
+        fast, tutorial = mean(part["fast_s"]), part["tutorial"]
+        accuracy, number = mean(part["fast_acc"]), len(part["fast_acc"])
+        seconds, last = tutorial["seconds"], tutorial["accuracies"][-1]
+        lines += ["", f"experiment=fast: {accuracy:.2%} after {fast:.1f} s (n = {number})"]
+        lines += [
+            f"the tutorial's loop: {last:.2%} after {seconds:.1f} s, "
+            f"{seconds / fast:.1f} times as long (n = 1)"
+        ]
     if "feeding" in found:
-        ours_us, usual_us = found["feeding"].values()
-        lines += ["", f"feeding: {ours_us:.2f} us an image, torchvision's DataLoader {usual_us:.0f} us, "
-                  f"{usual_us / ours_us:.0f} times as long"]  # fmt: skip
+        ours, usual = found["feeding"].values()
+        lines += [
+            "",
+            f"feeding: {ours:.2f} us an image; torchvision's DataLoader {usual:.0f} us, "
+            f"{usual / ours:.0f} times as long",
+        ]
     return "\n".join(lines)
 
 

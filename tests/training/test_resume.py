@@ -717,7 +717,8 @@ def test_the_command_that_is_printed_resumes_the_run(tmp_path, monkeypatch, prov
     """Interrupted, the line on the screen typed again, and what cannot be resumed."""
     monkeypatch.delenv("UV", raising=False)
     words = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2", "model.network.dropout=0.5",
-             "+trainer.limit_train_batches=8", CHECKPOINTS, "model.network.channels=[4,8]"]  # fmt: skip
+             "+trainer.limit_train_batches=8", CHECKPOINTS,
+             "model.network.channels=[4,8]"]  # fmt: skip
 
     def screen(*words: str, code: int, trouble: Trouble | None = None) -> str:
         typed = type_in(tmp_path, "train.py", *words, trouble=trouble)
