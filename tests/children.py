@@ -4,6 +4,7 @@ import contextlib
 import faulthandler
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -189,19 +190,19 @@ def events(folder: Path) -> dict[str, list[tuple[int, Any]]]:
 
 
 def checkpoint(folder: Path, name: str = "last") -> dict[str, Any]:
-    """All of a checkpoint, with paths as if the run's directory were called RUN."""
+    """All of a checkpoint, with paths from the run's directory on."""
     content = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
     for state in content["callbacks"].values():  # ModelCheckpoint itself never reads this one
         state.pop("current_score", None)
-    return _renamed(content, str(folder))
+    return _within_run(content)
 
 
-def _renamed(value: Any, folder: str) -> Any:
+def _within_run(value: Any) -> Any:
     if isinstance(value, dict):
-        return {_renamed(k, folder): _renamed(v, folder) for k, v in value.items()}
+        return {_within_run(k): _within_run(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_renamed(v, folder) for v in value]
-    return value.replace(folder, "RUN") if isinstance(value, str) else value
+        return [_within_run(v) for v in value]
+    return re.sub(r".*/(?=checkpoints\b)", "", value) if isinstance(value, str) else value
 
 
 def assert_same(a: Any, b: Any, where: str = "") -> None:

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import random
+import re
 import resource
 import shlex
 import shutil
@@ -701,8 +702,6 @@ def test_what_is_not_finite_is_named_and_never_saved(where, number, sentence, tm
     assert ended(fork(child, folder.with_suffix(".log"))) == 1
     record = record_of(folder)
     assert record["status"] == "failed" and record["num_epochs"] == 1
-    import re
-
     assert re.match(f"RunError: The loss is not finite: seen {sentence}", record["error"]), record
     for path in folder.glob("checkpoints/*.ckpt"):
         saved = torch.load(path, weights_only=True)

@@ -26,7 +26,7 @@ class LastCheckpoint(Callback):
 
     def __init__(self, dirpath: str) -> None:
         self.path = Path(dirpath) / "last.ckpt"
-        self._epoch_done = False
+        self._epoch_done = self._saving = False
         self.ended: str | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -53,8 +53,9 @@ class LastCheckpoint(Callback):
         # At the start of an epoch, Lightning has counted it as one that was begun.
         for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
             counts["ready"] = counts["started"]
-        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        checkpoint[STATE] = {"metrics": metrics, "ended": self.ended}
+        if self._saving:
+            metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+            checkpoint[STATE] = {"metrics": metrics, "ended": self.ended}
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -74,7 +75,9 @@ class LastCheckpoint(Callback):
             logger.save()
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 logger.experiment.flush()
+        self._saving = True
         trainer.save_checkpoint(self.path, weights_only=False)
+        self._saving = False
 
 
 def why_ended(trainer: Trainer) -> str:

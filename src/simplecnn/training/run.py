@@ -142,7 +142,7 @@ class Run:
                     verbose=False,
                     weights_only=True,
                 )
-            self.metrics |= _numbers(trainer)
+            self.metrics |= _metrics(trainer.callback_metrics)
         if self.best:
             return self.best["value"]
         return self.metrics.get(config["monitor"]) if config["monitor"] else None
@@ -220,16 +220,18 @@ class Run:
         epochs, max_epochs = content["epoch"], config["trainer"].get("max_epochs")
         self.num_epochs = epochs
         if resumed:
-            self.metrics = {k: round(v, 6) for k, v in state.get("metrics", {}).items()}
+            self.metrics = _metrics(state.get("metrics", {}))
             self.ended = state.get("ended")
         elif max_epochs not in (None, -1) and epochs >= max_epochs:
             self.ended = f"already {epochs} of {max_epochs} epochs: nothing to train"
         if self.ended:
             log.info("%s", self.ended)
+            # What the test logs is logged at the step where the training ended.
+            self.trainer.fit_loop.load_state_dict(content["loops"]["fit_loop"])
 
     def _note_fit(self) -> None:
         """What came out of the fit; in processes that the Trainer spawned, by their checkpoint."""
-        self.metrics |= _numbers(self.trainer)
+        self.metrics |= _metrics(self.trainer.callback_metrics)
         self.num_epochs = self.trainer.current_epoch
         last = self.directory.last_checkpoint() if self.directory else None
         if last:
@@ -373,10 +375,10 @@ def _flatten(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value if isinstance(value, bool | int | float | str) else str(value)
 
 
-def _numbers(trainer: pl.Trainer) -> dict[str, float]:
+def _metrics(logged: Mapping[str, Any]) -> dict[str, float]:
     """The metrics by name; a learning rate, which a monitor logs, is none."""
     return {
         key: round(float(value), 6)
-        for key, value in trainer.callback_metrics.items()
+        for key, value in logged.items()
         if not key.startswith("lr-")
     }
