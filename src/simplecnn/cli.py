@@ -80,19 +80,17 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
             sys.exit(code)
 
         def main() -> None:
+            run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)
             try:
                 with start_up():
                     request = check_command_line(name, sys.argv[1:])
                     check_imported(name, request)
-                    sweep = claim(request) if isinstance(request, SweepPlan) else None
+                if isinstance(request, SweepPlan):
+                    sys.exit(do_sweep(run, claim(request)))
+                run()
             except InputError as error:
                 print(error, file=sys.stderr)
                 sys.exit(2)
-            run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)
-            try:
-                if sweep is not None:
-                    sys.exit(do_sweep(run, sweep))
-                run()
             except KeyboardInterrupt:  # where no run listens: nothing is lost
                 print("Interrupted.", file=sys.stderr)
                 sys.exit(130)

@@ -38,7 +38,7 @@ def test_every_mutation_is_valid_or_gets_a_short_report(fuzzed, proves):
             assert mistake and "\n" not in mistake and "Traceback" not in mistake, result
             assert len(mistake) <= 500, result
         assert len(result.get("mistakes", [])) <= 20, result
-        assert result["seconds"] < 1.5, result  # of this process, not of the machine
+        assert result["seconds"] < 2.5, result  # of this process, not of the machine
     refused = [r for r in results if "mistakes" in r]
     valid = [r for r in results if r.get("valid")]
     assert len(refused) + len(valid) == NUM_CASES and len(valid) > 50

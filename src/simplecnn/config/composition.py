@@ -221,21 +221,20 @@ def _compose_words(name: str, words: Sequence[str], mistakes: list[str]) -> Dict
             mistakes.append(sentence)
         else:
             good.append(word)
-    try:
-        config = compose(name, [line(w) for w in good], return_hydra_config=True)
-    except CANNOT_COMPOSE:
-        config = _without_the_failing(name, good, mistakes)
+    tried = bool(problem) and len(good) == len(parsed)
+    config = _compose_good(name, [line(w) for w in good], mistakes, tried=tried)
     for word in parsed:
         if word not in choosing:
             try:
                 _try(word, config)
             except CANNOT_COMPOSE as error:
                 mistakes.append(_key_mistake(word, config, error))
-    if problem and not mistakes:
-        raise InputError(problem)
-    return (
-        config if mistakes else compose(name, [line(w) for w in parsed], return_hydra_config=True)
-    )
+    if mistakes:
+        return config
+    try:
+        return compose(name, [line(w) for w in parsed], return_hydra_config=True)
+    except CANNOT_COMPOSE as error:
+        raise InputError(gist(error)) from None
 
 
 def line(word: Override) -> str:
@@ -293,17 +292,23 @@ def _option_mistake(word: Override, options: Sequence[str]) -> str | None:
     return None
 
 
-def _without_the_failing(name: str, words: list[Override], mistakes: list[str]) -> DictConfig:
+def _compose_good(name: str, words: list[str], mistakes: list[str], *, tried: bool) -> DictConfig:
     """The composition of those words that compose, each tried with those before it."""
-    good: list[str] = []
+    good, config = [word for word in words if word.startswith("hydra.searchpath=")], None
+    try:
+        if not tried:
+            return compose(name, words, return_hydra_config=True)
+    except CANNOT_COMPOSE:
+        pass
     for word in words:
         try:
-            compose(name, [*good, line(word)], return_hydra_config=True)
-            good.append(line(word))
+            if word not in good:
+                config = compose(name, [*good, word], return_hydra_config=True)
+                good.append(word)
         except CANNOT_COMPOSE as error:
-            mistakes.append(f"{cut(line(word))}: {gist(error)}")
+            mistakes.append(f"{cut(word)}: {gist(error)}")
     try:
-        return compose(name, good, return_hydra_config=True)
+        return config or compose(name, good, return_hydra_config=True)
     except CANNOT_COMPOSE as error:
         raise InputError(*mistakes, gist(error)) from None
 
@@ -366,7 +371,7 @@ def _key_mistake(word: Override, config: DictConfig, error: Exception) -> str:
 
 def _better(key: str, sentence: str, values: Config, config: DictConfig) -> str:
     """The sentence on a key, or a better one where it is known what was meant."""
-    choices, value = config.hydra.runtime.choices, OmegaConf.select(config, key)
+    choices, value = config.hydra.runtime.choices, _select(values, key)
     if key in OVERLAYS:
         line = "'# @package _global_'"
         return f"{key}={choices.get(key)} has no effect: its file needs the line {line} at its top."

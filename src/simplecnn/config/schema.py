@@ -6,9 +6,9 @@ signature says (`build.check_classes`). No torch is imported.
 """
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -71,7 +71,7 @@ Span = Annotated[list[Natural], Field(min_length=2, max_length=2),
 NoEnd = Annotated[int, rule(lambda v: v > 0 or v == -1, "1 or more, or -1 (no end)")]
 Name = Annotated[str, rule(lambda v: re.fullmatch(r"[\w-][\w.-]{0,99}", v), "letters, digits, '.', "
                            "'_' and '-', at most 100, not starting with a '.'")]
-File = Annotated[str, rule(lambda v: Path(v).is_file(), "a file, and there is none of that name")]
+File = Annotated[str, rule(os.path.isfile, "a file, and there is none of that name")]
 
 
 class Section(BaseModel):
