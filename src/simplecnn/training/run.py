@@ -378,7 +378,5 @@ def _flatten(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 def _metrics(logged: Mapping[str, Any]) -> dict[str, float]:
     """The metrics by name; a learning rate, which a monitor logs, is none."""
     return {
-        key: round(float(value), 6)
-        for key, value in logged.items()
-        if not key.startswith("lr-")
+        key: round(float(value), 6) for key, value in logged.items() if not key.startswith("lr-")
     }
