@@ -48,7 +48,7 @@ def test_quickstart_and_evaluate(tmp_path):
     assert len(re.findall(r"^epoch \d+/10 .* val/acc \d+\.\d\d %", done.stdout, re.M)) == 10
     assert re.search(r"^test +\d\.\d{4} +9[6-9]\.\d\d %", done.stdout, re.M)
     relative = folder.relative_to(tmp_path)
-    assert f"folder       {relative}\n" in done.stdout
+    assert f"directory    {relative}\n" in done.stdout
     assert f"--logdir {relative.parent}\n" in done.stdout
     assert "Warning" not in done.stderr and "\r" not in done.stderr  # no bar, not a terminal
     assert "leaked" not in done.stderr  # by Triton, which counts its objects at the end

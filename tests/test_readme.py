@@ -23,7 +23,7 @@ def test_each_part_takes_a_file_of_its_own_and_a_command():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("name", "command"), zip(FILES, COMMANDS, strict=True))
+@pytest.mark.parametrize(("name", "command"), list(zip(FILES, COMMANDS, strict=True)))
 def test_ones_own_code_by_configuration_alone(name, command, tmp_path):
     (tmp_path / name).write_text(FILES[name])
     words = command.split()

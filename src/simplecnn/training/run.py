@@ -122,6 +122,9 @@ class Run:
         )
         self._announce(module)
         tested = str(start) if start else None
+        if content and config.get("ckpt_weights_only") and config["train"] and not resumed:
+            module.load_state_dict(content["state_dict"])
+            content, tested = {}, None
         if config["train"]:
             self._take_over(content, config, resumed)
             if self.ended is None:
