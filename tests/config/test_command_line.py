@@ -165,7 +165,7 @@ def write_only() -> None:
 
     def train(config: dict[str, Any], path: Path, **given: Any) -> float:
         (path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
-        (path / "run.json").write_text(json.dumps({"status": "interrupted", **given}))
+        (path / "run.json").write_text(json.dumps({"status": "interrupted", "format": 2, **given}))
         return 0.5
 
     run.train = train
@@ -190,12 +190,12 @@ def test_a_run_is_resumed_in_its_own_directory(name, tmp_path):
     assert first.returncode == 0, first.stderr
     path = tmp_path / where
     record = json.loads((path / "run.json").read_text())
-    assert (record["again"], record["by_hand"]) == (False, False)
+    assert (record["resume"], record["requested"]) == (False, False)
     hydras = {p.name: p.read_text() for p in (path / ".hydra").iterdir()}
     again = type_in(tmp_path, "train.py", word("resume", where), trouble=write_only)
     assert again.returncode == 0, again.stderr
     record = json.loads((path / "run.json").read_text())
-    assert (record["again"], record["by_hand"]) == (True, True)
+    assert (record["resume"], record["requested"]) == (True, True)
     assert {p.name: p.read_text() for p in (path / ".hydra").iterdir()} == hydras
     assert [p.name for p in (tmp_path / "outputs").iterdir()] == [name]
 
@@ -206,7 +206,7 @@ def test_nothing_is_written_through_a_link_out_of_a_run(tmp_path, monkeypatch):
     (run / "images").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
     for file in ("config.yaml", "run.json"):
-        (run / file).write_text("{}")
+        (run / file).write_text('{"format": 2}')
     (run / "images" / "inside").symlink_to(run / "run.json")
     check_command_line("train", ["resume=run"])
     (run / "images" / "out").symlink_to(tmp_path / "elsewhere")

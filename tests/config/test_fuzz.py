@@ -13,7 +13,9 @@ from conftest import ROOT
 from simplecnn.config.build import build, check_classes
 from simplecnn.config.composition import compose_config
 from simplecnn.errors import InputError
-from simplecnn.training.run import build_trainer, state_restored
+from simplecnn.training.build import build_trainer
+from simplecnn.training.run import state_restored
+from simplecnn.training.signals import Stop
 
 NUM_CASES, SEED = 520, 6
 
@@ -71,7 +73,7 @@ def test_what_is_valid_can_be_built(fuzzed, tmp_path, monkeypatch, proves):
             continue
         with state_restored():
             module = build(config["model"], _recursive_=False)
-            trainer = build_trainer(config)
+            trainer = build_trainer(config, Stop())
             assert module.network(torch.zeros(2, 1, 28, 28)).shape == (2, 10), words
             assert trainer.max_epochs == config["trainer"]["max_epochs"] or trainer.fast_dev_run
         num_built += 1

@@ -374,7 +374,7 @@ class Train(Parts):
     def _of_start(self) -> Iterator[str]:
         if not self.train and not self.test:
             yield "train and test are both false: there is nothing to do."
-        if not self.train and self.ckpt_path is None:
+        elif not self.train and self.ckpt_path is None:
             yield "train is false: say with ckpt_path=<file> which checkpoint to test."
         scheduler, trainer = getattr(self.model, "scheduler", None), self.trainer
         endless = trainer.max_epochs in (None, -1) and trainer.max_steps == -1
