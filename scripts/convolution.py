@@ -1,10 +1,13 @@
-"""Draw what kernels respond to, and hold our convolution against PyTorch's.
+"""Draw what kernels respond to, and compare conv2d with PyTorch on all of it.
 
 uv run scripts/convolution.py
-uv run scripts/convolution.py digit=2500 num_calls=2000
+uv run scripts/convolution.py digit=2500
 """
 
-from simplecnn.cli import convolution
+try:
+    from simplecnn.cli import convolution
+except ModuleNotFoundError as error:  # outside of the environment
+    raise SystemExit(f"{error}. Type: uv run scripts/convolution.py") from None
 
 if __name__ == "__main__":
     convolution()

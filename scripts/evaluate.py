@@ -4,7 +4,10 @@ uv run scripts/evaluate.py run=outputs/quickstart/…
 uv run scripts/evaluate.py run=outputs/quickstart/… data=mnist    # on the official test set
 """
 
-from simplecnn.cli import evaluate
+try:
+    from simplecnn.cli import evaluate
+except ModuleNotFoundError as error:  # outside of the environment
+    raise SystemExit(f"{error}. Type: uv run scripts/evaluate.py") from None
 
 if __name__ == "__main__":
     evaluate()

@@ -6,7 +6,10 @@ uv run scripts/train.py -m hparams_search=ablation hydra.sweep.dir=outputs/ablat
 uv run scripts/explain.py sweep=outputs/ablation
 """
 
-from simplecnn.cli import explain
+try:
+    from simplecnn.cli import explain
+except ModuleNotFoundError as error:  # outside of the environment
+    raise SystemExit(f"{error}. Type: uv run scripts/explain.py") from None
 
 if __name__ == "__main__":
     explain()

@@ -3,7 +3,10 @@
 uv run scripts/export.py run=outputs/quickstart/…
 """
 
-from simplecnn.cli import export
+try:
+    from simplecnn.cli import export
+except ModuleNotFoundError as error:  # outside of the environment
+    raise SystemExit(f"{error}. Type: uv run scripts/export.py") from None
 
 if __name__ == "__main__":
     export()

@@ -1,11 +1,14 @@
-"""Print and draw what each layer of a network sees of the image, with proof.
+"""Print and draw what each layer of a network sees of the image, checked by two experiments.
 
 uv run scripts/receptive_field.py
 uv run scripts/receptive_field.py model=lenet
 uv run scripts/receptive_field.py run=outputs/quickstart/…      # before and after training
 """
 
-from simplecnn.cli import receptive_field
+try:
+    from simplecnn.cli import receptive_field
+except ModuleNotFoundError as error:  # outside of the environment
+    raise SystemExit(f"{error}. Type: uv run scripts/receptive_field.py") from None
 
 if __name__ == "__main__":
     receptive_field()

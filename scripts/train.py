@@ -5,7 +5,10 @@ uv run scripts/train.py                             # MNIST, defaults
 uv run scripts/train.py --help
 """
 
-from simplecnn.cli import train
+try:
+    from simplecnn.cli import train
+except ModuleNotFoundError as error:  # outside of the environment
+    raise SystemExit(f"{error}. Type: uv run scripts/train.py") from None
 
 if __name__ == "__main__":
     train()

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
+from hydra.core.global_hydra import GlobalHydra
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 Screen = subprocess.CompletedProcess[str]  # exit code, and what was shown
@@ -141,6 +142,7 @@ def type_in(
     def child() -> None:
         os.chdir(folder)
         os.environ.update(environment)
+        GlobalHydra.instance().clear()  # what another test has left in this process
         sys.argv = [f"scripts/{script}", *words]
         logging.getLogger().handlers.clear()
         if trouble is not None:

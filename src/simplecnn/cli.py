@@ -1,6 +1,7 @@
-"""The commands: what is typed is checked first, then handed to the room that does it.
+"""The commands: what is typed is checked first, then handed to the module that does it.
 
-Nothing heavy is imported until the check has passed: help, `--cfg job` and mistakes answer at once.
+Nothing heavy is imported before the keys and values of ours have passed: help and mistakes answer
+at once. Then the classes that are named are imported and asked, still before anything is made.
 
 Exit codes: 0 done, 1 failed, 2 bad input (nothing was read, trained or written), 130 interrupted
 by Ctrl-C, 143 by SIGTERM. A sweep is done when all its jobs are.
@@ -9,39 +10,34 @@ by Ctrl-C, 143 by SIGTERM. A sweep is done when all its jobs are.
 import argparse
 import atexit
 import dataclasses
-import functools
 import gc
+import json
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import hydra
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from simplecnn.config import composition
+from simplecnn.config.build import check_classes, first_line, target_nodes
 from simplecnn.config.composition import (
-    SweepPlan,
-    compose_config,
+    Composed,
+    command_help,
+    compose_checked,
     conf_dir,
-    config_text,
-    plan_sweep,
-    secrets,
-    sweep_values,
+    latest,
+    settle,
 )
-from simplecnn.console import only_sweep_lines
-from simplecnn.errors import InputError, RunError
+from simplecnn.config.spelling import meant
+from simplecnn.errors import InputError, RunError, log_error
 from simplecnn.run_directory import (
     RECORD,
     RunDirectory,
@@ -50,13 +46,15 @@ from simplecnn.run_directory import (
     short,
     taken,
 )
-from simplecnn.sweeps.directory import SweepDirectory, listed, source_hashes
+from simplecnn.sweeps.directory import RECORD as SWEEP_RECORD
+from simplecnn.sweeps.launch import JobFailed, Task, claim, do_job, do_sweep
+from simplecnn.sweeps.plan import SweepPlan, plan_sweep, sweep_values
 from simplecnn.training.processor import configure_threads
 from simplecnn.training.signals import slurm_job, was_requeued
 
 log = logging.getLogger(__name__)
 LEAVES_RUNS = "train"  # the command whose jobs are runs, with a record each
-Task = Callable[[dict[str, Any], Path], Any]
+seconds: dict[str, float] = {}  # of what this process did before its job
 
 
 def command(name: str) -> Callable[[Task], Callable[[], None]]:
@@ -66,30 +64,33 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
         def job(config: DictConfig) -> Any:
             in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
             folder = Path(HydraConfig.get().runtime.output_dir)
-            values = secrets.plain(config)
-            if in_sweep and name == LEAVES_RUNS:
-                return _job_of_sweep(task, values, folder)
+            plain: Any = OmegaConf.to_container(config, resolve=True)
             try:
+                values = settle(plain, HydraConfig.get(), name)
+                if in_sweep and name == LEAVES_RUNS:
+                    return do_job(task, values, folder)
                 return task(values, folder)
+            except JobFailed:
+                raise
             except Exception as error:
-                code, message = _say(error, folder)
+                code, message = log_error(error, folder)
             # Outside the except block: the traceback, and the model it holds, can be freed.
             if in_sweep:
                 raise JobFailed(message)
             sys.exit(code)
 
         def main() -> None:
+            run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)
             try:
                 with start_up():
-                    sweep = check_command_line(name)
+                    request = check_command_line(name, sys.argv[1:])
+                    check_imported(name, request)
+                if isinstance(request, SweepPlan):
+                    sys.exit(do_sweep(run, claim(request)))
+                run()
             except InputError as error:
                 print(error, file=sys.stderr)
                 sys.exit(2)
-            run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)
-            try:
-                if sweep is not None:
-                    sys.exit(_do_sweep(run, sweep))
-                run()
             except KeyboardInterrupt:  # where no run listens: nothing is lost
                 print("Interrupted.", file=sys.stderr)
                 sys.exit(130)
@@ -120,10 +121,6 @@ def start_up() -> Iterator[None]:
         gc.enable()
 
 
-class JobFailed(CompactHydraException):
-    """One job of a multirun failed; its log says why. The others go on."""
-
-
 @command("train")
 def train(config: dict[str, Any], folder: Path) -> float | None:
     """Train, test, and leave a run folder. Returns the best value of the monitored metric."""
@@ -132,19 +129,20 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
         from simplecnn.training import run
 
     again = HydraConfig.get().mode == RunMode.MULTIRUN
-    by_hand = config.get("resume") is not None
+    by_hand = config.get("resume") is not None or "run" in composition.claimed
     if by_hand:
         config = RunDirectory.open(folder).config_here()
-    seconds = {"import": time.perf_counter() - start}
-    return run.train(config, folder, seconds=seconds, resume=again or by_hand, requested=by_hand)
+    spent = {"import": seconds.pop("import", 0.0) + time.perf_counter() - start}
+    return run.train(config, folder, seconds=spent, resume=again or by_hand, requested=by_hand)
 
 
 @command("evaluate")
 def evaluate(config: dict[str, Any], folder: Path) -> float:
     """Evaluate a run's checkpoint on test digits. Returns the accuracy."""
-    run = RunDirectory.open(config["run"])
+    run = RunDirectory.open(latest(config["run"]))
     checkpoint = run.checkpoint(config["checkpoint"])
     run.checked_config()
+    _refuse_links(run.path)
     with start_up():
         from simplecnn.inference import evaluate as evaluation
 
@@ -156,7 +154,7 @@ def predict(config: dict[str, Any], folder: Path) -> list[str]:
     """Tell which digit is on a person's own images. Returns the class of each."""
     from simplecnn.inference.image_files import like_mnist, read_grey
 
-    run = RunDirectory.open(config["run"])
+    run = RunDirectory.open(latest(config["run"]))
     checkpoint = run.checkpoint(config["checkpoint"])
     data = run.checked_config()["data"]
     names = config["image"] if isinstance(config["image"], list) else [config["image"]]
@@ -182,7 +180,7 @@ def predict(config: dict[str, Any], folder: Path) -> list[str]:
 @command("export")
 def export(config: dict[str, Any], folder: Path) -> None:
     """Write a run's weights as safetensors."""
-    run = RunDirectory.open(config["run"])
+    run = RunDirectory.open(latest(config["run"]))
     checkpoint = run.checkpoint(config["checkpoint"])
     to = Path(config["to"] or run.path / "model.safetensors")
     if not to.parent.is_dir():
@@ -205,7 +203,10 @@ def explain(config: dict[str, Any], folder: Path) -> None:
     with start_up():
         from simplecnn.explain import explanation
 
-    explanation.explain(config)
+    runs = config["run"]
+    runs = [latest(run) for run in runs] if isinstance(runs, list) else runs and latest(runs)
+    sweep = config["sweep"] and latest(config["sweep"], SWEEP_RECORD)
+    explanation.explain({**config, "run": runs, "sweep": sweep})
 
 
 @command("sweep")
@@ -213,47 +214,32 @@ def sweep(config: dict[str, Any], folder: Path) -> None:
     """Show the report of a sweep again, as far as it is. Exit code 0 only if all succeeded."""
     from simplecnn.sweeps import report as room
 
-    if not room.report(Path(config["sweep"])):
+    if not room.report(Path(latest(config["sweep"], SWEEP_RECORD))):
         sys.exit(1)
-
-
-@command("benchmark")
-def benchmark(config: dict[str, Any], folder: Path) -> None:
-    """Time a training step beside the tutorial's and a bare loop's."""
-    with start_up():
-        from simplecnn.benchmark import benchmark as room
-
-    room.benchmark(config, folder)
 
 
 @command("convolution")
 def convolution(config: dict[str, Any], folder: Path) -> None:
     """Draw what kernels respond to, and hold conv2d against PyTorch."""
     with start_up():
-        from simplecnn.convolution.agreement import convolution_report
+        from simplecnn.convolution.report import convolution_report
         from simplecnn.data.files import read_bundled
 
     images, _ = read_bundled()
-    agree = convolution_report(
-        digit=images[config["digit"]],
-        folder=Path(short(folder)),
-        num_calls=config["num_calls"],
-        seed=config["seed"],
-    )
-    if not agree:
-        raise RunError("conv2d does not agree with PyTorch: see the table above.")
+    if not convolution_report(digit=images[config["digit"]], folder=Path(short(folder))):
+        raise RunError("conv2d does not agree with PyTorch: see above.")
 
 
 @command("receptive_field")
 def receptive_field(config: dict[str, Any], folder: Path) -> None:
     """Print and draw what each layer of a network sees, with three proofs that agree."""
-    run = RunDirectory.open(config["run"]) if config["run"] else None
+    run = RunDirectory.open(latest(config["run"])) if config["run"] else None
     checkpoint = run.any_checkpoint() if run else None
     parts: dict[str, Any] = run.checked_config() if run else {"model": config["model"], "data": {}}
     with start_up():
         import torch
 
-        from simplecnn.config.allow_list import build
+        from simplecnn.config.build import build
         from simplecnn.data.batches import scale
         from simplecnn.data.files import read_bundled
         from simplecnn.inference.networks import load_network
@@ -274,65 +260,126 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
         network, images=images, folder=Path(short(folder)), trained=trained
     )
     if not agree:
-        raise RunError("The receipts do not agree: see the table above.")
+        raise RunError("The experiments do not agree with the formulas: see the table above.")
 
 
-def check_command_line(name: str) -> SweepDirectory | None:
-    """Raise InputError with every mistake of this process's command line.
+def check_command_line(name: str, argv: Sequence[str]) -> Composed | SweepPlan | None:
+    """What a command line asks for: one configuration, the plan of a sweep, or only to be shown.
 
-    Gives the folder of the sweep that it asks for, None for a run alone.
+    Imports nothing heavy. Raises InputError with every mistake in words, and in keys and values of
+    ours. Prints the help, or the jobs of a dry run, and ends the process with it.
     """
-    args = _options()
-    words = list(args.overrides)
-    only_shown = args.help or args.hydra_help or args.info
-    if args.help:
-        # Hydra makes a repository for each of a hundred groups that it lists: 20 ms each.
-        loader: Any = ConfigLoaderImpl
-        true = loader._parse_overrides_and_create_caching_repo
-        made = functools.cache(lambda own, name, words: true(own, name, list(words)))
-        loader._parse_overrides_and_create_caching_repo = lambda own, config_name, overrides: made(
-            own, config_name, tuple(overrides)
-        )
-    if args.shell_completion or only_shown and not words:
+    options = _options(argv)
+    words = list(options.overrides)
+    if options.help:
+        print(command_help(name))
+        sys.exit(0)
+    if options.shell_completion or (options.hydra_help or options.info) and not words:
         return None
-    if args.config_dir:
-        if not Path(args.config_dir).is_dir():
-            raise InputError(f"--config-dir {args.config_dir}: there is no such folder.")
-        words.append(f"hydra.searchpath=['file://{Path(args.config_dir).absolute()}']")
-    config_name = args.config_name or name
-    if not only_shown and (args.multirun or "hydra.mode=MULTIRUN" in words):
+    if options.config_dir:
+        if not Path(options.config_dir).is_dir():
+            raise InputError(f"--config-dir {options.config_dir}: there is no such folder.")
+        words.append(f"hydra.searchpath=['file://{Path(options.config_dir).absolute()}']")
+    config_name = options.config_name or name
+    shown = options.hydra_help or options.info or options.cfg
+    if not shown and (options.multirun or "hydra.mode=MULTIRUN" in words):
         if name == LEAVES_RUNS:
             plan = plan_sweep(config_name, words)
-            return None if args.cfg else _claim(plan, args.overrides)
+            if plan.configs[0][0]["dry_run"]:
+                _list_jobs(plan)
+            return dataclasses.replace(plan, command=list(argv))
         for line in sweep_values(words):
-            compose_config(config_name, line)
+            compose_checked(config_name, line)
         return None
     if name == LEAVES_RUNS and was_requeued():
         _take_up_requeued(words)
-        words = get_args_parser().parse_known_args()[0].overrides
-    if args.cfg == "job" and not args.package and not args.resolve:
-        sys.stdout.write(config_text(config_name, words))  # Hydra would compose a second time
+    values, config = compose_checked(config_name, words)
+    if options.cfg == "job" and options.package not in (None, "_global_"):
+        if OmegaConf.select(config, options.package) is None:
+            raise InputError(f"--package {options.package}: the configuration has no such part.")
+    if shown or _is_ddp_child():
+        return None
+    if config.hydra.sweeper.get("params"):
+        key = "hparams_search" if config.hydra.runtime.choices.get("hparams_search") else "sweeper"
+        raise InputError(f"{key} describes several runs: add -m to do them all.")
+    if values.get("resume") is not None:
+        _check_resume(values["resume"], words)
+        return None
+    run_dir = Path(config.hydra.run.dir)
+    if name == LEAVES_RUNS and "run" not in composition.claimed and (run_dir / RECORD).exists():
+        raise InputError(taken(run_dir))
+    if problem := _cannot_be_made(run_dir):
+        raise InputError(f"hydra.run.dir is {str(run_dir)!r}: {problem}.")
+    if values.get("ckpt_path") is not None:
+        check_checkpoint(Path(values["ckpt_path"]))
+    return values, config
+
+
+def check_imported(name: str, request: Composed | SweepPlan | None) -> None:
+    """Import the classes that a configuration names, and hold its arguments against them."""
+    start = time.perf_counter()
+    composed = request.configs if isinstance(request, SweepPlan) else [request] if request else []
+    found: dict[str, None] = {}
+    checked = set()
+    for values, config in composed:
+        parts = {k: v for k, v in values.items() if any(True for _ in target_nodes(v))}
+        text = json.dumps(parts, default=str, sort_keys=True)
+        if not parts or text in checked:
+            continue
+        checked.add(text)
+        try:
+            values = settle(values, config.hydra, name)
+            check_classes(values)
+            found |= dict.fromkeys(_differences(values))
+        except InputError as error:
+            found |= dict.fromkeys(error.mistakes)
+    if found:
+        raise InputError(*found)
+    seconds["import"] = time.perf_counter() - start
+    if composed and composed[0][0].get("dry_run"):
+        print("This is a valid run; nothing was started.")
         sys.exit(0)
-    config = compose_config(config_name, words)
-    if args.cfg == "job" and args.package not in (None, "_global_"):
-        if OmegaConf.select(OmegaConf.create(config), args.package) is None:
-            raise InputError(f"--package {args.package}: the configuration has no such part.")
-    if _is_ddp_child():
-        return None
-    if config.get("resume") is not None:
-        _resume(config["resume"], words)
-        return None
-    for word in words:
-        key, _, value = word.partition("=")
-        if key == "hydra.run.dir" and (Path(value) / RECORD).exists():
-            raise InputError(taken(Path(value)))
-    if config.get("ckpt_path") is not None:
-        check_checkpoint(Path(config["ckpt_path"]))
-    return None
 
 
-def _resume(path: str, words: Sequence[str]) -> None:
-    """Have this process go on in the folder of an interrupted run, if it can."""
+def _differences(values: dict[str, Any]) -> Iterator[str]:
+    """What a run cannot take from a checkpoint, because it is of something else."""
+    path, model = values.get("ckpt_path"), values.get("model") or {}
+    if not path or not values["train"] or values["ckpt_weights_only"]:
+        return
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"{short(path)} is no checkpoint: {first_line(error)}") from None
+    saved = content.get("hyper_parameters") or {}
+    for part in ("network", "optimizer", "scheduler") if "network" in saved else ():
+        its, mine = saved.get(part) or {}, model.get(part) or {}
+        its, mine = ({k: v for k, v in node.items() if v is not None} for node in (its, mine))
+        keys = {"_target_"} if part != "network" else its.keys() & mine.keys() | {"_target_"}
+        if other := [key for key in sorted(keys) if its.get(key) != mine.get(key)]:
+            key = other[0]
+            yield (
+                f"model.{part}.{key} is {mine.get(key)}, and in {short(path)} it is "
+                f"{its.get(key)}: type the same, or take its weights alone with "
+                f"ckpt_weights_only=true."
+            )
+
+
+def _list_jobs(plan: SweepPlan) -> NoReturn:
+    """Show the jobs of a sweep, all of them valid, and start none."""
+    check_imported(LEAVES_RUNS, dataclasses.replace(plan, configs=[
+        ({**values, "dry_run": False}, config) for values, config in plan.configs
+    ]))  # fmt: skip
+    if plan.jobs is None:
+        print("A search chooses the values of each job. The ends of its space are valid.")
+    for number, job in enumerate(plan.jobs or ()):
+        print(f"job {number}   {' '.join(w for w in job if not w.startswith('dry_run='))}")
+    sys.exit(0)
+
+
+def _check_resume(path: str, words: Sequence[str]) -> None:
+    """Raise InputError unless this process can go on in the directory of an interrupted run."""
     others = [w for w in words if not w.lstrip("+").startswith(("resume=", "hydra."))]
     if others:
         raise InputError(
@@ -340,49 +387,73 @@ def _resume(path: str, words: Sequence[str]) -> None:
             f"change something, type ckpt_path={path}/checkpoints/last.ckpt instead, and all words "
             f"of the run."
         )
-    folder = RunDirectory.to_resume(path)
-    place = str(folder.path.absolute()).replace("\\", "\\\\").replace("'", "\\'")
-    sys.argv += [f"hydra.run.dir='{place}'", "hydra.output_subdir=null"]
+    _refuse_links(RunDirectory.to_resume(latest(path)).path)
+
+
+def _refuse_links(path: Path) -> None:
+    """Raise InputError where a run, which may be a stranger's, has links that lead out of it."""
+    for part in path.rglob("*"):
+        if part.is_symlink() and not part.resolve().is_relative_to(path.resolve()):
+            raise InputError(f"{short(part)} is a link out of the run: nothing is written there.")
 
 
 def _take_up_requeued(words: Sequence[str]) -> None:
-    """In a job that SLURM started again: make it continue the run that it was interrupted in."""
+    """In a job that SLURM started again: have it resume the run that it was interrupted in."""
     named = [w.partition("=")[2] for w in words if w.startswith("hydra.run.dir=")]
     records = [Path(path) / RECORD for path in named] or Path("outputs").glob(f"*/*/{RECORD}")
     for record in records:
         found = read_record(record.parent)
         if found.get("slurm_job") == slurm_job() and found.get("status") != "finished":
-            for word in words:
-                sys.argv.remove(word)
-            sys.argv.append(f"resume='{short(record.parent)}'")
+            composition.claimed["run"] = str(record.parent.absolute())
             return
 
 
-NOT_TAKEN = {  # options of Hydra that go round the check
-    "config_path": "--config-path is not taken: --config-dir adds a folder of your own.",
-    "experimental_rerun": "--experimental-rerun is not taken: it runs what is in a pickle.",
-}
+def _cannot_be_made(path: Path) -> str | None:
+    """Why a directory cannot be made, or None."""
+    try:
+        there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "strerror", None) or error)
+    if not there.is_dir():
+        return f"{there} is a file, not a folder"
+    return None if os.access(there, os.W_OK) else f"{there} cannot be written to"
 
 
-def _options() -> argparse.Namespace:
+class _Parser(argparse.ArgumentParser):
+    """Raises a sentence instead of ending the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message[:1].upper()}{message[1:]}. --help shows what there is.")
+
+
+def _options(argv: Sequence[str]) -> argparse.Namespace:
     """Hydra's options as they are typed. Raises InputError where they make no sense."""
-    parser = get_args_parser()
-    parser.error = _refuse  # type: ignore[method-assign]
-    args, apart = parser.parse_known_args()
+    parser = _Parser(add_help=False)
+    parser.add_argument("overrides", nargs="*")
+    for names in (("--help", "-h"), ("--run", "-r"), ("--multirun", "-m"),
+                  ("--shell-completion", "-sc"), ("--hydra-help",), ("--version",),
+                  ("--resolve",)):  # fmt: skip
+        parser.add_argument(*names, action="store_true")
+    for names in (("--package", "-p"), ("--config-path", "-cp"), ("--config-name", "-cn"),
+                  ("--config-dir", "-cd"), ("--experimental-rerun",)):  # fmt: skip
+        parser.add_argument(*names)
+    parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
+    shown = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
+    parser.add_argument("--info", "-i", const="all", nargs="?", choices=shown)
+    args, apart = parser.parse_known_args(argv)
     for word in apart:
         if word.startswith("-"):
-            raise InputError(f"{word} is not an option: --help shows what there is.")
+            name = word.lstrip("-").partition("=")[0]
+            key = meant(name, compose_checked("train", [])[0], ["model/optimizer"])
+            hint = f"type {key}=…, without dashes" if key else "--help shows what there is"
+            raise InputError(f"{word} is not an option: {hint}.")
         raise InputError(f"{word!r} stands apart: write all key=value together, options first.")
-    if refused := [why for name, why in NOT_TAKEN.items() if getattr(args, name)]:
-        raise InputError(*refused)
-    modes = {
-        "--run": args.run,
-        "--multirun": args.multirun,
-        "--cfg": args.cfg,
-        "--info": args.info,
-        "--shell-completion": args.shell_completion,
-    }
-    given = [option for option, value in modes.items() if value]
+    if args.config_path:
+        raise InputError("--config-path is not taken: --config-dir adds a folder of your own.")
+    if args.experimental_rerun:
+        raise InputError("--experimental-rerun is not taken: it runs what is in a pickle.")
+    modes = ("run", "multirun", "cfg", "info", "shell_completion")
+    given = [f"--{mode.replace('_', '-')}" for mode in modes if getattr(args, mode)]
     if len(given) > 1:
         raise InputError(f"{' and '.join(given)} do not go together: give one of them.")
     if args.resolve and not (args.cfg or args.help):
@@ -392,128 +463,6 @@ def _options() -> argparse.Namespace:
     return args
 
 
-def _refuse(message: str) -> NoReturn:
-    raise InputError(f"{message[:1].upper()}{message[1:]}. --help shows what there is.")
-
-
-def _claim(plan: SweepPlan, overrides: Sequence[str]) -> SweepDirectory:
-    """The folder of a sweep, from now on the same for all processes, and in the command."""
-    path = plan.folder
-    if not any(word.startswith("hydra.sweep.dir=") for word in overrides):
-        if was_requeued():
-            path = SweepDirectory.of_slurm_job(path.parent) or path
-        word = f"hydra.sweep.dir={short(path)}"
-        last = sys.argv.index(overrides[-1]) + 1 if overrides else len(sys.argv)
-        sys.argv.insert(last, word)
-    return SweepDirectory.claim(
-        path,
-        words=plan.words,
-        jobs=plan.jobs,
-        command=[short(sys.argv[0]), *sys.argv[1:]],
-        source=source_hashes(*plan.config_folders),
-    )
-
-
-def _do_sweep(run: Callable[[], Any], folder: SweepDirectory) -> int:
-    """Do all the jobs and show what came out of them, whatever happens. Gives the exit code."""
-    from simplecnn.sweeps import report as room
-
-    code = 1
-    succeeded = False
-    told: list[int] = []
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        told.append(128 + signum)
-        sys.exit(128 + signum)
-
-    # While a job runs in this process, it has handlers of its own.
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        run()
-        code = 0
-    except SystemExit as end:
-        # Ray raises one of its own.
-        code = told[0] if told else end.code if isinstance(end.code, int) else 1
-    except KeyboardInterrupt:
-        code = 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        folder.release()
-        succeeded = room.report(folder.path)
-    return code or int(not succeeded)
-
-
-def _job_of_sweep(task: Task, config: dict[str, Any], folder: Path) -> Any:
-    """Do one job, unless it was done before; one line on it whatever comes of it.
-
-    A failure is told by the job's record, and to a search, which chooses the next values, by
-    JobFailed; nothing holds on to the job.
-    """
-    from simplecnn.sweeps import report as room
-
-    hydra_config = HydraConfig.get()
-    sweep = SweepDirectory.open(hydra_config.sweep.dir)
-    sources = [s.path for s in hydra_config.runtime.config_sources if s.schema == "file"]
-    changed = sweep.changed(source_hashes(*map(Path, sources)))
-    if changed:
-        reason = f"{listed(changed)} changed since the sweep was started: no further job begins."
-        if sweep.record["process"] == os.getpid():
-            print(reason, file=sys.stderr)
-            sys.exit(2)
-        raise JobFailed(reason)  # in a process of a launcher, which would start another one
-    only_sweep_lines()
-    jobs = sweep.record["jobs"]
-    keys = room.swept(sweep.record["words"])
-    tell = partial(
-        room.line, number=hydra_config.job.num, total=len(jobs) if jobs else None, keys=keys
-    )
-    run = RunDirectory(folder)
-    before = read_record(folder)
-    if before.get("status") == "finished" and run.holds(config):
-        room.log.info(tell(room.read_job(folder), note="done before"))
-        return room.result(before, config["monitor"])
-    value, failure = None, ""
-    try:
-        value = task(config, folder)
-    except Exception as error:
-        failure = _say(error, folder)[1]
-    # Outside the except block: the traceback, and the model it holds, can be freed.
-    record = read_record(folder)
-    if failure and (not record or record.get("status") == "running"):
-        run.record = record
-        run.update(status="failed", error=failure)
-    _free_memory()
-    job = room.read_job(folder, under_way=True)
-    if failure:
-        job = dataclasses.replace(job, status="failed", error=failure)
-    room.log.info(tell(job))
-    if failure and jobs is None:  # a search is told; Hydra's sweeper would only repeat it
-        raise JobFailed(failure)
-    return value
-
-
-def _free_memory() -> None:
-    """Give back what a job held in circles of references, and on the GPU."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-
-
 def _is_ddp_child() -> bool:
     """Lightning starts the further processes of a DDP run with the same command."""
     return os.environ.get("LOCAL_RANK", "0") != "0"
-
-
-def _say(error: Exception, folder: Path) -> tuple[int, str]:
-    """Log an error, its traceback in the file only. Gives the exit code and the sentence."""
-    if isinstance(error, InputError):
-        log.error("%s", error)
-        return 2, str(error)
-    if isinstance(error, RunError):
-        log.error("%s", error)
-        return 1, str(error)
-    reason = str(error).strip().splitlines()
-    message = f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
-    log.error("Failed with %s\nThe traceback is in the log of %s", message, folder, exc_info=error)
-    return 1, message

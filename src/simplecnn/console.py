@@ -7,8 +7,6 @@ import sys
 import warnings
 from pathlib import Path
 
-from simplecnn.config import secrets
-
 
 class ScreenHandler(logging.StreamHandler):
     """Shows our messages from INFO and those of libraries from WARNING; the log file has all.
@@ -68,8 +66,8 @@ def log_in_spawned_process(folder: str) -> None:
         return
     screen = ScreenHandler()
     file = logging.FileHandler(Path(folder) / "train.log")
-    screen.setFormatter(secrets.Formatter("%(message)s"))
-    file.setFormatter(secrets.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    screen.setFormatter(logging.Formatter("%(message)s"))
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     root.addHandler(screen)
     root.addHandler(file)
     root.setLevel(logging.INFO)

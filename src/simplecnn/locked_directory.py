@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from simplecnn.errors import InputError, short
 
 LOCK = ".lock"
@@ -21,10 +19,14 @@ class LockedDirectory:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.record: dict[str, Any] = {}
+        from filelock import FileLock  # a fifth of a second, which no mistake has to wait for
+
         self._lock = FileLock(self.path / LOCK)
 
     def lock(self) -> None:
         """Make the directory and lock it. Raises InputError where that cannot be."""
+        from filelock import Timeout
+
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
@@ -45,6 +47,8 @@ class LockedDirectory:
         """Whether a process holds it."""
         if not (self.path / LOCK).exists():
             return False
+        from filelock import FileLock, Timeout
+
         try:
             with FileLock(self.path / LOCK, timeout=0):
                 return False

@@ -29,8 +29,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from simplecnn.atomic import atomic_write
 from simplecnn.checkpoint_file import check_checkpoint, problem
-from simplecnn.config import secrets
-from simplecnn.config.rules import check
+from simplecnn.config.build import name_mistakes
+from simplecnn.config.schema import mistakes
 from simplecnn.errors import InputError, short
 from simplecnn.locked_directory import LockedDirectory
 from simplecnn.old_runs import upgrade_config
@@ -159,7 +159,7 @@ class RunDirectory(LockedDirectory):
     def config(self) -> dict[str, Any]:
         """The run's configuration as plain dicts and lists."""
         try:
-            config = secrets.plain(_load(self.path / CONFIG))
+            config: Any = OmegaConf.to_container(_load(self.path / CONFIG), resolve=True)
         except Exception as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{self.path / CONFIG} cannot be read: {reason}") from None
@@ -171,8 +171,8 @@ class RunDirectory(LockedDirectory):
         """Its model and its data, which can come from someone else. Raises InputError."""
         config = self.config()
         parts = {key: config[key] for key in ("model", "data")}
-        if mistakes := check(parts, known=parts):
-            raise InputError(*(f"{short(self.path)}: {sentence}" for sentence in mistakes.values()))
+        if found := {**mistakes("parts", parts), **name_mistakes(parts)}:
+            raise InputError(*(f"{short(self.path)}: {sentence}" for sentence in found.values()))
         return parts
 
     def config_here(self) -> dict[str, Any]:

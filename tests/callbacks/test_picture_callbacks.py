@@ -19,7 +19,7 @@ from simplecnn.callbacks.health import Health
 from simplecnn.callbacks.history import History
 from simplecnn.callbacks.image_callback import log_spaced
 from simplecnn.callbacks.mistakes import Mistakes
-from simplecnn.config.allow_list import build
+from simplecnn.config.build import build
 from simplecnn.data.batches import Batches
 from simplecnn.models.activations import feature_maps
 from simplecnn.models.classifier import Classifier
@@ -274,7 +274,7 @@ def test_a_run_without_validation_has_the_pictures_that_need_none(tmp_path):
 
     from simplecnn.training.run import train
 
-    words = ["+data.val_size=0", "monitor=null", "trainer.max_epochs=1", "logger=csv"]
+    words = ["data.val_size=0", "monitor=null", "trainer.max_epochs=1", "logger=csv"]
     train(compose_run(tmp_path / "run", *words), tmp_path / "run")
     names = {p.stem.split("_")[0] for p in (tmp_path / "run" / "images").iterdir()}
     assert names == {"filter", "filters", "maps", "health", "curves"}

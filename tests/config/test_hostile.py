@@ -9,17 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import compose_run
 
-from simplecnn import cli as commands
-from simplecnn.config import secrets
-from simplecnn.config.allow_list import TargetNotAllowed, build
+from simplecnn.cli import check_command_line
+from simplecnn.config.build import TargetNotAllowed, build, check_classes
 from simplecnn.config.composition import compose_config
 from simplecnn.errors import InputError
-from simplecnn.inference.evaluate import load_classifier
-from simplecnn.inference.export import load_network
+from simplecnn.inference.networks import load_network
 from simplecnn.run_directory import RunDirectory
-from simplecnn.training.run import train
 
 HOSTILE_TARGETS = """
 os.system os.popen os.remove os.execv os.kill os._exit posix.system subprocess.run
@@ -31,8 +27,8 @@ tempfile.os.system torch.load torch.hub.load torch.serialization.os.system torch
 torch.utils.cpp_extension.load torch.nn.modules.module.warnings.sys.exit numpy.load
 torchvision.models.os.system hydra.utils.get_method hydra.utils.instantiate
 omegaconf.OmegaConf.register_new_resolver pytorch_lightning.Trainer.fit functools.partial
-pytorch_lightning.trainer.trainer.os.system simplecnn.config.allow_list.os.system
-simplecnn.config.allow_list.build
+pytorch_lightning.trainer.trainer.os.system simplecnn.config.build.os.system
+simplecnn.config.build.build
 simplecnn.models.classifier.Classifier.load_from_checkpoint pytorch_lightning.os.system
 torch.nn.Sequential.__init__ torch.optim.Adam.__class__ evil_module.harm operator.attrgetter
 """.split()
@@ -41,17 +37,20 @@ PLACES = [
     "model.network", "model.optimizer", "data.batch_size", "trainer.max_epochs",
     "+trainer.profiler", "+trainer.strategy",
     "+callbacks.mine", "+logger.mine", "callbacks.best", "+model.network.image_size",
-    "hydra.callbacks.before_sweep", "+hydra.callbacks.mine", "hydra.launcher", "hydra.sweeper",
 ]  # fmt: skip
 
 
 @pytest.fixture
 def harm(tmp_path, monkeypatch) -> Path:
     """A file that is there if anything hostile has run; a module that makes it when imported."""
-    harm = tmp_path / "harm"
-    (tmp_path / "evil_module.py").write_text(f"open({str(harm)!r}, 'w')\ndef harm(*a): pass\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.chdir(tmp_path)
+    work, installed = tmp_path / "work", tmp_path / "installed"
+    work.mkdir()
+    installed.mkdir()
+    harm = work / "harm"
+    text = f"open({str(harm)!r}, 'w').close()\ndef harm(*a): pass\n"
+    (installed / "evil_module.py").write_text(text)
+    monkeypatch.syspath_prepend(installed)
+    monkeypatch.chdir(work)
     return harm
 
 
@@ -72,10 +71,11 @@ def test_no_hostile_target_is_built_or_imported(harm, proves):
     for place, target in zip(itertools.cycle(PLACES), HOSTILE_TARGETS, strict=False):
         word = f"{place}={{_target_:{target},_args_:[touch {harm}],_partial_:{num_places % 2 > 0}}}"
         with pytest.raises(InputError) as caught:
-            compose_config("train", [word])
+            check_classes(compose_config("train", [word]))
         key = f"{place.lstrip('+')}._target_"
         told = [sentence for sentence in caught.value.mistakes if sentence.startswith(f"{key}: ")]
-        assert told and f"'{target}' is not on the list of classes" in told[0], (word, told)
+        told = told or [m for m in caught.value.mistakes if m.startswith(key.rpartition(".")[0])]
+        assert told, (word, caught.value.mistakes)
         num_places += 1
     assert not harm.exists() and "evil_module" not in set(sys.modules) - imported
     assert len(set(HOSTILE_TARGETS)) == len(HOSTILE_TARGETS) >= 40
@@ -87,66 +87,35 @@ def test_no_hostile_target_is_built_or_imported(harm, proves):
     )  # fmt: skip
 
 
-HOSTILE_HYDRA = {
-    "factory": ("job_logging: {handlers: {console: {(): os.system, command: touch harm}}}",
-                "hydra.job_logging.handlers.console.() is 'os.system': logging builds "),
-    "handler": ("job_logging: {handlers: {file: {class: logging.handlers.SocketHandler}}}",
-                "hydra.job_logging.handlers.file.class is 'logging.handlers.SocketHandler': "),
-    "filter": ("hydra_logging: {filters: {x: {(): evil_module.harm}}}",
-               "hydra.hydra_logging.filters.x.() is 'evil_module.harm': "),
-    "stream": ("job_logging: {handlers: {console: {stream: 'ext://os.environ'}}}",
-               "hydra.job_logging.handlers.console.stream is 'ext://os.environ': it must be "),
-    "log file": ("job_logging: {handlers: {file: {filename: ../../../x.log}}}",
-                 "hydra.job_logging.handlers.file.filename is '../../../x.log': it must stay "),
-    "environment": ("job: {env_set: {SIMPLECNN_TARGETS: os.system}}",
-                    "hydra.job.env_set is not taken: "),
-    "copied": ("job: {env_copy: [HOME]}", "hydra.job.env_copy is not taken: "),
-    "callback": ("callbacks: {x: {_target_: evil_module.harm}}",
-                 "hydra.callbacks.x._target_: 'evil_module.harm' is not on the list"),
-    "launcher": ("launcher: {_target_: torch.nn.ReLU}",
-                 "hydra.launcher._target_: 'torch.nn.ReLU' is not on the list"),
-    "run folder": ("run: {dir: ../elsewhere}",
-                   "hydra.run.dir is '../elsewhere' by the configuration, and that is outside "),
-    "absolute": ("run: {dir: /tmp/elsewhere}",
-                 "hydra.run.dir is '/tmp/elsewhere' by the configuration, and that is outside "),
-    "sweep folder": ("sweep: {dir: ../elsewhere}", "hydra.sweep.dir is '../elsewhere' by the "),
-    "job folder": ("sweep: {subdir: ../../x}", "hydra.sweep.subdir is '../../x': it must stay "),
-    "by words": ("sweep: {subdir: '../${hydra.job.override_dirname}'}",
-                 "hydra.sweep.subdir is '../"),
-    "hydra's own": ("output_subdir: ../../x", "hydra.output_subdir is '../../x': it must stay "),
-    "job name": ("job: {name: ../../x}", "hydra.job.name is '../../x': it must stay "),
-    "mode": ("mode: MULTIRUN", "hydra.mode is set by the configuration: type -m instead"),
-}  # fmt: skip
+ROUTES = {  # of a stranger's experiment to what is not on the list
+    "escaped": "callbacks: {best: {filename: '\\${oc.create:{_target_:evil_module.harm}}'}}",
+    "created": "callbacks: {best: '${oc.create:{_target_: evil_module.harm}}'}",
+    "decoded": "callbacks: {best: {_target_: '${oc.decode:evil_module.harm}'}}",
+    "referred": "x_: {_target_: evil_module.harm}\ncallbacks: {best: '${x_}'}",
+    "in a list": "model: {network: {_args_: [{_target_: evil_module.harm}]}}",
+    "as a key": "callbacks: {best: {'\\${oc.env:HOME}': 3}}",
+    "partial": "callbacks: {best: {_target_: evil_module.harm, _partial_: true}}",
+    "nested": "callbacks: {best: {filename: {a: [{_target_: evil_module.harm}]}}}",
+    "in the data": "data: {mirrors: ['\\${oc.env:MY_TOKEN}']}",
+    "method": "model: {network: {_target_: hydra.utils.get_method, path: os.system}}",
+}
 
 
-@pytest.mark.parametrize("which", HOSTILE_HYDRA)
-def test_an_experiment_of_someone_else_cannot_use_hydra_for_harm(which, harm, monkeypatch):
-    text, sentence = HOSTILE_HYDRA[which]
+@pytest.mark.parametrize("which", ROUTES)
+def test_what_is_built_is_what_was_checked(which, harm, monkeypatch):
     folder = harm.parent / "conf" / "experiment"
     folder.mkdir(parents=True)
-    (folder / "theirs.yaml").write_text(f"# @package _global_\nhydra:\n  {text}\n")
-    monkeypatch.setattr(sys, "argv", ["train.py", "--config-dir", "conf", "experiment=theirs"])
+    (folder / "theirs.yaml").write_text(f"# @package _global_\n{ROUTES[which]}\n")
     with pytest.raises(InputError) as caught:
-        commands.check_command_line("train")
-    assert [m for m in caught.value.mistakes if m.startswith(sentence)], caught.value.mistakes
-    assert {p.name for p in harm.parent.iterdir()} == {"conf", "evil_module.py"}
+        check_command_line("train", ["--config-dir", "conf", "experiment=theirs"])
+    assert all("\n" not in m and len(m) < 500 for m in caught.value.mistakes)
+    assert [p.name for p in harm.parent.iterdir()] == ["conf"]
+    assert "evil_module" not in sys.modules
 
 
-@pytest.mark.parametrize(
-    "word",
-    [
-        "name=../../x", "name=/etc/x", "name=.ssh", "name='a/b'", "name=''", "name=..",
-        "paths.output_dir=/etc", "paths.output_dir=${hydra:runtime.output_dir}/../..",
-        "callbacks.best.dirpath=../x", "callbacks.filters.dirpath=/etc", "logger.csv.save_dir=~",
-        "+trainer.default_root_dir=/", "hydra.job.name=../../x", "hydra.output_subdir=/etc/x",
-        "hydra.sweep.subdir=../x",
-        "+logger.x={_target_:pytorch_lightning.loggers.CSVLogger,save_dir:'${paths.output_dir}',"
-        "name:../../..}",
-        "+callbacks.x={_target_:pytorch_lightning.callbacks.ModelCheckpoint,filename:../../x}",
-        "+trainer.profiler={_target_:pytorch_lightning.profilers.SimpleProfiler,dirpath:/etc}",
-    ],
-)  # fmt: skip
-def test_no_word_places_a_file_elsewhere(word, harm):
+@pytest.mark.parametrize("word", ["name=../../x", "name=/etc/x", "name=.ssh", "name='a/b'",
+                                  "name=''", "name=..", "paths.output_dir=/etc"])  # fmt: skip
+def test_a_name_is_no_path(word, harm):
     with pytest.raises(InputError):
         compose_config("train", [word])
 
@@ -155,6 +124,19 @@ def test_a_folder_that_is_typed_may_lie_anywhere(tmp_path):
     config = compose_config("train", [f"hydra.run.dir={tmp_path}/mine"])
     assert config["paths"]["output_dir"] == f"{tmp_path}/mine"
     assert config["callbacks"]["best"]["dirpath"] == f"{tmp_path}/mine/checkpoints"
+
+
+def test_only_harmless_names_of_the_environment_are_read(monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", "s3cr3t")
+    monkeypatch.setenv("SIMPLECNN_MINE", "mine")
+    for word in ("data.data_dir=${oc.env:MY_TOKEN}", "+data.mirrors=['http://x/${oc.env:MY_TOKEN}']",
+                 "data.data_dir=${oc.env:MY_TOKEN,x}"):  # fmt: skip
+        with pytest.raises(InputError) as caught:
+            compose_config("train", [word])
+        assert "MY_TOKEN is not read" in str(caught.value) and "s3cr3t" not in str(caught.value)
+    words = ["name=${oc.env:SIMPLECNN_MINE}", "data.data_dir=${oc.env:HOME}/digits"]
+    config = compose_config("train", words)
+    assert config["name"] == "mine" and config["data"]["data_dir"].endswith("/digits")
 
 
 # ------------------------------------------------------------------ run folders, checkpoints
@@ -221,12 +203,11 @@ def test_no_checkpoint_runs_anything(finished_run, harm, proves):
     for name, (data, sentence) in files.items():
         path = Path(f"{name}.ckpt".replace(" ", "_"))
         path.write_bytes(data)
-        for load in (load_network, load_classifier):
-            with pytest.raises(InputError) as caught:
-                load(path)
-            (told,) = caught.value.mistakes
-            assert sentence in told and told.startswith(str(path)), (name, told)
-            assert "\n" not in told and len(told) < 400, (name, told)
+        with pytest.raises(InputError) as caught:
+            load_network(path)
+        (told,) = caught.value.mistakes
+        assert sentence in told and told.startswith(str(path)), (name, told)
+        assert "\n" not in told and len(told) < 400, (name, told)
     assert not harm.exists() and "evil_module" not in sys.modules
     assert sum(p.numel() for p in load_network(source).parameters()) > 0
     proves(
@@ -238,7 +219,7 @@ def test_no_checkpoint_runs_anything(finished_run, harm, proves):
 
 HOSTILE_RUNS = {
     "a target": ("data: {_target_: os.system, command: touch harm}", "'os.system' is not on the"),
-    "a nested target": ("data: {_target_: simplecnn.data.mnist.MNIST5kDataModule, batch_size: "
+    "a nested target": ("data: {_target_: simplecnn.data.mnist.MNISTDataModule, batch_size: "
                         "{_target_: evil_module.harm}}", "'evil_module.harm' is not on the list"),
     "no data": ("data: 3", "data is 3: it must be a class to build"),
     "an object": ("data: !!python/object/apply:os.system ['touch harm']", "cannot be read: "),
@@ -267,81 +248,3 @@ def test_the_run_folder_of_someone_else_does_no_harm(which, harm):
     with pytest.raises(InputError, match="run.json is damaged"):
         RunDirectory.open(folder)
     assert not harm.exists()
-
-
-# ------------------------------------------------------------------------------ secrets
-
-TOKEN = "s3cr3t-T0K3N-of-mine"
-
-
-class Messenger(torch.nn.ReLU):
-    """Takes a password, as a logger or a network of one's own might."""
-
-    seen: list[str] = []
-
-    def __init__(self, token: str) -> None:
-        super().__init__()
-        self.seen.append(token)
-
-
-def test_no_secret_is_written_anywhere(tmp_path, monkeypatch, proves):
-    monkeypatch.setenv("MY_TOKEN", TOKEN)
-    monkeypatch.setenv("SIMPLECNN_TARGETS", "test_hostile.Messenger")
-    layers = (
-        "{_target_:torch.nn.Sequential,_args_:[{_target_:test_hostile.Messenger,"
-        "token:'${oc.env:MY_TOKEN}'},{_target_:torch.nn.Flatten},"
-        "{_target_:torch.nn.Linear,in_features:784,out_features:10}]}"
-    )
-    folder = tmp_path / "run"
-    gone = ("channels", "pool", "kernel_size", "hidden", "dropout", "in_channels", "num_classes")
-    words = ["model.network.channels=[4]", f"++model.network={layers}"]
-    words += [f"~model.network.{name}" for name in gone]
-    words += ["callbacks=[checkpoint,progress]", "trainer.max_epochs=1"]
-    config = compose_run(folder, *words)
-    assert TOKEN not in str(config) and "${oc.env:MY_TOKEN}" in str(config)
-    Messenger.seen.clear()
-    train(config, folder)
-    assert set(Messenger.seen) == {TOKEN}  # who needs it gets it
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    for path in files:
-        assert TOKEN.encode() not in path.read_bytes(), path
-    assert "${oc.env:MY_TOKEN}" in (folder / "config.yaml").read_text()
-    assert len([p for p in files if "tfevents" in p.name]) == 1
-    # the run can be built again, by whoever has the token
-    load_classifier(folder / "checkpoints" / "last.ckpt")
-    assert RunDirectory.open(folder).config()["model"] == config["model"]
-    proves(
-        "Hostile input",
-        "A value from the environment is in no file of a run.",
-        files_searched=len(files),
-    )
-
-
-@pytest.mark.parametrize("data", ["mnist", "fashion_mnist"])
-def test_an_address_holds_nothing_from_the_environment(data, monkeypatch):
-    monkeypatch.setenv("MY_TOKEN", TOKEN)
-    mirror = "+data.mirrors=['http://example.org/${oc.env:MY_TOKEN}/']"
-    with pytest.raises(InputError) as caught:
-        compose_config("train", [f"data={data}", mirror])
-    assert caught.value.mistakes == (
-        "data.mirrors holds ${oc.env:…}: what stands in an address is sent to it. Allowed are "
-        "addresses that are written out.",
-    )
-    compose_config("train", [f"data={data}", "+data.mirrors=['http://example.org/']"])
-
-
-def test_secrets_are_masked_in_logs_and_sentences(monkeypatch):
-    import logging
-
-    monkeypatch.setenv("MY_TOKEN", TOKEN)
-    with pytest.raises(InputError) as caught:
-        compose_config("train", ["seed='${oc.env:MY_TOKEN}'"])
-    assert caught.value.mistakes == (
-        "seed is '${oc.env:MY_TOKEN}': it must be a whole number from 0 to 4294967295.",
-    )
-    try:
-        raise RuntimeError(f"cannot log in with {TOKEN}")
-    except RuntimeError:
-        record = logging.LogRecord("x", 40, "", 0, "failed: %s", (TOKEN,), sys.exc_info())
-    text = secrets.Formatter("%(message)s").format(record)
-    assert TOKEN not in text and text.count("${oc.env:MY_TOKEN}") == 2

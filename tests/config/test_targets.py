@@ -1,77 +1,291 @@
-"""Signatures read from source are the real ones; nothing but the list is built."""
+"""Which classes a configuration may build, and what they say to their arguments."""
 
-import importlib
 import inspect
-import subprocess
 import sys
 
 import pytest
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
 
-from simplecnn.config.allow_list import (
-    ALLOWED,
+from simplecnn.config import schema
+from simplecnn.config.build import (
     TargetNotAllowed,
-    allowed,
     build,
+    check_classes,
+    find_class,
+    is_allowed,
     target_nodes,
 )
-from simplecnn.config.signatures import accepts, signature
+from simplecnn.config.composition import compose_config
+from simplecnn.errors import InputError
+
+SCHEDULERS = torch.optim.lr_scheduler
+NEEDED = {  # arguments without a default
+    "StepLR": {"step_size": 3},
+    "MultiStepLR": {"milestones": [1, 2]},
+    "ExponentialLR": {"gamma": 0.9},
+    "CosineAnnealingLR": {"T_max": 3},
+    "CosineAnnealingWarmRestarts": {"T_0": 2},
+    "CyclicLR": {"base_lr": 0.1, "max_lr": 0.2},
+    "OneCycleLR": {"max_lr": 0.1},
+    "SequentialLR": {
+        "schedulers": [
+            {"_target_": "torch.optim.lr_scheduler.LinearLR", "total_iters": 2},
+            {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 3},
+        ],
+        "milestones": [2],
+    },
+    "ChainedScheduler": {"schedulers": [{"_target_": "torch.optim.lr_scheduler.LinearLR"}]},
+    "EarlyStopping": {"monitor": "val/acc"},
+    "GradientAccumulationScheduler": {"scheduling": {0: 4}},
+    "ModelPruning": {"pruning_fn": "l1_unstructured"},
+    "OnExceptionCheckpoint": {"dirpath": "here"},
+    "StochasticWeightAveraging": {"swa_lrs": 0.01},
+}
+FUNCTIONS = ("LambdaLR", "MultiplicativeLR", "LambdaCallback", "ThroughputMonitor")  # needed
+ABSTRACT = ("Optimizer", "LRScheduler", "_LRScheduler")
 
 
-def resolve(name: str):
-    module, _, attribute = name.rpartition(".")
-    return getattr(importlib.import_module(module), attribute)
+def classes(module, base) -> list[str]:
+    return [
+        name
+        for name in dir(module)
+        if isinstance(getattr(module, name), type) and issubclass(getattr(module, name), base)
+        if name not in (*FUNCTIONS, *ABSTRACT)
+    ]
 
 
-def test_every_signature_is_the_one_that_python_sees():
-    for name in sorted(ALLOWED):
-        target = resolve(name)
-        real = inspect.signature(target)
-        names = [n for n in real.parameters if n != "self"]
-        static = signature(name)
-        assert static is not None, name
-        if name.startswith("torchvision"):  # a wrapper hides the arguments of the function
-            real = inspect.signature(inspect.unwrap(target))
-            names = list(real.parameters)
-        assert list(static.parameters) == names, name
-        for parameter in names:
-            has_default = real.parameters[parameter].default is not inspect.Parameter.empty
-            assert (static.parameters[parameter].default is not inspect.Parameter.empty) == (
-                has_default
-            ), (name, parameter)
+def mistakes(config) -> list[str]:
+    try:
+        check_classes(config)
+    except InputError as error:
+        return list(error.mistakes)
+    return []
 
 
-def test_signatures_import_nothing():
-    code = (
-        "import sys; from simplecnn.config.signatures import signature\n"
-        "from simplecnn.config.allow_list import ALLOWED\n"
-        "assert all(signature(name) for name in ALLOWED)\n"
-        "assert not {'torch', 'torchvision', 'pytorch_lightning'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+def optimizer(name: str, **arguments) -> dict:
+    return {"model": {"optimizer": {"_target_": f"torch.optim.{name}", **arguments}}}
+
+
+@pytest.mark.parametrize("name", classes(torch.optim, torch.optim.Optimizer))
+def test_every_optimizer_builds_and_steps_or_says_why_not(name):
+    refuses = {
+        "Muon": "model.optimizer: torch.optim.Muon refuses its arguments: Muon only supports 2D",
+        "SparseAdam": "model.optimizer: torch.optim.SparseAdam cannot train this: SparseAdam does",
+    }
+    found = mistakes(optimizer(name))
+    assert [m[: len(refuses[name])] for m in found] == [refuses[name]] if name in refuses else (
+        found == []
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", classes(SCHEDULERS, SCHEDULERS.LRScheduler))
+def test_every_schedule_builds(name):
+    node = {"_target_": f"torch.optim.lr_scheduler.{name}", **NEEDED.get(name, {})}
+    config = optimizer("SGD", momentum=0.9)
+    config["model"]["scheduler"] = node
+    assert mistakes(config) == []
+    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    made = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+    more = {"total_steps": 9} if name == "OneCycleLR" else {}
+    assert isinstance(build({**node, **more}, optimizer=made), getattr(SCHEDULERS, name))
+
+
+@pytest.mark.parametrize("name", classes(pl.callbacks, pl.Callback))
+def test_every_callback_of_lightning_builds(name):
+    node = {"_target_": f"pytorch_lightning.callbacks.{name}", **NEEDED.get(name, {})}
+    assert mistakes({"callbacks": {"x": node}}) == []
+    assert isinstance(build(node), getattr(pl.callbacks, name))
 
 
 @pytest.mark.parametrize(
-    ("annotation", "good", "bad"),
+    ("config", "sentence"),
     [
-        ("int", [3, -1], [3.5, "3", True, None]),
-        ("float", [3, 3.5], ["3", True, None, [1.0]]),
-        ("bool", [True], [1, "true"]),
-        ("str | None", ["a", None], [3]),
-        ("Optional[Union[int, float]]", [None, 1, 0.5], ["x", [1]]),
-        ("float | Tensor", [0.1], ["abc", None]),
-        ("tuple[float, float]", [[0.9, 0.99]], [[0.9], ["a", "b"], 0.9]),
-        ("Sequence[int]", [[1, 2]], [3, ["a"]]),
-        ("Literal['epoch', 'step']", ["step"], ["batch", 1]),
-        ("Mapping[str, Any]", [{"a": 1}], [[1]]),
-        ("'int'", [3], ["x"]),
-        ("SomethingUnknown", [3, "x", None], []),
+        (optimizer("Adam", lrr=1), "model.optimizer.lrr is not a key of torch.optim.Adam. "
+                                   "Did you mean lr?"),
+        (optimizer("Adam", lr="abc"), "model.optimizer.lr is 'abc': torch.optim.Adam takes float"),
+        (optimizer("Adam", lr=-1), "model.optimizer: torch.optim.Adam refuses its arguments: "
+                                   "Invalid learning rate: -1"),
+        (optimizer("Adam", betas=[0.9]), "model.optimizer.betas is [0.9]: torch.optim.Adam takes "),
+        (optimizer("Adam", fused=True, foreach=True), "model.optimizer: torch.optim.Adam refuses"),
+        (optimizer("Adam", params=3), "model.optimizer.params cannot be given: it is made by "),
+        (optimizer("Sgd"), "model.optimizer._target_: torch.optim has no Sgd. Did you mean SGD?"),
+        ({"model": {"network": {"_target_": "torch.optim.Adam"}}},
+         "model.network._target_: torch.optim.Adam is no torch.nn.Module, which belongs here."),
+        ({"model": {"network": {"_target_": "torch.nn.Linear", "in_features": 3}}},
+         "model.network.out_features is missing: torch.nn.Linear needs it."),
+        ({"model": {"network": {"_target_": "torch.nn.Sequental"}}},
+         "model.network._target_: torch.nn has no Sequental. Did you mean Sequential?"),
+        ({"model": {"network": {"_target_": "torchvision.models.resnet18", "channels": 3}}},
+         "model.network: torchvision.models.resnet18 refuses its arguments: ResNet.__init__() got"),
+        ({"model": {"network": {"_target_": "torchvision.models.resnet19"}}},
+         "model.network._target_: torchvision.models.resnet19 cannot be imported: there is no such "
+         "network. Did you mean resnet18?"),
+        ({"trainer": {"_target_": "pytorch_lightning.Trainer", "max_epoch": 3}},
+         "trainer.max_epoch is not a key of pytorch_lightning.Trainer. Did you mean max_epochs?"),
+        ({"trainer": {"_target_": "pytorch_lightning.Trainer", "enable_model_summary": "x"}},
+         "trainer.enable_model_summary is 'x': pytorch_lightning.Trainer takes Optional[bool]."),
+        ({"trainer": {"_target_": "pytorch_lightning.Trainer", "strategy": "dpp"}},
+         "trainer: pytorch_lightning.Trainer refuses its arguments: You selected an invalid"),
+        ({"callbacks": {"x": {"_target_": "pytorch_lightning.callbacks.EarlyStopping",
+                              "monitor": "val/acc", "mode": "up"}}},
+         "callbacks.x: pytorch_lightning.callbacks.EarlyStopping refuses its arguments: `mode`"),
+        ({"callbacks": {"x": {"_target_": "torch.nn.ReLU"}}},
+         "callbacks.x._target_: torch.nn.ReLU is no pytorch_lightning.Callback, which belongs"),
     ],
-)
-def test_annotations_judge_values(annotation, good, bad):
-    for value in good:
-        assert accepts(annotation, value), value
-    for value in bad:
-        assert not accepts(annotation, value), value
+)  # fmt: skip
+def test_what_a_class_refuses_is_a_sentence_with_its_key(config, sentence):
+    (found,) = mistakes(config)
+    assert found.startswith(sentence), found
+
+
+def test_all_mistakes_in_arguments_are_in_one_answer():
+    config = optimizer("Adam", lrr=1, betas=3)
+    config["trainer"] = {"_target_": "pytorch_lightning.Trainer", "max_epoch": 3}
+    assert [m.split()[0] for m in mistakes(config)] == [
+        "model.optimizer.lrr", "model.optimizer.betas", "trainer.max_epoch",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", sorted(schema.OURS))
+def test_the_schema_has_the_arguments_of_our_classes(target):
+    parameters = inspect.signature(find_class(target)).parameters
+    fields = {field.alias or name for name, field in schema.OURS[target].model_fields.items()}
+    given_in_code = {"purge_step"}
+    assert {n for n in fields if not n.startswith("_")} == set(parameters) - given_in_code
+
+
+def test_functions_and_lambdas_are_refused():
+    for target in (
+        "pytorch_lightning.callbacks.LambdaCallback", "torch.optim.lr_scheduler.LambdaLR",
+        "hydra.utils.get_method", "builtins.eval", "os.system", "torch.load", "torch.hub.load",
+        "torch.nn.functional.relu", "torch.nn.init.zeros_", "torch.nn.modules.linear.Linear",
+        "pytorch_lightning.LightningModule", "pytorch_lightning.seed_everything", "", 3, None,
+        "torch.nn.Linear.__init__", "torchvision.models.os.system", "torchvision.io.read_image",
+    ):  # fmt: skip
+        with pytest.raises(TargetNotAllowed):
+            build({"_target_": target})
+    for function in ("torch.nn.factory_kwargs", "torch.optim.functional", "torch.nn.parameter"):
+        with pytest.raises(InputError):
+            build({"_target_": function})
+
+
+# -------------------------------------------------------------------------- a user's own classes
+
+PARTS = """
+import torch
+from subprocess import Popen
+from pytorch_lightning import Callback, LightningDataModule, LightningModule
+from simplecnn.models.classifier import Classifier
+
+class Net(torch.nn.Module):
+    def __init__(self, depth: int, num_classes: int = 10):
+        super().__init__()
+
+class Lit(LightningModule):
+    def __init__(self, hidden: int = 3):
+        super().__init__()
+
+class Better(Classifier):
+    def __init__(self, *args, weight: float = 1.0, **kwargs):
+        super().__init__(*args, **kwargs)
+
+class Data(LightningDataModule):
+    def __init__(self, batch_size: int = 3):
+        super().__init__()
+
+class Look(Callback):
+    pass
+
+class Plain:
+    pass
+"""
+
+
+@pytest.fixture
+def parts(tmp_path, monkeypatch):
+    """A working directory with a module of the user's, and one in a stranger's run."""
+    (tmp_path / "my_parts.py").write_text(PARTS)
+    (tmp_path / "broken_parts.py").write_text("import nothing_of_that_name")
+    for folder, mark in (("run", "run.json"), ("venv", "pyvenv.cfg"), ("site-packages", "x")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / mark).write_text("")
+        (tmp_path / folder / "stranger.py").write_text("open('harm', 'w')\n" + PARTS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path
+    for name in ("my_parts", "run", "run.stranger", "broken_parts"):
+        sys.modules.pop(name, None)
+
+
+def test_classes_below_the_working_directory_are_allowed(parts):
+    assert build({"_target_": "my_parts.Net", "depth": 3}).__class__.__name__ == "Net"
+    for target in ("my_parts.Popen", "my_parts.Plain", "my_parts.torch"):
+        with pytest.raises(TargetNotAllowed):
+            find_class(target)
+    for target in ("run.stranger.Net", "venv.stranger.Net", "nowhere.Net"):
+        assert not is_allowed(target)
+    (parts / "logging.py").write_text(PARTS)  # the installed one is meant by an import
+    assert not is_allowed("logging.Net")
+    assert not (parts / "harm").exists()
+    with pytest.raises(InputError, match="No module named 'nothing_of_that_name'. Looked in "):
+        find_class("broken_parts.Net")
+
+
+NET = "model.network._target_=my_parts.Net"
+
+
+@pytest.mark.parametrize(
+    ("line", "place", "expected"),
+    [
+        (f"{NET} +model.network.depth=3", "network", {"depth": 3}),
+        (f"{NET} ++model.network.depth=3 model.network.num_classes=10", "network",
+         {"depth": 3, "num_classes": 10}),
+        ("model.network._target_=torchvision.models.resnet18 model.network.num_classes=10 "
+         "data.channels=3", "network", {"num_classes": 10}),
+        ("model.optimizer._target_=torch.optim.SGD model.optimizer.lr=0.1", "optimizer",
+         {"lr": 0.1}),
+        ("model/optimizer=adamw model.optimizer._target_=torch.optim.Adam", "optimizer", {}),
+        ("model.optimizer._target_=torch.optim.AdamW", "optimizer", {"lr": 0.001, "fused": True}),
+    ],
+)  # fmt: skip
+def test_another_class_gets_what_was_typed_for_it(line, place, expected, parts):
+    node = compose_config("train", line.split())["model"][place]
+    assert {k: v for k, v in node.items() if k != "_target_"} == expected
+
+
+def test_a_module_of_ones_own_takes_the_place_of_the_classifier(parts):
+    words = ["model._target_=my_parts.Lit", "+model.hidden=5", "monitor=val/top2"]
+    assert compose_config("train", words)["model"] == {"_target_": "my_parts.Lit", "hidden": 5}
+    words = ["model._target_=my_parts.Better", "+model.weight=2.0", "monitor=val/f1"]
+    model = compose_config("train", words)["model"]
+    assert model["weight"] == 2.0 and model["optimizer"]["lr"] == 0.001  # a subclass: all is kept
+    data = compose_config("train", ["data._target_=my_parts.Data", "data.batch_size=7"])["data"]
+    assert data == {"_target_": "my_parts.Data", "batch_size": 7}
+    assert compose_config("train", ["+callbacks.look._target_=my_parts.Look"])["callbacks"]["look"]
+
+
+def test_an_experiment_names_another_class_and_its_arguments(parts):
+    folder = parts / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    text = "# @package _global_\nmodel: {network: {_target_: my_parts.Net, depth: 4}}\n"
+    (folder / "mine.yaml").write_text(text)
+    words = ["experiment=mine", f"hydra.searchpath=[file://{parts}/conf]"]
+    network = compose_config("train", words)["model"]["network"]
+    assert network == {"_target_": "my_parts.Net", "depth": 4}
+
+
+def test_own_packages_are_allowed_by_the_environment(monkeypatch):
+    config = {"_target_": "fractions.Fraction", "_args_": [1, 2]}
+    with pytest.raises(TargetNotAllowed, match="SIMPLECNN_TARGETS=fractions.Fraction"):
+        build(config)
+    for allowed in ("decimal.Decimal, fractions.Fraction", "fractions"):
+        monkeypatch.setenv("SIMPLECNN_TARGETS", allowed)
+        assert build(config) * 2 == 1
+
+
+# ----------------------------------------------------------------------------------------- build
 
 
 def test_target_nodes_finds_nested_and_positional_ones():
@@ -80,32 +294,27 @@ def test_target_nodes_finds_nested_and_positional_ones():
         "b": {"_target_": "x.C", "_args_": [{"_target_": "x.D"}, 3]},
         "c": 3,
     }
-    nodes = {node.key: node for node in target_nodes(config)}
-    assert {key: node.target for key, node in nodes.items()} == {
+    assert {key: node["_target_"] for key, node in target_nodes(config)} == {
         "a": "x.A", "a.inner": "x.B", "b": "x.C", "b._args_[0]": "x.D",
     }  # fmt: skip
-    assert nodes["a.inner"].partial and nodes["b"].positional[1] == 3
 
 
-@pytest.mark.parametrize(
-    "target",
-    ["os.system", "builtins.eval", "pathlib.Path.unlink", "torch.load", "logging.os.system",
-     "torch.nn.modules.linear.Linear.__init__", "subprocess.Popen", "", 3, None],
-)  # fmt: skip
-@pytest.mark.parametrize("nested", [False, True])
-def test_only_listed_classes_are_built(target, nested, tmp_path):
-    harm = tmp_path / "harm"
-    node = {"_target_": target, "_args_": [f"touch {harm}"]}
-    config = {"_target_": "torch.nn.Sequential", "_args_": [node]} if nested else node
-    with pytest.raises(TargetNotAllowed, match="is not on the list"):
-        build(config)
-    assert not harm.exists()
+def test_build_follows_hydras_words():
+    layer = {"_target_": "torch.nn.Linear", "in_features": 3, "out_features": 2}
+    network = build({"_target_": "torch.nn.Sequential", "_args_": [layer, layer]})
+    assert [type(m).__name__ for m in network] == ["Linear", "Linear"]
+    assert build({**layer, "_partial_": True})(bias=False).bias is None
+    assert build(layer, bias=False).bias is None
+    kept = build({"_target_": "torch.nn.ParameterDict", "parameters": layer}, _recursive_=False)
+    assert kept["_target_"] == "torch.nn.Linear"
 
 
-def test_own_classes_are_allowed_by_the_environment(monkeypatch):
-    config = {"_target_": "fractions.Fraction", "_args_": [1, 2]}
-    with pytest.raises(TargetNotAllowed, match="SIMPLECNN_TARGETS=fractions.Fraction"):
-        build(config)
-    monkeypatch.setenv("SIMPLECNN_TARGETS", "decimal.Decimal, fractions.Fraction")
-    assert "decimal.Decimal" in allowed()
-    assert build(config) * 2 == 1
+def test_nothing_is_resolved_twice():
+    for text in ("${oc.env:HOME}", "\\${oc.env:HOME}", "a${b}"):
+        node = {"_target_": "torch.nn.Linear", "in_features": text, "out_features": 1}
+        with pytest.raises(TargetNotAllowed, match="refers to something that is not resolved"):
+            build(node)
+    config = OmegaConf.create({
+        "n": 3, "x": {"_target_": "torch.nn.Linear", "in_features": "${n}", "out_features": 1},
+    })  # fmt: skip
+    assert build(config.x).in_features == 3

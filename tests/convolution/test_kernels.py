@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from simplecnn.convolution.definition import conv2d
-from simplecnn.convolution.kernels import KERNELS, best_matches, white_square
+from simplecnn.convolution import KERNELS, best_matches, conv2d, white_square
 
 RIGHTWARDS = np.tile(np.arange(5.0), (5, 1))  # grows by 1 a column
 DOWNWARDS = RIGHTWARDS.T
@@ -77,12 +76,12 @@ def test_best_matches_finds_a_kernel_and_its_negative():
 
 
 def test_best_matches_looks_everywhere_in_a_larger_filter():
-    colour = np.zeros((1, 3, 7, 5))
-    colour[0, :, 4:7, 1:4] = KERNELS["Scharr Y"].values
-    (match,) = best_matches(colour)
+    color = np.zeros((1, 3, 7, 5))
+    color[0, :, 4:7, 1:4] = KERNELS["Scharr Y"].values
+    (match,) = best_matches(color)
     assert match.name == "Scharr Y" and match.cosine == pytest.approx(1)
-    np.testing.assert_allclose(match.kernel, colour[0])
-    (half,) = best_matches(colour * np.array([1, 0, 0])[None, :, None, None])
+    np.testing.assert_allclose(match.kernel, color[0])
+    (half,) = best_matches(color * np.array([1, 0, 0])[None, :, None, None])
     assert half.cosine == pytest.approx(1 / np.sqrt(3))  # on one of three channels
 
 

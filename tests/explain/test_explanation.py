@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import compose_run
 
 from simplecnn.config.composition import compose_config
 from simplecnn.errors import InputError
@@ -95,28 +94,23 @@ def test_what_cannot_be_had_is_a_sentence(finished_run, tmp_path, monkeypatch):
     assert "In this run: none." in refused(f"run={bare}")
     foreign = (bare / "config.yaml").read_text()
     (bare / "config.yaml").write_text(foreign.replace("crop: null", "crop: all"))
-    assert "data.crop is 'all': it must be two whole numbers" in refused(f"run={bare}")
+    assert "model.network.crop is 'all': it must be two whole numbers" in refused(f"run={bare}")
     assert not (finished_run / "explain").exists() and not (bare / "explain").exists()
     with pytest.raises(InputError, match="units.num_images is 0: it must be a whole number of 10"):
         config(run, "units.num_images=0")
 
 
-def test_images_of_the_wrong_size(finished_run, tmp_path):
+def test_images_of_the_wrong_size(finished_run):
     from simplecnn.explain.subject import load_subject
 
-    other = compose_run(tmp_path)
-    other["model"]["network"]["image_size"] = 64
     run = RunDirectory.open(finished_run)
     subject = load_subject(run, run.any_checkpoint())
     assert subject.images.shape == (500, 1, 28, 28)
-    from simplecnn.config.allow_list import build
-    from simplecnn.models.classifier import Classifier
-
-    module: Classifier = build(other["model"], _recursive_=False, _convert_="all")
-    import simplecnn.explain.subject as room
+    import simplecnn.explain.subject as explain_subject
+    from simplecnn.models.simple_cnn import SimpleCNN
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(room, "load_classifier", lambda path: module)
+        patch.setattr(explain_subject, "load_network", lambda path: SimpleCNN(image_size=64).eval())
         with pytest.raises(InputError, match="does not take images of 1 x 28 x 28"):
             load_subject(run, run.any_checkpoint())
 

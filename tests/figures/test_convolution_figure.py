@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from simplecnn.convolution.definition import conv2d
-from simplecnn.convolution.kernels import KERNELS, white_square
+from simplecnn.convolution import KERNELS, conv2d, white_square
 from simplecnn.figures.convolution import edge_kernel_figure, flip_figure
 
 EDGES = {name: KERNELS[name] for name in ("Horizontal Edge", "Vertical Edge", "Sobel X")}
@@ -19,12 +18,12 @@ def stroke():
 
 
 def tiles(figure):
-    """Every picture of the figure in the order drawn, colour bars left out."""
+    """Every picture of the figure in the order drawn, color bars left out."""
     return [ax.images[0] for ax in figure.axes if ax.images and ax.get_label() != "<colorbar>"]
 
 
-def colours(figure):
-    """A look-up of the colour (R, G, B) of a pixel of a tile, beside its dot."""
+def colors(figure):
+    """A look-up of the color (R, G, B) of a pixel of a tile, beside its dot."""
     figure.canvas.draw()
     screen = np.asarray(figure.canvas.buffer_rgba())
 
@@ -76,7 +75,7 @@ def test_kernel_numbers_are_printed():
 def test_red_is_positive_blue_negative_white_zero():
     figure = edge_kernel_figure({"Square": white_square()}, {"Sobel X": KERNELS["Sobel X"]})
     response, magnitude = tiles(figure)[2:]
-    at = colours(figure)
+    at = colors(figure)
     red, _, blue = at(response, 4, 2)  # the left edge: brighter to the right
     assert red > 2 * blue
     red, _, blue = at(response, 4, 7)  # the right edge
@@ -86,7 +85,7 @@ def test_red_is_positive_blue_negative_white_zero():
     assert at(magnitude, 4, 2).sum() > at(magnitude, 4, 5).sum()
 
 
-def test_colour_bars_name_zero_and_the_limits():
+def test_color_bars_name_zero_and_the_limits():
     figure = edge_kernel_figure({"Square": white_square()}, {"Sobel X": KERNELS["Sobel X"]})
     bars = [ax for ax in figure.axes if ax.get_label() == "<colorbar>"]
     labels = [[tick.get_text() for tick in bar.get_yticklabels()] for bar in bars]
@@ -94,7 +93,7 @@ def test_colour_bars_name_zero_and_the_limits():
 
 
 @pytest.mark.parametrize(("size", "inside"), [(3, (0.5, 0.5, 8, 8)), (2, (-0.5, -0.5, 9, 9))])
-def test_the_dashed_line_runs_round_the_units_that_see_no_padding(size, inside):
+def test_the_dashed_line_runs_round_the_positions_that_see_no_padding(size, inside):
     kernel = KERNELS["Box"]._replace(values=np.ones((size, size)))
     response = tiles(edge_kernel_figure({"Square": white_square()}, {"Box": kernel}))[2]
     (line,) = response.axes.patches
@@ -106,7 +105,7 @@ def test_the_dashed_line_runs_round_the_units_that_see_no_padding(size, inside):
     assert whole[top : top + height, left : left + width].all()
 
 
-def test_flip_figure_shows_when_turning_matters():
+def test_flip_figure_shows_when_flipping_matters():
     names = ("Sobel X", "Laplacian", "Emboss")
     image = stroke()
     figure = flip_figure(image, {name: KERNELS[name] for name in names})
@@ -118,11 +117,11 @@ def test_flip_figure_shows_when_turning_matters():
     ]
     for row, (name, effect) in enumerate(zip(names, effects, strict=True)):
         kernel = KERNELS[name].values
-        plain, turned, correlation, convolution, difference = drawn[5 * row : 5 * row + 5]
+        plain, flipped, correlation, convolution, difference = drawn[5 * row : 5 * row + 5]
         np.testing.assert_array_equal(plain.get_array(), kernel)
-        np.testing.assert_array_equal(turned.get_array(), np.rot90(kernel, 2))
+        np.testing.assert_array_equal(flipped.get_array(), np.rot90(kernel, 2))
         assert plain.axes.get_ylabel() == name
-        assert turned.axes.get_xlabel().replace("\n", " ") == effect
+        assert flipped.axes.get_xlabel().replace("\n", " ") == effect
         expected = conv2d(image, kernel, padding=1), conv2d(image, np.rot90(kernel, 2), padding=1)
         np.testing.assert_array_equal(correlation.get_array(), expected[0])
         np.testing.assert_array_equal(convolution.get_array(), expected[1])

@@ -1,4 +1,4 @@
-"""The pictures of receptive fields: boxes at the right pixels, padding hatched, honest scales."""
+"""The pictures of receptive fields: boxes at the right pixels, padding hatched, true scales."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
 from simplecnn.figures.receptive_field import (
-    COLOURS,
+    COLORS,
     Chain,
     FieldMap,
     LayerBoxes,
@@ -38,9 +38,10 @@ def pixel(figure, ax, x: float, y: float) -> np.ndarray:
 def boxes():
     image = np.zeros((28, 28))
     image[10, 12] = 1.0
+    small = {(0, 0): ((-1, 1), (-1, 1)), (14, 14): ((13, 15), (13, 15))}
     layers = [
-        LayerBoxes("conv1: size 3", {(0, 0): ((-1, 1), (-1, 1)), (14, 14): ((13, 15), (13, 15))}),
-        LayerBoxes("pool3: size 22", {(0, 2): ((-7, 14), (9, 30))}),
+        LayerBoxes("conv1: size 3", small, ((0, 27), (0, 27))),
+        LayerBoxes("pool3: size 22", {(0, 2): ((-7, 14), (9, 30))}, ((0, 27), (0, 27))),
     ]
     return boxes_figure(image, layers)
 
@@ -49,10 +50,10 @@ def test_boxes_lie_on_whole_pixels():
     figure = boxes()
     conv1, pool3 = figure.axes
     assert [a.get_title() for a in figure.axes] == ["conv1: size 3", "pool3: size 22"]
-    frames = [r for r in rectangles(pool3) if r.get_edgecolor()[:3] == to_rgb(COLOURS[0])]
+    frames = [r for r in rectangles(pool3) if r.get_edgecolor()[:3] == to_rgb(COLORS[0])]
     assert (8.5, -7.5, 22, 22) in [bounds(r) for r in frames]
     assert (-0.5, -0.5, 28, 28) in [bounds(r) for r in rectangles(pool3)]  # the image's border
-    np.testing.assert_allclose(pixel(figure, pool3, 8.5, 5.2), to_rgb(COLOURS[0]), atol=0.02)
+    np.testing.assert_allclose(pixel(figure, pool3, 8.5, 5.2), to_rgb(COLORS[0]), atol=0.02)
     np.testing.assert_array_equal(pixel(figure, conv1, 12, 10), (0, 0, 0))  # ink is black
     np.testing.assert_array_equal(pixel(figure, conv1, 5, 5), (1, 1, 1))
     # every panel has the same scale, and room for the widest box
@@ -78,10 +79,18 @@ def test_exactly_the_padding_is_hatched():
 
 
 def test_a_box_inside_has_no_hatching_and_one_of_nothing_no_frame():
-    inside = LayerBoxes("a", {(0, 0): ((2, 4), (2, 4)), (1, 1): ((0, -1), (0, -1))})
+    fields = {(0, 0): ((2, 4), (2, 4)), (1, 1): ((0, -1), (0, -1))}
+    inside = LayerBoxes("a", fields, ((0, 5), (0, 5)))
     (ax,) = boxes_figure(np.zeros((6, 6)), [inside]).axes
     assert not [r for r in rectangles(ax) if r.get_hatch()]
     assert sorted(bounds(r) for r in rectangles(ax)) == [(-0.5, -0.5, 6, 6), (1.5, 1.5, 3, 3)]
+
+
+def test_what_a_crop_cuts_off_is_hatched():
+    layer = LayerBoxes("crop", {(0, 0): ((0, 3), (1, 3))}, ((2, 4), (1, 5)))
+    (ax,) = boxes_figure(np.zeros((6, 6)), [layer]).axes
+    (hatched,) = [r for r in rectangles(ax) if r.get_hatch()]
+    assert bounds(hatched) == (0.5, -0.5, 3, 2)
 
 
 def chain(name: str, kernel: int, cost: int) -> Chain:
@@ -115,8 +124,8 @@ def test_chains_show_growth_and_costs():
     assert list(bars) == ["weights", "MACs"]
     assert [p.get_width() for p in bars["MACs"].patches] == [490, 90]
     assert [t.get_text() for t in bars["MACs"].texts] == [" 490", " 90"]
-    colours = [to_rgb(p.get_facecolor()[:3]) for p in bars["weights"].patches]
-    assert colours == [to_rgb(c) for c in COLOURS[:2]]
+    colors = [to_rgb(p.get_facecolor()[:3]) for p in bars["weights"].patches]
+    assert colors == [to_rgb(c) for c in COLORS[:2]]
 
 
 def field_map(peak: float) -> FieldMap:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from simplecnn.callbacks.interruption import leave_group
-from simplecnn.config.allow_list import TargetNotAllowed
+from simplecnn.config.build import TargetNotAllowed
 from simplecnn.data.batches import Batches
 from simplecnn.models.classifier import Classifier
 from simplecnn.models.metrics import LossAndAccuracy

@@ -8,8 +8,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from simplecnn.models.simple_cnn import SimpleCNN
-from simplecnn.receptive_field.effective_field import EffectiveField, effective_fields
-from simplecnn.receptive_field.fields import receptive_field, receptive_fields, stack
+from simplecnn.receptive_field import (
+    EffectiveField,
+    effective_fields,
+    receptive_field,
+    receptive_fields,
+    stack,
+)
 
 
 def uniform(kernels) -> nn.Sequential:
@@ -103,7 +108,7 @@ def test_even_and_clipped_fields_have_squares_of_their_own_parity():
     mass[1, 1] = 1.0
     field = EffectiveField(mass, (0, 0), ((1, 4), (1, 4)))
     assert (field.square(0.5), field.square(0.8), field.square(0.81)) == (2, 2, 4)
-    clipped = EffectiveField(mass, (0, 0), ((-3, 2), (-3, 2)))  # centre at -0.5
+    clipped = EffectiveField(mass, (0, 0), ((-3, 2), (-3, 2)))  # center at -0.5
     assert clipped.square(0.2) == 4 and clipped.square(1) == 8
     assert clipped.ratio == 8 / 6
     vertical = EffectiveField(mass[:, 2:3].contiguous(), (0, 0), ((2, 3), (0, 0)))

@@ -1,4 +1,4 @@
-"""The report prints the table and the verdict, draws, and fails where an experiment disagrees."""
+"""The report prints tables and checks, draws, and fails where an experiment disagrees."""
 
 import re
 from dataclasses import replace
@@ -9,9 +9,8 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from simplecnn.models.simple_cnn import SimpleCNN
+from simplecnn.receptive_field import receptive_fields
 from simplecnn.receptive_field import report as field_report
-from simplecnn.receptive_field.fields import receptive_fields
-from simplecnn.receptive_field.footprint import Columns
 from simplecnn.receptive_field.report import chain_table, receptive_field_report, tutorial_chains
 
 TABLE = """\
@@ -33,6 +32,23 @@ def digits(ten_digits) -> torch.Tensor:
     return torch.from_numpy(ten_digits[0])
 
 
+@pytest.fixture
+def drawn(monkeypatch) -> dict[str, tuple]:
+    """Nothing is drawn: the arguments of each figure by the name of its function."""
+    calls: dict[str, tuple] = {}
+
+    def replacement(name: str):
+        def figure(*args) -> Figure:
+            calls[name] = args
+            return Figure()
+
+        return figure
+
+    for name in ("boxes_figure", "chains_figure", "effective_fields_figure"):
+        monkeypatch.setattr(field_report, name, replacement(name))
+    return calls
+
+
 def test_simplecnn(digits, tmp_path, capsys):
     torch.manual_seed(0)
     network, trained = SimpleCNN(), SimpleCNN()
@@ -52,14 +68,13 @@ def test_simplecnn(digits, tmp_path, capsys):
     assert all(str(folder / n) in text for n in names)
 
 
-def test_a_disagreement_fails_the_report(digits, tmp_path, capsys, monkeypatch):
+def test_a_disagreement_fails_the_report(digits, tmp_path, capsys, monkeypatch, drawn):
     def off_by_one(network: nn.Module, size):
         fields = receptive_fields(network, size)
         vertical, horizontal = fields["pool2"].axes
-        inside = (Columns(0, 0b111111), *vertical.inside[1:])  # one row short of seven
-        fields["pool2"] = replace(
-            fields["pool2"], axes=(replace(vertical, inside=inside), horizontal)
-        )
+        used = vertical.used.copy()
+        used[0, 6] = False  # one row short of seven
+        fields["pool2"] = replace(fields["pool2"], axes=(replace(vertical, used=used), horizontal))
         return fields
 
     monkeypatch.setattr(field_report, "receptive_fields", off_by_one)
@@ -71,7 +86,7 @@ def test_a_disagreement_fails_the_report(digits, tmp_path, capsys, monkeypatch):
     assert "formulas, gradient and NaN DO NOT AGREE" in text
 
 
-def test_reserves_are_told_layer_by_layer(digits, tmp_path, capsys):
+def test_what_an_experiment_cannot_tell_is_said_layer_by_layer(digits, tmp_path, capsys, drawn):
     network = nn.Sequential(
         nn.Upsample(scale_factor=(2, 1), mode="bilinear"),
         nn.Conv2d(1, 2, 3),
@@ -88,40 +103,43 @@ def test_reserves_are_told_layer_by_layer(digits, tmp_path, capsys):
     assert lines[2] == ["3", "54 x 1", "3 x 28", "1/2 x 0", "-1 x 0", "3 x 28"]
 
 
-def test_a_network_without_a_grid_gets_no_maps(digits, tmp_path, capsys):
+def test_a_network_without_a_grid_gets_no_maps(digits, tmp_path, drawn):
     network = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     assert receptive_field_report(network, images=digits, folder=tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"chains.png"}
 
 
-def test_a_deep_network_is_drawn_in_six_layers(digits, tmp_path, capsys, monkeypatch):
-    drawn: list[str] = []
-
-    def boxes_figure(image, layers):
-        drawn.extend(layer.title for layer in layers)
-        return Figure()
-
-    monkeypatch.setattr(field_report, "boxes_figure", boxes_figure)
+def test_a_deep_network_is_drawn_in_six_layers(digits, tmp_path, capsys, drawn):
     network = nn.Sequential(*(nn.Conv2d(1, 1, 3) for _ in range(11)))
     torch.manual_seed(0)
     assert receptive_field_report(network, images=digits, folder=tmp_path)
-    assert [title.split(":")[0] for title in drawn] == ["0", "2", "4", "6", "8", "10"]
-    assert drawn[-1] == "10: size 23, stride 1"
+    titles = [layer.title for layer in drawn["boxes_figure"][1]]
+    assert [title.split(":")[0] for title in titles] == ["0", "2", "4", "6", "8", "10"]
+    assert titles[-1] == "10: size 23, stride 1"
+    assert list(drawn["effective_fields_figure"][0]["initial"]) == ["0", "2", "4", "6", "8", "10"]
     table = capsys.readouterr().out.split("Effective fields")[1]
     assert table.count("initial") == 11
+
+
+def test_what_a_crop_cuts_off_is_not_visible(digits, tmp_path, drawn):
+    network = nn.Sequential(nn.ZeroPad2d(-4), nn.Conv2d(1, 2, 3, padding=1))
+    torch.manual_seed(0)
+    assert receptive_field_report(network, images=digits, folder=tmp_path)
+    conv = drawn["boxes_figure"][1][1]
+    assert conv.boxes[0, 0] == ((3, 5), (3, 5)) and conv.visible == ((4, 23), (4, 23))
 
 
 def test_the_tutorials_comparison_corrected():
     chains = {chain.name: chain for chain in tutorial_chains()}
     assert [chain.sizes[-1] for chain in chains.values()] == [7, 7, 9, 16]
     costs = {name: list(chain.costs.values()) for name, chain in chains.items()}
-    assert costs["One 7x7"] == [49, 12_560, 800, 614_656]
-    assert costs["Three 3x3"] == [27, 6_960, 4_800, 3_725_568]
-    assert costs["Two 5x5"] == [50, 12_832, 6_832, 5_331_200]
-    assert costs["VGG-style"][:3] == [36, 9_280, 7_120]
+    assert costs["One 7x7"] == [12_560, 800, 614_656]
+    assert costs["Three 3x3"] == [6_960, 4_800, 3_725_568]
+    assert costs["Two 5x5"] == [12_832, 6_832, 5_331_200]
+    assert costs["VGG-style"][:2] == [9_280, 7_120]
     # 28 x 28 twice, then 14 x 14 twice
-    assert costs["VGG-style"][3] == 784 * (144 + 2304) + 196 * 2 * 2304
+    assert costs["VGG-style"][2] == 784 * (144 + 2304) + 196 * 2 * 2304
     lines = chain_table(list(chains.values())).splitlines()
     assert lines[2].split() == [
-        "Three", "3x3", "3", "5", "7", "1.414", "27", "6,960", "4,800", "3,725,568"
+        "Three", "3x3", "3", "5", "7", "1.414", "6,960", "4,800", "3,725,568"
     ]  # fmt: skip

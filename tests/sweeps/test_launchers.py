@@ -14,9 +14,10 @@ from children import start
 from conftest import ROOT
 
 from hydra_plugins.simplecnn_joblib import JoblibLauncher, worker_environments
-from simplecnn.config import devices, hydra_node
-from simplecnn.config.composition import compose_config, plan_sweep
+from simplecnn.config import composition, devices
+from simplecnn.config.composition import compose_config
 from simplecnn.errors import InputError
+from simplecnn.sweeps.plan import plan_sweep
 
 SMALL = ["-m", "hydra.sweep.dir=sweep", "data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2",
          "+trainer.limit_train_batches=8", "model.network.channels=[4,8]",
@@ -196,7 +197,7 @@ def test_submitit_runs_each_job_in_a_process_of_its_own(tmp_path):
 
 
 def test_a_launcher_that_is_not_installed_is_one_sentence(monkeypatch):
-    monkeypatch.setattr(hydra_node, "_is_installed", lambda module: False)
+    monkeypatch.setattr(composition, "_is_installed", lambda module: False)
     for word, extra in [
         ("hydra/launcher=ray", "ray"),
         ("hydra/launcher=submitit_slurm", "submitit"),

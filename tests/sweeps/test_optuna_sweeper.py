@@ -14,8 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from simplecnn.config.composition import plan_sweep
 from simplecnn.errors import InputError
+from simplecnn.sweeps.plan import plan_sweep
 from simplecnn.sweeps.search import Search, objective_values, open_study, search_space, unfinished
 from simplecnn.training.run import train
 

@@ -21,7 +21,7 @@ from tensorboard.plugins.hparams import api_pb2, backend_context
 from tensorboard.plugins.hparams.list_session_groups import Handler
 
 from simplecnn import cli as commands
-from simplecnn.config.allow_list import build
+from simplecnn.config.build import build
 from simplecnn.config.composition import conf_dir
 from simplecnn.training import run
 

@@ -409,7 +409,8 @@ def test_a_flag_of_the_trainer(name, tmp_path):
 
 def test_clipping_bounds_the_step(tmp_path):
     sgd = ["model/optimizer=sgd", "model.optimizer.lr=1.0", "model.optimizer.momentum=0.0",
-           "model.optimizer.nesterov=false", "model.optimizer.weight_decay=0.0", add("Watch"), NOT_PICTURES]  # fmt: skip
+           "model.optimizer.nesterov=false", "model.optimizer.weight_decay=0.0",
+           add("Watch"), NOT_PICTURES]  # fmt: skip
     do(tmp_path / "value", *sgd, *FLAGS["clip values"])
     steps = torch.stack(Watch.weights).diff(dim=0).abs()
     assert steps.max() == pytest.approx(1e-3, rel=1e-3)

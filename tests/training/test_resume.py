@@ -642,7 +642,9 @@ def test_slurms_warning_requeues_and_the_job_resumes_its_run(tmp_path, monkeypat
     record = record_of(folder)
     assert record["status"] == "finished" and record["num_epochs"] == 3
     assert "epoch 1/3" not in typed.stdout and "epoch 3/3" in typed.stdout
-    proves("Nothing is lost", "SLURM's warning requeues the job, which resumes its run.", warnings=1)
+    proves(
+        "Nothing is lost", "SLURM's warning requeues the job, which resumes its run.", warnings=1
+    )
 
 
 # A loss that is not finite.
@@ -715,7 +717,8 @@ def test_the_command_that_is_printed_resumes_the_run(tmp_path, monkeypatch, prov
     """Interrupted, the line on the screen typed again, and what cannot be resumed."""
     monkeypatch.delenv("UV", raising=False)
     words = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2", "model.network.dropout=0.5",
-             "+trainer.limit_train_batches=8", CHECKPOINTS, "model.network.channels=[4,8]"]  # fmt: skip
+             "+trainer.limit_train_batches=8", CHECKPOINTS,
+             "model.network.channels=[4,8]"]  # fmt: skip
 
     def screen(*words: str, code: int, trouble: Trouble | None = None) -> str:
         typed = type_in(tmp_path, "train.py", *words, trouble=trouble)

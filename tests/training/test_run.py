@@ -215,7 +215,7 @@ def test_another_network_by_configuration_alone(tmp_path):
          "layers: 'conv9' is not a convolution of this network. Allowed: first, all, or a list "
          "of conv1, conv2."),
         (["+trainer.profiler={_target_:pytorch_lightning.profilers.PyTorchProfiler,sort_by_key:x}"],
-         InputError, "pytorch_lightning.Trainer refuses its arguments"),
+         InputError, "pytorch_lightning.profilers.PyTorchProfiler refuses its arguments"),
     ],
 )  # fmt: skip
 def test_a_failed_run_says_so_and_keeps_what_it_wrote(words, error, sentence, tmp_path):

@@ -62,10 +62,18 @@ class LastCheckpoint(Callback):
     ) -> None:
         if Path(trainer.ckpt_path or "").absolute().parent == self.path.absolute().parent:
             return
-        # A new run, from the checkpoint of another one: its best, its patience, its time begin anew.
+        # A new run from the checkpoint of another one: best, patience and time begin anew.
         for callback in trainer.callbacks:
             if isinstance(callback, EarlyStopping | ModelCheckpoint | Timer):
                 checkpoint["callbacks"].pop(callback.state_key, None)
+        # What was typed holds: the state of the optimizer is taken over, not its settings.
+        settings = (pl_module.hparams.get("optimizer") or {}) if pl_module.hparams else {}
+        for state in checkpoint.get("optimizer_states", []):
+            for group in state["param_groups"]:
+                group.update({key: settings[key] for key in settings if key in group})
+        for state in checkpoint.get("lr_schedulers", []):
+            if "lr" in settings and "total_steps" not in state and "base_lrs" in state:
+                state["base_lrs"] = [settings["lr"]] * len(state["base_lrs"])
 
     def _save(self, trainer: Trainer) -> None:
         self._epoch_done = False

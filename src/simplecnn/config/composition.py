@@ -1,42 +1,98 @@
-"""What a command line asks for, composed and checked. Imports no torch: a mistake costs a second.
+"""What a command line asks for, composed by Hydra and checked. No torch: a mistake costs a second.
 
-All mistakes are found at once: those of the words (here), of the configuration (`rules`), and of
-what stands below `hydra` (`hydra_node`).
+All mistakes of the words, and of the keys and values of ours, are found at once. What a
+configuration may be says `schema`; what classes of other packages accept, `build`.
 """
 
+import importlib.util
+import itertools
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 from yaml import MarkedYAMLError, YAMLError
 
-from simplecnn.config import devices, hydra_node, secrets
-from simplecnn.config.rules import Config, check, did_you_mean, unknown
-from simplecnn.config.signatures import signature
+from simplecnn.config.build import find_class, first_line, name_mistakes, target_nodes
+from simplecnn.config.schema import COMMANDS, Train
+from simplecnn.config.schema import mistakes as schema_mistakes
+from simplecnn.config.spelling import cut, did_you_mean, dotted, meant, unknown
 from simplecnn.errors import InputError
 
-BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-SEARCHPATH = "hydra.searchpath="
-MOST_MISTAKES = 20  # shown of a sweep: a thousand jobs can have the same kind of mistake
+OVERLAYS = ("experiment", "hparams_search", "debug", "local")  # groups that set keys of others
+READABLE = ("HOME", "USER", "LOGNAME", "HOSTNAME", "TMPDIR", "SCRATCH", "SLURM_JOB_ID",
+            "SLURM_ARRAY_TASK_ID", "CUDA_VISIBLE_DEVICES")  # fmt: skip
 # What Hydra raises for a configuration that cannot be composed, its own slips included.
 CANNOT_COMPOSE = (HydraException, OmegaConfBaseException, ValueError, TypeError, AssertionError,
                   AttributeError, KeyError, RecursionError, OSError, YAMLError)  # fmt: skip
+EXTRAS = {  # a choice, the module it needs, and the extra that installs it
+    "hydra/launcher=ray": ("hydra_plugins.hydra_ray_launcher", "ray"),
+    "hydra/launcher=submitit_local": ("hydra_plugins.hydra_submitit_launcher", "submitit"),
+    "hydra/launcher=submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "submitit"),
+    "hydra/sweeper=optuna": ("optuna", "optuna"),
+    "hparams_search=optuna": ("optuna", "optuna"),
+}
+Config = Mapping[str, Any]
+Composed = tuple[dict[str, Any], DictConfig]  # plain values, and all of it with Hydra's part
+claimed: dict[str, str] = {}  # the directories of this process's "run" and "sweep", if chosen
+
+
+# ------------------------------------------------------------------------------------ resolvers
+
+
+def _run_dir(default: str, *, _root_: Any) -> str:
+    """A run that is resumed goes on in its own directory."""
+    resume = _root_.get("resume")
+    return latest(str(resume)) if resume is not None else claimed.get("run", default)
+
+
+def _output_subdir(default: str, *, _root_: Any) -> str | None:
+    """Hydra's own files of a run that is resumed stay as they were."""
+    return default if _root_.get("resume") is None and "run" not in claimed else None
+
+
+def _sweep_dir(default: str) -> str:
+    return claimed.get("sweep", default)
+
+
+def _env(name: str, *default: Any) -> str | None:
+    """`oc.env` of OmegaConf for harmless names: no secret gets into a file or an address."""
+    if not name.startswith("SIMPLECNN_") and name not in READABLE:
+        raise ValueError(f"{name} is not read: only SIMPLECNN_… and {', '.join(READABLE)} are")
+    return oc.env(name, *default)
+
+
+OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
+OmegaConf.register_new_resolver("output_subdir", _output_subdir, replace=True)
+OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
+OmegaConf.register_new_resolver("oc.env", _env, replace=True)
+# In the defaults of conf/trainer/auto.yaml: Trainer's other arguments need no plus.
+ConfigStore.instance().store(
+    group="arguments", name="any", node=OmegaConf.create({}, flags={"struct": False})
+)
+
+
+def latest(name: str, record: str = "run.json") -> str:
+    """The newest run for `last`, the newest one below a directory of runs, else `name` itself."""
+    top = Path("outputs" if name == "last" else name)
+    if (top / record).exists() or not top.is_dir():
+        return name
+    found = [path for depth in ("*/", "*/*/") for path in top.glob(f"{depth}{record}")]
+    return str(max(found, key=lambda path: path.stat().st_mtime).parent) if found else name
 
 
 def conf_dir() -> Path:
@@ -48,421 +104,433 @@ def conf_dir() -> Path:
     raise FileNotFoundError(f"No conf/train.yaml in {here} or {here.parents[1]}.")
 
 
+def command_help(name: str) -> str:
+    """What `--help` shows: purpose and examples, choices, and the keys with their comments."""
+    text = (conf_dir() / f"{name}.yaml").read_text(encoding="utf-8")
+    lines = [ln for ln in text.splitlines() if not ln.startswith("# yaml-language-server")]
+    purpose = list(itertools.takewhile(lambda ln: ln.startswith("#"), lines))
+    parts = ["\n".join(ln.removeprefix("#").removeprefix(" ") for ln in purpose)]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config: Any = loader().load_configuration(name, [], RunMode.RUN)
+        chosen = {g: c for g, c in config.hydra.runtime.choices.items()
+                  if not g.startswith("hydra") and g not in ("arguments", "local", "paths")
+                  and "@" not in g}  # fmt: skip
+        if chosen:
+            choices = [f"  {group}: {', '.join(_options(group))}" for group in sorted(chosen)]
+            parts.append("Choices (group=option)\n" + "\n".join(choices))
+    parts.append("Keys (key=value)\n" + _keys_of(lines[len(purpose) :]))
+    for group in ("model", "data", "trainer"):
+        if choice := chosen.get(group):
+            file = (conf_dir() / group / f"{choice}.yaml").read_text(encoding="utf-8")
+            parts.append(f"of {group}={choice}\n" + _keys_of(file.splitlines(), f"{group}."))
+    parts.append("--cfg job shows what a command would run, --hydra-help what Hydra itself offers.")
+    return "\n\n".join(parts)
+
+
+def _keys_of(lines: Sequence[str], prefix: str = "") -> str:
+    """The keys of a YAML file as they stand there, without its head, defaults and Hydra's part."""
+    kept, skip = [], True
+    for text in lines:
+        if text and not text.startswith((" ", "#")):
+            skip = text.startswith(("defaults:", "hydra:", "_target_", "_recursive_"))
+        if text.strip() and not skip and not text.strip().startswith("_target_"):
+            kept.append(f"  {text}" if text.startswith(" ") else f"  {prefix}{text}")
+    return "\n".join(kept)
+
+
+# ---------------------------------------------------------------------------------- composition
+
+
 def compose_config(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The configuration that a command line gives, checked and resolved, as plain dicts and lists.
 
-    What comes from the environment stays `${oc.env:…}` (`secrets`).
     Raises InputError with all the mistakes of the command line and of the configuration.
     """
-    return _checked(name, overrides)[0]
+    values, config = compose_checked(name, overrides)
+    return settle(values, config.hydra, name)
 
 
-def config_text(name: str, overrides: Sequence[str]) -> str:
-    """What `--cfg job` shows: the same as YAML, references as they are written."""
-    config = _checked(name, overrides)[1]
-    return OmegaConf.to_yaml(
-        OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
-    )
+def compose_checked(name: str, overrides: Sequence[str]) -> Composed:
+    """The plain values, and the composition with Hydra's own part. Imports no class.
 
-
-def _checked(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], DictConfig]:
-    if absent := hydra_node.missing_launchers(overrides):
-        raise InputError(*absent)
+    Where a `_target_` was typed, the values still hold the arguments of the class before
+    (`settle` leaves them out).
+    """
+    need_extras(overrides)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         mistakes: list[str] = []
-        groups = Groups(name, overrides)
-        words = list(_readable(overrides, groups, mistakes))
-        config = _compose_groups(name, [w for w in words if groups.chooses(w)], mistakes)
-        known = _without_hydra(config)
-        for word in words:
-            if not groups.chooses(word):
-                _apply(word, config, mistakes)
+        config = _compose_words(name, overrides, mistakes)
         try:
-            with _as_in_a_job(config, words):
+            with _as_in_a_job(config):
                 values = _resolved(config)
-                composed = secrets.plain(config) if secrets.are_in(config) else values
-                found = hydra_node.mistakes(config, typed={w.key_or_group for w in words})
                 references = _references(config)
+                output_dir = str(config.hydra.runtime.output_dir)
         except InputError as error:
             raise InputError(*mistakes, *error.mistakes) from None
         except CANNOT_COMPOSE as error:
-            raise InputError(*mistakes, first_line(error)) from None
-    found = check(values, known=known) | found
-    if "${oc.env" in str((composed.get("data") or {}).get("mirrors")):
-        # The configuration may be a stranger's, and the address too.
-        found["data.mirrors"] = (
-            "data.mirrors holds ${oc.env:…}: what stands in an address is sent to it. Allowed are "
-            "addresses that are written out."
-        )
+            raise InputError(*mistakes, gist(error)) from None
+    found = {**schema_mistakes(name, values), **name_mistakes(values)}
+    for key in (word[1:] for word in overrides if word.startswith("~")):
+        if key in COMMANDS.get(name, Train).model_fields and key not in ("callbacks", "logger"):
+            found.setdefault(key, f"{key} is missing: it cannot be deleted.")
+    found = {key: _better(key, sentence, values, config) for key, sentence in found.items()}
+    given = (values.get("paths") or {}).get("output_dir") or output_dir
+    if not isinstance(given, str) or os.path.abspath(given) != os.path.abspath(output_dir):
+        found["paths"] = "paths.output_dir is where the run is: type hydra.run.dir=… to move it."
     # A wrong value is reported where it stands, not where it is referred to.
     own = [sentence for key, sentence in found.items() if key not in references]
-    mistakes += own or found.values()
-    if mistakes:
-        raise InputError(*map(secrets.hide, mistakes))
-    return composed, config
-
-
-@dataclass(frozen=True)
-class SweepPlan:
-    """What a sweep will do, known before it starts."""
-
-    folder: Path
-    words: list[str]  # all that is asked, by the configuration and by the command line
-    jobs: list[list[str]] | None  # the words of each job; None where a search chooses them
-    config_folders: list[Path]  # where the configuration comes from
-
-
-def plan_sweep(name: str, words: Sequence[str]) -> SweepPlan:
-    """What a multirun's command line asks for, every job of it checked.
-
-    Raises InputError with all the mistakes of all jobs.
-    """
-    if absent := hydra_node.missing_launchers(words):
-        raise InputError(*absent)
-    mistakes: dict[str, None] = {}
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        unreadable: list[str] = []
-        readable = _readable(words, Groups(name, words), unreadable, sweeps=True)
-        words = [str(word.input_line) for word in readable]
-        mistakes |= dict.fromkeys(unreadable)
-        for_hydra = [w for w in words if w.lstrip("+~").startswith(("hydra.", "hydra/"))]
-        ends: list[list[str]] = []
-        jobs: list[list[str]] | None = None
-        problem = ""
-        try:
-            config = GlobalHydra.instance().hydra.compose_config(  # type: ignore[union-attr]
-                name, list(words), RunMode.MULTIRUN, with_log_configuration=False
-            )
-            HydraConfig.instance().set_config(config)
-            hydra: Any = OmegaConf.to_container(config.hydra, resolve=False)
-            folder = Path(config.hydra.sweep.dir)
-            if strangers := list(hydra_node.plugin_mistakes(hydra)):
-                raise InputError(*mistakes, *strangers)
-            sweeper = hydra["sweeper"]
-            asked = [f"{k}={v}" for k, v in (sweeper.get("params") or {}).items()]
-            asked += [w for w in words if w not in for_hydra]
-            parsed = OverridesParser.create(_loader()).parse_overrides(asked)
-            if interval := _interval(parsed) if sweeper["_target_"] == BASIC_SWEEPER else None:
-                raise InputError(*mistakes, interval)
-            if sweeper["_target_"] == BASIC_SWEEPER:
-                (jobs,) = BasicSweeper.split_arguments(parsed, None)
-            elif sweeper["_target_"] == hydra_node.OPTUNA:
-                ends = _ends_of_search(config, words)
-        except CANNOT_COMPOSE as error:
-            problem = first_line(error)
-        finally:
-            HydraConfig.instance().cfg = None
-        lines = sweep_values(words if problem else asked) if problem or jobs is None else jobs
-    fixed = [] if problem else for_hydra
-    for line in (*lines, *ends):
-        try:
-            composed = compose_config(name, [*fixed, *line])
-        except InputError as error:
-            mistakes |= dict.fromkeys(error.mistakes)
-        else:
-            launcher = {} if problem else hydra["launcher"]
-            mistakes |= dict.fromkeys(_sweep_mistakes(composed, launcher))
-        if len(mistakes) >= MOST_MISTAKES:
-            break
-    if problem and not mistakes:
-        mistakes[problem] = None
+    mistakes += own or list(found.values())
     if mistakes:
         raise InputError(*mistakes)
-    sources = [s["path"] for s in hydra["runtime"]["config_sources"] if s["schema"] == "file"]
-    return SweepPlan(folder, asked, jobs, [Path(source) for source in sources])
+    return values, config
 
 
-def _ends_of_search(config: DictConfig, words: Sequence[str]) -> list[list[str]]:
-    """Two trials of an Optuna search, at the ends of its space."""
-    from simplecnn.sweeps.search import Search
-
-    own = [w for w in words if not w.lstrip("+~").startswith("hydra.")]
-    return Search.of(config, own, OverridesParser.create(_loader())).corners()
-
-
-def _interval(parsed: Sequence[Override]) -> str | None:
-    """A sentence where a sweep that tries every value is asked to search an interval."""
-    for override in parsed:
-        if override.is_sweep_override() and not override.is_discrete_sweep():
-            key = override.key_or_group
-            return (
-                f"{key} is to be searched in an interval, and this sweep tries every value: "
-                f"list the values ({key}=a,b,c), or search with hparams_search=optuna."
+def need_extras(words: Sequence[str]) -> None:
+    for word in words:
+        module, extra = EXTRAS.get(word, ("", ""))
+        if extra and not _is_installed(module):
+            raise InputError(
+                f"{word} needs what a plain installation leaves out. Type uv sync --extra {extra}, "
+                f"or pip install 'simplecnn[{extra}]'."
             )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package around it
+        return False
+
+
+def _compose_words(name: str, words: Sequence[str], mistakes: list[str]) -> DictConfig:
+    """The composition, with a sentence on each word that cannot be, and those left out."""
+    parsed, problem = list(readable(words, mistakes)), ""
+    top = {"hydra", "callbacks", "logger", *OVERLAYS, *COMMANDS.get(name, Train).model_fields}
+    known = all(re.split(r"[./@]", w.key_or_group)[0] in top for w in parsed)
+    try:
+        if known and not mistakes:
+            return compose(name, [line(w) for w in parsed], return_hydra_config=True)
+    except CANNOT_COMPOSE as error:
+        problem = gist(error)
+    further = [w for w in parsed if w.key_or_group == "hydra.searchpath"]
+    choosing = [w for w in parsed if w not in further and _options(w.key_or_group, further)]
+    choosing = [*further, *choosing]  # where the options are, before them
+    good: list[Override] = []
+    for word in choosing:
+        if sentence := _option_mistake(word, _options(word.key_or_group, further)):
+            mistakes.append(sentence)
+        else:
+            good.append(word)
+    tried = bool(problem) and len(good) == len(parsed)
+    config = _compose_good(name, [line(w) for w in good], mistakes, tried=tried)
+    for word in parsed:
+        if word not in choosing:
+            try:
+                _try(word, config)
+            except CANNOT_COMPOSE as error:
+                mistakes.append(_key_mistake(word, config, error))
+    if mistakes:
+        return config
+    try:
+        return compose(name, [line(w) for w in parsed], return_hydra_config=True)
+    except CANNOT_COMPOSE as error:
+        raise InputError(gist(error)) from None
+
+
+def line(word: Override) -> str:
+    return str(word.input_line)
+
+
+def readable(words: Sequence[str], mistakes: list[str], *, sweeps: bool = False) -> Iterator[Any]:
+    """The words that can be read; a list of values only with `sweeps`."""
+    words = list(words)
+    while "=" in words[1:-1]:
+        i = words.index("=", 1)
+        mistakes.append(f"Write {words[i - 1]}={words[i + 1]}, without spaces around the '='.")
+        del words[i - 1 : i + 2]
+    for text in words:
+        try:
+            word = OverridesParser.create(loader()).parse_override(text)
+        except CANNOT_COMPOSE:
+            mistakes.append(unreadable(text))
+            continue
+        if word.is_sweep_override() and not sweeps:
+            several = "lists several values" if word.is_discrete_sweep() else "is a search"
+            mistakes.append(
+                f"{cut(text)} {several}: add -m to try them, or write a list as "
+                f"{word.key_or_group}=[1,2]."
+            )
+        else:
+            yield word
+
+
+def unreadable(text: str) -> str:
+    return f"{cut(text)!r} cannot be read: write key=value, in quotes where needed."
+
+
+def loader() -> ConfigLoader:
+    return GlobalHydra.instance().config_loader()
+
+
+def _options(group: str, further: Sequence[Override] = ()) -> list[str]:
+    """The options of a group, those below further folders (hydra.searchpath) included."""
+    if not group or group.startswith("hydra.") or "." in group:
+        return []
+    words = [line(word) for word in further]
+    name = "train" if further else None
+    return sorted(loader().get_group_options(group, config_name=name, overrides=words))
+
+
+def _option_mistake(word: Override, options: Sequence[str]) -> str | None:
+    """A sentence where a word names an option that its group does not have."""
+    value = word.value()
+    for choice in value if isinstance(value, list) else [value]:
+        if options and choice is not None and choice not in options:
+            hint = did_you_mean(str(choice), options)
+            key = word.key_or_group
+            return f"{key}={cut(str(choice))}: allowed are {', '.join(options)}.{hint}"
     return None
 
 
-def _sweep_mistakes(config: Config, launcher: Config) -> Iterator[str]:
-    """What is right for a run alone, and wrong for a job of a sweep."""
-    trainer = config["trainer"]
-    strategy = trainer.get("strategy", "auto")
-    if isinstance(strategy, Mapping):
-        name = str(strategy.get("_target_")).rpartition(".")[2]
-        starts_processes = (
-            name == "DDPStrategy" and strategy.get("start_method", "popen") == "popen"
-        )
-    else:
-        name = str(strategy)
-        starts_processes = name == "auto" or (
-            name.startswith(("ddp", "fsdp", "deepspeed")) and not name.endswith(("spawn", "fork"))
-            and "_fork_" not in name and "_spawn_" not in name and "notebook" not in name
-        )  # fmt: skip
-    num = devices.count(trainer.get("accelerator", "auto"), trainer.get("devices", "auto"))
-    num *= trainer.get("num_nodes", 1)
-    by_slurm = "Slurm" in str(launcher.get("_target_")) and launcher.get("tasks_per_node") == num
-    if num > 1 and starts_processes and not by_slurm:
-        yield (
-            f"trainer.strategy is {name} with {num} processes: each of them would do the whole "
-            f"sweep again, with values of its own. In a sweep, type trainer=ddp_sim, "
-            f"trainer.strategy=ddp_spawn or trainer.devices=1; or do such runs one by one, "
-            f"without -m."
-        )
-
-
-def sweep_values(overrides: Sequence[str]) -> list[list[str]]:
-    """Command lines without sweeps that try every value of every sweep in `overrides` once."""
-    unreadable: list[str] = []
-    parsed = [word for word in map(partial(_read, unreadable), overrides) if word]
-    if unreadable:
-        raise InputError(*unreadable)
-    choices = [list(o.sweep_string_iterator()) if o.is_discrete_sweep() else [] for o in parsed]
-    heads = [o.get_key_element() for o in parsed]
-
-    def line(picked: Mapping[int, str]) -> list[str]:
-        return [
-            f"{heads[i]}={picked.get(i, choice[0])}" if choice else str(overrides[i])
-            for i, choice in enumerate(choices)
-            if choice or not parsed[i].is_sweep_override()
-        ]
-
-    lines = [line({i: value}) for i, choice in enumerate(choices) for value in choice]
-    return lines or [line({})]
-
-
-# Words of the command line, one by one.
-
-
-def _readable(
-    words: Sequence[str], groups: "Groups", mistakes: list[str], *, sweeps: bool = False
-) -> Iterator[Override]:
-    """The words that can be read, and of groups that have such an option."""
+def _compose_good(name: str, words: list[str], mistakes: list[str], *, tried: bool) -> DictConfig:
+    """The composition of those words that compose, each tried with those before it."""
+    good, config = [word for word in words if word.startswith("hydra.searchpath=")], None
+    try:
+        if not tried:
+            return compose(name, words, return_hydra_config=True)
+    except CANNOT_COMPOSE:
+        pass
     for word in words:
         try:
-            override = OverridesParser.create(_loader()).parse_override(word)
-        except CANNOT_COMPOSE:
-            mistakes.append(
-                f"{cut(word)!r} cannot be read: write key=value, in quotes where needed."
-            )
-            continue
-        key = override.key_or_group
-        if override.is_sweep_override() and sweeps:
-            yield override
-        elif override.is_sweep_override():
-            several = "lists several values" if override.is_discrete_sweep() else "is a search"
-            mistakes.append(
-                f"{cut(word)} {several}: add -m to try them, or write a list as {key}=[1,2]."
-            )
-        elif problem := groups.mistake(override):
-            mistakes.append(problem)
-        else:
-            yield override
-
-
-def _read(mistakes: list[str], word: str) -> Override | None:
-    """A word that can be read, or a sentence more in `mistakes`."""
-    try:
-        loader = _loader() if GlobalHydra.instance().is_initialized() else None
-        return OverridesParser.create(loader).parse_override(word)
-    except CANNOT_COMPOSE:
-        typed = repr(cut(word))
-        mistakes.append(f"{typed} cannot be read: write key=value, in quotes where needed.")
-        return None
-
-
-class Groups:
-    """The config groups and their options, those of further folders (hydra.searchpath) included."""
-
-    def __init__(self, name: str, words: Sequence[str]) -> None:
-        loader: Any = _loader()
-        self._loader = loader
-        further = [w for w in words if w.startswith(SEARCHPATH)][:1]
-        try:
-            _, self._known = loader._parse_overrides_and_create_caching_repo(name, further)
-        except CANNOT_COMPOSE:  # a wrong word, which is found again when it is read
-            _, self._known = loader._parse_overrides_and_create_caching_repo(name, [])
-
-    def options(self, group: str) -> list[str]:
-        return sorted(self._known.get_group_options(group, ObjectType.CONFIG)) if group else []
-
-    def chooses(self, override: Override) -> bool:
-        """Whether a word has a say in what is composed, rather than set a value in it."""
-        key = override.key_or_group
-        return key == "hydra.searchpath" or bool(self.options(key))
-
-    def mistake(self, override: Override) -> str | None:
-        """A sentence where a word names an option that its group does not have."""
-        key, value = override.key_or_group, override.value()
-        options = self.options(key)
-        for choice in value if isinstance(value, list) else [value]:
-            if not options or choice is None or choice in options:
-                continue
-            hint = did_you_mean(str(choice), options)
-            return f"{key}={cut(str(choice))}: allowed are {', '.join(options)}.{hint}"
-        return None
-
-
-def _compose_groups(name: str, words: list[Override], mistakes: list[str]) -> DictConfig:
-    """The composition of the groups that can be composed, with a sentence on those that cannot."""
-    lines = [str(word.input_line) for word in words]
-    always = [line for line in lines if line.startswith(SEARCHPATH)]  # where the options are
-    try:
-        return compose(name, lines, return_hydra_config=True)
-    except CANNOT_COMPOSE as error:
-        problem = first_line(error)
-    good = list(always)
-    for line in lines:
-        try:
-            if line not in always:
-                compose(name, [*always, line], return_hydra_config=True)
-                good.append(line)
+            if word not in good:
+                config = compose(name, [*good, word], return_hydra_config=True)
+                good.append(word)
         except CANNOT_COMPOSE as error:
-            mistakes.append(f"{cut(line)}: {first_line(error)}")
+            mistakes.append(f"{cut(word)}: {gist(error)}")
     try:
-        if len(good) < len(lines):
-            return compose(name, good, return_hydra_config=True)
+        return config or compose(name, good, return_hydra_config=True)
     except CANNOT_COMPOSE as error:
-        problem = first_line(error)
-    raise InputError(*mistakes, problem)
+        raise InputError(*mistakes, gist(error)) from None
 
 
-def _apply(word: Override, config: DictConfig, mistakes: list[str]) -> None:
-    """Set what a word says, or add a sentence on why that cannot be."""
-    try:
-        ConfigLoaderImpl._apply_overrides_to_config([word], config)
-    except CANNOT_COMPOSE as error:
-        mistakes.append(_value_mistake(word, config, error))
+def _try(word: Override, config: DictConfig) -> None:
+    """Set what a word says, as Hydra would: to find all the words that cannot be set at once."""
+    key, value = word.key_or_group, word.value()
+    if word.package is not None:
+        raise ValueError(f"there is no group {key}")
+    if word.is_delete():
+        parent = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else config
+        OmegaConf.set_struct(parent, False)
+        del parent[key.rpartition(".")[2]]
+        OmegaConf.set_struct(parent, None)
+    else:
+        add = word.is_add() or word.is_force_add()
+        if word.is_add() and not isinstance(value, dict | list):
+            if OmegaConf.select(config, key, throw_on_missing=False) is not None:
+                raise ValueError("already there")
+        OmegaConf.update(config, key, value, merge=True, force_add=add)
 
 
-def _value_mistake(word: Override, config: DictConfig, error: Exception) -> str:
-    key, line = word.key_or_group, str(word.input_line)
+def _key_mistake(word: Override, config: DictConfig, error: Exception) -> str:
+    """Why a word cannot be set, and what was probably meant."""
+    key, text = word.key_or_group, line(word)
+    value = text.partition("=")[2]
+    plain = _plain(config)
+    groups = [str(group) for group in config.hydra.runtime.choices if "@" not in str(group)]
     parent_key, _, last = key.rpartition(".")
     try:
         parent = OmegaConf.select(config, parent_key) if parent_key else config
     except CANNOT_COMPOSE:
         parent = None
-    if not isinstance(parent, DictConfig):
-        return unknown(key, key.split(".")[0], _top_keys(config), "of the configuration")
-    if word.is_delete() and last not in parent:
+    there = isinstance(parent, DictConfig) and last in parent
+    if word.is_delete():
         return f"{key} is not there: nothing can be deleted."
-    if word.is_add() and last in parent:
-        return f"{key} is set already: leave the plus out, {cut(line.lstrip('+'))}"
-    if last in parent or word.package is not None:
-        return f"{cut(line)}: {first_line(error)}"
-    target = parent.get("_target_") if parent is not config else None
-    accepted = signature(target) if isinstance(target, str) else None
-    if accepted and last in accepted.parameters and not word.is_delete():
-        return f"{key} is not set yet: add it with a plus, +{cut(line.lstrip('+~'))}"
-    if not parent_key:
-        return unknown(key, last, _top_keys(config), "of the configuration")
+    if word.is_add() and there:
+        return f"{key} is set already: leave the plus out, {cut(text.lstrip('+'))}"
+    if there or word.package is not None:
+        return f"{cut(text)}: {gist(error)}"
+    if key.replace(".", "/") in groups:
+        return f"{key} is a group of options: type {key.replace('.', '/')}={cut(value)}"
+    if "/" in key and key.replace("/", ".") in set(dotted(plain)):
+        return f"{key} is no group: type {cut(key.replace('/', '.'))}={value}"
+    if "/" in key:
+        near = did_you_mean(key, groups).replace("?", f"={cut(value)}?")
+        return f"{key} is no group of options.{near}"
+    if found := meant(key, plain, groups):
+        return f"{key} is not a key of the configuration. Type {cut(f'{found}={value}')}"
+    if not isinstance(parent, DictConfig) or not parent_key:
+        names = [*plain, *(g for g in groups if "/" not in g and not g.startswith("hydra"))]
+        first = key.split(".")[0]
+        return unknown(key, first, list(dict.fromkeys(names)), "of the configuration")
+    target = parent.get("_target_")
     names = [str(k) for k in parent if not str(k).startswith("_")]
-    names += [n for n in (accepted.parameters if accepted else ()) if n not in names]
+    if target and not did_you_mean(last, names):
+        return f"{key} is not set yet: add it with a plus, +{cut(text)}"
     return unknown(key, last, names, f"of {target or parent_key}")
 
 
-def _top_keys(config: DictConfig) -> list[str]:
-    chosen = [str(group) for group in config.hydra.runtime.choices]
-    groups = [group for group in chosen if not group.startswith("hydra") and "/" not in group]
-    return list(dict.fromkeys([*(str(k) for k in config if k != "hydra"), *groups]))
+def _better(key: str, sentence: str, values: Config, config: DictConfig) -> str:
+    """The sentence on a key, or a better one where it is known what was meant."""
+    choices, value = config.hydra.runtime.choices, _select(values, key)
+    if key in OVERLAYS:
+        line = "'# @package _global_'"
+        return f"{key}={choices.get(key)} has no effect: its file needs the line {line} at its top."
+    if "." in key and key in values:
+        above, _, below = key.partition(".")
+        return f"{key!r} is one key with a dot in a file: write {above}: and, further in, {below}:"
+    if key.replace(".", "/") in choices and "." in key and isinstance(value, str):
+        return f"{key} is {value!r}: type {key.replace('.', '/')}={value}."
+    found = meant(key, _plain(config), ()) if key in values and "not a key" in sentence else None
+    return f"{key} is not a key of the configuration. Did you mean {found}?" if found else sentence
 
 
-def first_line(error: BaseException) -> str:
+def gist(error: BaseException) -> str:
     """The gist of an exception of Hydra or OmegaConf, which say a lot more."""
     if isinstance(error, MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}: {error.problem}"
+    if isinstance(error, MissingConfigException) and error.options:
+        name = str(error.missing_cfg_file).rpartition("/")[2]
+        options = sorted(error.options)
+        near = did_you_mean(name, options)
+        return f"{first_line(error)}: there are {', '.join(options)}.{near}"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-    lines = [line.strip() for line in str(cause or error).splitlines() if line.strip()]
-    return cut(lines[0], 300) if lines else type(error).__name__
-
-
-def cut(text: str, most: int = 100) -> str:
-    """A text of at most `most` characters, for a sentence."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-# Hydra.
-
-
-def _loader() -> ConfigLoader:
-    return GlobalHydra.instance().config_loader()
+    text = str(error).replace("raised while composing config:\n", "")  # which file, and why
+    return first_line(cause or HydraException(text))
 
 
 @contextmanager
-def _as_in_a_job(config: DictConfig, words: list[Override]) -> Iterator[None]:
-    """Put into `config.hydra` what Hydra knows in a job, and leave in `config` what a job gets."""
+def _as_in_a_job(config: DictConfig) -> Iterator[None]:
+    """Put into `config.hydra` what Hydra knows in a job, for what refers to it."""
     OmegaConf.set_readonly(config, False)
     OmegaConf.set_struct(config, False)
-    own = [w for w in words if not w.is_hydra_override()]
-    naming = config.hydra.job.config.override_dirname
-    config.hydra.job.override_dirname = get_overrides_dirname(
-        own, kv_sep=naming.kv_sep, item_sep=naming.item_sep, exclude_keys=naming.exclude_keys
-    )
     config.hydra.job.num, config.hydra.job.id = 0, "0"
+    before = HydraConfig.instance().cfg
     try:
-        HydraConfig.instance().cfg = cast(Any, config)  # set_config() copies all of it
-        config.hydra.runtime.output_dir = str(Path(config.hydra.run.dir).absolute())
+        HydraConfig.instance().set_config(config)
+        OmegaConf.set_readonly(config.hydra, False)
+        output_dir = str(Path(config.hydra.run.dir).absolute())
+        config.hydra.runtime.output_dir = output_dir
+        HydraConfig.instance().set_config(config)
+        OmegaConf.set_readonly(config.hydra, False)
         yield
     finally:
-        HydraConfig.instance().cfg = None
+        HydraConfig.instance().cfg = before
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
-    """Plain values of everything but `hydra`.
-
-    Raises InputError with all the values that are missing or refer to nothing.
-    """
-    mistakes: list[str] = []
-    values = {str(k): _value(config, k, str(k), mistakes) for k in config if k != "hydra"}
-    if mistakes:
-        raise InputError(*mistakes)
-    return values
-
-
-def _value(parent: DictConfig | ListConfig, key: Any, path: str, mistakes: list[str]) -> Any:
-    """What stands at a key, as plain dicts and lists."""
+    """Plain values of everything but `hydra`. Raises InputError where one is missing, or refers
+    to nothing."""
+    keys = [str(key) for key in config if key != "hydra"]
+    own = OmegaConf.masked_copy(config, keys)
     try:
-        node = parent[key]
-        if OmegaConf.is_config(node) and OmegaConf.is_interpolation(parent, key):
-            return OmegaConf.to_container(node, resolve=True)
-    except MissingMandatoryValue:
-        mistakes.append(f"{path} is missing: type {path}=…")
-        return None
+        if missing := sorted(OmegaConf.missing_keys(own)):
+            raise InputError(*(f"{key} is missing: type {key}=…" for key in missing))
+        values: Any = OmegaConf.to_container(own, resolve=True)
     except RecursionError:
-        mistakes.append(f"{path} refers to itself.")
-        return None
+        raise InputError("A value of the configuration refers to itself.") from None
     except OmegaConfBaseException as error:
-        mistakes.append(f"{path}: {first_line(error)}")
-        return None
-    if isinstance(node, DictConfig):
-        return {k: _value(node, k, f"{path}.{k!s}", mistakes) for k in node}
-    if isinstance(node, ListConfig):
-        return [_value(node, i, f"{path}[{i}]", mistakes) for i in range(len(node))]
-    return node
+        raise InputError(f"{error.full_key}: {first_line(error)}") from None
+    return {str(key): value for key, value in values.items()}
 
 
-def _without_hydra(config: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(plain, dict)
+def _plain(config: DictConfig) -> dict[str, Any]:
+    plain: Any = OmegaConf.to_container(config, resolve=False)
     return {str(key): value for key, value in plain.items() if key != "hydra"}
 
 
 def _references(config: DictConfig, prefix: str = "") -> set[str]:
     """The keys whose value is taken from another key."""
     keys = set()
-    for key in map(str, config):
-        if OmegaConf.is_interpolation(config, key):
-            if "${oc." not in str(config._get_node(key)):  # that is no other key
-                keys.add(f"{prefix}{key}")
+    for key in config.keys():
+        if OmegaConf.is_interpolation(config, key):  # type: ignore[arg-type]
+            keys.add(f"{prefix}{key!s}")
         elif not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
-            keys |= _references(config[key], f"{prefix}{key}.")
+            keys |= _references(config[key], f"{prefix}{key!s}.")
+    return keys
+
+
+# -------------------------------------------------------------------- another class than a group's
+
+
+def settle(values: dict[str, Any], hydra: Any, name: str) -> dict[str, Any]:
+    """The values without what a group's file gives for a class that another one has replaced.
+
+    Where a `_target_` was typed, or stands in an experiment, what was typed beside it or stands
+    there is kept, and the rest only if the new class is a subclass of the one before. Imports
+    both; raises InputError where that fails.
+    """
+    named = _named(hydra)
+    places = [k for k, _ in target_nodes(values) if f"{k}._target_" in named]
+    if not places:
+        return values
+    further = [s.path for s in hydra.runtime.config_sources if s.provider == "hydra.searchpath"]
+    groups = [
+        f"{group}={choice}"
+        for group, choice in hydra.runtime.choices.items()
+        if choice is not None
+        and not group.startswith(("hydra", "arguments", "callbacks", "logger", *OVERLAYS))
+    ]
+    typed = [w for w in hydra.overrides.task if w.startswith(("callbacks=", "logger="))]
+    searchpath = [f"hydra.searchpath={further}"] if further else []
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        before = _plain(compose(name, [*searchpath, *groups, *typed]))
+    found: list[str] = []
+    for place in places:
+        node, parent = _select(values, place), _select(values, place.rpartition(".")[0])
+        old = _select(before, place)
+        if not isinstance(old, Mapping) or not isinstance(node, Mapping):
+            continue
+        try:
+            if old.get("_target_") in (None, node["_target_"]) or _is_subclass(node, old):
+                continue
+        except InputError as error:
+            found.append(f"{place}._target_: {error}")
+            continue
+        parent[place.rpartition(".")[2]] = {
+            key: value
+            for key, value in node.items()
+            if any(n == f"{place}.{key}" or n.startswith(f"{place}.{key}.") for n in named)
+        }
+    if found:
+        raise InputError(*found)
+    return values
+
+
+def _is_subclass(node: Config, old: Config) -> bool:
+    new, base = find_class(node["_target_"]), find_class(old["_target_"])
+    return isinstance(new, type) and isinstance(base, type) and issubclass(new, base)
+
+
+def _select(config: Any, key: str) -> Any:
+    for part in key.split(".") if key else ():
+        config = config.get(part) if isinstance(config, Mapping) else None
+    return config
+
+
+def _named(hydra: Any) -> set[str]:
+    """The keys that were typed, or that stand in an experiment, a search or a debug file."""
+    named: set[str] = set()
+    for text in hydra.overrides.task:
+        word = OverridesParser.create().parse_override(text)
+        named.add(word.key_or_group)
+        value = word.value() if not word.is_sweep_override() else None
+        if isinstance(value, dict):
+            named |= set(dotted(value, f"{word.key_or_group}."))
+    sources = [Path(s.path) for s in hydra.runtime.config_sources if s.schema == "file"]
+    for group in OVERLAYS:
+        if choice := hydra.runtime.choices.get(group):
+            named |= _keys_in_file(sources, group, str(choice))
+    return named
+
+
+def _keys_in_file(sources: Sequence[Path], group: str, choice: str) -> set[str]:
+    file = next((f for s in sources if (f := s / group / f"{choice}.yaml").is_file()), None)
+    if file is None:
+        return set()
+    content: Any = OmegaConf.to_container(OmegaConf.load(file))
+    others = [d for d in content.pop("defaults", []) if isinstance(d, str) and d != "_self_"]
+    keys = set(dotted(content))
+    for other in others:
+        keys |= _keys_in_file(sources, group, other)
     return keys

@@ -1,13 +1,13 @@
 """The convolution of deep learning, from its definition, and its gradients; NumPy only.
 
-For an image x (C, H, W), already padded, and a kernel w (M, C/groups, K, L), unit (i, j) of output
-map m is the sum over the channels c of m's group, and over the kernel's rows k and columns l, of
+For an image x (C, H, W), already padded, and a kernel w (M, C/groups, K, L), position (i, j) of
+output channel m is a sum over the input channels c of m's group, the kernel's rows k and columns l:
 
     y[m, i, j] = bias[m] + sum w[m, c, k, l] * x[c, i*stride + k*dilation, j*stride + l*dilation]
 
 with a stride and a dilation for each axis; w counts c from the first channel of the group. This is
 cross-correlation: the kernel is laid on the image as it is written. The convolution of mathematics
-turns it by 180 degrees first (`flip=True`).
+flips it in both axes first (`flip=True`).
 The output has floor((H + top + bottom - dilation * (K - 1) - 1) / stride) + 1 rows.
 
 Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016,
@@ -94,13 +94,13 @@ def conv2d_gradients(
     padding_mode: PaddingMode = "zeros",
     flip: bool = False,
 ) -> Conv2dGradients:
-    """The way back: a loss's gradients by image, kernel and bias from its gradient by the output.
+    """The backward pass: a loss's gradients by image, kernel and bias, from that by the output.
 
     `grad_output` has the shape and dtype of conv2d(image, kernel, ...) with the same options. Each
-    is the adjoint of what `conv2d` does: where tap (k, l) of the kernel read a pixel for a unit,
-    it now gives that pixel the unit's gradient times its weight, and where padding copied a pixel,
-    the copy's gradient returns to it. With complex numbers, kernel and image enter conjugated, as
-    in torch's autograd.
+    gradient is the adjoint of what `conv2d` does: where weight (k, l) of the kernel multiplied a
+    pixel, that pixel gets the output's gradient times the weight, and where padding copied a
+    pixel, the copy's gradient is added to it. With complex numbers, kernel and image enter
+    conjugated, as in torch's autograd.
 
     Raises what `conv2d` raises.
     """
@@ -113,21 +113,21 @@ def conv2d_gradients(
             f"grad_output must have the output's shape {conv.output_shape}, got {grad.shape}"
         )
 
-    # Split the channels by group and lay the pixels in a row: a tap is then one matrix product.
+    # Channels split by group, pixels in a row: each kernel position is then one matrix product.
     num_images, num_channels = conv.padded.shape[:2]
-    num_maps, channels_per_group, *taps = conv.kernel.shape
-    num_units = math.prod(conv.output_size)
+    out_channels, channels_per_group, *taps = conv.kernel.shape
+    num_positions = math.prod(conv.output_size)
     grad = grad.astype(conv.kernel.dtype)
-    grad = grad.reshape(num_images, conv.groups, num_maps // conv.groups, num_units)
+    grad = grad.reshape(num_images, conv.groups, out_channels // conv.groups, num_positions)
     weights = conv.kernel.reshape(conv.groups, -1, channels_per_group, *taps)
 
     grad_padded = np.zeros_like(conv.padded)
     grad_weights = np.zeros_like(weights)
     with np.errstate(over="ignore", invalid="ignore"):
         for tap in np.ndindex(*taps):
-            read = _read_by_tap(tap, conv)
+            read = _pixels_at(tap, conv)
             pixels = conv.padded[read].reshape(
-                num_images, conv.groups, channels_per_group, num_units
+                num_images, conv.groups, channels_per_group, num_positions
             )
             by_image = grad @ pixels.conj().swapaxes(-1, -2)
             grad_weights[..., *tap] = by_image.sum(axis=0, dtype=grad.dtype)
@@ -145,14 +145,14 @@ def conv2d_gradients(
 
 @dataclass(frozen=True)
 class _Convolution:
-    """What the arguments mean, checked: one rank, one dtype, kernel turned, image padded."""
+    """The checked arguments: one rank, one dtype, kernel flipped, image padded."""
 
     padded: NDArray[Any]  # (N, C, top + H + bottom, left + W + right)
     kernel: NDArray[Any]  # (M, C/groups, K, L)
     groups: int
     stride: tuple[int, int]
     dilation: tuple[int, int]
-    span: tuple[int, int]  # rows and columns from the kernel's first tap to its last
+    span: tuple[int, int]  # rows and columns of the kernel, dilation included
     size: tuple[int, int]  # (H, W)
     sides: tuple[tuple[int, int], ...]  # ((top, bottom), (left, right))
     padding_mode: PaddingMode
@@ -163,11 +163,11 @@ class _Convolution:
 
 
 def _naive(conv: _Convolution) -> NDArray[Any]:
-    num_maps, channels_per_group = conv.kernel.shape[:2]
-    maps_per_group = num_maps // conv.groups
-    output = np.empty((len(conv.padded), num_maps, *conv.output_size), conv.kernel.dtype)
+    out_channels, channels_per_group = conv.kernel.shape[:2]
+    out_per_group = out_channels // conv.groups
+    output = np.empty((len(conv.padded), out_channels, *conv.output_size), conv.kernel.dtype)
     for n, m, i, j in np.ndindex(*output.shape):
-        channel = m // maps_per_group * channels_per_group
+        channel = m // out_per_group * channels_per_group
         row, column = i * conv.stride[0], j * conv.stride[1]
         window = conv.padded[
             n,
@@ -180,20 +180,20 @@ def _naive(conv: _Convolution) -> NDArray[Any]:
 
 
 def _windows(conv: _Convolution) -> NDArray[Any]:
-    num_images, num_maps = len(conv.padded), len(conv.kernel)
-    num_units, num_terms = math.prod(conv.output_size), math.prod(conv.kernel.shape[1:])
+    num_images, out_channels = len(conv.padded), len(conv.kernel)
+    num_positions, num_terms = math.prod(conv.output_size), math.prod(conv.kernel.shape[1:])
     windows = sliding_window_view(conv.padded, conv.span, axis=(2, 3))
     windows = windows[:, :, :: conv.stride[0], :: conv.stride[1]]
     windows = windows[..., :: conv.dilation[0], :: conv.dilation[1]]
-    # From (N, C, H', W', K, L), a view, to the terms of each unit in a column: here is the copy.
+    # From (N, C, H', W', K, L), a view, to a column of terms for each position: a copy.
     terms = windows.transpose(0, 1, 4, 5, 2, 3)
-    terms = terms.reshape(num_images, conv.groups, num_terms, num_units)
-    weights = conv.kernel.reshape(conv.groups, num_maps // conv.groups, num_terms)
-    return (weights @ terms).reshape(num_images, num_maps, *conv.output_size)
+    terms = terms.reshape(num_images, conv.groups, num_terms, num_positions)
+    weights = conv.kernel.reshape(conv.groups, out_channels // conv.groups, num_terms)
+    return (weights @ terms).reshape(num_images, out_channels, *conv.output_size)
 
 
-def _read_by_tap(tap: tuple[int, ...], conv: _Convolution) -> tuple[Any, ...]:
-    """The index into the padded image of what one tap of the kernel reads, unit by unit."""
+def _pixels_at(tap: tuple[int, ...], conv: _Convolution) -> tuple[Any, ...]:
+    """The index into the padded image of what one position of the kernel reads."""
     first_row, first_column = tap[0] * conv.dilation[0], tap[1] * conv.dilation[1]
     last_row = first_row + (conv.output_size[0] - 1) * conv.stride[0]
     last_column = first_column + (conv.output_size[1] - 1) * conv.stride[1]
@@ -251,21 +251,23 @@ def _prepare(
 ) -> _Convolution:
     image, kernel = np.asarray(image), np.asarray(kernel)
     _check_arrays(image, kernel)
-    stride = _pair("stride", stride, least=1)
-    dilation = _pair("dilation", dilation, least=1)
-    groups = _integer("groups", groups, least=1)
+    stride = _pair("stride", stride, minimum=1)
+    dilation = _pair("dilation", dilation, minimum=1)
+    groups = _integer("groups", groups, minimum=1)
     _check_choice("padding_mode", padding_mode, ("zeros", "reflect", "replicate", "circular"))
 
     image4 = image.reshape((1,) * (4 - image.ndim) + image.shape)
     kernel4 = kernel.reshape((1,) * (4 - kernel.ndim) + kernel.shape)
-    num_channels, num_maps = image4.shape[1], kernel4.shape[0]
+    num_channels, out_channels = image4.shape[1], kernel4.shape[0]
     if num_channels != groups * kernel4.shape[1]:
         raise ValueError(
             f"image has {num_channels} channels but kernel, of shape {kernel.shape}, reads "
             f"{kernel4.shape[1]} in each of groups={groups}: {groups * kernel4.shape[1]}"
         )
-    if num_maps % groups:
-        raise ValueError(f"kernel has {num_maps} output maps, which groups={groups} do not divide")
+    if out_channels % groups:
+        raise ValueError(
+            f"kernel has {out_channels} output channels, which groups={groups} do not divide"
+        )
 
     num_rows, num_columns = kernel4.shape[2:]
     span = dilation[0] * (num_rows - 1) + 1, dilation[1] * (num_columns - 1) + 1
@@ -286,14 +288,14 @@ def _prepare(
                 f"only {padded_size}"
             )
         output_size.append((padded_size - span[axis]) // stride[axis] + 1)
-    output_shape = (len(image4), num_maps, *output_size)[4 - image.ndim :]
+    output_shape = (len(image4), out_channels, *output_size)[4 - image.ndim :]
 
-    # float16 has 11 bits: a sum in it loses what float32 keeps. The machine's byte order is faster.
+    # float16 has 11 bits: a sum in it loses what float32 keeps. Native byte order is faster.
     sum_dtype = np.float32 if image.dtype.type is np.float16 else image.dtype.newbyteorder("=")
     kernel4 = kernel4[..., ::-1, ::-1] if flip else kernel4
     return _Convolution(
         padded=_pad(image4.astype(sum_dtype, copy=False), sides, padding_mode),
-        # Plain memory order: BLAS rounds by it, and a kernel's layout should change no answer.
+        # Contiguous: BLAS rounds by the layout, which should change no answer.
         kernel=np.ascontiguousarray(kernel4, dtype=sum_dtype),
         groups=groups,
         stride=stride,
@@ -304,7 +306,7 @@ def _prepare(
         padding_mode=padding_mode,
         output_size=(output_size[0], output_size[1]),
         output_shape=output_shape,
-        bias_shape=output_shape[-3:-2],  # (M,), or () where an output has no maps
+        bias_shape=output_shape[-3:-2],  # (M,), or () where an output has no channels
         dtype=image.dtype,
     )
 
@@ -315,12 +317,13 @@ def _prepare_bias(bias: ArrayLike, conv: _Convolution) -> NDArray[Any]:
     dtype = np.result_type(conv.dtype, bias) if isinstance(bias, int | float) else array.dtype
     if dtype != conv.dtype:
         raise TypeError(f"bias is {dtype} but image is {conv.dtype}: convert one")
-    num_maps = len(conv.kernel)
-    if array.shape not in (conv.bias_shape, (num_maps,)):
+    out_channels = len(conv.kernel)
+    if array.shape not in (conv.bias_shape, (out_channels,)):
         raise ValueError(
-            f"bias must have shape {conv.bias_shape}, one number an output map, got {array.shape}"
+            f"bias must have shape {conv.bias_shape}, one number an output channel, "
+            f"got {array.shape}"
         )
-    return array.astype(conv.kernel.dtype).reshape(num_maps)
+    return array.astype(conv.kernel.dtype).reshape(out_channels)
 
 
 def _check_arrays(image: NDArray[Any], kernel: NDArray[Any]) -> None:
@@ -361,24 +364,24 @@ def _sides(
     axes = padding if isinstance(padding, Sequence) else (padding, padding)
     if len(axes) != 2:
         raise ValueError(f"padding must be {allowed}, got {padding!r}")
-    return tuple(_pair("padding", axis, least=0) for axis in axes)
+    return tuple(_pair("padding", axis, minimum=0) for axis in axes)
 
 
-def _pair(name: str, value: object, *, least: int) -> tuple[int, int]:
+def _pair(name: str, value: object, *, minimum: int) -> tuple[int, int]:
     if isinstance(value, str) or not isinstance(value, int | np.integer | Sequence):
         raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
     if not isinstance(value, Sequence):
         value = (value, value)
     if len(value) != 2:
         raise ValueError(f"{name} must be an int or a pair of ints, got {value!r}")
-    return _integer(name, value[0], least=least), _integer(name, value[1], least=least)
+    return _integer(name, value[0], minimum=minimum), _integer(name, value[1], minimum=minimum)
 
 
-def _integer(name: str, value: object, *, least: int) -> int:
+def _integer(name: str, value: object, *, minimum: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an int, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
     return int(value)
 
 

@@ -2,7 +2,7 @@
 
 The words hold for `conv2d` as deep learning defines it, cross-correlation: brightness that grows
 downwards or to the right is positive. A response is in units of the image's brightness, times the
-kernel's own gain: nothing is normalised but the two that average.
+kernel's own gain: nothing is normalized but the two that average.
 """
 
 from collections.abc import Mapping
@@ -41,9 +41,9 @@ KERNELS: Mapping[str, NamedKernel] = MappingProxyType(
         ),
         "Laplacian": _kernel(
             [[0, -1, 0], [-1, 4, -1], [0, -1, 0]],
-            "spots, corners and thin lines: 4 times a pixel less its 4 neighbours, 0 on a slope",
+            "spots, corners and thin lines: 4 times a pixel less its 4 neighbors, 0 on a slope",
         ),
-        # Their natural companions
+        # Others of the field
         "Sobel Y": _kernel(
             [[-1, -2, -1], [0, 0, 0], [1, 2, 1]],
             "horizontal edges, smoothed along the edge: 8 times the slope downwards",
@@ -58,15 +58,15 @@ KERNELS: Mapping[str, NamedKernel] = MappingProxyType(
         ),
         "Scharr X": _kernel(
             [[-3, 0, 3], [-10, 0, 10], [-3, 0, 3]],
-            "vertical edges, truer to an edge's angle than Sobel: 32 times the slope to the right",
+            "vertical edges, more exact in their angle than Sobel: 32 times the slope to the right",
         ),
         "Scharr Y": _kernel(
             [[-3, -10, -3], [0, 0, 0], [3, 10, 3]],
-            "horizontal edges, truer to an edge's angle than Sobel: 32 times the slope downwards",
+            "horizontal edges, more exact in their angle than Sobel: 32 times the slope downwards",
         ),
         "Gaussian": _kernel(
             np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16,
-            "brightness, averaged with more weight on the centre: a blur that keeps flat areas",
+            "brightness, averaged with more weight on the center: a blur that keeps flat areas",
         ),
         "Box": _kernel(
             np.full((3, 3), 1 / 9),
@@ -85,11 +85,11 @@ KERNELS: Mapping[str, NamedKernel] = MappingProxyType(
 
 
 class Match(NamedTuple):
-    """The named kernel that a filter is most like."""
+    """The named kernel that a filter is most similar to."""
 
     name: str
-    cosine: float  # -1 to 1; negative: the kernel with all its signs turned
-    kernel: NDArray[np.float64]  # of the filter's shape, as strong as the filter, so turned
+    cosine: float  # -1 to 1; negative: the kernel with all its signs changed
+    kernel: NDArray[np.float64]  # of the filter's shape, norm and sign
 
 
 def best_matches(filters: ArrayLike) -> list[Match | None]:

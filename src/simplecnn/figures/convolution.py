@@ -1,4 +1,4 @@
-"""What small kernels respond to, and what turning a kernel by 180 degrees changes."""
+"""What small kernels respond to, and what flipping a kernel changes."""
 
 import textwrap
 from collections.abc import Mapping
@@ -12,18 +12,17 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from simplecnn.convolution.definition import conv2d
-from simplecnn.convolution.kernels import NamedKernel
+from simplecnn.convolution import NamedKernel, conv2d
 from simplecnn.figures import style
 
 # Not the digits' black ink on white: the kernels speak of brightness, so 1 has to look bright.
 BRIGHTNESS = "gray"
-TITLE_SIZE, NOTE_SIZE = 9, 7.5
+HEAD_SIZE, TITLE_SIZE, NOTE_SIZE = 11, 9, 7.5  # points
 EDGE_NOTE = """Brightness: black is 0, white is 1.
 Response: red is positive, blue with a dot negative,
 white is zero. Magnitude: |response|.
 Outside the dashed line the kernel also
-reads the zeros around the image."""
+reads the zero padding."""
 
 
 def edge_kernel_figure(
@@ -38,7 +37,8 @@ def edge_kernel_figure(
     num_rows, num_images = 1 + len(kernels), len(images)
     figure = style.new_figure(2.0 * (1 + 2 * num_images), 2.15 * num_rows + 0.4)
     grid = figure.add_gridspec(num_rows, 1 + 2 * num_images)
-    figure.suptitle("What a kernel responds to: cross-correlation, each kernel on its own scale")
+    title = "What a kernel responds to: cross-correlation, one scale for each kernel"
+    style.head(figure, title, HEAD_SIZE)
     for column, (title, image) in enumerate(images.items(), start=1):
         ax = figure.add_subplot(grid[0, column])
         style.tile(ax, image, BRIGHTNESS, Normalize(0.0, 1.0))
@@ -57,29 +57,24 @@ def edge_kernel_figure(
             for image in images.values()
         ]
         magnitudes = [abs(response) for response in responses]
-        for first, label, tiles, colours, scale in (
-            (1, "response", responses, style.SIGNED, style.signed_scale(*responses)),
-            (
-                1 + num_images,
-                "magnitude",
-                magnitudes,
-                style.POSITIVE,
-                style.positive_scale(*magnitudes),
-            ),
+        signed, positive = style.signed_scale(*responses), style.positive_scale(*magnitudes)
+        for first, label, tiles, colors, scale in (
+            (1, "response", responses, style.SIGNED, signed),
+            (1 + num_images, "magnitude", magnitudes, style.POSITIVE, positive),
         ):
             axes = [figure.add_subplot(grid[row, first + i]) for i in range(num_images)]
             for ax, values in zip(axes, tiles, strict=True):
-                drawn = style.tile(ax, values, colours, scale)
-                if colours is style.SIGNED:
+                drawn = style.tile(ax, values, colors, scale)
+                if colors is style.SIGNED:
                     style.mark_negative(drawn)
                 _mark_padding(ax, values, kernel.values)
                 ax.set_title(label if row == 1 else "", fontsize=TITLE_SIZE)
-            _colour_bar(figure, drawn, axes)
+            _color_bar(figure, drawn, axes)
     return figure
 
 
 def flip_figure(image: NDArray[Any], kernels: Mapping[str, NamedKernel]) -> Figure:
-    """Cross-correlation beside mathematical convolution, which turns the kernel first.
+    """Cross-correlation beside mathematical convolution, which flips the kernel first.
 
     The image is (H, W), from 0 (black) to 1 (white), padded with zeros to keep its size; each
     kernel has one scale for its responses and their difference.
@@ -87,7 +82,8 @@ def flip_figure(image: NDArray[Any], kernels: Mapping[str, NamedKernel]) -> Figu
     image = image.astype(np.float64)
     weights = style.signed_scale(*(kernel.values for kernel in kernels.values()))
     figure = style.new_figure(10.0, 2.1 * len(kernels) + 0.6)
-    figure.suptitle("Cross-correlation or convolution: what turning the kernel changes")
+    title = "Cross-correlation and convolution: what flipping the kernel changes, one scale a row"
+    style.head(figure, title, HEAD_SIZE)
     rows = figure.subplots(len(kernels), 5, squeeze=False)
     for axes, (name, kernel) in zip(rows, kernels.items(), strict=True):
         correlation = conv2d(image, kernel.values, padding="same")
@@ -102,10 +98,10 @@ def flip_figure(image: NDArray[Any], kernels: Mapping[str, NamedKernel]) -> Figu
             drawn = style.tile(ax, values, style.SIGNED, scale)
             style.mark_negative(drawn)
             _mark_padding(ax, values, kernel.values)
-        _colour_bar(figure, drawn, list(axes[2:]))
+        _color_bar(figure, drawn, list(axes[2:]))
     titles = (
         "kernel",
-        "turned by 180°",
+        "flipped in both axes",
         "cross-correlation\n(flip=False)",
         "convolution\n(flip=True)",
         "convolution minus\ncross-correlation",
@@ -116,10 +112,10 @@ def flip_figure(image: NDArray[Any], kernels: Mapping[str, NamedKernel]) -> Figu
 
 
 def _effect(kernel: NDArray[Any]) -> str:
-    turned = kernel[::-1, ::-1]
-    if np.array_equal(turned, kernel):
+    flipped = kernel[::-1, ::-1]
+    if np.array_equal(flipped, kernel):
         return "the same kernel:\nnothing changes"
-    if np.array_equal(turned, -kernel):
+    if np.array_equal(flipped, -kernel):
         return "its negative:\nonly the sign changes"
     return "another kernel:\nanother answer"
 
@@ -139,7 +135,7 @@ def _kernel_tile(ax: Axes, kernel: NDArray[Any], scale: Normalize) -> None:
 
 
 def _mark_padding(ax: Axes, response: NDArray[Any], kernel: NDArray[Any]) -> None:
-    """A dashed line round the units whose window lies within the image."""
+    """A dashed line around the positions whose window lies within the image."""
     before = [(n - 1) // 2 for n in kernel.shape]
     size = [n - k + 1 for n, k in zip(response.shape, kernel.shape, strict=True)]
     ax.add_patch(
@@ -155,7 +151,7 @@ def _mark_padding(ax: Axes, response: NDArray[Any], kernel: NDArray[Any]) -> Non
     )
 
 
-def _colour_bar(figure: Figure, drawn: AxesImage, axes: list[Axes]) -> None:
+def _color_bar(figure: Figure, drawn: AxesImage, axes: list[Axes]) -> None:
     lowest, highest = drawn.get_clim()
     ticks = sorted({lowest, 0.0, highest})
     bar = figure.colorbar(drawn, ax=axes, pad=0.02, aspect=15, ticks=ticks)

@@ -1,7 +1,8 @@
-"""Receptive fields as pictures: boxes on a digit, networks side by side, and where the mass is."""
+"""Receptive fields as pictures: boxes on a digit, networks side by side, effective fields."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from simplecnn.figures import style
 
 Interval = tuple[int, int]
 Box = tuple[Interval, Interval]  # first and last row, first and last column
 
-# Told apart by colour-blind readers (Okabe and Ito).
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+# Told apart by color-blind readers (Okabe and Ito).
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+COLOURS = COLORS  # for figures that import it by this name
 TITLE, LABEL, NOTE = 11, 9, 7.5  # font sizes in points
 
 
@@ -27,6 +29,7 @@ class LayerBoxes:
 
     title: str
     boxes: Mapping[tuple[int, int], Box]  # by unit
+    visible: Box  # what the layer can see: the image, or the part that a crop leaves of it
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,12 @@ class FieldMap:
 
     mass: ArrayLike  # (H, W), not negative
     box: Box  # the theoretical field
-    squares: Sequence[int]  # sides in pixels, centred in the box
+    squares: Sequence[int]  # sides in pixels, centered in the box
     note: str
 
 
 def boxes_figure(image: ArrayLike, layers: Sequence[LayerBoxes]) -> Figure:
-    """One panel a layer: the image (H, W), the fields of units on it, what is padding hatched."""
+    """One panel a layer: the image (H, W), the fields of units on it, what is invisible hatched."""
     image = np.asarray(image)
     boxes = [box for layer in layers for box in layer.boxes.values()]
     (top, bottom), (left, right) = (
@@ -66,13 +69,13 @@ def boxes_figure(image: ArrayLike, layers: Sequence[LayerBoxes]) -> Figure:
         style.tile(ax, image, style.DIGIT)
         _outline(ax, ((0, image.shape[0] - 1), (0, image.shape[1] - 1)), color="0.6", lw=0.8)
         handles = []
-        for (unit, box), colour in zip(layer.boxes.items(), _colours(), strict=False):
-            _outline(ax, box, color=colour, lw=1.8)
-            for piece in _outside(box, image.shape):
+        for (unit, box), color in zip(layer.boxes.items(), cycle(COLORS), strict=False):
+            _outline(ax, box, color=color, lw=1.8)
+            for piece in _outside(box, layer.visible):
                 ax.add_patch(
-                    Rectangle(*_corner(piece), fill=False, hatch="////", ec=colour, lw=0, alpha=0.6)
+                    Rectangle(*_corner(piece), fill=False, hatch="////", ec=color, lw=0, alpha=0.6)
                 )
-            handles.append(Patch(facecolor="none", edgecolor=colour, lw=1.8, label=f"unit {unit}"))
+            handles.append(Patch(facecolor="none", edgecolor=color, lw=1.8, label=f"unit {unit}"))
         ax.set(xlim=(left - 1.5, right + 1.5), ylim=(bottom + 1.5, top - 1.5))
         ax.set_xticks(range(0, image.shape[1], 4))
         ax.set_yticks(range(0, image.shape[0], 4))
@@ -88,29 +91,21 @@ def boxes_figure(image: ArrayLike, layers: Sequence[LayerBoxes]) -> Figure:
             handlelength=1.0,
             columnspacing=1.0,
         )
-    figure.suptitle(
-        "What a unit sees: frame = receptive field, hatched = padding, ticks in pixels",
-        fontsize=TITLE,
-    )
+    title = "Receptive fields, in pixels; hatched: padding, or what a crop cut off"
+    style.head(figure, title, TITLE)
     return figure
 
 
 def chains_figure(chains: Sequence[Chain]) -> Figure:
     """Growth by layer, costs, and the effective field of uniform weights, chain by chain."""
-    figure = style.new_figure(10.4, 9.0)
-    parts: Any = figure.subfigures(3, 1, height_ratios=(1.0, 0.85, 1.2))
+    figure = style.new_figure(10.4, 8.6)
+    parts: Any = figure.subfigures(3, 1, height_ratios=(1.0, 0.8, 1.15))
     growth, costs, maps = parts
-    figure.suptitle("The same size is neither the same cost nor the same field", fontsize=TITLE)
+    style.head(figure, "The same size is neither the same cost nor the same field", TITLE)
     _draw_growth(growth.subplots(), chains)
     keys = list(chains[0].costs)
-    for index, (ax, key) in enumerate(
-        zip(np.atleast_1d(costs.subplots(1, len(keys))), keys, strict=True)
-    ):
-        _draw_costs(ax, chains, key, named=index == 0)
-    costs.supxlabel(
-        "per pair: one channel in, one out; →: channels into the first convolution, out of all",
-        fontsize=NOTE,
-    )
+    for index, ax in enumerate(np.atleast_1d(costs.subplots(1, len(keys)))):
+        _draw_costs(ax, chains, keys[index], named=index == 0)
     _draw_profiles(maps, chains)
     return figure
 
@@ -121,51 +116,51 @@ def effective_fields_figure(rows: Mapping[str, Mapping[str, FieldMap]]) -> Figur
     Each map is drawn in percent of its mass, so that rows can be compared.
     """
     layers = list(next(iter(rows.values())))
-    figure = style.new_figure(1.7 * len(layers) + 0.4, 2.45 * len(rows) + 1.1)
+    figure = style.new_figure(max(1.7 * len(layers) + 0.4, 5.2), 2.45 * len(rows) + 1.1)
     grid = figure.subplots(len(rows), len(layers), squeeze=False)
     for column, layer in enumerate(layers):
-        shares = [_percent(fields[layer].mass) for fields in rows.values()]
+        masses = [np.asarray(fields[layer].mass, dtype=float) for fields in rows.values()]
+        shares = [100 * mass / (mass.sum() or 1.0) for mass in masses]
         scale = style.positive_scale(*shares)
-        for row, (state, share) in enumerate(zip(rows, shares, strict=True)):
-            ax, field = grid[row][column], rows[state][layer]
+        for ax, (state, fields), share in zip(grid[:, column], rows.items(), shares, strict=True):
+            field = fields[layer]
             style.tile(ax, share, style.POSITIVE, scale)
             _outline(ax, _clipped(field.box, share.shape), color="white", lw=1.2)
             for side, dashes in zip(field.squares, ("--", ":"), strict=False):
                 ax.add_patch(_square(field.box, side, dashes))
             ax.set_xlabel(field.note, fontsize=NOTE)
-            if row == 0:
-                ax.set_title(layer, fontsize=LABEL)
-            if column == 0:
-                ax.set_ylabel(state, fontsize=LABEL)
+            ax.set_ylabel(state if column == 0 else "", fontsize=LABEL)
+        grid[0][column].set_title(layer, fontsize=LABEL)
         bar = figure.colorbar(
             ScalarMappable(scale, style.POSITIVE),
             ax=grid[:, column],
             location="bottom",
-            shrink=0.85,
+            shrink=0.75,
             aspect=14,
             ticks=[0.0, scale.vmax],
         )
         bar.ax.set_xticklabels(["0", f"{scale.vmax:.2g} %"], fontsize=NOTE)
-    figure.suptitle(
-        "Mean |gradient| of the central unit, each map in % of its sum\n"
-        "white frame: what the unit can see; dashed, dotted: square with 95 %, 50 % of the sum",
-        fontsize=LABEL + 1,
+    style.head(
+        figure,
+        "Mean |gradient| of the central unit, in % of each map's sum, one scale a layer\n"
+        "frame: receptive field; dashed, dotted: 95 %, 50 % of sum",
+        LABEL + 1,
     )
     return figure
 
 
 def _draw_growth(ax: Axes, chains: Sequence[Chain]) -> None:
-    for i, (chain, colour) in enumerate(zip(chains, _colours(), strict=False)):
+    for i, (chain, color) in enumerate(zip(chains, cycle(COLORS), strict=False)):
         sizes = [1, *chain.sizes]
         width = max(1.5, 5 - 1.2 * i)  # later ones thinner, so that what they cover still shows
-        ax.plot(range(len(sizes)), sizes, marker="o", ms=width + 3, color=colour, lw=width)
+        ax.plot(range(len(sizes)), sizes, marker="o", ms=width + 3, color=color, lw=width)
         ax.annotate(
             f"{chain.name}: {sizes[-1]} px",
             (len(sizes) - 1, sizes[-1]),
             xytext=(4, 8),
             textcoords="offset points",
             ha="right",
-            color=colour,
+            color=color,
             fontsize=LABEL,
         )
     longest = max(len(chain.sizes) for chain in chains)
@@ -180,11 +175,12 @@ def _draw_growth(ax: Axes, chains: Sequence[Chain]) -> None:
 def _draw_costs(ax: Axes, chains: Sequence[Chain], key: str, *, named: bool) -> None:
     values = [chain.costs[key] for chain in chains]
     places = range(len(chains))
-    ax.barh(places, values, color=[c for c, _ in zip(_colours(), chains, strict=False)])
+    ax.barh(places, values, color=[c for c, _ in zip(cycle(COLORS), chains, strict=False)])
     for place, value in zip(places, values, strict=True):
         ax.text(value, place, f" {value:,}", va="center", fontsize=NOTE)
     ax.set_yticks(places, [chain.name if named else "" for chain in chains], fontsize=NOTE)
-    ax.set(xlim=(0, 1.45 * max(values)), xticks=[])
+    ax.set(xlim=(0, 1.3 * max(values)), xticks=[])
+    ax.tick_params(length=0)
     ax.invert_yaxis()
     ax.set_title(key, fontsize=LABEL)
     ax.spines[["top", "right", "bottom"]].set_visible(False)
@@ -193,37 +189,29 @@ def _draw_costs(ax: Axes, chains: Sequence[Chain], key: str, *, named: bool) -> 
 def _draw_profiles(figure: Figure, chains: Sequence[Chain]) -> None:
     profiles = [np.asarray(chain.profile, dtype=float) for chain in chains]
     width = max(len(p) for p in profiles) + 2
-    shares = []
-    for profile in profiles:
-        before = (width - len(profile)) // 2
-        padded = np.pad(profile, (before, width - len(profile) - before))
-        shares.append(100 * np.outer(padded, padded))
+    starts = [(width - len(p)) // 2 for p in profiles]
+    padded = [
+        np.pad(p, (start, width - len(p) - start))
+        for p, start in zip(profiles, starts, strict=True)
+    ]
+    shares = [100 * np.outer(p, p) for p in padded]
     scale = style.positive_scale(*shares)
     axes = np.atleast_1d(figure.subplots(1, len(chains)))
-    for ax, chain, share in zip(axes, chains, shares, strict=True):
-        style.tile(ax, share, style.POSITIVE, scale)
-        size = len(np.asarray(chain.profile))
-        first = (width - size) // 2
-        box = ((first, first + size - 1),) * 2
-        _outline(ax, box, color="white", lw=1.2)
+    for i, (ax, chain) in enumerate(zip(axes, chains, strict=True)):
+        style.tile(ax, shares[i], style.POSITIVE, scale)
+        size = len(profiles[i])
+        _outline(ax, ((starts[i], starts[i] + size - 1),) * 2, color="white", lw=1.2)
         ax.set_title(chain.name, fontsize=LABEL)
         ax.set_xlabel(f"{size} px, σ = {chain.sigma:.2f} px", fontsize=LABEL)
-    bar = figure.colorbar(ScalarMappable(scale, style.POSITIVE), ax=axes, shrink=0.7, aspect=16)
+    bar = figure.colorbar(
+        ScalarMappable(scale, style.POSITIVE), ax=list(axes), shrink=0.7, aspect=16, pad=0.01
+    )
     bar.set_label("% of the weight of all pixels", fontsize=NOTE)
     bar.ax.tick_params(labelsize=NOTE)
     figure.suptitle(
-        "Effective field with uniform weights; white frame: receptive field", fontsize=LABEL
+        "Effective field with uniform weights, one scale; white frame: receptive field",
+        fontsize=LABEL,
     )
-
-
-def _colours() -> Iterator[str]:
-    while True:
-        yield from COLOURS
-
-
-def _percent(mass: ArrayLike) -> NDArray:
-    array = np.asarray(mass, dtype=float)
-    return 100 * array / (array.sum() or 1.0)
 
 
 def _corner(box: Box) -> tuple[tuple[float, float], float, float]:
@@ -248,15 +236,15 @@ def _square(box: Box, side: int, dashes: str) -> Rectangle:
     return Rectangle(corner, side, side, fill=False, ec="white", lw=1.0, ls=dashes)
 
 
-def _outside(box: Box, shape: tuple[int, ...]) -> list[Box]:
-    """The parts of a box that lie outside an image: above, below, and at both sides between."""
+def _outside(box: Box, visible: Box) -> list[Box]:
+    """The parts of a box that lie outside another: above, below, and at both sides between."""
     (top, bottom), (left, right) = box
-    height, width = shape
-    middle = (max(top, 0), min(bottom, height - 1))
+    (first_row, last_row), (first_column, last_column) = visible
+    middle = (max(top, first_row), min(bottom, last_row))
     pieces = [
-        ((top, min(bottom, -1)), (left, right)),
-        ((max(top, height), bottom), (left, right)),
-        (middle, (left, min(right, -1))),
-        (middle, (max(left, width), right)),
+        ((top, min(bottom, first_row - 1)), (left, right)),
+        ((max(top, last_row + 1), bottom), (left, right)),
+        (middle, (left, min(right, first_column - 1))),
+        (middle, (max(left, last_column + 1), right)),
     ]
     return [p for p in pieces if p[0][0] <= p[0][1] and p[1][0] <= p[1][1]]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from simplecnn.config.allow_list import build
+from simplecnn.config.build import build
 from simplecnn.console import configure_lightning_logging
 from simplecnn.errors import InputError, short
 from simplecnn.inference.networks import load_network

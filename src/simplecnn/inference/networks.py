@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from simplecnn.checkpoint_file import read_checkpoint
-from simplecnn.config.allow_list import build
+from simplecnn.config.build import build
 from simplecnn.errors import InputError, short
 from simplecnn.old_runs import upgrade_hyper_parameters, upgrade_network
 from simplecnn.run_directory import RunDirectory

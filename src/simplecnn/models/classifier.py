@@ -6,11 +6,10 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from hydra.utils import get_class
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from simplecnn.config.allow_list import build
+from simplecnn.config.build import build, find_class
 from simplecnn.models.metrics import LossAndAccuracy
 
 Config = Mapping[str, Any]
@@ -138,7 +137,7 @@ class Classifier(pl.LightningModule):
         if not self.hparams["scheduler"]:
             return optimizer
         scheduler = dict(self.hparams["scheduler"])
-        if "total_steps" in inspect.signature(get_class(scheduler["_target_"])).parameters:
+        if "total_steps" in inspect.signature(find_class(scheduler["_target_"])).parameters:
             scheduler.setdefault("total_steps", int(self.trainer.estimated_stepping_batches))
         monitor = self.hparams["scheduler_monitor"]
         epochs = self.trainer.check_val_every_n_epoch or 1

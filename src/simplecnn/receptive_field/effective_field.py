@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from simplecnn.receptive_field.fields import Field, Interval, receptive_fields
+from simplecnn.receptive_field.axis import Interval
+from simplecnn.receptive_field.fields import Field, receptive_fields
 from simplecnn.receptive_field.trace import named_outputs
 
 
@@ -19,7 +20,7 @@ from simplecnn.receptive_field.trace import named_outputs
 class EffectiveField:
     """Where the gradient of one layer's central unit lies in the image."""
 
-    mass: Tensor  # (H, W) float64, mean over images of |d unit / d pixel|, summed over colours
+    mass: Tensor  # (H, W) float64, mean over images of |d unit / d pixel|, summed over colors
     unit: tuple[int, int]
     interval: tuple[Interval, Interval]  # what the unit sees in theory, padding included
 
@@ -29,12 +30,12 @@ class EffectiveField:
         return _sigma(self.mass.sum(1)), _sigma(self.mass.sum(0))
 
     def square(self, share: float) -> int:
-        """Side in pixels of the smallest square, centred in the theoretical field, that holds
+        """Side in pixels of the smallest square, centerd in the theoretical field, that holds
         this share (0 to 1) of the mass; 0 without mass."""
         if not 0 < share <= 1:
             raise ValueError(f"share is {share}: give a part of the mass above 0 and up to 1.")
         rows, columns = (
-            (torch.arange(n) * 2 - sum(interval)).abs()  # twice the distance from the centre
+            (torch.arange(n) * 2 - sum(interval)).abs()  # twice the distance from the center
             for n, interval in zip(self.mass.shape, self.interval, strict=True)
         )
         sides = torch.maximum(rows[:, None], columns) + 1
@@ -69,7 +70,7 @@ def effective_fields(
     layers: Collection[str] | None = None,
     fields: dict[str, Field] | None = None,
 ) -> dict[str, EffectiveField]:
-    """The effective field of the unit nearest the image's centre, for each layer.
+    """The effective field of the unit nearest the image's center, for each layer.
 
     `images` (N, C, H, W) are as the network takes them. Image n asks channel n modulo the number
     of channels, so that the mean is over images and channels alike. The default layers are those
@@ -123,7 +124,7 @@ def _growing(fields: dict[str, Field]) -> list[str]:
 
 
 def _central_unit(field: Field) -> tuple[int, int]:
-    """The unit whose field has its centre nearest the image's."""
+    """The unit whose field has its center nearest the image's."""
     place = []
     for axis in (0, 1):
         fields = [

@@ -1,21 +1,23 @@
 """What each torch operation reads: a rule by name that carries an image axis from input to output.
 
+There are rules for what convolutional classifiers are made of. An operation made of others needs
+none, and of what has none it is said that it mixes everything with everything.
+
 A rule looks at one image axis at a time, and counts dimensions from the last, so that broadcasting
-and tensors without a batch need no care. An operation made of others needs no rule.
+and tensors without a batch need no care.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from simplecnn.receptive_field import footprint
-from simplecnn.receptive_field.footprint import Axis, Reading
+from simplecnn.receptive_field import readings
+from simplecnn.receptive_field.axis import Axis, joined, mixed, read, spread, uniform
+from simplecnn.receptive_field.readings import Reading
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Call:
     outputs: Sequence[Tensor]
     index: int
     axis_of: Callable[[Any], Axis | None]  # the image axis of a tensor; None of a constant
-    other_of: Callable[[Any], Axis | None]  # the other image axis
+    other_axis_of: Callable[[Any], Axis | None]  # the other image axis
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments.get(name)
@@ -42,10 +44,16 @@ class Call:
         return tuple(next(tensors(list(self.arguments.values()))).shape)
 
     @property
-    def inputs(self) -> list[Tensor]:
-        """The tensors that depend on the image."""
+    def operands(self) -> list[tuple[Tensor, Axis]]:
+        """The tensors that depend on the image, with their axes."""
         given = tensors(list(self.arguments.values()))
-        return [t for t in given if self.axis_of(t) is not None]
+        return [(t, axis) for t in given if (axis := self.axis_of(t)) is not None]
+
+    def dims(self, name: str) -> list[int]:
+        """The dimensions an argument lists, counted from the last; all where it is empty."""
+        num_dims, value = len(self.shape), self[name]
+        dims = [value] if isinstance(value, int) else list(value or range(num_dims))
+        return [d % num_dims - num_dims for d in dims]
 
 
 Rule = Callable[[Call], Axis]
@@ -53,7 +61,9 @@ Rule = Callable[[Call], Axis]
 
 def rule_of(operation: str, *, pointwise: bool) -> Rule | None:
     """The rule of an aten operation, named without its trailing underscore; None without one."""
-    return _elementwise if pointwise else RULES.get(operation)
+    if pointwise or operation in _ELEMENTWISE:
+        return _elementwise
+    return _concatenation if operation == "cat" else _on_one_tensor(_RULES.get(operation))
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
@@ -65,36 +75,49 @@ def tensors(value: Any) -> Iterator[Tensor]:
             yield from tensors(item)
 
 
-def _single(change: Callable[[Axis, Call], Axis]) -> Rule:
+def unknown(call: Call) -> Axis:
+    """An operation without a rule: at most, everything is mixed with everything."""
+    return _all_mixed(call, f"aten.{call.operation} has no rule here: mixed with everything")
+
+
+def _all_mixed(call: Call, reason: str) -> Axis:
+    axes = [mixed(axis, reason) for _, axis in call.operands]
+    return joined(axes, [None] * len(axes), 1)
+
+
+def _on_one_tensor(change: Callable[[Axis, Call], Axis] | None) -> Rule | None:
     """A rule for operations on one tensor; other tensor arguments must be constants."""
+    if change is None:
+        return None
 
     def rule(call: Call) -> Axis:
-        first = next(tensors(list(call.arguments.values())))
-        axis = call.axis_of(first)
-        if axis is None or len(call.inputs) > 1:
+        axis = call.axis_of(next(tensors(list(call.arguments.values()))))
+        if axis is None or len(call.operands) > 1:
             return unknown(call)
-        return change(axis, call)
+        return axis if axis.dim is None else change(axis, call)
 
     return rule
 
 
-def unknown(call: Call) -> Axis:
-    """An operation without a rule: at most, everything is mixed with everything."""
-    reason = f"aten.{call.operation} has no closed form here"
-    axes = [footprint.mixed(a, reason) for a in map(call.axis_of, call.inputs) if a is not None]
-    return footprint.joined(axes, [None] * len(axes), 1)
-
-
 def _elementwise(call: Call) -> Axis:
-    return _joined([(t.shape, axis) for t in call.inputs if (axis := call.axis_of(t))], call)
-
-
-def _joined(operands: Sequence[tuple[Sequence[int], Axis]], call: Call) -> Axis:
-    """The union of operands (shape, axis) that lie on one another in the output."""
+    """The union of operands that lie on one another in the output."""
+    operands = call.operands
     dims = {axis.dim for _, axis in operands if axis.dim is not None}
     num_positions = call.output.shape[min(dims)] if len(dims) == 1 else 1
-    sizes = [None if axis.dim is None else shape[axis.dim] for shape, axis in operands]
-    return footprint.joined([axis for _, axis in operands], sizes, num_positions)
+    sizes = [None if axis.dim is None else t.shape[axis.dim] for t, axis in operands]
+    return joined([axis for _, axis in operands], sizes, num_positions)
+
+
+def _concatenation(call: Call) -> Axis:
+    """Of channels, the union; tensors side by side in the image, or flattened, count as mixed."""
+    dim = call["dim"] % call.output.dim() - call.output.dim()
+    axes = [axis for t, _ in call.operands for axis in (call.axis_of(t), call.other_axis_of(t))]
+    if any(axis is not None and axis.dim == dim for axis in axes):
+        return _all_mixed(call, "a concatenation along an image axis")
+    return _elementwise(call)
+
+
+# Windows.
 
 
 def _per_dim(value: Any, num_dims: int, default: Any = None) -> list[int]:
@@ -112,369 +135,154 @@ def _read_last(
     if dim is None or dim < -num_dims:
         return axis
     num_in, num_out = call.shape[dim], call.output.shape[dim]
-    return footprint.read(footprint.spread(axis, num_in), reading(dim + num_dims, num_in, num_out))
+    return read(spread(axis, num_in), reading(dim + num_dims, num_in, num_out))
 
 
-def _convolution(axis: Axis, call: Call) -> Axis:
-    kernel = list(call["weight"].shape[2:])
+def _windows(axis: Axis, call: Call, kernel: list[int], before: list[int]) -> Axis:
     num_dims = len(kernel)
-    if axis.dim == -num_dims - 1:  # positions that a reshape made channels
-        return footprint.mixed(axis, "" if call["groups"] == 1 else "a grouped convolution")
-    stride = _per_dim(call["stride"], num_dims)
-    dilation = _per_dim(call["dilation"], num_dims)
-    padding = call["padding"]
-    if padding == "same":  # what is odd goes to the right
-        before = [d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True)]
-    else:
-        before = _per_dim(0 if padding == "valid" else padding, num_dims)
-    kind = footprint.transposed if "transpose" in call.operation else footprint.window
-    return _windows(axis, call, kind, kernel, stride, before, dilation)
-
-
-def _pooling(axis: Axis, call: Call, num_dims: int) -> Axis:
-    kernel = _per_dim(call["kernel_size"], num_dims)
     stride = _per_dim(call["stride"], num_dims, kernel)
-    before = _per_dim(call["padding"], num_dims)
     dilation = _per_dim(call["dilation"], num_dims, 1)
-    return _windows(axis, call, footprint.window, kernel, stride, before, dilation)
+    kind = readings.transposed if "transpose" in call.operation else readings.window
 
-
-def _windows(
-    axis: Axis,
-    call: Call,
-    kind: Callable[..., Reading],
-    kernel: list[int],
-    stride: list[int],
-    before: list[int],
-    dilation: list[int],
-) -> Axis:
-    def reading(i: int, num_in: int, num_out: int) -> Reading:
-        return kind(
-            num_in,
-            num_out,
-            kernel=kernel[i],
-            stride=stride[i],
-            before=before[i],
-            dilation=dilation[i],
-        )
-
-    return _read_last(axis, call, len(kernel), reading)
-
-
-def _adaptive_pooling(axis: Axis, call: Call, num_dims: int) -> Axis:
-    if axis.dim is not None and axis.dim >= -num_dims and call.output.shape[axis.dim] == 1:
-        return footprint.mixed(axis)  # global pooling
-    return _read_last(axis, call, num_dims, lambda i, n, m: footprint.adaptive(n, m))
-
-
-def _interpolation(axis: Axis, call: Call, num_dims: int, mode: str) -> Axis:
-    def reading(i: int, num_in: int, num_out: int) -> Reading:
-        scale = Fraction(num_in, num_out)
-        if call["align_corners"]:
-            scale = Fraction(num_in - 1, max(num_out - 1, 1))
-        elif call["scale_factors"]:  # torch steps by the factor asked for, not by the sizes
-            scale = 1 / Fraction(call["scale_factors"][i]).limit_denominator(1000)
-        return footprint.resampled(
-            num_in, num_out, mode=mode, scale=scale, align_corners=bool(call["align_corners"])
-        )
+    def reading(i: int, n: int, m: int) -> Reading:
+        options = {"kernel": kernel[i], "stride": stride[i]}
+        return kind(n, m, **options, before=before[i], dilation=dilation[i])
 
     return _read_last(axis, call, num_dims, reading)
 
 
+def _convolution(axis: Axis, call: Call) -> Axis:
+    kernel, padding = list(call["weight"].shape[2:]), call["padding"]
+    num_dims = len(kernel)
+    if axis.dim == -num_dims - 1:  # positions that a reshape made channels
+        return mixed(axis, "" if call["groups"] == 1 else "a grouped convolution")
+    if padding == "same":  # what is odd goes to the right
+        dilation = _per_dim(call["dilation"], num_dims)
+        before = [d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True)]
+    else:
+        before = _per_dim(0 if padding == "valid" else padding, num_dims)
+    return _windows(axis, call, kernel, before)
+
+
+def _pooling(axis: Axis, call: Call) -> Axis:
+    num_dims = int(call.operation[len("max_pool")])
+    kernel, before = (_per_dim(call[name], num_dims) for name in ("kernel_size", "padding"))
+    return _windows(axis, call, kernel, before)
+
+
+def _adaptive_pooling(axis: Axis, call: Call) -> Axis:
+    if axis.dim in (-2, -1) and call.output.shape[axis.dim] == 1:
+        return mixed(axis)  # global pooling
+    return _read_last(axis, call, 2, lambda i, n, m: readings.adaptive(n, m))
+
+
+def _interpolation(axis: Axis, call: Call) -> Axis:
+    mode, corners = _INTERPOLATIONS[call.operation], bool(call["align_corners"])
+
+    def reading(i: int, n: int, m: int) -> Reading:
+        scale = Fraction(n, m)
+        if corners:
+            scale = Fraction(n - 1, max(m - 1, 1))
+        elif call["scale_factors"]:  # torch steps by the factor asked for, not by the sizes
+            scale = 1 / Fraction(call["scale_factors"][i]).limit_denominator(1000)
+        return readings.interpolated(n, m, mode=mode, scale=scale, align_corners=corners)
+
+    return _read_last(axis, call, 2, reading)
+
+
 def _pad(axis: Axis, call: Call) -> Axis:
-    padding = list(call["pad"])
-    mode = call["mode"] or "constant"
-    return _read_last(
-        axis,
-        call,
-        len(padding) // 2,
-        # sides are listed from the last dimension
-        lambda i, n, m: footprint.bordered(
-            n, m, before=padding[len(padding) - 2 * (i + 1)], mode=mode
-        ),
-    )
+    sides, mode = list(call["pad"]), call["mode"] or "constant"
+    num_dims = len(sides) // 2  # listed from the last dimension
+
+    def reading(i: int, n: int, m: int) -> Reading:
+        return readings.padded(n, m, before=sides[2 * (num_dims - i - 1)], mode=mode)
+
+    return _read_last(axis, call, num_dims, reading)
 
 
-def _pixel_shuffle(axis: Axis, call: Call) -> Axis:
-    """Each position becomes a square of `upscale_factor` positions."""
-    dim = axis.dim
-    if dim is None:
-        return axis
-    if dim < -2:
-        return footprint.mixed(axis, "a pixel shuffle")
-    repeated = replace(footprint.spread(axis, call.shape[dim]), inner=call["upscale_factor"])
-    return footprint.spread(repeated, call.output.shape[dim])
+# Dimensions that are mixed.
 
 
-def _pixel_unshuffle(axis: Axis, call: Call) -> Axis:
-    """Each square of `downscale_factor` positions becomes channels of one."""
-    factor = [call["downscale_factor"]] * 2
-    return _windows(axis, call, footprint.window, factor, factor, [0, 0], [1, 1])
+def _mix_last(axis: Axis, num_dims: int) -> Axis:
+    return mixed(axis) if axis.dim in range(-num_dims, 0) else axis
 
 
-def _channel_shuffle(axis: Axis, call: Call) -> Axis:
-    channels = -len(call.shape) + 1
-    return footprint.mixed(axis, "a channel shuffle") if axis.dim == channels else axis
-
-
-def _dims(call: Call, name: str) -> set[int]:
-    """The dimensions an argument lists, counted from the last; all of them where it is empty."""
-    num_dims, value = len(call.shape), call[name]
-    dims = [value] if isinstance(value, int) else list(value or range(num_dims))
-    return {d % num_dims - num_dims for d in dims}
-
-
-def _mix(axis: Axis, dims: set[int]) -> Axis:
-    return footprint.mixed(axis) if axis.dim in dims else axis
-
-
-def _without(axis: Axis, dims: set[int]) -> Axis:
-    """The axis after dimensions were taken out of the tensor."""
-    if axis.dim is None:
-        return axis
-    return replace(axis, dim=axis.dim + sum(d > axis.dim for d in dims))
+def _mix_listed(axis: Axis, call: Call) -> Axis:
+    return mixed(axis) if axis.dim in call.dims("dim") else axis
 
 
 def _reduction(axis: Axis, call: Call) -> Axis:
-    dims = _dims(call, "dim")
-    axis = _mix(axis, dims)
-    return axis if call["keepdim"] else _without(axis, dims)
+    axis = _mix_listed(axis, call)
+    return axis if call["keepdim"] else _without(axis, call.dims("dim"))
 
 
-def _extremum(call: Call) -> Axis:
-    """`max` and `min` over a dimension, or of two tensors."""
-    return _elementwise(call) if isinstance(call["other"], Tensor) else _single(_reduction)(call)
-
-
-def _mix_last(axis: Axis, call: Call, num_dims: int) -> Axis:
-    return _mix(axis, set(range(-num_dims, 0)))
-
-
-def _mix_all_but_first(axis: Axis, call: Call, num_kept: int) -> Axis:
-    return _mix_last(axis, call, len(call.shape) - num_kept)
+def _without(axis: Axis, dims: Sequence[int]) -> Axis:
+    """The axis after dimensions were taken out of the tensor."""
+    dim = axis.dim
+    return axis if dim is None else replace(axis, dim=dim + sum(d > dim for d in dims))
 
 
 def _batch_norm(axis: Axis, call: Call) -> Axis:
-    if not (call["training"] or call["use_input_stats"]):
-        return axis
-    kept = -len(call.shape) + 1
-    return footprint.mixed(axis) if axis.dim != kept else axis
+    channels = 1 - len(call.shape)
+    return mixed(axis) if call["training"] and axis.dim != channels else axis
 
 
-def _layer_norm(axis: Axis, call: Call) -> Axis:
-    return _mix_last(axis, call, len(call["normalized_shape"]))
-
-
-def _softmax(axis: Axis, call: Call) -> Axis:
-    return _mix(axis, _dims(call, "dim"))
+# Dimensions that are moved, and parts of them.
 
 
 def _permute(axis: Axis, call: Call) -> Axis:
-    if axis.dim is None:
-        return axis
-    num_dims = len(call.shape)
-    order = [d % num_dims for d in call["dims"]]
-    return replace(axis, dim=order.index(axis.dim + num_dims) - num_dims)
+    order = call.dims("dims")
+    assert axis.dim is not None
+    return replace(axis, dim=order.index(axis.dim) - len(order))
 
 
 def _transpose(axis: Axis, call: Call) -> Axis:
-    num_dims = len(call.shape)
-    a, b = call["dim0"] % num_dims - num_dims, call["dim1"] % num_dims - num_dims
-    return replace(axis, dim={a: b, b: a}.get(axis.dim, axis.dim)) if axis.dim else axis
+    (a,), (b,) = call.dims("dim0"), call.dims("dim1")
+    return replace(axis, dim=b if axis.dim == a else a if axis.dim == b else axis.dim)
 
 
 def _reshape(axis: Axis, call: Call) -> Axis:
     """Follows the units through a reshape, by the distance between them in row-major order."""
-    if axis.dim is None:
-        return axis
-    num_units = len(axis.inside)
-    distance = axis.inner * math.prod(call.shape[axis.dim + 1 :] if axis.dim < -1 else ())
+    assert axis.dim is not None
+    distance = axis.inner * math.prod(call.shape[len(call.shape) + axis.dim + 1 :])
     shape = tuple(call.output.shape)
-    behind = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
-    for i, size in enumerate(shape):  # all units within one dimension
-        inner, rest = divmod(distance, behind[i])
-        if rest == 0 and inner and size % (inner * num_units) == 0:
+    for i, size in enumerate(shape):
+        inner, rest = divmod(distance, math.prod(shape[i + 1 :]))
+        if rest == 0 and inner and size % (inner * len(axis.used)) == 0:
             return replace(axis, dim=i - len(shape), inner=inner)
-    for i in reversed(range(len(shape))):  # groups of units in one dimension, the rest behind it
-        group, rest = divmod(behind[i], distance)
-        if rest == 0 and group and num_units % group == 0 == shape[i] % (num_units // group):
-            num_groups = num_units // group
-            grouped = footprint.window(
-                num_units, num_groups, kernel=group, stride=group, before=0, dilation=1
-            )
-            axis = footprint.read(axis, grouped)
-            reason = f"a reshape to {shape} parts the image into groups of {group}"
-            return replace(axis, dim=i - len(shape), inner=1, bound=axis.bound or reason)
-    return footprint.mixed(axis, f"a reshape to {shape} cuts across the image")
+    return mixed(axis, f"a reshape to {shape} cuts across the image")
 
 
 def _expand(axis: Axis, call: Call) -> Axis:
-    if axis.dim is None or call.shape[axis.dim] == call.output.shape[axis.dim]:
+    assert axis.dim is not None
+    stretched = call.shape[axis.dim] != call.output.shape[axis.dim]
+    return uniform(axis, axis.used[0]) if stretched else axis
+
+
+def _part(axis: Axis, call: Call, start: int, step: int = 1) -> Axis:
+    (dim,) = call.dims("dim")
+    if axis.dim != dim:
         return axis
-    return footprint.uniform(axis, axis.inside[0])
-
-
-def _repeat(axis: Axis, call: Call) -> Axis:
-    if axis.dim is None or call.shape[axis.dim] == call.output.shape[axis.dim]:
-        return axis
-    axis = footprint.spread(axis, call.shape[axis.dim])
-    return replace(axis, inside=axis.inside * call["repeats"][axis.dim], endless=None)
-
-
-def _moved(axis: Axis, call: Call, dim: int, start: int, step: int = 1) -> Axis:
-    """A part of the tensor along `dim`."""
-    if axis.dim is None or axis.dim != dim:
-        return axis
-    axis = footprint.spread(axis, call.shape[dim])
-    num_out = call.output.shape[dim]
-    return footprint.read(axis, footprint.moved(len(axis.inside), num_out, start=start, step=step))
-
-
-def _dim(call: Call) -> int:
-    num_dims = len(call.shape)
-    return (call["dim"] or 0) % num_dims - num_dims
+    num_in, num_out = call.shape[dim], call.output.shape[dim]
+    return read(spread(axis, num_in), readings.sliced(num_in, num_out, start=start, step=step))
 
 
 def _slice(axis: Axis, call: Call) -> Axis:
-    dim = _dim(call)
-    start, _, step = slice(call["start"], call["end"], call["step"]).indices(call.shape[dim])
-    return _moved(axis, call, dim, start, step)
+    size = call.shape[call.dims("dim")[0]]
+    start, _, step = slice(call["start"], call["end"], call["step"]).indices(size)
+    return _part(axis, call, start, step)
 
 
 def _split(axis: Axis, call: Call) -> Axis:
-    dim = _dim(call)
-    before = call.outputs[: call.index]
-    return _moved(axis, call, dim, sum(t.shape[dim] for t in before))
+    (dim,) = call.dims("dim")
+    return _part(axis, call, sum(t.shape[dim] for t in call.outputs[: call.index]))
 
 
 def _select(axis: Axis, call: Call) -> Axis:
-    dim = _dim(call)
+    (dim,) = call.dims("dim")
     if axis.dim == dim:
-        index = call.index if call.operation == "unbind" else call["index"]
-        axis = footprint.spread(axis, call.shape[dim])
-        return footprint.uniform(axis, axis.inside[index])
-    return _without(axis, {dim})
-
-
-def _flip(axis: Axis, call: Call) -> Axis:
-    if axis.dim not in _dims(call, "dims"):
-        return axis
-    return _moved(axis, call, axis.dim, call.shape[axis.dim] - 1, -1)
-
-
-def _roll(axis: Axis, call: Call) -> Axis:
-    if axis.dim is None:
-        return axis
-    if not call["dims"]:
-        return footprint.mixed(axis, "a roll over all dimensions")
-    num_dims = len(call.shape)
-    dims = [d % num_dims - num_dims for d in _per_dim(call["dims"], 1)]
-    shift = sum(s for d, s in zip(dims, _per_dim(call["shifts"], 1), strict=True) if d == axis.dim)
-    if shift == 0:
-        return axis
-    axis = footprint.spread(axis, call.shape[axis.dim])
-    n = len(axis.inside)
-    return footprint.read(axis, footprint.bordered(n, n, before=shift, mode="circular"))
-
-
-def _gather(axis: Axis, call: Call) -> Axis:
-    """`x[..., index, ...]` with one constant list of positions."""
-    if call.operation == "index_select":
-        dim, index = _dim(call), call["index"]
-    else:
-        given = [(i, t) for i, t in enumerate(call["indices"]) if t is not None]
-        if len(given) != 1 or given[0][1].dim() != 1 or given[0][1].dtype == torch.bool:
-            return footprint.mixed(axis, "indexing by several tensors")
-        dim, index = given[0][0] - len(call.shape), given[0][1]
-    if axis.dim != dim:
-        return axis
-    axis = footprint.spread(axis, call.shape[dim])
-    inside = tuple(axis.inside[i] for i in index.tolist())
-    return replace(axis, inside=inside, endless=None)
-
-
-def _glu(axis: Axis, call: Call) -> Axis:
-    dim = _dim(call)
-    half = call.shape[dim] // 2
-    halves = [_moved(axis, call, dim, start) for start in (0, half)]
-    return footprint.joined(halves, [half] * 2, half) if axis.dim == dim else axis
-
-
-def _stack(call: Call) -> Axis:
-    dim = _output_dim(call)
-    operands = []
-    for tensor in call.inputs:
-        axis = call.axis_of(tensor)
-        assert axis is not None
-        if axis.dim is not None and axis.dim <= dim:  # the new dimension moves those before it
-            axis = replace(axis, dim=axis.dim - 1)
-        shape = list(tensor.shape)
-        shape.insert(dim + len(shape) + 1, 1)
-        operands.append((shape, axis))
-    return _joined(operands, call)
-
-
-def _concatenation(call: Call) -> Axis:
-    tensors, dim = list(call["tensors"]), _output_dim(call)
-    operands = [(t, axis) for t in call.inputs if (axis := call.axis_of(t))]
-    if all(axis.dim != dim for _, axis in operands):
-        beside = any(other.dim == dim for t, _ in operands if (other := call.other_of(t)))
-        if beside and len({axis.inside for _, axis in operands}) > 1:
-            reason = "a concatenation puts fields of different size side by side"
-            operands = [(t, replace(axis, bound=axis.bound or reason)) for t, axis in operands]
-        return _joined([(t.shape, axis) for t, axis in operands], call)
-    if any(axis.dim not in (dim, None) for _, axis in operands):
-        reason = "a concatenation of one image axis lying in two dimensions"
-        return _joined([(t.shape, footprint.mixed(axis, reason)) for t, axis in operands], call)
-    before = 0
-    inside: list[footprint.Columns] = []
-    laid: list[Axis] = []
-    for tensor in tensors:
-        axis, size = call.axis_of(tensor), tensor.shape[dim] if tensor.dim() > 1 else 0
-        if axis is None:
-            inside += [footprint.Columns()] * size
-            before += 0 if laid else size
-        elif axis.dim is None:
-            inside += axis.inside * size
-            laid.append(axis)
-        else:
-            laid.append(footprint.spread(axis, size))
-            inside += laid[-1].inside
-    if len(operands) == 1 and len(operands[0][1].inside) == operands[0][0].shape[dim]:
-        n = len(laid[0].inside)  # constants beside one image are padding
-        return footprint.read(
-            laid[0], footprint.bordered(n, len(inside), before=before, mode="constant")
-        )
-    return replace(
-        next(axis for axis in laid if axis.dim is not None),
-        inside=tuple(inside),
-        endless=None,
-        misaligned=any(axis.misaligned for axis in laid),
-        bound=next((axis.bound for axis in laid if axis.bound), ""),
-    )
-
-
-def _output_dim(call: Call) -> int:
-    return (call["dim"] or 0) % call.output.dim() - call.output.dim()
-
-
-def _product(call: Call) -> Axis:
-    """Matrix product (..., n, k) x (..., k, m): k is summed over."""
-    a, b = (t for t in list(call.arguments.values())[:2])
-    if a.dim() < 2 or b.dim() < 2:
-        return unknown(call)
-    operands = []
-    for tensor, summed in ((a, -1), (b, -2)):
-        axis = call.axis_of(tensor)
-        if axis is not None:
-            operands.append((tensor.shape, _mix(axis, {summed})))
-    return _joined(operands, call)
-
-
-def _attention(call: Call) -> Axis:
-    """Query, key and value (..., positions, features): each position sees all of them."""
-    operands = [(t.shape, _mix(axis, {-1, -2})) for t in call.inputs if (axis := call.axis_of(t))]
-    return _joined(operands, call)
+        return uniform(axis, spread(axis, call.shape[dim]).used[call["index"]])
+    return _without(axis, [dim])
 
 
 # Operations whose output does not depend on what is in their input.
@@ -489,65 +297,31 @@ _ELEMENTWISE = {
     "alpha_dropout", "feature_alpha_dropout", "contiguous", "clone", "detach", "alias", "to",
     "_to_copy", "type_as", "copy", "fill", "zero", "masked_fill", "where",
 }  # fmt: skip
-_ONE_TENSOR: dict[str, Callable[[Axis, Call], Axis]] = {
-    "pad": _pad,
-    "constant_pad_nd": _pad,
-    "pixel_shuffle": _pixel_shuffle,
-    "pixel_unshuffle": _pixel_unshuffle,
-    "channel_shuffle": _channel_shuffle,
-    "linear": partial(_mix_last, num_dims=1),
-    "layer_norm": _layer_norm,
-    "rms_norm": _layer_norm,
-    "batch_norm": _batch_norm,
-    "instance_norm": partial(_mix_all_but_first, num_kept=2),
-    "group_norm": partial(_mix_all_but_first, num_kept=1),
-    "softmax": _softmax,
-    "log_softmax": _softmax,
-    "permute": _permute,
-    "transpose": _transpose,
-    "expand": _expand,
-    "repeat": _repeat,
-    "slice": _slice,
-    "split": _split,
-    "split_with_sizes": _split,
-    "chunk": _split,
-    "select": _select,
-    "unbind": _select,
-    "flip": _flip,
-    "roll": _roll,
-    "index_select": _gather,
-    "index": _gather,
-    "glu": _glu,
-}
-for _n in (1, 2, 3):
-    _ONE_TENSOR |= {f"conv{_n}d": _convolution, f"conv_transpose{_n}d": _convolution}
-    for _name in ("max_pool{}d", "max_pool{}d_with_indices", "avg_pool{}d"):
-        _ONE_TENSOR[_name.format(_n)] = partial(_pooling, num_dims=_n)
-    for _name in ("adaptive_avg_pool{}d", "adaptive_max_pool{}d"):
-        _ONE_TENSOR[_name.format(_n)] = partial(_adaptive_pooling, num_dims=_n)
-    for _name, _mode in (
-        ("upsample_nearest{}d", "nearest"),
-        ("_upsample_nearest_exact{}d", "nearest-exact"),
-        (("upsample_linear{}d", "upsample_bilinear{}d", "upsample_trilinear{}d")[_n - 1], "linear"),
-        ("upsample_bicubic{}d", "cubic"),
-    ):
-        _ONE_TENSOR[_name.format(_n)] = partial(_interpolation, num_dims=_n, mode=_mode)
-for _name in ("view", "reshape", "_unsafe_view", "flatten", "squeeze", "unsqueeze"):
-    _ONE_TENSOR[_name] = _reshape
-for _name in ("mean", "sum", "amax", "amin", "prod", "var", "std", "norm",
-              "linalg_vector_norm", "logsumexp"):  # fmt: skip
-    _ONE_TENSOR[_name] = _reduction
-
-RULES: dict[str, Rule] = {name: _single(change) for name, change in _ONE_TENSOR.items()} | {
-    "max": _extremum,
-    "min": _extremum,
-    "cat": _concatenation,
-    "concat": _concatenation,
-    "stack": _stack,
-    "matmul": _product,
-    "mm": _product,
-    "bmm": _product,
-    "scaled_dot_product_attention": _attention,
-    "_native_multi_head_attention": _attention,
-    **dict.fromkeys(_ELEMENTWISE, _elementwise),
-}
+_INTERPOLATIONS = {
+    "upsample_nearest2d": "nearest", "_upsample_nearest_exact2d": "nearest-exact",
+    "upsample_bilinear2d": "linear", "upsample_bicubic2d": "cubic",
+}  # fmt: skip
+_GROUPS: list[tuple[Callable[[Axis, Call], Axis], tuple[str, ...]]] = [
+    (_convolution, ("conv1d", "conv2d", "conv3d")),
+    (_convolution, ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")),
+    (_pooling, ("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices")),
+    (_pooling, ("avg_pool1d", "avg_pool2d", "avg_pool3d")),
+    (_adaptive_pooling, ("adaptive_avg_pool2d", "adaptive_max_pool2d")),
+    (_interpolation, tuple(_INTERPOLATIONS)),
+    (_pad, ("pad", "constant_pad_nd")),
+    (_mix_listed, ("softmax", "log_softmax")),
+    (_reduction, ("mean", "sum", "amax", "amin", "prod", "var", "std", "linalg_vector_norm")),
+    (_reshape, ("view", "reshape", "_unsafe_view", "flatten", "squeeze", "unsqueeze")),
+    (_split, ("split", "split_with_sizes", "chunk")),
+    (lambda axis, call: _mix_last(axis, 1), ("linear",)),
+    (lambda axis, call: _mix_last(axis, len(call["normalized_shape"])), ("layer_norm",)),
+    (lambda axis, call: _mix_last(axis, len(call.shape) - 1), ("group_norm",)),
+    (lambda axis, call: _mix_last(axis, len(call.shape) - 2), ("instance_norm",)),
+    (_batch_norm, ("batch_norm",)),
+    (_permute, ("permute",)),
+    (_transpose, ("transpose",)),
+    (_expand, ("expand",)),
+    (_slice, ("slice",)),
+    (_select, ("select",)),
+]
+_RULES = {name: change for change, names in _GROUPS for name in names}

@@ -1,4 +1,4 @@
-"""One recorded forward pass: the footprint of every tensor a network makes, by module name.
+"""One recorded forward pass: what every tensor that a network makes sees, by module name.
 
 The network is run, not parsed: every torch operation is seen as it happens, so functional calls,
 branches and loops are followed like modules are.
@@ -9,28 +9,27 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode  # it has no public name
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from simplecnn.models.activations import evaluation_mode, uncompiled
-from simplecnn.receptive_field import footprint
-from simplecnn.receptive_field.footprint import Axis
+from simplecnn.receptive_field.axis import Axis, covers, image_axis, spread
 from simplecnn.receptive_field.operations import CONSTANT, Call, Rule, rule_of, tensors, unknown
 
 
 @dataclass(frozen=True)
 class Trail:
-    """What is known of one tensor: its two image axes (vertical, horizontal), the name of every
-    operation on the way from the image, and whether all pairs of a unit's rows and columns are
-    seen (False for a cross, where a 1 x 3 and a 3 x 1 meet)."""
+    """What is known of one tensor: its two image axes (vertical, horizontal), and the name of
+    every operation on the way from the image."""
 
     axes: tuple[Axis, Axis]
     operations: frozenset[str] = frozenset()
-    rectangular: bool = True
 
 
 @contextmanager
@@ -45,9 +44,8 @@ def named_outputs(
     `pool_2`. Of several outputs the first tensor counts.
     """
     names = {module: name or "output" for name, module in network.named_modules()}
-    taken = set(names.values())
+    labels: dict[tuple[str, int], str] = {}  # by module name and number of the call
     calls: Counter[str] = Counter()
-    given: dict[str, str] = {}
     last: list[Tensor] = []
 
     def start(module: nn.Module, args: Any) -> None:
@@ -61,18 +59,13 @@ def named_outputs(
         if last and tensor is last[0] and any(True for _ in module.children()):
             return  # a container that hands on what its last child made
         last[:] = [tensor]
-        name = names[module]
-        call = f"{name}:{calls[name]}"
-        if call not in given:
-            number = calls[name]
-            label = f"{name}_{number}" if number else name
-            while number and label in taken:
-                number += 1
-                label = f"{name}_{number}"
-            taken.add(label)
-            given[call] = label
+        name, number = names[module], calls[names[module]]
         calls[name] += 1
-        receive(given[call], module, tensor)
+        if (name, number) not in labels:
+            known = {*names.values(), *labels.values()}
+            free = (f"{name}_{i}" for i in count(number) if f"{name}_{i}" not in known)
+            labels[name, number] = next(free) if number else name
+        receive(labels[name, number], module, tensor)
 
     handles = [network.register_forward_pre_hook(start)]
     handles += [module.register_forward_hook(finish) for module in names]
@@ -111,9 +104,7 @@ def trace(network: nn.Module, image: Tensor) -> dict[str, Trail]:
         named_outputs(network, receive),
     ):
         image = image.clone()
-        recorder.trails[image] = Trail(
-            (footprint.image_axis(-2, height), footprint.image_axis(-1, width))
-        )
+        recorder.trails[image] = Trail((image_axis(-2, height), image_axis(-1, width)))
         with recorder:
             network(image)
     return trails
@@ -124,8 +115,8 @@ def _by_position(axes: tuple[Axis, Axis], shape: Sequence[int]) -> tuple[Axis, A
     if axes[0].dim == axes[1].dim:
         return axes
     vertical, horizontal = (
-        footprint.spread(a, shape[a.dim])
-        if a.dim is not None and len(a.inside) * a.inner == shape[a.dim]
+        spread(a, shape[a.dim])
+        if a.dim is not None and len(a.used) * a.inner == shape[a.dim]
         else a
         for a in axes
     )
@@ -137,22 +128,16 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.trails = WeakTensorKeyDictionary()
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # torch's default imports its compiler, some seconds, to skip it
-
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        name = func._schema.name.removeprefix("aten::")
-        operation = name.removesuffix("_")
+        operation, arguments = _bind(func, args, kwargs or {})
         rule = rule_of(operation, pointwise=torch.Tag.pointwise in func.tags)
         if rule is None:
             with self:  # an operation made of others is followed inside
                 result = func.decompose(*args, **(kwargs or {}))
             if result is not NotImplemented:
                 return result
-        arguments = _bind(func, args, kwargs or {})
         tracked = [t for t in tensors(list(arguments.values())) if t in self.trails]
         result = func(*args, **(kwargs or {}))
         if tracked and operation not in CONSTANT:
@@ -169,14 +154,18 @@ class _Recorder(TorchDispatchMode):
     ) -> None:
         before = [self.trails[t] for t in tracked]
         operations = frozenset({operation}).union(*(trail.operations for trail in before))
-        rectangular = all(trail.rectangular for trail in before) and _is_rectangular(before)
+        reason = ""
+        if not _is_rectangular(before):
+            reason = "branches see different rows and columns: less than the full rectangle"
         outputs = list(tensors(result))
         vertical, horizontal = partial(self._axis, 0), partial(self._axis, 1)
         trails = {}
         for index, output in enumerate(outputs):
-            axes = []
-            for axis_of, other_of in ((vertical, horizontal), (horizontal, vertical)):
-                axes.append(rule(Call(operation, arguments, outputs, index, axis_of, other_of)))
+            axes = tuple(
+                rule(Call(operation, arguments, outputs, index, axis_of, other_axis_of))
+                for axis_of, other_axis_of in ((vertical, horizontal), (horizontal, vertical))
+            )
+            axes = tuple(replace(a, bound=a.bound or reason) for a in axes)
             written = operation == "copy" or any(output is t for t in tracked)
             if written and _is_part(output) and not self._same(output, axes):
                 raise ValueError(
@@ -184,7 +173,7 @@ class _Recorder(TorchDispatchMode):
                     f"shape {tuple(output.shape)}): such a write cannot be followed. "
                     "Build the tensor with torch.cat or torch.where instead."
                 )
-            trails[index] = Trail((axes[0], axes[1]), operations, rectangular)
+            trails[index] = Trail((axes[0], axes[1]), operations)
         for index, trail in trails.items():  # after all rules: an output may be an input
             self.trails[outputs[index]] = trail
 
@@ -195,38 +184,29 @@ class _Recorder(TorchDispatchMode):
         return replace(axis, num_unread=0) if axis.num_unread else axis
 
     def _same(self, tensor: Tensor, axes: Sequence[Axis]) -> bool:
-        return tensor in self.trails and self.trails[tensor].axes == tuple(axes)
+        trail = self.trails.get(tensor)
+        return trail is not None and all(map(Axis.equals, trail.axes, axes))
 
 
 def _is_rectangular(trails: Sequence[Trail]) -> bool:
-    """Whether the union of these rows x columns is again rows x columns."""
+    """Whether the union of these rows x columns is again rows x columns; False for a cross, where
+    a 1 x 3 and a 3 x 1 meet."""
+    first = trails[0].axes
     for which in (0, 1):
-        first = trails[0].axes[which].inside
-        if all(trail.axes[which].inside == first for trail in trails):
+        if all(np.array_equal(t.axes[which].used, first[which].used) for t in trails):
             return True
-
-    def area(trail: Trail) -> float:
-        vertical, horizontal = (sum(s.count for s in a.inside) / len(a.inside) for a in trail.axes)
-        return vertical * horizontal
-
-    largest = max(trails, key=area)
-    return all(
-        footprint.covers(largest.axes[which], trail.axes[which])
-        for which in (0, 1)
-        for trail in trails
-    )
+    largest = max(trails, key=lambda t: t.axes[0].used.mean() * t.axes[1].used.mean())
+    return all(covers(a, b) for t in trails for a, b in zip(largest.axes, t.axes, strict=True))
 
 
 def _is_part(tensor: Tensor) -> bool:
     return tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size()
 
 
-def _bind(func: Any, args: tuple, kwargs: dict) -> dict[str, Any]:
-    """The arguments of one call by the names of its schema, defaults filled in."""
-    bound = {}
-    for i, argument in enumerate(func._schema.arguments):
-        if i < len(args):
-            bound[argument.name] = args[i]
-        else:
-            bound[argument.name] = kwargs.get(argument.name, argument.default_value)
-    return bound
+def _bind(func: Any, args: tuple, kwargs: dict) -> tuple[str, dict[str, Any]]:
+    """An operation's name without its trailing underscore, and its arguments by name, defaults
+    filled in. Its schema, which torch keeps private, is the only place that names them."""
+    schema = func._schema
+    given = {a.name: value for a, value in zip(schema.arguments, args, strict=False)} | kwargs
+    arguments = {a.name: given.get(a.name, a.default_value) for a in schema.arguments}
+    return schema.name.removeprefix("aten::").removesuffix("_"), arguments

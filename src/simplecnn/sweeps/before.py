@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from simplecnn.config.composition import settle
 from simplecnn.errors import InputError, RunError
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ class BeforeSweep(Callback):
             name_folder(config)
             words = config.hydra.overrides.task
             if "data" in config and not any(w.startswith("data=") and "," in w for w in words):
-                prepare(OmegaConf.to_container(config.data, resolve=True))
+                data = {"data": OmegaConf.to_container(config.data, resolve=True)}
+                prepare(settle(data, config.hydra, "train")["data"])
         except (InputError, RunError) as error:
             log.error("%s", error)
             sys.exit(1)
@@ -47,15 +49,15 @@ def name_folder(config: DictConfig) -> None:
 
 def prepare(data: Any) -> None:
     """See to it that the data of a configuration node are there."""
+    if data.get("dataset") == "MNIST5k":
+        return  # came with the installation
     if data["_target_"] == "simplecnn.data.mnist.MNISTDataModule":
-        if data.get("dataset") == "MNIST5k":
-            return  # came with the installation
         from simplecnn.data import files as mnist_files  # unlike the module, imports no torch
 
         names = ("dataset", "download", "mirrors", "timeout")
         given = {name: data[name] for name in names if name in data}
         mnist_files.prepare(data["data_dir"], **given)
         return
-    from simplecnn.config.allow_list import build
+    from simplecnn.config.build import build
 
     build(data).prepare_data()

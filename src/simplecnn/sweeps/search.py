@@ -27,8 +27,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from simplecnn.config.allow_list import build
-from simplecnn.config.rules import LOGGED, is_logged, unknown
+from simplecnn.config.build import build
+from simplecnn.config.schema import LOGGED, is_logged
+from simplecnn.config.spelling import unknown
 from simplecnn.errors import InputError
 from simplecnn.run_directory import RunDirectory, read_record
 

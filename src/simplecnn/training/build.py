@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
-from hydra.utils import get_class
 from pytorch_lightning.callbacks import (
     Checkpoint,
     DeviceStatsMonitor,
@@ -20,7 +19,7 @@ from simplecnn.callbacks.finite_loss import FiniteLoss
 from simplecnn.callbacks.interruption import Interruption
 from simplecnn.callbacks.max_steps import MaxSteps
 from simplecnn.callbacks.phases import Phases
-from simplecnn.config.allow_list import build
+from simplecnn.config.build import build, find_class
 from simplecnn.data.shape import data_shape
 from simplecnn.models.classifier import Classifier
 from simplecnn.training.checkpoint_io import AtomicCheckpointIO
@@ -46,7 +45,7 @@ def build_module(config: Config, datamodule: pl.LightningDataModule) -> pl.Light
             shape = data_shape(datamodule)
             model["network"] = {**network, **{key: getattr(shape, key) for key in missing}}
     # A Classifier builds its network itself: the checkpoint then holds the configuration.
-    recursive = not issubclass(get_class(model["_target_"]), Classifier)
+    recursive = not issubclass(find_class(model["_target_"]), Classifier)
     module: pl.LightningModule = build(model, _recursive_=recursive, _convert_="all")
     return module
 
@@ -88,13 +87,13 @@ def build_trainer(config: Config, stop: Stop, *, purge_step: int | None = None) 
 
 
 def _logger(node: Config, purge_step: int | None) -> Any:
-    if purge_step is not None and issubclass(get_class(node["_target_"]), TensorBoardLogger):
+    if purge_step is not None and issubclass(find_class(node["_target_"]), TensorBoardLogger):
         node = {**node, "purge_step": purge_step}
     return build(node)
 
 
 def _keeps_nothing(node: Config) -> bool:
-    """Whether a node keeps the best by a monitor where there is none: Lightning keeps the newest."""
+    """Whether a node keeps the best by a monitor, and there is none: Lightning would keep all."""
     return str(node.get("_target_")).endswith(".ModelCheckpoint") and node.get("monitor", 0) is None
 
 

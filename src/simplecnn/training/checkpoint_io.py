@@ -33,7 +33,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
         ModelCheckpoint forgets its best score where its directory is not the one it was.
         """
-        checkpoint = super().load_checkpoint(path, map_location="cpu", weights_only=True)
+        checkpoint = super().load_checkpoint(path, weights_only=True)
         here = Path(path).absolute().parent
         for state in checkpoint.get("callbacks", {}).values():
             if isinstance(state, dict) and isinstance(state.get("dirpath"), str):

@@ -122,6 +122,9 @@ class Run:
         )
         self._announce(module)
         tested = str(start) if start else None
+        if content and config.get("ckpt_weights_only") and config["train"] and not resumed:
+            module.load_state_dict(content["state_dict"])
+            content, tested = {}, None
         if config["train"]:
             self._take_over(content, config, resumed)
             if self.ended is None:
@@ -380,7 +383,5 @@ def _flatten(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 def _metrics(logged: Mapping[str, Any]) -> dict[str, float]:
     """The metrics by name; a learning rate, which a monitor logs, is none."""
     return {
-        key: round(float(value), 6)
-        for key, value in logged.items()
-        if not key.startswith("lr-")
+        key: round(float(value), 6) for key, value in logged.items() if not key.startswith("lr-")
     }

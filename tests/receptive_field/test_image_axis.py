@@ -1,4 +1,4 @@
-"""Sets of columns, and how operations carry them, against plain Python sets."""
+"""How operations carry what a unit sees, against plain Python sets."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -7,48 +7,47 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simplecnn.receptive_field.footprint import (
-    Columns,
-    adaptive,
-    bordered,
+from simplecnn.receptive_field.axis import (
+    NOTHING,
+    Axis,
     covers,
+    hull,
     image_axis,
     joined,
     mixed,
-    moved,
     read,
-    resampled,
     spread,
+)
+from simplecnn.receptive_field.readings import (
+    adaptive,
+    interpolated,
+    padded,
+    sliced,
     transposed,
-    union,
     window,
 )
 
-column_sets = st.frozensets(st.integers(-9, 9), max_size=6)
 many = settings(max_examples=60, deadline=None, derandomize=True)
 
 
-def columns(members) -> Columns:
-    return union(Columns(m, 1) for m in members)
+def used(axis: Axis) -> list[list[int]]:
+    """By unit."""
+    return [row.nonzero()[0].tolist() for row in axis.used]
 
 
-@many
-@given(column_sets, column_sets, st.integers(-20, 20))
-def test_columns_are_a_set(a, b, distance):
-    x, y = columns(a), columns(b)
-    assert frozenset(x) == a and x.count == len(a) and bool(x) == bool(a)
-    assert frozenset(union((x, y))) == a | b
-    assert (x <= y) == (a <= b)
-    assert (x == y) == (a == b)
-    assert frozenset(x.shifted(distance)) == {m + distance for m in a}
-    if a:
-        assert (x.first, x.last, x.span) == (min(a), max(a), max(a) - min(a) + 1)
+def ends(pixels: set[int]) -> tuple[int, int]:
+    return (min(pixels), max(pixels)) if pixels else NOTHING
+
+
+def test_the_hull_of_intervals():
+    assert hull([(3, 5), (-2, 0), NOTHING]) == (-2, 5)
+    assert hull([NOTHING]) == NOTHING == hull([])
 
 
 @st.composite
 def readings(draw, num_in: int):
     """Any operation on a layer of this length."""
-    kind = draw(st.sampled_from(["window", "transposed", "adaptive", "moved", "pad", "resample"]))
+    kind = draw(st.sampled_from(["window", "transposed", "adaptive", "slice", "pad", "resample"]))
     kernel, stride = draw(st.integers(1, 4)), draw(st.integers(1, 3))
     before, dilation = draw(st.integers(0, 3)), draw(st.integers(1, 3))
     num_out = draw(st.integers(1, 9))
@@ -59,23 +58,23 @@ def readings(draw, num_in: int):
         return transposed(num_in, num_out, **options)
     if kind == "adaptive":
         return adaptive(num_in, num_out)
-    if kind == "moved":
-        return moved(num_in, num_out, start=draw(st.integers(-3, 3)), step=stride)
+    if kind == "slice":
+        return sliced(num_in, num_out, start=draw(st.integers(-3, 3)), step=stride)
     if kind == "pad":
-        return bordered(num_in, num_in + 2 * before, before=before, mode="constant")
+        return padded(num_in, num_in + 2 * before, before=before, mode="constant")
     mode = draw(st.sampled_from(["nearest", "nearest-exact", "linear", "cubic"]))
-    return resampled(num_in, num_out, mode=mode, scale=Fraction(num_in, num_out))
+    return interpolated(num_in, num_out, mode=mode, scale=Fraction(num_in, num_out))
 
 
 @many
 @given(st.data())
 def test_chains_of_any_operations_equal_sets_followed_by_hand(data):
-    num_columns = data.draw(st.integers(1, 9))
-    axis = image_axis(-1, num_columns)
+    num_pixels = data.draw(st.integers(1, 9))
+    axis = image_axis(-1, num_pixels)
     endless = [lambda u: {u}]  # by layer: what a unit sees of an endless image
-    inside = {u: {u} for u in range(num_columns)}
+    inside = {u: {u} for u in range(num_pixels)}
     for _ in range(data.draw(st.integers(1, 4))):
-        reading = data.draw(readings(len(axis.inside)))
+        reading = data.draw(readings(len(axis.used)))
         axis = read(axis, reading)
         below = endless[-1]
         endless.append(
@@ -84,9 +83,11 @@ def test_chains_of_any_operations_equal_sets_followed_by_hand(data):
         inside = {
             u: set().union(*(inside[i] for i in reading.inside(u))) for u in range(reading.num_out)
         }
-    assert [set(s) for s in axis.inside] == [inside[u] for u in range(len(axis.inside))]
+    assert [set(s) for s in used(axis)] == [inside[u] for u in range(len(axis.used))]
     for unit in range(-7, 12):  # in the padding of the next layer, too
-        assert set(axis.endless.at(unit)) == endless[-1](unit)
+        assert axis.pattern.at(unit) == ends(endless[-1](unit))
+    for unit, cut in enumerate(axis.cut):
+        assert cut or ends(inside[unit]) == axis.pattern.at(unit)
 
 
 @many
@@ -95,16 +96,16 @@ def test_adaptive_pooling_covers_everything_once_or_overlapping(num_in, num_out)
     reading = adaptive(num_in, num_out)
     positions = [list(reading.reads(u)) for u in range(num_out)]
     assert positions[0][0] == 0 and positions[-1][-1] == num_in - 1
-    assert reading.num_unread == 0
+    assert read(image_axis(-1, num_in), reading).num_unread == 0
     for left, right in zip(positions, positions[1:], strict=False):
         assert right[0] <= left[-1] + 1
 
 
 def test_a_floor_leaves_positions_unread():
     seven_to_three = window(7, 3, kernel=2, stride=2, before=0, dilation=1)
-    assert seven_to_three.num_unread == 1
     assert read(image_axis(-1, 7), seven_to_three).num_unread == 1
-    assert window(6, 3, kernel=2, stride=2, before=0, dilation=1).num_unread == 0
+    six_to_three = window(6, 3, kernel=2, stride=2, before=0, dilation=1)
+    assert read(image_axis(-1, 6), six_to_three).num_unread == 0
 
 
 @pytest.mark.parametrize(
@@ -117,18 +118,19 @@ def test_a_floor_leaves_positions_unread():
     ],
 )
 def test_padding_reads_inside_by_its_mode_and_endless_by_distance(mode, expected):
-    axis = read(image_axis(-1, 3), bordered(3, 7, before=2, mode=mode))
-    assert [list(s) for s in axis.inside] == expected
-    assert list(axis.endless.at(0)) == [-2] and axis.endless.stride == 1
+    axis = read(image_axis(-1, 3), padded(3, 7, before=2, mode=mode))
+    assert used(axis) == expected
+    assert axis.pattern.at(0) == (-2, -2) and axis.pattern.stride == 1
+    assert axis.cut.tolist() == [True, True, False, False, False, True, True]
 
 
-def test_interpolation_reads_no_neighbour_of_weight_zero():
-    same = resampled(5, 5, mode="linear", scale=Fraction(1))
+def test_interpolation_reads_no_neighbor_of_weight_zero():
+    same = interpolated(5, 5, mode="linear", scale=Fraction(1))
     assert [list(same.reads(u)) for u in range(3)] == [[0], [1], [2]]
-    double = resampled(4, 8, mode="linear", scale=Fraction(1, 2))
+    double = interpolated(4, 8, mode="linear", scale=Fraction(1, 2))
     assert [list(double.reads(u)) for u in range(3)] == [[-1, 0], [0, 1], [0, 1]]
     assert list(double.inside(0)) == [0]  # torch stops at the border before it interpolates
-    corners = resampled(3, 5, mode="linear", scale=Fraction(1, 2), align_corners=True)
+    corners = interpolated(3, 5, mode="linear", scale=Fraction(1, 2), align_corners=True)
     assert [list(corners.inside(u)) for u in range(5)] == [[0], [0, 1], [1], [1, 2], [2]]
 
 
@@ -136,15 +138,15 @@ def test_joining_paths_reports_what_does_not_align():
     axis = image_axis(-1, 8)
     three = read(axis, window(8, 8, kernel=3, stride=1, before=1, dilation=1))
     both = joined([three, axis], [8, 8], 8)
-    assert [list(both.endless.at(u)) for u in (0, 1)] == [[-1, 0, 1], [0, 1, 2]]
+    assert [both.pattern.at(u) for u in (0, 1)] == [(-1, 1), (0, 2)]
     assert not both.misaligned
     two = read(axis, window(8, 8, kernel=2, stride=1, before=1, dilation=1))
     assert joined([two, axis], [8, 8], 8).misaligned
-    assert joined([read(both, moved(8, 8, start=0)), two], [8, 8], 8).misaligned
+    assert joined([read(both, sliced(8, 8, start=0)), two], [8, 8], 8).misaligned
     # a flag once set stays
     flagged = joined([two, axis], [8, 8], 8)
     assert joined([flagged, flagged], [8, 8], 8).misaligned
-    assert read(flagged, moved(8, 4, start=0)).misaligned
+    assert read(flagged, sliced(8, 4, start=0)).misaligned
 
 
 def test_paths_of_different_stride_drift_apart():
@@ -154,8 +156,10 @@ def test_paths_of_different_stride_drift_apart():
     fast = read(axis, window(12, 6, kernel=2, stride=2, before=0, dilation=1))
     both = joined([slow, fast], [6, 6], 6)
     assert both.misaligned
-    assert [both.endless.at(u).span for u in range(6)] == [3, 3, 4, 5, 6, 7]
-    assert [set(s) for s in both.inside] == [
+    assert [both.pattern.at(u) for u in range(6)] == [
+        (0, 2), (1, 3), (2, 5), (3, 7), (4, 9), (5, 11)
+    ]  # fmt: skip
+    assert [set(s) for s in used(both)] == [
         {u, u + 1, u + 2} | {2 * u, 2 * u + 1} for u in range(6)
     ]
 
@@ -163,16 +167,16 @@ def test_paths_of_different_stride_drift_apart():
 def test_units_that_stand_side_by_side_are_spread():
     axis = image_axis(-1, 3)
     pairs = spread(replace(axis, inner=2), num_positions=6)
-    assert [list(s) for s in pairs.inside] == [[0], [0], [1], [1], [2], [2]]
-    assert pairs.endless.stride == Fraction(1, 2)
+    assert used(pairs) == [[0], [0], [1], [1], [2], [2]]
+    assert pairs.pattern.stride == Fraction(1, 2)
     over = spread(axis, num_positions=6)  # channels times positions, channels outside
-    assert [list(s) for s in over.inside] == [[0], [1], [2]] * 2
-    assert over.endless is None
+    assert used(over) == [[0], [1], [2]] * 2
+    assert over.pattern is None
 
 
-def test_mixing_gives_everybody_everything():
+def test_after_mixing_every_unit_sees_everything():
     axis = read(image_axis(-1, 9), window(9, 3, kernel=2, stride=3, before=0, dilation=1))
     whole = mixed(axis)
-    assert [list(s) for s in whole.inside] == [[0, 1, 3, 4, 6, 7]]
-    assert whole.dim is None and whole.endless is None
+    assert used(whole) == [[0, 1, 3, 4, 6, 7]]
+    assert whole.dim is None and whole.pattern is None
     assert covers(whole, axis) and not covers(axis, whole)

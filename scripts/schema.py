@@ -1,0 +1,96 @@
+"""Write the JSON schemas by which an editor completes and checks the YAML files of conf/.
+
+    uv run scripts/schema.py
+
+They are made of the models in src/simplecnn/config/schema.py. Each YAML file names its own in a
+line of its head, `# yaml-language-server: $schema=…`, which VS Code and JetBrains read.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from simplecnn.config import schema
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "schemas"
+INTERPOLATION = {"type": "string", "pattern": r"\$\{|^\?\?\?$"}
+GLOBAL = ("experiment", "debug", "hparams_search")  # files with `# @package _global_`
+GROUPS: dict[str, Any] = {
+    "model": schema.Train.model_fields["model"],
+    "model/optimizer": schema.Classifier.model_fields["optimizer"],
+    "model/scheduler": schema.Classifier,  # files with `# @package model`
+    "data": schema.Train.model_fields["data"],
+    "data/augmentation": schema.MNIST.model_fields["augmentation"],
+    "trainer": schema.Trainer,
+    "callbacks": schema.Train.model_fields["callbacks"],
+    "logger": schema.Train.model_fields["logger"],
+    "paths": schema.Paths,
+}
+
+
+def schema_name(path: Path) -> str | None:
+    """Which schema a file of conf/ is held to; None for Hydra's own part."""
+    group = path.relative_to(ROOT / "conf").parent.as_posix()
+    if group == ".":
+        return path.stem
+    if "# @package _global_" in path.read_text(encoding="utf-8"):
+        return "train"
+    return group.replace("/", "_") if group in GROUPS else None
+
+
+def header(path: Path) -> str | None:
+    """The line by which a file of conf/ names its schema."""
+    name = schema_name(path)
+    target = os.path.relpath(FOLDER / f"{name}.json", path.parent)
+    return f"# yaml-language-server: $schema={Path(target).as_posix()}" if name else None
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """Every schema by its name."""
+    models: dict[str, Any] = {k: m for k, m in schema.COMMANDS.items() if k != "parts"}
+    made = {name: _for_files(TypeAdapter(model).json_schema()) for name, model in models.items()}
+    for group, model in GROUPS.items():
+        of_key = not isinstance(model, type)
+        content = schema.json_schema(model) if of_key else TypeAdapter(model).json_schema()
+        made[group.replace("/", "_")] = _for_files(content)
+    return made
+
+
+def _for_files(made: dict[str, Any]) -> dict[str, Any]:
+    """A schema for a file, which gives a part of the keys and may refer to others."""
+    parts = made.pop("$defs", {})
+    parts["_file_"] = made
+    for part in parts.values():
+        part.pop("required", None)
+        if part.get("title") == "Other":
+            part["required"] = ["_target_"]
+            part["properties"]["_target_"]["not"] = {"enum": sorted(schema.OURS)}
+        for name, value in part.get("properties", {}).items():
+            if name != "_target_":
+                told = {k: value.pop(k) for k in ("description", "default") if k in value}
+                part["properties"][name] = {**told, "anyOf": [value, INTERPOLATION]}
+    file = parts.pop("_file_")
+    defaults = {"type": "array", "description": "files that this one builds on"}
+    for part in (file, *parts.values()):
+        if "properties" in part:
+            part["properties"] |= {"defaults": defaults, "hydra": {"type": "object"}}
+        for entries in part.get("anyOf", ()):  # callbacks and loggers by their names
+            if "additionalProperties" in entries:
+                entries["properties"] = {"defaults": defaults}
+    # One of ours, or another class: what is open in both is in both.
+    text = json.dumps({"$schema": "http://json-schema.org/draft-07/schema#", **file,
+                       "$defs": parts}).replace('"oneOf"', '"anyOf"')  # fmt: skip
+    final: dict[str, Any] = json.loads(text)
+    return final
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for name, content in schemas().items():
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        (FOLDER / f"{name}.json").write_text(text, encoding="utf-8")
+        print(f"schemas/{name}.json")

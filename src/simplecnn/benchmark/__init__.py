@@ -1,1 +1,0 @@
-"""How fast everything is, and beside whom."""

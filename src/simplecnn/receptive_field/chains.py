@@ -1,0 +1,88 @@
+"""Chains of layers given as a list of (kernel, stride): what they see, and what they cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+
+def receptive_field(layers: Sequence[tuple[int, int]]) -> int:
+    """Width in pixels of what one unit sees through a chain of (kernel, stride) layers.
+
+    r = 1 + sum over layers of (kernel - 1) x (product of all earlier strides). Padding does not
+    enter. Araujo, Norris and Sim, Distill 2019, doi 10.23915/distill.00021.
+    """
+    _check_layers(layers)
+    jumps = accumulate((stride for _, stride in layers), int.__mul__, initial=1)
+    return 1 + sum((kernel - 1) * jump for (kernel, _), jump in zip(layers, jumps, strict=False))
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What a chain of layers sees and costs; one entry a layer where a tuple is given."""
+
+    sizes: tuple[int, ...]  # receptive field in pixels
+    num_parameters: int  # weights and biases
+    num_macs: int  # multiply-accumulates of the convolutions for one image
+    profile: tuple[float, ...]  # weight of each input column with uniform kernels; sums to 1
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the profile in pixels: the square root of the sum over layers
+        of (kernel² - 1) / 12 x jump²."""
+        center = (len(self.profile) - 1) / 2
+        return sum(w * (i - center) ** 2 for i, w in enumerate(self.profile)) ** 0.5
+
+
+def stack(
+    layers: Sequence[tuple[int, int]],
+    *,
+    channels: Sequence[int | None],
+    in_channels: int = 1,
+    image_size: int = 28,
+) -> Stack:
+    """The field and the cost of a chain of (kernel, stride) layers.
+
+    `channels` holds the output channels of each convolution and None for each pooling, which
+    has no weights. Convolutions are padded by kernel // 2, poolings are not padded, and square
+    images of `image_size` pixels come in.
+    """
+    _check_layers(layers)
+    if len(channels) != len(layers):
+        raise ValueError(
+            f"channels has {len(channels)} entries for {len(layers)} layers: give one a layer, "
+            "None for a pooling."
+        )
+    parameters = macs = 0
+    width, size, jump = in_channels, image_size, 1
+    profile = [1.0]
+    for i, ((kernel, stride), out) in enumerate(zip(layers, channels, strict=True)):
+        padding = 0 if out is None else kernel // 2
+        size = (size + 2 * padding - kernel) // stride + 1
+        if size < 1:
+            raise ValueError(f"nothing is left of {image_size} pixels after {i} layers.")
+        if out is not None:
+            parameters += kernel**2 * width * out + out
+            macs += kernel**2 * width * out * size**2
+            width = out
+        profile = _spread_profile(profile, kernel, jump)
+        jump *= stride
+    sizes = tuple(receptive_field(layers[: i + 1]) for i in range(len(layers)))
+    return Stack(sizes, parameters, macs, tuple(profile))
+
+
+def _spread_profile(profile: list[float], kernel: int, jump: int) -> list[float]:
+    """Convolves with `kernel` equal weights, `jump` columns apart."""
+    wider = [0.0] * (len(profile) + (kernel - 1) * jump)
+    for i, weight in enumerate(profile):
+        for t in range(kernel):
+            wider[i + t * jump] += weight / kernel
+    return wider
+
+
+def _check_layers(layers: Sequence[tuple[int, int]]) -> None:
+    for i, layer in enumerate(layers):
+        pair = tuple(layer) if isinstance(layer, list | tuple) else (layer,)
+        if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) for n in pair):
+            raise ValueError(f"layer {i} is {layer!r}: give a pair of integers (kernel, stride).")
+        if min(pair) < 1:
+            raise ValueError(f"layer {i} is {layer!r}: kernel and stride must be 1 or more.")

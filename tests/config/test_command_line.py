@@ -1,0 +1,240 @@
+"""What a command line leads to: sentences, help, a dry run, the directory of a run."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from children import type_in
+from omegaconf import OmegaConf
+
+from simplecnn.cli import check_command_line, check_imported
+from simplecnn.config.composition import compose_config, conf_dir, latest
+from simplecnn.config.schema import COMMANDS
+from simplecnn.config.spelling import word
+from simplecnn.errors import InputError
+
+
+def refused(*words: str, name: str = "train") -> list[str]:
+    with pytest.raises(InputError) as caught:
+        check_imported(name, check_command_line(name, words))
+    return list(caught.value.mistakes)
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "parts"])
+def test_each_command_has_its_own_help(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        check_command_line(name, ["--help"])
+    text = capsys.readouterr().out
+    assert end.value.code == 0
+    assert len([ln for ln in text.splitlines() if ln.startswith("  uv run scripts/")]) >= 2
+    assert f"scripts/{name}.py" in text and "yaml-language-server" not in text
+    head = (conf_dir() / f"{name}.yaml").read_text().splitlines()[1]
+    assert text.startswith(head.removeprefix("# "))
+    for key in OmegaConf.load(conf_dir() / f"{name}.yaml"):
+        assert key in ("defaults", "hydra") or f"  {key}:" in text, key
+    others = {"run: ???", "ckpt_path:", "digit:"} - {
+        "train": {"ckpt_path:"}, "convolution": {"digit:"},
+        "evaluate": {"run: ???"}, "predict": {"run: ???"}, "export": {"run: ???"},
+    }.get(name, set())  # fmt: skip
+    assert not [key for key in others if key in text]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "sentence"),
+    [
+        ("evaluate", ["run=[a,b]"], "run is ['a', 'b']: it must be a text."),
+        ("evaluate", ["run=a", "checkpoint=null"], "checkpoint is null: it must be a text."),
+        ("sweep", ["sweep=true"], "sweep is true: it must be a text."),
+        ("explain", ["units.layer=all"], "units.layer is not a key of units. Did you mean layers?"),
+        ("convolution", ["digit=5000"], "digit is 5000: it must be a whole number from 0 to 4999."),
+        ("train", ["--lr", "0.1"], "--lr is not an option: type model.optimizer.lr=…, without "),
+        ("train", ["lr", "=", "3"], "Write lr=3, without spaces around the '='."),
+        ("train", ["hparams_search=optuna"], "hparams_search describes several runs: add -m"),
+        ("train", ["hparams_search=grid"], "hparams_search describes several runs: add -m"),
+        ("train", ["trainer.max_epoch=3"], "trainer.max_epoch is not a key of pytorch_lightning."),
+        ("train", ["model.optimizer.lr=-1"], "model.optimizer: torch.optim.Adam refuses its "),
+        ("train", ["+model.optimizer.lrr=1"], "model.optimizer.lrr is not a key of torch.optim."),
+        ("train", ["-m", "model.optimizer.lr=-1,1"], "model.optimizer: torch.optim.Adam refuses "),
+        ("train", ["resume=x", "seed=3"], "seed=3: resume goes on with the run's own "),
+    ],
+)
+def test_what_is_meant_is_said(name, words, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (found,) = refused(*words, name=name)
+    assert found.startswith(sentence), found
+    assert list(tmp_path.iterdir()) == []
+
+
+FILES = {
+    "nopackage": ("seed: 5", "experiment=nopackage has no effect: its file needs the line "
+                             "'# @package _global_' at its top."),
+    "sead": ("# @package _global_\nsead: 5", "sead is not a key of the configuration. "
+                                             "Did you mean seed?"),
+    "dots": ("# @package _global_\n'trainer.max_epochs': 5", "'trainer.max_epochs' is one key with "
+             "a dot in a file: write trainer: and, further in, max_epochs:"),
+    "list": ("# @package _global_\n- a", "experiment=list: In 'experiment/list': ConfigTypeError "
+                                         "Cannot merge DictConfig with ListConfig"),
+    "broken": ("# @package _global_\na: [", "experiment=broken: "),
+    "lr": ("# @package _global_\nlr: 0.1", "lr is not a key of the configuration. "
+                                           "Did you mean model.optimizer.lr?"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_experiment_without_effect_is_a_sentence(name, tmp_path):
+    text, sentence = FILES[name]
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / f"{name}.yaml").write_text(f"{text}\n")
+    (found,) = refused("--config-dir", str(tmp_path), f"experiment={name}")
+    assert found.startswith(sentence), found
+
+
+def test_keys_may_be_whole_numbers():
+    node = "{_target_:pytorch_lightning.callbacks.GradientAccumulationScheduler,scheduling:{0:4}}"
+    assert compose_config("train", [f"+callbacks.x={node}"])["callbacks"]["x"]["scheduling"] == {
+        0: 4
+    }
+
+
+def test_a_dry_run_lists_the_jobs_and_starts_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        words = ["-m", "dry_run=true", "seed=1,2", "model.network.pool=max,none"]
+        check_command_line("train", words)
+    assert end.value.code == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "job 0   seed=1 model.network.pool=max", "job 1   seed=1 model.network.pool=none",
+        "job 2   seed=2 model.network.pool=max", "job 3   seed=2 model.network.pool=none",
+    ]  # fmt: skip
+    with pytest.raises(SystemExit) as end:
+        check_imported("train", check_command_line("train", ["dry_run=true"]))
+    assert end.value.code == 0 and "valid" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    (found,) = refused("-m", "dry_run=true", "seed=1,x")
+    assert found.startswith("seed is 'x'")
+
+
+def test_last_and_a_directory_of_runs_are_the_newest_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for at, name in enumerate(("a/1", "a/2", "b/1")):
+        path = Path("outputs", name)
+        path.mkdir(parents=True)
+        (path / "run.json").write_text("{}")
+        os.utime(path / "run.json", (at, at))
+    assert latest("last") == "outputs/b/1" and latest("outputs/a") == "outputs/a/2"
+    assert latest("outputs/a/1") == "outputs/a/1" and latest("elsewhere") == "elsewhere"
+
+
+def network(words: list[str]) -> dict[str, Any]:
+    return compose_config("train", words)["model"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], None),
+        (["model.optimizer.lr=0.1", "data.batch_size=8", "seed=7"], None),
+        (["model/optimizer=sgd"], "model.optimizer._target_ is torch.optim.SGD, and in "),
+        (["model/scheduler=cosine"], "model.scheduler._target_ is torch.optim.lr_scheduler.Cosine"),
+        (["model.network.channels=[8]"], "model.network.channels is [8], and in saved.ckpt it is "),
+        (["model.network.channels=[8]", "ckpt_weights_only=true"], None),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_a_sentence(words, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"hyper_parameters": network([])}, "saved.ckpt")
+    values = compose_config("train", [*words, "ckpt_path=saved.ckpt"])
+    request = (values, OmegaConf.create({"hydra": {"overrides": {"task": []}, "runtime": {
+        "config_sources": [], "choices": {}}}}))  # fmt: skip
+    if sentence is None:
+        check_imported("train", request)
+        return
+    with pytest.raises(InputError) as caught:
+        check_imported("train", request)
+    (found,) = caught.value.mistakes
+    assert found.startswith(sentence) and "ckpt_weights_only=true" in found
+
+
+def write_only() -> None:
+    """Have a run do nothing but leave a record, and what it was given."""
+    from simplecnn.training import run
+
+    def train(config: dict[str, Any], path: Path, **given: Any) -> float:
+        (path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+        (path / "run.json").write_text(json.dumps({"status": "interrupted", "format": 2, **given}))
+        return 0.5
+
+    run.train = train
+
+
+NAMES = ["plain", "it's", 'a "quote"', "two words", "a=b", "a,b", "[a]", "{a}", "äöü日本", "back\\",
+         "$HOME", "a:b", "(x)", "~", "#1", "100%", "'", "\\'", "trailing "]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_words_carry_any_name_through_hydra(name):
+    for text in (word("hydra.run.dir", f"outputs/{name}"), word("resume", f"outputs/{name}")):
+        value = compose_config("train", [text])
+        assert value["paths"]["output_dir"] == str(Path("outputs", name).absolute())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["it's", 'a "quote", [a]=ü'])
+def test_a_run_is_resumed_in_its_own_directory(name, tmp_path):
+    where = f"outputs/{name}"
+    first = type_in(tmp_path, "train.py", word("hydra.run.dir", where), trouble=write_only)
+    assert first.returncode == 0, first.stderr
+    path = tmp_path / where
+    record = json.loads((path / "run.json").read_text())
+    assert (record["resume"], record["requested"]) == (False, False)
+    hydras = {p.name: p.read_text() for p in (path / ".hydra").iterdir()}
+    again = type_in(tmp_path, "train.py", word("resume", where), trouble=write_only)
+    assert again.returncode == 0, again.stderr
+    record = json.loads((path / "run.json").read_text())
+    assert (record["resume"], record["requested"]) == (True, True)
+    assert {p.name: p.read_text() for p in (path / ".hydra").iterdir()} == hydras
+    assert [p.name for p in (tmp_path / "outputs").iterdir()] == [name]
+
+
+def test_nothing_is_written_through_a_link_out_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run"
+    (run / "images").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for file in ("config.yaml", "run.json"):
+        (run / file).write_text('{"format": 2}')
+    (run / "images" / "inside").symlink_to(run / "run.json")
+    check_command_line("train", ["resume=run"])
+    (run / "images" / "out").symlink_to(tmp_path / "elsewhere")
+    (found,) = refused("resume=run")
+    assert found == "run/images/out is a link out of the run: nothing is written there."
+
+
+def test_hydras_own_options_work(tmp_path):
+    shown = type_in(tmp_path, "train.py", "--cfg", "job", "model.optimizer.lr=0.5")
+    assert shown.returncode == 0 and "lr: 0.5" in shown.stdout
+    info = type_in(tmp_path, "train.py", "--info", "searchpath")
+    assert info.returncode == 0 and str(conf_dir()) in info.stdout
+    completed = type_in(
+        tmp_path, "train.py", "-sc", "query=bash",
+        COMP_LINE="scripts/train.py model/optimizer=", COMP_POINT="33",
+    )  # fmt: skip
+    options = "model/optimizer=adam model/optimizer=adamw model/optimizer=sgd"
+    assert completed.stdout.strip() == options
+    assert type_in(tmp_path, "train.py", "--hydra-help").stdout.startswith("Hydra (")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_private_name_of_hydra_is_imported():
+    import simplecnn
+
+    for path in Path(simplecnn.__file__).parent.rglob("*.py"):
+        if path.parent.name == "config" or path.name == "cli.py":
+            text = path.read_text()
+            assert "hydra._internal" not in text and "sys.argv +=" not in text, path
+            assert "sys.argv.append" not in text and "sys.argv.insert" not in text, path
+    assert "simplecnn.cli" in sys.modules

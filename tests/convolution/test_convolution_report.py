@@ -1,0 +1,53 @@
+"""The report draws, and says whether PyTorch computes what it drew."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from simplecnn.convolution import KERNELS, conv2d, report, white_square
+from simplecnn.convolution.report import convolution_report, largest_difference
+
+DIGIT = np.zeros((28, 28), np.uint8)
+DIGIT[4:24, 12:16] = 255
+
+
+def test_the_report_draws_and_agrees(tmp_path, capsys):
+    assert convolution_report(digit=DIGIT, folder=tmp_path / "new") is True
+    for name in ("edge_kernels.png", "flip.png"):
+        assert (tmp_path / "new" / name).read_bytes().startswith(b"\x89PNG")
+    last = capsys.readouterr().out.splitlines()[-1]
+    # 2 images x 4 kernels, and 3 kernels as they are and flipped
+    start = f"conv2d agrees with PyTorch {torch.__version__} on the 14 responses drawn: largest "
+    assert last.startswith(start)
+    assert re.fullmatch(r"difference \d\.\de[-+]\d\d, allowed 1e-12", last.removeprefix(start))
+
+
+def test_a_wrong_answer_fails_the_report(tmp_path, capsys, monkeypatch):
+    def flipped(image, kernel, *, flip, **options):
+        return conv2d(image, kernel, flip=not flip, **options)
+
+    monkeypatch.setattr(report, "conv2d", flipped)
+    for name in ("edge_kernel_figure", "flip_figure"):
+        monkeypatch.setattr(report, name, lambda *args: Figure())
+    assert convolution_report(digit=DIGIT, folder=tmp_path) is False
+    # the vertical line of the digit: 4 to the right of it where 4 to the left was expected
+    said = "DOES NOT AGREE.*: largest difference 8.0e[+]00, allowed 1e-12"
+    assert re.search(said, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("corrupt", "difference"),
+    [
+        (lambda output: output + 1e-3, pytest.approx(1e-3)),
+        (lambda output: output[:-1], np.inf),
+        (lambda output: output * np.nan, np.inf),
+    ],
+    ids=["value", "shape", "nan"],
+)
+def test_the_difference_is_measured(monkeypatch, corrupt, difference):
+    monkeypatch.setattr(report, "conv2d", lambda *args, **kw: corrupt(conv2d(*args, **kw)))
+    call = (white_square(), KERNELS["Emboss"].values, True)
+    assert largest_difference([call]) == difference

@@ -1,0 +1,79 @@
+"""What the README says to type is typed: one's own network, loss, data, callback and module."""
+
+import json
+import os
+import re
+
+import pytest
+from children import start, type_in
+from conftest import ROOT
+
+SECTION = (ROOT / "README.md").read_text().partition("## Your own code")[2].partition("\n## ")[0]
+FILES = {
+    block.partition("\n")[0].removeprefix("# "): block
+    for block in re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
+}
+COMMANDS = re.findall(r"^    uv run scripts/train\.py (.*)$", SECTION, re.MULTILINE)
+SMALL = ["trainer=cpu", "trainer.max_epochs=2", "+trainer.limit_train_batches=6"]
+
+
+def test_each_part_takes_a_file_of_its_own_and_a_command():
+    assert list(FILES) == ["nets.py", "losses.py", "shapes.py", "watch.py", "modules.py"]
+    assert len(COMMANDS) == len(FILES)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "command"), list(zip(FILES, COMMANDS, strict=True)))
+def test_ones_own_code_by_configuration_alone(name, command, tmp_path):
+    (tmp_path / name).write_text(FILES[name])
+    words = command.split()
+    if "data._target_=shapes.Stripes" not in words:
+        words.append("data=mnist_5k")
+    done = type_in(tmp_path, "train.py", *words, *SMALL, "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    metrics = record["metrics"]
+    assert record["status"] == "finished" and record["num_epochs"] == 2
+    pictures = {path.name.partition("_epoch")[0] for path in (tmp_path / "run/images").iterdir()}
+    expected = {
+        "nets.py": ({"test/acc"}, {"filters_stem", "maps_body"}),
+        "losses.py": ({"test/top2", "val/top2"}, {"filters_conv1", "maps_conv3"}),
+        "shapes.py": ({"test/acc"}, {"filters_conv1", "maps_conv3"}),
+        "watch.py": ({"test/acc"}, {"filters_conv1"}),
+        "modules.py": ({"val/error"}, {"health.png", "curves.png"}),
+    }[name]
+    assert expected[0] <= set(metrics) and expected[1] <= pictures
+    if name == "losses.py":
+        assert record["best"]["value"] == pytest.approx(metrics["val/top2"], abs=0.3)
+        assert "top2" in done.stdout  # in the table
+    if name == "watch.py":
+        assert done.stdout.count("largest weight") == 2
+    done = type_in(tmp_path, "evaluate.py", "run=run")
+    if name == "modules.py":
+        assert 0 < json.loads((tmp_path / "run/run.json").read_text())["best"]["value"] < 1
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads((tmp_path / "run" / "evaluation.json").read_text()).values()
+    if "test/acc" in metrics and name != "shapes.py":  # whose images are random, anew each time
+        assert result["acc"] == pytest.approx(metrics["test/acc"], abs=1e-6)
+
+
+@pytest.mark.long
+def test_torchvisions_networks_take_gray_digits_three_times(tmp_path):
+    (words,) = re.findall(r"`(model\.network\._target_=torchvision[^`]*)`", SECTION)
+    done = type_in(
+        tmp_path, "train.py", *words.split(), "data=mnist_5k", "trainer=cpu", "hydra.run.dir=run",
+        "trainer.max_epochs=1", "+trainer.limit_train_batches=2", "+trainer.limit_val_batches=1",
+        "+trainer.limit_test_batches=1", "callbacks=[checkpoint,progress,filters]",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "images" / "filters_conv1_epoch=001_step=000002.png").is_file()
+
+
+@pytest.mark.long
+def test_an_import_that_fails_says_why_and_where_was_looked(tmp_path):
+    (tmp_path / "broken.py").write_text("import nothing_like_it\n\nclass Net: ...\n")
+    done = start(tmp_path, "train.py", "model.network._target_=broken.Net", "data=mnist_5k")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "No module named 'nothing_like_it'" in done.stderr
+    assert os.path.realpath(tmp_path) in done.stderr
+    assert not (tmp_path / "outputs").exists()
