@@ -4,18 +4,21 @@ import copy
 import csv
 import json
 import math
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from children import assert_same
+from children import assert_same, ended, fork
 from conftest import compose_run
 from pytorch_lightning.callbacks import ThroughputMonitor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from simplecnn.errors import RunError
+from simplecnn.inference.evaluate import add_result
 from simplecnn.training.run import train
 
 CALLBACKS = "pytorch_lightning.callbacks"
@@ -115,8 +118,6 @@ class Slow(pl.Callback):
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
         if trainer.current_epoch == 1:
-            import time
-
             time.sleep(1.2)
 
 
@@ -580,3 +581,20 @@ def test_a_loss_that_is_not_finite_ends_the_run(words, step, epoch, rate, tmp_pa
     for path in folder.rglob("*.ckpt"):
         for name, value in copy.copy(torch.load(path, weights_only=True)["state_dict"]).items():
             assert torch.isfinite(value).all(), f"{path.name}: {name}"
+
+
+# Beside one another.
+
+
+def test_six_evaluations_at_once_leave_six_entries(tmp_path):
+    start = time.monotonic() + 0.3
+
+    def add(number: int) -> None:
+        time.sleep(start - time.monotonic())  # all together
+        for _ in range(20):
+            add_result(tmp_path, f"evaluation {number}", {"acc": number / 10})
+
+    children = [fork(partial(add, number)) for number in range(6)]
+    assert [ended(child) for child in children] == [0] * 6
+    results = json.loads((tmp_path / "evaluation.json").read_text())
+    assert results == {f"evaluation {n}": {"acc": n / 10} for n in range(6)}

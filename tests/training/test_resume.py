@@ -406,7 +406,7 @@ def wait_until(condition: Callable[[], bool], seconds: float, screen: Callable[[
 def test_two_processes_end_with_their_head_and_are_resumed_exactly(tmp_path, proves):
     """Killed, then interrupted, then resumed to the end."""
     words = ["trainer=ddp_sim", "trainer.max_epochs=3", "+trainer.limit_train_batches=1.0",
-             CHECKPOINTS, "model.network.dropout=0.5"]  # fmt: skip
+             CHECKPOINTS, "model.network.dropout=0.5", "test=false"]  # fmt: skip
     whole, folder = tmp_path / "whole", tmp_path / "killed"
     stories = [whole_run(whole, *words)]
     side_by_side(stories)
@@ -460,24 +460,25 @@ def before_saving(number: int, what: Callable[[Path], object]) -> Trouble:
     def trouble() -> None:
         true, calls = AtomicCheckpointIO.save_checkpoint, []
 
-        def save(self: Any, content: Any, path: Any, *args: Any) -> None:
+        def save(self: Any, content: Any, path: Any, **options: Any) -> None:
             calls.append(path)
             if len(calls) == number:
                 what(Path(path))
-            true(self, content, path, *args)
+            true(self, content, path, **options)
 
         AtomicCheckpointIO.save_checkpoint = save
 
     return trouble
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(whole, tmp_path, proves):
-    """No file may be larger than 10 kB, from the first checkpoint on, or from the fourth on."""
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, proves):
+    """No file may be larger than 50 kB, from the first checkpoint on, or from the fourth on."""
 
     def fill(path: Path) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 
-    there = []
+    whole, there = tmp_path / "whole", []
+    side_by_side([whole_run(whole, CHECKPOINTS)])
     for number in (1, 4):
         folder = tmp_path / str(number)
         assert ended(begin(folder, whole, before_saving(number, fill))) == 1, log_of(folder)

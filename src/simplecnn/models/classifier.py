@@ -60,6 +60,11 @@ class Classifier(pl.LightningModule):
         """Further metrics of (logits, labels) by name; called once for each stage."""
         return {}
 
+    def setup(self, stage: str) -> None:
+        for module in self.metrics.modules():
+            if isinstance(module, Metric):  # spawned processes share the memory of the first sums
+                module.reset()
+
     @property
     def lr(self) -> float:
         """The learning rate of the optimizer, which Lightning's LearningRateFinder sets."""

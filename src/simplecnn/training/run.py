@@ -241,6 +241,8 @@ class Run:
             content = read_checkpoint(last)
             self.num_epochs = content["epoch"]
             self.ended = (content.get(STATE) or {}).get("ended")
+            if self.trainer.global_step != content["global_step"]:  # spawned processes went there
+                self.trainer.fit_loop.load_state_dict(content["loops"]["fit_loop"])
 
     def _best_checkpoint(self) -> str | None:
         """The best checkpoint, which is tested, or None: the weights at the end are."""
