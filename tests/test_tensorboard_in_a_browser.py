@@ -68,9 +68,9 @@ def run_url(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     folder = tmp_path_factory.mktemp("run") / "run"
     shutil.copytree(finished_run, folder)
     logger = TensorBoard(str(folder))
-    png = (folder / "images" / "film_conv1.png").read_bytes()
+    png = (folder / "images" / "filter_history_conv1.png").read_bytes()
     for step in range(NUM_PICTURES):
-        logger.add_png("film/often", png, 100, 100, step)
+        logger.add_png("filter/often", png, 100, 100, step)
     logger.experiment.close()
     explain(compose_config("explain", [f"run={folder}", "parts=embedding"]))
     with serve("--samples_per_plugin", "images=500", "--logdir", str(folder.parent)) as url:
@@ -105,7 +105,7 @@ def see(page: Any, text: str) -> None:
 
 def test_time_series_name_every_scalar_and_picture(page, run_url):
     open_tab(page, run_url, "timeseries")
-    for group in ("confusion", "curves", "film", "filters", "health", "maps", "mistakes",
+    for group in ("confusion", "curves", "filter", "filters", "health", "maps", "mistakes",
                   "test", "train", "val"):  # fmt: skip
         see(page, group)
     open_tab(page, run_url, "timeseries", "^val/")
@@ -135,9 +135,9 @@ def test_pictures_are_shown_and_no_step_is_lost(page, run_url):
         "image => image.complete && image.naturalWidth > 500", arg=image.element_handle()
     )
     tags = fetch(page, "data/plugin/images/tags")["run"]
-    assert {"confusion/val", "curves", "film/conv1", "filters/conv1", "health", "maps/conv1",
-            "maps/conv2", "mistakes/val"} <= set(tags)  # fmt: skip
-    shown = fetch(page, "data/plugin/images/images?run=run&tag=film%2Foften&sample=0")
+    assert {"confusion/val", "curves", "filter/history_conv1", "filters/conv1", "health",
+            "maps/conv1", "maps/conv2", "mistakes/val"} <= set(tags)  # fmt: skip
+    shown = fetch(page, "data/plugin/images/images?run=run&tag=filter%2Foften&sample=0")
     assert [entry["step"] for entry in shown] == list(range(NUM_PICTURES))
 
 
@@ -174,7 +174,7 @@ def test_hparams_of_a_run_and_of_a_sweep(page, run_url, sweep_url):
         for session in found:
             metrics = {m["name"]["tag"] for m in session["metricValues"]}
             assert {"train/acc", "val/acc", "test/acc"} <= metrics
-            assert session["hparams"]["model/split_batch"] in ("true", "false")  # not 0.0000
+            assert session["hparams"]["model/compile"] in ("true", "false")  # not 0.0000
     page.get_by_text("true", exact=True).first.wait_for(state="attached")
 
 

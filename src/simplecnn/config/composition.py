@@ -9,7 +9,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -473,7 +473,8 @@ def settle(values: dict[str, Any], hydra: Any, name: str) -> dict[str, Any]:
     ]
     typed = [w for w in hydra.overrides.task if w.startswith(("callbacks=", "logger="))]
     searchpath = [f"hydra.searchpath={further}"] if further else []
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    in_a_job = GlobalHydra.instance().is_initialized()
+    with nullcontext() if in_a_job else initialize_config_dir(str(conf_dir()), version_base="1.3"):
         before = _plain(compose(name, [*searchpath, *groups, *typed]))
     found: list[str] = []
     for place in places:

@@ -48,7 +48,8 @@ class TestData:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.datamodule = build(config)
-        self.name = str(getattr(self.datamodule, "name", type(self.datamodule).__name__))
+        name = getattr(self.datamodule, "name", None)  # Lightning has it, and leaves it None
+        self.name = str(name or type(self.datamodule).__name__)
         self.datamodule.prepare_data()
         self.datamodule.setup("test")
         loader = self.datamodule.test_dataloader()

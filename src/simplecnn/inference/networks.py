@@ -78,7 +78,8 @@ def _model_config(path: Path) -> dict[str, Any]:
     directory = RunDirectory(path.absolute().parent.parent)
     if not (directory.path / "config.yaml").is_file():
         raise InputError(
-            f"{short(path)} names no network, and its run's config.yaml is not beside it."
+            f"{short(path)} is not a checkpoint of simplecnn: it names no network, and the "
+            f"config.yaml of its run is not beside it."
         )
     model: dict[str, Any] = directory.config()["model"]
     return model
