@@ -587,14 +587,14 @@ def test_a_loss_that_is_not_finite_ends_the_run(words, step, epoch, rate, tmp_pa
 
 
 def test_six_evaluations_at_once_leave_six_entries(tmp_path):
-    start = time.monotonic() + 0.3
+    start = time.monotonic() + 0.5
 
     def add(number: int) -> None:
-        time.sleep(start - time.monotonic())  # all together
+        time.sleep(max(0.0, start - time.monotonic()))  # all together
         for _ in range(20):
             add_result(tmp_path, f"evaluation {number}", {"acc": number / 10})
 
-    children = [fork(partial(add, number)) for number in range(6)]
+    children = [fork(partial(add, number), tmp_path / "screen") for number in range(6)]
     assert [ended(child) for child in children] == [0] * 6
     results = json.loads((tmp_path / "evaluation.json").read_text())
     assert results == {f"evaluation {n}": {"acc": n / 10} for n in range(6)}
