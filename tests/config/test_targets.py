@@ -14,6 +14,7 @@ from simplecnn.config.build import (
     build,
     check_classes,
     find_class,
+    first_line,
     is_allowed,
     target_nodes,
 )
@@ -318,3 +319,10 @@ def test_nothing_is_resolved_twice():
         "n": 3, "x": {"_target_": "torch.nn.Linear", "in_features": "${n}", "out_features": 1},
     })  # fmt: skip
     assert build(config.x).in_features == 3
+
+
+@pytest.mark.parametrize("package", ["psutil", "rich"])
+def test_a_package_that_is_missing_names_its_extra(package):
+    told = first_line(ModuleNotFoundError(f"`Monitor` requires {package} to be installed."))
+    assert told.endswith(f"The extra monitor has {package}: type uv sync --extra monitor.")
+    assert first_line(ValueError(f"{package} is given")) == f"{package} is given"

@@ -444,4 +444,8 @@ def _nothing_said() -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """The gist of an exception: its first line, or its name."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return cut(lines[0], 300) if lines else type(error).__name__
+    gist = cut(lines[0], 300) if lines else type(error).__name__
+    missing = next((name for name in ("psutil", "rich") if name in gist.lower()), None)
+    if isinstance(error, ImportError) and missing:
+        gist += f" The extra monitor has {missing}: type uv sync --extra monitor."
+    return gist
