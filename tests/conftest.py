@@ -14,6 +14,7 @@ import gc
 import gzip
 import importlib.util
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
@@ -39,6 +40,9 @@ def pytest_collection_finish() -> None:
 def no_screen_of_another_test() -> Iterator[None]:
     """A command that runs in this process logs to the screen, and would do so in later tests."""
     yield
+    composition = sys.modules.get("simplecnn.config.composition")
+    if composition is not None:
+        composition.claimed.clear()
     root = logging.getLogger()
     for handler in root.handlers[:]:
         if type(handler).__name__ == "ScreenHandler":

@@ -60,7 +60,7 @@ def test_dead_channels_are_marked():
     figure = draw(maps)
     found = words(figure)
     assert found["2\ndead"] == "tab:red" and found["3"] == "black"
-    assert any("6 channels of 14 x 14, 1 of them dead on these digits" in text for text in found)
+    assert any("6 channels of 14 x 14, 1 of them dead on these images" in text for text in found)
     assert [p.get_facecolor()[:3] for p in figure.axes[0].patches].count((0.92,) * 3) == 1
 
 

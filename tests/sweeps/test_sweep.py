@@ -350,8 +350,8 @@ def test_what_else_cannot_be_a_sweeps_folder(tmp_path, monkeypatch):
 
 def test_two_processes_cannot_do_the_same_sweep(tmp_path):
     first = claim(tmp_path)
-    first._claim()
-    with pytest.raises(InputError, match="Another process is at the sweep in "):
+    first.lock()
+    with pytest.raises(InputError, match="The sweep in .* is locked by another process"):
         claim(tmp_path)
     first.release()
     claim(tmp_path)
@@ -375,7 +375,7 @@ def test_source_is_every_file_of_the_package_and_the_configuration(tmp_path):
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "a.yaml").write_text("a: 1")
     before = source_hashes(tmp_path / "conf")
-    assert {"conf/a.yaml", "simplecnn/run.py", "simplecnn/figures/sweep.py"} <= set(before)
+    assert {"conf/a.yaml", "simplecnn/training/run.py", "simplecnn/figures/sweep.py"} <= set(before)
     (tmp_path / "conf" / "a.yaml").write_text("a: 2")
     after = source_hashes(tmp_path / "conf")
     assert [name for name in after if after[name] != before[name]] == ["conf/a.yaml"]
@@ -432,7 +432,7 @@ def test_another_run_is_not_taken_up(tmp_path):
 
 
 def test_a_report_needs_no_torch(mixed):
-    code = ("import sys; from pathlib import Path; from simplecnn import sweep\n"
-            "sweep.report(Path(sys.argv[1]))\n"
+    code = ("import sys; from pathlib import Path; from simplecnn.sweeps import report\n"
+            "report.report(Path(sys.argv[1]))\n"
             "assert not {'torch', 'pytorch_lightning'} & set(sys.modules)")  # fmt: skip
     subprocess.run([sys.executable, "-c", code, str(mixed)], check=True, capture_output=True)

@@ -23,6 +23,7 @@ from tensorboard.plugins.hparams.list_session_groups import Handler
 from simplecnn import cli as commands
 from simplecnn.config.build import build
 from simplecnn.config.composition import conf_dir
+from simplecnn.sweeps import launch
 from simplecnn.training import run
 
 SMALL = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2", "+trainer.limit_train_batches=8",
@@ -110,8 +111,8 @@ def test_an_interrupted_sweep_goes_on_as_if_it_had_not_been(schedule, sweep, mon
     true = run.build_trainer
     trainers = []
 
-    def with_trouble(config):
-        trainers.append(true(config))
+    def with_trouble(*args, **options):
+        trainers.append(true(*args, **options))
         if len(trainers) == 2:
             trainers[-1].callbacks.insert(0, StopIn(epoch=1))
         return trainers[-1]
@@ -169,10 +170,10 @@ def test_a_job_that_stopped_in_its_test_is_only_tested(sweep, monkeypatch):
 def test_failed_jobs_are_done_again_and_nothing_else(sweep, monkeypatch):
     true = run.build_trainer
 
-    def broken(config):
+    def broken(config, *args, **options):
         if config["seed"] == 2:
             raise RuntimeError("no luck")
-        return true(config)
+        return true(config, *args, **options)
 
     monkeypatch.setattr(run, "build_trainer", broken)
     code, out, _ = sweep("seed=1,2", "hydra.sweep.dir=s")
@@ -186,13 +187,13 @@ def test_failed_jobs_are_done_again_and_nothing_else(sweep, monkeypatch):
 
 
 def test_a_sweep_stops_when_the_source_changes(sweep, monkeypatch):
-    true, calls = commands.source_hashes, []
+    true, calls = launch.source_hashes, []
 
     def changing(*folders):
         calls.append(folders)
         return true(*folders) | ({"simplecnn/run.py": "edited"} if len(calls) > 2 else {})
 
-    monkeypatch.setattr(commands, "source_hashes", changing)
+    monkeypatch.setattr(launch, "source_hashes", changing)
     code, out, err = sweep("seed=1,2,3", "hydra.sweep.dir=s")
     assert code == 2
     assert err == ("simplecnn/run.py changed since the sweep was started: "
