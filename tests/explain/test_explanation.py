@@ -94,7 +94,7 @@ def test_what_cannot_be_had_is_a_sentence(finished_run, tmp_path, monkeypatch):
     assert "In this run: none." in refused(f"run={bare}")
     foreign = (bare / "config.yaml").read_text()
     (bare / "config.yaml").write_text(foreign.replace("crop: null", "crop: all"))
-    assert "model.network.crop is 'all': it must be two whole numbers" in refused(f"run={bare}")
+    assert "model.network.crop is 'all': it must be a list" in refused(f"run={bare}")
     assert not (finished_run / "explain").exists() and not (bare / "explain").exists()
     with pytest.raises(InputError, match="units.num_images is 0: it must be a whole number of 10"):
         config(run, "units.num_images=0")
