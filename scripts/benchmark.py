@@ -134,18 +134,25 @@ class Turns:
     """Runs `steps` steps whenever a line comes in, and answers with their seconds a step."""
 
     def __init__(self, steps: int) -> None:
-        self.steps, self.num_done, self.start = steps, 0, 0.0
+        self.steps = steps
         self.wait()
 
     def wait(self) -> None:
         if not sys.stdin.readline():
             os._exit(0)
-        self.num_done, self.start = 0, time.perf_counter()
+        self.num_done, self.seconds = 0, 0.0
+        self.begin()
+
+    def begin(self) -> None:
+        """The next step begins now: what an epoch ends and begins with is not part of it."""
+        self.start = time.perf_counter()
 
     def done(self, steps: int = 1) -> None:
         self.num_done += steps
+        self.seconds += time.perf_counter() - self.start
+        self.begin()
         if self.num_done >= self.steps:
-            print(f"turn {(time.perf_counter() - self.start) / self.num_done}", flush=True)
+            print(f"turn {self.seconds / self.num_done}", flush=True)
             self.wait()
 
 
@@ -194,6 +201,9 @@ def turns_callback(turns: Turns) -> Any:
 
     class TakesTurns(pl.Callback):
         num_steps = 0
+
+        def on_train_epoch_start(self, *args: Any) -> None:
+            turns.begin()
 
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
             steps, self.num_steps = trainer.global_step - self.num_steps, trainer.global_step
