@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from simplecnn.config import schema
+from simplecnn.config.mistakes import json_schema
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "schemas"
@@ -55,7 +56,7 @@ def schemas() -> dict[str, dict[str, Any]]:
     made = {name: _for_files(TypeAdapter(model).json_schema()) for name, model in models.items()}
     for group, model in GROUPS.items():
         of_key = not isinstance(model, type)
-        content = schema.json_schema(model) if of_key else TypeAdapter(model).json_schema()
+        content = json_schema(model) if of_key else TypeAdapter(model).json_schema()
         made[group.replace("/", "_")] = _for_files(content)
     return made
 

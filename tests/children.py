@@ -181,14 +181,16 @@ def kill_self() -> None:
 
 
 def events(folder: Path) -> dict[str, list[tuple[int, Any]]]:
-    """What TensorBoard shows of a run: by tag, the step and the number, or the picture's bytes."""
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
-    scalars = {t: [(e.step, e.value) for e in events.Scalars(t)] for t in events.Tags()["scalars"]}
-    images = {
-        tag: [(e.step, e.encoded_image_string) for e in events.Images(tag)]
-        for tag in events.Tags()["images"]
-    }
-    return scalars | images
+    """What TensorBoard shows of a run: by run and tag, the step and the number, or the bytes."""
+    shown: dict[str, list[tuple[int, Any]]] = {}
+    for path in sorted({file.parent for file in folder.rglob("events.out.*")}):
+        read = EventAccumulator(str(path), size_guidance={"scalars": 0, "images": 0}).Reload()
+        prefix = "" if path == folder else f"{path.relative_to(folder)}/"
+        for tag in read.Tags()["scalars"]:
+            shown[prefix + tag] = [(e.step, e.value) for e in read.Scalars(tag)]
+        for tag in read.Tags()["images"]:
+            shown[prefix + tag] = [(e.step, e.encoded_image_string) for e in read.Images(tag)]
+    return shown
 
 
 def checkpoint(folder: Path, name: str = "last") -> dict[str, Any]:

@@ -6,7 +6,8 @@ metrics.csv      every logged number
 checkpoints/     best.ckpt and last.ckpt
 images/          filters and feature maps as PNG
 train.log        what was printed, Lightning's messages included
-events.out.*     the same for TensorBoard
+events.out.*     pictures and hyperparameters for TensorBoard
+train/ val/ test/    the scalars of each stage for TensorBoard
 """
 
 import json
@@ -30,7 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 from simplecnn.atomic import atomic_write
 from simplecnn.checkpoint_file import check_checkpoint, problem
 from simplecnn.config.build import name_mistakes
-from simplecnn.config.schema import mistakes
+from simplecnn.config.mistakes import mistakes
 from simplecnn.errors import InputError, short
 from simplecnn.locked_directory import LockedDirectory
 from simplecnn.old_runs import upgrade_config
@@ -226,7 +227,7 @@ class RunDirectory(LockedDirectory):
 
     def _clear(self) -> None:
         """Remove what a run writes, but for its log."""
-        for name in ("checkpoints", "images"):
+        for name in ("checkpoints", "images", "train", "val", "test"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for pattern in ("events.out.*", "metrics.csv", CONFIG, RECORD):
             for path in self.path.glob(pattern):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from simplecnn.config.composition import compose_config, conf_dir, latest
 from simplecnn.config.schema import COMMANDS
 from simplecnn.config.spelling import word
 from simplecnn.errors import InputError
+from simplecnn.run_directory import RunDirectory
 
 
 def refused(*words: str, name: str = "train") -> list[str]:
@@ -171,13 +174,28 @@ def write_only() -> None:
     run.train = train
 
 
+def test_a_run_directory_says_what_was_typed():
+    words = ["experiment=quickstart", "+model.optimizer.betas=[0.9,0.99]", "seed=3",
+             "model/optimizer=adamw", "~callbacks.health", "paths.data_dir=/a"]  # fmt: skip
+    (name,) = Path(compose_config("train", words)["paths"]["output_dir"]).parts[-1:]
+    assert re.fullmatch(r"[\d-]+_[\d-]+_betas-0.90.99_seed-3_optimizer-adamw_no-health", name), name
+    long = compose_config("train", ["data.mirrors=[" + "a" * 300 + "]"])["paths"]["output_dir"]
+    assert len(Path(long).name) < 120
+
+
 NAMES = ["plain", "it's", 'a "quote"', "two words", "a=b", "a,b", "[a]", "{a}", "äöü日本", "back\\",
          "$HOME", "a:b", "(x)", "~", "#1", "100%", "'", "\\'", "trailing "]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_words_carry_any_name_through_hydra(name):
-    for text in (word("hydra.run.dir", f"outputs/{name}"), word("resume", f"outputs/{name}")):
+def test_words_carry_any_name_through_hydra(name, tmp_path, monkeypatch):
+    from simplecnn.training.run import Run
+
+    monkeypatch.chdir(tmp_path)
+    directory = RunDirectory(f"outputs/{name}")
+    run = Run({}, directory=directory)
+    *_, printed = shlex.split(run.how_to_resume().splitlines()[-1])
+    for text in (word("hydra.run.dir", f"outputs/{name}"), printed):
         value = compose_config("train", [text])
         assert value["paths"]["output_dir"] == str(Path("outputs", name).absolute())
 

@@ -47,6 +47,8 @@ def test_every_choice_of_every_group_is_valid(choice, monkeypatch):
     [
         "++trainer.fast_dev_run=true",
         "+trainer.limit_train_batches=0.1",
+        "+trainer.limit_val_batches=0.1",
+        "+trainer.limit_test_batches=0.1",
         "+trainer.precision=bf16-mixed",
         "callbacks=[default,early_stopping]",
         "~callbacks.filters",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from children import events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -52,31 +53,34 @@ def test_csv_of_a_run_that_logged_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tensorboard_writes_one_file_straight_into_the_folder(tmp_path):
+def test_tensorboard_has_a_directory_a_stage_and_one_for_all_else(tmp_path):
     logger = TensorBoard(str(tmp_path))
-    logger.log_metrics({"val/acc": 0.5}, step=3)
+    logger.log_metrics({"train/loss": 0.7, "lr-Adam": 0.125, "epoch": 0}, step=3)
+    logger.log_metrics({"val/loss": 0.5, "epoch": 0}, step=3)
     png, width, height = encode_png(filters_figure(torch.ones(4, 1, 3, 3).numpy()))
     logger.add_png("filters/conv1", png, width, height, step=3)
     logger.save()
     logger.finalize("success")
     logger.log_metrics({"test/acc": 0.75}, step=4)
     given = {"lr": 0.1, "channels": "[16, 32]", "fused": True, "graph": False}
-    logger.log_hyperparams(given, {"test/acc": 0.75})
-    logger.experiment.close()
-    (file,) = tmp_path.iterdir()
-    assert file.name.startswith("events.out.tfevents")
-    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
-    events.Reload()
-    assert [(e.step, e.value) for e in events.Scalars("val/acc")] == [(3, 0.5)]
-    (image,) = events.Images("filters/conv1")
-    assert image.encoded_image_string == png and (image.width, image.height) == (width, height)
+    logger.log_hyperparams(given)
+    logger.close()
+    files = [path.relative_to(tmp_path) for path in tmp_path.rglob("events.out.tfevents*")]
+    assert sorted(str(f.parent) for f in files) == [".", "test", "train", "val"]
+    assert events(tmp_path) == {
+        "train/loss": [(3, pytest.approx(0.7))], "val/loss": [(3, 0.5)],
+        "test/acc": [(4, 0.75)], "lr-Adam": [(3, 0.125)],
+        "pictures/filters/conv1": [(3, png)],
+    }  # fmt: skip
+    accumulator = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
+    (image,) = accumulator.Images("pictures/filters/conv1")
+    assert (image.width, image.height) == (width, height)
     # No run describes all: TensorBoard would take the first one's word for the others.
-    hparams = [tag for tag in events.summary_metadata if tag.startswith("_hparams_")]
+    hparams = [tag for tag in accumulator.summary_metadata if tag.startswith("_hparams_")]
     assert sorted(hparams) == ["_hparams_/session_end_info", "_hparams_/session_start_info"]
-    assert [(e.step, e.value) for e in events.Scalars("test/acc")] == [(4, 0.75)]
-    metadata = events.summary_metadata["_hparams_/session_start_info"]
-    said = HParamsPluginData.FromString(metadata.plugin_data.content).session_start_info.hparams
-    assert {k: v.string_value or v.number_value for k, v in said.items()} == {
+    metadata = accumulator.summary_metadata["_hparams_/session_start_info"]
+    words = HParamsPluginData.FromString(metadata.plugin_data.content).session_start_info.hparams
+    assert {k: v.string_value or v.number_value for k, v in words.items()} == {
         "lr": 0.1, "channels": "[16, 32]", "fused": "true", "graph": "false",
     }  # fmt: skip
 

@@ -95,6 +95,9 @@ KINDS = {
     "no monitor": ["callbacks=[checkpoint,progress,filters]", "monitor=null"],
     "the first epoch is the best": [CHECKPOINTS, *FIRST_IS_BEST],
     "gradients of two batches": [CHECKPOINTS, "+trainer.accumulate_grad_batches=2"],
+    "a schedule of accumulation": [
+        CHECKPOINTS, f"+callbacks.schedule={{_target_:{CALLBACKS}.GradientAccumulationScheduler,"
+        "scheduling:{0:1,1:2}}"],
     "validation within the epoch": [CHECKPOINTS, "+trainer.val_check_interval=3"],
     "averages of epochs": [
         CHECKPOINTS, f"+callbacks.swa={{_target_:{CALLBACKS}.StochasticWeightAveraging,"
@@ -369,6 +372,24 @@ def test_a_run_that_early_stopping_has_stopped_trains_no_further(recipes, tmp_pa
     after = log_of(folder).removeprefix(done)
     assert "stopped after epoch 3" in after and "epoch 4" not in after
     assert_is(folder, whole)
+
+
+def test_a_timer_counts_what_was_spent_before(tmp_path):
+    """Killed in the second epoch, with an hour on the clock: the resumed run is at its end."""
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    timer = f"+callbacks.timer={{_target_:{CALLBACKS}.Timer,duration:{{hours:1}}}}"
+    side_by_side([whole_run(whole, CHECKPOINTS, timer)])
+    assert record_of(whole)["num_epochs"] == 3
+    assert ended(begin(folder, whole, in_a_step(STEPS + 2))) == -signal.SIGKILL
+    last = folder / "checkpoints" / "last.ckpt"
+    content = read_checkpoint(last)
+    elapsed = content["callbacks"]["Timer"]["time_elapsed"]
+    assert 0 < elapsed["train"] < 600
+    elapsed["train"] = 3600.0
+    torch.save(content, last)
+    assert ended(begin(folder, whole)) == 0, log_of(folder)
+    assert record_of(folder)["num_epochs"] < 3
+    assert record_of(folder)["ended"].endswith(": max_time is over")
 
 
 def test_a_run_that_was_moved_is_resumed_and_keeps_its_best(tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from children import events
 from conftest import compose_run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -81,14 +82,17 @@ def test_pictures_of_start_epochs_and_end(finished_run):
 
 
 def test_tensorboard_has_scalars_pictures_and_hyper_parameters(finished_run):
-    events = EventAccumulator(str(finished_run), size_guidance={"images": 0, "scalars": 0})
-    events.Reload()
     record = json.loads((finished_run / "run.json").read_text())
-    assert [e.step for e in events.Images("filters/conv1")] == [0, 15]
-    assert len(events.Scalars("val/acc")) >= 2
-    assert events.Scalars("test/acc")[-1].value == pytest.approx(record["metrics"]["test/acc"])
-    session = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    shown = events(finished_run)
+    assert [step for step, _ in shown["pictures/filters/conv1"]] == [0, 15]
+    scalars = [f"{s}/{m}" for s in ("train", "val", "test") for m in ("acc", "loss")]
+    assert {tag for tag in shown if not tag.startswith("pictures/")} == {*scalars, "lr-Adam"}
+    for key in scalars:  # the same tag in three runs: one chart
+        assert shown[key][-1][1] == pytest.approx(record["metrics"][key], abs=1e-6), key
+    accumulator = EventAccumulator(str(finished_run)).Reload()
+    session = accumulator.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     assert b"model/optimizer/lr" in session and b"trainer/max_epochs" in session
+    assert b"seed" in session and b"data/seed" not in session
 
 
 def test_the_saved_configuration_is_resolved_and_enough(finished_run):
@@ -270,7 +274,7 @@ def test_what_an_unfinished_run_leaves(error, raised, status, tmp_path, monkeypa
 def test_hyper_parameters_are_flat_and_plain():
     config = {
         "model": {"_target_": "x", "optimizer": {"_target_": "y", "lr": 0.1}, "scheduler": None},
-        "data": {"data_dir": "/secret", "batch_size": 3},
+        "data": {"data_dir": "/secret", "batch_size": 3, "seed": 7},
         "trainer": {"devices": [0, 1]},
         "seed": 7,
         "name": "n",

@@ -28,8 +28,8 @@ from omegaconf.resolvers import oc
 from yaml import MarkedYAMLError, YAMLError
 
 from simplecnn.config.build import find_class, first_line, name_mistakes, target_nodes
+from simplecnn.config.mistakes import mistakes as schema_mistakes
 from simplecnn.config.schema import COMMANDS, Train
-from simplecnn.config.schema import mistakes as schema_mistakes
 from simplecnn.config.spelling import cut, did_you_mean, dotted, meant, unknown
 from simplecnn.errors import InputError
 
@@ -46,6 +46,7 @@ EXTRAS = {  # a choice, the module it needs, and the extra that installs it
     "hydra/sweeper=optuna": ("optuna", "optuna"),
     "hparams_search=optuna": ("optuna", "optuna"),
 }
+MAX_NAME = 80  # characters that a directory's name has of what was typed
 Config = Mapping[str, Any]
 Composed = tuple[dict[str, Any], DictConfig]  # plain values, and all of it with Hydra's part
 claimed: dict[str, str] = {}  # the directories of this process's "run" and "sweep", if chosen
@@ -55,9 +56,22 @@ claimed: dict[str, str] = {}  # the directories of this process's "run" and "swe
 
 
 def _run_dir(default: str, *, _root_: Any) -> str:
-    """A run that is resumed goes on in its own directory."""
-    resume = _root_.get("resume")
-    return latest(str(resume)) if resume is not None else claimed.get("run", default)
+    """A new directory, named for what was typed; a run that is resumed has one."""
+    if _root_.get("resume") is not None:
+        return latest(str(_root_.resume))
+    return claimed.get("run", default + _what_was_typed(_root_.hydra.overrides.task))
+
+
+def _what_was_typed(words: Sequence[str]) -> str:
+    """`_lr-0.01_seed-3`: the part of a directory's name that tells one run from another."""
+    name = ""
+    for text in words:
+        key, _, value = text.partition("=")
+        if not key.lstrip("+~").startswith(("hydra", "experiment", "name", "paths", "ckpt_path")):
+            last = re.split("[./@+~]", key)[-1]
+            pair = f"no-{last}" if text.startswith("~") else f"{last}-{value}"
+            name += "_" + re.sub(r"[^\w.+-]", "", pair, flags=re.ASCII)
+    return name[:MAX_NAME]
 
 
 def _output_subdir(default: str, *, _root_: Any) -> str | None:
@@ -203,38 +217,37 @@ def _is_installed(module: str) -> bool:
 
 
 def _compose_words(name: str, words: Sequence[str], mistakes: list[str]) -> DictConfig:
-    """The composition, with a sentence on each word that cannot be, and those left out."""
-    parsed, problem = list(readable(words, mistakes)), ""
-    top = {"hydra", "callbacks", "logger", *OVERLAYS, *COMMANDS.get(name, Train).model_fields}
-    known = all(re.split(r"[./@]", w.key_or_group)[0] in top for w in parsed)
+    """The composition, with a sentence on each word that cannot be, and those left out.
+
+    A word that chooses an option is composed; all others are then set on the composition, so that
+    one that cannot be set hides no other.
+    """
+    parsed = list(readable(words, mistakes))
     try:
-        if known and not mistakes:
-            return compose(name, [line(w) for w in parsed], return_hydra_config=True)
+        if not mistakes:
+            return compose(name, list(map(line, parsed)), return_hydra_config=True)
     except CANNOT_COMPOSE as error:
         problem = gist(error)
     further = [w for w in parsed if w.key_or_group == "hydra.searchpath"]
-    choosing = [w for w in parsed if w not in further and _options(w.key_or_group, further)]
-    choosing = [*further, *choosing]  # where the options are, before them
-    good: list[Override] = []
-    for word in choosing:
-        if sentence := _option_mistake(word, _options(word.key_or_group, further)):
+    others = [(w, _options(w.key_or_group, further)) for w in parsed if w not in further]
+    choices = list(further)  # where the options are, before them
+    for word, of_group in others:
+        if of_group and (sentence := _option_mistake(word, of_group)):
             mistakes.append(sentence)
-        else:
-            good.append(word)
-    tried = bool(problem) and len(good) == len(parsed)
-    config = _compose_good(name, [line(w) for w in good], mistakes, tried=tried)
-    for word in parsed:
-        if word not in choosing:
-            try:
-                _try(word, config)
-            except CANNOT_COMPOSE as error:
-                mistakes.append(_key_mistake(word, config, error))
-    if mistakes:
-        return config
+        elif of_group:
+            choices.append(word)
     try:
-        return compose(name, [line(w) for w in parsed], return_hydra_config=True)
+        config = compose(name, list(map(line, choices)), return_hydra_config=True)
     except CANNOT_COMPOSE as error:
-        raise InputError(gist(error)) from None
+        raise InputError(*mistakes, gist(error)) from None
+    for word in (w for w, of_group in others if not of_group):
+        try:
+            _set(word, config)
+        except CANNOT_COMPOSE as error:
+            mistakes.append(_key_mistake(word, config, error))
+    if not mistakes:  # each is right by itself
+        raise InputError(problem)
+    return config
 
 
 def line(word: Override) -> str:
@@ -285,36 +298,15 @@ def _option_mistake(word: Override, options: Sequence[str]) -> str | None:
     """A sentence where a word names an option that its group does not have."""
     value = word.value()
     for choice in value if isinstance(value, list) else [value]:
-        if options and choice is not None and choice not in options:
+        if choice is not None and choice not in options:
             hint = did_you_mean(str(choice), options)
             key = word.key_or_group
             return f"{key}={cut(str(choice))}: allowed are {', '.join(options)}.{hint}"
     return None
 
 
-def _compose_good(name: str, words: list[str], mistakes: list[str], *, tried: bool) -> DictConfig:
-    """The composition of those words that compose, each tried with those before it."""
-    good, config = [word for word in words if word.startswith("hydra.searchpath=")], None
-    try:
-        if not tried:
-            return compose(name, words, return_hydra_config=True)
-    except CANNOT_COMPOSE:
-        pass
-    for word in words:
-        try:
-            if word not in good:
-                config = compose(name, [*good, word], return_hydra_config=True)
-                good.append(word)
-        except CANNOT_COMPOSE as error:
-            mistakes.append(f"{cut(word)}: {gist(error)}")
-    try:
-        return config or compose(name, good, return_hydra_config=True)
-    except CANNOT_COMPOSE as error:
-        raise InputError(*mistakes, gist(error)) from None
-
-
-def _try(word: Override, config: DictConfig) -> None:
-    """Set what a word says, as Hydra would: to find all the words that cannot be set at once."""
+def _set(word: Override, config: DictConfig) -> None:
+    """Set what a word says, as Hydra would. Raises where that is not possible."""
     key, value = word.key_or_group, word.value()
     if word.package is not None:
         raise ValueError(f"there is no group {key}")

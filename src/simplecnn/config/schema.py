@@ -1,33 +1,32 @@
 """What a configuration may be: every key of conf/, its type, its range, and a sentence on it.
 
-Commands check by these models before anything is made (`mistakes`), and editors complete keys by
+Commands check by these models before anything is made (`mistakes.py`), and editors complete keys by
 them (`scripts/schema.py`). Classes of other packages are a `Node`: what they accept, their own
 signature says (`build.check_classes`). No torch is imported.
 """
 
+import itertools
 import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     FiniteFloat,
     GetCoreSchemaHandler,
-    TypeAdapter,
-    ValidationError,
+    Tag,
     create_model,
-    model_validator,
 )
-from pydantic.fields import FieldInfo
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema
 
 from simplecnn.config import devices
-from simplecnn.config.spelling import did_you_mean, show, unknown
+from simplecnn.config.spelling import did_you_mean
 
 Config = Mapping[str, Any]
 
@@ -74,20 +73,24 @@ Name = Annotated[str, rule(lambda v: re.fullmatch(r"[\w-][\w.-]{0,99}", v), "let
 File = Annotated[str, rule(os.path.isfile, "a file, and there is none of that name")]
 
 
-class Section(BaseModel):
-    """A part of a configuration with the keys below and no others."""
+class Part(BaseModel):
+    """A part of a configuration."""
 
     model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
+    def problems(self) -> Iterator[str]:
+        """What is wrong with keys that are right by themselves: sentences that begin with one."""
+        yield from ()
 
-class Ours(Section):
+
+class Ours(Part):
     """A class of this project: its arguments, and Hydra's words on how to build it."""
 
     recursive: bool | None = Field(None, alias="_recursive_")
     convert: Literal["none", "partial", "object", "all"] | None = Field(None, alias="_convert_")
 
 
-class Node(BaseModel):
+class Node(Part):
     """Any other class, by its dotted name: its own signature says what it takes."""
 
     model_config = ConfigDict(extra="allow", strict=True, defer_build=True)
@@ -102,21 +105,20 @@ class Other(Node):
 
 
 class ByTarget:
-    """A node whose `_target_` chooses the model: one of ours, or `Other` for any other class."""
+    """Marks a node whose `_target_` chooses the model: one of ours, or `Other`."""
 
     def __init__(self, *models: type[Ours]) -> None:
-        self.models = {target_of(model): model for model in models}
+        self.names = [target_of(model) for model in models]
+        pairs = [*zip(models, self.names, strict=True), (Other, "other")]
+        choices = tuple(Annotated[model, Tag(name)] for model, name in pairs)
+        self.union: Any = Annotated[Union[choices], Discriminator(self._tag)]  # noqa: UP007
+
+    def _tag(self, node: Any) -> str | None:
+        target = node.get("_target_") if isinstance(node, Mapping) else None
+        return None if target is None else target if target in self.names else "other"
 
     def __get_pydantic_core_schema__(self, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        choices = {t: handler.generate_schema(m) for t, m in self.models.items()}
-        choices["other"] = handler.generate_schema(Other)
-        return core_schema.tagged_union_schema(choices, self._tag)
-
-    def _tag(self, value: Any) -> str | None:
-        if not isinstance(value, Mapping) or "_target_" not in value:
-            return None
-        target = value["_target_"]
-        return target if isinstance(target, str) and target in self.models else "other"
+        return handler.generate_schema(self.union)
 
 
 def target_of(model: type[Ours]) -> str:
@@ -156,30 +158,28 @@ class SimpleCNN(Ours):
     num_classes: Annotated[int, Field(ge=2, le=65_536)] | None = key(None, "null: as the data have")
     image_size: Width | None = key(None, "pixels a side; null: as the data have")
 
-    @model_validator(mode="after")
-    def _fits(self) -> "SimpleCNN":
+    def problems(self) -> Iterator[str]:
         size, blocks = self.image_size or IMAGE_SIZE, len(self.channels)
         left = size if self.pool == "none" else size // 2**blocks
         widths = [self.in_channels or 1, *self.channels]
-        num = sum(a * b * self.kernel_size**2 for a, b in zip(widths, widths[1:], strict=False))
+        num = sum(a * b * self.kernel_size**2 for a, b in itertools.pairwise(widths))
         num += widths[-1] * max(1, left) ** 2 * self.hidden
-        return checked(self, {
-            f"channels has {blocks} entries: each halves the image of {size} pixels, and at most "
-            f"{size.bit_length() - 1} leave something of it.": left < 1,
-            f"kernel_size is {self.kernel_size}: the image has {size} pixels only.":
-                self.kernel_size > size,
-            f"crop is {self.crop}: the image has {size} pixels only.":
-                self.crop and self.crop[1] > size,
-            f"channels and hidden make {num:,} weights: at most {MAX_WEIGHTS:,} are built.":
-                num > MAX_WEIGHTS,
-        })
+        if left < 1:
+            yield (f"channels has {blocks} entries: each halves the image of {size} pixels, and at "
+                   f"most {size.bit_length() - 1} leave something of it.")
+        if self.kernel_size > size:
+            yield f"kernel_size is {self.kernel_size}: the image has {size} pixels only."
+        if self.crop and self.crop[1] > size:
+            yield f"crop is {self.crop}: the image has {size} pixels only."
+        if num > MAX_WEIGHTS:
+            yield (f"channels and hidden make {num:,} weights: at most {MAX_WEIGHTS:,} are built.")
 
 
 class Classifier(Ours):
     """A network with its loss, optimizer and schedule."""
 
     target: Literal["simplecnn.models.classifier.Classifier"] = target()
-    network: Annotated[Any, ByTarget(SimpleCNN)] = key(..., "any torch.nn.Module")
+    network: Annotated[Any, ByTarget(SimpleCNN)] = key(None, "any torch.nn.Module")
     optimizer: Node = key(None, "of torch.optim")
     scheduler: Node | None = key(None, "of torch.optim.lr_scheduler, or null")
     scheduler_interval: Literal["epoch", "step"] = key("epoch", "when it steps")
@@ -188,15 +188,14 @@ class Classifier(Ours):
     compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = key(
         False, "torch.compile the network: true, or a mode of its own")
 
-    @model_validator(mode="after")
-    def _schedule(self) -> "Classifier":
-        plateau = self.scheduler and self.scheduler.is_a("ReduceLROnPlateau")
-        return checked(self, {
-            "scheduler_monitor is null: this schedule follows a metric.":
-                plateau and not self.scheduler_monitor,
-            "scheduler_interval is 'step': this schedule looks once an epoch.":
-                plateau and self.scheduler_interval != "epoch",
-        })
+    def problems(self) -> Iterator[str]:
+        if self.network is None:
+            yield "network is missing: type model.network._target_=…"
+        if self.scheduler and self.scheduler.is_a("ReduceLROnPlateau"):
+            if not self.scheduler_monitor:
+                yield "scheduler_monitor is null: this schedule follows a metric."
+            if self.scheduler_interval != "epoch":
+                yield "scheduler_interval is 'step': this schedule looks once an epoch."
 
 
 class Affine(Ours):
@@ -240,11 +239,10 @@ class MNIST(Ours):
         """Images to train and validate on, and to test."""
         return (4_500, 500) if self.dataset == "MNIST5k" else (60_000, 10_000)
 
-    @model_validator(mode="after")
-    def _split(self) -> "MNIST":
+    def problems(self) -> Iterator[str]:
         both = self.num_images[0]
-        text = f"val_size is {self.val_size}: at most {both - 1} leave something to train on."
-        return checked(self, {text: self.val_size >= both})
+        if self.val_size >= both:
+            yield f"val_size is {self.val_size}: at most {both - 1} leave something to train on."
 
 
 Data = Annotated[Any, ByTarget(MNIST)]
@@ -318,28 +316,24 @@ class Trainer(Node):
     callbacks: None = key(None, "the group callbacks says what there is")
     logger: None = key(None, "the group logger says what there is")
 
-    @model_validator(mode="after")
-    def _devices(self) -> "Trainer":
-        num = devices.num_cuda_devices()
+    def problems(self) -> Iterator[str]:
+        num, asks_gpu = devices.num_cuda_devices(), self.accelerator in ("gpu", "cuda")
         has_mps = self.accelerator in ("gpu", "mps") and devices.has_mps()
-        asks_gpu = self.accelerator in ("gpu", "cuda")
         highest = max(self.devices) + 1 if isinstance(self.devices, list) else self.devices
-        there = asks_gpu and num or has_mps or self.accelerator in ("auto", "cpu")
-        device = "CUDA device" if asks_gpu else "Mac with an Apple processor"
-        return checked(self, {
-            f"accelerator is {self.accelerator!r}: no {device} is seen on this machine. "
-            f"Type trainer=auto or trainer=cpu.": not there,
-            f"devices is {self.devices}: this machine has {num} CUDA device(s).":
-                asks_gpu and num and isinstance(highest, int) and highest > num,
-        })
+        if not (has_mps or asks_gpu and num or self.accelerator in ("auto", "cpu")):
+            device = "CUDA device" if asks_gpu else "Mac with an Apple processor"
+            yield (f"accelerator is {self.accelerator!r}: no {device} is seen on this machine. "
+                   f"Type trainer=auto or trainer=cpu.")
+        elif asks_gpu and num and isinstance(highest, int) and highest > num:
+            yield f"devices is {self.devices}: this machine has {num} CUDA device(s)."
 
 
-class Paths(Section):
+class Paths(Part):
     output_dir: Text = key("", "this run's directory")
     data_dir: Text = key("", "where the data sets are, or go")
 
 
-class Parts(Section):
+class Parts(Part):
     """The parts of a run that other commands read from its directory."""
 
     model: Annotated[Any, ByTarget(Classifier)] = key(..., "what is trained")
@@ -366,10 +360,10 @@ class Train(Parts):
     mode: Mode = key("max", "of the monitor")
     dry_run: bool = key(False, "check the run, or list all jobs of a sweep; start nothing")
 
-    @model_validator(mode="after")
-    def _together(self) -> "Train":
-        found = [*self._of_start(), *self._of_data(), *self._of_metrics()]
-        return checked(self, dict.fromkeys(found, True))
+    def problems(self) -> Iterator[str]:
+        yield from self._of_start()
+        yield from self._of_data()
+        yield from self._of_metrics()
 
     def _of_start(self) -> Iterator[str]:
         if not self.train and not self.test:
@@ -436,7 +430,7 @@ def is_logged(metric: str, data: Config) -> bool:
     return not metric.startswith("test/") or bool(data.get("test_each_epoch"))
 
 
-class WithRun(Section):
+class WithRun(Part):
     run: Text = key(..., "the run's directory; last: the newest one")
     checkpoint: Text = key("best", "best, last, or a file")
 
@@ -462,13 +456,13 @@ class Export(WithRun):
     to: Text | None = key(None, "a file; null: model.safetensors beside the run")
 
 
-class Sweep(Section):
+class Sweep(Part):
     """scripts/sweep.py"""
 
     sweep: Text = key(..., "the directory of the sweep; last: the newest one")
 
 
-class NumImages(Section):
+class NumImages(Part):
     num_images: AtLeast10 = key(1000, "test images")
 
 
@@ -477,7 +471,7 @@ class Units(NumImages):
     num_cards: Positive = key(128, "at most, of each layer")
 
 
-class Attribution(Section):
+class Attribution(Part):
     num_right: Natural = key(3, "images that are classified right")
     num_wrong: Natural = key(3, "images that are not")
 
@@ -487,7 +481,7 @@ class Translation(NumImages):
     reach: Annotated[int, Field(ge=1, le=64)] = key(8, "pixels to either side")
 
 
-class Explain(Section):
+class Explain(Part):
     """scripts/explain.py"""
 
     data: Data | None = key(None, "another data set than the run's own")
@@ -505,14 +499,14 @@ class Explain(Section):
     verdicts: NumImages = key(NumImages(), "the tutorial's claims")
 
 
-class Convolution(Section):
+class Convolution(Part):
     """scripts/convolution.py"""
 
     name: Name = key("convolution", "the pictures land in outputs/<name>/<date_time>")
     digit: Annotated[int, Field(ge=0, le=4999)] = key(0, "of the bundled ones")
 
 
-class ReceptiveField(Section):
+class ReceptiveField(Part):
     """scripts/receptive_field.py"""
 
     model: Annotated[Any, ByTarget(Classifier)] = key(..., "whose network is measured")
@@ -522,139 +516,9 @@ class ReceptiveField(Section):
     seed: Seed = key(0, "of the weights and of the choice of digits")
 
 
-COMMANDS: dict[str, type[Section]] = {
+COMMANDS: dict[str, type[Part]] = {
     "train": Train, "evaluate": Evaluate, "predict": Predict, "export": Export, "sweep": Sweep,
     "explain": Explain, "convolution": Convolution,
     "receptive_field": ReceptiveField, "parts": Parts,
 }
 # fmt: on
-
-
-# ------------------------------------------------------------------------------------ sentences
-
-
-class Joined(ValueError):
-    """Several sentences about the keys of one section."""
-
-
-def checked(section: Any, problems: Mapping[str, Any]) -> Any:
-    """The section, where none of the problems is there."""
-    if found := [text for text, is_there in problems.items() if is_there]:
-        raise Joined(*found)
-    return section
-
-
-def mistakes(command: str, config: Config) -> dict[str, str]:
-    """Every mistake in a resolved configuration of a command: the key, and a sentence."""
-    model = COMMANDS[command]
-    found: dict[str, str] = {}
-    rest: Any = config
-    # What is wrong by itself is said, and the rules that join keys judge the rest without it.
-    for _ in range(3):
-        try:
-            model.model_validate(rest)
-            break
-        except ValidationError as error:
-            new = _sentences(error, rest, model)
-        found = {**new, **found}
-        rest = _without(rest, set(new))
-    return found
-
-
-def _sentences(error: ValidationError, config: Any, model: type[Section]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for problem in error.errors(include_url=False):
-        path, value, parent = _place(config, problem["loc"])
-        fields = _fields(parent, path, model)
-        last = path.rpartition(".")[2]
-        cause = problem.get("ctx", {}).get("error")
-        if isinstance(cause, Joined):
-            prefix = f"{path}." if path else ""
-            found |= {f"{prefix}{p.split()[0]}": f"{prefix}{p}" for p in cause.args}
-        elif problem["type"] == "missing":
-            name = f"{path}.{problem['loc'][-1]}".lstrip(".")
-            found[name] = f"{name} is missing: type {name}=…"
-        elif problem["type"] == "extra_forbidden":
-            where = path.rpartition(".")[0] or "the configuration"
-            of = parent.get("_target_", where) if isinstance(parent, Mapping) else where
-            names = [name for name in fields if not name.startswith("_")]
-            found[path] = unknown(path, last, names, f"of {of}")
-        elif cause is not None:
-            found[path] = f"{path} is {show(value)}: it must be {cause}."
-        elif path not in found:
-            field = fields.get(last)
-            text = describe(json_schema(field) if field else {})
-            found[path] = f"{path} is {show(value)}: it must be {text}."
-    return found
-
-
-def json_schema(field: FieldInfo) -> dict[str, Any]:
-    """The JSON schema of one key."""
-    annotation: Any = Annotated[field.annotation, field]
-    return TypeAdapter(annotation).json_schema()
-
-
-def describe(schema: Config) -> str:
-    """What a JSON schema allows, in words."""
-    match schema:
-        case {"anyOf": options} | {"oneOf": options}:
-            return ", or ".join(dict.fromkeys(map(describe, options)))
-        case {"enum": values}:
-            return " or ".join([", ".join(map(str, values[:-1])), str(values[-1])])
-        case {"const": value}:
-            return str(value).lower() if isinstance(value, bool) else str(value)
-        case {"type": "integer" | "number" as kind}:
-            text = "a whole number" if kind == "integer" else "a number"
-            match schema:
-                case {"minimum": low, "exclusiveMaximum": high}:
-                    return f"{text} from {low} up to, not including, {high}"
-                case {"minimum": low, "maximum": high}:
-                    return f"{text} from {low} to {high}"
-                case {"minimum": low}:
-                    return f"{text} of {low} or more"
-                case {"exclusiveMinimum": low}:
-                    return f"{text} above {low}"
-            return text
-        case {"type": "array", "items": items}:
-            return f"a list, each {describe(items)}"
-        case {"type": kind}:
-            words = {"boolean": "true or false", "string": "a text", "null": "null"}
-            return words.get(kind, "keys with values")
-    return "a class to build, with a _target_ and its arguments"
-
-
-def _place(config: Any, loc: tuple[int | str, ...]) -> tuple[str, Any, Any]:
-    """The key that a location of pydantic's stands for, its value, and what it stands in.
-
-    Parts that are no keys are names of types: which of a union was tried. Of a list, the whole.
-    """
-    path, value, parent = "", config, None
-    for part in loc:
-        if isinstance(value, Mapping) and part in value:
-            path, value, parent = f"{path}.{part}".lstrip("."), value[part], value
-    return path, value, parent
-
-
-def _fields(parent: Any, path: str, model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """The keys that are allowed where one stands."""
-    if isinstance(parent, Mapping) and parent.get("_target_") in OURS:
-        model = OURS[parent["_target_"]]
-    else:
-        for part in path.split(".")[:-1]:
-            field = model.model_fields.get(part)
-            inner = field.annotation if field else None
-            if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-                return {}
-            model = inner
-    return {field.alias or name: field for name, field in model.model_fields.items()}
-
-
-def _without(config: Any, keys: set[str], prefix: str = "") -> Any:
-    """A configuration without the keys that are named by their whole path."""
-    if not isinstance(config, Mapping):
-        return config
-    return {
-        name: _without(value, keys, f"{prefix}{name}.")
-        for name, value in config.items()
-        if f"{prefix}{name}" not in keys
-    }

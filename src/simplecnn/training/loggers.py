@@ -1,4 +1,4 @@
-"""Where logged numbers and pictures go: TensorBoard's event file, and metrics.csv beside it."""
+"""Where logged numbers and pictures go: TensorBoard's event files, and metrics.csv beside them."""
 
 import csv
 import io
@@ -13,58 +13,82 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from simplecnn.atomic import atomic_write
 
 Rows = dict[int, dict[str, float]]  # by step
+STAGES = ("train", "val", "test")
 
 
 class TensorBoard(TensorBoardLogger):
-    """TensorBoard events directly in `save_dir`, without subdirectories.
+    """TensorBoard events in `save_dir`: pictures and hyperparameters, and a directory a stage.
 
+    `train/loss` is the scalar `loss` in `save_dir/train`, `val/loss` the scalar `loss` in
+    `save_dir/val`: TensorBoard draws both into one chart.
     purge_step: what another process logged from this step on is hidden: the run was resumed there.
     """
 
     def __init__(self, save_dir: str, purge_step: int | None = None) -> None:
-        super().__init__(
-            save_dir,
-            name="",
-            version="",
-            default_hp_metric=False,
-            flush_secs=30,
-            purge_step=purge_step,
-        )
+        self._options: dict[str, Any] = {"flush_secs": 30, "purge_step": purge_step}
+        self._writers: dict[str, SummaryWriter] = {}
+        super().__init__(save_dir, name="", version="", default_hp_metric=False, **self._options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process that DDP spawns: it opens files of its own."""
+        return {**super().__getstate__(), "_writers": {}}
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        for key, value in metrics.items():
+            stage, _, name = key.partition("/")
+            if stage in STAGES and name:
+                self._writer(stage).add_scalar(name, value, step)
+            elif key != "epoch":  # a chart of no use
+                self.experiment.add_scalar(key, value, step)
+
+    def _writer(self, stage: str) -> SummaryWriter:
+        if stage not in self._writers:
+            self._writers[stage] = SummaryWriter(Path(self.save_dir, stage), **self._options)
+        return self._writers[stage]
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
-        """Make this run a row of the HPARAMS tab; `metrics` are those that were logged before.
+        """Make this run a row of the HPARAMS tab; its metrics are what was logged.
 
         TensorBoard takes the description of all runs from the first one that has one, and hides
         what differs: so no run has one, and it looks at all of them. True and false are words:
         torch writes them as numbers, and then the table says 1.0000.
         """
-        said = {k: str(v).lower() if isinstance(v, bool) else v for k, v in params.items()}
-        _, start, end = hparams(said, dict.fromkeys(metrics or {}, 0.0))
+        words = {k: str(v).lower() if isinstance(v, bool) else v for k, v in params.items()}
+        _, start, end = hparams(words, {})
         writer = self.experiment.file_writer
         writer.add_summary(start)
         writer.add_summary(end)
 
     @rank_zero_only
     def save(self) -> None:
-        """Nothing: Lightning calls this at every log, and the writer flushes by itself."""
+        """Nothing: Lightning calls this at every log, and the writers flush by themselves."""
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Flush only: fit and test both end with this call, and one file should hold both."""
         if self._experiment is not None:
             self.experiment.flush()
+        for writer in self._writers.values():
+            writer.flush()
+
+    @rank_zero_only
+    def close(self) -> None:
+        for writer in (self.experiment, *self._writers.values()):
+            writer.close()
 
     @rank_zero_only
     def add_png(self, tag: str, png: bytes, width: int, height: int, step: int) -> None:
         """Add a picture as it is, without decoding and encoding it again."""
         image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=3)
-        summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+        summary = Summary(value=[Summary.Value(tag=f"pictures/{tag}", image=image)])
         self.experiment.file_writer.add_summary(summary, step)
 
 

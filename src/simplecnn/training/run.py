@@ -18,6 +18,7 @@ from simplecnn.callbacks.checkpoint import STATE
 from simplecnn.callbacks.phases import Phases
 from simplecnn.callbacks.progress import metric_text, split_metric
 from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
+from simplecnn.config.spelling import word
 from simplecnn.console import configure_lightning_logging
 from simplecnn.run_directory import RECORD, RunDirectory, short, tensorboard, with_uv
 from simplecnn.table import table
@@ -28,6 +29,7 @@ from simplecnn.training.signals import Interrupted, Stop, requeue, slurm_job
 
 log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
+COPIES = {"data/seed": "seed", "model/scheduler/max_lr": "model/optimizer/lr"}  # in conf/
 
 
 def train(
@@ -157,8 +159,8 @@ class Run:
             self._add_phases()
             for logger in self.trainer.loggers:
                 if isinstance(logger, TensorBoard):
-                    logger.log_hyperparams(hyper_parameters(self.config), self.metrics)
-                    logger.experiment.close()
+                    logger.log_hyperparams(hyper_parameters(self.config))
+                    logger.close()
         last = self.directory.last_checkpoint()
         if last and status != "finished":
             self.num_epochs = read_checkpoint(last)["epoch"]
@@ -200,7 +202,7 @@ class Run:
         path = short(self.directory.path)
         if (self.directory.path.parent / "sweep.json").is_file():
             return f"The command of the sweep resumes {path}"
-        command = with_uv(f"{short(sys.argv[0])} resume={shlex.quote(path)}")
+        command = with_uv(f"{short(sys.argv[0])} {shlex.quote(word('resume', path))}")
         saved = self.directory.last_checkpoint() is not None
         what = "Resume it" if saved else "No epoch was finished: start it again"
         return f"{what} with\n{command}"
@@ -366,9 +368,13 @@ def _cell(name: str, value: float | None) -> str:
 
 
 def hyper_parameters(config: Config) -> dict[str, Any]:
-    """What a run was made of, flat, for TensorBoard's HPARAMS tab."""
+    """What a run was made of, flat, for TensorBoard's HPARAMS tab; nothing twice."""
     chosen = {key: config[key] for key in ("model", "data", "trainer", "seed")}
-    return {k: v for k, v in _flatten(chosen) if not k.endswith(("_target_", "data_dir"))}
+    flat = {k: v for k, v in _flatten(chosen) if not k.endswith(("_target_", "data_dir"))}
+    for copy, original in COPIES.items():
+        if copy in flat and flat[copy] == flat.get(original):
+            del flat[copy]
+    return flat
 
 
 def _flatten(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:

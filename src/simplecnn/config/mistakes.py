@@ -1,0 +1,137 @@
+"""Sentences about the keys and values of a configuration that are not as `schema` says."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from simplecnn.config.schema import COMMANDS, OURS, Part
+from simplecnn.config.spelling import show, unknown
+
+Config = Mapping[str, Any]
+
+
+def mistakes(command: str, config: Config) -> dict[str, str]:
+    """Every mistake in a resolved configuration of a command: the key, and a sentence."""
+    model = COMMANDS[command]
+    sentences: dict[str, str] = {}
+    # What is wrong by itself is left out, and the rules that join keys judge the rest.
+    for _ in range(3):
+        try:
+            joined = dict(_problems(model.model_validate(config)))
+        except ValidationError as error:
+            new = _sentences(error, config, model)
+            sentences = {**new, **sentences}
+            config = _without(config, set(new))
+        else:
+            return joined | sentences
+    return sentences
+
+
+def _problems(part: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """What the rules of a part, and of those within it, say: the key, and a sentence."""
+    if isinstance(part, Part):
+        for sentence in part.problems():
+            yield f"{prefix}{sentence.split()[0]}", f"{prefix}{sentence}"
+        names = {name: getattr(part, name) for name in type(part).model_fields}
+    else:
+        names = part if isinstance(part, dict) else {}
+    for name, value in names.items():
+        yield from _problems(value, f"{prefix}{name}.")
+
+
+def _sentences(error: ValidationError, config: Any, model: type[Part]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for problem in error.errors(include_url=False):
+        path, value, parent = _place(config, problem["loc"])
+        fields = _fields(parent, path, model)
+        last = path.rpartition(".")[2]
+        cause = problem.get("ctx", {}).get("error")
+        if problem["type"] == "missing":
+            name = f"{path}.{problem['loc'][-1]}".lstrip(".")
+            found[name] = f"{name} is missing: type {name}=…"
+        elif problem["type"] == "extra_forbidden":
+            where = path.rpartition(".")[0] or "the configuration"
+            of = parent.get("_target_", where) if isinstance(parent, Mapping) else where
+            names = [name for name in fields if not name.startswith("_")]
+            found[path] = unknown(path, last, names, f"of {of}")
+        elif cause is not None:
+            found[path] = f"{path} is {show(value)}: it must be {cause}."
+        elif path not in found:
+            field = fields.get(last)
+            text = describe(json_schema(field) if field else {})
+            found[path] = f"{path} is {show(value)}: it must be {text}."
+    return found
+
+
+def json_schema(field: FieldInfo) -> dict[str, Any]:
+    """The JSON schema of one key."""
+    annotation: Any = Annotated[field.annotation, field]
+    return TypeAdapter(annotation).json_schema()
+
+
+def describe(schema: Config) -> str:
+    """What a JSON schema allows, in words."""
+    match schema:
+        case {"anyOf": options} | {"oneOf": options}:
+            return ", or ".join(dict.fromkeys(map(describe, options)))
+        case {"enum": values}:
+            return " or ".join([", ".join(map(str, values[:-1])), str(values[-1])])
+        case {"const": value}:
+            return str(value).lower() if isinstance(value, bool) else str(value)
+        case {"type": "integer" | "number" as kind}:
+            text = "a whole number" if kind == "integer" else "a number"
+            match schema:
+                case {"minimum": low, "exclusiveMaximum": high}:
+                    return f"{text} from {low} up to, not including, {high}"
+                case {"minimum": low, "maximum": high}:
+                    return f"{text} from {low} to {high}"
+                case {"minimum": low}:
+                    return f"{text} of {low} or more"
+                case {"exclusiveMinimum": low}:
+                    return f"{text} above {low}"
+            return text
+        case {"type": "array", "items": items}:
+            return f"a list, each {describe(items)}"
+        case {"type": kind}:
+            words = {"boolean": "true or false", "string": "a text", "null": "null"}
+            return words.get(kind, "keys with values")
+    return "a class to build, with a _target_ and its arguments"
+
+
+def _place(config: Any, loc: tuple[int | str, ...]) -> tuple[str, Any, Any]:
+    """The key that a location of pydantic's stands for, its value, and what it stands in.
+
+    Parts that are no keys are names of types: which of a union was tried. Of a list, the whole.
+    """
+    path, value, parent = "", config, None
+    for part in loc:
+        if isinstance(value, Mapping) and part in value:
+            path, value, parent = f"{path}.{part}".lstrip("."), value[part], value
+    return path, value, parent
+
+
+def _fields(parent: Any, path: str, model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The keys that are allowed where one stands."""
+    if isinstance(parent, Mapping) and parent.get("_target_") in OURS:
+        model = OURS[parent["_target_"]]
+    else:
+        for part in path.split(".")[:-1]:
+            field = model.model_fields.get(part)
+            inner = field.annotation if field else None
+            if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+                return {}
+            model = inner
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def _without(config: Any, keys: set[str], prefix: str = "") -> Any:
+    """A configuration without the keys that are named by their whole path."""
+    if not isinstance(config, Mapping):
+        return config
+    return {
+        name: _without(value, keys, f"{prefix}{name}.")
+        for name, value in config.items()
+        if f"{prefix}{name}" not in keys
+    }
