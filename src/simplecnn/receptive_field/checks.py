@@ -148,8 +148,8 @@ def _checks(
 
 
 def _masks(height: int, width: int) -> Iterator[Tensor]:
-    """Which pixels are changed together (B, H, W): those of each row, those of each column, and some
-    each for itself."""
+    """Which pixels are changed together (B, H, W): those of each row, those of each column, and
+    128 each for itself."""
     rows = torch.eye(height, dtype=torch.bool)[:, :, None].expand(-1, -1, width)
     columns = torch.eye(width, dtype=torch.bool)[:, None, :].expand(-1, height, -1)
     generator = torch.Generator().manual_seed(0)
