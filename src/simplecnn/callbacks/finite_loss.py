@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from simplecnn.callbacks.image_callback import network_of
 from simplecnn.errors import RunError
+from simplecnn.receptive_field.trace import named_outputs
 
 EVERY_N_STEPS = 50  # how often the loss is read from a GPU, or agreed on by several processes
 
@@ -92,21 +92,14 @@ def first_break(module: LightningModule, batch: Any) -> str:
         return f"the weights {weights[0]}{others} are not finite after the step before"
     broken: list[str] = []
 
-    def check_output(name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
+    def receive(name: str, layer: nn.Module, output: Tensor) -> None:
         if not _all_finite([output]):
             broken.append(name)
 
     network = network_of(module)
-    handles = [
-        layer.register_forward_hook(partial(check_output, name))
-        for name, layer in network.named_modules()
-        if not list(layer.children())
-    ]
     # A batch of another kind fails: then it is the loss that is named.
-    with suppress(Exception), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+    with suppress(Exception), torch.no_grad(), named_outputs(network, receive):
         network(batch[0])
-    for handle in handles:
-        handle.remove()
     if broken:
         return f"the output of {broken[0]} was the first to break"
     return "the outputs of all layers are finite: the loss was the first to break"

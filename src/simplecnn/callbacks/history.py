@@ -1,4 +1,4 @@
-"""What a callback has seen so far: arrays by step, kept in one .npz file."""
+"""What a callback has recorded: arrays by step, kept in one .npz file."""
 
 from collections.abc import Mapping
 from io import BytesIO

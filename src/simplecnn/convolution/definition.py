@@ -220,7 +220,8 @@ def _unpad(grad_padded: NDArray[Any], conv: _Convolution) -> NDArray[Any]:
         _copied(s, n, conv.padding_mode) for s, n in zip(conv.sides, conv.size, strict=True)
     )
     grad = np.zeros((*grad_padded.shape[:2], *conv.size), grad_padded.dtype)
-    np.add.at(grad, (..., rows[:, None], columns), grad_padded)
+    pixels: Any = (..., rows[:, None], columns)
+    np.add.at(grad, pixels, grad_padded)
     return grad
 
 

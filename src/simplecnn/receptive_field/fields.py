@@ -83,7 +83,7 @@ class Field:
     @property
     def visible(self) -> tuple[Interval, Interval]:
         """First and last row, first and last column of the image that any unit depends on."""
-        return self._pair(lambda axis: ends(axis.used.any(0)))
+        return self._pair(lambda axis: ends(axis.used.max(axis=0)))
 
     @property
     def num_unread(self) -> tuple[int, int]:
