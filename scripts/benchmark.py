@@ -215,9 +215,9 @@ def turns_callback(turns: Turns) -> Any:
 def fit_ours(words: list[str], turns: Turns) -> None:
     """Trainer.fit as `scripts/train.py` calls it, with what else the words say."""
     from simplecnn.config.composition import compose_config
+    from simplecnn.signals import Stop
     from simplecnn.training.build import build_datamodule, build_module, build_trainer
     from simplecnn.training.processor import keep_freed_memory
-    from simplecnn.training.signals import Stop
 
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:

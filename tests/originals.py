@@ -100,40 +100,37 @@ class Mirror:
     requests: list[str] = field(default_factory=list)
     closing: threading.Event = field(default_factory=threading.Event)
 
-    def behaviour(self, name: str) -> str:
+    def behavior(self, name: str) -> str:
         plan = self.plans.get(name, self.plans.get("*", ["good"]))
         return plan[min(self.requests.count(name), len(plan)) - 1]
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         name = handler.path.rpartition("/")[2]
         self.requests.append(name)
-        behaviour = self.behaviour(name)
+        behavior = self.behavior(name)
         body = (self.folder / name).read_bytes()
         middle = len(body) // 2
-        if behaviour == "silent":
+        if behavior == "silent":
             self.closing.wait()
             return
-        if behaviour == "404":
+        if behavior == "404":
             handler.send_error(404)
             return
-        if behaviour == "wrong":
+        if behavior == "wrong":
             body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
-        if behaviour == "swapped":
+        if behavior == "swapped":
             body = (self.folder / f"{swapped_with(name.removesuffix('.gz'))}.gz").read_bytes()
-        if behaviour == "not gzip":  # a page that asks for a password, say
+        if behavior == "not gzip":  # a page that asks for a password, say
             body = b"<html>Please log in.</html>"
-        if behaviour == "endless":
+        if behavior == "endless":
             body = body * 50
         handler.send_response(200)
         handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
-        if behaviour in ("half", "hang"):
+        if behavior in ("half", "hang"):
             handler.wfile.write(body[:middle])
-            if behaviour == "hang":
+            if behavior == "hang":
                 self.closing.wait()
-        elif behaviour == "drip":
-            while not self.closing.wait(0.02):
-                handler.wfile.write(b"\x1f")
         else:
             handler.wfile.write(body)
 

@@ -46,11 +46,11 @@ from simplecnn.run_directory import (
     short,
     taken,
 )
+from simplecnn.signals import slurm_job, was_requeued
 from simplecnn.sweeps.directory import RECORD as SWEEP_RECORD
 from simplecnn.sweeps.launch import JobFailed, Task, claim, do_job, do_sweep
 from simplecnn.sweeps.plan import SweepPlan, plan_sweep, sweep_values
 from simplecnn.training.processor import configure_threads
-from simplecnn.training.signals import slurm_job, was_requeued
 
 log = logging.getLogger(__name__)
 LEAVES_RUNS = "train"  # the command whose jobs are runs, with a record each
@@ -232,7 +232,7 @@ def convolution(config: dict[str, Any], folder: Path) -> None:
 
 @command("receptive_field")
 def receptive_field(config: dict[str, Any], folder: Path) -> None:
-    """Print and draw what each layer of a network sees, with three proofs that agree."""
+    """Print and draw what each layer of a network sees, checked by two experiments."""
     run = RunDirectory.open(latest(config["run"])) if config["run"] else None
     checkpoint = run.any_checkpoint() if run else None
     parts: dict[str, Any] = run.checked_config() if run else {"model": config["model"], "data": {}}

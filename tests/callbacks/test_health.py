@@ -9,7 +9,6 @@ from simplecnn.callbacks.activity import (
     ActivityMeter,
     gradient_norms,
     layers,
-    merged,
     update_ratios,
 )
 
@@ -31,49 +30,39 @@ def test_a_meter_knows_what_numpy_counts(shape, channels_last):
     meter = ActivityMeter()
     for batch in values.split(16):
         meter.add(batch)
-    found, expected = meter.result(), values.numpy()
-    assert found.num_images == 50 and found.rectified
-    np.testing.assert_array_equal(found.dead, (expected <= 0).all(0))
-    np.testing.assert_array_equal(found.always_on, (expected > 0).all(0))
-    assert found.dead.flatten()[0] and found.always_on.flatten()[1]
-    assert found.zeros == pytest.approx((expected == 0).mean(), abs=1e-12)
-    assert found.mean == pytest.approx(expected.mean(), rel=1e-5)
-    assert found.std == pytest.approx(expected.std(), rel=1e-5)
+    result, expected = meter.result(), values.numpy()
+    assert meter.num_images == 50
+    assert result["dead"] == pytest.approx((expected <= 0).all(0).mean()) and result["dead"] > 0
+    always_on = (expected > 0).all(0).mean()
+    assert result["always_on"] == pytest.approx(always_on) and always_on > 0
+    assert result["zeros"] == pytest.approx((expected == 0).mean(), abs=1e-12)
+    assert result["mean"] == pytest.approx(expected.mean(), rel=1e-5)
+    assert result["std"] == pytest.approx(expected.std(), rel=1e-5)
 
 
-def test_dead_channels_and_outputs_below_zero():
-    values = outputs(10, 3, 2, 2)
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_dead_channels_and_outputs_below_zero(channels_last):
+    values = outputs(10, 3, 2, 2, channels_last=channels_last)
     values[:, 2] = 0
     meter = ActivityMeter()
     meter.add(values)
-    assert meter.result().dead_channels.tolist() == [False, False, True]
+    assert meter.result()["dead_channels"] == 1
     meter.add(-values)
-    assert not meter.result().rectified
-
-
-def test_processes_together_know_what_one_would():
-    values = outputs(30, 2, 3, 3)
-    alone, first, second = ActivityMeter(), ActivityMeter(), ActivityMeter()
-    alone.add(values)
-    first.add(values[:10])
-    second.add(values[10:])
-    one, both = alone.result(), merged([first.result(), second.result()])
-    assert torch.equal(one.dead, both.dead) and torch.equal(one.always_on, both.always_on)
-    assert both.num_images == 30 and both.rectified
-    for name in ("zeros", "mean", "std"):
-        assert getattr(both, name) == pytest.approx(getattr(one, name), rel=1e-5)
+    assert all(np.isnan(meter.result()[n]) for n in ("dead", "always_on", "dead_channels"))
 
 
 def test_gradients_and_updates_by_layer():
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2, 1))
-    found = layers(network)
-    assert list(found) == ["0", "3"]
-    assert gradient_norms(found.values()).isnan().all()  # before the first step
-    before = [m.weight.detach().clone() for m in found.values()]
+    modules = layers(network)
+    assert list(modules) == ["0", "3"]
+    assert gradient_norms(modules.values()).isnan().all()  # before the first step
+    before = [m.weight.detach().clone() for m in modules.values()]
     network(torch.ones(1, 1, 3, 3)).backward()
     torch.optim.SGD(network.parameters(), lr=0.5).step()
-    norms = gradient_norms(found.values())
-    for i, module in enumerate(found.values()):
+    norms = gradient_norms(modules.values())
+    for i, module in enumerate(modules.values()):
         assert norms[i] == pytest.approx(float(module.weight.grad.norm()))
         expected = 0.5 * float(module.weight.grad.norm()) / float(before[i].norm())
-        assert float(update_ratios(found.values(), before)[i]) == pytest.approx(expected, rel=1e-4)
+        assert float(update_ratios(modules.values(), before)[i]) == pytest.approx(
+            expected, rel=1e-4
+        )

@@ -13,9 +13,9 @@ from conftest import ROOT
 from simplecnn.config.build import build, check_classes
 from simplecnn.config.composition import compose_config
 from simplecnn.errors import InputError
+from simplecnn.signals import Stop
 from simplecnn.training.build import build_trainer
 from simplecnn.training.run import state_restored
-from simplecnn.training.signals import Stop
 
 NUM_CASES, SEED = 520, 6
 

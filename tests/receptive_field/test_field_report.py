@@ -15,15 +15,15 @@ from simplecnn.receptive_field.report import chain_table, receptive_field_report
 
 TABLE = """\
 SimpleCNN on images of 1 x 28 x 28
-layers           units  size  stride  start  used
-conv1 ... relu1     28     3       1     -1     3
-pool1               14     4       2     -1     4
-conv2 ... relu2     14     8       2     -3     8
-pool2                7    10       4     -3    10
-conv3 ... relu3      7    18       4     -7    18
-pool3                3    22       8     -7    22  rows, columns of its input left unread: 1, 1
-flatten              3    22       8     -7    22
-fc1 ... fc2          1    28       0      0    28  whole image
+layers            units   size   stride   start   used
+conv1 ... relu1      28      3        1      -1      3
+pool1                14      4        2      -1      4
+conv2 ... relu2      14      8        2      -3      8
+pool2                 7     10        4      -3     10
+conv3 ... relu3       7     18        4      -7     18
+pool3                 3     22        8      -7     22   unread rows, columns of its input: 1, 1
+flatten               3     22        8      -7     22
+fc1 ... fc2           1     28        0       0     28   whole image
 """
 
 
@@ -56,7 +56,7 @@ def test_simplecnn(digits, tmp_path, capsys):
     assert receptive_field_report(network, images=digits, folder=folder, trained=trained) is True
     text = capsys.readouterr().out
     assert text.startswith(TABLE)
-    assert "gradient: 13 of 13 layers agree with the formulas, " in text
+    assert "gradient: 13 of 13 layers agree with the formulas, 2,891 units\n" in text
     assert "nan: 13 of 13 layers agree with the formulas, 2,891 units\n" in text
     assert "formulas, gradient and NaN agree\n" in text
     for state in ("initial", "trained"):
@@ -82,7 +82,7 @@ def test_a_disagreement_fails_the_report(digits, tmp_path, capsys, monkeypatch, 
     assert receptive_field_report(SimpleCNN(), images=digits, folder=tmp_path) is False
     text = capsys.readouterr().out
     assert "gradient: 12 of 13 layers agree" in text and "nan: 12 of 13 layers agree" in text
-    assert "  pool2: the gradient experiment disagrees: unit (0, 0) depends on 49 pixels" in text
+    assert "  pool2: the gradient experiment disagrees: unit (0, 0) depends on row 6," in text
     assert "formulas, gradient and NaN DO NOT AGREE" in text
 
 

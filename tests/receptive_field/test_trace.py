@@ -41,7 +41,7 @@ def test_names_of_layers():
     assert names(nn.Conv2d(1, 1, 3)) == ["output"]
 
 
-def test_a_name_already_taken_is_not_given_twice():
+def test_a_name_that_exists_is_not_given_twice():
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -118,7 +118,7 @@ def test_writes_that_can_be_followed():
 def test_what_is_unknown_is_at_most_everything():
     network = Network(lambda x: F.grid_sample(x, torch.zeros(1, 4, 4, 2), align_corners=False))
     field = receptive_fields(network, 12)["output"]
-    assert field.whole and field.used(0) == (tuple(range(12)),) * 2
+    assert field.is_uniform and field.used(0) == (tuple(range(12)),) * 2
     assert field.bound == "aten.grid_sampler_2d has no rule here: mixed with everything"
 
 

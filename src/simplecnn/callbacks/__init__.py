@@ -1,1 +1,1 @@
-"""When to look: thin Lightning callbacks."""
+"""When to measure and to draw: Lightning callbacks, one a file."""

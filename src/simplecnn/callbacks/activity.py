@@ -1,41 +1,16 @@
 """Whether a network's layers are alive: activations over many images, gradients, updates."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-LAYERS = (nn.Conv2d, nn.Linear)  # the kinds of layers that are looked at
+LAYERS = (nn.Conv2d, nn.Linear)  # the kinds of layers that are measured
 
 
 def layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
     """Every convolution and every fully connected layer by its module name."""
     return {name: m for name, m in network.named_modules() if isinstance(m, LAYERS)}
-
-
-@dataclass(frozen=True)
-class Activity:
-    """What the units of one layer did on `num_images` images. A unit is one number of its output.
-
-    `dead` and `always_on`: boolean, of the shape of the output of one image; units that were
-    above zero on no image, and on every image. `zeros`: share of all outputs that are exactly
-    zero. `mean`, `std`: of all outputs. `rectified`: no output was below zero; only then dead and
-    always on mean something.
-    """
-
-    num_images: int
-    dead: Tensor
-    always_on: Tensor
-    zeros: float
-    mean: float
-    std: float
-    rectified: bool
-
-    @property
-    def dead_channels(self) -> Tensor:
-        """The channels (or units, where there is no map) of which every unit is dead."""
-        return self.dead.flatten(1).all(1) if self.dead.ndim > 1 else self.dead
 
 
 class ActivityMeter:
@@ -60,8 +35,8 @@ class ActivityMeter:
         # double precision, var and the count of numbers; `bool()` twice as fast as `!= 0`.
         total = values.sum(1).double().sum()
         square = torch.linalg.vector_norm(values, dim=1).double().square().sum()
-        num_other = values.bool().count_nonzero().double()
-        sums = torch.stack([total, square, num_other])
+        num_nonzero = values.bool().count_nonzero().double()
+        sums = torch.stack([total, square, num_nonzero])
         if self.num_images == 0:
             self._largest, self._smallest, self._sums = largest, smallest, sums
         else:
@@ -70,47 +45,37 @@ class ActivityMeter:
             self._sums = self._sums + sums
         self.num_images += len(values)
 
-    def result(self) -> Activity:
-        """Waits for the device. At least one batch must have been added."""
+    def result(self) -> dict[str, float]:
+        """What the layer's units did; a unit is one number of the output for one image.
+
+        `dead`, `always_on`: shares of the units that were above zero on no image, on every image.
+        `dead_channels`: number of channels (of units, where there is no map) of which every unit
+        is dead. These three are NaN where an output was below zero: only behind a ReLU they mean
+        something. `zeros`: share of all outputs that are exactly zero. `mean`, `std`: of all
+        outputs. Waits for the device. At least one batch must have been added.
+        """
         assert self._shape is not None
-        total, square, num_other = self._sums.tolist()
+        total, square, num_nonzero = self._sums.tolist()
         count = self.num_images * self._shape.numel()
         mean = total / count
-        return Activity(
-            num_images=self.num_images,
-            dead=self._shaped(self._largest <= 0),
-            always_on=self._shaped(self._smallest > 0),
-            zeros=1 - num_other / count,
-            mean=mean,
-            std=max(square / count - mean**2, 0.0) ** 0.5,
-            rectified=bool((self._smallest >= 0).all()),
-        )
-
-    def _shaped(self, units: Tensor) -> Tensor:
-        assert self._shape is not None
-        if not self._channels_last:
-            return units.reshape(self._shape).cpu()
-        channels, height, width = self._shape
-        return units.reshape(height, width, channels).movedim(-1, 0).cpu()
-
-
-def merged(parts: Sequence[Activity]) -> Activity:
-    """What several processes saw of one layer, each on images of its own."""
-    if len(parts) == 1:
-        return parts[0]
-    total = sum(part.num_images for part in parts)
-    shares = [part.num_images / total for part in parts]
-    mean = sum(share * part.mean for share, part in zip(shares, parts, strict=True))
-    square = sum(s * (p.std**2 + p.mean**2) for s, p in zip(shares, parts, strict=True))
-    return Activity(
-        num_images=total,
-        dead=torch.stack([part.dead for part in parts]).all(0),
-        always_on=torch.stack([part.always_on for part in parts]).all(0),
-        zeros=sum(share * part.zeros for share, part in zip(shares, parts, strict=True)),
-        mean=mean,
-        std=max(square - mean**2, 0.0) ** 0.5,
-        rectified=all(part.rectified for part in parts),
-    )
+        dead = self._largest <= 0
+        num_channels = self._shape[0]
+        if self._channels_last:
+            by_channel = dead.view(-1, num_channels).T
+        else:
+            by_channel = dead.view(num_channels, -1)
+        counts = {
+            "dead": float(dead.float().mean()),
+            "always_on": float((self._smallest > 0).float().mean()),
+            "dead_channels": float(by_channel.all(1).sum()),
+        }
+        rectified = bool((self._smallest >= 0).all())
+        return {
+            **(counts if rectified else dict.fromkeys(counts, float("nan"))),
+            "zeros": 1 - num_nonzero / count,
+            "mean": mean,
+            "std": max(square / count - mean**2, 0.0) ** 0.5,
+        }
 
 
 @torch.no_grad()

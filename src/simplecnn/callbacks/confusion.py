@@ -1,11 +1,9 @@
-"""Pictures of what is taken for what on the validation images."""
+"""Pictures of which class is taken for which on the validation images."""
 
 from typing import Any
 
-import numpy as np
 from pytorch_lightning import LightningModule, Trainer
-from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
+from torchmetrics.classification import MulticlassConfusionMatrix
 
 from simplecnn.callbacks.history import History
 from simplecnn.callbacks.image_callback import (
@@ -13,8 +11,7 @@ from simplecnn.callbacks.image_callback import (
     ImageCallback,
     Picture,
     draws,
-    gather,
-    in_training,
+    is_watched,
     watched_split,
     when_validated,
 )
@@ -30,17 +27,17 @@ class Confusion(ImageCallback):
     true class.
     """
 
-    history = True
+    cumulative = True
 
     def __init__(self, dirpath: str, every_n_epochs: int = 10) -> None:
         super().__init__(dirpath, every_n_epochs)
-        self.all: History | None = None  # on rank zero alone
-        self._counts: Tensor | None = None
+        self.history: History | None = None  # on rank zero only
+        self._metric: MulticlassConfusionMatrix | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if draws(trainer):
-            self.all = History(self.dirpath / f"confusion_{watched_split(trainer)}.npz")
-            self.all.resume(trainer.global_step)
+            self.history = History(self.dirpath / f"confusion_{watched_split(trainer)}.npz")
+            self.history.resume(trainer.global_step)
 
     def on_validation_batch_end(
         self,
@@ -51,27 +48,28 @@ class Confusion(ImageCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if dataloader_idx or not in_training(trainer) or not is_logits(outputs):
+        if not is_watched(trainer, outputs, dataloader_idx):
             return
         with self.timed():
-            logits, labels = outputs, batch[1]
-            counts = multiclass_confusion_matrix(logits, labels, num_classes=logits.shape[1])
-            self._counts = counts if self._counts is None else self._counts + counts
+            if self._metric is None:
+                metric = MulticlassConfusionMatrix(outputs.shape[1], validate_args=False)
+                self._metric = metric.to(outputs.device)
+            self._metric.update(outputs, batch[1])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._counts is None:
+        if self._metric is None:
             return
         with self.timed():
-            own, self._counts = self._counts.cpu().numpy(), None
-            counts = np.sum(gather(trainer, own), axis=0)
-            if self.all is not None:
-                self.all.add(trainer.global_step, counts=counts)
-                self.all.save()
+            counts = self._metric.compute().cpu().numpy()  # of all processes
+            self._metric = None
+            if self.history is not None:
+                self.history.add(trainer.global_step, counts=counts)
+                self.history.save()
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
-        if self.all is None or not self.all.rows:
+        if self.history is None or not self.history.rows:
             return {}
-        arrays = self.all.arrays()
+        arrays = self.history.arrays()
         counts, split = arrays["counts"][-1], watched_split(trainer)
         figure = confusion_figure(
             counts,
@@ -80,8 +78,3 @@ class Confusion(ImageCallback):
             f"{when_validated(trainer, int(arrays['step'][-1]), when)}",
         )
         return {f"confusion_{split}": Picture(figure, arrays)}
-
-
-def is_logits(outputs: Any) -> bool:
-    """Whether a validation step gave logits (N, classes)."""
-    return isinstance(outputs, Tensor) and outputs.ndim == 2

@@ -11,7 +11,7 @@ from simplecnn.callbacks.history import History
 from simplecnn.callbacks.image_callback import ImageCallback, Picture, draws, steps_per_epoch
 from simplecnn.figures.curves import curves_figure
 
-PER_EPOCH = 50  # steps looked at
+STEPS_PER_EPOCH = 50  # measured
 
 
 class Curves(ImageCallback):
@@ -21,28 +21,28 @@ class Curves(ImageCallback):
     logged its training metrics. `curves_epochs.npz` and `curves_steps.npz` hold the numbers.
     """
 
-    history = True
+    cumulative = True
 
     def __init__(self, dirpath: str, every_n_epochs: int = 10) -> None:
         super().__init__(dirpath, every_n_epochs)
         self.epochs = History(self.dirpath / "curves_epochs.npz")
         self.steps = History(self.dirpath / "curves_steps.npz")
         self._every = 1
-        self._seen: list[tuple[int, Any, float]] = []  # step, loss (not waited for yet), rate
+        self._measured: list[tuple[int, Any, float]] = []  # step, loss (on the device), rate
         self._start = 0.0
         self._seconds: float | None = None  # of an epoch whose row is not written yet
         self._validated = False  # in this epoch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._every = max(1, steps_per_epoch(trainer) // PER_EPOCH)
+        self._every = max(1, steps_per_epoch(trainer) // STEPS_PER_EPOCH)
         if draws(trainer):
             for history in (self.epochs, self.steps):
                 history.resume(trainer.global_step)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._add_epoch(trainer)
-        if trainer.current_epoch and self.is_due(trainer.current_epoch):
-            self.look(trainer, pl_module, epoch=trainer.current_epoch)
+        if trainer.current_epoch and trainer.current_epoch % self.every_n_epochs == 0:
+            self.save_pictures(trainer, pl_module, epoch=trainer.current_epoch)
         self._start, self._validated = time.perf_counter(), False
 
     def on_train_batch_end(
@@ -52,7 +52,7 @@ class Curves(ImageCallback):
         if step % self._every == 0 and draws(trainer):
             loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
             rate = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else np.nan
-            self._seen.append((step, loss, float(rate)))
+            self._measured.append((step, loss, float(rate)))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validated = True
@@ -62,7 +62,7 @@ class Curves(ImageCallback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._add_epoch(trainer)
-        self.look(trainer, pl_module, epoch=trainer.current_epoch)
+        self.save_pictures(trainer, pl_module, epoch=trainer.current_epoch)
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
         if not self.epochs.rows:
@@ -83,9 +83,10 @@ class Curves(ImageCallback):
         if self._seconds is None or not draws(trainer):
             return
         with self.timed():
-            for step, loss, rate in self._seen:
-                self.steps.add(step, loss=_number(loss), lr=rate)
-            self._seen = []
+            for step, loss, rate in self._measured:
+                number = float(loss) if isinstance(loss, Tensor) else np.nan
+                self.steps.add(step, loss=number, lr=rate)
+            self._measured = []
             metrics = {
                 name: float(value)
                 for name, value in trainer.callback_metrics.items()
@@ -100,7 +101,3 @@ class Curves(ImageCallback):
             self.epochs.save()
             self.steps.save()
             self._seconds = None
-
-
-def _number(loss: Any) -> float:
-    return float(loss) if isinstance(loss, Tensor) else np.nan

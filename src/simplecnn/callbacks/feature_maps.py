@@ -25,10 +25,10 @@ class FeatureMaps(ImageCallback):
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
         network = network_of(module)
-        found = probes(trainer, module) if convolutions(network) else None
-        if found is None:
+        probe = probes(trainer, module) if convolutions(network) else None
+        if probe is None:
             return {}
-        images, labels = found
+        images, labels = probe
         maps, logits = feature_maps(network, images)
         names = class_names(trainer, logits.shape[1])
         predictions = logits.argmax(1).cpu()

@@ -19,13 +19,13 @@ from simplecnn.models.activations import convolutions
 class FilterHistory(ImageCallback):
     """The filters of the first convolution, or of the `layers` named, while they are learned.
 
-    They are recorded before the first step, at `early_steps` steps of the first epoch, spaced
-    like logarithms, and after every epoch, from the 100th on after every tenth, from the 1,000th on
-    after every hundredth, and the last; `filter_history_<layer>.npz` holds every recorded moment.
+    They are recorded before the first step, at `early_steps` steps of the first epoch, on a
+    logarithmic scale, and after every epoch, from the 100th on after every tenth, from the 1,000th
+    on after every hundredth, and the last; `filter_history_<layer>.npz` holds every moment.
     The picture is drawn after every `every_n_epochs` epochs and at the end.
     """
 
-    history = True
+    cumulative = True
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class FilterHistory(ImageCallback):
         self.layers = layers
         self.early_steps = early_steps
         self.histories: dict[str, History] = {}
-        self._steps: frozenset[int] = frozenset()
+        self._early: frozenset[int] = frozenset()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         names = select_layers(list(convolutions(network_of(pl_module))), self.layers)
@@ -46,7 +46,7 @@ class FilterHistory(ImageCallback):
             self.histories = {n: History(self.dirpath / f"filter_history_{n}.npz") for n in names}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._steps = frozenset(log_spaced(steps_per_epoch(trainer), self.early_steps))
+        self._early = frozenset(log_spaced(steps_per_epoch(trainer), self.early_steps))
         for history in self.histories.values():
             history.resume(trainer.global_step)
         if not all(history.rows for history in self.histories.values()):
@@ -55,7 +55,7 @@ class FilterHistory(ImageCallback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: object
     ) -> None:
-        if trainer.global_step in self._steps:
+        if trainer.global_step in self._early:
             self._record(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -69,19 +69,14 @@ class FilterHistory(ImageCallback):
         pictures = {}
         for name, history in self.histories.items():
             arrays = history.arrays()
-            moments = [
-                _moment(step, epoch)
-                for step, epoch in zip(
-                    arrays["step"].tolist(), arrays["epoch"].tolist(), strict=True
-                )
-            ]
+            moments = list(map(_moment, arrays["step"].tolist(), arrays["epoch"].tolist()))
             title = f"Filters of {name} while they were learned, {when}"
             figure = filter_history_figure(arrays["weights"], moments, title=title)
             pictures[f"filter_history_{name}"] = Picture(figure, arrays)
         return pictures
 
     def _record(self, trainer: Trainer, module: LightningModule, epoch: int = -1) -> None:
-        """Keep the weights of now; `epoch` finished epochs, or -1 within one."""
+        """Add the present weights after `epoch` epochs; -1 within one."""
         if not draws(trainer):
             return
         with self.timed():

@@ -1,4 +1,4 @@
-"""What a callback has seen so far: arrays by step, kept in one .npz file."""
+"""What a callback has recorded: arrays by step, kept in one .npz file."""
 
 from collections.abc import Mapping
 from io import BytesIO
@@ -14,8 +14,7 @@ class History:
     """A row of named arrays for each of some steps.
 
     `arrays` stacks them: `step` (n,), and for every name (n, ...). A name that a row lacks is NaN
-    there. `save` writes them; `resume` reads what was written up to a step, so that a run that
-    goes on after an interruption goes on with its history.
+    there. `save` writes them; `resume` reads what was written up to a step, for a resumed run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,19 +39,18 @@ class History:
             write_npz(self.path, self.arrays())
 
     def resume(self, step: int) -> None:
-        """Take up the rows up to `step` that are on disk."""
+        """Read the rows up to `step` from the file, if there is one."""
         if not self.path.is_file():
             return
         with np.load(self.path) as file:
-            names = [name for name in file.files if name != "step"]
-            stacked = {name: file[name] for name in names}
-            for i, then in enumerate(file["step"].tolist()):
-                if then <= step:
-                    self.add(then, **{name: stacked[name][i] for name in names})
+            arrays = dict(file)
+        for i, row_step in enumerate(arrays.pop("step").tolist()):
+            if row_step <= step:
+                self.add(row_step, **{name: values[i] for name, values in arrays.items()})
 
 
 def write_npz(path: Path, arrays: Mapping[str, NDArray]) -> None:
-    """Arrays in a file that NumPy loads without pickle, whole or not at all."""
+    """Write arrays atomically into a file that NumPy loads without pickle."""
     buffer = BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the picture callbacks share: when they look, and where a picture goes."""
+"""What the picture callbacks share: when they draw, and where a picture goes."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -7,34 +7,34 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 from simplecnn.atomic import atomic_write
 from simplecnn.callbacks.history import write_npz
 from simplecnn.errors import InputError
 from simplecnn.figures.png import encode_png
-from simplecnn.training.loggers import TensorBoard
+
+SPLITS = {"val": "validation", "test": "test"}
 
 
 class Picture(NamedTuple):
     figure: Figure
-    arrays: Mapping[str, NDArray]  # what it shows, to draw it again
+    arrays: Mapping[str, NDArray]  # what it shows
 
 
 class ImageCallback(Callback):
     """Draws at the start, after every n-th epoch and at the end, on rank zero.
 
     A picture goes to `<dirpath>/<name>_epoch=…_step=….png` and to TensorBoard, its arrays to an
-    `.npz` beside it. A picture of the whole training so far (`history`) keeps one name, and its
+    `.npz` beside it. A picture of the whole training so far (`cumulative`) keeps one name, and its
     callback writes its arrays itself. Subclasses give `draw`. `seconds` adds up what all of it
     cost: subclasses that do more, do it inside `timed`.
     """
 
-    history = False
+    cumulative = False
 
     def __init__(self, dirpath: str, every_n_epochs: int) -> None:
         if every_n_epochs < 1:
@@ -46,7 +46,7 @@ class ImageCallback(Callback):
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
         """The pictures of this moment by name; `when` belongs in their titles."""
-        raise TypeError(f"{type(self).__name__} has to define draw")
+        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         return {"drawn_at_step": self._drawn_at_step}
@@ -56,18 +56,14 @@ class ImageCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step == 0:  # a resumed run has drawn its start
-            self.look(trainer, pl_module, epoch=0)
+            self.save_pictures(trainer, pl_module, epoch=0)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.is_due(trainer.current_epoch + 1):
-            self.look(trainer, pl_module, epoch=trainer.current_epoch + 1)
+        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self.save_pictures(trainer, pl_module, epoch=trainer.current_epoch + 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.look(trainer, pl_module, epoch=trainer.current_epoch)
-
-    def is_due(self, epoch: int) -> bool:
-        """Whether to draw after `epoch` epochs."""
-        return epoch % self.every_n_epochs == 0
+        self.save_pictures(trainer, pl_module, epoch=trainer.current_epoch)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -77,8 +73,8 @@ class ImageCallback(Callback):
         finally:
             self.seconds += time.perf_counter() - start
 
-    def look(self, trainer: Trainer, module: LightningModule, epoch: int) -> None:
-        """Draw the pictures of this step, once, after `epoch` epochs."""
+    def save_pictures(self, trainer: Trainer, module: LightningModule, epoch: int) -> None:
+        """Draw and write the pictures of this step, once, after `epoch` epochs."""
         step = trainer.global_step
         if not draws(trainer) or step == self._drawn_at_step:
             return
@@ -88,14 +84,14 @@ class ImageCallback(Callback):
             self.dirpath.mkdir(parents=True, exist_ok=True)
             for name, (figure, arrays) in pictures.items():
                 png, width, height = encode_png(figure)
-                stem = name if self.history else f"{name}_epoch={epoch:03d}_step={step:06d}"
+                stem = name if self.cumulative else f"{name}_epoch={epoch:03d}_step={step:06d}"
                 atomic_write(self.dirpath / f"{stem}.png", png)
-                if not self.history:
+                if not self.cumulative:
                     write_npz(self.dirpath / f"{stem}.npz", arrays)
                 for logger in trainer.loggers:
-                    if isinstance(logger, TensorBoard):
-                        tag = name.replace("_", "/", 1)
+                    if hasattr(logger, "add_png"):
                         # The step of the epoch's metrics, which Lightning counts from 0.
+                        tag = name.replace("_", "/", 1)
                         logger.add_png(tag, png, width, height, max(0, step - 1))
 
 
@@ -116,7 +112,7 @@ def steps_per_epoch(trainer: Trainer) -> int:
 
 
 def log_spaced(num_steps: int, number: int) -> list[int]:
-    """Up to `number` steps from 1 to below `num_steps`, each as many times later as the next."""
+    """Up to `number` steps from 1 to below `num_steps`, evenly spaced on a logarithmic scale."""
     if number < 1:
         return []
     steps = np.geomspace(1, max(num_steps, 1), number + 1)[:-1].round().astype(int)
@@ -139,9 +135,7 @@ def select_layers(names: list[str], wanted: str | list[str]) -> list[str]:
     return chosen
 
 
-# What a validation pass shows, to the callbacks that watch it.
-
-SPLITS = {"val": "validation", "test": "test"}
+# For the callbacks that watch the validation.
 
 
 def in_training(trainer: Trainer) -> bool:
@@ -151,20 +145,17 @@ def in_training(trainer: Trainer) -> bool:
     )
 
 
+def is_watched(trainer: Trainer, outputs: Any, dataloader_idx: int) -> bool:
+    """Whether these are logits (N, classes) of the first validation loader, in training."""
+    is_logits = isinstance(outputs, Tensor) and outputs.ndim == 2
+    return is_logits and dataloader_idx == 0 and in_training(trainer)
+
+
 def watched_split(trainer: Trainer) -> str:
-    """Which split the first validation loader gives, the only one that is watched."""
+    """Which split the first validation loader gives: "val" or "test"."""
     return next(iter(getattr(trainer.datamodule, "validation_stages", ())), "val")
 
 
 def when_validated(trainer: Trainer, step: int, when: str) -> str:
     """`when`, the words for now, where the pass at `step` was now; else the step of that pass."""
     return when if step == trainer.global_step else f"as it was at step {step}"
-
-
-def gather(trainer: Trainer, own: Any) -> list[Any]:
-    """What every process of the run hands in, in their order; all of them must call this."""
-    if trainer.world_size == 1:
-        return [own]
-    parts: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(parts, own)
-    return parts

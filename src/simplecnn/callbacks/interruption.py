@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from simplecnn.training.signals import Stop
+from simplecnn.signals import Stop
 
 
 class Interruption(Callback):

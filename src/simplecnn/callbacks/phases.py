@@ -5,7 +5,6 @@ import time
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from simplecnn.callbacks.image_callback import ImageCallback
-from simplecnn.training.checkpoint_io import AtomicCheckpointIO
 
 
 class Phases(Callback):
@@ -42,12 +41,11 @@ class Phases(Callback):
         """
         if not self.start:
             return {}
-        io = trainer.strategy.checkpoint_io
         parts = {
             "start": self.start,
             "validation": self.validation,
             "pictures": seconds_drawing(trainer),
-            "checkpoints": io.seconds if isinstance(io, AtomicCheckpointIO) else 0.0,
+            "checkpoints": getattr(trainer.strategy.checkpoint_io, "seconds", 0.0),
         }
         parts = {name: round(value, 3) for name, value in parts.items()}
         return {"steps": round(fit - sum(parts.values()), 3), **parts}

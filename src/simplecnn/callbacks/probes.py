@@ -8,7 +8,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
 MAX_CLASSES = 10  # rows of a picture
-MAX_BATCHES = 50  # of a stranger's data that are searched for one image a class
+MAX_BATCHES = 50  # of other data that are searched for one image a class
 
 
 def probes(trainer: Trainer, module: LightningModule) -> tuple[Tensor, Tensor] | None:
@@ -21,10 +21,10 @@ def probes(trainer: Trainer, module: LightningModule) -> tuple[Tensor, Tensor] |
         images, labels = trainer.datamodule.probes()
     else:
         with isolate_rng():  # a loader that shuffles must not change the run
-            found = _first_of_each_class(trainer)
-        if found is None:
+            first = _first_of_each_class(trainer)
+        if first is None:
             return None
-        images, labels = found
+        images, labels = first
     return images.to(module.device, module.dtype), labels
 
 

@@ -48,16 +48,16 @@ class EpochLines(Callback):
             log_in_spawned_process(trainer.default_root_dir)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._tell(trainer)
+        self._log_epoch(trainer)
         self._start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._seconds = time.perf_counter() - self._start
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._tell(trainer)
+        self._log_epoch(trainer)
 
-    def _tell(self, trainer: Trainer) -> None:
+    def _log_epoch(self, trainer: Trainer) -> None:
         """The line of the epoch before: only now have its training metrics been logged."""
         if self._seconds is None or not trainer.is_global_zero:
             return

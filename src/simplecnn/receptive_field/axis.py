@@ -24,6 +24,12 @@ def hull(intervals: Iterable[Interval]) -> Interval:
     return (min(a for a, _ in seen), max(b for _, b in seen)) if seen else NOTHING
 
 
+def ends(used: NDArray[np.bool_]) -> Interval:
+    """The first and the last marked pixel; (0, -1) where none is marked."""
+    pixels = used.nonzero()[0].tolist()
+    return (pixels[0], pixels[-1]) if pixels else NOTHING
+
+
 @dataclass(frozen=True)
 class Pattern:
     """The interval of every unit as if image and layers had no border.
@@ -70,6 +76,33 @@ class Axis:
     misaligned: bool = False
     bound: str = ""
     num_unread: int = 0
+
+    @property
+    def size(self) -> int:
+        """Pixels from the first to the last one seen, padding included; of the largest unit."""
+        num_units = len(self.used) if self.pattern is None else self.pattern.period
+        return max(last - first + 1 for first, last in map(self.interval, range(num_units)))
+
+    @property
+    def stride(self) -> int | Fraction | None:
+        """Pixels from unit to unit, on average; 0 if all see the same, None without a grid."""
+        if self.pattern is None:
+            return 0 if self.is_uniform else None
+        stride = self.pattern.stride
+        return int(stride) if stride.denominator == 1 else stride
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all units depend on the same pixels."""
+        return bool((self.used == self.used[0]).all())
+
+    def interval(self, unit: int) -> Interval:
+        """The first and the last pixel that a unit sees, as if the image had no border."""
+        return self.clipped(unit) if self.pattern is None else self.pattern.at(unit)
+
+    def clipped(self, unit: int) -> Interval:
+        """The first and the last pixel of the image that a unit depends on."""
+        return ends(self.used[unit])
 
     def equals(self, other: "Axis") -> bool:
         layout = (self.pattern, self.dim, self.inner)

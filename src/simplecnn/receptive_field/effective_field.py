@@ -30,7 +30,7 @@ class EffectiveField:
         return _sigma(self.mass.sum(1)), _sigma(self.mass.sum(0))
 
     def square(self, share: float) -> int:
-        """Side in pixels of the smallest square, centerd in the theoretical field, that holds
+        """Side in pixels of the smallest square, centered in the theoretical field, that holds
         this share (0 to 1) of the mass; 0 without mass."""
         if not 0 < share <= 1:
             raise ValueError(f"share is {share}: give a part of the mass above 0 and up to 1.")
@@ -126,11 +126,9 @@ def _growing(fields: dict[str, Field]) -> list[str]:
 def _central_unit(field: Field) -> tuple[int, int]:
     """The unit whose field has its center nearest the image's."""
     place = []
-    for axis in (0, 1):
-        fields = [
-            field.interval((u, 0) if axis == 0 else (0, u))[axis] for u in range(field.units[axis])
-        ]
-        distances = [abs(sum(interval) - (field.image_size[axis] - 1)) for interval in fields]
+    for axis, num_pixels in zip(field.axes, field.image_size, strict=True):
+        intervals = [axis.interval(unit) for unit in range(len(axis.used))]
+        distances = [abs(sum(interval) - (num_pixels - 1)) for interval in intervals]
         place.append(distances.index(min(distances)))
     return place[0], place[1]
 

@@ -7,19 +7,19 @@ and Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill 
 doi 10.23915/distill.00021.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from simplecnn.receptive_field.axis import NOTHING, Axis, Interval
+from simplecnn.receptive_field.axis import Axis, Interval, ends
 from simplecnn.receptive_field.trace import trace
 
 Unit = int | tuple[int, int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -36,83 +36,81 @@ class Field:
     @property
     def units(self) -> tuple[int, int]:
         """How many rows and columns of units the layer has."""
-        return len(self.axes[0].used), len(self.axes[1].used)
+        return self._pair(lambda axis: len(axis.used))
 
     @property
     def image_size(self) -> tuple[int, int]:
-        return self.axes[0].used.shape[1], self.axes[1].used.shape[1]
+        return self._pair(lambda axis: axis.used.shape[1])
 
     @property
     def size(self) -> tuple[int, int]:
         """Pixels from the first to the last one seen; of the largest unit where they differ."""
-        return _size(self.axes[0]), _size(self.axes[1])
+        return self._pair(lambda axis: axis.size)
 
     @property
     def num_used(self) -> tuple[int, int]:
         """The most rows and columns of the image that one unit depends on: fewer than `size` where
         dilation or stride leaves gaps, or where every unit sees padding."""
-        rows, columns = (int(axis.used.sum(1).max()) for axis in self.axes)
-        return rows, columns
+        return self._pair(lambda axis: int(axis.used.sum(1).max()))
 
     @property
     def stride(self) -> tuple[int | Fraction | None, int | Fraction | None]:
         """Pixels between the fields of neighboring units, also called jump. A mean where the
         steps differ; 0 where all units see the same; None where units lie on no grid."""
-        return _stride(self.axes[0]), _stride(self.axes[1])
+        return self._pair(lambda axis: axis.stride)
 
     @property
     def start(self) -> tuple[int, int]:
         """First row and column that unit (0, 0) sees; negative in the padding."""
-        (top, _), (left, _) = self.interval(0)
-        return top, left
+        return self._pair(lambda axis: axis.interval(0)[0])
 
     @property
-    def whole(self) -> bool:
-        """All units see the same: after flatten and linear, or global pooling."""
-        return all(a.pattern is None and (a.used == a.used[0]).all() for a in self.axes)
+    def is_uniform(self) -> bool:
+        """Whether all units see the same: after flatten and linear, or global pooling."""
+        return all(axis.pattern is None and axis.is_uniform for axis in self.axes)
 
     @property
     def misaligned(self) -> bool:
-        """Paths through branches that differ in stride or center meet on the way here: the
-        field's size or center then changes from unit to unit."""
-        return any(a.misaligned for a in self.axes)
+        """Whether branches that differ in stride or center meet on the way here: the field's size
+        or center then changes from unit to unit."""
+        return any(axis.misaligned for axis in self.axes)
 
     @property
     def bound(self) -> str:
         """Why the field may be smaller than given here; empty where it is exact."""
-        return next((a.bound for a in self.axes if a.bound), "")
+        return next((axis.bound for axis in self.axes if axis.bound), "")
 
     @property
     def visible(self) -> tuple[Interval, Interval]:
         """First and last row, first and last column of the image that any unit depends on."""
-        rows, columns = (_ends(axis.used.max(axis=0)) for axis in self.axes)
-        return rows, columns
+        return self._pair(lambda axis: ends(axis.used.max(axis=0)))
 
     @property
     def num_unread(self) -> tuple[int, int]:
         """Rows and columns of its input that the layer's last operation drops."""
-        return self.axes[0].num_unread, self.axes[1].num_unread
+        return self._pair(lambda axis: axis.num_unread)
 
     def interval(self, unit: Unit) -> tuple[Interval, Interval]:
         """First and last row, first and last column that the unit sees, as if the image went on:
         with padding, and with what a crop cut off. They are (0, -1) for a unit that sees nothing.
         What circular padding brings from the other side counts as beyond the border."""
         i, j = self._position(unit)
-        return _interval(self.axes[0], i), _interval(self.axes[1], j)
+        return self.axes[0].interval(i), self.axes[1].interval(j)
 
     def clipped(self, unit: Unit) -> tuple[Interval, Interval]:
         """First and last row, first and last column of the image that the unit depends on; they
         are (0, -1) for a unit that sees nothing but padding."""
         i, j = self._position(unit)
-        return _ends(self.axes[0].used[i]), _ends(self.axes[1].used[j])
+        return self.axes[0].clipped(i), self.axes[1].clipped(j)
 
     def used(self, unit: Unit) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The rows and the columns of the image that the unit depends on."""
-        rows, columns = (
-            tuple(axis.used[place].nonzero()[0].tolist())
-            for axis, place in zip(self.axes, self._position(unit), strict=True)
-        )
-        return rows, columns
+        i, j = self._position(unit)
+        rows, columns = self.axes[0].used[i], self.axes[1].used[j]
+        return tuple(rows.nonzero()[0].tolist()), tuple(columns.nonzero()[0].tolist())
+
+    def _pair(self, value_of: Callable[[Axis], T]) -> tuple[T, T]:
+        return value_of(self.axes[0]), value_of(self.axes[1])
 
     def _position(self, unit: Unit) -> tuple[int, int]:
         i, j = (unit, unit) if isinstance(unit, int) else unit
@@ -120,30 +118,6 @@ class Field:
         if not (0 <= i < rows and 0 <= j < columns):
             raise ValueError(f"unit is {unit}: the layer has {rows} x {columns} units from (0, 0).")
         return i, j
-
-
-def _interval(axis: Axis, unit: int) -> Interval:
-    if axis.pattern is not None:
-        return axis.pattern.at(unit)
-    return _ends(axis.used[unit])
-
-
-def _ends(used: NDArray[np.bool_]) -> Interval:
-    pixels = used.nonzero()[0].tolist()
-    return (pixels[0], pixels[-1]) if pixels else NOTHING
-
-
-def _size(axis: Axis) -> int:
-    num_units = len(axis.used) if axis.pattern is None else axis.pattern.period
-    intervals = [_interval(axis, unit) for unit in range(num_units)]
-    return max(last - first + 1 for first, last in intervals)
-
-
-def _stride(axis: Axis) -> int | Fraction | None:
-    if axis.pattern is None:
-        return 0 if (axis.used == axis.used[0]).all() else None
-    stride = axis.pattern.stride
-    return int(stride) if stride.denominator == 1 else stride
 
 
 def receptive_fields(network: nn.Module, input_size: int | Sequence[int]) -> dict[str, Field]:

@@ -29,7 +29,6 @@ class Call:
     outputs: Sequence[Tensor]
     index: int
     axis_of: Callable[[Any], Axis | None]  # the image axis of a tensor; None of a constant
-    other_axis_of: Callable[[Any], Axis | None]  # the other image axis
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments.get(name)
@@ -57,6 +56,7 @@ class Call:
 
 
 Rule = Callable[[Call], Axis]
+Change = Callable[[Axis, Call], Axis]  # a rule for operations on one tensor
 
 
 def rule_of(operation: str, *, pointwise: bool) -> Rule | None:
@@ -85,8 +85,8 @@ def _all_mixed(call: Call, reason: str) -> Axis:
     return joined(axes, [None] * len(axes), 1)
 
 
-def _on_one_tensor(change: Callable[[Axis, Call], Axis] | None) -> Rule | None:
-    """A rule for operations on one tensor; other tensor arguments must be constants."""
+def _on_one_tensor(change: Change | None) -> Rule | None:
+    """The rule that applies `change` to one tensor; other tensor arguments must be constants."""
     if change is None:
         return None
 
@@ -111,8 +111,7 @@ def _elementwise(call: Call) -> Axis:
 def _concatenation(call: Call) -> Axis:
     """Of channels, the union; tensors side by side in the image, or flattened, count as mixed."""
     dim = call["dim"] % call.output.dim() - call.output.dim()
-    axes = [axis for t, _ in call.operands for axis in (call.axis_of(t), call.other_axis_of(t))]
-    if any(axis is not None and axis.dim == dim for axis in axes):
+    if any(axis.dim == dim for _, axis in call.operands):
         return _all_mixed(call, "a concatenation along an image axis")
     return _elementwise(call)
 
@@ -120,84 +119,74 @@ def _concatenation(call: Call) -> Axis:
 # Windows.
 
 
-def _per_dim(value: Any, num_dims: int, default: Any = None) -> list[int]:
-    """An int or a list of one or all, as a list of `num_dims`."""
+def _per_dim(value: Any, default: Any = None) -> list[int]:
+    """An int or a list of one or two, as a list of two."""
     value = default if value is None or value == [] else value
     values = [value] if isinstance(value, int) else list(value)
-    return values * num_dims if len(values) == 1 else values
+    return values * 2 if len(values) == 1 else values
 
 
-def _read_last(
-    axis: Axis, call: Call, num_dims: int, reading: Callable[[int, int, int], Reading]
-) -> Axis:
-    """Windows over the last `num_dims` dimensions: `reading(i, num_in, num_out)` for the i-th."""
-    dim = axis.dim
-    if dim is None or dim < -num_dims:
+def _read_image(axis: Axis, call: Call, reading: Callable[[int, int, int], Reading]) -> Axis:
+    """Windows over the last two dimensions: `reading(i, num_in, num_out)` for the i-th of them."""
+    if axis.dim not in (-2, -1):
         return axis
-    num_in, num_out = call.shape[dim], call.output.shape[dim]
-    return read(spread(axis, num_in), reading(dim + num_dims, num_in, num_out))
+    num_in, num_out = call.shape[axis.dim], call.output.shape[axis.dim]
+    return read(spread(axis, num_in), reading(axis.dim + 2, num_in, num_out))
 
 
 def _windows(axis: Axis, call: Call, kernel: list[int], before: list[int]) -> Axis:
-    num_dims = len(kernel)
-    stride = _per_dim(call["stride"], num_dims, kernel)
-    dilation = _per_dim(call["dilation"], num_dims, 1)
-    kind = readings.transposed if "transpose" in call.operation else readings.window
+    stride, dilation = _per_dim(call["stride"], kernel), _per_dim(call["dilation"], 1)
 
     def reading(i: int, n: int, m: int) -> Reading:
-        options = {"kernel": kernel[i], "stride": stride[i]}
-        return kind(n, m, **options, before=before[i], dilation=dilation[i])
+        options = {"kernel": kernel[i], "stride": stride[i], "dilation": dilation[i]}
+        return readings.window(n, m, **options, before=before[i])
 
-    return _read_last(axis, call, num_dims, reading)
+    return _read_image(axis, call, reading)
 
 
 def _convolution(axis: Axis, call: Call) -> Axis:
     kernel, padding = list(call["weight"].shape[2:]), call["padding"]
-    num_dims = len(kernel)
-    if axis.dim == -num_dims - 1:  # positions that a reshape made channels
+    if axis.dim == -3:  # positions that a reshape made channels
         return mixed(axis, "" if call["groups"] == 1 else "a grouped convolution")
     if padding == "same":  # what is odd goes to the right
-        dilation = _per_dim(call["dilation"], num_dims)
+        dilation = _per_dim(call["dilation"])
         before = [d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True)]
     else:
-        before = _per_dim(0 if padding == "valid" else padding, num_dims)
+        before = _per_dim(0 if padding == "valid" else padding)
     return _windows(axis, call, kernel, before)
 
 
 def _pooling(axis: Axis, call: Call) -> Axis:
-    num_dims = int(call.operation[len("max_pool")])
-    kernel, before = (_per_dim(call[name], num_dims) for name in ("kernel_size", "padding"))
-    return _windows(axis, call, kernel, before)
+    return _windows(axis, call, _per_dim(call["kernel_size"]), _per_dim(call["padding"]))
 
 
 def _adaptive_pooling(axis: Axis, call: Call) -> Axis:
     if axis.dim in (-2, -1) and call.output.shape[axis.dim] == 1:
         return mixed(axis)  # global pooling
-    return _read_last(axis, call, 2, lambda i, n, m: readings.adaptive(n, m))
+    return _read_image(axis, call, lambda i, n, m: readings.adaptive(n, m))
 
 
 def _interpolation(axis: Axis, call: Call) -> Axis:
-    mode, corners = _INTERPOLATIONS[call.operation], bool(call["align_corners"])
+    if call["align_corners"]:
+        return unknown(call)
 
     def reading(i: int, n: int, m: int) -> Reading:
         scale = Fraction(n, m)
-        if corners:
-            scale = Fraction(n - 1, max(m - 1, 1))
-        elif call["scale_factors"]:  # torch steps by the factor asked for, not by the sizes
+        if call["scale_factors"]:  # torch steps by the factor asked for, not by the sizes
             scale = 1 / Fraction(call["scale_factors"][i]).limit_denominator(1000)
-        return readings.interpolated(n, m, mode=mode, scale=scale, align_corners=corners)
+        return readings.interpolated(n, m, mode=_INTERPOLATIONS[call.operation], scale=scale)
 
-    return _read_last(axis, call, 2, reading)
+    return _read_image(axis, call, reading)
 
 
 def _pad(axis: Axis, call: Call) -> Axis:
-    sides, mode = list(call["pad"]), call["mode"] or "constant"
-    num_dims = len(sides) // 2  # listed from the last dimension
-
-    def reading(i: int, n: int, m: int) -> Reading:
-        return readings.padded(n, m, before=sides[2 * (num_dims - i - 1)], mode=mode)
-
-    return _read_last(axis, call, num_dims, reading)
+    sides, mode = list(call["pad"]), call["mode"] or "constant"  # listed from the last dimension
+    assert axis.dim is not None
+    if -axis.dim > len(sides) // 2:
+        return axis
+    num_in, num_out = call.shape[axis.dim], call.output.shape[axis.dim]
+    before = sides[2 * (-axis.dim - 1)]
+    return read(spread(axis, num_in), readings.padded(num_in, num_out, before=before, mode=mode))
 
 
 # Dimensions that are mixed.
@@ -301,11 +290,9 @@ _INTERPOLATIONS = {
     "upsample_nearest2d": "nearest", "_upsample_nearest_exact2d": "nearest-exact",
     "upsample_bilinear2d": "linear", "upsample_bicubic2d": "cubic",
 }  # fmt: skip
-_GROUPS: list[tuple[Callable[[Axis, Call], Axis], tuple[str, ...]]] = [
-    (_convolution, ("conv1d", "conv2d", "conv3d")),
-    (_convolution, ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")),
-    (_pooling, ("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices")),
-    (_pooling, ("avg_pool1d", "avg_pool2d", "avg_pool3d")),
+_GROUPS: list[tuple[Change, tuple[str, ...]]] = [
+    (_convolution, ("conv2d",)),
+    (_pooling, ("max_pool2d", "max_pool2d_with_indices", "avg_pool2d")),
     (_adaptive_pooling, ("adaptive_avg_pool2d", "adaptive_max_pool2d")),
     (_interpolation, tuple(_INTERPOLATIONS)),
     (_pad, ("pad", "constant_pad_nd")),

@@ -39,18 +39,6 @@ def window(
     return Reading(num_in, num_out, reads, step_in=stride)
 
 
-def transposed(
-    num_in: int, num_out: int, *, kernel: int, stride: int, before: int, dilation: int
-) -> Reading:
-    """Transposed convolution: the units i with i * stride - before + t * dilation = unit."""
-
-    def reads(unit: int) -> list[int]:
-        offsets = (unit + before - t * dilation for t in range(kernel))
-        return [offset // stride for offset in offsets if offset % stride == 0]
-
-    return Reading(num_in, num_out, reads, step_out=stride)
-
-
 def adaptive(num_in: int, num_out: int) -> Reading:
     """Adaptive pooling: unit u reads floor(u n / m) up to, not including, ceil((u + 1) n / m)."""
 
@@ -83,14 +71,12 @@ def padded(num_in: int, num_out: int, *, before: int, mode: str) -> Reading:
     return Reading(num_in, num_out, lambda u: (u - before,), reads_inside=reads_inside)
 
 
-def interpolated(
-    num_in: int, num_out: int, *, mode: str, scale: Fraction, align_corners: bool = False
-) -> Reading:
+def interpolated(num_in: int, num_out: int, *, mode: str, scale: Fraction) -> Reading:
     """Interpolation by `nearest`, `nearest-exact`, `linear` or `cubic`; `scale` is the number of
     input positions a step of the output. Neighbors of weight zero are not read."""
 
     def source(unit: int) -> Fraction:
-        if mode == "nearest" or (align_corners and mode in ("linear", "cubic")):
+        if mode == "nearest":
             return unit * scale
         center = (unit + Fraction(1, 2)) * scale
         return center if mode == "nearest-exact" else center - Fraction(1, 2)

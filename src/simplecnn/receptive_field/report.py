@@ -19,6 +19,7 @@ from simplecnn.receptive_field.chains import stack
 from simplecnn.receptive_field.checks import Check, all_agree, check_fields
 from simplecnn.receptive_field.effective_field import EffectiveField, effective_fields
 from simplecnn.receptive_field.fields import Field, receptive_fields
+from simplecnn.table import table
 
 NUM_DRAWN = 6  # layers in a picture; the tables hold them all
 WIDTH = 16  # channels of every convolution in the tutorial's chains, as in SimpleCNN's first
@@ -76,31 +77,35 @@ def _spaced(names: Sequence[str], num_kept: int) -> list[str]:
 
 def field_table(fields: Mapping[str, Field]) -> str:
     """One line for consecutive layers with one field; pairs in which both agree as one number."""
-    cells = {
-        name: [*map(_pair, (f.units, f.size, f.stride, f.start, f.num_used)), _remark(f)]
+    lines = {
+        name: (*map(_pair, (f.units, f.size, f.stride, f.start, f.num_used)), _remark(f))
         for name, f in fields.items()
     }
-    lines = [["layers", "units", "size", "stride", "start", "used", ""]]
-    for line, group in groupby(cells, key=lambda name: cells[name]):
+    rows, remarks = [["layers", "units", "size", "stride", "start", "used"]], [""]
+    for (*cells, remark), group in groupby(lines, key=lambda name: lines[name]):
         first, *others = group
-        lines.append([first + (f" ... {others[-1]}" if others else ""), *line])
-    return (
-        f"{_table(lines)}\n"
-        "unit: one position of a layer's output, all channels together; the rest in pixels\n"
-        "start: the first pixel that unit 0 sees, negative in the padding\n"
-        "used: the most rows and columns of the image that one unit depends on"
+        rows.append([first + (f" ... {others[-1]}" if others else ""), *cells])
+        remarks.append(f"   {remark}" if remark else "")
+    text = [f"{line}{r}" for line, r in zip(table(rows).splitlines(), remarks, strict=True)]
+    return "\n".join(
+        [
+            *text,
+            "unit: one position of a layer's output, all channels together; the rest in pixels",
+            "start: the first pixel that unit 0 sees, negative in the padding",
+            "used: the most rows and columns of the image that one unit depends on",
+        ]
     )
 
 
 def _remark(field: Field) -> str:
     remarks = []
-    if field.whole:
+    if field.is_uniform:
         remarks.append("whole image" if field.num_used == field.image_size else "all units alike")
     if field.misaligned:
         remarks.append("misaligned paths")
     if any(field.num_unread):
         rows, columns = field.num_unread
-        remarks.append(f"rows, columns of its input left unread: {rows}, {columns}")
+        remarks.append(f"unread rows, columns of its input: {rows}, {columns}")
     if field.bound:
         remarks.append(f"at most: {field.bound}")
     return "; ".join(remarks)
@@ -110,20 +115,20 @@ def check_summary(checks: Sequence[Check]) -> str:
     """What each experiment confirms, what it cannot tell and why, and whether all agree."""
     lines = []
     for experiment in ("gradient", "nan"):
-        ours = [c for c in checks if c.experiment == experiment]
-        good = [c for c in ours if c.agrees and c.num_units]
+        selected = [c for c in checks if c.experiment == experiment]
+        good = [c for c in selected if c.agrees and c.num_units]
         lines.append(
-            f"{experiment}: {len(good)} of {len(ours)} layers agree with the formulas, "
+            f"{experiment}: {len(good)} of {len(selected)} layers agree with the formulas, "
             f"{sum(c.num_units for c in good):,} units"
         )
         remarks: dict[str, list[str]] = {}
-        for check in ours:
+        for check in selected:
             if check.agrees and check.remark:
                 remarks.setdefault(check.remark, []).append(check.layer)
         for remark, layers in remarks.items():
             where = layers[0] if len(layers) == 1 else f"{len(layers)} layers from {layers[0]} on"
             lines.append(f"  {where}: {remark}")
-        lines += [f"  {check}" for check in ours if not check.agrees]
+        lines += [f"  {check}" for check in selected if not check.agrees]
     lines.append(f"formulas, gradient and NaN {'agree' if all_agree(checks) else 'DO NOT AGREE'}")
     return "\n".join(lines)
 
@@ -139,7 +144,7 @@ def effective_table(measured: Mapping[str, Mapping[str, EffectiveField]]) -> str
             unit = f"{field.unit[0]}, {field.unit[1]}"
             lines.append([state, name, unit, _pair(size), sigma, *squares, f"{field.ratio:.2f}"])
     note = "in pixels: standard deviation, sides of the squares with 50 % and 95 % of the gradient"
-    return f"{_table(lines)}\n{note}"
+    return f"{table(lines)}\n{note}"
 
 
 def _field_map(field: EffectiveField) -> FieldMap:
@@ -161,8 +166,8 @@ def _layer_boxes(name: str, field: Field) -> LayerBoxes:
 def tutorial_chains() -> list[Chain]:
     """The tutorial's four architectures with what they cost.
 
-    It counts the weights of one pair of channels, which is right where a layer has as many
-    channels in as out. Behind a gray image the first layer has one, and the order is another.
+    The tutorial compares them as if every layer had as many channels in as out. Where a gray
+    image comes in, the first layer has one channel in, and the ranking by cost is another.
     """
     chains = []
     for name, layers in CHAINS.items():
@@ -183,22 +188,9 @@ def chain_table(chains: Sequence[Chain]) -> str:
     for chain in chains:
         costs = [f"{cost:,}" for cost in chain.costs.values()]
         lines.append([chain.name, " ".join(map(str, chain.sizes)), f"{chain.sigma:.3f}", *costs])
-    return f"{_table(lines)}\nMACs: multiply-accumulates for one image; {WIDTH} channels out of all"
+    return f"{table(lines)}\nMACs: multiply-accumulates for one image; {WIDTH} channels out of all"
 
 
 def _pair(pair: Sequence[int | Fraction | None]) -> str:
     vertical, horizontal = ("-" if n is None else str(n) for n in pair)
     return vertical if vertical == horizontal else f"{vertical} x {horizontal}"
-
-
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest entry; the first and those without a heading to the left."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = []
-    for line in lines:
-        cells = [
-            cell.ljust(width) if i == 0 or not lines[0][i] else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        text.append("  ".join(cells).rstrip())
-    return "\n".join(text)

@@ -158,14 +158,13 @@ class _Recorder(TorchDispatchMode):
         if not _is_rectangular(before):
             reason = "branches see different rows and columns: less than the full rectangle"
         outputs = list(tensors(result))
-        vertical, horizontal = partial(self._axis, 0), partial(self._axis, 1)
         trails = {}
         for index, output in enumerate(outputs):
-            axes = tuple(
-                rule(Call(operation, arguments, outputs, index, axis_of, other_axis_of))
-                for axis_of, other_axis_of in ((vertical, horizontal), (horizontal, vertical))
-            )
-            axes = tuple(replace(a, bound=a.bound or reason) for a in axes)
+            axes = [
+                rule(Call(operation, arguments, outputs, index, partial(self._axis, which)))
+                for which in (0, 1)
+            ]
+            axes = [replace(a, bound=a.bound or reason) for a in axes]
             written = operation == "copy" or any(output is t for t in tracked)
             if written and _is_part(output) and not self._same(output, axes):
                 raise ValueError(

@@ -22,7 +22,7 @@ from simplecnn.errors import InputError
 from simplecnn.locked_directory import LockedDirectory
 from simplecnn.run_directory import RECORD as RUN_RECORD
 from simplecnn.run_directory import short, write_json
-from simplecnn.training.signals import slurm_job
+from simplecnn.signals import slurm_job
 
 RECORD = "sweep.json"
 ROOM_OF_A_JOB = 8 << 20  # bytes: two checkpoints, pictures and logs of the default network

@@ -19,9 +19,9 @@ from simplecnn.config.spelling import word
 from simplecnn.console import only_sweep_lines
 from simplecnn.errors import log_error, short
 from simplecnn.run_directory import RunDirectory, read_record
+from simplecnn.signals import was_requeued
 from simplecnn.sweeps.directory import SweepDirectory, listed, source_hashes
 from simplecnn.sweeps.plan import SweepPlan
-from simplecnn.training.signals import was_requeued
 
 Task = Callable[[dict[str, Any], Path], Any]
 

@@ -22,8 +22,8 @@ from simplecnn.callbacks.phases import Phases
 from simplecnn.config.build import build, find_class
 from simplecnn.data.shape import data_shape
 from simplecnn.models.classifier import Classifier
+from simplecnn.signals import Stop
 from simplecnn.training.checkpoint_io import AtomicCheckpointIO
-from simplecnn.training.signals import Stop
 
 Config = Mapping[str, Any]
 NEED_A_LOGGER = (DeviceStatsMonitor, LearningRateMonitor)
