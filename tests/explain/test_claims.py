@@ -8,18 +8,13 @@ import torch
 from looked_at import color_subject, digit_subject
 from torch import nn
 
-from simplecnn.explain.claims import (
-    HELD,
-    IN_PART,
-    NOT_JUDGED,
-    NOT_SHOWN,
+from simplecnn.explain.claims import HELD, IN_PART, NOT_JUDGED, NOT_SHOWN, claims, judge
+from simplecnn.explain.evidence import (
     Evidence,
-    claims,
     class_shares,
     edge_share,
     exactness,
     ink_share,
-    judge,
     locality,
 )
 from simplecnn.explain.intervals import mean_interval, share_interval

@@ -1,4 +1,4 @@
-"""Pictures of which classes are confused on the validation images."""
+"""Pictures of what is taken for what on the validation images."""
 
 from typing import Any
 

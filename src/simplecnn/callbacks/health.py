@@ -36,11 +36,11 @@ from simplecnn.training.loggers import TensorBoard
 
 
 class Health(ImageCallback):
-    """Dead and always-on outputs, zeros, mean and spread of the outputs, gradients and updates.
+    """Dead and always-on units, zeros, mean and spread of the outputs, gradients and updates.
 
-    Outputs are those of all validation images, watched in every validation pass itself. Gradients
-    and updates are those of `early_steps` steps of the first epoch and of the last step of every
-    epoch. The picture is drawn every `every_n_epochs` epochs and at the end. The numbers are in
+    Outputs are those of all validation images, watched in the validation pass itself, after the
+    first epoch, every `every_n_epochs` epochs, and the last. Gradients and updates are those of
+    `early_steps` steps of the first epoch and of the last step of every epoch. The numbers are in
     `health_activity.npz` and `health_gradients.npz`, and with `scalars` also below `health/` in
     TensorBoard: there each of them is one more metric of the HPARAMS tab.
     """
@@ -84,9 +84,9 @@ class Health(ImageCallback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self._before:
             with self.timed():
-                modules = layers(network_of(pl_module)).values()
-                ratios = update_ratios(modules, self._before)
-                self._seen.append((trainer.global_step, gradient_norms(modules), ratios))
+                found = layers(network_of(pl_module)).values()
+                ratios = update_ratios(found, self._before)
+                self._seen.append((trainer.global_step, gradient_norms(found), ratios))
                 self._before = []
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -108,7 +108,11 @@ class Health(ImageCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if dataloader_idx == 0 and in_training(trainer):
+        epoch = trainer.current_epoch + 1
+        # What only rank zero knows must not decide: all processes watch, or none does.
+        first = epoch <= (trainer.check_val_every_n_epoch or 1)
+        due = first or self.is_due(epoch) or epoch == trainer.max_epochs
+        if due and dataloader_idx == 0 and in_training(trainer):
             network = network_of(pl_module)
             self._watching.enter_context(watched(network, self._receive, LAYERS))
 
@@ -124,13 +128,14 @@ class Health(ImageCallback):
         if not self._meters:
             return
         with self.timed():
-            measured = {name: meter.result() for name, meter in self._meters.items()}
+            mine = {name: meter.result() for name, meter in self._meters.items()}
             self._meters = {}
-            parts = gather(trainer, measured)
+            parts = gather(trainer, mine)
             if not draws(trainer):
                 return
-            names = [name for name in layers(network_of(pl_module)) if name in measured]
-            rows = _rows([merged([part[name] for part in parts]) for name in names])
+            names = [name for name in layers(network_of(pl_module)) if name in mine]
+            found = [merged([part[name] for part in parts]) for name in names]
+            rows = _rows(found)
             self.activity.add(trainer.global_step, **rows)
             self.activity.save()
             self._log(trainer, pl_module, trainer.global_step, **rows)
@@ -167,19 +172,19 @@ class Health(ImageCallback):
             self._meters.setdefault(name, ActivityMeter()).add(output)
 
 
-def _rows(measured: Sequence[Activity]) -> dict[str, Any]:
+def _rows(found: Sequence[Activity]) -> dict[str, Any]:
     """The numbers of all layers, an array (layers,) each; NaN where they mean nothing."""
-    rows = {
-        "dead": [float(a.dead.float().mean()) for a in measured],
-        "always_on": [float(a.always_on.float().mean()) for a in measured],
-        "dead_channels": [float(a.dead_channels.sum()) for a in measured],
-        "zeros": [a.zeros for a in measured],
-        "mean": [a.mean for a in measured],
-        "std": [a.std for a in measured],
-    }
-    for key in ("dead", "always_on", "dead_channels"):
-        rows[key] = [x if a.rectified else np.nan for x, a in zip(rows[key], measured, strict=True)]
+    no = float("nan")
     return {
-        **{key: np.array(values) for key, values in rows.items()},
-        "num_images": np.array(measured[0].num_images),
+        "dead": np.array([float(a.dead.float().mean()) if a.rectified else no for a in found]),
+        "always_on": np.array(
+            [float(a.always_on.float().mean()) if a.rectified else no for a in found]
+        ),
+        "dead_channels": np.array(
+            [int(a.dead_channels.sum()) if a.rectified else no for a in found]
+        ),
+        "zeros": np.array([a.zeros for a in found]),
+        "mean": np.array([a.mean for a in found]),
+        "std": np.array([a.std for a in found]),
+        "num_images": np.array(found[0].num_images),
     }

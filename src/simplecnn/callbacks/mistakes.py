@@ -28,8 +28,8 @@ class Mistakes(ImageCallback):
     """The `number` most confident mistakes after an epoch: which are new, which persist.
 
     They come from the validation pass itself, where `validation_step` returns logits (N, classes).
-    `mistakes_<split>_history.npz` holds for each epoch the predicted class of every image and
-    whether it is wrong, in the order of the pass.
+    `mistakes_<split>_history.npz` holds for each epoch what every image was taken for and whether
+    that was wrong, in the order of the pass.
     """
 
     def __init__(self, dirpath: str, number: int = 40, every_n_epochs: int = 10) -> None:
@@ -118,7 +118,7 @@ class Mistakes(ImageCallback):
             persisting = counts["num_wrong"] - counts["num_new"]
             title += (
                 f": {counts['num_new']} new since the pass before (orange), {persisting} persist "
-                f"(gray), {counts['num_fixed']} others are right now"
+                f"(grey), {counts['num_fixed']} others were put right"
             )
         figure = mistakes_figure(
             shown["images"],

@@ -54,7 +54,7 @@ def filter_history_figure(
     tile = channels * (width * zoom + 1) - 1
     step_x, step_y = tile + GAP, max(height * zoom + GAP, 16)
     left = 8 * max(len(name) for name in names) + 8
-    at_change = left + len(columns) * step_x + 16
+    at_change = left + len(columns) * step_x + 20
     at_kernel = at_change + tile + 64
     at_words = at_kernel + tile + 8
     bottom = HEADER + len(rows) * step_y - GAP
