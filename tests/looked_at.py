@@ -10,7 +10,7 @@ from simplecnn.models.simple_cnn import SimpleCNN
 
 
 class Residual(nn.Module):
-    """Colour images; normalisation, a sum, a stride, functional ReLU in place, global mean."""
+    """Color images; normalization, a sum, a stride, functional ReLU in place, global mean."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ def frozen(network: nn.Module) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def colour_subject() -> Subject:
+def color_subject() -> Subject:
     """A residual network on 40 random images of 3 x 64 x 64 in four classes."""
     torch.manual_seed(0)
     network, untrained = Residual(), Residual()

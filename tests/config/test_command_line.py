@@ -52,7 +52,11 @@ def test_each_command_has_its_own_help(name, capsys):
         ("evaluate", ["run=[a,b]"], "run is ['a', 'b']: it must be a text."),
         ("evaluate", ["run=a", "checkpoint=null"], "checkpoint is null: it must be a text."),
         ("sweep", ["sweep=true"], "sweep is true: it must be a text."),
-        ("explain", ["units.layer=all"], "units.layer is not a key of units. Did you mean layers?"),
+        (
+            "explain",
+            ["channels.layer=all"],
+            "channels.layer is not a key of channels. Did you mean layers?",
+        ),
         ("convolution", ["digit=5000"], "digit is 5000: it must be a whole number from 0 to 4999."),
         ("train", ["--lr", "0.1"], "--lr is not an option: type model.optimizer.lr=…, without "),
         ("train", ["lr", "=", "3"], "Write lr=3, without spaces around the '='."),

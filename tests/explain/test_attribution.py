@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from looked_at import colour_subject, digit_subject
+from looked_at import color_subject, digit_subject
 from torch import nn
 
 from simplecnn.explain.attribution import (
     METHODS,
-    _behind,
     attribution,
     attributions,
+    grad_cam,
     grad_cam_layer,
 )
 from simplecnn.explain.subject import logits
@@ -54,7 +54,6 @@ def test_gradients_of_a_trained_network_add_up(bundled):
     np.testing.assert_allclose(total, expected, rtol=0.1, atol=0.15)
     assert found["Grad-CAM"].maps.shape == (4, 14, 14)  # the grid of conv2
     assert grad_cam_layer(subject.network, images[:1]) == "conv2"
-    assert _behind(subject.network, "conv2", images[:1]) == "relu2"
     assert all(0 <= i <= 1.001 for m in METHODS for i in found[m].infidelity)
     assert all(map(torch.equal, subject.network.parameters(), before))
     assert not any(p.requires_grad for p in subject.network.parameters())
@@ -74,22 +73,34 @@ def test_findings(bundled, tmp_path):
     arrays = np.load(path / "attribution.npz")
     assert arrays["trained/occlusion"].shape == arrays["random/occlusion"].shape == (4, 28, 28)
     assert not np.allclose(arrays["trained/occlusion"], arrays["random/occlusion"])
-    assert (
-        "2 right and 2 of " in found.lines[0] and (path / "attribution.png").stat().st_size > 9999
-    )
+    assert "2 right and 2 of " in found.lines[0]
+    infidelity = np.mean(found.record["methods"]["occlusion"]["infidelity"])
+    (row,) = (line for line in found.lines if line.startswith("occlusion"))
+    assert row.split()[1] == f"{100 * (1 - infidelity):.0f}"  # percent that the map explains
+    assert (path / "attribution.png").stat().st_size > 9999
 
 
-def test_a_residual_network_in_colour():
-    found = attribution(colour_subject(), num_right=1, num_wrong=1)
+def test_a_residual_network_in_color():
+    found = attribution(color_subject(), num_right=1, num_wrong=1)
     assert found.arrays["trained/Grad-CAM"].shape == (2, 16, 16)
     assert found.arrays["trained/integrated gradients"].shape == (2, 64, 64)
     assert found.record["grad_cam_layer"] == "down"
 
 
+def test_grad_cam_is_that_of_captum(bundled):
+    from captum.attr import LayerGradCam
+
+    subject = digit_subject(bundled, num_steps=20)
+    network = subject.network.requires_grad_(True)
+    images, targets = subject.images[:3], subject.labels[:3]
+    expected = LayerGradCam(network, network.relu2).attribute(images, target=targets)
+    torch.testing.assert_close(grad_cam(network, images, targets, "conv2"), expected)
+
+
 def test_without_captum_is_a_sentence(monkeypatch):
     from simplecnn.errors import InputError
-    from simplecnn.explain import attribution as room
+    from simplecnn.explain import attribution as module
 
-    monkeypatch.setattr(room.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="attribution needs .* Type uv sync --extra explain"):
-        room.check_installed()
+        module.check_installed()

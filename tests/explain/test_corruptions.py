@@ -16,11 +16,11 @@ def test_seeded_bounded_and_worse_with_severity(kind, digits):
     before = digits.clone()
     changes = []
     for severity in SEVERITIES:
-        spoiled = corrupt(digits, kind, severity, seed=1)
-        assert spoiled.shape == digits.shape and spoiled.dtype == torch.float32
-        assert 0 <= spoiled.min() and spoiled.max() <= 1
-        assert torch.equal(spoiled, corrupt(digits, kind, severity, seed=1))
-        changes.append(float((spoiled - digits).abs().mean()))
+        corrupted = corrupt(digits, kind, severity, seed=1)
+        assert corrupted.shape == digits.shape and corrupted.dtype == torch.float32
+        assert 0 <= corrupted.min() and corrupted.max() <= 1
+        assert torch.equal(corrupted, corrupt(digits, kind, severity, seed=1))
+        changes.append(float((corrupted - digits).abs().mean()))
     assert torch.equal(digits, before)
     assert torch.equal(corrupt(digits, kind, 0, seed=1), digits)
     assert changes[0] > 0 and changes[-1] > 1.2 * changes[0]
@@ -29,7 +29,7 @@ def test_seeded_bounded_and_worse_with_severity(kind, digits):
     assert torch.equal(other, corrupt(digits, kind, 3, seed=1)) != seeds_matter
 
 
-def test_by_hand():
+def test_known_images():
     dot = torch.zeros(1, 1, 28, 28)
     dot[0, 0, 14, 14] = 1.0
     moved = corrupt(dot, "shift", 5, seed=0)
@@ -59,14 +59,14 @@ def test_turns_and_sizes(digits):
     assert areas.max() > 1.5 and areas.min() < 0.7
     bar = torch.zeros(20, 1, 28, 28)
     bar[..., 4:24, 13:15] = 1
-    for spoiled in corrupt(bar, "rotation", 4, seed=0)[:, 0]:
-        rows, columns = (spoiled > 0.5).nonzero().double().T
+    for corrupted in corrupt(bar, "rotation", 4, seed=0)[:, 0]:
+        rows, columns = (corrupted > 0.5).nonzero().double().T
         slope = torch.cov(torch.stack([rows, columns]))
         angle = 0.5 * torch.atan2(2 * slope[0, 1], slope[0, 0] - slope[1, 1])
         assert abs(float(angle.rad2deg())) == pytest.approx(45, abs=3)
 
 
-def test_works_on_large_colour_images_and_says_what_there_is():
+def test_works_on_large_color_images_and_says_what_there_is():
     images = torch.rand(3, 3, 64, 48)
     for kind in CORRUPTIONS:
         assert corrupt(images, kind, 5, seed=0).shape == images.shape

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from looked_at import colour_subject, digit_subject
+from looked_at import color_subject, digit_subject
 from PIL import Image
 from torch import nn
 from werkzeug.test import Client
@@ -18,20 +18,20 @@ def test_the_input_of_the_last_linear_layer(bundled):
     layer, points, answers = penultimate(subject.network, subject.images)
     assert layer == "fc2" and points.shape == (200, 16)
     torch.testing.assert_close(subject.network.fc2(points), answers)
-    bare = nn.Sequential(nn.Conv2d(1, 10, 28), nn.Flatten())
-    layer, points, answers = penultimate(bare, subject.images[:3])
+    convolution = nn.Sequential(nn.Conv2d(1, 10, 28), nn.Flatten())
+    layer, points, answers = penultimate(convolution, subject.images[:3])
     assert layer == "output" and torch.equal(points, answers)
 
 
 @pytest.mark.filterwarnings("ignore:html5lib's sanitizer:DeprecationWarning")  # in TensorBoard
-@pytest.mark.parametrize("colour", [False, True])
-def test_tensorboard_shows_it(bundled, tmp_path, colour):
+@pytest.mark.parametrize("color", [False, True])
+def test_tensorboard_shows_it(bundled, tmp_path, color):
     from tensorboard.backend import application
     from tensorboard.plugins.base_plugin import TBContext
     from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin
 
-    subject = colour_subject() if colour else digit_subject(bundled)
-    num = 30 if colour else 100
+    subject = color_subject() if color else digit_subject(bundled)
+    num = 30 if color else 100
     path = embedding(subject, num_images=num).save(tmp_path, "embedding")
     plugin = ProjectorPlugin(TBContext(logdir=str(path)))
     app = application.TensorBoardWSGI([plugin])
@@ -49,15 +49,15 @@ def test_tensorboard_shows_it(bundled, tmp_path, colour):
     text = ask(f"/data/plugin/projector/metadata?run=.&name={name}").get_data(as_text=True)
     head, *rows = text.splitlines()
     assert head.split("\t") == ["answer", "class", "predicted", "right", "probability", "image"]
-    true, taken = ([subject.class_names[c] for c in saved[k]] for k in ("labels", "predicted"))
+    true, predicted = ([subject.class_names[c] for c in saved[k]] for k in ("labels", "predicted"))
     assert [row.split("\t")[1] for row in rows] == true
     assert [row.split("\t")[0] for row in rows] == [
-        f"{a} → {b}" for a, b in zip(true, taken, strict=True)
+        f"{a} → {b}" for a, b in zip(true, predicted, strict=True)
     ]
     sprite = ask(f"/data/plugin/projector/sprite_image?run=.&name={name}")
     assert sprite.status_code == 200
     (sheet,) = path.glob("*/*/sprite.png")
-    side = 64 if colour else 28
+    side = 64 if color else 28
     pixels = np.asarray(Image.open(sheet).convert("RGB")).astype(float) / 255
     first = pixels[:side, :side].transpose(2, 0, 1)
     np.testing.assert_allclose(first, np.broadcast_to(saved["images"][0], first.shape), atol=0.01)

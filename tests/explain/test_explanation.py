@@ -10,13 +10,13 @@ import pytest
 
 from simplecnn.config.composition import compose_config
 from simplecnn.errors import InputError
-from simplecnn.explain.explanation import PARTS, explain, plan, summary
-from simplecnn.explain.findings import Findings, whole_folder
+from simplecnn.explain.explanation import PARTS, explain, plan
+from simplecnn.explain.findings import Findings, replaced_folder
 from simplecnn.run_directory import RunDirectory
 
-FEW = ["units.num_images=50", "units.layers=first", "translation.num_images=20",
+FEW = ["channels.num_images=50", "channels.layers=first", "translation.num_images=20",
        "translation.num_maps=10", "translation.reach=1", "robustness.num_images=20",
-       "embedding.num_images=50", "verdicts.num_images=20", "attribution.num_right=1",
+       "embedding.num_images=50", "claims.num_images=20", "attribution.num_right=1",
        "attribution.num_wrong=1"]  # fmt: skip
 
 
@@ -36,17 +36,18 @@ def test_all_parts_of_a_run(finished_run, tmp_path, caplog):
         assert list((folder / part).glob("*.png")), part
         assert np.load(folder / part / f"{part}.npz").files
         json.loads((folder / part / f"{part}.json").read_text())
-    records = summary(folder)
-    assert records["units"]["num_searched"] == 500 and records["units"]["num_images"] == 50
-    assert "accuracy unmoved" in caplog.text and "NOT SHOWN: Weight sharing" in caplog.text
+    record = json.loads((folder / "channels" / "channels.json").read_text())
+    assert record["num_searched"] == 500 and record["num_images"] == 50
+    assert "accuracy unmoved" in caplog.text and "Weight sharing gives" in caplog.text
+    assert caplog.text.count("3 networks of different seeds. Type uv run scripts/train.py -m") == 1
     assert "tensorboard --samples_per_plugin images=500 --logdir" in caplog.text
 
-    # done again, one part takes its own place and leaves the others
+    # A part that is done a second time takes its own place and leaves the others.
     (folder / "robustness" / "old.png").touch()
-    stamp = (folder / "units" / "units.json").stat().st_mtime_ns
+    stamp = (folder / "channels" / "channels.json").stat().st_mtime_ns
     explain(config(f"run={run}", "parts=[robustness]", "seed=1"))
     assert not (folder / "robustness" / "old.png").exists()
-    assert (folder / "units" / "units.json").stat().st_mtime_ns == stamp
+    assert (folder / "channels" / "channels.json").stat().st_mtime_ns == stamp
     assert {p.name for p in folder.iterdir()} == set(PARTS)
 
 
@@ -55,7 +56,7 @@ def test_several_runs_are_compared(finished_run, tmp_path):
         shutil.copytree(finished_run, tmp_path / "runs" / str(i))
     words = f"run=[{tmp_path}/runs/0,{tmp_path}/runs/1]"
     runs, parts, folder = plan(config(words))
-    assert parts == ["translation", "robustness", "verdicts"] and len(runs) == 2
+    assert parts == ["translation", "robustness", "claims"] and len(runs) == 2
     assert folder == tmp_path / "runs" / "explain"
     explain(config(words, "parts=robustness"))
     errors = np.load(folder / "robustness" / "robustness.npz")["errors"]
@@ -78,15 +79,15 @@ def test_what_cannot_be_had_is_a_sentence(finished_run, tmp_path, monkeypatch):
     )
     assert refused("sweep=none").startswith("sweep=none: there is no such folder.")
     assert (
-        refused(run, "parts=[units,unit]")
-        == f"parts is unit: choose all, or a list of {', '.join(PARTS)}."
+        refused(run, "parts=[channels,channel]")
+        == f"parts is channel: choose all, or a list of {', '.join(PARTS)}."
     )
     assert refused(run, "parts=[]").startswith("parts is [")
-    assert refused(run, "units.layers=[conv1,conv7]") == (
+    assert refused(run, "channels.layers=[conv1,conv7]") == (
         "There is no convolution conv7: all, first, last, or of conv1, conv2."
     )
-    assert "units look at one network" in refused(
-        f"run=[{finished_run},{finished_run}]", "parts=units"
+    assert "channels look at one network" in refused(
+        f"run=[{finished_run},{finished_run}]", "parts=channels"
     )
     bare = tmp_path / "bare"
     shutil.copytree(finished_run, bare)
@@ -96,8 +97,8 @@ def test_what_cannot_be_had_is_a_sentence(finished_run, tmp_path, monkeypatch):
     (bare / "config.yaml").write_text(foreign.replace("crop: null", "crop: all"))
     assert "model.network.crop is 'all': it must be a list" in refused(f"run={bare}")
     assert not (finished_run / "explain").exists() and not (bare / "explain").exists()
-    with pytest.raises(InputError, match="units.num_images is 0: it must be a whole number of 10"):
-        config(run, "units.num_images=0")
+    with pytest.raises(InputError, match="channels.num_images is 0: it must be a whole"):
+        config(run, "channels.num_images=0")
 
 
 def test_images_of_the_wrong_size(finished_run):
@@ -115,8 +116,8 @@ def test_images_of_the_wrong_size(finished_run):
             load_subject(run, run.any_checkpoint())
 
 
-def test_written_whole_or_not_at_all(tmp_path):
-    with whole_folder(tmp_path / "a") as new:
+def test_all_of_a_part_is_written_or_nothing(tmp_path):
+    with replaced_folder(tmp_path / "a") as new:
         (new / "x").write_text("1")
 
     def figures():

@@ -1,10 +1,10 @@
-"""Errors on spoiled images: counted, with an interval over what there are several of."""
+"""Errors on corrupted images: counted, with an interval over what there are several of."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from looked_at import colour_subject, digit_subject
+from looked_at import color_subject, digit_subject
 
 from simplecnn.explain.corruptions import corrupt
 from simplecnn.explain.intervals import mean_interval
@@ -29,18 +29,16 @@ def test_one_network_has_intervals_over_images(networks):
     found = robustness([subject], num_images=80, seed=3)
     wrong = measure_mistakes(subject, num_images=80, seed=3)
     images, labels = subject.sample(80, seed=3)
-    spoiled = corrupt(images, "stripe", 4, seed=3)
-    expected = subject.network(spoiled).argmax(1) != labels
+    corrupted = corrupt(images, "stripe", 4, seed=3)
+    expected = subject.network(corrupted).argmax(1) != labels
     np.testing.assert_array_equal(wrong[6, 4], expected)
     np.testing.assert_array_equal(found.arrays["errors"][0], wrong.mean(2))
     mean = mean_interval(100 * wrong[:, 1:].mean((0, 1)))
-    assert found.lines[2].startswith(
-        f"steps 60: mean error {mean.mean:.2f} [{mean.low:.2f}, {mean.high:.2f}] % "
-        "(n = 80 images); worst:"
-    )
-    worst = found.lines[3].split()
-    assert len(found.lines) == 6 and found.lines[3].endswith("(n = 80 images)")
-    assert float(worst[1]) == pytest.approx(100 * wrong[:, 1:].mean((1, 2)).max(), abs=0.051)
+    row = found.lines[-1]
+    assert row.startswith("steps 60   ") and row.endswith("   80 images")
+    assert f"   {mean.mean:.2f} [{mean.low:.2f}, {mean.high:.2f}]   " in row
+    worst = float(row.split("]")[1].split()[1])  # a kind, its error, its interval
+    assert worst == pytest.approx(100 * wrong[:, 1:].mean((1, 2)).max(), abs=0.051)
     (sheet,) = (figure for _, figure in found.figures)
     assert "±" not in words(sheet)
     assert found.record["groups"]["steps 60"]["interval_over"] == "images"
@@ -69,10 +67,9 @@ def test_several_networks_have_intervals_over_networks(networks):
     found = robustness(networks, num_images=40)
     errors = found.arrays["errors"]
     mean = mean_interval(errors[:3, :, 1:].mean((1, 2)), share=True)
-    assert found.lines[1] == (
-        f"steps 60: mean error {mean.text(factor=100, unit=' %', of='networks')}; worst:"
-    )
-    assert "steps 5: mean error" in found.lines[5] and "(n = 40 images)" in found.lines[5]
+    first, second = found.lines[-2:]
+    assert f" {mean.text(factor=100)} " in first and first.endswith("3 networks")
+    assert second.startswith("steps 5 ") and second.endswith("40 images")
     group = found.record["groups"]["steps 60"]
     assert group["interval_over"] == "networks" and group["mean_error"]["n"] == 3
     assert group["mean_error"]["mean"] == pytest.approx(mean.mean)
@@ -90,8 +87,8 @@ def test_several_networks_have_intervals_over_networks(networks):
     np.testing.assert_allclose(ends, np.clip([kind.low, kind.high], 0, 100))
 
 
-def test_colour_images_of_a_residual_network():
-    found = robustness([colour_subject()], num_images=12)
+def test_color_images_of_a_residual_network():
+    found = robustness([color_subject()], num_images=12)
     assert found.arrays["errors"].shape == (1, 9, 6)
     assert found.arrays["examples"].shape == (9, 6, 3, 64, 64)
     for _, figure in found.figures:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from looked_at import colour_subject, digit_subject
+from looked_at import color_subject, digit_subject
 from torch import nn
 
 from simplecnn.explain.translation import (
@@ -63,7 +63,7 @@ def test_maps_move_along_by_whole_units_away_from_borders(bundled):
     assert (errors["conv2"].all_units[[2, 4]] > 1e-3).all()  # the border is seen
     assert (errors["conv1"].unmoved[1:] > 0.1).all() and errors["conv1"].unmoved[0] == 0
     assert errors["conv1"].num_interior[1] == 26 * 25 + 25 * 26
-    with torch.no_grad():  # the same by hand
+    with torch.no_grad():  # the same, step by step
         still = subject.network.conv1(subject.images[:30])
         changes = [
             subject.network.conv1(shifted(subject.images[:30], *move)) - still
@@ -86,7 +86,7 @@ def test_findings_of_one_and_of_several(bundled, tmp_path):
     group = found.record["groups"]["all"]
     assert group["accuracy"]["mean"] == pytest.approx(accuracy[2, 2])
     assert group["accuracy"]["low"] < accuracy[2, 2] < group["accuracy"]["high"]
-    assert f"{100 * accuracy[2, 2]:.2f} [" in found.lines[1]
+    assert f"{100 * accuracy[2, 2]:.2f} [" in found.lines[2]
     others = [
         replace(digit_subject(bundled, seed=i, num_steps=20), values={"model.network.pool": pool})
         for i, pool in [(1, "max"), (2, "max"), (3, "none"), (4, "none")]
@@ -96,12 +96,12 @@ def test_findings_of_one_and_of_several(bundled, tmp_path):
     assert several.record["groups"]["pool max"]["consistency"]["n"] == 2
     path = several.save(tmp_path, "several")
     assert {p.stem for p in path.glob("*.png")} == {
-        "accuracy_by_shift", "layers_pool_max", "layers_pool_none", "ledger"
+        "accuracy_by_shift", "layers_pool_max", "layers_pool_none", "shift_report"
     }  # fmt: skip
 
 
-def test_a_residual_network_in_colour():
-    found = translation([colour_subject()], num_images=20, num_maps=8, reach=4)
+def test_a_residual_network_in_color():
+    found = translation([color_subject()], num_images=20, num_maps=8, reach=4)
     layers = found.record["groups"]["all"]["layers"]
     assert max(layers["down"]["interior"][::4]) < 1e-5 and layers["down"]["jump"] == "4"
     assert layers["inner"]["interior"][1] < 1e-5

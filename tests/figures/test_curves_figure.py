@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from simplecnn.figures.curves import curves_figure, health_figure
+from simplecnn.figures.curves import curves_figure
+from simplecnn.figures.health import health_figure
 
 NAN = float("nan")
 
@@ -35,9 +36,24 @@ def test_curves_are_drawn_against_epochs():
     np.testing.assert_allclose(rate.lines[0].get_xydata(), [[0.5, 0.1], [1.5, 0.2]])
     drawn = [line for line in loss.lines if line.get_label() != "a batch"]
     looks = {(line.get_marker(), line.get_linestyle()) for line in drawn}
-    assert len(drawn) == len(looks) == 2  # told apart without colours
+    assert len(drawn) == len(looks) == 2  # told apart without colors
     figure.canvas.draw()
     assert {x % 1 for x in loss.get_xticks()} == {0}  # whole epochs
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.02, 2.4, ["0.02", "0.05", "0.1", "0.2", "0.5", "1", "2"]),
+     (1e-5, 3.0, ["1e−05", "0.0001", "0.001", "0.01", "0.1", "1"])],
+)  # fmt: skip
+def test_a_logarithmic_loss_has_several_numbers(low, high, expected):
+    loss = np.geomspace(high, low, 20)
+    steps = {"step": np.arange(1, 21), "loss": loss, "lr": np.ones(20)}
+    figure = curves_figure({"step": np.array([20])}, steps, steps_per_epoch=20)
+    figure.canvas.draw()
+    ax = figure.axes[0]
+    assert ax.get_yscale() == "log"
+    assert [t.get_text() for t in ax.get_yticklabels()] == expected
 
 
 def test_curves_of_a_run_without_validation():
@@ -68,7 +84,7 @@ def test_health_has_a_line_a_layer(number):
     norm = titles["norm of the gradient"]
     assert len(norm.lines) == number and norm.get_yscale() == norm.get_xscale() == "log"
     np.testing.assert_array_equal(norm.lines[1].get_ydata(), gradients["norm"][:, 1])
-    dead = titles["dead units, %"]
+    dead = titles["dead: outputs that are zero for every image, %"]
     np.testing.assert_allclose(dead.lines[0].get_ydata(), 100 * activity["dead"][:, 0])
     mean = titles["mean output; dashed: standard deviation"].lines
     dashed = [line.get_ydata()[0] for line in mean if line.get_linestyle() == "--"]
@@ -87,4 +103,4 @@ def test_health_without_validation_says_so():
     gradients = {"step": np.array([1]), "norm": np.ones((1, 1)), "update": np.ones((1, 1))}
     figure = health_figure(["conv"], gradients, {"step": np.zeros(0)})
     texts = [t.get_text() for ax in figure.axes for t in ax.texts]
-    assert texts == [*4 * ["no validation images were seen"], "rule of thumb"]
+    assert texts == [*4 * ["no validation images were seen"], "about 0.001 is healthy (CS231n)"]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from simplecnn.figures.feature_maps import feature_maps_figure
+from simplecnn.figures.style import WRONG
 
 
 def draw(maps: np.ndarray, predictions: list[str] | None = None, images: np.ndarray | None = None):
@@ -39,15 +40,27 @@ def test_a_row_an_image_a_column_a_channel():
 
 def test_scale_starts_at_zero_and_is_shared():
     maps = some_maps(2, 3, 14, 14)
-    maps[1, 2, 0, 0] = 7.5
-    image = draw(maps).axes[0].images[1]
-    assert (image.norm.vmin, image.norm.vmax) == (0.0, 7.5)
+    figure = draw(maps)
+    image = figure.axes[0].images[1]
+    assert (image.norm.vmin, image.norm.vmax) == (0.0, pytest.approx(np.percentile(maps, 99)))
     assert image.cmap.name == "viridis" and image.get_interpolation() == "nearest"
+    title = next(text for text in words(figure) if text.startswith("Feature maps of c"))
+    assert (
+        f"99th percentile {np.percentile(maps, 99):.3g} (largest output {maps.max():.3g})" in title
+    )
+
+
+def test_a_few_strong_outputs_leave_the_others_visible():
+    maps = np.zeros((4, 6, 14, 14), np.float32)
+    maps[:, :, :3] = some_maps(4, 6, 3, 14)
+    maps[0, 0, 0, :5] = 100.0
+    image = draw(maps).axes[0].images[1]
+    assert 0.9 < image.norm.vmax < 1.1  # zeros and outliers do not decide
 
 
 def test_negative_values_get_the_signed_scale():
     maps = some_maps(2, 3, 14, 14)
-    maps[0, 0, 0, 0] = -9.0
+    maps[0, 0, :2] = -9.0
     image = draw(maps).axes[0].images[1]
     assert (image.norm.vmin, image.norm.vmax) == (-9.0, 9.0)
     assert image.cmap.name == "blue_white_red"
@@ -59,23 +72,23 @@ def test_dead_channels_are_marked():
     maps[0, 3] = 0  # silent on one digit only: alive
     figure = draw(maps)
     found = words(figure)
-    assert found["2\ndead"] == "tab:red" and found["3"] == "black"
+    assert found["2\ndead"] == WRONG and found["3"] == "black"
     assert any("6 channels of 14 x 14, 1 of them dead on these images" in text for text in found)
     assert [p.get_facecolor()[:3] for p in figure.axes[0].patches].count((0.92,) * 3) == 1
 
 
 def test_wrong_predictions_are_red():
     found = words(draw(some_maps(3, 2, 7, 7), predictions=["0", "7", "2"]))
-    assert found["1 → 7"] == "tab:red"
+    assert found["1 → 7"] == WRONG
     assert found["2 → 2"] == "black"
 
 
 def test_the_input_stands_beside_its_maps():
     images = np.random.default_rng(2).random((2, 1, 28, 28)).astype(np.float32)
     figure = draw(some_maps(2, 3, 28, 28), images=images)
-    inputs = [i for i in figure.axes[0].images if i.cmap.name == "gray_r"]
-    assert len(inputs) == 2
-    np.testing.assert_array_equal(inputs[1].get_array(), images[1, 0])
+    *_, second = figure.axes[0].images
+    for channel in range(3):  # ink on paper
+        np.testing.assert_allclose(second.get_array()[..., channel], 1 - images[1, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The learning film: every moment on one scale, the change, the likeness."""
+"""The filter history: every moment on one scale, the change, the most similar kernel."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def words(figure) -> list[str]:
 def test_rows_are_filters_columns_are_moments_on_one_scale():
     weights = weights_of(3, 2, 1, 3)
     weights[1, 0, 0, 0, 0] = -7.0  # the strongest weight of the run is not in the last moment
-    figure = filter_history_figure(weights, ["start", "step\n1", "epoch\n1"], title="Film of c")
+    figure = filter_history_figure(weights, ["start", "step\n1", "epoch\n1"], title="History of c")
     _, moments, change, _ = figure.axes[0].images
     assert {(i.norm.vmin, i.norm.vmax) for i in figure.axes[0].images} == {(-7.0, 7.0)}
     zoom, gap = 15, 4
@@ -37,19 +37,19 @@ def test_rows_are_filters_columns_are_moments_on_one_scale():
     middle = np.asarray(moments.get_array().filled(np.nan))[zoom // 2 :: zoom, zoom // 2 :: zoom]
     np.testing.assert_array_equal(middle[:3, :3], np.maximum(weights[0, 0, 0], 0))  # dots below 0
     found = words(figure)
-    assert {"start", "step\n1", "epoch\n1", "change", "most like", "weight"} <= set(found)
+    assert {"start", "step\n1", "epoch\n1", "change", "most similar", "weight"} <= set(found)
     assert (
         "2 filters of 3 x 3 (rows), one scale for the whole run: ±7, a dot: below zero" in found[0]
     )
 
 
-def test_change_and_likeness_are_said():
+def test_change_and_cosine_similarity_are_said():
     start = np.zeros((2, 1, 3, 3), np.float32)
     start[:] = SOBEL
     end = start * np.array([1.5, -1.0], np.float32)[:, None, None, None]
     found = words(filter_history_figure(np.stack([start, end]), ["start", "epoch\n1"]))
     assert {"50 %", "200 %", "+1.00 Sobel X", "−1.00 Sobel X"} <= set(found)
-    assert "mean likeness to a named kernel 1.00, at the start 1.00" in found[0]
+    assert "mean cosine similarity to a named kernel 1.00, at the start 1.00" in found[0]
 
 
 def test_a_kernel_with_too_many_inputs_shows_the_strongest():

@@ -1,16 +1,27 @@
-"""What all pictures share: a title that is never cut off, signs that can be told in grey."""
+"""What all pictures share: a title that is never cut off, signs that can be told in gray."""
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
-from simplecnn.figures.style import SIGNED, head, mark_negative, new_figure, signed_scale, tile
+from simplecnn.figures.style import (
+    PADDING,
+    SIGNED,
+    head,
+    image_colors,
+    mark_negative,
+    new_figure,
+    number,
+    signed_scale,
+    tile,
+)
 
 
 @pytest.mark.parametrize("width", [3.0, 5.6, 11.0])
 @pytest.mark.parametrize("size", [8, 10])
 def test_a_long_title_is_broken_where_the_picture_ends(width, size):
     figure = new_figure(width, 4)
-    words = "accuracy when the digit moves, consistency: pairs of shifts with ONE ANSWER, 100 % "
+    words = "accuracy when the image moves, consistency: pairs of shifts with ONE ANSWER, 100 % "
     head(figure, "short\n" + 4 * words, size)
     box = figure._suptitle.get_window_extent()
     assert box.x0 > 0 and box.x1 < figure.bbox.width
@@ -32,3 +43,23 @@ def test_what_is_below_zero_has_a_white_dot_in_its_middle():
     assert np.array_equal(middle[0, 1], beside[0, 1])
     assert np.array_equal(middle[1], beside[1])
     assert ax.get_xlim() == (-0.5, 1.5)  # the tile keeps its size
+
+
+def test_an_image_has_its_colors_and_a_gray_one_is_ink():
+    image = np.random.default_rng(0).random((3, 4, 5))
+    np.testing.assert_array_equal(image_colors(image), image.transpose(1, 2, 0))
+    gray = image[:1].copy()
+    expected = np.repeat(1 - gray[0][..., None], 3, 2)
+    np.testing.assert_allclose(image_colors(gray), expected)
+    np.testing.assert_allclose(image_colors(gray.repeat(3, 0)), expected)
+    standardized = image_colors((image - 0.5) / 0.2)
+    np.testing.assert_allclose(
+        standardized, (image - image.min()).transpose(1, 2, 0) / np.ptp(image), atol=1e-12
+    )
+    gray[0, 0, 0] = np.nan
+    assert tuple(image_colors(gray)[0, 0]) == to_rgb(PADDING)
+
+
+def test_numbers_have_a_true_minus_sign_and_no_negative_zero():
+    assert [number(x, "z.2f") for x in (-1.5, -0.001, 2)] == ["\N{MINUS SIGN}1.50", "0.00", "2.00"]
+    assert number(-1e-8) == "\N{MINUS SIGN}1e\N{MINUS SIGN}08" and number(1, "+.1f") == "+1.0"

@@ -6,12 +6,18 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from simplecnn.models.activations import convolutions, evaluation_mode, feature_maps, watched
+from simplecnn.models.activations import (
+    convolutions,
+    evaluation_mode,
+    feature_maps,
+    removed,
+    watched,
+)
 from simplecnn.models.simple_cnn import SimpleCNN
 
 
 class Functional(nn.Module):
-    """ReLU as a function, normalisation before it, one convolution without any, a shared ReLU."""
+    """ReLU as a function, normalization before it, one convolution without any, a shared ReLU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +37,7 @@ def num_hooks(network: nn.Module) -> int:
     return sum(len(m._forward_hooks) for m in network.modules())
 
 
-def test_simplecnn_as_the_tutorial_does_it_by_hand(ten_digits):
+def test_simplecnn_as_the_tutorial_does_it(ten_digits):
     torch.manual_seed(0)
     network = SimpleCNN()
     x = torch.from_numpy(ten_digits[0])
@@ -46,11 +52,11 @@ def test_simplecnn_as_the_tutorial_does_it_by_hand(ten_digits):
     assert torch.equal(logits, network(x).detach())
 
 
-def test_functions_normalisation_and_in_place(ten_digits):
+def test_functions_normalization_and_in_place(ten_digits):
     torch.manual_seed(0)
     network = Functional()
     x = torch.from_numpy(ten_digits[0])
-    network(x)  # the running mean of the normalisation is no longer zero
+    network(x)  # the running mean of the normalization is no longer zero
     maps, _ = feature_maps(network, x)
     network.eval()
     with torch.no_grad():
@@ -63,7 +69,7 @@ def test_functions_normalisation_and_in_place(ten_digits):
     assert torch.equal(maps["last"], last) and (last < 0).any()  # no ReLU behind it
 
 
-def test_colour_residual_network():
+def test_color_residual_network():
     torch.manual_seed(0)
     network = torchvision.models.resnet18(num_classes=10)
     maps, logits = feature_maps(network, torch.randn(2, 3, 64, 64))
@@ -115,7 +121,7 @@ def test_evaluation_mode_restores_a_mixed_state():
 
 
 class Residual(nn.Module):
-    """A shortcut added in place, after normalisation and without one."""
+    """A shortcut added in place, after normalization and without one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,3 +170,36 @@ def test_each_pass_hands_over_each_layer_once(ten_digits):
                         ("conv3", (3, 64, 7, 7), False), ("fc1", (3, 128), False)]  # fmt: skip
     assert [entry[:2] for entry in seen[-2:]] == [("fc2", (3, 10)), ("fc2", (7, 10))]
     assert len(seen) == 10 and num_hooks(network) == 0
+
+
+@pytest.mark.parametrize("layer", ["conv1", "conv3"])
+def test_a_removed_channel_is_one_whose_weights_are_zero(layer, ten_digits):
+    torch.manual_seed(0)
+    network = SimpleCNN().eval().requires_grad_(False)
+    images = torch.from_numpy(ten_digits[0])
+    expected = network(images)
+    maps, _ = feature_maps(network, images)
+    channel = int(maps[layer].mean((0, 2, 3)).argmax())
+    with removed(network, layer, channel):
+        without = network(images)
+        second_pass = network(images)
+    assert torch.equal(without, second_pass) and torch.equal(network(images), expected)
+    module = network.get_submodule(layer)
+    module.weight[channel] = module.bias[channel] = 0
+    torch.testing.assert_close(without, network(images))
+    assert not torch.equal(without, expected) and num_hooks(network) == 0
+
+
+def test_removal_reaches_through_normalization(ten_digits):
+    torch.manual_seed(0)
+    network = Functional().requires_grad_(False)
+    images = torch.from_numpy(ten_digits[0])
+    network(images)  # the running mean of the normalization is no longer zero
+    network.eval()
+    with removed(network, "first", 2):
+        without = network(images)
+    first = F.relu(network.norm(network.first(images)))
+    first[:, 2] = 0
+    second = F.relu(network.second(F.max_pool2d(first, 2)))
+    torch.testing.assert_close(without, network.last(second).mean((2, 3)))
+    assert num_hooks(network) == 0

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from simplecnn.figures.filters import filters_figure
-from simplecnn.figures.png import encode_png
+from simplecnn.figures.raster import encode_png
 from simplecnn.run_directory import tensorboard
 from simplecnn.training.loggers import MetricsCSV, TensorBoard
 

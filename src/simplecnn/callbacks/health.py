@@ -27,7 +27,7 @@ from simplecnn.callbacks.image_callback import (
     steps_per_epoch,
     watched_split,
 )
-from simplecnn.figures.curves import health_figure
+from simplecnn.figures.health import health_figure
 from simplecnn.models.activations import watched
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from simplecnn.atomic import atomic_write
 from simplecnn.callbacks.history import write_npz
 from simplecnn.errors import InputError
-from simplecnn.figures.png import encode_png
+from simplecnn.figures.raster import encode_png
 
 SPLITS = {"val": "validation", "test": "test"}
 

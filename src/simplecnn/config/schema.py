@@ -466,7 +466,7 @@ class NumImages(Part):
     num_images: AtLeast10 = key(1000, "test images")
 
 
-class Units(NumImages):
+class Channels(NumImages):
     layers: Texts = key("all", "all, first, last, or a list of convolutions")
     num_cards: Positive = key(128, "at most, of each layer")
 
@@ -491,12 +491,12 @@ class Explain(Part):
     checkpoint: Text | None = key(None, "best, last, or a file")
     parts: Texts = key("all", "or a list of them")
     seed: Seed = key(0, "of samples, noise and random weights")
-    units: Units = key(Units(), "a card a channel")
+    channels: Channels = key(Channels(), "a card a channel")
     attribution: Attribution = key(Attribution(), "which pixels an answer rests on")
     translation: Translation = key(Translation(), "what happens when the image moves")
     robustness: NumImages = key(NumImages(), "errors on corrupted images")
     embedding: NumImages = key(NumImages(), "for TensorBoard's projector")
-    verdicts: NumImages = key(NumImages(), "the tutorial's claims")
+    claims: NumImages = key(NumImages(), "the tutorial's claims")
 
 
 class Convolution(Part):

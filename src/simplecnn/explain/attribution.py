@@ -1,4 +1,4 @@
-"""Which pixels an answer rests on, by three methods of Captum, and how far each is to be trusted.
+"""Which pixels an answer rests on, by three methods, and how far each is to be trusted.
 
 Beside each map stands the same method on the network as it began: what looks alike in both is a
 property of the image, not of what was learned. Adebayo et al., "Sanity Checks for Saliency Maps",
@@ -19,13 +19,13 @@ from torch.nn import functional
 from simplecnn.errors import InputError
 from simplecnn.explain.findings import Findings
 from simplecnn.explain.subject import Subject, logits
-from simplecnn.figures.attribution import Row, Tile, attribution_figure
-from simplecnn.models.activations import convolutions, feature_maps, uncompiled
-from simplecnn.receptive_field.trace import named_outputs
+from simplecnn.figures.attribution import attribution_figure
+from simplecnn.models.activations import convolutions, feature_maps, uncompiled, watched
+from simplecnn.table import table
 
 METHODS = ("integrated gradients", "occlusion", "Grad-CAM")
 NUM_STEPS = 32  # of the path from a black image
-NUM_PERTURBATIONS = 64  # squares blackened behind each infidelity
+NUM_PERTURBATIONS = 64  # squares blackened for each infidelity
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,17 @@ class Attribution:
     """The maps (N, h, w) of one method for N images, and the infidelity (N,) of each.
 
     The infidelity of Yeh et al. ("On the (In)fidelity and Sensitivity of Explanations", NeurIPS
-    2019) for squares that are blackened, the map scaled as suits it best (of either sign), in
-    shares of that of an empty map: 0 foretells every change of the answer, 1 none of it.
+    2019): squares of the image are blackened, and the map, scaled as suits it best, has to
+    predict how the answer changes. In shares of an empty map's: 0 is all of it, 1 nothing.
     """
 
     maps: NDArray
     infidelity: NDArray
+
+    @property
+    def explained(self) -> NDArray:
+        """(N,) the share of the answer's change that the map explains: 1 - infidelity."""
+        return 1 - self.infidelity
 
 
 def check_installed() -> None:
@@ -58,62 +63,54 @@ def attribution(
     Each map is for the class that the network predicts.
     """
     check_installed()
-    answers = logits(subject.network, subject.images)
-    probability, predicted = answers.softmax(1).max(1)
+    probability, predicted = logits(subject.network, subject.images).softmax(1).max(1)
     right = predicted == subject.labels
     generator = torch.Generator().manual_seed(seed)
     places = right.nonzero().flatten()
-    chosen = places[torch.randperm(len(places), generator=generator)[:num_right]]
+    places = places[torch.randperm(len(places), generator=generator)[:num_right]]
     wrong = (~right).nonzero().flatten()
     worst = wrong[probability[wrong].argsort(descending=True, stable=True)[:num_wrong]]
-    chosen = torch.cat([chosen, worst])
+    chosen = torch.cat([places, worst])
     if not len(chosen):
         raise InputError("num_right and num_wrong are both 0: there is nothing to attribute.")
     images, targets = subject.images[chosen], predicted[chosen]
     trained = attributions(subject.network, images, targets, seed=seed)
     control = attributions(subject.untrained, images, targets, seed=seed)
-    likeness = {
-        m: np.array(
-            [_likeness(a, b) for a, b in zip(trained[m].maps, control[m].maps, strict=True)]
-        )
-        for m in METHODS
-    }
-    rows = []
-    for i, place in enumerate(chosen.tolist()):
-        true, guess = subject.class_names[subject.labels[place]], subject.class_names[targets[i]]
-        tiles = [
-            Tile(found[m].maps[i], f"{found[m].infidelity[i]:.2f}")
-            for found in (trained, control)
-            for m in METHODS
-        ]
+    both = [(state[method], method) for state in (trained, control) for method in METHODS]
+    correlation = {m: _rank_correlations(trained[m].maps, control[m].maps) for m in METHODS}
+    notes = []
+    for place, target in zip(chosen.tolist(), targets.tolist(), strict=True):
+        true, guess = subject.class_names[subject.labels[place]], subject.class_names[target]
         sign = "right" if true == guess else "WRONG"
-        note = f"{sign}: {true} → {guess}\np {_probability(float(probability[place]))}"
-        rows.append(Row(images[i].numpy(), note, tiles))
+        notes.append(f"{sign}: {true} → {guess}\np {_probability(float(probability[place]))}")
     layer = grad_cam_layer(subject.network, images[:1])
     grid = " x ".join(map(str, trained["Grad-CAM"].maps.shape[1:]))
-    about = f"{len(chosen) - len(worst)} right and {len(worst)} of {len(wrong)} wrong answers"
+    about = f"{len(places)} right and {len(worst)} of {len(wrong)} wrong answers"
     setting = f"{about} on {len(right):,} test images of {subject.data_name}"
-    titles = [
-        f"{m}\ninfidelity {found[m].infidelity.mean():.2f}"
-        for found in (trained, control)
-        for m in METHODS
-    ]
     figure = attribution_figure(
-        rows, titles,
+        list(images.numpy()),
+        notes,
+        [[a.maps[i] for a, _ in both] for i in range(len(images))],
+        [[_percent(a.explained[i]) for a, _ in both] for i in range(len(images))],
+        titles=[f"{method}\nexplains {_percent(a.explained.mean())}" for a, method in both],
         title="Which pixels speak for the predicted class (red) or against it (blue, with a dot); "
         f"{setting}\n"
         f"each map on a scale of its own, ± its largest value; Grad-CAM on the {grid} grid of "
-        f"{layer}; number: infidelity, 0 best, 1 like an empty map",
-    )  # fmt: skip
-    lines = [setting]
-    lines += [
-        f"{m}: infidelity {trained[m].infidelity.mean():.2f} trained, "
-        f"{control[m].infidelity.mean():.2f} with random weights; "
-        f"rank correlation of the two maps {likeness[m].mean():+.2f}"
+        f"{layer}; percent: how much of the answer's change the map explains when squares of the "
+        "image are blackened",
+    )
+    rows = [("explained by the map", "trained", "random weights", "rank correlation of both")]
+    rows += [
+        (m, _percent(trained[m].explained.mean()), _percent(control[m].explained.mean()),
+         f"{correlation[m].mean():+.2f}")
         for m in METHODS
-    ]
+    ]  # fmt: skip
     return Findings(
-        lines=lines,
+        lines=[
+            f"{setting}; how much of the answer's change a map explains",
+            "when squares of the image are blackened (100 %: all of it; 0 %: like an empty map)",
+            *table(rows).splitlines(),
+        ],
         record={
             "subject": subject.name,
             "images": chosen.tolist(),
@@ -125,7 +122,7 @@ def attribution(
                 m: {
                     "infidelity": _rounded(trained[m].infidelity),
                     "infidelity_random_weights": _rounded(control[m].infidelity),
-                    "rank_correlation_with_random_weights": _rounded(likeness[m]),
+                    "rank_correlation_with_random_weights": _rounded(correlation[m]),
                 }
                 for m in METHODS
             },
@@ -144,14 +141,14 @@ def attributions(
 ) -> dict[str, Attribution]:
     """All three methods on images (N, C, H, W), for the classes `targets` (N,).
 
-    Maps are summed over colours. Integrated gradients begin at a black image; occlusion blackens
-    squares of a seventh of the image, half overlapping; Grad-CAM has the last convolution with
-    more than one unit, at its own grid, and keeps what speaks against the class.
+    Maps are summed over color channels. Integrated gradients begin at a black image; occlusion
+    blackens squares of a seventh of the image, half overlapping; Grad-CAM has the last convolution
+    with more than one unit, at its own grid.
     """
-    from captum.attr import IntegratedGradients, LayerGradCam, Occlusion
+    from captum.attr import IntegratedGradients, Occlusion
 
     network = _plain(network)
-    layer = network.get_submodule(_behind(network, grad_cam_layer(network, images[:1]), images[:1]))
+    layer = grad_cam_layer(network, images[:1])
     window = max(1, min(images.shape[-2:]) // 7)
     stride = max(1, window // 2)
     with uncompiled(network), torch.enable_grad():
@@ -165,17 +162,35 @@ def attributions(
             strides=(images.shape[1], stride, stride),
             perturbations_per_eval=32,
         )
-        grad_cam = LayerGradCam(network, layer).attribute(images, target=targets)
-        found = {}
-        for method, values in zip(METHODS, (gradients, occlusion, grad_cam), strict=True):
-            values = values.detach()
-            on_pixels = values
-            if values.shape[-2:] != images.shape[-2:]:
-                large = functional.interpolate(values, images.shape[-2:], mode="nearest")
-                on_pixels = large.expand_as(images)
-            score = infidelity(network, images, targets, on_pixels, seed=seed)
-            found[method] = Attribution(values.sum(1).numpy(), score)
-    return found
+        cam = grad_cam(network, images, targets, layer)
+        on_pixels = functional.interpolate(cam, images.shape[-2:], mode="nearest")
+        scores = (
+            infidelity(network, images, targets, values.expand_as(images), seed=seed)
+            for values in (gradients, occlusion, on_pixels)
+        )
+        maps = (values.detach().sum(1).numpy() for values in (gradients, occlusion, cam))
+        return {
+            method: Attribution(*both) for method, *both in zip(METHODS, maps, scores, strict=True)
+        }
+
+
+def grad_cam(network: nn.Module, images: Tensor, targets: Tensor, layer: str) -> Tensor:
+    """(N, 1, h, w) on the grid of a convolution, what speaks against the class included.
+
+    The sum over channels of the activation after the non-linearity, times the mean gradient of the
+    answer. Selvaraju et al., "Grad-CAM", ICCV 2017, arXiv 1610.02391, without its last ReLU.
+    """
+    outputs: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {}
+
+    def keep(name: str, output: Tensor) -> None:
+        outputs[name] = output
+        values[name] = output.detach().clone()  # what follows may work in place
+
+    with watched(network, keep):
+        answers = network(images).gather(1, targets[:, None]).sum()
+    (gradient,) = torch.autograd.grad(answers, outputs[layer])
+    return (gradient.mean((2, 3), keepdim=True) * values[layer]).sum(1, keepdim=True)
 
 
 @torch.no_grad()
@@ -223,29 +238,6 @@ def grad_cam_layer(network: nn.Module, image: Tensor) -> str:
     return names[-1]
 
 
-def _behind(network: nn.Module, layer: str, image: Tensor) -> str:
-    """The module whose output is the convolution's map after the non-linearity, where there is
-    one that is called once; else the convolution itself."""
-    maps, _ = feature_maps(network, image)
-    names: list[str] = []
-    same: list[str] = []
-
-    def receive(name: str, module: nn.Module, output: Tensor) -> None:
-        names.append(name)
-        if (
-            layer in names
-            and output.shape == maps[layer].shape
-            and torch.equal(output, maps[layer])
-        ):
-            same.append(name)
-
-    with torch.no_grad(), named_outputs(network, receive):
-        network(image)
-    known = dict(network.named_modules())
-    alone = [name for name in same if name in known and f"{name}_1" not in names]
-    return alone[0] if alone else layer
-
-
 def _plain(network: nn.Module) -> nn.Module:
     """A copy for gradients: evaluation mode, and nothing works in place, as Captum asks."""
     network = copy.deepcopy(network).eval().requires_grad_(True)
@@ -260,11 +252,19 @@ def _probability(p: float) -> str:
     return f"= {p:.3f}" if p < 0.9995 else "> 0.999"
 
 
-def _likeness(a: NDArray, b: NDArray) -> float:
-    """Spearman's rank correlation of two maps; NaN where one is constant."""
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
-    return float(stats.spearmanr(a.ravel(), b.ravel()).statistic)
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _rank_correlations(ours: NDArray, others: NDArray) -> NDArray:
+    """Spearman's, of two maps of each image; NaN where one is constant."""
+    pairs = zip(ours, others, strict=True)
+    return np.array(
+        [
+            stats.spearmanr(a.ravel(), b.ravel()).statistic if np.ptp(a) and np.ptp(b) else np.nan
+            for a, b in pairs
+        ]
+    )
 
 
 def _rounded(values: NDArray) -> list[float | None]:

@@ -1,4 +1,4 @@
-"""Nine ways to spoil an image, each in five severities, from a seed: MNIST-C-like, not MNIST-C.
+"""Nine ways to corrupt an image, each in five severities, from a seed: MNIST-C-like, not MNIST-C.
 
 The kinds are among those of Mu and Gilmer, "MNIST-C", arXiv 1906.02337; the severities are our
 own, stated here, and lengths are in pixels of an image 28 pixels high, scaled for others.
@@ -28,9 +28,9 @@ class Corruption(NamedTuple):
 
 
 def corrupt(images: Tensor, kind: str, severity: int, *, seed: int) -> Tensor:
-    """Images (N, C, H, W) from 0 to 1, spoiled; the same for the same arguments. 0 changes nothing.
+    """Images (N, C, H, W) from 0 to 1, corrupted: the same for the same arguments.
 
-    Raises ValueError for another kind or severity.
+    A severity of 0 changes nothing. Raises ValueError for another kind or severity.
     """
     if kind not in CORRUPTIONS:
         raise ValueError(f"corruption is {kind!r}: choose from {', '.join(CORRUPTIONS)}.")
@@ -81,8 +81,10 @@ def _brightness(images: Tensor, amount: float, generator: Generator) -> Tensor:
 def _stripe(images: Tensor, pixels: float, generator: Generator) -> Tensor:
     """A full stripe across each image, in the middle half, half of them upright."""
     width = max(1, round(_length(images, pixels)))
-    spoiled = images.clone()
-    for image, u, v in zip(spoiled, *torch.rand(2, len(images), generator=generator), strict=True):
+    corrupted = images.clone()
+    for image, u, v in zip(
+        corrupted, *torch.rand(2, len(images), generator=generator), strict=True
+    ):
         upright = bool(u < 0.5)
         side = image.shape[-1 if upright else -2]
         first = round(side / 4 + float(v) * (side / 2 - width))
@@ -90,21 +92,21 @@ def _stripe(images: Tensor, pixels: float, generator: Generator) -> Tensor:
             image[..., first : first + width] = 1
         else:
             image[..., first : first + width, :] = 1
-    return spoiled
+    return corrupted
 
 
 def _inversion(images: Tensor, share: float, generator: Generator) -> Tensor:
     """Dark and bright change places in the left part of the image."""
     columns = round(share * images.shape[-1])
-    spoiled = images.clone()
-    spoiled[..., :columns] = 1 - spoiled[..., :columns]
-    return spoiled
+    corrupted = images.clone()
+    corrupted[..., :columns] = 1 - corrupted[..., :columns]
+    return corrupted
 
 
 def _blur(images: Tensor, sigma: float, generator: Generator) -> Tensor:
     sigma = _length(images, sigma)
-    most = (min(images.shape[-2:]) - 1) // 2  # the border is reflected once
-    radius = min(int(4 * sigma + 0.5), most)
+    largest = (min(images.shape[-2:]) - 1) // 2  # the border is reflected once
+    radius = min(int(4 * sigma + 0.5), largest)
     return transforms.gaussian_blur(images, [2 * radius + 1] * 2, [sigma] * 2)
 
 
@@ -132,13 +134,13 @@ def _affine(
 def _either_way(
     images: Tensor, generator: Generator, change: Callable[[Tensor, int], Tensor]
 ) -> Tensor:
-    """Each image is changed the one way or the other, by a coin."""
+    """Each image is changed one way or the other, by a coin."""
     forth = torch.rand(len(images), generator=generator) < 0.5
-    spoiled = images.clone()
+    corrupted = images.clone()
     for part, sign in ((forth, 1), (~forth, -1)):
         if part.any():
-            spoiled[part] = change(images[part], sign)
-    return spoiled
+            corrupted[part] = change(images[part], sign)
+    return corrupted
 
 
 CORRUPTIONS: Mapping[str, Corruption] = MappingProxyType(

@@ -1,5 +1,6 @@
 """Where a network puts images before it decides: for TensorBoard's projector, and as a picture."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,25 +27,18 @@ def embedding(subject: Subject, *, num_images: int = 2000, seed: int = 0) -> Fin
     images, labels = subject.sample(num_images, seed=seed)
     layer, points, answers = penultimate(subject.network, images)
     probability, predicted = answers.softmax(1).max(1)
-    centred = (points - points.mean(0)).double()
-    _, singular, axes = torch.linalg.svd(centred, full_matrices=False)
-    plane = centred @ axes[:2].T
+    centered = (points - points.mean(0)).double()
+    _, singular, axes = torch.linalg.svd(centered, full_matrices=False)
+    plane = centered @ axes[:2].T
     share = float((singular[:2] ** 2).sum() / (singular**2).sum().clamp(min=1e-30))
     setting = f"{len(labels):,} of {len(subject.labels):,} test images of {subject.data_name}"
     names = subject.class_names
+    answered = zip(labels.tolist(), predicted.tolist(), probability.tolist(), strict=True)
     metadata = [
-        [
-            f"{names[t]} → {names[p]}",
-            names[t],
-            names[p],
-            "yes" if t == p else "no",
-            f"{q:.4f}",
-            str(i),
-        ]
-        for i, (t, p, q) in enumerate(
-            zip(labels.tolist(), predicted.tolist(), probability.tolist(), strict=True)
-        )
-    ]
+        [f"{names[t]} → {names[p]}", names[t], names[p], "yes" if t == p else "no", f"{q:.4f}",
+         str(i)]
+        for i, (t, p, q) in enumerate(answered)
+    ]  # fmt: skip
 
     def write(folder: Path) -> None:
         with SummaryWriter(folder) as writer:
@@ -92,15 +86,19 @@ def penultimate(network: nn.Module, images: Tensor) -> tuple[str, Tensor, Tensor
     A network without linear layers gives its logits for both.
     """
     inputs: dict[str, Tensor] = {}
-    handles = []
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Linear):
 
-            def keep(module: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
-                inputs.pop(name, None)
-                inputs[name] = args[0].detach().flatten(1).clone()
+    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            inputs.pop(name, None)  # the last to be called comes last
+            inputs[name] = args[0].detach().flatten(1).clone()
 
-            handles.append(module.register_forward_pre_hook(keep))
+        return hook
+
+    handles = [
+        module.register_forward_pre_hook(keep(name))
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
     points, answers, layer = [], [], "output"
     try:
         with evaluation_mode(network), uncompiled(network):

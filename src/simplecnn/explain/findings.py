@@ -1,11 +1,11 @@
-"""What one part of an explanation found, and how it is written: whole or not at all."""
+"""What one part of an explanation found, and how it is written: all of it, or nothing."""
 
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from simplecnn.figures.png import encode_png
+from simplecnn.figures.raster import encode_png
 
 Figures = Iterable[tuple[str, Figure]]
 
@@ -30,11 +30,11 @@ class Findings:
     record: Mapping[str, Any]
     arrays: Mapping[str, NDArray]
     figures: Figures
-    write: Callable[[Path], None] | None = field(default=None)
+    write: Callable[[Path], None] | None = None
 
     def save(self, folder: Path, name: str) -> Path:
         """Write all of it to `folder/name`, in the place of what was there. Gives that path."""
-        with whole_folder(folder / name) as new:
+        with replaced_folder(folder / name) as new:
             (new / f"{name}.json").write_text(json.dumps(self.record, indent=2) + "\n")
             np.savez_compressed(new / f"{name}.npz", **dict(self.arrays))  # type: ignore[arg-type]
             for title, figure in self.figures:
@@ -45,7 +45,7 @@ class Findings:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def replaced_folder(path: Path) -> Iterator[Path]:
     """An empty folder that takes the place of `path` when the block ends well, else vanishes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new.{os.getpid()}")

@@ -21,14 +21,16 @@ class Interval:
     high: float
     n: int
 
-    def text(self, *, digits: int = 2, factor: float = 1.0, unit: str = "", of: str = "") -> str:
-        """`98.91 [98.70, 99.12] % (n = 3 networks)`, `of` networks.
+    def text(self, spec: str = ".2f", *, factor: float = 1.0) -> str:
+        """`98.91 [98.70, 99.12]`, or the mean alone where there is no interval."""
+        mean, low, high = (format(factor * x, spec) for x in (self.mean, self.low, self.high))
+        return mean if math.isnan(self.low) else f"{mean} [{low}, {high}]"
 
-        Without an interval where there is none.
-        """
-        mean, low, high = (f"{factor * x:.{digits}f}" for x in (self.mean, self.low, self.high))
-        bounds = "" if math.isnan(self.low) else f" [{low}, {high}]"
-        return f"{mean}{bounds}{unit} (n = {self.n:,}{' ' * bool(of)}{of})"
+    def record(self) -> dict[str, float | int | None]:
+        """For a JSON file, which knows no NaN."""
+        ends = (self.mean, self.low, self.high)
+        mean, low, high = (float(x) if math.isfinite(x) else None for x in ends)
+        return {"mean": mean, "low": low, "high": high, "n": self.n}
 
 
 def mean_interval(numbers: Sequence[float] | NDArray[Any], *, share: bool = False) -> Interval:
@@ -40,17 +42,12 @@ def mean_interval(numbers: Sequence[float] | NDArray[Any], *, share: bool = Fals
     n, mean = len(values), float(values.mean())
     if n < 2:
         return Interval(mean, math.nan, math.nan, n)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
-    low, high = mean - half, mean + half
-    return (
-        Interval(mean, max(0.0, low), min(1.0, high), n) if share else Interval(mean, low, high, n)
-    )
+    margin = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * stats.sem(values))
+    low, high = mean - margin, mean + margin
+    return Interval(mean, max(0.0, low) if share else low, min(1.0, high) if share else high, n)
 
 
 def share_interval(count: int, n: int) -> Interval:
     """Of a share of n independent images, by Wilson's score."""
-    z = float(stats.norm.ppf((1 + LEVEL) / 2))
-    share = count / n
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return Interval(share, max(0.0, centre - half), min(1.0, centre + half), n)
+    low, high = stats.binomtest(count, n).proportion_ci(LEVEL, method="wilson")
+    return Interval(count / n, float(low), float(high), n)

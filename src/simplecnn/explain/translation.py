@@ -1,32 +1,36 @@
-"""What happens to a network's answers, and to its maps, when the image moves: the ledger.
+"""The shift report: what becomes of a network's answers, and of its maps, when the image moves.
 
 Equivariant means that a map moves along with the image; invariant, that it stays as it is.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from simplecnn.explain.findings import Findings
 from simplecnn.explain.intervals import Interval, mean_interval, share_interval
 from simplecnn.explain.subject import Subject, file_name, groups, logits, mean_over
+from simplecnn.figures.comparison import Panel, Series, comparison_figure
 from simplecnn.figures.translation import (
     LayerLine,
     ShiftMap,
     layers_figure,
-    ledger_figure,
     shift_maps_figure,
 )
 from simplecnn.receptive_field.fields import Field, receptive_fields
 from simplecnn.receptive_field.trace import named_outputs
+from simplecnn.table import table
 
 NEAR = 4  # pixels: shifts in which an image of MNIST loses no ink
 MIN_NORM = 1e-12
+MAX_LAYERS = 8  # panels
+CURVES = ("all_units", "interior", "unmoved")  # of a LayerError
 
 
 @dataclass(frozen=True)
@@ -78,13 +82,13 @@ class LayerError:
     num_interior: NDArray  # (reach + 1,) positions
 
 
-@dataclass
-class Ledger:
+@dataclass(frozen=True)
+class ShiftReport:
     """The measurements of one network."""
 
     subject: Subject
     shifts: Shifts
-    layers: dict[str, LayerError] = field(default_factory=dict)
+    layers: Mapping[str, LayerError]
 
 
 def translation(
@@ -95,26 +99,18 @@ def translation(
     reach: int = 8,
     seed: int = 0,
 ) -> Findings:
-    """The ledger of one network, or of several that are compared by what a sweep varied.
+    """The shift report of one network, or of several that are compared by what a sweep varied.
 
     Accuracies take `num_images` test images of each network, the maps of the layers `num_maps`.
     """
-    ledgers = [
-        measure(s, num_images=num_images, num_maps=num_maps, reach=reach, seed=seed)
-        for s in subjects
-    ]
-    return findings(ledgers)
-
-
-def measure(subject: Subject, *, num_images: int, num_maps: int, reach: int, seed: int) -> Ledger:
-    """All that the ledger says of one network."""
-    images, labels = subject.sample(num_images, seed=seed)
-    few, _ = subject.sample(num_maps, seed=seed)
-    return Ledger(
-        subject,
-        measure_shifts(subject.network, images, labels, reach=reach),
-        equivariance_errors(subject.network, few, reach=reach),
-    )
+    reports = []
+    for subject in subjects:
+        images, labels = subject.sample(num_images, seed=seed)
+        few, _ = subject.sample(num_maps, seed=seed)
+        shifts = measure_shifts(subject.network, images, labels, reach=reach)
+        layers = equivariance_errors(subject.network, few, reach=reach)
+        reports.append(ShiftReport(subject, shifts, layers))
+    return findings(reports)
 
 
 def shifted(images: Tensor, dy: int, dx: int) -> Tensor:
@@ -154,7 +150,7 @@ def equivariance_errors(network: nn.Module, images: Tensor, *, reach: int) -> di
         if _comparable(f)
     }
     still = _maps(network, images, fields)
-    totals = {n: np.zeros((3, reach + 1, 2)) for n in fields}  # all, interior, unmoved; sums
+    totals = {n: np.zeros((len(CURVES), reach + 1, 2)) for n in fields}  # sums
     counted = {n: np.zeros(reach + 1, int) for n in fields}
     for axis in (0, 1):
         for shift in range(reach + 1):
@@ -187,17 +183,16 @@ def _comparable(f: Field) -> bool:
 @torch.no_grad()
 def _maps(network: nn.Module, images: Tensor, fields: Mapping[str, Field]) -> dict[str, Tensor]:
     """Outputs with the rows of units second to last and the columns last."""
-    found: dict[str, Tensor] = {}
+    maps: dict[str, Tensor] = {}
 
     def receive(name: str, module: nn.Module, output: Tensor) -> None:
         if name in fields:
-            dims = [axis.dim for axis in fields[name].axes]
-            places = [d for d in dims if d is not None]
-            found[name] = output.movedim(places, (-2, -1)).clone()  # ReLU may work in place
+            dims = [axis.dim for axis in fields[name].axes if axis.dim is not None]
+            maps[name] = output.movedim(dims, (-2, -1)).clone()  # ReLU may work in place
 
     with named_outputs(network, receive):
         network(images)
-    return found
+    return maps
 
 
 def _differences(
@@ -206,125 +201,145 @@ def _differences(
     """Sums (all, interior, unmoved) x (squared differences, squared norm), interior positions."""
     jump = f.stride[axis]
     assert jump is not None
-    step = Fraction(shift) / Fraction(jump)
-    whole, rest = divmod(step, 1)
+    units, rest = divmod(Fraction(shift) / Fraction(jump), 1)
     dim = still.dim() - 2 + axis
     length = still.shape[dim]
-    first = int(whole) + (rest > 0)  # the first unit whose old places exist
-    unmoved = [float(((moved - still) ** 2).sum()), float((still**2).sum())]
+    first = int(units) + (rest > 0)  # the first unit whose old places exist
     if first >= length:
-        return np.array([[0.0, 0.0], [0.0, 0.0], unmoved]), 0
+        return np.array([[0.0, 0.0], [0.0, 0.0], _squares(moved, still)]), 0
     ours = moved.narrow(dim, first, length - first)
-    near = still.narrow(dim, first - int(whole), length - first)
+    near = still.narrow(dim, first - int(units), length - first)
     if rest:
-        far = still.narrow(dim, first - int(whole) - 1, length - first)
+        far = still.narrow(dim, first - int(units) - 1, length - first)
         near = (1 - float(rest)) * near + float(rest) * far
-    inside = _interior(f, axis, shift, first)
-    sums = [[float(((ours - near) ** 2).sum()), float((near**2).sum())]]
-    ours, near = ours[..., inside[0], :][..., inside[1]], near[..., inside[0], :][..., inside[1]]
-    sums += [[float(((ours - near) ** 2).sum()), float((near**2).sum())], unmoved]
-    return np.array(sums), int(inside[0].sum() * inside[1].sum())
+    rows, columns = _interior(f, axis, shift, first)
+    inner_ours, inner_near = (x[..., rows, :][..., columns] for x in (ours, near))
+    sums = [_squares(ours, near), _squares(inner_ours, inner_near), _squares(moved, still)]
+    return np.array(sums), int(rows.sum() * columns.sum())
 
 
-def _interior(f: Field, axis: int, shift: int, first: int) -> list[Tensor]:
+def _squares(ours: Tensor, reference: Tensor) -> list[float]:
+    return [float(((ours - reference) ** 2).sum()), float((reference**2).sum())]
+
+
+def _interior(f: Field, axis: int, shift: int, first: int) -> tuple[Tensor, Tensor]:
     """Which rows and columns of units saw nothing but the image before the shift and see nothing
     else after it; along `axis` counted from `first`."""
     kept = []
     for k in (0, 1):
-        last_pixel = f.image_size[k] - 1
-        flags = []
-        for unit in range(first if k == axis else 0, f.units[k]):
-            low, high = f.interval((unit, 0) if k == 0 else (0, unit))[k]
-            before = low - (shift if k == axis else 0)
-            flags.append(before >= 0 and high <= last_pixel)
-        kept.append(torch.tensor(flags, dtype=torch.bool))
-    return kept
+        fields = [
+            f.interval((unit, 0) if k == 0 else (0, unit))[k]
+            for unit in range(first if k == axis else 0, f.units[k])
+        ]
+        moved = shift if k == axis else 0
+        inside = [low - moved >= 0 and high < f.image_size[k] for low, high in fields]
+        kept.append(torch.tensor(inside, dtype=torch.bool))
+    return kept[0], kept[1]
 
 
-def findings(ledgers: Sequence[Ledger]) -> Findings:
-    """Maps, errors by layer, and for several networks the ledger that compares them."""
-    places = groups([ledger.subject for ledger in ledgers])
-    grouped = {title: [ledgers[i] for i in own] for title, own in places.items()}
-    reach, num = ledgers[0].shifts.reach, len(ledgers[0].shifts.labels)
-    setting = f"n = {num:,} test images of {ledgers[0].subject.data_name}{mean_over(places)}"
+def findings(reports: Sequence[ShiftReport]) -> Findings:
+    """Maps, errors by layer, and for several networks a figure that compares them."""
+    places = groups([report.subject for report in reports])
+    grouped = {title: [reports[i] for i in members] for title, members in places.items()}
+    num = len(reports[0].shifts.labels)
+    setting = f"n = {num:,} test images of {reports[0].subject.data_name}{mean_over(places)}"
     maps = [
         ShiftMap(
             title,
             100 * np.mean([m.shifts.accuracy for m in members], 0),
             np.mean([m.shifts.ink for m in members], 0),
-            f"consistency {100 * np.mean([m.shifts.consistency() for m in members]):.2f} %",
+            100 * float(np.mean([m.shifts.consistency() for m in members])),
         )
         for title, members in grouped.items()
     ]
-    figures = [
-        ("accuracy_by_shift", shift_maps_figure(maps, reach=reach, near=NEAR, setting=setting))
-    ]
+    figures = [("accuracy_by_shift", shift_maps_figure(maps, near=NEAR, setting=setting))]
     for title, members in grouped.items():
-        lines = _layer_lines([m.layers for m in members])
+        lines = [
+            LayerLine(name, float(members[0].layers[name].jump), **_mean_curves(members, name))
+            for name in growing(members[0].layers)
+        ]
         if lines:
             name = "layers" if len(grouped) == 1 else f"layers_{file_name(title)}"
             figures.append((name, layers_figure(lines, title=title, num_networks=len(members))))
-    rows = {
-        title: _numbers(members, over_images=len(ledgers) == 1)
+    numbers = {
+        title: _numbers(members, over_images=len(reports) == 1)
         for title, members in grouped.items()
     }
     if len(grouped) > 1:
-        figures.append(("ledger", ledger_figure(rows, near=NEAR, setting=setting)))
+        figures.append(("shift_report", _compared(grouped, numbers, setting)))
     return Findings(
-        lines=_lines(rows, grouped, setting),
+        lines=_lines(numbers, grouped, setting),
         record={
             "num_images": num,
             "near": NEAR,
             "groups": {
                 title or "all": {
                     "networks": [m.subject.name for m in grouped[title]],
-                    **{key: _as_record(i) for key, i in numbers.items()},
-                    "layers": _layers_record([m.layers for m in grouped[title]]),
+                    **{key: interval.record() for key, interval in intervals.items()},
+                    "layers": {
+                        name: {"jump": str(error.jump)}
+                        | {k: _rounded(v) for k, v in _mean_curves(grouped[title], name).items()}
+                        for name, error in grouped[title][0].layers.items()
+                    },
                 }
-                for title, numbers in rows.items()
+                for title, intervals in numbers.items()
             },
         },
         arrays={
             f"{i}/{key}": value
-            for i, ledger in enumerate(ledgers)
-            for key, value in _arrays(ledger).items()
+            for i, report in enumerate(reports)
+            for key, value in _arrays(report).items()
         },
         figures=figures,
     )
 
 
-def _numbers(members: Sequence[Ledger], *, over_images: bool) -> dict[str, Interval]:
-    """Accuracy unmoved, accuracy over near shifts, consistency; over seeds, or over images."""
-    if over_images:
-        shifts = members[0].shifts
-        n = len(shifts.labels)
-        right = shifts.answers[shifts.reach, shifts.reach] == shifts.labels
-        return {
-            "accuracy": share_interval(int(right.sum()), n),
-            "near_accuracy": mean_interval(shifts.near_accuracies(), share=True),
-            "consistency": mean_interval(shifts.consistencies(), share=True),
-        }
-    reach = members[0].shifts.reach
-    numbers = {
-        "accuracy": [float(m.shifts.accuracy[reach, reach]) for m in members],
-        "near_accuracy": [m.shifts.near_accuracies().mean() for m in members],
-        "consistency": [m.shifts.consistency() for m in members],
+def _measures(report: ShiftReport) -> dict[str, NDArray]:
+    """Each (N,), by image: right unmoved, share of near shifts that are right, consistency."""
+    shifts = report.shifts
+    return {
+        "accuracy": (shifts.answers[shifts.reach, shifts.reach] == shifts.labels).astype(float),
+        "near_accuracy": shifts.near_accuracies(),
+        "consistency": shifts.consistencies(),
     }
-    return {key: mean_interval(values, share=True) for key, values in numbers.items()}
 
 
-def _layer_lines(members: Sequence[Mapping[str, LayerError]]) -> list[LayerLine]:
-    return [
-        LayerLine(
-            name,
-            float(members[0][name].jump),
-            *(
-                np.mean([getattr(m[name], key) for m in members], 0)
-                for key in ("all_units", "interior", "unmoved")
-            ),
+def _numbers(members: Sequence[ShiftReport], *, over_images: bool) -> dict[str, Interval]:
+    """Intervals of the measures, over networks of several seeds, or over the images of one."""
+    measures = [_measures(member) for member in members]
+    if over_images:
+        right = measures[0].pop("accuracy")
+        intervals = {key: mean_interval(x, share=True) for key, x in measures[0].items()}
+        return {"accuracy": share_interval(int(right.sum()), len(right)), **intervals}
+    return {
+        key: mean_interval([m[key].mean() for m in measures], share=True) for key in measures[0]
+    }
+
+
+def _compared(
+    grouped: Mapping[str, Sequence[ShiftReport]],
+    numbers: Mapping[str, Mapping[str, Interval]],
+    setting: str,
+) -> Figure:
+    titles = {
+        "accuracy": "accuracy, unmoved",
+        "near_accuracy": f"accuracy, shifts to ±{NEAR}",
+        "consistency": f"consistency, shifts to ±{NEAR}",
+    }
+    most = max(map(len, grouped.values()))
+    panels = []
+    for key, title in titles.items():
+        values = np.full((len(grouped), most), np.nan)
+        for i, members in enumerate(grouped.values()):
+            values[i, : len(members)] = [100 * _measures(m)[key].mean() for m in members]
+        low, high = (
+            np.array([100 * getattr(n[key], end) for n in numbers.values()])
+            for end in ("low", "high")
         )
-        for name in growing(members[0])
-    ]
+        series = {"networks": Series(values, low, high)}
+        panels.append(Panel(title, "%", list(grouped), series, from_zero=False))
+    heading = "What moving costs each network; dot: network; line: 95 % interval"
+    return comparison_figure(panels, title=f"{heading}\n{setting}")
 
 
 def growing(errors: Mapping[str, LayerError]) -> list[str]:
@@ -334,48 +349,37 @@ def growing(errors: Mapping[str, LayerError]) -> list[str]:
         same = names and np.array_equal(errors[names[-1]].all_units, error.all_units)
         if not same and not name.startswith("relu"):
             names.append(name)
-    if len(names) > 8:
-        names = [names[i * (len(names) - 1) // 7] for i in range(8)]
+    if len(names) > MAX_LAYERS:
+        places = np.linspace(0, len(names) - 1, MAX_LAYERS).astype(int)
+        names = [names[i] for i in places]
     return names
 
 
-def _layers_record(members: Sequence[Mapping[str, LayerError]]) -> dict[str, object]:
-    def plain(values: NDArray) -> list[float | None]:
-        return [None if np.isnan(v) else float(f"{v:.4g}") for v in values]
-
-    return {
-        name: {
-            "jump": str(members[0][name].jump),
-            **{
-                key: plain(np.mean([getattr(m[name], key) for m in members], 0))
-                for key in ("all_units", "interior", "unmoved")
-            },
-        }
-        for name in members[0]
-    }
+def _mean_curves(members: Sequence[ShiftReport], layer: str) -> dict[str, NDArray]:
+    return {key: np.mean([getattr(m.layers[layer], key) for m in members], 0) for key in CURVES}
 
 
-def _as_record(interval: Interval) -> dict[str, float | int | None]:
-    low, high = (None if np.isnan(x) else round(x, 6) for x in (interval.low, interval.high))
-    return {"mean": round(interval.mean, 6), "low": low, "high": high, "n": interval.n}
+def _rounded(values: NDArray) -> list[float | None]:
+    return [None if np.isnan(v) else float(f"{v:.4g}") for v in values]
 
 
 def _lines(
-    rows: Mapping[str, Mapping[str, Interval]],
-    grouped: Mapping[str, Sequence[Ledger]],
+    numbers: Mapping[str, Mapping[str, Interval]],
+    grouped: Mapping[str, Sequence[ShiftReport]],
     setting: str,
 ) -> list[str]:
-    lines = [f"{setting}; shifts of up to {NEAR} pixels to either side:"]
-    for title, numbers in rows.items():
-        accuracy, near, same = (
-            numbers[key].text(factor=100, unit=" %")
-            for key in ("accuracy", "near_accuracy", "consistency")
-        )
-        lines.append(
-            f"{title + ': ' if title else ''}accuracy unmoved {accuracy}, moved {near}, "
-            f"consistency {same}"
-        )
-        errors = grouped[title][0].layers
+    rows: list[tuple[str, ...]] = [
+        ("in %, with 95 % intervals", "accuracy unmoved", "accuracy moved", "consistency", "n")
+    ]
+    rows += [
+        (title or "this network", *(x.text(factor=100) for x in intervals.values()),
+         f"{intervals['accuracy'].n:,}")
+        for title, intervals in numbers.items()
+    ]  # fmt: skip
+    lines = [f"{setting}; moved: shifts of up to {NEAR} pixels to either side"]
+    lines += table(rows).splitlines()
+    for title, members in grouped.items():
+        errors = members[0].layers
         exact = [
             f"{name} {np.nanmax(e.interior[:: int(e.jump)]):.0e}"
             for name, e in errors.items()
@@ -383,14 +387,15 @@ def _lines(
             and np.isfinite(e.interior[:: int(e.jump)][1:]).any()
         ]  # fmt: skip
         if exact:
-            lines.append(f"  interior equivariance error at whole steps: {', '.join(exact)}")
+            of = f"{title}: " if title else ""
+            lines.append(f"{of}interior equivariance error at whole steps: {', '.join(exact)}")
     return lines
 
 
-def _arrays(ledger: Ledger) -> dict[str, NDArray]:
-    shifts = ledger.shifts
+def _arrays(report: ShiftReport) -> dict[str, NDArray]:
+    shifts = report.shifts
     arrays = {"answers": shifts.answers, "labels": shifts.labels, "ink": shifts.ink}
-    for name, error in ledger.layers.items():
-        for key in ("all_units", "interior", "unmoved", "num_interior"):
+    for name, error in report.layers.items():
+        for key in (*CURVES, "num_interior"):
             arrays[f"{name}/{key}"] = getattr(error, key)
     return arrays

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from simplecnn.figures import style
+from simplecnn.figures.style import LABEL
 
-COLOURS = {True: "#1b6ca8", False: "#b5b5b5"}  # ours, others
+HIGHLIGHT, PLAIN = style.COLORS[0], "#b5b5b5"  # ours, others
 ROW_HEIGHT = 0.3
 
 
@@ -23,20 +24,19 @@ def benchmark_figure(panels: Sequence[Bars], *, title: str) -> Figure:
     """Panels one above the other; shorter bars are faster. Lengths start at zero."""
     heights = [len(panel.rows) * ROW_HEIGHT + 0.75 for panel in panels]
     figure = style.new_figure(8.6, sum(heights) + 0.5)
-    style.head(figure, title, 9)
+    style.head(figure, title)
     figure.set_layout_engine("constrained", h_pad=0.09)
     grid = figure.add_gridspec(len(panels), 1, height_ratios=heights)
     for i, panel in enumerate(panels):
         ax = figure.add_subplot(grid[i, 0])
-        names = [row[0] for row in panel.rows]
-        lengths = [row[1] for row in panel.rows]
-        bars = ax.barh(range(len(names)), lengths, color=[COLOURS[row[3]] for row in panel.rows])
-        ax.bar_label(bars, [row[2] for row in panel.rows], padding=4, fontsize=8)
-        ax.set_yticks(range(len(names)), names, fontsize=8.5)
+        names, lengths, notes, ours = zip(*panel.rows, strict=True)
+        bars = ax.barh(range(len(names)), lengths, color=[HIGHLIGHT if x else PLAIN for x in ours])
+        ax.bar_label(bars, notes, padding=4, fontsize=LABEL)
+        style.dress(ax)
+        ax.set_title(panel.title, fontsize=LABEL, loc="left")
+        ax.set_yticks(range(len(names)), names, fontsize=LABEL)
         ax.invert_yaxis()
         ax.set_xlim(0, 1.35 * max(lengths))
-        ax.set_title(panel.title, fontsize=9.5, loc="left")
-        ax.tick_params(axis="x", labelsize=8)
         ax.tick_params(axis="y", length=0)
-        ax.spines[["top", "right", "left"]].set_visible(False)
+        ax.spines["left"].set_visible(False)
     return figure

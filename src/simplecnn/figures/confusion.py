@@ -1,14 +1,13 @@
-"""What is taken for what, and how much of each class is found."""
+"""Which classes are confused with which, and the recall and precision of each."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from simplecnn.figures.mosaic import Mosaic, join
-from simplecnn.figures.style import COUNT, positive_scale
+from simplecnn.figures.raster import Mosaic, join
+from simplecnn.figures.style import COUNT, FAINT, SMALL, positive_scale
 
 BAR = 180  # pixels, from a recall of 0 to 1
 
@@ -16,79 +15,66 @@ BAR = 180  # pixels, from a recall of 0 to 1
 def confusion_figure(
     counts: NDArray, *, class_names: Sequence[str], title: str = "confusion"
 ) -> Figure:
-    """Draw counts (classes, classes): a row a true class, a column what it was taken for.
+    """Draw counts (classes, classes): a row a true class, a column a predicted one.
 
-    Only mistakes have a colour, on one scale from zero; the diagonal is grey. Beside each row
+    Only mistakes have a color, on one scale from zero; the diagonal is gray. Beside each row
     stands the recall of its class, as a bar and in percent, below each column the precision.
     """
     number = len(counts)
     widest = max(len(name) for name in class_names)
     cell = int(np.clip(900 // number, 6, 52))
     cell = max(cell, 8 * len(str(counts.max())) if number <= 30 else cell)
-    left, header = 8 * widest + 32, 40 if widest <= 4 else 8 * widest + 30
+    left, header = 9 * widest + 32, 40 if widest <= 4 else 9 * widest + 30
     mistakes = counts * (1 - np.eye(number, dtype=counts.dtype))
     rows, columns, right = counts.sum(1), counts.sum(0), counts.diagonal()
     recall = right / np.maximum(rows, 1)
     precision = right / np.maximum(columns, 1)
     scale = positive_scale(mistakes)
-    at_bar = left + number * cell + 24
     size = number * cell
+    at_bar = left + size + 24
     wrong, total = int(mistakes.sum()), int(counts.sum())
     mosaic = Mosaic(
         at_bar + BAR + 84,
         header + size + 44,
-        title=f"{title}\n{wrong:,} of {total:,} images wrong; colours are counts of mistakes, "
-        "grey is right",
-        colours=COUNT,
+        title=f"{title}\n{wrong:,} of {total:,} images wrong; colors are counts of mistakes, "
+        "gray is right",
+        colors=COUNT,
         scale=scale,
         bar="mistakes",
     )
-    mosaic.put(join(mistakes[:, :, None, None], zoom=cell - 1, gap=1), left, header, 1)
-    named = cell >= 12  # else there is no room for the name of each class
+    mosaic.put(join(mistakes[:, :, None, None], zoom=cell - 1, gap=1), left, header)
+    named = cell >= 14  # smaller cells are too close for the name of each class
+    counted = number <= 30
     for i in range(number):
         x, y = left + i * cell, header + i * cell
         middle = y + (cell - 1) / 2
-        mosaic.ax.add_patch(Rectangle((x, y), cell - 1, cell - 1, facecolor="0.9", zorder=1))
+        mosaic.box(x, y, cell - 1, cell - 1, facecolor="0.9")
         if named:
             mosaic.write(left - 8, middle, class_names[i], ha="right", va="center")
-            across = x + (cell - 1) / 2
-            if widest <= 4:
-                mosaic.write(across, header - 8, class_names[i], ha="center")
-            else:
-                mosaic.ax.text(across, header - 8, class_names[i], fontsize=6, rotation=90,
-                               ha="center", va="bottom")  # fmt: skip
-        _bar(mosaic, recall[i], at_bar, y, cell, empty=rows[i] == 0, named=named)
-        if number <= 30:
-            for j in np.flatnonzero(counts[i]):
-                dark = i != j and scale(counts[i, j]) > 0.55
-                mosaic.write(
-                    left + j * cell + (cell - 1) / 2, middle, str(counts[i, j]), size=5.5,
-                    ha="center", va="center", color="white" if dark else "black",
-                )  # fmt: skip
-            if columns[i] and cell >= 36:
-                mosaic.write(x + cell / 2, header + size + 16, _percent(precision[i]), size=5.5,
-                             ha="center", color="0.35")  # fmt: skip
-    mosaic.write(left, 8, "taken for →", size=5.5, color="0.35")
-    mosaic.write(left - 8, 8, "is ↓", size=5.5, color="0.35", ha="right")
+            mosaic.write(x + (cell - 1) / 2, header - 8, class_names[i], ha="center", va="bottom",
+                         rotation=90 if widest > 4 else 0)  # fmt: skip
+            text = _percent(recall[i]) if rows[i] else "none"
+            mosaic.write(at_bar + BAR + 6, middle, text, va="center")
+        if rows[i]:  # what is missed in the color of mistakes
+            hit = BAR * recall[i]
+            mosaic.box(at_bar, y, hit, cell - 1, facecolor="0.85")
+            mosaic.box(at_bar + hit, y, BAR - hit, cell - 1, facecolor=COUNT(0.55))
+        for j in np.flatnonzero(counts[i]) if counted else ():
+            dark = i != j and scale(counts[i, j]) > 0.55
+            mosaic.write(
+                left + j * cell + (cell - 1) / 2, middle, str(counts[i, j]), size=SMALL,
+                ha="center", va="center", color="white" if dark else "black",
+            )  # fmt: skip
+        if counted and columns[i] and cell >= 36:
+            mosaic.write(x + cell / 2, header + size + 16, _percent(precision[i]), size=SMALL,
+                         ha="center", color=FAINT)  # fmt: skip
+    mosaic.write(left, 10, "predicted →", size=SMALL, color=FAINT)
+    mosaic.write(left - 8, 10, "true ↓", size=SMALL, color=FAINT, ha="right")
     mosaic.write(at_bar, header - 8, "recall")
-    if number <= 30 and cell >= 36:
-        mosaic.write(at_bar, header + size + 16, "precision", color="0.35")
+    if counted and cell >= 36:
+        mosaic.write(at_bar, header + size + 16, "precision", color=FAINT)
     return mosaic.figure
 
 
-def _bar(
-    mosaic: Mosaic, recall: float, x: float, y: float, cell: int, *, empty: bool, named: bool
-) -> None:
-    """A recall from 0 to 1: the part that is missed in the colour of mistakes."""
-    found = BAR * recall
-    mosaic.ax.add_patch(Rectangle((x, y), found, cell - 1, facecolor="0.85"))
-    if not empty:
-        mosaic.ax.add_patch(Rectangle((x + found, y), BAR - found, cell - 1, facecolor=COUNT(0.55)))
-    if named:
-        text = "none" if empty else _percent(recall)
-        mosaic.write(x + BAR + 6, y + (cell - 1) / 2, text, va="center")
-
-
 def _percent(share: float) -> str:
-    text = f"{share:.1%}" if share < 1 else "100%"
-    return text.replace("%", " %")
+    return f"{100 * share:.1f} %" if share < 1 else "100 %"

@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from simplecnn.figures.mosaic import Mosaic, join
-from simplecnn.figures.style import POSITIVE, SIGNED, positive_scale, signed_scale
+from simplecnn.figures.raster import Mosaic, join
+from simplecnn.figures.style import POSITIVE, SIGNED, SMALL, WRONG, number
 
 MAX_WIDTH = 1376  # pixels
-MIN_TILE = 42  # pixels: room for a label of two lines beside it
+MIN_TILE = 42  # pixels that a label of two lines beside a row takes
+PERCENTILE = 99  # of the outputs that are not zero: where the scale ends
 
 
 def feature_maps_figure(
@@ -24,14 +25,17 @@ def feature_maps_figure(
 ) -> Figure:
     """Draw maps (N, channels, H, W) of images (N, C, h, w): a row an image, a column a channel.
 
-    One scale for the layer: from zero up, or symmetric about zero where there are negative values.
-    Beside a row stand its true and its predicted class, red where they differ. A channel that is
-    zero on all the images is marked dead. More channels than fit side by side continue in further
-    blocks below.
+    One scale for the layer, so that channels can be compared: from zero up, or symmetric about
+    zero where there are negative values. It ends where 99 % of the outputs that are not zero are
+    reached: a few strong outputs would leave all others dark. Beside a row stand its true and its
+    predicted class, red where they differ. A channel that is zero on all the images is marked
+    dead. More channels than fit side by side continue in further blocks below.
     """
     num_images, num_channels, height, width = maps.shape
     signed = bool((maps < 0).any())
-    gap, header = 2, 28
+    sizes = np.abs(maps[(maps != 0) & np.isfinite(maps)])
+    limit = float(np.percentile(sizes, PERCENTILE)) if sizes.size else 1.0
+    gap, header = 2, 34
     zoom = max(MAX_WIDTH // (num_channels * (width + gap)), -(-MIN_TILE // height), 1)
     zoom = min(zoom, max(1, 84 // height))
     step_x, step_y = width * zoom + gap, height * zoom + gap
@@ -42,50 +46,38 @@ def feature_maps_figure(
     columns = -(-num_channels // num_blocks)
     block_height = header + num_images * step_y
     dead = (maps == 0).all(axis=(0, 2, 3))
+    largest = number(sizes.max(initial=0.0))
     mosaic = Mosaic(
         left + columns * step_x - gap,
         num_blocks * block_height,
         title=f"{title}\n{num_channels} channels of {height} x {width}, "
-        f"{dead.sum()} of them dead on these images, one scale for the layer",
-        colours=SIGNED if signed else POSITIVE,
-        scale=signed_scale(maps) if signed else positive_scale(maps),
+        f"{dead.sum()} of them dead on these images; one scale for the layer, "
+        f"up to the 99th percentile {number(limit)} (largest output {largest})",
+        colors=SIGNED if signed else POSITIVE,
+        scale=Normalize(-limit if signed else 0.0, limit),
         bar="output",
     )
     for block in range(num_blocks):
         y = block * block_height + header
         channels = range(block * columns, min((block + 1) * columns, num_channels))
         shown = np.where(dead[:, None, None], np.nan, maps)[:, channels]
-        mosaic.put(join(shown, zoom=zoom, gap=gap), left, y, 1)
-        _label_columns(mosaic, channels, dead, left, y, step_x, num_images * step_y - gap, gap)
+        mosaic.put(join(shown, zoom=zoom, gap=gap), left, y)
+        for column, channel in enumerate(channels):
+            x = left + column * step_x
+            name, color = str(channel), "black"
+            if dead[channel]:
+                name, color = f"{channel}\ndead", WRONG
+                mosaic.box(x, y, step_x - gap, num_images * step_y - gap,
+                           facecolor="0.92", edgecolor="0.75", lw=0.3)  # fmt: skip
+            mosaic.write(x + (step_x - gap) / 2, y - 4, name, size=SMALL, ha="center", color=color)
         for i in range(num_images):
-            colour = "black" if labels[i] == predictions[i] else "tab:red"
-            top = y + i * step_y + (step_y - gap) / 2
-            mosaic.write(0, top, answers[i], va="center", color=colour)
+            color = "black" if labels[i] == predictions[i] else WRONG
+            middle = y + i * step_y + (step_y - gap) / 2
+            mosaic.write(0, middle, answers[i], va="center", color=color)
             side = _side(images[i], step_y - gap)
             zoom_in = max(1, side // images.shape[2])
-            mosaic.put_image(images[i], left - 12 - side, top - side / 2, zoom_in)
+            mosaic.put_image(images[i], left - 12 - side, middle - side / 2, zoom_in)
     return mosaic.figure
-
-
-def _label_columns(
-    mosaic: Mosaic,
-    channels: range,
-    dead: NDArray,
-    left: int,
-    y: int,
-    step: int,
-    height: int,
-    gap: int,
-) -> None:
-    for column, channel in enumerate(channels):
-        x = left + column * step
-        name = f"{channel}\ndead" if dead[channel] else str(channel)
-        colour = "tab:red" if dead[channel] else "black"
-        if dead[channel]:
-            mosaic.ax.add_patch(
-                Rectangle((x, y), step - gap, height, facecolor="0.92", edgecolor="0.75", lw=0.3)
-            )
-        mosaic.write(x + (step - gap) / 2, y - 5, name, size=5, ha="center", color=colour)
 
 
 def _answer(label: str, prediction: str) -> str:

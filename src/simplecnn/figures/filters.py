@@ -5,8 +5,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from simplecnn.figures.mosaic import LEAST_FOR_DOTS, Mosaic, join
-from simplecnn.figures.style import SIGNED, signed_scale
+from simplecnn.figures.raster import MIN_FOR_DOTS, Mosaic, join
+from simplecnn.figures.style import SIGNED, SMALL, number, signed_scale
 
 MAX_WIDTH = 1376  # pixels
 
@@ -36,31 +36,23 @@ def _grid(weights: NDArray, title: str, scale: Normalize) -> Figure:
         columns * (tile_width + gap) - gap,
         rows * (tile_height + gap),
         title=f"{title}\n{num_filters} filters of {height} x {width}, "
-        f"one scale for the layer: ±{scale.vmax:.3g}{'' if with_weights else _dots(zoom)}",
-        colours=SIGNED,
+        f"one scale for the layer: ±{scale.vmax:.3g}{'' if with_weights else dots_words(zoom)}",
+        colors=SIGNED,
         scale=scale,
         bar="weight",
     )
     for i, kernel in enumerate(weights[:, 0]):
         row, column = divmod(i, columns)
         x, y = column * (tile_width + gap), row * (tile_height + gap) + label
-        if with_weights:
-            mosaic.put(kernel, x, y, zoom)
-        else:
-            mosaic.put(join(kernel[None, None], zoom=zoom, gap=0, dots=True), x, y, 1)
+        mosaic.put(join(kernel[None, None], zoom=zoom, gap=0, dots=not with_weights), x, y)
         norm = np.linalg.norm(kernel.astype(np.float64))
         mosaic.write(x, y - 4, f"{i}", weight="bold")
         mosaic.write(x + tile_width, y - 4, f"norm {norm:.2f}", ha="right")
         for (p, q), value in np.ndenumerate(kernel) if with_weights else ():
             mosaic.write(
-                x + (q + 0.5) * zoom,
-                y + (p + 0.5) * zoom,
-                f"{round(value, 2) + 0.0:.2f}".replace("-", "−"),
-                size=4.5,
-                ha="center",
-                va="center",
-                color="white" if scale(abs(value)) > 0.8 else "black",
-            )
+                x + (q + 0.5) * zoom, y + (p + 0.5) * zoom, number(value, "z.2f"), size=SMALL - 1,
+                ha="center", va="center", color="white" if scale(abs(value)) > 0.8 else "black",
+            )  # fmt: skip
     return mosaic.figure
 
 
@@ -74,20 +66,22 @@ def _matrix(weights: NDArray, title: str, scale: Normalize) -> Figure:
         label + num_filters * step_y - gap,
         title=f"{title}\n{num_filters} filters (rows) of {height} x {width} "
         f"on {num_inputs} input channels (columns), "
-        f"one scale for the layer: ±{scale.vmax:.3g}{_dots(zoom)}",
-        colours=SIGNED,
+        f"one scale for the layer: ±{scale.vmax:.3g}{dots_words(zoom)}",
+        colors=SIGNED,
         scale=scale,
         bar="weight",
     )
-    mosaic.put(join(weights, zoom=zoom, gap=gap, dots=True), left, label, 1)
-    # Number only as many rows and columns as there is room for.
+    mosaic.put(join(weights, zoom=zoom, gap=gap, dots=True), left, label)
+    # Number only as many rows and columns as fit.
     for i in range(0, num_filters, max(1, -(-16 // step_y))):
         y = label + i * step_y + height * zoom / 2
-        mosaic.write(left - 6, y, str(i), size=5, ha="right", va="center")
-    for j in range(0, num_inputs, max(1, -(-24 // step_x))):
-        mosaic.write(left + j * step_x + width * zoom / 2, label - 5, str(j), size=5, ha="center")
+        mosaic.write(left - 6, y, str(i), size=SMALL, ha="right", va="center")
+    for j in range(0, num_inputs, max(1, -(-28 // step_x))):
+        x = left + j * step_x + width * zoom / 2
+        mosaic.write(x, label - 5, str(j), size=SMALL, ha="center")
     return mosaic.figure
 
 
-def _dots(zoom: int) -> str:
-    return ", a dot: below zero" if zoom >= LEAST_FOR_DOTS else ""
+def dots_words(zoom: int) -> str:
+    """What a title says of the dots that `join` puts on negative values."""
+    return ", a dot: below zero" if zoom >= MIN_FOR_DOTS else ""

@@ -1,4 +1,4 @@
-"""The most confident mistakes of a network, each with what it is and what it was taken for."""
+"""The most confident mistakes of a network, each with its true and its predicted class."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from simplecnn.figures.mosaic import Mosaic
+from simplecnn.figures.raster import Mosaic
 from simplecnn.figures.style import DIGIT, NEW, OLD, positive_scale
 
-TILE, GAP = 112, 48  # pixels
+TILE = 112  # pixels
 COLUMNS = 8
-LINE = 15  # pixels of a line of text
+LINE = 20  # pixels of a line of text
 
 
 def mistakes_figure(
@@ -28,9 +28,9 @@ def mistakes_figure(
 ) -> Figure:
     """Draw wrongly classified images (N, C, H, W) in their order, eight in a row.
 
-    labels: (N,) what they are. classes, probabilities: (N, 2), what the network took them for
-    and its second guess. new: boolean (N,), whether the image was right the last time; its frame
-    is orange then, grey if the mistake persists. Images are in 0..1, of 1 or 3 channels.
+    labels: (N,) true classes. classes, probabilities: (N, 2), the predicted class and the second.
+    new: boolean (N,), whether the image was right the last time; its frame is orange then, gray if
+    the mistake persists.
     """
     number, _, height, width = images.shape
     zoom = max(1, TILE // max(height, width))
@@ -40,14 +40,14 @@ def mistakes_figure(
     ]
     num_lines = max((text.count("\n") + 1 for text in words), default=1)
     widest = max((len(line) for text in words for line in text.split("\n")), default=0)
-    step_x = max(width * zoom + 16, 7 * widest + 12)
+    step_x = max(width * zoom + 16, 8 * widest + 10)
     step_y = height * zoom + num_lines * LINE + 18
     columns = max(1, min(COLUMNS, number, 1450 // step_x))
     mosaic = Mosaic(
         max(columns * step_x - 16, 500),
         -(-number // columns) * step_y if number else 20,
         title=title,
-        colours=DIGIT,
+        colors=DIGIT,
         scale=positive_scale(np.ones(1)),
     )
     frames = []
@@ -56,18 +56,18 @@ def mistakes_figure(
         mosaic.put_image(images[i], x, y, zoom)
         frames.append(Rectangle((x - 2, y - 2), width * zoom + 4, height * zoom + 4))
         mosaic.write(x, y + height * zoom + 7, words[i], va="top")
-    colours = [NEW if is_new else OLD for is_new in new]
+    colors = [NEW if is_new else OLD for is_new in new]
     mosaic.ax.add_collection(
-        PatchCollection(frames, facecolor="none", edgecolor=colours, linewidth=1.6)
+        PatchCollection(frames, facecolor="none", edgecolor=colors, linewidth=1.6)
     )
     return mosaic.figure
 
 
 def _words(names: Sequence[str], label: int, classes: NDArray, probabilities: NDArray) -> str:
-    taken, second = (names[c] for c in classes)
-    first_line = f"{names[label]} → {taken}: {_percent(probabilities[0])}"
+    predicted, second = (names[c] for c in classes)
+    first_line = f"{names[label]} → {predicted}: {_percent(probabilities[0])}"
     if len(first_line) > 18:
-        first_line = f"{names[label]}\n→ {taken}: {_percent(probabilities[0])}"
+        first_line = f"{names[label]}\n→ {predicted}: {_percent(probabilities[0])}"
     return f"{first_line}\nthen {second}: {_percent(probabilities[1])}"
 
 

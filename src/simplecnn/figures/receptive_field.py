@@ -17,9 +17,7 @@ from simplecnn.figures import style
 Interval = tuple[int, int]
 Box = tuple[Interval, Interval]  # first and last row, first and last column
 
-# Told apart by color-blind readers (Okabe and Ito).
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-COLOURS = COLORS  # for figures that import it by this name
+COLORS = style.COLORS
 TITLE, LABEL, NOTE = 11, 9, 7.5  # font sizes in points
 
 

@@ -1,18 +1,23 @@
-"""One look for every picture: which colours mean what, and how one array becomes one tile."""
+"""One look for all figures: colors, text sizes, numbers, and how an array becomes a picture."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from textwrap import fill
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike, NDArray
 
-# Red is positive, blue is negative, and zero is white as paper: in matplotlib's RdBu it is grey.
+TITLE, LABEL, NOTE, SMALL = 9, 8, 6.5, 5.5  # text sizes in points
+DPI = 150
+
+# Red is positive, blue is negative, and zero is white as paper: in matplotlib's RdBu it is gray.
 _BLUE_TO_RED = (
     *("#053061", "#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#ffffff"),
     *("#fddbc7", "#f4a582", "#d6604d", "#b2182b", "#67001f"),
@@ -21,15 +26,20 @@ SIGNED = LinearSegmentedColormap.from_list("blue_white_red", _BLUE_TO_RED, N=255
 POSITIVE = "viridis"  # dark is zero
 COUNT = LinearSegmentedColormap.from_list("white_red", _BLUE_TO_RED[5:], N=256)  # white is none
 DIGIT = "gray_r"  # ink is black on white paper
-# A mistake that was none the last time, and one that persists: apart in grey too.
+# Told apart by color-blind readers (Okabe and Ito).
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+WRONG, BETTER = "#b2182b", "#2166ac"  # a wrong answer, a loss of accuracy; a gain
+# A mistake that is new, and one that persists: apart in gray too.
 NEW, OLD = "#d9600f", "0.8"
-# The name, colour and line of each stage. The marks tell them apart in grey.
+FAINT = "0.35"  # text that explains
+GRID = "0.9"
+PADDING = "#d9c79e"  # a color that no gray image has
+# The name, color and line of each stage. The marks tell them apart in gray.
 STAGES = {
-    "train": ("training", "#1b6ca8", "o-"),
-    "val": ("validation", "#c8553d", "s--"),
-    "test": ("test", "#3f8f4f", "^-."),
+    "train": ("training", COLORS[0], "o-"),
+    "val": ("validation", COLORS[1], "s--"),
+    "test": ("test", COLORS[2], "^-."),
 }
-DPI = 150
 
 
 def new_figure(width: float, height: float, *, fitted: bool = True) -> Figure:
@@ -43,11 +53,43 @@ def new_figure(width: float, height: float, *, fitted: bool = True) -> Figure:
     return figure
 
 
-def head(figure: Figure, text: str, size: float) -> None:
+def head(figure: Figure, text: str, size: float = TITLE) -> None:
     """The title above all axes, `size` in points, its lines broken where the figure ends."""
     width = int(72 * figure.get_figwidth() / (0.62 * size))  # a character takes 0.62 of its size
     lines = (fill(line, width) for line in text.split("\n"))
     figure.suptitle("\n".join(lines), fontsize=size)
+
+
+def dress(ax: Axes, *, title: str = "", x: str = "", y: str = "", grid: Any = "") -> None:
+    """Title, axis labels and ticks in the sizes of all figures, a `grid` (x, y or both), and no
+    frame above and to the right."""
+    ax.set_title(title, fontsize=LABEL)
+    ax.set_xlabel(x, fontsize=NOTE)
+    ax.set_ylabel(y, fontsize=NOTE)
+    ax.tick_params(labelsize=NOTE)
+    ax.spines[["top", "right"]].set_visible(False)
+    if grid:
+        ax.grid(axis=grid, color=GRID, linewidth=0.6)
+        ax.set_axisbelow(True)
+
+
+def color_bar(
+    figure: Figure,
+    axes: Axes | Sequence[Axes] | NDArray,
+    colors: str | Colormap,
+    scale: Normalize,
+    label: str,
+    **options: Any,
+) -> None:
+    """The scale of `axes` beside them; options are those of matplotlib's colorbar."""
+    bar = figure.colorbar(ScalarMappable(scale, colors), ax=axes, aspect=30, **options)
+    bar.set_label(label, fontsize=NOTE)
+    bar.ax.tick_params(labelsize=NOTE)
+
+
+def number(value: float, spec: str = "z.3g") -> str:
+    """A number as text with a true minus sign; z in `spec` makes -0.00 a 0.00."""
+    return format(float(value), spec).replace("-", "\N{MINUS SIGN}")
 
 
 def signed_scale(*arrays: ArrayLike) -> Normalize:
@@ -61,18 +103,35 @@ def positive_scale(*arrays: ArrayLike) -> Normalize:
     return Normalize(0.0, _largest(np.asarray(a) for a in arrays))
 
 
+def image_colors(image: NDArray) -> NDArray:
+    """An image (C, H, W) as colors (H, W, 3): three channels in color, another number as ink.
+
+    Images outside of 0 to 1, standardized ones say, are brought there by their extremes. NaN,
+    which is padding, becomes ochre.
+    """
+    missing = np.isnan(image).any(0)
+    low, high = np.nanmin(image, initial=0.0), np.nanmax(image, initial=1.0)
+    if low < 0 or high > 1:
+        low, high = np.nanmin(image), np.nanmax(image)
+        image = (image - low) / ((high - low) or 1.0)
+    values = np.nan_to_num(image)
+    in_color = len(image) == 3 and not (values == values[:1]).all()
+    colors = values.transpose(1, 2, 0) if in_color else 1 - values.mean(0)[..., None].repeat(3, 2)
+    return np.where(missing[..., None], to_rgb(PADDING), colors)
+
+
 def tile(
-    ax: Axes, array: ArrayLike, colours: str | Colormap, scale: Normalize | None = None
+    ax: Axes, array: ArrayLike, colors: str | Colormap, scale: Normalize | None = None
 ) -> AxesImage:
     """Draw one 2-D array (H, W) with hard pixel edges and no ticks."""
-    image = ax.imshow(np.asarray(array), cmap=colours, norm=scale, interpolation="nearest")
+    image = ax.imshow(np.asarray(array), cmap=colors, norm=scale, interpolation="nearest")
     ax.set_xticks([])
     ax.set_yticks([])
     return image
 
 
 def mark_negative(image: AxesImage) -> None:
-    """Put a dot on what is below zero in a tile: in grey, the halves of SIGNED look alike.
+    """Put a dot on what is below zero in a tile: in gray, the halves of SIGNED look alike.
 
     What is nearly white has none: below a tenth of the scale.
     """

@@ -1,4 +1,5 @@
-"""What the convolutions of any network compute. Torch only; no hook is left behind."""
+"""What the convolutions of any network compute, to look at and to remove. Torch only; no hook is
+left behind."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -42,7 +43,7 @@ def convolutions(network: nn.Module) -> OrderedDict[str, nn.Conv2d]:
 def feature_maps(network: nn.Module, images: Tensor) -> tuple[OrderedDict[str, Tensor], Tensor]:
     """The output (N, channels, H, W) of every convolution, after its non-linearity, and the logits.
 
-    The non-linearity (ReLU, say) may be a module or a function call, and normalisation may stand
+    The non-linearity (ReLU, say) may be a module or a function call, and normalization may stand
     before it; a convolution with none behind it gives its own output. Runs in evaluation mode
     and restores the mode of every module.
     """
@@ -68,19 +69,21 @@ def watched(
     then it may come only when the context ends. The tensor is lent: copy what shall be kept.
     Gives the names of the layers in the order in which they are reached.
     """
-    recorder = _Recorder(receive)
-    handles = [
-        module.register_forward_hook(recorder.layer_done(name))
-        for name, module in network.named_modules()
-        if isinstance(module, kinds)
-    ]
-    try:
-        with uncompiled(network), recorder:
-            yield recorder.names
-        recorder.finish()
-    finally:
-        for handle in handles:
-            handle.remove()
+    layers = {name: m for name, m in network.named_modules() if isinstance(m, kinds)}
+    with _followed(network, layers, receive=receive) as follower:
+        yield follower.names
+
+
+@contextmanager
+def removed(network: nn.Module, layer: str, channel: int) -> Iterator[None]:
+    """Inside, a channel of a convolution is zero: in its output, in that of a normalization behind
+    it, and in that of the non-linearity after them."""
+
+    def remove(output: Tensor) -> None:
+        output[:, channel] = 0
+
+    with _followed(network, {layer: network.get_submodule(layer)}, change=remove):
+        yield
 
 
 @contextmanager
@@ -102,57 +105,80 @@ def uncompiled(network: nn.Module) -> AbstractContextManager[Any]:
     return nullcontext()  # the compiler takes seconds to import
 
 
+@contextmanager
+def _followed(
+    network: nn.Module, layers: dict[str, nn.Module], **options: Any
+) -> Iterator["_Follower"]:
+    follower = _Follower(**options)
+    handles = [m.register_forward_hook(follower.begin(name)) for name, m in layers.items()]
+    try:
+        with uncompiled(network), follower:
+            yield follower
+        follower.finish()
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 @dataclass(eq=False)
-class _Waiting:
+class _Open:
     """A layer whose non-linearity has not come yet."""
 
     name: str
-    own: Tensor  # its output
+    output: Tensor  # its own
     latest: Tensor  # what was made of it since
 
 
-class _Recorder(TorchFunctionMode):
-    """Follows the output of each layer to the first non-linear function applied to it."""
+class _Follower(TorchFunctionMode):
+    """Follows the output of each layer to the first non-linear function applied to it.
 
-    def __init__(self, receive: Callable[[str, Tensor], None]) -> None:
+    `change` may write into each tensor on the way, `receive` gets the last one.
+    """
+
+    def __init__(
+        self,
+        receive: Callable[[str, Tensor], None] = lambda name, output: None,
+        change: Callable[[Tensor], None] = lambda output: None,
+    ) -> None:
         super().__init__()
-        self.receive = receive
+        self.receive, self.change = receive, change
         self.names: list[str] = []
-        self.waiting: list[_Waiting] = []
+        self.open: list[_Open] = []
 
-    def layer_done(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+    def begin(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        """The forward hook of the layer called `name`."""
+
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
             if name not in self.names:
                 self.names.append(name)
-            self.waiting.append(_Waiting(name, output, output))
+            self.change(output)
+            self.open.append(_Open(name, output, output))
 
         return hook
 
     def finish(self) -> None:
         """Hand over the layers that no non-linearity follows."""
-        for layer in self.waiting:
-            self.receive(layer.name, layer.own)
-        self.waiting.clear()
+        for layer in self.open:
+            self.receive(layer.name, layer.output)
+        self.open.clear()
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
-        source = args[0] if args and isinstance(args[0], Tensor) else None
-        if source is None:
-            return function(*args, **kwargs)
-        layer = next((w for w in self.waiting if w.latest is source), None)
-        if layer is None:
-            return function(*args, **kwargs)
-        if _works_in_place(function) and function not in NON_LINEAR:  # a shortcut is added, say
-            self.waiting.remove(layer)
-            self.receive(layer.name, layer.own)  # before it is overwritten
-            return function(*args, **kwargs)
-        output = function(*args, **kwargs)
-        if function in NON_LINEAR:
-            self.waiting.remove(layer)
+        source = args[0] if args else None
+        layer = next((layer for layer in self.open if layer.latest is source), None)
+        ends = function in NON_LINEAR
+        if layer and not ends and _works_in_place(function):  # a shortcut is added, say
+            self.open.remove(layer)
+            self.receive(layer.name, layer.output)  # before it is overwritten
+            layer = None
+        output = function(*args, **(kwargs or {}))
+        if layer and ends:
+            self.open.remove(layer)
+            self.change(output)
             self.receive(layer.name, output)
-        elif function in TRANSPARENT:
+        elif layer and function in TRANSPARENT:
+            self.change(output)
             layer.latest = output
         return output
 

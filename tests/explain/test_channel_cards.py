@@ -5,58 +5,38 @@ import json
 import numpy as np
 import pytest
 import torch
-from looked_at import colour_subject, digit_subject
+from looked_at import color_subject, digit_subject
 from torch import nn
 from torch.nn import functional as F
 
 from simplecnn.errors import InputError
 from simplecnn.explain.channel_cards import (
+    channel_cards,
     chosen_layers,
     crop,
-    effects_of_removal,
+    effect_of_removal,
     most_active,
-    unit_cards,
 )
-from simplecnn.explain.removal import logits_without
 from simplecnn.explain.subject import logits
 from simplecnn.models.activations import feature_maps
 from simplecnn.receptive_field.fields import receptive_fields
 
 
-def test_removal_is_that_of_the_weights(bundled):
-    """Without normalisation, a channel whose weights are all zero is a channel removed."""
-    subject = digit_subject(bundled)
-    for layer in ("conv1", "conv2"):
-        found = logits_without(subject.network, subject.images, layer=layer, channels=[1, 3])
-        for channel, answers in zip((1, 3), found, strict=True):
-            module = subject.network.get_submodule(layer)
-            weight, bias = module.weight.clone(), module.bias.clone()
-            module.weight[channel] = 0
-            module.bias[channel] = 0
-            torch.testing.assert_close(answers, logits(subject.network, subject.images))
-            module.weight.copy_(weight)
-            module.bias.copy_(bias)
-
-
-def test_removal_behind_a_normalisation_and_no_hook_is_left():
-    subject = colour_subject()
-    network = subject.network
-    (answers,) = logits_without(network, subject.images, layer="stem", channels=[2])
-    x = F.relu(network.norm(network.stem(subject.images)))
-    x[:, 2] = 0
-    x = F.relu(x + network.inner(x))
-    expected = network.head(F.relu(network.down(F.max_pool2d(x, 2))).mean((2, 3)))
-    torch.testing.assert_close(answers, expected)
-    assert not any(m._forward_hooks for m in network.modules())
-
-
-def test_effects_by_hand():
-    labels = torch.tensor([0, 0, 1, 2])
-    before = torch.eye(4)[[0, 1, 1, 2]] * 9
-    without = torch.eye(4)[[0, 0, 0, 2]] * 9
-    (effect,) = effects_of_removal(before, without[None], labels, num_classes=4)
-    assert effect.acc == 0 and effect.acc_per_class[:3].tolist() == [0.5, -1, 0]
-    assert np.isnan(effect.acc_per_class[3]) and effect.loss == pytest.approx(0, abs=1e-6)
+def test_effect_of_a_removal_that_is_known():
+    """Channel 0 tells bright images, and without it all of them are class 1."""
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Flatten())
+    network.requires_grad_(False)
+    network[0].weight[:] = torch.tensor([2.0, 0.0]).view(2, 1, 1, 1)
+    network[0].bias[:] = torch.tensor([0.0, 1.0])
+    images = torch.tensor([0.9, 0.8, 0.1, 0.2]).view(4, 1, 1, 1)
+    labels = torch.tensor([0, 0, 1, 0])
+    before = logits(network, images)
+    effect = effect_of_removal(network, images, labels, before, "0", 0, 2)
+    assert effect.acc == -0.5 and effect.acc_per_class.tolist() == [pytest.approx(-2 / 3), 0]
+    loss = F.cross_entropy(torch.tensor([[0.0, 1.0]] * 4), labels) - F.cross_entropy(before, labels)
+    assert effect.loss == pytest.approx(float(loss)) and effect.card == "0_000"
+    absent = effect_of_removal(network, images, labels, before, "0", 0, 2 + 1)
+    assert np.isnan(absent.acc_per_class[2])
 
 
 def test_crops_are_exact_fields():
@@ -74,10 +54,10 @@ def test_crops_are_exact_fields():
 
 def test_cards_of_digits(bundled, tmp_path):
     subject = digit_subject(bundled)
-    path = unit_cards(subject, num_images=100).save(tmp_path, "units")
-    record = json.loads((path / "units.json").read_text())
-    arrays = np.load(path / "units.npz")
-    assert len(list(path.glob("conv*.png"))) == record["num_units"] == 12
+    path = channel_cards(subject, num_images=100).save(tmp_path, "channels")
+    record = json.loads((path / "channels.json").read_text())
+    arrays = np.load(path / "channels.npz")
+    assert len(list(path.glob("conv*.png"))) == record["num_channels"] == 12
     maps, answers = feature_maps(subject.network, subject.images)
     for layer in ("conv1", "conv2"):
         peaks = maps[layer].amax((2, 3))
@@ -90,30 +70,41 @@ def test_cards_of_digits(bundled, tmp_path):
             value = maps[layer][best[0], channel, row, column]
             assert float(value) == pytest.approx(float(top[0]), rel=1e-5)
         assert arrays[f"{layer}/counts"].sum(1) == pytest.approx(100 * maps[layer][0, 0].numel())
-    changes = [unit["acc_change"] for unit in record["units"]]
+    changes = [channel["acc_change"] for channel in record["channels"]]
     assert changes == sorted(changes) and record["num_images"] == 100
-    assert all(0 <= u["selectivity"] <= 1 for u in record["units"] if not u["dead"])
-    width = int.from_bytes((path / f"{record['units'][0]['card']}.png").read_bytes()[16:20])
-    assert width == 1260
+    assert all(0 <= u["selectivity"] <= 1 for u in record["channels"] if not u["dead"])
+
+
+@pytest.mark.parametrize("color", [False, True])
+def test_all_words_of_a_card_are_on_it(bundled, color):
+    subject = color_subject() if color else digit_subject(bundled)
+    figures = dict(channel_cards(subject, layers="last", num_images=20).figures)
+    for name in ("index", next(name for name in figures if name != "index")):
+        figure = figures[name]
+        figure.canvas.draw()
+        width, height = figure.canvas.get_width_height()
+        for text in [t for ax in figure.axes for t in ax.texts]:
+            box = text.get_window_extent(figure.canvas.get_renderer())
+            assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, text
 
 
 def test_dead_channels_and_few_cards(bundled, tmp_path):
     subject = digit_subject(bundled, num_steps=2)
     subject.network.conv2.weight[5] = 0
     subject.network.conv2.bias[5] = -1
-    found = unit_cards(subject, num_images=50, num_cards=200)
-    (dead,) = (u for u in found.record["units"] if (u["layer"], u["channel"]) == ("conv2", 5))
+    found = channel_cards(subject, num_images=50, num_cards=200)
+    (dead,) = (u for u in found.record["channels"] if (u["layer"], u["channel"]) == ("conv2", 5))
     assert dead["dead"] and dead["selectivity"] is None and dead["acc_change"] == 0
     assert found.lines[-1].endswith("are dead")
-    few = unit_cards(subject, layers=["conv2"], num_images=50, num_cards=3)
-    assert few.record["num_cards"] == 3 and few.record["num_units"] == 8
-    assert all(u["channel"] != 5 for u in few.record["units"])  # the most active ones
+    few = channel_cards(subject, layers=["conv2"], num_images=50, num_cards=3)
+    assert few.record["num_cards"] == 3 and few.record["num_channels"] == 8
+    assert all(u["channel"] != 5 for u in few.record["channels"])  # the most active ones
     assert few.lines[-1].startswith("3 of 8 channels removed")
 
 
-def test_a_residual_network_in_colour(tmp_path):
-    found = unit_cards(colour_subject(), num_images=40)
-    path = found.save(tmp_path, "units")
+def test_a_residual_network_in_color(tmp_path):
+    found = channel_cards(color_subject(), num_images=40)
+    path = found.save(tmp_path, "channels")
     assert {p.stem for p in path.glob("*.png")} == {
         "index",
         *(f"{layer}_{i:03d}" for layer, n in (("stem", 6), ("inner", 6), ("down", 8))

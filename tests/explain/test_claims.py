@@ -1,25 +1,21 @@
-"""Measurements by hand on networks that are known, and the rules at their edges."""
+"""Measurements on networks that are known, and the rules at their edges."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from looked_at import colour_subject, digit_subject
+from looked_at import color_subject, digit_subject
 from torch import nn
 
-from simplecnn.explain.claims import (
-    HELD,
-    IN_PART,
-    NOT_SHOWN,
+from simplecnn.explain.claims import HELD, IN_PART, NOT_JUDGED, NOT_SHOWN, claims, judge
+from simplecnn.explain.evidence import (
     Evidence,
     class_shares,
     edge_share,
     exactness,
     ink_share,
-    judge,
     locality,
-    verdicts,
 )
 from simplecnn.explain.intervals import mean_interval, share_interval
 
@@ -27,8 +23,9 @@ from simplecnn.explain.intervals import mean_interval, share_interval
 def test_intervals_of_textbooks():
     found = mean_interval([1.0, 2.0, 3.0])
     assert found.mean == 2 and found.high - 2 == pytest.approx(4.302653 / 3**0.5)
-    assert found.text() == "2.00 [-0.48, 4.48] (n = 3)"
-    assert mean_interval([5.0]).text() == "5.00 (n = 1)"
+    assert found.text() == "2.00 [-0.48, 4.48]" and mean_interval([5.0]).text() == "5.00"
+    assert mean_interval([1.0, 1.0]).record() == {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 2}
+    assert mean_interval([5.0]).record()["low"] is None
     share = share_interval(81, 263)  # Newcombe 1998, method 3
     assert (round(share.low, 4), round(share.high, 4)) == (0.2553, 0.3662)
     assert share_interval(10, 10).high == pytest.approx(1) and share_interval(10, 10).low < 0.75
@@ -71,7 +68,7 @@ def test_exactness_and_locality(bundled):
     assert plain > 1e-3
 
 
-def test_class_shares_by_hand():
+def test_class_shares_of_known_images():
     class Ink(nn.Sequential):
         """The peak of channel 0 is the pixel at the centre."""
 
@@ -87,7 +84,7 @@ def test_class_shares_by_hand():
 def good() -> Evidence:
     return Evidence(
         exactness=1e-7, locality={"a": 1.0}, ink={"trained": np.full(4, 0.2)}, consistency=0.995,
-        moved_along={"a": 0.0}, pooled={"pool": (0.5, 0.3)},
+        left_in_place={"a": 0.5}, moved_along={"a": 0.0}, pooled={"pool": (0.5, 0.3)},
         edges={"trained": 0.4, "untrained": 0.2},
         class_share={"trained": {"a": 0.2, "b": 0.5}, "untrained": {"a": 0.2, "b": 0.3}},
         singled_out=0.8, sizes={"a": 3, "b": 5}, effective={"a": 3, "b": 4},
@@ -95,14 +92,14 @@ def good() -> Evidence:
 
 
 def results(evidence: list[Evidence], without: list[float] = ()) -> list[str]:
-    return [verdict.verdict for verdict in judge(evidence, without)]
+    return [claim.result for claim in judge(evidence, without)]
 
 
 def test_the_rules():
     three = [good(), good(), good()]
     assert results(three, [0.9, 0.91, 0.92]) == [HELD] * 5
     assert results(three) == [HELD, HELD, IN_PART, HELD, HELD]
-    assert results(three[:2], [0.9, 0.9]) == [NOT_SHOWN] * 5
+    assert results(three[:2], [0.9, 0.9]) == [NOT_JUDGED] * 5
 
     def one_with(**changes: object) -> list[str]:
         return results([good(), good(), replace(good(), **changes)], [0.9, 0.9, 0.9])
@@ -121,19 +118,19 @@ def test_the_rules():
         class_share={"trained": {"a": 0.2, "b": 0.2}, "untrained": {"a": 0.2, "b": 0.2}},
     )  # fmt: skip
     assert results([flat] * 3)[3] == NOT_SHOWN
-    (third,) = [v for v in judge(three, ()) if "Pooling" in v.claim]
+    third = judge(three, ())[2]
     assert "not: compared with networks without pooling" in third.reason
     few = judge(three[:1], ())[0]
     assert few.reason == "it takes 3 networks of different seeds, here: 1"
 
 
-def test_verdicts_on_networks(bundled, tmp_path):
+def test_claims_on_networks(bundled, tmp_path):
     subjects = [digit_subject(bundled, seed=i, num_steps=30) for i in range(3)]
-    found = verdicts(subjects, num_images=40)
-    path = found.save(tmp_path, "verdicts")
+    found = claims(subjects, num_images=40)
+    path = found.save(tmp_path, "claims")
     assert len(list(path.glob("claim_*.png"))) == 5
-    by_claim = {v["figure"]: v for v in found.record["verdicts"]}
-    assert by_claim["claim_2_weight_sharing.png"]["verdict"] == IN_PART
+    by_claim = {v["figure"]: v for v in found.record["claims"]}
+    assert by_claim["claim_2_weight_sharing.png"]["result"] == IN_PART
     numbers = by_claim["claim_2_weight_sharing.png"]["numbers"]
     interval = numbers["% of pairs of shifts to ±4 with one answer"]
     assert interval["n"] == 3 and interval["low"] < interval["mean"] < interval["high"] < 99
@@ -142,7 +139,7 @@ def test_verdicts_on_networks(bundled, tmp_path):
     assert "HELD IN PART: Weight sharing gives translation invariance" in text
 
 
-def test_a_residual_network_in_colour(tmp_path):
-    found = verdicts([colour_subject()], num_images=12)
-    assert {v["verdict"] for v in found.record["verdicts"]} == {NOT_SHOWN}
-    assert len(list(found.save(tmp_path, "verdicts").glob("*.png"))) == 5
+def test_a_residual_network_in_color(tmp_path):
+    found = claims([color_subject()], num_images=12)
+    assert {v["result"] for v in found.record["claims"]} == {NOT_JUDGED}
+    assert len(list(found.save(tmp_path, "claims").glob("*.png"))) == 5

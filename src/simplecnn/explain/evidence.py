@@ -1,0 +1,221 @@
+"""What is measured on one network, to judge by it what is said of convolutional networks."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor, nn
+from torch.nn import functional
+
+from simplecnn.convolution.definition import conv2d
+from simplecnn.errors import InputError
+from simplecnn.explain.channel_cards import layer_fields
+from simplecnn.explain.subject import BATCH, Subject
+from simplecnn.explain.translation import NEAR, equivariance_errors, growing, measure_shifts
+from simplecnn.models.activations import convolutions, feature_maps
+from simplecnn.receptive_field.effective_field import effective_fields
+from simplecnn.receptive_field.fields import receptive_fields
+
+SINGLES_OUT = 0.95  # area under the ROC curve of a channel for one class
+
+
+@dataclass
+class Evidence:
+    """What was measured on one network; by layer where it is a dict."""
+
+    exactness: float = 0.0
+    locality: dict[str, float] = field(default_factory=dict)
+    ink: dict[str, NDArray] = field(default_factory=dict)  # trained, untrained: (filters,)
+    consistency: float = 0.0
+    moved_along: dict[str, float] = field(default_factory=dict)  # interior, by one unit
+    left_in_place: dict[str, float] = field(default_factory=dict)  # the same shift
+    pooled: dict[str, tuple[float, float]] = field(default_factory=dict)  # change before, after
+    edges: dict[str, float] = field(default_factory=dict)  # trained, untrained
+    class_share: dict[str, dict[str, float]] = field(default_factory=dict)
+    singled_out: float = 0.0
+    sizes: dict[str, int] = field(default_factory=dict)
+    effective: dict[str, int] = field(default_factory=dict)
+
+    def arrays(self) -> dict[str, NDArray]:
+        """By name, `class_share/trained/conv1` say."""
+
+        def flat(value: Any, name: str) -> dict[str, NDArray]:
+            if not isinstance(value, dict):
+                return {name: np.asarray(value)}
+            return {k: v for key, x in value.items() for k, v in flat(x, f"{name}/{key}").items()}
+
+        return {k: v for name, value in vars(self).items() for k, v in flat(value, name).items()}
+
+
+def gather(subject: Subject, *, num_images: int, seed: int) -> Evidence:
+    """All measurements on one network."""
+    images, labels = subject.sample(num_images, seed=seed)
+    network = subject.network
+    networks = {"trained": network, "untrained": subject.untrained}
+    if not convolutions(network):
+        raise InputError("claims: this network has no 2-D convolution to judge.")
+    class_share = {
+        state: class_shares(n, images, labels, subject.num_classes) for state, n in networks.items()
+    }
+    e = Evidence(
+        exactness=exactness(network, images[:8]),
+        locality=locality(network, images[:8], seed=seed),
+        ink={state: ink_share(n, images[:64]) for state, n in networks.items()},
+        consistency=consistency(subject, num_images=num_images, seed=seed),
+        edges={state: edge_share(n) for state, n in networks.items()},
+        class_share={state: shares for state, (shares, _) in class_share.items()},
+        singled_out=float((class_share["trained"][1] >= SINGLES_OUT).mean()),
+    )
+    _gather_maps(e, network, images[:64])
+    measured = effective_fields(network, images[:64])
+    in_theory = receptive_fields(network, tuple(images.shape[1:]))
+    e.sizes = {name: max(in_theory[name].size) for name in measured}
+    e.effective = {name: f.square(0.95) for name, f in measured.items()}
+    return e
+
+
+@torch.no_grad()
+def exactness(network: nn.Module, images: Tensor) -> float:
+    """Largest difference between the first convolution and conv2d's sliding dot product, in
+    shares of the sum of the absolute terms; NaN where conv2d does not know its padding."""
+    name, module = next(iter(convolutions(network).items()))
+    x = _inputs(network, images, module)
+    if isinstance(module.padding, str) or x is None:
+        return float("nan")
+    options: dict[str, Any] = {
+        "stride": module.stride, "padding": module.padding, "dilation": module.dilation,
+        "groups": module.groups, "padding_mode": module.padding_mode,
+    }  # fmt: skip
+    weight = module.weight.numpy().astype(np.float64)
+    given = x.numpy().astype(np.float64)
+    bias = None if module.bias is None else module.bias.numpy().astype(np.float64)
+    ours = conv2d(given, weight, bias=bias, **options)
+    size = None if bias is None else abs(bias)
+    terms = conv2d(abs(given), abs(weight), bias=size, **options)
+    return float((abs(module(x).numpy() - ours) / np.maximum(terms, 1e-12)).max())
+
+
+@torch.no_grad()
+def locality(network: nn.Module, images: Tensor, *, seed: int) -> dict[str, float]:
+    """By convolution: the share of images on which the unit nearest the middle answers the same
+    to the last bit when all pixels outside its receptive field are replaced by noise."""
+    generator = torch.Generator().manual_seed(seed)
+    before, _ = feature_maps(network, images)
+    shares = {}
+    for name, f in layer_fields(network, tuple(images.shape[1:])).items():
+        unit = (f.units[0] // 2, f.units[1] // 2)
+        (top, bottom), (left, right) = f.clipped(unit)
+        if bottom - top + 1 >= images.shape[-2] and right - left + 1 >= images.shape[-1]:
+            continue  # it sees the whole image
+        other = torch.rand(images.shape, generator=generator)
+        seen = (..., slice(top, bottom + 1), slice(left, right + 1))
+        other[seen] = images[seen]
+        after, _ = feature_maps(network, other)
+        same = (before[name][:, :, *unit] == after[name][:, :, *unit]).all(1)
+        shares[name] = float(same.float().mean())
+    return shares
+
+
+@torch.no_grad()
+def ink_share(network: nn.Module, images: Tensor) -> NDArray:
+    """(filters,) squared correlation of the first convolution's response with the mean brightness
+    of what it sees, over all positions with any ink: 1 where a filter only weighs ink."""
+    module = next(iter(convolutions(network).values()))
+    x = _inputs(network, images, module)
+    assert x is not None
+    response = module(x)
+    flat = torch.ones(1, x.shape[1], *module.weight.shape[2:]) / module.weight[0, 0].numel()
+    ink = functional.conv2d(x, flat, None, module.stride, module.padding, module.dilation)
+    there = (ink > 0).expand_as(response[:, :1])[:, 0]
+    weights = response.transpose(0, 1)[:, there].double()
+    ink = ink[:, 0][there].double()
+    weights, ink = weights - weights.mean(1, keepdim=True), ink - ink.mean()
+    both = (weights @ ink) ** 2 / ((weights**2).sum(1) * (ink**2).sum()).clamp(min=1e-30)
+    return both.numpy()
+
+
+def edge_share(network: nn.Module) -> float:
+    """Mean over the first filters of the energy that a step edge of any direction explains.
+
+    The edges are the two derivatives of a Gaussian a third as wide as the kernel; among random
+    filters of 3 x 3 their share is 2 / 9. NaN for kernels of a single pixel.
+    """
+    weight = next(iter(convolutions(network).values())).weight.detach().double()
+    rows, columns = (torch.arange(n).double() - (n - 1) / 2 for n in weight.shape[2:])
+    if max(weight.shape[2:]) == 1:
+        return float("nan")
+    spread = max(weight.shape[2:]) / 3
+    bell = torch.exp(-(rows[:, None] ** 2 + columns**2) / (2 * spread**2))
+    share = torch.zeros(weight.shape[:2], dtype=torch.float64)
+    for slope in (rows[:, None].expand_as(bell), columns.expand_as(bell)):
+        pattern = slope * bell
+        norm = pattern.norm()
+        if norm > 0:
+            share += (weight * pattern / norm).sum((2, 3)) ** 2
+    energy = (weight**2).sum((1, 2, 3)).clamp(min=1e-30)
+    return float((share.sum(1) / energy).mean())
+
+
+@torch.no_grad()
+def class_shares(
+    network: nn.Module, images: Tensor, labels: Tensor, num_classes: int
+) -> tuple[dict[str, float], NDArray]:
+    """By convolution: the mean share of the variance of a channel's peak that lies between
+    the classes. And (channels,) of the last one: the largest area under the ROC of a class."""
+    peaks: dict[str, list[Tensor]] = {}
+    for part in images.split(BATCH):
+        maps, _ = feature_maps(network, part)
+        for name, values in maps.items():
+            peaks.setdefault(name, []).append(values.amax((2, 3)))
+    members = functional.one_hot(labels, num_classes).double()
+    counts = members.sum(0).clamp(min=1)
+    shares, last = {}, torch.zeros(0)
+    for name, parts in peaks.items():
+        last = torch.cat(parts).double()
+        means = members.T @ last / counts[:, None]
+        between = (counts[:, None] * (means - last.mean(0)) ** 2).sum(0)
+        total = ((last - last.mean(0)) ** 2).sum(0)
+        alive = total > 1e-20
+        shares[name] = float((between[alive] / total[alive]).mean()) if alive.any() else 0.0
+    # Ranks with ties in their middle give the area under the curve (Mann and Whitney).
+    sums = stats.rankdata(last.numpy(), axis=0).T @ members.numpy()
+    n = members.sum(0).numpy()
+    areas = (sums - n * (n + 1) / 2) / np.maximum(n * (len(labels) - n), 1)
+    return shares, areas.max(1)
+
+
+def _gather_maps(e: Evidence, network: nn.Module, images: Tensor) -> None:
+    reach = min(8, min(images.shape[-2:]) // 3)
+    errors = equivariance_errors(network, images, reach=reach)
+    modules = dict(network.named_modules())
+    names = list(errors)
+    for name in growing(errors):
+        error = errors[name]
+        step = int(error.jump)
+        if step == error.jump and step <= reach:
+            e.left_in_place[name] = float(error.unmoved[step])
+            if np.isfinite(error.interior[step]):
+                e.moved_along[name] = float(error.interior[step])
+    for before, after in zip(names, names[1:], strict=False):
+        pools = not isinstance(modules.get(after), nn.Conv2d)
+        if pools and errors[after].jump > errors[before].jump:
+            e.pooled[after] = (float(errors[before].unmoved[1]), float(errors[after].unmoved[1]))
+
+
+def _inputs(network: nn.Module, images: Tensor, module: nn.Module) -> Tensor | None:
+    inputs: list[Tensor] = []
+    handle = module.register_forward_pre_hook(lambda m, args: inputs.append(args[0].clone()))
+    try:
+        network(images)
+    finally:
+        handle.remove()
+    return inputs[0] if inputs else None
+
+
+def consistency(subject: Subject, *, num_images: int, seed: int) -> float:
+    """How often two shifts of an image by up to 4 pixels get one answer."""
+    images, labels = subject.sample(num_images, seed=seed)
+    return measure_shifts(subject.network, images, labels, reach=NEAR).consistency()
