@@ -630,7 +630,7 @@ def test_slurms_warning_requeues_and_the_job_resumes_its_run(tmp_path, monkeypat
                     trouble=in_a_step(STEPS + 3, signal.SIGUSR1), **environment)  # fmt: skip
     assert typed.returncode == 143, typed.stdout + typed.stderr
     assert called.read_text() == "requeue 4711\n"
-    assert "SLURM starts job 4711 again, and the run resumes." in typed.stdout
+    assert "SLURM restarts job 4711, and the run resumes." in typed.stdout
     (folder,) = (tmp_path / "outputs" / "train").iterdir()
     record = record_of(folder)
     assert (record["status"], record["slurm_job"]) == ("interrupted", "4711")

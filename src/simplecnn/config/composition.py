@@ -48,7 +48,7 @@ EXTRAS = {  # a choice, the module it needs, and the extra that installs it
 }
 Config = Mapping[str, Any]
 Composed = tuple[dict[str, Any], DictConfig]  # plain values, and all of it with Hydra's part
-claimed: dict[str, str] = {}  # the directories of this process's "run" and "sweep", if chosen
+claimed: dict[str, str] = {}  # the directory of this process's "run", if chosen
 
 
 # ------------------------------------------------------------------------------------ resolvers
@@ -65,10 +65,6 @@ def _output_subdir(default: str, *, _root_: Any) -> str | None:
     return default if _root_.get("resume") is None and "run" not in claimed else None
 
 
-def _sweep_dir(default: str) -> str:
-    return claimed.get("sweep", default)
-
-
 def _env(name: str, *default: Any) -> str | None:
     """`oc.env` of OmegaConf for harmless names: no secret gets into a file or an address."""
     if not name.startswith("SIMPLECNN_") and name not in READABLE:
@@ -78,7 +74,6 @@ def _env(name: str, *default: Any) -> str | None:
 
 OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
 OmegaConf.register_new_resolver("output_subdir", _output_subdir, replace=True)
-OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
 OmegaConf.register_new_resolver("oc.env", _env, replace=True)
 # In the defaults of conf/trainer/auto.yaml: Trainer's other arguments need no plus.
 ConfigStore.instance().store(

@@ -20,11 +20,12 @@ from simplecnn.callbacks.progress import metric_text, split_metric
 from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
 from simplecnn.console import configure_lightning_logging
 from simplecnn.run_directory import RECORD, RunDirectory, short, tensorboard, with_uv
+from simplecnn.slurm import requeue, slurm_job
 from simplecnn.table import table
 from simplecnn.training.build import build_datamodule, build_module, build_trainer
 from simplecnn.training.loggers import TensorBoard, rewind
 from simplecnn.training.processor import keep_freed_memory
-from simplecnn.training.signals import Interrupted, Stop, requeue, slurm_job
+from simplecnn.training.signals import Interrupted, Stop
 
 log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
