@@ -793,6 +793,6 @@ def test_a_signal_to_a_sweep_by_two_processes_keeps_their_epochs(
         assert record_of(job)["status"] == "interrupted"
         assert checkpoint(job)["global_step"] > 0
         assert not [p for p in job.rglob(".*") if p.is_file() and ".hydra" not in p.parts]
-    assert "not run" in (tmp_path / "screen").read_text()
+    assert "not started" in (tmp_path / "screen").read_text()
     assert not (tmp_path / "sweep" / "2").exists()
     proves("Nothing is lost", f"{name} to a sweep by two processes keeps both jobs.", jobs_kept=2)

@@ -81,17 +81,17 @@ def _compose_all(
 ) -> list[Composed]:
     """The configurations of several command lines. Raises InputError with all their mistakes."""
     configs = []
-    found = dict.fromkeys(mistakes)
+    sentences = dict.fromkeys(mistakes)
     for words in lines:
         try:
             configs.append(compose_checked(name, words))
-            found |= dict.fromkeys(_process_mistakes(*configs[-1]))
+            sentences |= dict.fromkeys(_process_mistakes(*configs[-1]))
         except InputError as error:
-            found |= dict.fromkeys(error.mistakes)
-        if len(found) >= MAX_MISTAKES:
+            sentences |= dict.fromkeys(error.mistakes)
+        if len(sentences) >= MAX_MISTAKES:
             break
-    if found:
-        raise InputError(*found)
+    if sentences:
+        raise InputError(*sentences)
     return configs
 
 
@@ -120,7 +120,8 @@ def sweep_values(words: Sequence[str]) -> list[list[str]]:
     choices = []
     mistakes: list[str] = []
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        for word in readable(words, mistakes, sweeps=True):
+        texts = [line(word) for word in readable(words, mistakes, sweeps=True)]
+        for word in OverridesParser.create(loader()).parse_overrides(texts):
             if word.is_discrete_sweep():
                 key = word.get_key_element()
                 choices.append([f"{key}={value}" for value in word.sweep_string_iterator()])
