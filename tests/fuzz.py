@@ -49,7 +49,7 @@ hydra hydra.run.dir hydra.sweep.dir hydra.sweep.subdir hydra.job.name hydra.job.
 hydra.job.chdir hydra.output_subdir hydra.verbose hydra.mode hydra.sweeper._target_
 hydra.sweeper.params hydra.launcher._target_ hydra.launcher.n_jobs hydra.sweeper.n_trials
 hydra.job_logging.root.level hydra.job_logging.handlers.file.filename hydra.callbacks
-hydra.callbacks.before_sweep._target_ hydra.searchpath hydra.help.template hydra.runtime.cwd
+hydra.callbacks.prepare_sweep._target_ hydra.searchpath hydra.help.template hydra.runtime.cwd
 digit rounds steps repeats num_images run checkpoint sweep image data_dir
 """.split()
 

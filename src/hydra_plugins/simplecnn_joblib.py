@@ -1,34 +1,28 @@
 """`hydra/launcher=joblib`: the jobs of a sweep side by side, in processes of this machine.
 
-Hydra's own plugin of that name gives up the whole sweep when one process is killed. Here each
-worker is a pool of one joblib process: what is lost with it is its job, and the next one gets a
-new process. Hydra reads this file at each start, so nothing heavy is imported before it is used.
+Hydra's own plugin of that name gives up the sweep when one process is killed. Here each worker is
+a pool of one process of joblib's: with it only its job is lost.
 """
 
 import contextlib
 import logging
 import os
-import queue
-import re
 import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor, wait
-from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
-from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, run_job, setup_globals
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from hydra.core.utils import JobReturn
 
-from simplecnn.sweeps.jobs import SECONDS_TO_END, JobLauncher, job_config
+from simplecnn.sweeps.workers import SECONDS_TO_END, WorkerLauncher, lost_job, run_in_worker
 
-log = logging.getLogger("simplecnn.sweeps.report")
+log = logging.getLogger("simplecnn.sweeps")
 
 
-class JoblibLauncher(JobLauncher):
+class JoblibLauncher(WorkerLauncher):
     """Runs `n_jobs` jobs at a time (-1: one a core, or one a GPU where there are several).
 
     The workers share the cores: each has cores / workers threads, or `num_threads`. Where there
@@ -36,9 +30,10 @@ class JoblibLauncher(JobLauncher):
     """
 
     def __init__(self, n_jobs: int = -1, num_threads: int | None = None) -> None:
+        super().__init__()
         self.n_jobs = n_jobs
         self.num_threads = num_threads
-        self.workers: list[Worker] = []
+        self.workers: list[Worker] = []  # those of a search are kept for its next jobs
 
     @property
     def num_workers(self) -> int:
@@ -54,93 +49,77 @@ class JoblibLauncher(JobLauncher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        setup_globals()
-        # Once, here: what `now` gives is kept with the configuration and goes to the workers.
-        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        workers = self._hire(min(self.num_workers, len(job_overrides)))
-        free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        for worker in workers:
-            free.put(worker)
-
-        def job(number: int, overrides: Sequence[str]) -> JobReturn:
-            worker = free.get()
-            try:
-                return worker.run(
-                    *(self.hydra_context, self.task_function, self.config),
-                    *(list(overrides), number, Singleton.get_state()),
-                )
-            except (BrokenExecutor, SystemExit) as error:  # killed, or interrupted alone
-                return self.lost(number, overrides, error=how_it_ended(error))
-            finally:
-                free.put(worker)
-
-        pool = ThreadPoolExecutor(len(workers))
-        try:
-            jobs = [
-                pool.submit(job, number, overrides)
-                for number, overrides in enumerate(job_overrides, initial_job_idx)
-            ]
-            return [result.result() for result in jobs]
-        except BaseException as error:
-            pool.shutdown(wait=False, cancel_futures=True)
-            if isinstance(error, SystemExit):  # a signal to this process alone
-                for worker in workers:
-                    worker.interrupt()
-            # A Ctrl-C the workers got as well. They save, and write how their jobs ended.
-            wait([result for result in jobs if result.running()], timeout=SECONDS_TO_END)
-            for worker in workers:
-                worker.close(kill=True)
-            raise
-        finally:
-            pool.shutdown()
-
-    def _hire(self, num_workers: int) -> list["Worker"]:
-        """The workers. A search comes back for the same ones; they end with the command."""
+        num_workers = min(self.num_workers, len(job_overrides))
         if len(self.workers) < num_workers:
-            for worker in self.workers:
-                worker.close()
             environments = worker_environments(num_workers, num_threads=self.num_threads)
             self.workers = [Worker(environment) for environment in environments]
             threads = environments[0]["OMP_NUM_THREADS"]
             log.info("%d jobs at a time, threads of each: %s", num_workers, threads)
-        return self.workers
+        idle: SimpleQueue[Worker] = SimpleQueue()
+        for worker in self.workers:
+            idle.put(worker)
+
+        def run(number: int, overrides: Sequence[str]) -> JobReturn:
+            worker = idle.get()
+            try:
+                return worker.run(*self.arguments(number, overrides))
+            except (BrokenExecutor, SystemExit):  # killed, or interrupted by itself
+                return lost_job(number, overrides, "its process ended: killed, or out of memory?")
+            finally:
+                idle.put(worker)
+
+        with ThreadPoolExecutor(len(self.workers)) as pool:
+            jobs = [pool.submit(run, n, o) for n, o in enumerate(job_overrides, initial_job_idx)]
+            try:
+                return [job.result() for job in jobs]
+            except (KeyboardInterrupt, SystemExit):
+                pool.shutdown(wait=False, cancel_futures=True)
+                for worker in self.workers:
+                    worker.interrupt()
+                wait([job for job in jobs if job.running()], timeout=SECONDS_TO_END)
+                for worker in self.workers:
+                    worker.kill()
+                raise
 
 
 class Worker:
-    """One process with an environment of its own; started when needed, again after a loss."""
+    """One process with an environment of its own: started when needed, and after a loss."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = dict(environment)
-        self.executor: Any = None
+        self.pid: int | None = None
+        self._create_pool()
 
-    def run(self, *arguments: Any) -> JobReturn:
+    def _create_pool(self) -> None:
         from joblib.externals.loky import ProcessPoolExecutor
 
-        if self.executor is None:
-            self.executor = ProcessPoolExecutor(
-                max_workers=1, env=self.environment, initializer=_end_with, initargs=(os.getpid(),)
-            )
+        self.pool: Any = ProcessPoolExecutor(
+            max_workers=1, env=self.environment, initializer=_end_with, initargs=(os.getpid(),)
+        )
+
+    def run(self, *arguments: Any) -> JobReturn:
+        """Run one job. Raises BrokenExecutor where the process is lost."""
         try:
-            return self.executor.submit(_run, *arguments).result()
+            self.pid = self.pool.submit(os.getpid).result()
+            return self.pool.submit(run_in_worker, *arguments).result()
         except BrokenExecutor:
-            self.close(kill=True)
+            self.pool.shutdown()
+            self._create_pool()
             raise
 
     def interrupt(self) -> None:
-        for number in self.executor._processes if self.executor is not None else ():
+        if self.pid is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(number, signal.SIGTERM)
+                os.kill(self.pid, signal.SIGTERM)
 
-    def close(self, *, kill: bool = False) -> None:
-        if self.executor is not None:
-            self.executor.shutdown(wait=True, kill_workers=kill)
-            self.executor = None
+    def kill(self) -> None:
+        self.pool.shutdown(kill_workers=True)
 
 
 def worker_environments(
     num_workers: int, *, num_threads: int | None = None
 ) -> list[dict[str, str]]:
-    """What each worker's process is told: its share of the cores and, of several GPUs, its one."""
+    """Of each worker: its share of the cores and, of several GPUs, its one."""
     from joblib import cpu_count
 
     from simplecnn.config.devices import num_cuda_devices
@@ -150,24 +129,15 @@ def worker_environments(
     environments = [dict.fromkeys(names, threads) for _ in range(num_workers)]
     num_gpus = num_cuda_devices()
     if num_gpus > 1:
-        named = os.environ.get("CUDA_VISIBLE_DEVICES")
-        gpus = named.split(",") if named else [str(i) for i in range(num_gpus)]
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(num_gpus)))
+        gpus = visible.split(",")
         for i, environment in enumerate(environments):
             environment["CUDA_VISIBLE_DEVICES"] = gpus[i % num_gpus].strip()
     return environments
 
 
-def how_it_ended(error: BaseException) -> str | None:
-    """What became of a worker's process, where that is not the job's own doing."""
-    if not isinstance(error, BrokenExecutor):
-        return None
-    codes = re.search(r"\{(.+)\}", str(error))
-    how = codes.group(1) if codes else "an unknown exit code"
-    return f"its process ended with {how}" + (": out of memory?" if "SIGKILL" in how else "")
-
-
 def _end_with(parent: int) -> None:
-    """In a worker: when the command was killed, interrupt the job, which nobody else would end."""
+    """In a worker: interrupt the job when the command was killed, which ends nobody else."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -177,23 +147,3 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _run(
-    hydra_context: HydraContext,
-    task_function: TaskFunction,
-    config: DictConfig,
-    overrides: list[str],
-    number: int,
-    state: Any,
-) -> JobReturn:
-    """One job, in its worker."""
-    setup_globals()
-    Singleton.set_state(state)
-    return run_job(
-        hydra_context=hydra_context,
-        task_function=task_function,
-        config=job_config(hydra_context, config, overrides, number),
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-    )

@@ -16,14 +16,14 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-log = logging.getLogger("simplecnn.sweeps.report")
+log = logging.getLogger("simplecnn.sweeps")
 
 
 class OptunaSweeper(Sweeper):
-    """Runs trials until the study in the sweep's folder has `n_trials`, those that failed included.
+    """Runs trials until the study in the sweep's directory has `n_trials`, failed ones included.
 
-    Trial n is job n, in folder n. A trial fails with its job, or with an objective that is not a
-    finite number; the study goes on. Trials that an interruption left unfinished come first.
+    Trial n is job n, in directory n. A trial fails with its job, or with an objective that is not
+    finite; the study continues. Trials that were interrupted come first.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class OptunaSweeper(Sweeper):
         n_jobs: int | None = None,
         sampler: DictConfig | None = None,
         pruner: DictConfig | None = None,
-        **search: Any,  # objectives and params: read by study.Search
+        **search: Any,  # objectives and params: read by search.Search
     ) -> None:
         self.n_trials = n_trials
         self.n_jobs = n_jobs
@@ -42,78 +42,54 @@ class OptunaSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        self._loader = hydra_context.config_loader
-        self._config = config
-        self._launcher: Any = Plugins.instance().instantiate_launcher(
+        self.loader = hydra_context.config_loader
+        self.config: Any = config
+        self.launcher: Any = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
-        """Search. Jobs that failed are told by their records: nothing is raised for them."""
-        from simplecnn.sweeps.search import Search, open_study
+        """Search. Nothing is raised for a job that failed: its record says why."""
+        from simplecnn.sweeps.search import Search, open_study, tell
 
-        parser = OverridesParser.create(config_loader=self._loader)
-        self.search = Search.of(self._config, arguments, parser)
-        self.folder = Path(str(self._config.hydra.sweep.dir))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self._config, self.folder / "multirun.yaml")
+        search = Search.of(self.config, arguments, OverridesParser.create(self.loader))
+        folder = Path(str(self.config.hydra.sweep.dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
         study = open_study(
-            self.folder,
-            objectives=self.search.objectives,
-            sampler=self.sampler,
-            pruner=self.pruner,
+            folder, objectives=search.objectives, sampler=self.sampler, pruner=self.pruner
         )
-        returns = [job for batch in self._batches(study) for job in self._launch(study, batch)]
-        self._say_best(study)
+        returns: list[JobReturn] = []
+        for batch in self._batches(study, search):
+            words = [search.words(trial.params) for trial in batch]
+            jobs = self.launcher.launch(words, initial_job_idx=batch[0].number)
+            for trial, job in zip(batch, jobs, strict=True):
+                hydra = job.hydra_cfg.hydra if job.hydra_cfg else None  # None: its worker is gone
+                path = Path(hydra.runtime.output_dir) if hydra else folder / str(trial.number)
+                tell(study, trial.number, path, objectives=list(search.objectives))
+            returns += jobs
+        if len(search.objectives) > 1:
+            for trial in study.best_trials:
+                values = zip(search.objectives, trial.values, strict=True)
+                shown = "   ".join(f"{name} {value:.6g}" for name, value in values)
+                log.info("job %d   %s", trial.number, shown)
+            count = len(study.best_trials)
+            log.info("No other trial is better in everything than one of these %d.", count)
         return returns
 
-    def _batches(self, study: Any) -> Iterator[list[Any]]:
+    def _batches(self, study: Any, search: Any) -> Iterator[Sequence[Any]]:
         """Trials with consecutive numbers, as many as run at a time."""
-        from simplecnn.sweeps import search as room
+        from simplecnn.sweeps.search import interrupted_trials
 
-        workers: int = getattr(self._launcher, "num_workers", 1)
-        size = self.n_jobs or workers
-        left_over = room.unfinished(study)
-        done = len(study.trials) - len(left_over)
+        size = self.n_jobs or int(getattr(self.launcher, "num_workers", 1))
+        trials = interrupted_trials(study)
         if study.trials:
-            log.info("the study goes on: %d trials done, %d unfinished", done, len(left_over))
-        while left_over:
-            batch = [left_over.pop(0)]
-            while left_over and len(batch) < size and left_over[0].number == batch[-1].number + 1:
-                batch.append(left_over.pop(0))
+            done = len(study.trials) - len(trials)
+            log.info("The study resumes: %d trials done, %d interrupted.", done, len(trials))
+        while trials:
+            first = trials[0].number
+            batch = [t for i, t in enumerate(trials[:size]) if t.number == first + i]
+            del trials[: len(batch)]
             yield batch
         while (num_left := self.n_trials - len(study.trials)) > 0:
-            yield [study.ask(self.search.space) for _ in range(min(size, num_left))]
-
-    def _launch(self, study: Any, batch: Sequence[Any]) -> Sequence[JobReturn]:
-        from simplecnn.sweeps import search as room
-
-        words = [self.search.words(trial.params) for trial in batch]
-        returns = self._launcher.launch(words, initial_job_idx=batch[0].number)
-        for trial, job in zip(batch, returns, strict=True):
-            folder = Path(str(job.hydra_cfg.hydra.runtime.output_dir))
-            room.tell(study, trial.number, folder, monitor=self._config.monitor)
-        return returns
-
-    def _say_best(self, study: Any) -> None:
-        """The best trials: in a file, as Hydra's plugin does; several objectives, on the screen."""
-        best = study.best_trials
-        if len(self.search.objectives) > 1:
-            log.info("")
-            for trial in best:
-                values = zip(self.search.objectives, trial.values, strict=True)
-                said = "   ".join(f"{name} {value:.6g}" for name, value in values)
-                log.info("job %d   %s", trial.number, said)
-            log.info("No other trial is better in everything than one of these %d.", len(best))
-        results = {
-            "name": "optuna",
-            "solutions": [
-                {
-                    "trial": trial.number,
-                    "values": dict(zip(self.search.objectives, trial.values, strict=True)),
-                    "params": dict(trial.params),
-                }
-                for trial in best
-            ],
-        }
-        OmegaConf.save(OmegaConf.create(results), self.folder / "optimization_results.yaml")
+            yield [study.ask(search.space) for _ in range(min(size, num_left))]

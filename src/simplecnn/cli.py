@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -46,9 +47,9 @@ from simplecnn.run_directory import (
     short,
     taken,
 )
-from simplecnn.signals import slurm_job, was_requeued
+from simplecnn.slurm import slurm_job, was_requeued
 from simplecnn.sweeps.directory import RECORD as SWEEP_RECORD
-from simplecnn.sweeps.launch import JobFailed, Task, claim, do_job, do_sweep
+from simplecnn.sweeps.launch import Task, run_job, run_sweep
 from simplecnn.sweeps.plan import SweepPlan, plan_sweep, sweep_values
 from simplecnn.training.processor import configure_threads
 
@@ -68,15 +69,13 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
             try:
                 values = settle(plain, HydraConfig.get(), name)
                 if in_sweep and name == LEAVES_RUNS:
-                    return do_job(task, values, folder)
+                    return run_job(task, values, folder)
                 return task(values, folder)
-            except JobFailed:
-                raise
             except Exception as error:
                 code, message = log_error(error, folder)
             # Outside the except block: the traceback, and the model it holds, can be freed.
             if in_sweep:
-                raise JobFailed(message)
+                raise CompactHydraException(message)
             sys.exit(code)
 
         def main() -> None:
@@ -86,7 +85,7 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
                     request = check_command_line(name, sys.argv[1:])
                     check_imported(name, request)
                 if isinstance(request, SweepPlan):
-                    sys.exit(do_sweep(run, claim(request)))
+                    sys.exit(run_sweep(run, request))
                 run()
             except InputError as error:
                 print(error, file=sys.stderr)
@@ -211,10 +210,10 @@ def explain(config: dict[str, Any], folder: Path) -> None:
 
 @command("sweep")
 def sweep(config: dict[str, Any], folder: Path) -> None:
-    """Show the report of a sweep again, as far as it is. Exit code 0 only if all succeeded."""
-    from simplecnn.sweeps import report as room
+    """Show the report of a sweep, finished or not. Exit code 0 only if all jobs succeeded."""
+    from simplecnn.sweeps.report import report
 
-    if not room.report(Path(latest(config["sweep"], SWEEP_RECORD))):
+    if not report(Path(latest(config["sweep"], SWEEP_RECORD))):
         sys.exit(1)
 
 

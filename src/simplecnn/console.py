@@ -19,7 +19,7 @@ class ScreenHandler(logging.StreamHandler):
 
     def filter(self, record: logging.LogRecord) -> bool:
         if self.brief and record.name.startswith("simplecnn"):
-            return record.name == "simplecnn.sweeps.report"
+            return record.name.startswith("simplecnn.sweeps")
         return record.name.startswith("simplecnn") or record.levelno >= logging.WARNING
 
     def emit(self, record: logging.LogRecord) -> None:

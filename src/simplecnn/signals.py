@@ -3,19 +3,15 @@
 A signal ends the run at once: last.ckpt holds its last finished epoch, and files are atomic.
 """
 
-import logging
 import os
-import re
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-log = logging.getLogger(__name__)
-JOB = "SLURM_JOB_ID"
+from simplecnn.slurm import JOB
 
 
 class Interrupted(SystemExit):
@@ -72,33 +68,3 @@ class Stop:
         if not self.ending:  # a run that is writing down how it ended is not disturbed
             self.ending, self.received = True, signum
             raise Interrupted(signum)
-
-
-def slurm_job() -> str | None:
-    """What SLURM calls this job, `123` or, in an array, `123_4`; None outside of SLURM."""
-    job, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    name = f"{job}_{task}" if job and task else os.environ.get(JOB, "")
-    return name if re.fullmatch(r"\d+(_\d+)?", name) else None
-
-
-def was_requeued() -> bool:
-    """Whether SLURM started this job before."""
-    return slurm_job() is not None and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-
-
-def requeue() -> None:
-    """Ask SLURM to start this job again."""
-    job = slurm_job()
-    if job is None:
-        return
-    try:
-        done = subprocess.run(
-            ["scontrol", "requeue", job], capture_output=True, text=True, timeout=30
-        )
-        reason = done.stderr.strip() if done.returncode else ""
-    except (OSError, subprocess.TimeoutExpired) as error:
-        reason = str(error)
-    if reason:
-        log.warning("SLURM does not start job %s again: %s", job, reason)
-    else:
-        log.info("SLURM starts job %s again, and the run resumes.", job)

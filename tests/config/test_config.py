@@ -236,7 +236,7 @@ def test_no_augmentation_has_a_name_that_a_sweep_can_give():
          ["model.optimizer.lr is to be searched in an interval, and this sweep tries every value: "
           "list the values (model.optimizer.lr=a,b,c), or search with hparams_search=optuna."]),
         (["seed=1,2", "trainer=cpu", "trainer.devices=2", "+trainer.strategy=ddp"],
-         ["trainer.strategy is ddp with 2 processes: each of them would do the whole sweep again, "
+         ["trainer.strategy is ddp with 2 processes: each of them would run the whole sweep, "
           "with values of its own. In a sweep, type trainer=ddp_sim, trainer.strategy=ddp_spawn or "
           "trainer.devices=1; or do such runs one by one, without -m."]),
     ],
@@ -268,7 +268,7 @@ def test_which_processes_a_sweep_refuses(words, refused, monkeypatch):
         plan_sweep("train", ["seed=1,2", *words.split()])
     except InputError as error:
         (sentence,) = error.mistakes
-        assert refused and "each of them would do the whole sweep again" in sentence
+        assert refused and "each of them would run the whole sweep" in sentence
     else:
         assert not refused
 

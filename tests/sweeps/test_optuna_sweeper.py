@@ -1,13 +1,11 @@
-"""Searches by Optuna: space, study on disk, pruning, and real sweeps that are taken up again."""
+"""Searches by Optuna: space, study on disk, pruning, and real sweeps that are resumed."""
 
 import json
 import math
-import re
 from pathlib import Path
 
 import optuna
 import pytest
-import yaml
 from children import type_in
 from conftest import compose_run
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,7 +14,14 @@ from optuna.trial import TrialState
 
 from simplecnn.errors import InputError
 from simplecnn.sweeps.plan import plan_sweep
-from simplecnn.sweeps.search import Search, objective_values, open_study, search_space, unfinished
+from simplecnn.sweeps.search import (
+    PRUNED,
+    Search,
+    interrupted_trials,
+    open_study,
+    search_space,
+    tell,
+)
 from simplecnn.training.run import train
 
 SMALL = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=1", "+trainer.limit_train_batches=4",
@@ -92,31 +97,54 @@ def test_what_no_trial_could_do_is_known_before(words, sentence):
     assert sentence in str(error.value)
 
 
-def test_values_of_the_objectives():
-    run = {"metrics": {"val/acc": 0.8, "val/loss": math.nan}, "num_parameters": 98_442,
-           "best": {"value": 0.9}}  # fmt: skip
-    assert objective_values(run, ["val/acc", "num_parameters"], "val/acc") == [0.9, 98_442]
-    assert objective_values(run, ["val/acc"], "val/loss") == [0.8]
-    with pytest.raises(ValueError, match="val/loss is nan: not a number to compare"):
-        objective_values(run, ["val/loss"], None)
-    with pytest.raises(ValueError, match="train/acc was not logged. There are: val/acc, val/loss"):
-        objective_values(run, ["train/acc"], None)
+def finished_job(folder: Path, **metrics: float) -> Path:
+    """The directory that a finished job leaves, whose best val/acc was 0.9."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text("monitor: val/acc\nmode: max\n")
+    content = {"status": "finished", "metrics": metrics, "num_parameters": 98_442,
+               "best": {"value": 0.9, "epoch": 1}}  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(content))
+    return folder
 
 
-def test_a_study_is_continued_with_other_random_numbers_and_the_same_objectives(tmp_path):
+def test_what_a_study_is_told_of_a_run(tmp_path):
+    objectives = {"val/acc": "max", "val/loss": "min", "num_parameters": "min"}
+    study = open_study(tmp_path, objectives=objectives)
+    runs = [{"val/acc": 0.8, "val/loss": 0.3}, {"val/acc": 0.8, "val/loss": math.nan},
+            {"val/acc": 0.8}]  # fmt: skip
+    for metrics in runs:
+        trial = study.ask(SPACE)
+        folder = finished_job(tmp_path / str(trial.number), **metrics)
+        tell(study, trial.number, folder, objectives=list(objectives))
+    good, nan, missing = study.trials
+    assert good.values == [0.9, 0.3, 98_442.0]
+    assert (nan.state, missing.state) == (TrialState.FAIL, TrialState.FAIL)
+    errors = [record(tmp_path / str(n)).get("error") for n in range(3)]
+    assert errors == [None, "val/loss is nan: not comparable.", "val/loss is None: not comparable."]
+
+
+def test_a_study_resumes_with_other_random_numbers(tmp_path):
     sampler = {"_target_": "optuna.samplers.RandomSampler", "seed": 1}
     first = open_study(tmp_path, objectives={"val/acc": "max"}, sampler=sampler)
     trial = first.ask(SPACE)
     first.tell(trial.number, 0.5)
-    again = open_study(tmp_path, objectives={"val/acc": "max"}, sampler=sampler)
-    other = again.ask(SPACE)
-    assert [t.state for t in again.trials] == [TrialState.COMPLETE, TrialState.RUNNING]
+    second = open_study(tmp_path, objectives={"val/acc": "max"}, sampler=sampler)
+    other = second.ask(SPACE)
+    assert [t.state for t in second.trials] == [TrialState.COMPLETE, TrialState.RUNNING]
     assert other.params != trial.params
-    again.ask()  # a process was killed before it drew anything
-    assert [t.number for t in unfinished(again)] == [1]
-    assert again.trials[2].state == TrialState.FAIL
-    with pytest.raises(InputError, match="was made with the objectives {'val/acc': 'max'}"):
-        open_study(tmp_path, objectives={"val/loss": "min"}, sampler=sampler)
+    second.ask()  # a process was killed before it drew anything
+    assert [t.number for t in interrupted_trials(second)] == [1]
+    assert second.trials[2].state == TrialState.FAIL
+
+
+def test_with_other_objectives_it_is_another_search():
+    words = ["data=mnist_5k", "hydra/sweeper=optuna", "seed=1,2"]
+    plans = [
+        plan_sweep("train", [*words, *more])
+        for more in ([], ["hydra.sweeper.objectives={val/acc:max}"], ["monitor=val/loss"])
+    ]
+    assert plans[0].words == plans[1].words != plans[2].words
+    assert plans[0].jobs is None
 
 
 def test_a_hopeless_run_is_ended_by_the_other_trials(tmp_path):
@@ -137,7 +165,7 @@ def test_a_hopeless_run_is_ended_by_the_other_trials(tmp_path):
     assert record(folder)["num_epochs"] == 1
     seen = open_study(tmp_path, objectives={"val/acc": "max"}).trials[hopeless.number]
     assert list(seen.intermediate_values) == [1]
-    assert seen.user_attrs["pruned after epoch"] == 1
+    assert seen.user_attrs[PRUNED] == 1
 
     alone = tmp_path / "alone"  # outside of a search the same callback does nothing
     train(compose_run(alone, "callbacks=[checkpoint,pruning]", "model.optimizer.lr=1e-9"), alone)
@@ -145,7 +173,7 @@ def test_a_hopeless_run_is_ended_by_the_other_trials(tmp_path):
 
 
 @pytest.mark.long
-def test_a_search_goes_on_after_nan_and_from_disk(tmp_path):
+def test_a_search_survives_nan_and_resumes_from_disk(tmp_path):
     """Some of four trials are NaN; one more is left unfinished; the same command with six."""
     words = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=random", "monitor=val/loss",
              "mode=min", "model.optimizer.lr=choice(1e-3,1e30)"]  # fmt: skip
@@ -169,7 +197,7 @@ def test_a_search_goes_on_after_nan_and_from_disk(tmp_path):
     before = [record(folder / str(n)) for n in range(4)]
     done = type_in(tmp_path, "train.py", "-m", *SMALL, *words, "hydra.sweeper.n_trials=6")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "the study goes on: 4 trials done, 1 unfinished" in done.stdout
+    assert "The study resumes: 4 trials done, 1 interrupted." in done.stdout
     study = optuna.load_study(study_name="simplecnn", storage=study._storage)
     assert len(study.trials) == 6
     assert not study.get_trials(states=[TrialState.RUNNING])
@@ -186,15 +214,12 @@ def test_several_objectives_and_parallel_trials(tmp_path):
     done = type_in(tmp_path, "train.py", "-m", *SMALL, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("2 jobs at a time, threads of each: ") == 1
-    results = yaml.safe_load((tmp_path / "sweep" / "optimization_results.yaml").read_text())
-    assert results["solutions"]
-    for solution in results["solutions"]:
-        run = record(tmp_path / "sweep" / str(solution["trial"]))
+    objectives = {"val/acc": "max", "num_parameters": "min"}
+    best = open_study(tmp_path / "sweep", objectives=objectives).best_trials
+    assert best
+    for trial in best:
+        run = record(tmp_path / "sweep" / str(trial.number))
         assert run["status"] == "finished"  # one is not pruned by one of several objectives
-        assert solution["values"] == {
-            "val/acc": run["best"]["value"],
-            "num_parameters": run["num_parameters"],
-        }
-    said = re.search(r"^No other trial is better in everything than one of these (\d)", done.stdout,
-                     re.M)  # fmt: skip
-    assert said and int(said[1]) == len(results["solutions"])
+        assert trial.values == [run["best"]["value"], run["num_parameters"]]
+    sentence = f"No other trial is better in everything than one of these {len(best)}."
+    assert sentence in done.stdout.splitlines()

@@ -1,14 +1,13 @@
-"""A sweep is read from its folders: who did what, which is best, what went wrong."""
+"""A sweep is read from its directories: what each job did, which is best, what went wrong."""
 
 import csv
+import io
 import json
 import math
-import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from PIL import Image
 
 from simplecnn.errors import InputError
 from simplecnn.run_directory import RunDirectory, read_record
-from simplecnn.sweeps import directory as sweep_folder
+from simplecnn.sweeps import jobs as sweep_jobs
 from simplecnn.sweeps import report as sweep
 from simplecnn.sweeps.directory import SweepDirectory, source_hashes
 
@@ -67,10 +66,21 @@ def mixed(tmp_path, monkeypatch) -> Path:
     return root
 
 
+def sorted_jobs(root: Path) -> list[sweep_jobs.Job]:
+    jobs = sweep_jobs.read_jobs(SweepDirectory.open(root))
+    return sorted(jobs, key=lambda job: sweep_jobs.rank([job]))
+
+
+def read_all(root: Path, names: str) -> list[sweep_jobs.Job]:
+    """Jobs without a sweep.json around them, the best first."""
+    jobs = [sweep_jobs.read_job(root / name) for name in names]
+    return sorted(jobs, key=lambda job: sweep_jobs.rank([job]))
+
+
 def test_the_table_is_sorted_and_says_everything(mixed, capsys):
     assert sweep.report(mixed) is False
     out = capsys.readouterr().out
-    assert "6 jobs: 3 finished, 1 failed, 1 killed, 1 not run." in out
+    assert "6 jobs: 3 finished, 1 failed, 1 killed, 1 not started." in out
     with (mixed / "sweep.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["job"] for row in rows] == ["1", "2", "0", "3", "4", "5"]
@@ -78,57 +88,52 @@ def test_the_table_is_sorted_and_says_everything(mixed, capsys):
         "job": "1", "status": "finished", "model.optimizer.lr": "0.001", "seed": "2",
         "monitor": "val/acc", "best": "0.94", "best_epoch": "2", "test/acc": "0.95",
         "test/loss": str(1 - 0.94), "val/acc": str(0.94 - 0.01), "seconds": "1.8",
-        "num_epochs": "2", "error": "", "log": "outputs/s/1/train.log", "folder": "outputs/s/1",
+        "num_epochs": "2", "num_parameters": "", "error": "", "log": "outputs/s/1/train.log",
+        "folder": "outputs/s/1",
     }  # fmt: skip
     assert rows[3]["error"] == "RuntimeError: no luck" and rows[3]["best"] == ""
     assert rows[3]["log"] == "outputs/s/3/train.log"
     assert rows[4]["status"] == "killed" and "out of memory" in rows[4]["error"]
-    assert rows[5]["status"] == "not run" and rows[5]["model.optimizer.lr"] == "0.01"
-    # the same on the screen, in the words of a person
-    lines = out.splitlines()
-    head = next(i for i, text in enumerate(lines) if text.startswith("job  "))
+    assert rows[5]["status"] == "not started" and rows[5]["model.optimizer.lr"] == "0.01"
+    # the same on the screen, and in Markdown
+    table = sweep.job_table(sorted_jobs(mixed))
+    lines = table.splitlines()
     titles = "job lr seed status best val/acc % at epoch val/acc % test/acc % test/loss s epochs"
-    assert lines[head].split() == [*titles.split(), "folder"]
-    assert (
-        lines[head + 1].split()
-        == ("1 0.001 2 finished 94.00 2 93.00 95.00 0.0600 1.8 2 outputs/s/1").split()
-    )
-    assert "job 3 failed: RuntimeError: no luck\n    log: outputs/s/3/train.log\n" in out
+    assert lines[0].split() == titles.split()
+    assert lines[1].split() == "1 0.001 2 finished 94.00 2 93.00 95.00 0.0600 1.8 2".split()
+    failure = "job 3 failed: RuntimeError: no luck\n    log: outputs/s/3/train.log\n"
+    for text in (out, (mixed / "sweep.md").read_text()):
+        assert table in text and failure in text
 
 
-def test_the_best_run_and_the_command_that_reproduces_it(mixed, capsys):
+def test_the_best_run_and_the_command_that_reproduces_it(mixed, monkeypatch, capsys):
+    monkeypatch.setenv("UV", "uv")  # as under uv run
     sweep.report(mixed)
     out = capsys.readouterr().out
     assert "best job     1: val/acc 94.00 %   model.optimizer.lr=0.001 seed=2\n" in out
-    again = ("uv run scripts/train.py data=mnist_5k +trainer.limit_train_batches=8 "
-             "model.optimizer.lr=0.001 seed=2\n")  # fmt: skip
-    assert f"again        {again}" in out
-    assert "to go on     uv run scripts/train.py -m lr=1,2 seed=1,2\n" in out
+    reproduce = ("uv run scripts/train.py data=mnist_5k +trainer.limit_train_batches=8 "
+                 "model.optimizer.lr=0.001 seed=2\n")  # fmt: skip
+    assert f"reproduce    {reproduce}" in out
+    assert "resume       uv run scripts/train.py -m lr=1,2 seed=1,2\n" in out
     text = (mixed / "sweep.md").read_text()
-    assert f"    {again}" in text and "![" in text and "(sweep.png)" in text
-    assert "job 3 failed: RuntimeError: no luck" in text
-    table = [line for line in text.splitlines() if line.startswith("|")]
-    assert len({line.count("|") for line in table[:5]}) == 1
+    assert reproduce in text and "![" in text and "(sweep.png)" in text
 
 
 def test_repeated_seeds_are_means(mixed):
-    jobs = sweep.read_jobs(SweepDirectory.open(mixed))
-    first, second, third = sweep.groups(jobs)
-    # 0.92 and its deviation 0.04 / sqrt(2); one job of two; none
-    assert first.mean() == "93.00 (1)" and dict(first.values) == {"model.optimizer.lr": 0.003}
-    assert second.mean() == f"92.00 ± {100 * 0.04 / math.sqrt(2):.2f} (2)"
-    assert second.mean("test/acc") == f"93.00 ± {100 * 0.04 / math.sqrt(2):.2f} (2)"
-    assert second.mean("test/loss") == f"0.0800 ± {0.04 / math.sqrt(2):.4f} (2)"
-    assert third.mean() == ""
-    rows = sweep.group_rows([first, second, third])
-    assert [row["unfinished"] for row in rows] == ["1", "", "2"]
-    assert rows[1] == {
-        "lr": "0.001", "best val/acc %": "92.00 ± 2.83 (2)", "test/acc %": "93.00 ± 2.83 (2)",
-        "test/loss": "0.0800 ± 0.0283 (2)", "s": "1.8", "unfinished": "",
-    }  # fmt: skip
+    jobs = sweep_jobs.read_jobs(SweepDirectory.open(mixed))
+    table = sweep.mean_table(sweep_jobs.seed_groups(jobs)).splitlines()
+    assert table[0].split() == "lr best val/acc % test/acc % test/loss jobs".split()
+    # one job of two; 0.92 and its deviation 0.04 / sqrt(2); none
+    assert table[1].split() == "0.003 93.00 94.00 0.0700 2".split()
+    deviation = 0.04 / math.sqrt(2)
+    accuracy = f"± {100 * deviation:.2f} (2)"
+    assert table[2].split() == (
+        f"0.001 92.00 {accuracy} 93.00 {accuracy} 0.0800 ± {deviation:.4f} (2) 2".split()
+    )
+    assert table[3].split() == ["0.01", "2"]
 
 
-def test_seeds_alone_and_no_seeds(tmp_path, monkeypatch, capsys):
+def test_only_seeds_and_no_seeds(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_sweep(Path("a"), [["seed=1"], ["seed=2"]])
     write_job(Path("a/0"), ["seed=1"], best=0.5)
@@ -146,17 +151,16 @@ def test_a_loss_is_sorted_upwards_and_nan_is_last(tmp_path):
     low = {"config": {"monitor": "val/loss", "mode": "min"}}
     for name, best in [("0", 0.3), ("1", math.nan), ("2", 0.1)]:
         write_job(tmp_path / name, [f"seed={name}"], best=best, metrics={"val/loss": best}, **low)
-    jobs = sorted((sweep.read_job(tmp_path / n) for n in "012"), key=sweep.Job.rank)
+    jobs = read_all(tmp_path, "012")
     assert [job.name for job in jobs] == ["2", "0", "1"]
-    assert sweep.Group({}, jobs).mean() == "0.2000 ± 0.1414 (2)"
+    assert sweep.mean_text("val/loss", (job.value for job in jobs)) == "0.2000 ± 0.1414 (2)"
 
 
 def test_without_a_monitor_the_test_set_decides(tmp_path):
     for name, accuracy in [("0", 0.3), ("1", 0.4)]:
         write_job(tmp_path / name, [f"lr={name}"], metrics={"test/acc": accuracy},
                   config={"monitor": None})  # fmt: skip
-    jobs = sorted((sweep.read_job(tmp_path / n) for n in "01"), key=sweep.Job.rank)
-    assert [(j.name, j.value, j.criterion) for j in jobs] == [
+    assert [(j.name, j.value, j.criterion) for j in read_all(tmp_path, "01")] == [
         ("1", 0.4, "test/acc"), ("0", 0.3, "test/acc"),
     ]  # fmt: skip
 
@@ -172,24 +176,22 @@ def test_damaged_and_foreign_folders_do_not_stop_the_report(mixed, capsys):
 def test_a_sweep_without_any_result_has_no_empty_columns(tmp_path):
     write_sweep(tmp_path, [["lr=1", "seed=1"], ["lr=1", "seed=2"]])
     write_job(tmp_path / "0", ["lr=1", "seed=1"], status="interrupted")
-    rows = sweep.group_rows(sweep.groups(sweep.read_jobs(SweepDirectory.open(tmp_path))))
-    assert rows == [{"s": "1.8", "unfinished": "2"}]
+    jobs = sorted_jobs(tmp_path)
+    assert sweep.job_table(jobs).splitlines()[0].split() == ["job", "seed", "status", "s"]
+    assert sweep.mean_table(sweep_jobs.seed_groups(jobs)).split() == ["jobs", "2"]
 
 
-def test_while_a_process_is_at_it_jobs_run(mixed):
-    folder = SweepDirectory.claim(
-        mixed, words=[*FIXED, "lr=1,2", "seed=1,2"], jobs=[[*FIXED, *job] for job in JOBS],
-        command=["x"], source={"a.py": "1"},
-    )  # fmt: skip
-    statuses = {job.name: job.status for job in sweep.read_jobs(SweepDirectory.open(mixed))}
-    assert statuses["4"] == "running" and statuses["5"] == "waiting"
-    code = ("from simplecnn.sweeps.directory import SweepDirectory; import sys\n"
-            "print(SweepDirectory.open(sys.argv[1]).is_locked())")  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", code, str(mixed)], capture_output=True, text=True)
-    assert done.stdout == "True\n"
-    folder.release()
-    statuses = {job.name: job.status for job in sweep.read_jobs(SweepDirectory.open(mixed))}
-    assert statuses["4"] == "killed"
+def test_a_job_whose_process_is_there_runs(mixed):
+    run = RunDirectory(mixed / "4")
+    run.lock()
+    code = ("from simplecnn.sweeps.jobs import read_job; from pathlib import Path; import sys\n"
+            "print(read_job(Path(sys.argv[1])).status)")  # fmt: skip
+    other = subprocess.run(
+        [sys.executable, "-c", code, str(mixed / "4")], capture_output=True, text=True
+    )
+    assert other.stdout == "running\n"
+    run.release()
+    assert sweep_jobs.read_job(mixed / "4").status == "killed"
 
 
 def test_pruned_jobs_are_no_failures(tmp_path, monkeypatch, capsys):
@@ -202,13 +204,12 @@ def test_pruned_jobs_are_no_failures(tmp_path, monkeypatch, capsys):
 
 
 def test_the_line_of_a_finished_job(mixed):
-    keys = sweep.swept([*FIXED, "model.optimizer.lr=0.001,0.003", "seed=range(1,3)"])
-    assert keys == ["model.optimizer.lr", "seed"]
-    job = sweep.read_job(mixed / "1")
-    assert sweep.line(job, number=1, total=6, keys=keys) == (
+    words = [*FIXED, "model.optimizer.lr=0.001,0.003", "seed=range(1,3)"]
+    record = {"words": words, "jobs": JOBS}
+    assert sweep.line(sweep_jobs.read_job(mixed / "1"), record, number=1) == (
         "[2/6] job 1   finished   val/acc 94.00 %   1.8 s   model.optimizer.lr=0.001 seed=2"
     )
-    failed = sweep.line(sweep.read_job(mixed / "3"), number=3, total=None, keys=keys)
+    failed = sweep.line(sweep_jobs.read_job(mixed / "3"), {**record, "jobs": None}, number=3)
     assert failed == ("job 3   failed     1.8 s   model.optimizer.lr=0.003 seed=2   "
                       "RuntimeError: no luck   log: outputs/s/3/train.log")  # fmt: skip
 
@@ -220,16 +221,23 @@ def test_names_are_short_and_still_tell_apart():
     assert sweep.short_names(["a.lr", "b.lr"]) == {"a.lr": "a.lr", "b.lr": "b.lr"}
 
 
-def test_the_picture_shows_each_parameter_and_each_curve(mixed, monkeypatch):
+@pytest.fixture
+def drawn(monkeypatch):
+    """What is drawn: the arguments of each figure, and the figure."""
     from simplecnn.figures import sweep as figures
 
-    drawn = []
-    true = figures.sweep_figure
+    calls = []
+    original = figures.sweep_figure
     monkeypatch.setattr(
-        figures, "sweep_figure", lambda *a, **k: drawn.append((a, true(*a, **k))) or drawn[-1][1]
+        figures,
+        "sweep_figure",
+        lambda *a, **k: calls.append((a, original(*a, **k))) or calls[-1][1],
     )
-    jobs = sorted(sweep.read_jobs(SweepDirectory.open(mixed)), key=sweep.Job.rank)
-    sweep.draw(jobs, mixed / "sweep.png")
+    return calls
+
+
+def test_the_picture_shows_each_parameter_and_each_curve(mixed, drawn):
+    png = sweep.picture(sorted_jobs(mixed))
     ((parameters, results, curves), figure) = drawn[0]
     assert parameters == {"lr": [0.001, 0.001, 0.003, 0.003, 0.01, 0.01]}
     np.testing.assert_allclose(results, [90, 94, 93, math.nan, math.nan, math.nan])
@@ -239,35 +247,28 @@ def test_the_picture_shows_each_parameter_and_each_curve(mixed, monkeypatch):
     assert list(curves[0].epochs) == [1, 2]
     np.testing.assert_allclose(curves[0].values, [84, 89])
     panel, learning = figure.axes
-    dots = panel.lines[0]
+    dots, means, crosses = panel.lines
     np.testing.assert_allclose(dots.get_xdata(), [0.001, 0.001, 0.003])
     np.testing.assert_allclose(dots.get_ydata(), [90, 94, 93])
-    np.testing.assert_allclose(panel.lines[1].get_ydata(), [92, 93])  # the means
-    np.testing.assert_allclose(panel.lines[2].get_xdata(), [0.003, 0.01, 0.01])  # failed: crosses
+    np.testing.assert_allclose(means.get_ydata(), [92, 93])
+    np.testing.assert_allclose(crosses.get_xdata(), [0.003, 0.01, 0.01])  # failed
+    assert (crosses.get_ydata() < 90).all()
     assert panel.get_xlabel() == "lr" and panel.get_ylabel() == "best val/acc %"
     assert len(learning.lines) == 3 and learning.get_xlabel() == "epoch"
-    with Image.open(mixed / "sweep.png") as picture:
+    with Image.open(io.BytesIO(png)) as picture:
         width, height = picture.size
     assert width > 1000 and height > 400
 
 
-def test_seeds_that_are_tested_once_are_dots_beside_their_losses(tmp_path, monkeypatch):
-    from simplecnn.figures import sweep as figures
-
-    drawn = []
-    true = figures.sweep_figure
-    monkeypatch.setattr(
-        figures, "sweep_figure", lambda *a, **k: drawn.append(true(*a, **k)) or drawn[-1]
-    )
+def test_seeds_that_are_tested_once_are_dots_beside_their_losses(tmp_path, drawn):
     for seed, accuracy in [(1, 0.99), (2, 0.97), (3, 0.98)]:
         write_job(tmp_path / str(seed), [f"seed={seed}"], metrics={"test/acc": accuracy},
                   config={"monitor": None})  # fmt: skip
         (tmp_path / str(seed) / "metrics.csv").write_text(
             f"step,epoch,train/loss,test/acc\n7,0,0.{seed},\n15,1,0.0{seed},\n16,2,,{accuracy}\n"
         )
-    jobs = sorted((sweep.read_job(tmp_path / n) for n in "123"), key=sweep.Job.rank)
-    sweep.draw(jobs, tmp_path / "sweep.png")
-    panel, learning = drawn[0].axes
+    sweep.picture(read_all(tmp_path, "123"))
+    panel, learning = drawn[0][1].axes
     (dots,) = panel.lines  # and no line from seed to seed
     np.testing.assert_allclose(dots.get_xydata(), [[1, 99], [2, 97], [3, 98]])
     assert panel.get_xlabel() == "seed" and panel.get_ylabel() == "test/acc %"
@@ -291,7 +292,7 @@ def test_parallel_coordinates_from_three_parameters_on():
     assert len(figure.axes) == 3
 
 
-# The folder of a sweep, and who may take it.
+# The directory of a sweep, and what may lock it.
 
 
 def claim(path, **changed):
@@ -302,11 +303,10 @@ def claim(path, **changed):
     return folder
 
 
-def test_the_same_sweep_can_be_taken_up_again(tmp_path):
+def test_the_same_sweep_is_resumed(tmp_path):
     first = claim(tmp_path / "s")
-    again = claim(tmp_path / "s", command=["another", "launcher"])
-    assert again.record["command"] == first.record["command"] == "scripts/train.py -m"
-    assert again.record["process"] == os.getpid()
+    second = claim(tmp_path / "s", command=["another", "launcher"])
+    assert second.record == first.record and first.record["command"] == "scripts/train.py -m"
 
 
 @pytest.mark.parametrize(
@@ -332,20 +332,15 @@ def test_a_search_is_known_by_its_words(tmp_path):
         claim(tmp_path / "s", jobs=None, words=["seed=1,2,3"])
 
 
-def test_what_else_cannot_be_a_sweeps_folder(tmp_path, monkeypatch):
+def test_what_else_cannot_be_a_sweeps_directory(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
-    with pytest.raises(InputError, match="holds runs of no sweep that can be continued"):
-        claim(tmp_path / "run")
+    for path in (tmp_path / "run", tmp_path):
+        with pytest.raises(InputError, match="holds runs that are no sweep: name another"):
+            claim(path)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file/s cannot be written: Not a directory"):
         claim(tmp_path / "file" / "s")
-    monkeypatch.setattr(
-        sweep_folder.shutil, "disk_usage", lambda path: SimpleNamespace(free=3 << 20)
-    )
-    with pytest.raises(InputError, match="2 jobs need some 16 MB on disk, and 3 MB are free"):
-        claim(tmp_path / "full")
-    assert not (tmp_path / "full").exists()
 
 
 def test_two_processes_cannot_do_the_same_sweep(tmp_path):
@@ -359,12 +354,10 @@ def test_two_processes_cannot_do_the_same_sweep(tmp_path):
 
 def test_what_is_no_sweep_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="sweep=nothing: there is no such folder.$"):
+    with pytest.raises(InputError, match="sweep=nothing: there is no such folder. sweep=last is"):
         SweepDirectory.open("nothing")
-    claim(Path("outputs/train/s"))
-    Path("outputs/x").mkdir()
-    with pytest.raises(InputError, match="sweep.json is missing. The newest sweep here: "
-                                         "sweep=outputs/train/s$"):  # fmt: skip
+    Path("outputs/x").mkdir(parents=True)
+    with pytest.raises(InputError, match="not a sweep of simplecnn, sweep.json is missing.$"):
         SweepDirectory.open("outputs/x")
     Path("outputs/x/sweep.json").write_text("[")
     with pytest.raises(InputError, match="outputs/x/sweep.json is damaged."):
@@ -381,7 +374,7 @@ def test_source_is_every_file_of_the_package_and_the_configuration(tmp_path):
     assert [name for name in after if after[name] != before[name]] == ["conf/a.yaml"]
 
 
-# A run's folder that is taken up again.
+# A run's directory that is resumed.
 
 RUN = {"model": {"lr": 0.1}, "data": {}, "trainer": {}, "seed": 7}
 
@@ -390,7 +383,7 @@ def run_config(folder):
     return {**RUN, "paths": {"output_dir": str(folder)}, "log": f"{folder}/x"}
 
 
-def test_an_interrupted_run_goes_on_and_a_failed_one_starts_over(tmp_path):
+def test_an_interrupted_run_resumes_and_a_failed_one_starts_over(tmp_path):
     folder = tmp_path / "a"
     run = RunDirectory.again(folder, run_config(folder))
     assert run.record["status"] == "running" and "continued" not in run.record
@@ -424,7 +417,7 @@ def test_a_killed_run_without_a_checkpoint_starts_over(tmp_path):
     assert "continued" not in read_record(folder)
 
 
-def test_another_run_is_not_taken_up(tmp_path):
+def test_another_run_is_not_resumed(tmp_path):
     RunDirectory.create(tmp_path, run_config(tmp_path)).update(status="interrupted")
     with pytest.raises(InputError, match="holds a run already"):
         RunDirectory.again(tmp_path, {**run_config(tmp_path), "seed": 8})

@@ -1,4 +1,4 @@
-"""Sweeps as a user types them: failures, interruptions, repetitions, and what is left behind."""
+"""Sweeps as a user types them: failures, interruptions, repetitions, and what they leave."""
 
 import csv
 import gc
@@ -6,6 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -24,6 +25,7 @@ from simplecnn import cli as commands
 from simplecnn.config.build import build
 from simplecnn.config.composition import conf_dir
 from simplecnn.sweeps import launch
+from simplecnn.sweeps.plan import plan_sweep
 from simplecnn.training import run
 
 SMALL = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2", "+trainer.limit_train_batches=8",
@@ -83,9 +85,9 @@ def test_six_jobs_of_which_one_fails(tmp_path):
     assert {row["best"] for row in table[:-1]} == {table[0]["best"]}  # pictures change nothing
     assert (tmp_path / "outputs/six/sweep.png").stat().st_size > 10_000
 
-    again = type_in(tmp_path, "sweep.py", "sweep=outputs/six")
-    assert again.returncode == 1 and again.stderr == ""
-    assert again.stdout.strip() == "\n".join(lines[6:]).strip()
+    repeated = type_in(tmp_path, "sweep.py", "sweep=outputs/six")
+    assert repeated.returncode == 1 and repeated.stderr == ""
+    assert repeated.stdout.strip() == "\n".join(lines[6:]).strip()
 
 
 class StopIn(pl.Callback):
@@ -101,7 +103,7 @@ class StopIn(pl.Callback):
 
 @pytest.mark.parametrize("schedule", ["plateau", "one_cycle"])
 @pytest.mark.long
-def test_an_interrupted_sweep_goes_on_as_if_it_had_not_been(schedule, sweep, monkeypatch):
+def test_an_interrupted_sweep_resumes_as_if_it_had_not_been(schedule, sweep, monkeypatch):
     words = ["seed=1,2,3", "trainer.max_epochs=3", "model.network.dropout=0.5",
              f"model/scheduler={schedule}", "model.optimizer.lr=0.02"]  # fmt: skip
     if schedule == "plateau":
@@ -120,14 +122,14 @@ def test_an_interrupted_sweep_goes_on_as_if_it_had_not_been(schedule, sweep, mon
     monkeypatch.setattr(run, "build_trainer", with_trouble)
     code, out, _ = sweep(*words, "hydra.sweep.dir=parts")
     assert code == 130
-    assert "3 jobs: 1 finished, 1 interrupted, 1 not run." in out
-    assert "to go on     uv run scripts/train.py -m " in out
+    assert "3 jobs: 1 finished, 1 interrupted, 1 not started." in out
+    assert "resume       " in out and "hydra.sweep.dir=parts" in out
     assert [r["num_epochs"] for r in records("parts")] == [3, 1]
     before = Path("parts/0/run.json").read_text()
 
     code, out, _ = sweep(*words, "hydra.sweep.dir=parts")
     assert code == 0 and len(trainers) == 4  # not the first one again
-    assert out.splitlines()[0].startswith("[1/3] job 0   finished") and "done before" in out
+    assert out.splitlines()[0].startswith("[1/3] job 0   finished") and "finished before" in out
     assert Path("parts/0/run.json").read_text() == before
     for job in "012":
         for name in ("last", "best"):
@@ -167,7 +169,7 @@ def test_a_job_that_stopped_in_its_test_is_only_tested(sweep, monkeypatch):
     assert whole["metrics"] == parts["metrics"] and whole["best"] == parts["best"]
 
 
-def test_failed_jobs_are_done_again_and_nothing_else(sweep, monkeypatch):
+def test_failed_jobs_start_over_and_nothing_else(sweep, monkeypatch):
     true = run.build_trainer
 
     def broken(config, *args, **options):
@@ -186,22 +188,41 @@ def test_failed_jobs_are_done_again_and_nothing_else(sweep, monkeypatch):
     assert "RuntimeError: no luck" in Path("s/1/train.log").read_text()  # what happened is kept
 
 
-def test_a_sweep_stops_when_the_source_changes(sweep, monkeypatch):
-    true, calls = launch.source_hashes, []
+def test_no_job_starts_when_the_source_has_changed(sweep, monkeypatch):
+    original, calls = launch.source_hashes, []
 
     def changing(*folders):
         calls.append(folders)
-        return true(*folders) | ({"simplecnn/run.py": "edited"} if len(calls) > 2 else {})
+        return original(*folders) | ({"simplecnn/run.py": "edited"} if len(calls) > 2 else {})
 
     monkeypatch.setattr(launch, "source_hashes", changing)
     code, out, err = sweep("seed=1,2,3", "hydra.sweep.dir=s")
-    assert code == 2
-    assert err == ("simplecnn/run.py changed since the sweep was started: "
-                   "no further job begins.\n")  # fmt: skip
-    assert "3 jobs: 1 finished, 2 not run." in out or "killed" in out
+    sentence = "simplecnn/run.py changed since the sweep in s was started: "
+    assert code == 1
+    assert "3 jobs: 1 finished, 2 failed." in out and f"job 2 failed: {sentence}" in out
+    assert not Path("s/1/checkpoints").exists()
     code, out, err = sweep("seed=1,2,3", "hydra.sweep.dir=s")
-    assert code == 2 and "simplecnn/run.py changed since the sweep in s was started" in err
-    assert out == ""
+    assert code == 2 and err.startswith(sentence) and out == ""
+
+
+def test_the_head_fetches_each_data_set_once_before_any_job(sweep, monkeypatch):
+    plan = plan_sweep("train", ["data=mnist,mnist_5k", "seed=1,2"])
+    fetched = []
+    monkeypatch.setattr(
+        launch,
+        "build",
+        lambda node: SimpleNamespace(prepare_data=lambda: fetched.append(node["dataset"])),
+    )
+    launch.fetch_data(plan)
+    assert fetched == ["MNIST", "MNIST5k"]
+
+
+def test_a_sweep_whose_data_cannot_be_had_starts_no_job(sweep):
+    missing = ["data=mnist", "data.data_dir=nothing", "data.download=false", "trainer=cpu"]
+    code, out, err = sweep("seed=1,2", "hydra.sweep.dir=s", small=tuple(missing))
+    assert code == 1 and "2 jobs: 2 not started." in out
+    assert "nothing" in err and err.count("download=false") == 1, err
+    assert [path.name for path in Path("s").iterdir() if path.is_dir()] == []
 
 
 def test_another_sweep_in_the_folder_is_refused(sweep):
@@ -227,8 +248,8 @@ def test_a_job_leaves_nothing_behind(sweep):
     )[0] == 0  # fmt: skip
     assert_same(last("s/3")["state_dict"], last("alone/0")["state_dict"])
     assert_same(last("s/1")["state_dict"], last("s/3")["state_dict"])
-    again = next(text for text in out.splitlines() if text.startswith("again "))
-    assert "model.network.dropout=0.5" in again and "hydra" not in again
+    command = next(text for text in out.splitlines() if text.startswith("reproduce "))
+    assert "model.network.dropout=0.5" in command and "hydra" not in command
 
 
 def test_every_job_is_a_row_of_tensorboards_hparams(sweep):

@@ -651,7 +651,7 @@ def test_slurms_warning_requeues_and_the_job_resumes_its_run(tmp_path, monkeypat
                     trouble=in_a_step(STEPS + 3, signal.SIGUSR1), **environment)  # fmt: skip
     assert typed.returncode == 143, typed.stdout + typed.stderr
     assert called.read_text() == "requeue 4711\n"
-    assert "SLURM starts job 4711 again, and the run resumes." in typed.stdout
+    assert "SLURM restarts job 4711, and the run resumes." in typed.stdout
     (folder,) = (tmp_path / "outputs" / "train").iterdir()
     record = record_of(folder)
     assert (record["status"], record["slurm_job"]) == ("interrupted", "4711")
@@ -814,6 +814,6 @@ def test_a_signal_to_a_sweep_by_two_processes_keeps_their_epochs(
         assert record_of(job)["status"] == "interrupted"
         assert checkpoint(job)["global_step"] > 0
         assert not [p for p in job.rglob(".*") if p.is_file() and ".hydra" not in p.parts]
-    assert "not run" in (tmp_path / "screen").read_text()
+    assert "not started" in (tmp_path / "screen").read_text()
     assert not (tmp_path / "sweep" / "2").exists()
     proves("Nothing is lost", f"{name} to a sweep by two processes keeps both jobs.", jobs_kept=2)

@@ -14,7 +14,7 @@ class Pruning(Callback):
     """Reports `monitor` to the study after each epoch, and stops where the pruner says so.
 
     study: the study's file; trial: its number there. Without a trial or a pruner, that is outside
-    of a search, nothing happens.
+    of a search, nothing happens; nor with several objectives, by which Optuna does not prune.
     """
 
     def __init__(
@@ -30,9 +30,11 @@ class Pruning(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.number is None or not self.pruner or not trainer.is_global_zero:
             return
-        from simplecnn.sweeps.search import RunningTrial
+        from simplecnn.sweeps.search import running_trial
 
-        self.trial = RunningTrial(self.study, self.number, self.pruner)
+        trial = running_trial(self.study, self.number, self.pruner)
+        if len(trial.study.directions) == 1:
+            self.trial = trial
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         stop = False
@@ -40,10 +42,10 @@ class Pruning(Callback):
         monitor = self.monitor
         if self.trial is not None and monitor and monitor in trainer.callback_metrics:
             value = float(trainer.callback_metrics[monitor])
-            self.trial.report(value, epoch=epoch)
-            stop = epoch != trainer.max_epochs and self.trial.is_hopeless(epoch=epoch)
+            self.trial.report(value, step=epoch)
+            stop = epoch != trainer.max_epochs and self.trial.should_prune()
             if stop:
-                seen = metric_text(monitor, value)
-                log.info("pruned after epoch %d: %s", epoch, seen)
+                self.trial.set_user_attr("pruned after epoch", epoch)
+                log.info("pruned after epoch %d: %s", epoch, metric_text(monitor, value))
         # All processes of a run stop together.
         trainer.should_stop |= trainer.strategy.broadcast(stop)

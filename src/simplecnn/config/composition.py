@@ -49,7 +49,7 @@ EXTRAS = {  # a choice, the module it needs, and the extra that installs it
 MAX_NAME = 80  # characters that a directory's name has of what was typed
 Config = Mapping[str, Any]
 Composed = tuple[dict[str, Any], DictConfig]  # plain values, and all of it with Hydra's part
-claimed: dict[str, str] = {}  # the directories of this process's "run" and "sweep", if chosen
+claimed: dict[str, str] = {}  # the directory of this process's "run", if chosen
 
 
 # ------------------------------------------------------------------------------------ resolvers
@@ -79,10 +79,6 @@ def _output_subdir(default: str, *, _root_: Any) -> str | None:
     return default if _root_.get("resume") is None and "run" not in claimed else None
 
 
-def _sweep_dir(default: str) -> str:
-    return claimed.get("sweep", default)
-
-
 def _env(name: str, *default: Any) -> str | None:
     """`oc.env` of OmegaConf for harmless names: no secret gets into a file or an address."""
     if not name.startswith("SIMPLECNN_") and name not in READABLE:
@@ -92,7 +88,6 @@ def _env(name: str, *default: Any) -> str | None:
 
 OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
 OmegaConf.register_new_resolver("output_subdir", _output_subdir, replace=True)
-OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
 OmegaConf.register_new_resolver("oc.env", _env, replace=True)
 # In the defaults of conf/trainer/auto.yaml: Trainer's other arguments need no plus.
 ConfigStore.instance().store(

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from simplecnn.figures import style
 
-PANEL_WIDTH, PANEL_HEIGHT = 3.6, 3.0
-TITLE_SIZE, LABEL_SIZE, NOTE_SIZE = 10, 9, 7.5
-MOST_LINES = 6  # of one panel: more values of the other parameter are dots alone
-COLOURS = ("#1b6ca8", "#c8553d", "#3f8f4f", "#7d5ba6", "#b8860b", "#4d4d4d")
+PANEL_WIDTH, PANEL_HEIGHT = 3.6, 3.0  # inches
+TITLE_SIZE, LABEL_SIZE, NOTE_SIZE = 10, 9, 8
+MAX_LINES = 6  # in one panel: more values of the other parameter are dots only
+COLORS = ("#1b6ca8", "#c8553d", "#3f8f4f", "#7d5ba6", "#b8860b", "#4d4d4d")
 FAILED = "#b2182b"
 
 
@@ -47,140 +47,124 @@ def sweep_figure(
     From three parameters on, parallel coordinates show which values came together.
     """
     values = np.asarray(results, dtype=float)
-    names = list(parameters)
-    beside = len(names) == 1  # one parameter: its panel and the curves share a row
-    num_in_a_row = 2 if beside else (3 if len(names) in (3, 5, 6) or len(names) > 8 else 2)
-    num_rows = 0 if beside else math.ceil(len(names) / num_in_a_row)
-    many = len(names) >= 3
-    heights = [PANEL_HEIGHT] * num_rows + ([PANEL_HEIGHT + 0.3] if many else []) + [PANEL_HEIGHT]
-    width = PANEL_WIDTH * num_in_a_row + (1.2 if len(names) < 3 else 0)
-    figure = style.new_figure(width, sum(heights) + 0.5)
-    grid = figure.add_gridspec(len(heights), num_in_a_row, height_ratios=heights)
+    num_columns = min(3, max(2, len(parameters)))
+    one = len(parameters) == 1  # its panel and the curves share a row
+    num_rows = math.ceil(len(parameters) / num_columns)
+    heights = [PANEL_HEIGHT] * (num_rows + (len(parameters) > 2) + (not one))
+    figure = style.new_figure(PANEL_WIDTH * num_columns + 0.6, sum(heights) + 0.5)
+    grid = figure.add_gridspec(len(heights), num_columns)
     num_failed = int(np.isnan(values).sum())
     failed = f", {num_failed} without a result (crosses)" if num_failed else ""
     figure.suptitle(f"{len(values)} jobs{failed}", fontsize=TITLE_SIZE + 1)
-    for i, name in enumerate(names):
-        ax = figure.add_subplot(grid[i // num_in_a_row, i % num_in_a_row])
-        other = names[1 - i] if len(names) == 2 else None
-        _against(ax, name, parameters[name], values, (other, parameters[other]) if other else None)
+    for i, name in enumerate(parameters):
+        ax = figure.add_subplot(grid[i // num_columns, i % num_columns])
+        others = [other for other in parameters if other != name] if len(parameters) == 2 else []
+        _draw_parameter(ax, name, parameters, values, other=others[0] if others else None)
         ax.set_ylabel(metric, fontsize=LABEL_SIZE)
-    if many:
-        _parallel(
-            figure.add_subplot(grid[num_rows, :]), parameters, values, metric, larger_is_better
-        )
-    _curves(
-        figure.add_subplot(grid[len(heights) - 1, 1 if beside else slice(None)]),
-        curves,
-        curve_metric,
-    )
+    if len(parameters) > 2:
+        ax = figure.add_subplot(grid[num_rows, :])
+        _draw_parallel(ax, parameters, values, metric, larger_is_better)
+    _draw_curves(figure.add_subplot(grid[-1, 1 if one else slice(None)]), curves, curve_metric)
     return figure
 
 
-def _against(
+def _draw_parameter(
     ax: Axes,
     name: str,
-    settings: Sequence[Any],
+    parameters: Mapping[str, Sequence[Any]],
     values: NDArray[Any],
-    other: tuple[str, Sequence[Any]] | None,
+    *,
+    other: str | None,
 ) -> None:
-    """One parameter: a dot a job, a line along each value of the other parameter or the mean."""
-    places, ticks = _places(settings)
+    """A dot a job; a line along each value of the `other` parameter, or along the mean."""
+    places, ticks = _places(parameters[name])
     _scale_axis(ax, places, ticks)
     good = np.isfinite(values)
-    lines = _distinct(other[1]) if other else []
-    if other and 1 < len(lines) <= MOST_LINES:
-        for colour, setting in zip(COLOURS, lines, strict=False):
-            here = good & np.array([s == setting for s in other[1]])
-            if not here.any():
-                continue
-            _mean_line(ax, places[here], values[here], colour, f"{other[0]} {_text(setting)}")
-            ax.plot(places[here], values[here], "o", color=colour, markersize=4)
+    lines = _distinct(parameters[other]) if other else []
+    if other and len(lines) <= MAX_LINES:
+        for color, setting in zip(COLORS, lines, strict=False):
+            chosen = good & np.array([s == setting for s in parameters[other]])
+            ax.plot(places[chosen], values[chosen], "o", color=color, markersize=4)
+            _draw_mean(ax, places[chosen], values[chosen], color, f"{other} {_text(setting)}")
         ax.legend(fontsize=NOTE_SIZE, framealpha=0.8)
     else:
-        ax.plot(places[good], values[good], "o", color=COLOURS[0], markersize=4, alpha=0.75)
-        few = len(np.unique(places[good])) <= len(places[good]) / 2 or len(places) <= 8
-        if few and name != "seed":  # seeds have no order
-            _mean_line(ax, places[good], values[good], COLOURS[0], "mean")
-    if not good.all() and good.any():
+        ax.plot(places[good], values[good], "o", color=COLORS[0], markersize=4, alpha=0.75)
+        repeated = len(np.unique(places[good])) <= max(8, len(places) / 2)
+        if repeated and name != "seed":  # seeds have no order
+            _draw_mean(ax, places[good], values[good], COLORS[0], "mean")
+    if not good.all():  # below the worst result
         low, high = ax.get_ylim()
         ax.set_ylim(low - 0.08 * (high - low), high)
-        floor = np.full((~good).sum(), ax.get_ylim()[0] + 0.03 * (high - low))
+        floor = np.full((~good).sum(), low - 0.05 * (high - low))
         ax.plot(places[~good], floor, "x", color=FAILED, markersize=6, clip_on=False)
     ax.set_xlabel(name, fontsize=LABEL_SIZE)
-    ax.tick_params(labelsize=NOTE_SIZE + 0.5)
+    ax.tick_params(labelsize=NOTE_SIZE)
     ax.grid(axis="y", color="#e0e0e0", linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _mean_line(
-    ax: Axes, places: NDArray[Any], values: NDArray[Any], colour: str, label: str
+def _draw_mean(
+    ax: Axes, places: NDArray[Any], values: NDArray[Any], color: str, label: str
 ) -> None:
     where = np.unique(places)
     means = [values[places == place].mean() for place in where]
-    ax.plot(where, means, "-", color=colour, linewidth=1.2, alpha=0.8, label=label)
+    ax.plot(where, means, "-", color=color, linewidth=1.2, alpha=0.8, label=label)
 
 
-def _parallel(
+def _draw_parallel(
     ax: Axes,
     parameters: Mapping[str, Sequence[Any]],
     values: NDArray[Any],
     metric: str,
     larger_is_better: bool,
 ) -> None:
-    """Each job a line over an axis a parameter, in the colour of its result."""
+    """Each job a line over an axis a parameter and one of the results, in the color of its own."""
     good = np.flatnonzero(np.isfinite(values))
+    axes = [_places(settings) for settings in parameters.values()]
+    axes.append((values, []))
     columns = []
-    for x, settings in enumerate(parameters.values()):
-        places, ticks = _places(settings)
-        logarithmic = _is_logarithmic(places, ticks)
-        scaled, scale = _to_unit(places, logarithmic=logarithmic)
-        columns.append(scaled)
-        shown = ticks or [(p, _text(p)) for p in _few(np.unique(places), logarithmic=logarithmic)]
+    for x, (places, ticks) in enumerate(axes):
+        is_result = x == len(parameters)
+        change = np.log if not is_result and _is_logarithmic(places, ticks) else np.asarray
+        low, high = np.nanmin(change(places)), np.nanmax(change(places))
+        span = high - low or 1.0
+        columns.append((change(places) - low) / span if high > low else 0.5 + 0 * places)
         ax.axvline(x, color="#808080", linewidth=0.8)
-        for place, text in shown:
+        for place, text in ticks or _few(places):
+            y = float((change(place) - low) / span) if high > low else 0.5
             ax.annotate(
-                text, (x, float(scale(place))), (-4, 0), textcoords="offset points", ha="right",
-                va="center", fontsize=NOTE_SIZE,
+                text, (x, y), (5 if is_result else -4, 0), textcoords="offset points",
+                ha="left" if is_result else "right", va="center", fontsize=NOTE_SIZE,
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8},
             )  # fmt: skip
-    results, scale = _to_unit(np.where(np.isfinite(values), values, np.nan), logarithmic=False)
-    columns.append(results)
-    table = np.stack(columns, axis=1)
-    last = len(columns) - 1
-    found = values[good]
-    norm = Normalize(found.min(), found.max() if found.max() > found.min() else found.min() + 1)
-    colours = matplotlib.colormaps[style.POSITIVE]
-    order = good[np.argsort(values[good] if larger_is_better else -values[good])]
-    for i in order:  # the best on top
-        ax.plot(range(last + 1), table[i], color=colours(norm(values[i])), linewidth=1.4, alpha=0.8)
-    ax.axvline(last, color="#808080", linewidth=0.8)
-    for value in _few(np.unique(found)):
-        ax.annotate(
-            f"{value:.4g}", (last, float(scale(value))), (5, 0), textcoords="offset points",
-            va="center", fontsize=NOTE_SIZE,
-        )  # fmt: skip
-    ax.set_xticks(range(last + 1), [*parameters, metric], fontsize=LABEL_SIZE)
-    ax.set_xlim(-0.35, last + 0.2)
+    norm = Normalize(values[good].min(), max(values[good].max(), values[good].min() + 1e-9))
+    colors = matplotlib.colormaps[style.POSITIVE]
+    lines = np.stack(columns, axis=1)
+    for i in good[np.argsort(values[good] if larger_is_better else -values[good])]:
+        ax.plot(lines[i], color=colors(norm(values[i])), linewidth=1.4, alpha=0.8)  # best on top
+    ax.set_xticks(range(len(columns)), [*parameters, metric], fontsize=LABEL_SIZE)
+    ax.set_xlim(-0.35, len(parameters) + 0.2)
     ax.set_ylim(-0.06, 1.06)
     ax.set_yticks([])
     ax.spines[["top", "right", "left", "bottom"]].set_visible(False)
     ax.tick_params(length=0)
-    ax.set_title("Which values came together: a line a job, coloured by its result",
-                 fontsize=TITLE_SIZE)  # fmt: skip
+    ax.set_title(
+        "Which values came together: a line a job, colored by its result", fontsize=TITLE_SIZE
+    )
 
 
-def _curves(ax: Axes, curves: Sequence[Curve], metric: str) -> None:
-    ax.set_title(f"Learning curves of the best {len(curves)}" if len(curves) > 1
-                 else "Learning curve", fontsize=TITLE_SIZE)  # fmt: skip
-    for colour, curve in zip(COLOURS, curves, strict=False):
+def _draw_curves(ax: Axes, curves: Sequence[Curve], metric: str) -> None:
+    title = f"Learning curves of the best {len(curves)}" if len(curves) > 1 else "Learning curve"
+    ax.set_title(title, fontsize=TITLE_SIZE)
+    for color, curve in zip(COLORS, curves, strict=False):
         ax.plot(
-            curve.epochs, curve.values, ".-", color=colour, linewidth=1.3, markersize=5,
+            curve.epochs, curve.values, ".-", color=color, linewidth=1.3, markersize=5,
             label=curve.label,
         )  # fmt: skip
     ax.set_xlabel("epoch", fontsize=LABEL_SIZE)
     ax.set_ylabel(metric, fontsize=LABEL_SIZE)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.tick_params(labelsize=NOTE_SIZE + 0.5)
+    ax.tick_params(labelsize=NOTE_SIZE)
     ax.grid(color="#e0e0e0", linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)
     if curves:
@@ -192,13 +176,11 @@ def _curves(ax: Axes, curves: Sequence[Curve], metric: str) -> None:
 
 def _places(settings: Sequence[Any]) -> tuple[NDArray[Any], list[tuple[float, str]]]:
     """Where each setting stands on an axis, and the named places where it is not of numbers."""
-    if all(isinstance(s, int | float) and not isinstance(s, bool) for s in settings):
+    if all(isinstance(s, int | float) for s in settings):
         return np.asarray(settings, dtype=float), []
     names = _distinct(settings)
-    return (
-        np.array([names.index(s) for s in settings], dtype=float),
-        [(float(i), _text(name)) for i, name in enumerate(names)],
-    )
+    places = np.array([names.index(s) for s in settings], dtype=float)
+    return places, [(float(i), _text(name)) for i, name in enumerate(names)]
 
 
 def _scale_axis(ax: Axes, places: NDArray[Any], ticks: list[tuple[float, str]]) -> None:
@@ -214,40 +196,27 @@ def _scale_axis(ax: Axes, places: NDArray[Any], ticks: list[tuple[float, str]]) 
 
 
 def _is_logarithmic(places: NDArray[Any], ticks: list[tuple[float, str]]) -> bool:
-    """Whether numbers are better told apart by their ratios."""
-    if ticks or places.min() <= 0:
-        return False
+    """Whether the places are numbers that are better told apart by their ratios."""
     distinct = np.unique(places)
+    if ticks or distinct[0] <= 0:
+        return False
     steps = np.diff(distinct)
-    return distinct[-1] / distinct[0] >= 8 or (
-        len(distinct) > 2 and distinct[-1] / distinct[0] >= 3 and steps[-1] > 1.5 * steps[0]
-    )
+    ratio = distinct[-1] / distinct[0]
+    return bool(ratio >= 8 or (len(steps) > 1 and ratio >= 3 and steps[-1] > 1.5 * steps[0]))
 
 
-def _to_unit(places: NDArray[Any], *, logarithmic: bool) -> tuple[NDArray[Any], Any]:
-    """Places from 0 to 1, and the function that brings others there."""
-    change = np.log if logarithmic else np.asarray
-    low, high = np.nanmin(change(places)), np.nanmax(change(places))
-
-    def scale(place: Any) -> Any:
-        return (change(place) - low) / (high - low) if high > low else 0.5 + 0 * change(place)
-
-    return scale(places), scale
-
-
-def _few(values: NDArray[Any], most: int = 6, *, logarithmic: bool = False) -> list[float]:
-    """Sorted values to write on an axis: themselves, or a few between the first and the last."""
-    if len(values) > most:
-        between = np.geomspace if logarithmic else np.linspace
-        values = between(values[0], values[-1], 5)
-    return [float(v) for v in values]
+def _few(places: NDArray[Any]) -> list[tuple[float, str]]:
+    """The distinct numbers to write on an axis, at most six of them."""
+    distinct = np.unique(places[np.isfinite(places)])
+    chosen = np.linspace(0, len(distinct) - 1, min(6, len(distinct))).round().astype(int)
+    return [(float(p), _text(float(p))) for p in distinct[chosen]]
 
 
 def _distinct(settings: Sequence[Any]) -> list[Any]:
-    found = list(dict.fromkeys(settings))
-    numbers = all(isinstance(s, int | float) for s in found)
-    return sorted(found) if numbers else found
+    distinct = list(dict.fromkeys(settings))
+    numbers = all(isinstance(s, int | float) for s in distinct)
+    return sorted(distinct) if numbers else distinct
 
 
 def _text(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,62 +1,179 @@
-"""The jobs of a sweep in processes of their own: what their launchers share. Hydra only.
+"""The jobs of a sweep, as their directories tell: overrides, status, results. No torch."""
 
-Hydra reads the launchers at each start, and this with them: nothing heavy is imported here.
-"""
-
-import logging
-from collections.abc import Sequence
+import csv
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
-log = logging.getLogger("simplecnn.sweeps.report")
-SECONDS_TO_END = 20  # for jobs that are interrupted to write how far they came
+from simplecnn.run_directory import CONFIG, RunDirectory, read_record
+from simplecnn.run_directory import RECORD as RUN_RECORD
+from simplecnn.sweeps.directory import SweepDirectory
 
-
-def job_config(
-    hydra_context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int
-) -> DictConfig:
-    """The configuration of job `number`."""
-    job = hydra_context.config_loader.load_sweep_config(config, list(overrides))
-    with open_dict(job):
-        job.hydra.job.id = job.hydra.job.num = number
-    return job
+SUCCEEDED = ("finished", "pruned")
+NOT_STARTED = "not started"
+STATUSES = (*SUCCEEDED, "failed", "interrupted", "killed", "running", NOT_STARTED)
 
 
-class JobLauncher(Launcher):
-    """Keeps what Hydra gives every launcher. Subclasses give `launch`."""
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep; `record` is its run.json."""
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        self.hydra_context = hydra_context
-        self.task_function = task_function
-        self.config = config
+    path: Path
+    name: str  # the directory below that of the sweep
+    overrides: Sequence[str]
+    status: str  # one of STATUSES
+    error: str = ""
+    record: Mapping[str, Any] = field(default_factory=dict)
+    monitor: str | None = None
+    mode: str = "max"
 
-    def lost(self, number: int, overrides: Sequence[str], *, error: str | None) -> JobReturn:
-        """Record in a job's folder that its process is gone, and say so.
+    @cached_property
+    def words(self) -> dict[str, Any]:
+        """The overrides as keys and values, without those of Hydra itself."""
+        parsed = OverridesParser.create().parse_overrides(list(self.overrides))
+        values = {word.key_or_group: word.value() for word in parsed}
+        return {k: v for k, v in values.items() if not k.startswith(("hydra.", "hydra/"))}
 
-        `error` is None where the job itself has written how it ended. What is returned does not
-        raise: the sweep goes on, and its report tells from the record.
-        """
-        from simplecnn.run_directory import RunDirectory, read_record
-        from simplecnn.sweeps import report as sweep
-        from simplecnn.sweeps.directory import SweepDirectory
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """All metrics at the end of the run."""
+        return self.record.get("metrics") or {}
 
-        config = job_config(self.hydra_context, self.config, overrides, number)
-        hydra = config.hydra
-        run = RunDirectory(Path(str(hydra.sweep.dir), str(hydra.sweep.subdir)).absolute())
-        run.record = read_record(run.path)
-        if run.record and error:
-            run.update(status="interrupted", error=error)
-        record = SweepDirectory.open(hydra.sweep.dir).record
-        total = len(record["jobs"]) if record["jobs"] else None
-        job = sweep.read_job(run.path)
-        log.error(sweep.line(job, number=number, total=total, keys=sweep.swept(record["words"])))
-        result = JobReturn(list(overrides), hydra_cfg=config, status=JobStatus.COMPLETED)
-        with open_dict(config):
-            config.hydra.runtime.output_dir = str(run.path)
-        return result
+    @property
+    def best(self) -> Mapping[str, Any]:
+        """Of the best checkpoint: `value` of the monitor, `epoch` from 1; empty without one."""
+        return self.record.get("best") or {}
+
+    @property
+    def criterion(self) -> str:
+        """The metric that jobs are compared by; without a monitor, the test accuracy."""
+        return self.monitor or "test/acc"
+
+    @property
+    def value(self) -> float | None:
+        """The best value of the criterion, else its last one; None where it is not finite."""
+        value = self.best.get("value", self.metrics.get(self.criterion))
+        return value if value is not None and math.isfinite(value) else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Time of training and test."""
+        seconds = self.record.get("seconds") or {}
+        phases = [seconds[phase] for phase in ("fit", "test") if phase in seconds]
+        return round(sum(phases), 1) if phases else None
+
+    @property
+    def log(self) -> Path | None:
+        """The newest log in the job's directory."""
+        return max(self.path.glob("*.log"), key=lambda p: p.stat().st_mtime, default=None)
+
+    def curve(self, metric: str) -> tuple[list[int], list[float]]:
+        """Epochs (from 1) and values of a metric, from metrics.csv; empty without one."""
+        path = self.path / "metrics.csv"
+        if not path.is_file():
+            return [], []
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row.get(metric) and row.get("epoch")]
+        values = {int(row["epoch"]) + 1: float(row[metric]) for row in rows}
+        return list(values), list(values.values())
+
+
+def read_job(path: Path, root: Path | None = None) -> Job:
+    """The job in the directory `path` of the sweep in `root`."""
+    record = read_record(path)
+    config = _yaml(path / CONFIG) or {}
+    status = record.get("status", "running" if (path / RUN_RECORD).exists() else NOT_STARTED)
+    error = str(record.get("error") or "").strip().partition("\n")[0]
+    if status == "running" and not RunDirectory(path).is_locked():
+        status, error = "killed", "its process ended without a record: killed, or out of memory"
+    return Job(
+        path=path,
+        name=path.relative_to(root or path.parent).as_posix(),
+        overrides=_yaml(path / ".hydra" / "overrides.yaml") or [],
+        status=status,
+        error=error,
+        record=record,
+        monitor=config.get("monitor"),
+        mode=config.get("mode", "max"),
+    )
+
+
+def read_jobs(sweep: SweepDirectory) -> list[Job]:
+    """The jobs of a sweep in their order, and after them those that were not started."""
+    paths = sorted((path.parent for path in sweep.path.glob(f"**/{RUN_RECORD}")), key=number)
+    jobs = [read_job(path, sweep.path) for path in paths]
+    started = [job.words for job in jobs]
+    for i, overrides in enumerate(sweep.record.get("jobs") or []):
+        job = Job(sweep.path / str(i), str(i), overrides, NOT_STARTED)
+        if job.words not in started:
+            jobs.append(job)
+    return jobs
+
+
+def number(path: Path) -> tuple[float, str]:
+    """Sorts the directories of jobs: by number, then those with a name."""
+    return (int(path.name), "") if path.name.isdigit() else (math.inf, str(path))
+
+
+def rank(jobs: Sequence[Job]) -> tuple[bool, float]:
+    """Sorts jobs, or groups of jobs: the best mean first, those without a value last."""
+    values = [job.value for job in jobs if job.value is not None]
+    mean = statistics.fmean(values) if values else 0.0
+    return not values, -mean if jobs[0].mode == "max" else mean
+
+
+def varied(jobs: Sequence[Job]) -> list[str]:
+    """The keys whose values differ from job to job, in the order they were typed."""
+    keys = dict.fromkeys(key for job in jobs for key in job.words)
+    return [k for k in keys if len({repr(job.words.get(k)) for job in jobs}) > 1]
+
+
+def seed_groups(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs that differ in nothing but `seed`, best mean first; empty where no seed is repeated."""
+    keys = [key for key in varied(jobs) if key != "seed"]
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(repr([job.words.get(k) for k in keys]), []).append(job)
+    if "seed" not in varied(jobs) or len(groups) == len(jobs):
+        return []
+    return sorted(groups.values(), key=rank)
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """The shortest ending of each key that no other key shares: `lr`, `batch_size`."""
+    names = {}
+    for key in keys:
+        parts = key.replace("/", ".").split(".")
+        for n in range(1, len(parts) + 1):
+            ending = ".".join(parts[-n:])
+            same = [k for k in keys if f".{k}".replace("/", ".").endswith(f".{ending}")]
+            if len(same) == 1:
+                break
+        names[key] = ending
+    return names
+
+
+def value_text(value: Any) -> str:
+    """A value as one would type it, without blanks."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(value_text, value))}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _yaml(path: Path) -> Any:
+    """What a YAML file holds; None where it cannot be read."""
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path))
+    except Exception:
+        return None

@@ -1,45 +1,78 @@
-"""Doing the jobs of a sweep: each leaves a record, and a report ends it, whatever happens."""
+"""Running the jobs of a sweep: each leaves a record, and a report ends it, whatever happens."""
 
 import dataclasses
 import gc
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, open_dict, read_write
 
-from simplecnn.config import composition
+from simplecnn.config.build import build
+from simplecnn.config.composition import settle
 from simplecnn.config.spelling import word
 from simplecnn.console import only_sweep_lines
-from simplecnn.errors import log_error, short
+from simplecnn.errors import InputError, RunError, log_error, short
 from simplecnn.run_directory import RunDirectory, read_record
-from simplecnn.signals import was_requeued
-from simplecnn.sweeps.directory import SweepDirectory, listed, source_hashes
+from simplecnn.slurm import slurm_job, was_requeued
+from simplecnn.sweeps import report
+from simplecnn.sweeps.directory import RECORD, SweepDirectory, source_hashes
+from simplecnn.sweeps.jobs import read_job
 from simplecnn.sweeps.plan import SweepPlan
 
+log = logging.getLogger("simplecnn.sweeps")
 Task = Callable[[dict[str, Any], Path], Any]
 
 
-class JobFailed(CompactHydraException):
-    """One job of a multirun failed; its log says why. The others go on."""
+def run_sweep(run: Callable[[], Any], plan: SweepPlan) -> int:
+    """Run all jobs by `run`, which is Hydra's, and report on them however they ended.
+
+    Returns the exit code, 0 where all jobs succeeded. Raises InputError before the first job
+    where the directory cannot be claimed.
+    """
+    directory = claim(plan)
+    PrepareSweep.current = plan, directory
+    received: list[int] = []
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        sys.exit(128 + signum)
+
+    # While a job runs in this process, it has handlers of its own.
+    before = signal.signal(signal.SIGTERM, stop)
+    code, succeeded = 1, False
+    try:
+        run()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        PrepareSweep.current = None
+        directory.release()
+        succeeded = report.report(directory.path)
+    if received:  # Ray exits with a code of its own
+        return 128 + received[0]
+    return code or int(not succeeded)
 
 
 def claim(plan: SweepPlan) -> SweepDirectory:
-    """The folder of a sweep, from now on the same for all processes, and in its command."""
+    """Lock the directory of a sweep, and name it in the command that resumes the sweep."""
     path, words = plan.folder, list(plan.command)
     if not any(w.startswith("hydra.sweep.dir=") for w in words):
         if was_requeued():
-            path = SweepDirectory.of_slurm_job(path.parent) or path
-        overrides = [w for w in words if not w.startswith("-")]
-        last = words.index(overrides[-1]) + 1 if overrides else len(words)
-        words.insert(last, word("hydra.sweep.dir", short(path)))
-    composition.claimed["sweep"] = str(path)
+            path = _directory_of_slurm_job(path.parent) or path
+        overrides = [i for i, w in enumerate(words) if "=" in w and not w.startswith("-")]
+        words.insert(min(overrides, default=len(words)), word("hydra.sweep.dir", short(path)))
     return SweepDirectory.claim(
         path,
         words=plan.words,
@@ -49,87 +82,75 @@ def claim(plan: SweepPlan) -> SweepDirectory:
     )
 
 
-def do_sweep(run: Callable[[], Any], folder: SweepDirectory) -> int:
-    """Do all the jobs and show what came out of them, whatever happens. Gives the exit code."""
-    from simplecnn.sweeps import report as room
-
-    code = 1
-    succeeded = False
-    told: list[int] = []
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        told.append(128 + signum)
-        sys.exit(128 + signum)
-
-    # While a job runs in this process, it has handlers of its own.
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        run()
-        code = 0
-    except SystemExit as end:
-        # Ray raises one of its own.
-        code = told[0] if told else end.code if isinstance(end.code, int) else 1
-    except KeyboardInterrupt:
-        code = 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        folder.release()
-        succeeded = room.report(folder.path)
-    return code or int(not succeeded)
+def _directory_of_slurm_job(root: Path) -> Path | None:
+    """The sweep below `root` that this SLURM job began before it was requeued."""
+    for record in sorted(root.glob(f"*/{RECORD}"), reverse=True):
+        if SweepDirectory.open(record.parent).record.get("slurm_job") == slurm_job():
+            return record.parent
+    return None
 
 
-def do_job(task: Task, config: dict[str, Any], folder: Path) -> Any:
-    """Do one job, unless it was done before; one line on it whatever comes of it.
+class PrepareSweep(Callback):
+    """Hydra's callback, named in conf/hydra/default.yaml: what is done once, before the jobs.
 
-    A failure is told by the job's record, and to a search, which chooses the next values, by
-    JobFailed; nothing holds on to the job.
+    Names the sweep's directory from the root, for jobs in processes of another working directory,
+    and downloads the data, so that no other node needs the internet.
     """
-    from simplecnn.sweeps import report as room
 
-    hydra_config = HydraConfig.get()
-    sweep = SweepDirectory.open(hydra_config.sweep.dir)
-    sources = [s.path for s in hydra_config.runtime.config_sources if s.schema == "file"]
-    changed = sweep.changed(source_hashes(*map(Path, sources)))
-    if changed:
-        reason = f"{listed(changed)} changed since the sweep was started: no further job begins."
-        if sweep.record["process"] == os.getpid():
-            print(reason, file=sys.stderr)
-            sys.exit(2)
-        raise JobFailed(reason)  # in a process of a launcher, which would start another one
+    current: ClassVar[tuple[SweepPlan, SweepDirectory] | None] = None  # of this process
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if self.current is None:  # another command than train
+            return
+        plan, directory = self.current
+        path = os.path.abspath(directory.path)
+        with read_write(config.hydra), open_dict(config.hydra):
+            config.hydra.sweep.dir = path
+            # Each job is composed from these words, in its own process.
+            config.hydra.overrides.hydra.append(word("hydra.sweep.dir", path))
+        try:
+            fetch_data(plan)
+        except (InputError, RunError) as error:  # which Hydra would turn into a warning
+            log.error("%s", error)
+            sys.exit(1)
+
+
+def fetch_data(plan: SweepPlan) -> None:
+    """Download the data of all jobs, where a file is missing."""
+    fetched: list[Any] = []
+    for values, config in plan.configs:
+        data = settle(values, config.hydra, "train").get("data")
+        if data and data not in fetched:
+            fetched.append(data)
+            build(data).prepare_data()
+
+
+def run_job(task: Task, config: dict[str, Any], folder: Path) -> float | None:
+    """Do one job, unless it has finished before, and log one line on it however it ended.
+
+    A job that fails raises nothing: its record says why, and the others run. Returns what jobs
+    are compared by, for sweepers that search.
+    """
+    hydra = HydraConfig.get()
+    sweep = SweepDirectory.open(Path(hydra.runtime.cwd, hydra.sweep.dir))
+    sources = [Path(s.path) for s in hydra.runtime.config_sources if s.schema == "file"]
     only_sweep_lines()
-    jobs = sweep.record["jobs"]
-    keys = room.swept(sweep.record["words"])
-    tell = partial(
-        room.line, number=hydra_config.job.num, total=len(jobs) if jobs else None, keys=keys
-    )
-    run = RunDirectory(folder)
-    before = read_record(folder)
-    if before.get("status") == "finished" and run.holds(config):
-        room.log.info(tell(room.read_job(folder), note="done before"))
-        return room.result(before, config["monitor"])
-    value, failure = None, ""
+    run, error, note = RunDirectory(folder), "", ""
     try:
-        value = task(config, folder)
-    except Exception as error:
-        failure = log_error(error, folder)[1]
-    # Outside the except block: the traceback, and the model it holds, can be freed.
-    record = read_record(folder)
-    if failure and (not record or record.get("status") == "running"):
-        run.record = record
-        run.update(status="failed", error=failure)
-    _free_memory()
-    job = room.read_job(folder, under_way=True)
-    if failure:
-        job = dataclasses.replace(job, status="failed", error=failure)
-    room.log.info(tell(job))
-    if failure and jobs is None:  # a search is told; Hydra's sweeper would only repeat it
-        raise JobFailed(failure)
-    return value
-
-
-def _free_memory() -> None:
-    """Give back what a job held in circles of references, and on the GPU."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+        if read_record(folder).get("status") == "finished" and run.holds(config):
+            note = "finished before"
+        else:
+            sweep.check_source(source_hashes(*sources))
+            task(config, folder)
+    except Exception as failure:
+        error = log_error(failure, folder)[1]
+    finally:
+        run.record = read_record(folder)
+        if error and run.record.get("status", "running") == "running":
+            run.update(status="failed", error=error)
+        job = read_job(folder)
+        if error:
+            job = dataclasses.replace(job, status="failed", error=error)
+        log.info(report.line(job, sweep.record, number=hydra.job.num, note=note))
+    gc.collect()  # what the job held in reference cycles, a failed one's model with its traceback
+    return job.value

@@ -1,10 +1,9 @@
-"""A search by Optuna: its space in Hydra's words, its study on disk, its pruning. No torch.
+"""A search by Optuna: its space in Hydra's words, its study on disk. No torch.
 
-The study of a sweep is the file `study.journal` in the sweep's folder, which any number of
-processes may read and add to; trial n is job n. A sweep that is taken up again goes on with it.
+The study of a sweep is the file `study.journal` in the sweep's directory, which any number of
+processes may read and add to; trial n is job n. The same command resumes it.
 """
 
-import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -31,15 +30,14 @@ from simplecnn.config.build import build
 from simplecnn.config.schema import LOGGED, is_logged
 from simplecnn.config.spelling import unknown
 from simplecnn.errors import InputError
-from simplecnn.run_directory import RunDirectory, read_record
+from simplecnn.run_directory import RunDirectory
+from simplecnn.sweeps.jobs import SUCCEEDED, read_job
 
-STUDY = "study.journal"
-NAME = "simplecnn"
+STUDY, NAME = "study.journal", "simplecnn"
 DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 OBJECTIVES = (*(name for name in LOGGED if not name.startswith("test/")), "num_parameters")
 PRUNED = "pruned after epoch"  # a trial's attribute
 
-log = logging.getLogger("simplecnn.sweeps.report")
 Config = Mapping[str, Any]
 Space = dict[str, BaseDistribution]
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -57,7 +55,7 @@ class Search:
     def of(cls, config: DictConfig, words: Sequence[str], parser: OverridesParser) -> "Search":
         """The search of a composed configuration and the words of its command line.
 
-        Raises InputError for what can be known to be wrong before the first trial.
+        Raises InputError for what is known to be wrong before the first trial.
         """
         sweeper = config.hydra.sweeper
         for name, value in (("n_trials", sweeper.n_trials), ("n_jobs", sweeper.n_jobs or 1)):
@@ -86,17 +84,11 @@ class Search:
 
     def corners(self) -> list[list[str]]:
         """The words of two trials: all at the lower end of the space, and all at the upper one."""
-        ends = []
-        for end in (0, -1):
-            params: dict[str, Any] = {}
-            for key, d in self.space.items():
-                if isinstance(d, CategoricalDistribution):
-                    params[key] = d.choices[end]
-                else:
-                    assert isinstance(d, IntDistribution | FloatDistribution)
-                    params[key] = d.high if end else d.low
-            ends.append(self.words(params))
-        return ends
+        ends: list[dict[str, Any]] = [{}, {}]
+        for key, d in self.space.items():
+            values = d.choices if isinstance(d, CategoricalDistribution) else (d.low, d.high)  # type: ignore[attr-defined]
+            ends[0][key], ends[1][key] = values[0], values[-1]
+        return [self.words(end) for end in ends]
 
 
 def search_space(words: Sequence[str], parser: OverridesParser) -> tuple[Space, list[str]]:
@@ -104,7 +96,7 @@ def search_space(words: Sequence[str], parser: OverridesParser) -> tuple[Space, 
 
     `interval(a,b)` is continuous, `int(interval(a,b))` whole; `range(a,b,step)` leaves out b;
     `choice(…)`, `glob(…)` and lists with commas have no order; `tag(log,…)` is for the first two.
-    Raises InputError where nothing is searched, or nothing is to be found there.
+    Raises InputError where the space is empty.
     """
     space: Space = {}
     fixed: dict[str, str] = {}
@@ -131,23 +123,20 @@ def search_space(words: Sequence[str], parser: OverridesParser) -> tuple[Space, 
 
 def _distribution(override: Override) -> BaseDistribution:
     sweep: Any = override.value()
-    log = "log" in getattr(sweep, "tags", ())
     if isinstance(sweep, IntervalSweep):
-        low, high = sweep.start, sweep.end
-        if isinstance(low, int) and isinstance(high, int):
-            return IntDistribution(low, high, log=log)
-        assert low is not None and high is not None
-        return FloatDistribution(low, high, log=log)
-    if isinstance(sweep, RangeSweep):
+        low, high, step = sweep.start, sweep.end, None
+    elif isinstance(sweep, RangeSweep):
         values = list(sweep.range())
         if not values:
             raise ValueError("the range is empty")
         low, high, step = min(values), max(values), abs(sweep.step)
-        if all(isinstance(v, int) for v in values):
-            return IntDistribution(low, high, log=log, step=1 if log else int(step))
-        return FloatDistribution(low, high, log=log, step=None if log else step)
-    # As text: a list or a word in quotes goes to the job as it was typed.
-    return CategoricalDistribution(list(dict.fromkeys(override.sweep_string_iterator())))
+    else:  # As text: a list or a word in quotes goes to the job as it was typed.
+        return CategoricalDistribution(list(dict.fromkeys(override.sweep_string_iterator())))
+    assert low is not None and high is not None
+    log = "log" in sweep.tags
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=log, step=1 if log or not step else int(step))
+    return FloatDistribution(low, high, log=log, step=None if log else step)
 
 
 def open_study(
@@ -158,22 +147,33 @@ def open_study(
     pruner: Config | None = None,
 ) -> optuna.Study:
     """The study in `folder`, begun where there is none. `objectives` map names to max or min."""
-    storage = _storage(Path(folder) / STUDY)
-    directions = [DIRECTIONS[mode] for mode in objectives.values()]
     study = optuna.create_study(
-        storage=storage, study_name=NAME, directions=directions, load_if_exists=True,
+        storage=_storage(Path(folder) / STUDY),
+        study_name=NAME,
+        directions=[DIRECTIONS[mode] for mode in objectives.values()],
         pruner=build(pruner) if pruner else optuna.pruners.NopPruner(),
-    )  # fmt: skip
-    names = study.user_attrs.setdefault("objectives", dict(objectives))
-    if names != dict(objectives):
-        raise InputError(f"{Path(folder) / STUDY} was made with the objectives {names}.")
-    study.set_user_attr("objectives", dict(objectives))
+        load_if_exists=True,
+    )
     if sampler:
         # The random numbers begin anew: with the same seed they would repeat the first trials.
         seed = sampler.get("seed")
-        more = {} if seed is None else {"seed": seed + len(study.trials)}
-        study.sampler = build({**sampler, **more})
+        study.sampler = build(
+            sampler if seed is None else {**sampler, "seed": seed + len(study.trials)}
+        )
     return study
+
+
+def running_trial(path: str | Path, number: int, pruner: Config) -> Trial:
+    """Trial `number` of the study in the file `path`, for the process that runs it."""
+    storage = _storage(Path(path))
+    study = optuna.load_study(
+        study_name=NAME,
+        storage=storage,
+        pruner=build(pruner),
+        sampler=optuna.samplers.RandomSampler(),  # nothing is sampled here
+    )
+    study_id = storage.get_study_id_from_name(NAME)
+    return Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
 
 def _storage(path: Path) -> JournalStorage:
@@ -181,85 +181,35 @@ def _storage(path: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(os.path.abspath(path)))
 
 
-def unfinished(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials of a sweep that was interrupted. One that never got its parameters has failed."""
-    running = []
-    for trial in study.get_trials(states=[TrialState.RUNNING]):
-        if trial.params:
-            running.append(trial)
-        else:
+def interrupted_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials to resume. One whose process was killed before it drew parameters has failed."""
+    running = study.get_trials(states=[TrialState.RUNNING])
+    for trial in running:
+        if not trial.params:
             study.tell(trial.number, state=TrialState.FAIL)
-    return running
+    return [trial for trial in running if trial.params]
 
 
-def tell(study: optuna.Study, number: int, folder: Path, *, monitor: str | None) -> None:
-    """Tell the study how the run in `folder` came out: its values, pruned, or failed.
+def tell(study: optuna.Study, number: int, folder: Path, *, objectives: Sequence[str]) -> None:
+    """Tell the study how the run in `folder` came out: its objectives, pruned, or failed.
 
-    The run's record then says `pruned`, or `failed` for a value that is not finite.
+    Of the monitored metric its best value counts, of another one the last. The run's record then
+    says `pruned`, or `failed` where an objective is not a finite number.
     """
+    job = read_job(folder)
     run = RunDirectory(folder)
-    run.record = read_record(folder)
-    epoch = study.trials[number].user_attrs.get(PRUNED)
-    if run.record.get("status") not in ("finished", "pruned"):
+    run.record = dict(job.record)
+    values: dict[Any, Any] = {"num_parameters": job.record.get("num_parameters"), **job.metrics}
+    if job.best:
+        values[job.monitor] = job.best["value"]
+    wrong = [o for o in objectives if values.get(o) is None or not math.isfinite(values[o])]
+    if job.status not in SUCCEEDED:
         study.tell(number, state=TrialState.FAIL)
-    elif epoch is not None:
+    elif PRUNED in study.trials[number].user_attrs:
         run.update(status="pruned")
         study.tell(number, state=TrialState.PRUNED)
+    elif wrong:
+        run.update(status="failed", error=f"{wrong[0]} is {values.get(wrong[0])}: not comparable.")
+        study.tell(number, state=TrialState.FAIL)
     else:
-        try:
-            values = objective_values(run.record, list(study.user_attrs["objectives"]), monitor)
-        except ValueError as error:
-            run.update(status="failed", error=str(error))
-            log.error("job %d   failed   %s", number, error)
-            study.tell(number, state=TrialState.FAIL)
-        else:
-            study.tell(number, values)
-
-
-def objective_values(record: Config, names: Sequence[str], monitor: str | None) -> list[float]:
-    """What a finished run says on each objective: of the monitored one, its best value.
-
-    Raises ValueError with a sentence where one is missing or not finite.
-    """
-    metrics = record.get("metrics") or {}
-    best = record.get("best") or {}
-    there = {**metrics, "num_parameters": record.get("num_parameters")}
-    if monitor and best:
-        there[monitor] = best["value"]
-    values = []
-    for name in names:
-        value = there.get(name)
-        if value is None:
-            raise ValueError(f"{name} was not logged. There are: {', '.join(sorted(metrics))}.")
-        if not math.isfinite(value):
-            raise ValueError(f"{name} is {value}: not a number to compare.")
-        values.append(float(value))
-    return values
-
-
-class RunningTrial:
-    """A trial as its own process sees it: it reports each epoch, and hears whether to stop."""
-
-    def __init__(self, path: str | Path, number: int, pruner: Config) -> None:
-        """`path` is that of the study's file. Raises InputError where the trial is not in it."""
-        study = optuna.load_study(
-            study_name=NAME, storage=_storage(Path(path)), pruner=build(pruner),
-            sampler=optuna.samplers.RandomSampler(),  # nothing is sampled here
-        )  # fmt: skip
-        trials = study.get_trials(deepcopy=False)
-        if number >= len(trials) or trials[number].state != TrialState.RUNNING:
-            raise InputError(f"{path} has no running trial {number}.")
-        self.can_stop = len(study.directions) == 1  # Optuna prunes by one objective only
-        self._trial = Trial(study, trials[number]._trial_id)
-
-    def report(self, value: float, *, epoch: int) -> None:
-        """Tell the study the metric after `epoch` (from 1)."""
-        if self.can_stop:
-            self._trial.report(value, step=epoch)
-
-    def is_hopeless(self, *, epoch: int) -> bool:
-        """Whether the pruner gives the trial up after what was reported of `epoch`."""
-        if not self.can_stop or not self._trial.should_prune():
-            return False
-        self._trial.set_user_attr(PRUNED, epoch)
-        return True
+        study.tell(number, [values[name] for name in objectives])

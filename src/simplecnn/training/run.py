@@ -21,7 +21,8 @@ from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
 from simplecnn.config.spelling import word
 from simplecnn.console import configure_lightning_logging
 from simplecnn.run_directory import RECORD, RunDirectory, short, tensorboard, with_uv
-from simplecnn.signals import Interrupted, Stop, requeue, slurm_job
+from simplecnn.signals import Interrupted, Stop
+from simplecnn.slurm import requeue, slurm_job
 from simplecnn.table import table
 from simplecnn.training.build import build_datamodule, build_module, build_trainer
 from simplecnn.training.loggers import TensorBoard, rewind
