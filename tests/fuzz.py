@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from simplecnn import cli as commands
+from simplecnn import command_line as commands
 from simplecnn.config import composition as config
 from simplecnn.errors import InputError
 

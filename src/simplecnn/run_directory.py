@@ -30,8 +30,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from simplecnn.atomic import atomic_write
 from simplecnn.checkpoint_file import check_checkpoint, problem
-from simplecnn.config.build import name_mistakes
-from simplecnn.config.mistakes import mistakes
 from simplecnn.errors import InputError, short
 from simplecnn.locked_directory import LockedDirectory
 from simplecnn.old_runs import upgrade_config
@@ -167,14 +165,6 @@ class RunDirectory(LockedDirectory):
         if not {"model", "data", "trainer"} <= set(config):
             raise InputError(f"{self.path / CONFIG} is not the configuration of a run.")
         return upgrade_config(config)
-
-    def checked_config(self) -> dict[str, Any]:
-        """Its model and its data, which can come from someone else. Raises InputError."""
-        config = self.config()
-        parts = {key: config[key] for key in ("model", "data")}
-        if found := {**mistakes("parts", parts), **name_mistakes(parts)}:
-            raise InputError(*(f"{short(self.path)}: {sentence}" for sentence in found.values()))
-        return parts
 
     def config_here(self) -> dict[str, Any]:
         """The run's configuration, with the paths into its folder where the folder lies now."""

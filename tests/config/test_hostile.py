@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from simplecnn.cli import check_command_line
+from simplecnn.command_line import check_command_line
 from simplecnn.config.build import TargetNotAllowed, build, check_classes
 from simplecnn.config.composition import compose_config
-from simplecnn.errors import InputError
+from simplecnn.config.mistakes import checked_parts
+from simplecnn.errors import InputError, short
 from simplecnn.inference.networks import load_network
 from simplecnn.run_directory import RunDirectory
 
@@ -241,7 +242,7 @@ def test_the_run_folder_of_someone_else_does_no_harm(which, harm):
     (folder / "config.yaml").write_bytes(config.encode(errors="surrogateescape"))
     (folder / "run.json").write_text("{}")
     with pytest.raises(InputError) as caught:
-        RunDirectory.open(folder).checked_config()
+        checked_parts(RunDirectory.open(folder).config(), short(folder))
     told = "\n".join(caught.value.mistakes)
     assert sentence in told and len(told) < 500, told
     (folder / "run.json").write_text("[" * 100_000)

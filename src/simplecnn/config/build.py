@@ -407,8 +407,7 @@ def _is_light(node: Config) -> bool:
 
 def _trial_optimizer(node: Config) -> Any:
     """An optimizer that has taken one step on a parameter of a convolution and one of a bias."""
-    import torch
-
+    torch = importlib.import_module("torch")
     parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((1, 1, 1, 1), (1,))]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
@@ -423,8 +422,7 @@ def _trial_optimizer(node: Config) -> Any:
 @contextmanager
 def _nothing_said() -> Iterator[None]:
     """No warning and no log message, and torch's switches as they were: it was only a trial."""
-    import torch
-
+    torch = importlib.import_module("torch")
     deterministic = torch.are_deterministic_algorithms_enabled()
     benchmark = torch.backends.cudnn.benchmark
     environment = dict(os.environ)

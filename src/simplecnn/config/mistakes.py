@@ -6,8 +6,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from simplecnn.config.build import name_mistakes
 from simplecnn.config.schema import COMMANDS, OURS, Part
 from simplecnn.config.spelling import show, unknown
+from simplecnn.errors import InputError
 
 Config = Mapping[str, Any]
 
@@ -27,6 +29,17 @@ def mistakes(command: str, config: Config) -> dict[str, str]:
         else:
             return joined | sentences
     return sentences
+
+
+def checked_parts(config: Config, source: str) -> dict[str, Any]:
+    """The model and the data of a run's configuration, which may come from someone else.
+
+    Raises InputError; its sentences begin with `source`.
+    """
+    parts = {key: config[key] for key in ("model", "data")}
+    if sentences := {**mistakes("parts", parts), **name_mistakes(parts)}:
+        raise InputError(*(f"{source}: {sentence}" for sentence in sentences.values()))
+    return parts
 
 
 def _problems(part: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """Convolution from its definition, with gradients, and kernels with a name.
 
-NumPy only; the report on it, `simplecnn.convolution.report`, needs torch and matplotlib.
+NumPy only; the report on it, `simplecnn.convolution_report`, needs torch and matplotlib.
 """
 
 from simplecnn.convolution.definition import Conv2dGradients, conv2d, conv2d_gradients

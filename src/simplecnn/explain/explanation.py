@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from simplecnn.config.mistakes import checked_parts
 from simplecnn.errors import InputError
 from simplecnn.run_directory import RunDirectory, read_record, short, tensorboard
 from simplecnn.sweeps.directory import SweepDirectory
@@ -48,7 +49,7 @@ def plan(config: Config) -> tuple[list[tuple[RunDirectory, Path, dict[str, Any]]
         if len(runs) > 1:
             folder = Path(os.path.commonpath([run.path.absolute() for run, _ in runs]))
     for run, _ in runs:
-        run.checked_config()
+        checked_parts(run.config(), short(run.path))
     which = config["checkpoint"]
     chosen = [
         (run, run.checkpoint(which) if which else run.any_checkpoint(), values)

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 
 from simplecnn.convolution import KERNELS, conv2d, report, white_square
-from simplecnn.convolution.report import convolution_report, largest_difference
+from simplecnn.convolution_report import convolution_report, largest_difference
 
 DIGIT = np.zeros((28, 28), np.uint8)
 DIGIT[4:24, 12:16] = 255

@@ -1,0 +1,242 @@
+"""What is typed, checked before anything is made: Hydra's options, words, keys, values, classes.
+
+Only `check_imported` imports anything heavy.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from omegaconf import OmegaConf
+
+from simplecnn.config import composition
+from simplecnn.config.build import check_classes, first_line, target_nodes
+from simplecnn.config.composition import (
+    Composed,
+    command_help,
+    compose_checked,
+    latest,
+    settle,
+)
+from simplecnn.config.spelling import meant
+from simplecnn.errors import InputError
+from simplecnn.run_directory import (
+    RECORD,
+    RunDirectory,
+    check_checkpoint,
+    read_record,
+    short,
+    taken,
+)
+from simplecnn.slurm import slurm_job, was_requeued
+from simplecnn.sweeps.plan import SweepPlan, plan_sweep, sweep_values
+
+LEAVES_RUNS = "train"  # the command whose jobs are runs, with a record each
+
+
+def check_command_line(name: str, argv: Sequence[str]) -> Composed | SweepPlan | None:
+    """What a command line asks for: one configuration, the plan of a sweep, or only to be shown.
+
+    Imports nothing heavy. Raises InputError with every mistake in words, and in keys and values of
+    ours. Prints the help, or the jobs of a dry run, and ends the process with it.
+    """
+    options = _options(argv)
+    words = list(options.overrides)
+    if options.help:
+        print(command_help(name))
+        sys.exit(0)
+    if options.shell_completion or (options.hydra_help or options.info) and not words:
+        return None
+    if options.config_dir:
+        if not Path(options.config_dir).is_dir():
+            raise InputError(f"--config-dir {options.config_dir}: there is no such folder.")
+        words.append(f"hydra.searchpath=['file://{Path(options.config_dir).absolute()}']")
+    config_name = options.config_name or name
+    shown = options.hydra_help or options.info or options.cfg
+    if not shown and (options.multirun or "hydra.mode=MULTIRUN" in words):
+        if name == LEAVES_RUNS:
+            plan = plan_sweep(config_name, words)
+            if plan.configs[0][0]["dry_run"]:
+                _list_jobs(plan)
+            return dataclasses.replace(plan, command=list(argv))
+        for line in sweep_values(words):
+            compose_checked(config_name, line)
+        return None
+    if name == LEAVES_RUNS and was_requeued():
+        _take_up_requeued(words)
+    values, config = compose_checked(config_name, words)
+    if options.cfg == "job" and options.package not in (None, "_global_"):
+        if OmegaConf.select(config, options.package) is None:
+            raise InputError(f"--package {options.package}: the configuration has no such part.")
+    if shown or _is_ddp_child():
+        return None
+    if config.hydra.sweeper.get("params"):
+        key = "hparams_search" if config.hydra.runtime.choices.get("hparams_search") else "sweeper"
+        raise InputError(f"{key} describes several runs: add -m to do them all.")
+    if values.get("resume") is not None:
+        _check_resume(values["resume"], words)
+        return None
+    run_dir = Path(config.hydra.run.dir)
+    if name == LEAVES_RUNS and "run" not in composition.claimed and (run_dir / RECORD).exists():
+        raise InputError(taken(run_dir))
+    if problem := _cannot_be_made(run_dir):
+        raise InputError(f"hydra.run.dir is {str(run_dir)!r}: {problem}.")
+    if values.get("ckpt_path") is not None:
+        check_checkpoint(Path(values["ckpt_path"]))
+    return values, config
+
+
+def check_imported(name: str, request: Composed | SweepPlan | None) -> None:
+    """Import the classes that a configuration names, and hold its arguments against them."""
+    composed = request.configs if isinstance(request, SweepPlan) else [request] if request else []
+    found: dict[str, None] = {}
+    checked = set()
+    for values, config in composed:
+        parts = {k: v for k, v in values.items() if any(True for _ in target_nodes(v))}
+        text = json.dumps(parts, default=str, sort_keys=True)
+        if not parts or text in checked:
+            continue
+        checked.add(text)
+        try:
+            values = settle(values, config.hydra, name)
+            check_classes(values)
+            found |= dict.fromkeys(_differences(values))
+        except InputError as error:
+            found |= dict.fromkeys(error.mistakes)
+    if found:
+        raise InputError(*found)
+    if composed and composed[0][0].get("dry_run"):
+        print("This is a valid run; nothing was started.")
+        sys.exit(0)
+
+
+def _differences(values: dict[str, Any]) -> Iterator[str]:
+    """What a run cannot take from a checkpoint, because it is of something else."""
+    path, model = values.get("ckpt_path"), values.get("model") or {}
+    if not path or not values["train"] or values["ckpt_weights_only"]:
+        return
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"{short(path)} is no checkpoint: {first_line(error)}") from None
+    saved = content.get("hyper_parameters") or {}
+    for part in ("network", "optimizer", "scheduler") if "network" in saved else ():
+        its, mine = saved.get(part) or {}, model.get(part) or {}
+        its, mine = ({k: v for k, v in node.items() if v is not None} for node in (its, mine))
+        keys = {"_target_"} if part != "network" else its.keys() & mine.keys() | {"_target_"}
+        if other := [key for key in sorted(keys) if its.get(key) != mine.get(key)]:
+            key = other[0]
+            yield (
+                f"model.{part}.{key} is {mine.get(key)}, and in {short(path)} it is "
+                f"{its.get(key)}: type the same, or take its weights alone with "
+                f"ckpt_weights_only=true."
+            )
+
+
+def _list_jobs(plan: SweepPlan) -> NoReturn:
+    """Show the jobs of a sweep, all of them valid, and start none."""
+    check_imported(LEAVES_RUNS, dataclasses.replace(plan, configs=[
+        ({**values, "dry_run": False}, config) for values, config in plan.configs
+    ]))  # fmt: skip
+    if plan.jobs is None:
+        print("A search chooses the values of each job. The ends of its space are valid.")
+    for number, job in enumerate(plan.jobs or ()):
+        print(f"job {number}   {' '.join(w for w in job if not w.startswith('dry_run='))}")
+    sys.exit(0)
+
+
+def _check_resume(path: str, words: Sequence[str]) -> None:
+    """Raise InputError unless this process can go on in the directory of an interrupted run."""
+    others = [w for w in words if not w.lstrip("+").startswith(("resume=", "hydra."))]
+    if others:
+        raise InputError(
+            f"{others[0]}: resume goes on with the run's own configuration, in its own folder. To "
+            f"change something, type ckpt_path={path}/checkpoints/last.ckpt instead, and all words "
+            f"of the run."
+        )
+    raise_if_links_lead_out(RunDirectory.to_resume(latest(path)).path)
+
+
+def raise_if_links_lead_out(path: Path) -> None:
+    """Raise InputError where a run, which may be a stranger's, has links that lead out of it."""
+    for part in path.rglob("*"):
+        if part.is_symlink() and not part.resolve().is_relative_to(path.resolve()):
+            raise InputError(f"{short(part)} is a link out of the run: nothing is written there.")
+
+
+def _take_up_requeued(words: Sequence[str]) -> None:
+    """In a job that SLURM started again: have it resume the run that it was interrupted in."""
+    named = [w.partition("=")[2] for w in words if w.startswith("hydra.run.dir=")]
+    records = [Path(path) / RECORD for path in named] or Path("outputs").glob(f"*/*/{RECORD}")
+    for record in records:
+        found = read_record(record.parent)
+        if found.get("slurm_job") == slurm_job() and found.get("status") != "finished":
+            composition.claimed["run"] = str(record.parent.absolute())
+            return
+
+
+def _cannot_be_made(path: Path) -> str | None:
+    """Why a directory cannot be made, or None."""
+    try:
+        there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "strerror", None) or error)
+    if not there.is_dir():
+        return f"{there} is a file, not a folder"
+    return None if os.access(there, os.W_OK) else f"{there} cannot be written to"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises a sentence instead of ending the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message[:1].upper()}{message[1:]}. --help shows what there is.")
+
+
+def _options(argv: Sequence[str]) -> argparse.Namespace:
+    """Hydra's options as they are typed. Raises InputError where they make no sense."""
+    parser = _Parser(add_help=False)
+    parser.add_argument("overrides", nargs="*")
+    for names in (("--help", "-h"), ("--run", "-r"), ("--multirun", "-m"),
+                  ("--shell-completion", "-sc"), ("--hydra-help",), ("--version",),
+                  ("--resolve",)):  # fmt: skip
+        parser.add_argument(*names, action="store_true")
+    for names in (("--package", "-p"), ("--config-path", "-cp"), ("--config-name", "-cn"),
+                  ("--config-dir", "-cd"), ("--experimental-rerun",)):  # fmt: skip
+        parser.add_argument(*names)
+    parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
+    shown = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
+    parser.add_argument("--info", "-i", const="all", nargs="?", choices=shown)
+    args, apart = parser.parse_known_args(argv)
+    for word in apart:
+        if word.startswith("-"):
+            name = word.lstrip("-").partition("=")[0]
+            key = meant(name, compose_checked("train", [])[0], ["model/optimizer"])
+            hint = f"type {key}=…, without dashes" if key else "--help shows what there is"
+            raise InputError(f"{word} is not an option: {hint}.")
+        raise InputError(f"{word!r} stands apart: write all key=value together, options first.")
+    if args.config_path:
+        raise InputError("--config-path is not taken: --config-dir adds a folder of your own.")
+    if args.experimental_rerun:
+        raise InputError("--experimental-rerun is not taken: it runs what is in a pickle.")
+    modes = ("run", "multirun", "cfg", "info", "shell_completion")
+    given = [f"--{mode.replace('_', '-')}" for mode in modes if getattr(args, mode)]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} do not go together: give one of them.")
+    if args.resolve and not (args.cfg or args.help):
+        raise InputError("--resolve belongs to --cfg: type --cfg job --resolve.")
+    if args.package and not args.cfg:
+        raise InputError("--package belongs to --cfg: type --cfg job --package model.")
+    return args
+
+
+def _is_ddp_child() -> bool:
+    """Lightning starts the further processes of a DDP run with the same command."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"
