@@ -83,9 +83,9 @@ FILES = {
                                              "Did you mean seed?"),
     "dots": ("# @package _global_\n'trainer.max_epochs': 5", "'trainer.max_epochs' is one key with "
              "a dot in a file: write trainer: and, further in, max_epochs:"),
-    "list": ("# @package _global_\n- a", "experiment=list: In 'experiment/list': ConfigTypeError "
-                                         "Cannot merge DictConfig with ListConfig"),
-    "broken": ("# @package _global_\na: [", "experiment=broken: "),
+    "list": ("# @package _global_\n- a", "In 'experiment/list': ConfigTypeError Cannot merge "
+                                         "DictConfig with ListConfig"),
+    "broken": ("# @package _global_\na: [", "{folder}/experiment/broken.yaml, line 3: expected"),
     "lr": ("# @package _global_\nlr: 0.1", "lr is not a key of the configuration. "
                                            "Did you mean model.optimizer.lr?"),
 }  # fmt: skip
@@ -97,7 +97,7 @@ def test_an_experiment_without_effect_is_a_sentence(name, tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / f"{name}.yaml").write_text(f"{text}\n")
     (found,) = refused("--config-dir", str(tmp_path), f"experiment={name}")
-    assert found.startswith(sentence), found
+    assert found.startswith(sentence.replace("{folder}", str(tmp_path))), found
 
 
 def test_keys_may_be_whole_numbers():
@@ -183,7 +183,7 @@ def test_a_run_directory_says_what_was_typed():
              "model/optimizer=adamw", "~callbacks.health", "paths.data_dir=/a"]  # fmt: skip
     (name,) = Path(compose_config("train", words)["paths"]["output_dir"]).parts[-1:]
     assert re.fullmatch(r"[\d-]+_[\d-]+_betas-0.90.99_seed-3_optimizer-adamw_no-health", name), name
-    long = compose_config("train", ["data.mirrors=[" + "a" * 300 + "]"])["paths"]["output_dir"]
+    long = compose_config("train", ["+data.mirrors=[" + "a" * 300 + "]"])["paths"]["output_dir"]
     assert len(Path(long).name) < 120
 
 

@@ -59,7 +59,8 @@ def _run_dir(default: str, *, _root_: Any) -> str:
     """A new directory, named for what was typed; a run that is resumed has one."""
     if _root_.get("resume") is not None:
         return latest(str(_root_.resume))
-    return claimed.get("run", default + _what_was_typed(_root_.hydra.overrides.task))
+    words: Any = OmegaConf.to_container(_root_.hydra.overrides.task, resolve=False)
+    return claimed.get("run", default + _what_was_typed(words))
 
 
 def _what_was_typed(words: Sequence[str]) -> str:
