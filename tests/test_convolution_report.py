@@ -7,7 +7,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from simplecnn.convolution import KERNELS, conv2d, report, white_square
+from simplecnn import convolution_report as report
+from simplecnn.convolution import KERNELS, conv2d, white_square
 from simplecnn.convolution_report import convolution_report, largest_difference
 
 DIGIT = np.zeros((28, 28), np.uint8)
