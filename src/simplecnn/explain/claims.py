@@ -84,7 +84,7 @@ def claims(subjects: Sequence[Subject], *, num_images: int = 300, seed: int = 0)
             f"Not judged: that takes {MIN_SEEDS} networks of different seeds. Type {COMMANDS}."
         )
     return Findings(
-        lines=[*lines, *(line for r in results for line in _lines(r))],
+        lines=[*lines, *_lines(results)],
         record={
             "networks": [s.name for s in ours],
             "without_pooling": [s.name for s in unpooled],
@@ -304,13 +304,17 @@ def _grows(by_layer: dict[str, int]) -> bool:
     return len(values) > 1 and bool((np.diff(values) > 0).all())
 
 
-def _lines(result: Claim) -> list[str]:
-    if result.result == NOT_JUDGED:
-        lines = [result.claim]
-    else:
-        lines = [f"{result.result.upper()}: {result.claim}", f"  {result.reason}"]
+def _lines(results: Sequence[Claim]) -> list[str]:
+    """Each claim with what became of it, and its numbers, which stand in one column."""
     rows = [
         (f"  {name}", x.text(".1e" if 0 < abs(x.mean) < 0.01 else ".2f"))
-        for name, x in result.numbers.items()
+        for r in results
+        for name, x in r.numbers.items()
     ]
-    return [*lines, *table(rows).splitlines(), f"  {result.figure}.png"]
+    numbers = iter(table(rows).splitlines())
+    lines = []
+    for r in results:
+        judged = r.result != NOT_JUDGED
+        lines += [f"{r.result.upper()}: {r.claim}", f"  {r.reason}"] if judged else [r.claim]
+        lines += [next(numbers) for _ in r.numbers]
+    return lines

@@ -124,7 +124,9 @@ def _margins(errors: NDArray) -> NDArray:
 
 def _table(samples: Mapping[str, tuple[NDArray, str]]) -> list[str]:
     """Mean error and the three worst kinds, in percent with 95 % intervals."""
-    rows: list[tuple[str, ...]] = [("error in %", "mean", "worst kinds", "", "", "interval over")]
+    rows: list[tuple[str, ...]] = [
+        ("error in %", "mean", "worst kind", "second", "third", "interval over")
+    ]
     for title, (sample, what) in samples.items():
         mean = mean_interval(sample.mean(1), share=True)
         worst = [

@@ -48,11 +48,11 @@ def groups(subjects: Sequence[Subject]) -> dict[str, list[int]]:
     """The places of networks that differ in their seed only, by what they have in common."""
     keys = list(dict.fromkeys(key for subject in subjects for key in subject.values))
     names = short_names(keys)
-    found: dict[str, list[int]] = {}
+    members: dict[str, list[int]] = {}
     for place, subject in enumerate(subjects):
         title = ", ".join(f"{names[k]} {value_text(subject.values.get(k))}" for k in keys)
-        found.setdefault(title, []).append(place)
-    return found
+        members.setdefault(title, []).append(place)
+    return members
 
 
 def file_name(title: str) -> str:

@@ -388,7 +388,9 @@ def _lines(
         ]  # fmt: skip
         if exact:
             of = f"{title}: " if title else ""
-            lines.append(f"{of}interior equivariance error at whole steps: {', '.join(exact)}")
+            lines.append(
+                f"{of}interior error at whole steps (0: maps move along): {', '.join(exact)}"
+            )
     return lines
 
 

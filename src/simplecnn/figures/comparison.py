@@ -59,7 +59,7 @@ def _draw(ax: Axes, panel: Panel) -> None:
     for i, (name, series) in enumerate(panel.series.items()):
         at = places + (i - (len(panel.series) - 1) / 2) * width
         values = np.maximum(series.values, FLOOR) if panel.logarithmic else series.values
-        means = np.nanmean(values, 1) if values.size else np.zeros(0)
+        means = np.ma.masked_invalid(values).mean(1).filled(np.nan) if values.size else np.zeros(0)
         if panel.from_zero:
             foot = FLOOR / 3 if panel.logarithmic else 0.0
             ax.bar(
@@ -78,7 +78,7 @@ def _draw(ax: Axes, panel: Panel) -> None:
         ax.set_ylim(FLOOR / 3, 10)
     elif panel.from_zero:
         ax.set_ylim(0, panel.top)
-    ax.margins(x=0.15)
+    ax.margins(x=0.05)
     if len(places) == 1:  # a bar, not a wall
         ax.set_xlim(-1.2, 1.2)
     title = panel.title + (" (0 drawn at 1e−8)" if panel.logarithmic else "")
