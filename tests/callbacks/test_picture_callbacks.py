@@ -274,6 +274,27 @@ def test_any_network_with_convolutions(network, shape, num_classes, layers, tmp_
     assert confusion.sum() == 20 and confusion.shape == (1, num_classes, num_classes)
 
 
+def test_health_numbers_in_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.setattr("simplecnn.models.classifier.build", lambda *_, **__: Residual())
+    module = Classifier({"_target_": "none"})
+    monkeypatch.undo()
+    logger = pl.loggers.TensorBoardLogger(tmp_path, name="", version="")
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, logger=logger, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+        callbacks=[Health(str(tmp_path / "images"), 0, 1, scalars=True)],
+    )  # fmt: skip
+    trainer.fit(module, RandomData((1, 20, 24), 7))
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    numbers = arrays(tmp_path, "health_activity") | arrays(tmp_path, "health_gradients")
+    for tag, key, layer in (("zeros/stem", "zeros", 0), ("mean/head", "mean", 2),
+                            ("gradient_norm/body", "norm", 1)):  # fmt: skip
+        (scalar,) = events.Scalars(f"health/{tag}")
+        assert scalar.step == 3 and scalar.value == pytest.approx(numbers[key][0, layer])
+    assert "health/dead/head" not in events.Tags()["scalars"]  # logits are not rectified
+
+
 def test_a_run_without_validation_has_the_pictures_that_need_none(tmp_path):
     from conftest import compose_run
 

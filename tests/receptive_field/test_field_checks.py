@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -225,7 +226,7 @@ def test_experiments_that_do_not_run_confirm_nothing():
     results = check_fields(Stubborn(1, 1, 3), 12)
     assert [r.num_units for r in results] == [0, 0] and all(r.agrees for r in results)
     assert [str(r) for r in results] == [
-        f"output: no {experiment} experiment: the network does not run on a batch in float64 "
+        f"output: no {experiment} experiment: the network does not run in this experiment "
         "(one image at a time)"
         for experiment in ("gradient", "nan")
     ]
@@ -247,6 +248,14 @@ def test_large_images_are_changed_line_by_line():
     results = check_fields(network, (33, 40))
     assert all_agree(results)
     assert [r.num_units for r in results] == [11 * 13, 11 * 13, 5 * 6, 5 * 6]
+
+
+def test_attention_has_a_gradient():
+    torch.manual_seed(0)
+    network = torchvision.models.VisionTransformer(16, 4, 1, 2, 8, 8)
+    results = check_fields(network, (3, 16, 16))
+    assert all_agree(results) and all(r.num_units for r in results)
+    assert {r.remark for r in results if r.layer == "conv_proj"} == {""}
 
 
 class Crop(nn.Module):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from simplecnn.receptive_field.axis import Axis
@@ -130,7 +131,7 @@ def _checks(
             for pixels in _masks(image.shape[-2], image.shape[-1]):
                 experiment.run(network, pixels[:, None].to(image.device))
     except RuntimeError as error:
-        reason = f"the network does not run on a batch in float64 ({str(error).splitlines()[0]})"
+        reason = f"the network does not run in this experiment ({str(error).splitlines()[0]})"
         return [Check(name, experiment.name, True, 0, reason) for name in fields]
     checks = []
     for name, field in fields.items():
@@ -231,16 +232,13 @@ class _Gradient:
     def __init__(self, network: nn.Module, image: Tensor) -> None:
         generator = torch.Generator().manual_seed(0)
         self.state = _positive_state(network, generator)
-        self.image, self.direction = (
-            (torch.rand(image.shape, generator=generator, dtype=torch.float64) + 0.5).to(
-                image.device
-            )
-            for _ in range(2)
-        )
+        self.image, self.direction = (_random_positive(image, generator) for _ in range(2))
 
     def run(self, network: nn.Module, pixels: Tensor) -> None:
         images = self.image.expand(len(pixels), -1, -1, -1).clone()
-        with warnings.catch_warnings(), forward_ad.dual_level(), _Positive():
+        # of attention, only the plain formula has a forward derivative
+        attention = sdpa_kernel(SDPBackend.MATH)
+        with warnings.catch_warnings(), attention, forward_ad.dual_level(), _Positive():
             warnings.simplefilter("ignore", FutureWarning)  # of torch, from its own formulas
             moving = forward_ad.make_dual(images, self.direction * pixels)
             functional_call(network, self.state, (moving,))
@@ -322,22 +320,23 @@ def _positive_interpolation(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return torch.einsum("...hw,hi,wj->...ij", input, *weights)
 
 
+def _random_positive(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Random numbers from 0.5 to 1.5, of the same shape and on the same device."""
+    values = torch.rand(like.shape, generator=generator, dtype=torch.float64) + 0.5
+    return values.to(like.device)
+
+
 def _positive_state(network: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
     """Weights and statistics with which every path from pixel to unit counts, and counts up:
     random positive weights that average, no biases, normalization by mean 0 and variance 1."""
-
-    def positive(like: Tensor) -> Tensor:
-        values = torch.rand(like.shape, generator=generator, dtype=torch.float64) + 0.5
-        return values.to(like.device)
-
     state = {}
     for name, value in network.named_parameters():
         if name.endswith("bias"):
             state[name] = torch.zeros_like(value, dtype=torch.float64)
         elif value.dim() < 2:
-            state[name] = positive(value)
+            state[name] = _random_positive(value, generator)
         else:
-            state[name] = positive(value) / (value.numel() / len(value))
+            state[name] = _random_positive(value, generator) / (value.numel() / len(value))
     for name, buffer in network.named_buffers():
         if name.endswith("running_mean"):
             state[name] = torch.zeros_like(buffer, dtype=torch.float64)
