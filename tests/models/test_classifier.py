@@ -9,12 +9,12 @@ import torch
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
-from simplecnn.callbacks.interruption import leave_group
 from simplecnn.config.build import TargetNotAllowed
 from simplecnn.data.batches import Batches
 from simplecnn.models.classifier import Classifier
 from simplecnn.models.metrics import LossAndAccuracy
 from simplecnn.models.simple_cnn import SimpleCNN
+from simplecnn.training.interruption import leave_group
 
 NETWORK = {"_target_": "simplecnn.models.simple_cnn.SimpleCNN", "channels": [4, 8], "hidden": 16}
 LENET = {

@@ -19,7 +19,7 @@ from torch.nn import functional
 from simplecnn.errors import InputError
 from simplecnn.explain.findings import Findings
 from simplecnn.explain.subject import Subject, logits
-from simplecnn.figures.attribution import attribution_figure
+from simplecnn.figures.explain.attribution import attribution_figure
 from simplecnn.models.activations import convolutions, feature_maps, uncompiled, watched
 from simplecnn.table import table
 

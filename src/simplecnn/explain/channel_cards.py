@@ -15,7 +15,7 @@ from torch.nn import functional
 from simplecnn.errors import InputError
 from simplecnn.explain.findings import Figures, Findings
 from simplecnn.explain.subject import BATCH, Subject, logits
-from simplecnn.figures.channel_cards import Card, Patch, card_figure, index_figure
+from simplecnn.figures.explain.channel_cards import Card, Patch, card_figure, index_figure
 from simplecnn.models.activations import convolutions, feature_maps, removed
 from simplecnn.receptive_field.fields import Field, receptive_fields
 from simplecnn.table import table

@@ -15,7 +15,7 @@ from simplecnn.explain.findings import Findings
 from simplecnn.explain.intervals import Interval, mean_interval
 from simplecnn.explain.subject import Subject
 from simplecnn.explain.translation import NEAR
-from simplecnn.figures.comparison import Panel, Series, comparison_figure
+from simplecnn.figures.explain.comparison import Panel, Series, comparison_figure
 from simplecnn.sweeps.report import value_text
 from simplecnn.table import table
 

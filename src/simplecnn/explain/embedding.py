@@ -9,7 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from simplecnn.explain.findings import Findings
 from simplecnn.explain.subject import BATCH, Subject
-from simplecnn.figures.embedding import embedding_figure
+from simplecnn.figures.explain.embedding import embedding_figure
 from simplecnn.models.activations import evaluation_mode, uncompiled
 
 LARGEST_SPRITE = 8192  # pixels a side: what browsers take as one texture

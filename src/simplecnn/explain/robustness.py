@@ -9,8 +9,8 @@ from simplecnn.explain.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from simplecnn.explain.findings import Findings
 from simplecnn.explain.intervals import mean_interval, share_interval
 from simplecnn.explain.subject import Subject, file_name, groups, logits, mean_over
-from simplecnn.figures.comparison import Panel, Series, comparison_figure
-from simplecnn.figures.robustness import corruption_figure
+from simplecnn.figures.explain.comparison import Panel, Series, comparison_figure
+from simplecnn.figures.explain.robustness import corruption_figure
 from simplecnn.table import table
 
 KINDS = list(CORRUPTIONS)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from simplecnn.explain.findings import Findings
 from simplecnn.explain.intervals import Interval, mean_interval, share_interval
 from simplecnn.explain.subject import Subject, file_name, groups, logits, mean_over
-from simplecnn.figures.comparison import Panel, Series, comparison_figure
-from simplecnn.figures.translation import (
+from simplecnn.figures.explain.comparison import Panel, Series, comparison_figure
+from simplecnn.figures.explain.translation import (
     LayerLine,
     ShiftMap,
     layers_figure,

@@ -14,16 +14,16 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from simplecnn.callbacks.checkpoint import LastCheckpoint
-from simplecnn.callbacks.epoch_seed import EpochSeed
-from simplecnn.callbacks.finite_loss import FiniteLoss
-from simplecnn.callbacks.interruption import Interruption
-from simplecnn.callbacks.max_steps import MaxSteps
-from simplecnn.callbacks.phases import Phases
 from simplecnn.config.build import build, find_class
 from simplecnn.data.shape import data_shape
 from simplecnn.models.classifier import Classifier
 from simplecnn.signals import Stop
 from simplecnn.training.checkpoint_io import AtomicCheckpointIO
+from simplecnn.training.epoch_seed import EpochSeed
+from simplecnn.training.finite_loss import FiniteLoss
+from simplecnn.training.interruption import Interruption
+from simplecnn.training.max_steps import MaxSteps
+from simplecnn.training.phases import Phases
 
 Config = Mapping[str, Any]
 NEED_A_LOGGER = (DeviceStatsMonitor, LearningRateMonitor)

@@ -15,7 +15,6 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch.multiprocessing import ProcessExitedException
 
 from simplecnn.callbacks.checkpoint import STATE
-from simplecnn.callbacks.phases import Phases
 from simplecnn.callbacks.progress import metric_text, split_metric
 from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
 from simplecnn.config.spelling import word
@@ -26,6 +25,7 @@ from simplecnn.slurm import requeue, slurm_job
 from simplecnn.table import table
 from simplecnn.training.build import build_datamodule, build_module, build_trainer
 from simplecnn.training.loggers import TensorBoard, rewind
+from simplecnn.training.phases import Phases
 from simplecnn.training.processor import keep_freed_memory
 
 log = logging.getLogger(__name__)

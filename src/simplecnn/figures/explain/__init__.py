@@ -1,0 +1,1 @@
+"""The pictures of scripts/explain.py: arrays in, matplotlib Figure out."""
