@@ -86,7 +86,9 @@ def test_tensorboard_has_scalars_pictures_and_hyper_parameters(finished_run):
     shown = events(finished_run)
     assert [step for step, _ in shown["pictures/filters/conv1"]] == [0, 15]
     scalars = [f"{s}/{m}" for s in ("train", "val", "test") for m in ("acc", "loss")]
-    assert {tag for tag in shown if not tag.startswith("pictures/")} == {*scalars, "lr-Adam"}
+    scalar_tags = {tag for tag in shown if not tag.startswith("pictures/")}
+    assert scalar_tags == {*scalars, "lr-Adam", "acc"}
+    assert shown["acc"] == [(16, pytest.approx(record["best"]["value"]))]  # first in HPARAMS
     for key in scalars:  # the same tag in three runs: one chart
         assert shown[key][-1][1] == pytest.approx(record["metrics"][key], abs=1e-6), key
     accumulator = EventAccumulator(str(finished_run)).Reload()

@@ -160,6 +160,10 @@ class Run:
             self._add_phases()
             for logger in self.trainer.loggers:
                 if isinstance(logger, TensorBoard):
+                    if status == "finished" and self.best:  # the first column of HPARAMS
+                        name = str(self.config["monitor"]).rpartition("/")[2]
+                        step = self.trainer.global_step
+                        logger.experiment.add_scalar(name, self.best["value"], step)
                     logger.log_hyperparams(hyper_parameters(self.config))
                     logger.close()
         last = self.directory.last_checkpoint()
