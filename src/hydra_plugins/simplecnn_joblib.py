@@ -15,7 +15,7 @@ from concurrent.futures import BrokenExecutor, ThreadPoolExecutor, wait
 from queue import SimpleQueue
 from typing import Any
 
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 
 from simplecnn.sweeps.workers import SECONDS_TO_END, WorkerLauncher, lost_job, run_in_worker
 
@@ -63,8 +63,10 @@ class JoblibLauncher(WorkerLauncher):
             worker = idle.get()
             try:
                 return worker.run(*self.arguments(number, overrides))
-            except (BrokenExecutor, SystemExit):  # killed, or interrupted by itself
+            except BrokenExecutor:
                 return lost_job(number, overrides, "its process ended: killed, or out of memory?")
+            except SystemExit:  # the job was interrupted, and has logged it
+                return JobReturn(list(overrides), status=JobStatus.COMPLETED)
             finally:
                 idle.put(worker)
 

@@ -218,7 +218,7 @@ def test_the_head_fetches_each_data_set_once_before_any_job(sweep, monkeypatch):
 
 
 def test_a_sweep_whose_data_cannot_be_had_starts_no_job(sweep):
-    missing = ["data=mnist", "data.data_dir=nothing", "data.download=false", "trainer=cpu"]
+    missing = ["data=mnist", "data.data_dir=nothing", "+data.download=false", "trainer=cpu"]
     code, out, err = sweep("seed=1,2", "hydra.sweep.dir=s", small=tuple(missing))
     assert code == 1 and "2 jobs: 2 not started." in out
     assert "nothing" in err and err.count("download=false") == 1, err

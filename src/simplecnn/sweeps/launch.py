@@ -120,8 +120,9 @@ def fetch_data(plan: SweepPlan) -> None:
     fetched: list[Any] = []
     for values, config in plan.configs:
         data = settle(values, config.hydra, "train").get("data")
-        if data and data not in fetched:
-            fetched.append(data)
+        what = {key: value for key, value in (data or {}).items() if key != "seed"}
+        if data and what not in fetched:
+            fetched.append(what)
             build(data).prepare_data()
 
 
