@@ -175,9 +175,11 @@ def test_hparams_of_a_run_and_of_a_sweep(page, run_url, sweep_url):
         for session in found:
             names = [m["name"] for m in session["metricValues"]]
             metrics = {f"{name.get('group', '')}/{name['tag']}" for name in names}
-            assert {"/acc", "train/acc", "val/acc", "test/acc"} <= metrics
+            assert {"train/acc", "val/acc", "test/acc"} <= metrics
+            assert ("/acc" in metrics) == (url == run_url)  # only that one kept its best
             assert session["hparams"]["model/compile"] in ("true", "false")  # not 0.0000
     page.get_by_text("true", exact=True).first.wait_for(state="attached")
+    open_tab(page, run_url, "hparams")
     see(page, "acc")  # the best value of the monitor, the one metric that is shown at first
 
 

@@ -1,6 +1,5 @@
 """Where a network puts images before it decides: for TensorBoard's projector, and as a picture."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,7 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 from simplecnn.explain.findings import Findings
 from simplecnn.explain.subject import BATCH, Subject
 from simplecnn.figures.explain.embedding import embedding_figure
-from simplecnn.models.activations import evaluation_mode, uncompiled
+from simplecnn.models.activations import layer_inputs
 
 LARGEST_SPRITE = 8192  # pixels a side: what browsers take as one texture
 # The projector names points by the first column that is not all numbers.
@@ -79,35 +78,15 @@ def embedding(subject: Subject, *, num_images: int = 2000, seed: int = 0) -> Fin
     )
 
 
-@torch.no_grad()
 def penultimate(network: nn.Module, images: Tensor) -> tuple[str, Tensor, Tensor]:
     """The name of the last linear layer to be called, its input (N, D), and the logits.
 
     A network without linear layers gives its logits for both.
     """
-    inputs: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            inputs.pop(name, None)  # the last to be called comes last
-            inputs[name] = args[0].detach().flatten(1).clone()
-
-        return hook
-
-    handles = [
-        module.register_forward_pre_hook(keep(name))
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Linear)
-    ]
     points, answers, layer = [], [], "output"
-    try:
-        with evaluation_mode(network), uncompiled(network):
-            for part in images.split(BATCH):
-                inputs.clear()
-                answers.append(network(part))
-                layer = list(inputs)[-1] if inputs else "output"
-                points.append(inputs[layer] if inputs else answers[-1])
-    finally:
-        for handle in handles:
-            handle.remove()
+    for part in images.split(BATCH):
+        inputs, logits = layer_inputs(network, part, nn.Linear)
+        layer = list(inputs)[-1] if inputs else "output"
+        points.append(inputs[layer].flatten(1) if inputs else logits)
+        answers.append(logits)
     return layer, torch.cat(points), torch.cat(answers)

@@ -15,7 +15,7 @@ from simplecnn.errors import InputError
 from simplecnn.explain.channel_cards import layer_fields
 from simplecnn.explain.subject import BATCH, Subject
 from simplecnn.explain.translation import NEAR, equivariance_errors, growing, measure_shifts
-from simplecnn.models.activations import convolutions, feature_maps
+from simplecnn.models.activations import convolutions, feature_maps, layer_inputs
 from simplecnn.receptive_field.effective_field import effective_fields
 from simplecnn.receptive_field.fields import receptive_fields
 
@@ -82,9 +82,9 @@ def exactness(network: nn.Module, images: Tensor) -> float:
     """Largest difference between the first convolution and conv2d's sliding dot product, in
     shares of the sum of the absolute terms; NaN where conv2d does not know its padding."""
     name, module = next(iter(convolutions(network).items()))
-    x = _inputs(network, images, module)
-    if isinstance(module.padding, str) or x is None:
+    if isinstance(module.padding, str):
         return float("nan")
+    x = layer_inputs(network, images, nn.Conv2d)[0][name]
     options: dict[str, Any] = {
         "stride": module.stride, "padding": module.padding, "dilation": module.dilation,
         "groups": module.groups, "padding_mode": module.padding_mode,
@@ -123,9 +123,8 @@ def locality(network: nn.Module, images: Tensor, *, seed: int) -> dict[str, floa
 def ink_share(network: nn.Module, images: Tensor) -> NDArray:
     """(filters,) squared correlation of the first convolution's response with the mean brightness
     of what it sees, over all positions with any ink: 1 where a filter only weighs ink."""
-    module = next(iter(convolutions(network).values()))
-    x = _inputs(network, images, module)
-    assert x is not None
+    name, module = next(iter(convolutions(network).items()))
+    x = layer_inputs(network, images, nn.Conv2d)[0][name]
     response = module(x)
     flat = torch.ones(1, x.shape[1], *module.weight.shape[2:]) / module.weight[0, 0].numel()
     ink = functional.conv2d(x, flat, None, module.stride, module.padding, module.dilation)
@@ -203,16 +202,6 @@ def _gather_maps(e: Evidence, network: nn.Module, images: Tensor) -> None:
         pools = not isinstance(modules.get(after), nn.Conv2d)
         if pools and errors[after].jump > errors[before].jump:
             e.pooled[after] = (float(errors[before].unmoved[1]), float(errors[after].unmoved[1]))
-
-
-def _inputs(network: nn.Module, images: Tensor, module: nn.Module) -> Tensor | None:
-    inputs: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda m, args: inputs.append(args[0].clone()))
-    try:
-        network(images)
-    finally:
-        handle.remove()
-    return inputs[0] if inputs else None
 
 
 def consistency(subject: Subject, *, num_images: int, seed: int) -> float:

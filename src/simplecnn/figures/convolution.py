@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from simplecnn.convolution import NamedKernel, conv2d
 from simplecnn.figures import style
+from simplecnn.figures.style import LABEL, NOTE, number
 
 # Not the digits' black ink on white: the kernels speak of brightness, so 1 has to look bright.
 BRIGHTNESS = "gray"
-HEAD_SIZE, TITLE_SIZE, NOTE_SIZE = 11, 9, 7.5  # points
 EDGE_NOTE = """Brightness: black is 0, white is 1.
 Response: red is positive, blue with a dot negative,
 white is zero. Magnitude: |response|.
@@ -38,20 +38,20 @@ def edge_kernel_figure(
     figure = style.new_figure(2.0 * (1 + 2 * num_images), 2.15 * num_rows + 0.4)
     grid = figure.add_gridspec(num_rows, 1 + 2 * num_images)
     title = "What a kernel responds to: cross-correlation, one scale for each kernel"
-    style.head(figure, title, HEAD_SIZE)
+    style.head(figure, title)
     for column, (title, image) in enumerate(images.items(), start=1):
         ax = figure.add_subplot(grid[0, column])
         style.tile(ax, image, BRIGHTNESS, Normalize(0.0, 1.0))
-        ax.set_title(f"{title}, {image.shape[0]} x {image.shape[1]}", fontsize=TITLE_SIZE)
+        ax.set_title(f"{title}, {image.shape[0]} x {image.shape[1]}", fontsize=LABEL)
     note = figure.add_subplot(grid[0, 1 + num_images :])
     note.set_axis_off()
-    note.text(0.0, 0.5, EDGE_NOTE, va="center", fontsize=TITLE_SIZE, transform=note.transAxes)
+    note.text(0.0, 0.5, EDGE_NOTE, va="center", fontsize=LABEL, transform=note.transAxes)
 
     for row, (name, kernel) in enumerate(kernels.items(), start=1):
         ax = figure.add_subplot(grid[row, 0])
         _kernel_tile(ax, kernel.values, weights)
-        ax.set_title(name, fontsize=TITLE_SIZE)
-        ax.set_xlabel(textwrap.fill(kernel.responds_to, 30), fontsize=NOTE_SIZE)
+        ax.set_title(name, fontsize=LABEL)
+        ax.set_xlabel(textwrap.fill(kernel.responds_to, 30), fontsize=NOTE)
         responses = [
             conv2d(image.astype(np.float64), kernel.values, padding="same")
             for image in images.values()
@@ -68,7 +68,7 @@ def edge_kernel_figure(
                 if colors is style.SIGNED:
                     style.mark_negative(drawn)
                 _mark_padding(ax, values, kernel.values)
-                ax.set_title(label if row == 1 else "", fontsize=TITLE_SIZE)
+                ax.set_title(label if row == 1 else "", fontsize=LABEL)
             _color_bar(figure, drawn, axes)
     return figure
 
@@ -83,7 +83,7 @@ def flip_figure(image: NDArray[Any], kernels: Mapping[str, NamedKernel]) -> Figu
     weights = style.signed_scale(*(kernel.values for kernel in kernels.values()))
     figure = style.new_figure(10.0, 2.1 * len(kernels) + 0.6)
     title = "Cross-correlation and convolution: what flipping the kernel changes, one scale a row"
-    style.head(figure, title, HEAD_SIZE)
+    style.head(figure, title)
     rows = figure.subplots(len(kernels), 5, squeeze=False)
     for axes, (name, kernel) in zip(rows, kernels.items(), strict=True):
         correlation = conv2d(image, kernel.values, padding="same")
@@ -92,8 +92,8 @@ def flip_figure(image: NDArray[Any], kernels: Mapping[str, NamedKernel]) -> Figu
         scale = style.signed_scale(*responses)
         _kernel_tile(axes[0], kernel.values, weights)
         _kernel_tile(axes[1], kernel.values[::-1, ::-1], weights)
-        axes[0].set_ylabel(name, fontsize=TITLE_SIZE)
-        axes[1].set_xlabel(_effect(kernel.values), fontsize=NOTE_SIZE)
+        axes[0].set_ylabel(name, fontsize=LABEL)
+        axes[1].set_xlabel(_effect(kernel.values), fontsize=NOTE)
         for ax, values in zip(axes[2:], responses, strict=True):
             drawn = style.tile(ax, values, style.SIGNED, scale)
             style.mark_negative(drawn)
@@ -107,7 +107,7 @@ def flip_figure(image: NDArray[Any], kernels: Mapping[str, NamedKernel]) -> Figu
         "convolution minus\ncross-correlation",
     )
     for ax, title in zip(rows[0], titles, strict=True):
-        ax.set_title(title, fontsize=TITLE_SIZE)
+        ax.set_title(title, fontsize=LABEL)
     return figure
 
 
@@ -127,9 +127,10 @@ def _kernel_tile(ax: Axes, kernel: NDArray[Any], scale: Normalize) -> None:
         ax.text(
             column,
             row,
-            _number(value),
+            number(value),
             ha="center",
             va="center",
+            fontsize=LABEL,
             color="white" if dark else "black",
         )
 
@@ -155,8 +156,4 @@ def _color_bar(figure: Figure, drawn: AxesImage, axes: list[Axes]) -> None:
     lowest, highest = drawn.get_clim()
     ticks = sorted({lowest, 0.0, highest})
     bar = figure.colorbar(drawn, ax=axes, pad=0.02, aspect=15, ticks=ticks)
-    bar.ax.set_yticklabels([_number(tick) for tick in ticks], fontsize=NOTE_SIZE)
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+    bar.ax.set_yticklabels([number(tick) for tick in ticks], fontsize=NOTE)

@@ -13,12 +13,10 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import ArrayLike
 
 from simplecnn.figures import style
+from simplecnn.figures.style import COLORS, LABEL, NOTE
 
 Interval = tuple[int, int]
 Box = tuple[Interval, Interval]  # first and last row, first and last column
-
-COLORS = style.COLORS
-TITLE, LABEL, NOTE = 11, 9, 7.5  # font sizes in points
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def boxes_figure(image: ArrayLike, layers: Sequence[LayerBoxes]) -> Figure:
             columnspacing=1.0,
         )
     title = "Receptive fields, in pixels; hatched: padding, or what a crop cut off"
-    style.head(figure, title, TITLE)
+    style.head(figure, title)
     return figure
 
 
@@ -99,7 +97,7 @@ def chains_figure(chains: Sequence[Chain]) -> Figure:
     figure = style.new_figure(10.4, 8.6)
     parts: Any = figure.subfigures(3, 1, height_ratios=(1.0, 0.8, 1.15))
     growth, costs, maps = parts
-    style.head(figure, "The same size is neither the same cost nor the same field", TITLE)
+    style.head(figure, "The same size is neither the same cost nor the same field")
     _draw_growth(growth.subplots(), chains)
     keys = list(chains[0].costs)
     for index, ax in enumerate(np.atleast_1d(costs.subplots(1, len(keys)))):
@@ -142,7 +140,6 @@ def effective_fields_figure(rows: Mapping[str, Mapping[str, FieldMap]]) -> Figur
         figure,
         "Mean |gradient| of the central unit, in % of each map's sum, one scale a layer\n"
         "frame: receptive field; dashed, dotted: 95 %, 50 % of sum",
-        LABEL + 1,
     )
     return figure
 

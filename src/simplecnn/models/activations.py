@@ -57,6 +57,31 @@ def feature_maps(network: nn.Module, images: Tensor) -> tuple[OrderedDict[str, T
     return OrderedDict((name, maps[name]) for name in names), logits
 
 
+@torch.no_grad()
+def layer_inputs(
+    network: nn.Module, images: Tensor, kind: type[nn.Module]
+) -> tuple[OrderedDict[str, Tensor], Tensor]:
+    """What the last call of every layer of a kind is given, in the order of the calls, and the
+    logits."""
+    inputs: OrderedDict[str, Tensor] = OrderedDict()
+
+    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            inputs[name] = args[0].detach().clone()  # what follows may work in place
+            inputs.move_to_end(name)
+
+        return hook
+
+    layers = {name: m for name, m in network.named_modules() if isinstance(m, kind)}
+    handles = [m.register_forward_pre_hook(keep(name)) for name, m in layers.items()]
+    try:
+        with evaluation_mode(network), uncompiled(network):
+            return inputs, network(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 @contextmanager
 def watched(
     network: nn.Module,

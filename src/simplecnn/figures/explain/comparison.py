@@ -47,8 +47,12 @@ def comparison_figure(panels: Sequence[Panel], *, title: str) -> Figure:
     widths = [min(8.5, max(3.0, 0.8 + 0.24 * len(p.categories) * len(p.series))) for p in panels]
     figure = style.new_figure(max(5.6, 0.6 + sum(widths)), 3.9)
     axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
-    for ax, panel in zip(axes, panels, strict=True):
+    for ax, panel, width in zip(axes, panels, widths, strict=True):
         _draw(ax, panel)
+        if sum(map(len, panel.categories)) > 14 * width:  # letters in an inch
+            ax.tick_params(axis="x", rotation=35)
+            for label in ax.get_xticklabels():
+                label.set(ha="right", rotation_mode="anchor")
     style.head(figure, title)
     return figure
 
@@ -78,14 +82,13 @@ def _draw(ax: Axes, panel: Panel) -> None:
         ax.set_ylim(FLOOR / 3, 10)
     elif panel.from_zero:
         ax.set_ylim(0, panel.top)
-    ax.margins(x=0.05)
+    ax.margins(x=0.05 if panel.from_zero else 0.15)
     if len(places) == 1:  # a bar, not a wall
         ax.set_xlim(-1.2, 1.2)
     title = panel.title + (" (0 drawn at 1e−8)" if panel.logarithmic else "")
     style.dress(ax, x=panel.note, y=panel.unit, grid="y")
     ax.set_title(title, fontsize=style.LABEL, pad=20)
-    crowded = sum(map(len, panel.categories)) > 40
-    ax.set_xticks(places, panel.categories, fontsize=NOTE, rotation=60 if crowded else 0)
+    ax.set_xticks(places, panel.categories, fontsize=NOTE)
     if len(panel.series) > 1:
         ax.legend(
             fontsize=NOTE, frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0),
