@@ -113,31 +113,22 @@ def conv2d_gradients(
             f"grad_output must have the output's shape {conv.output_shape}, got {grad.shape}"
         )
 
-    # Channels split by group, pixels in a row: each kernel position is then one matrix product.
-    num_images, num_channels = conv.padded.shape[:2]
-    out_channels, channels_per_group, *taps = conv.kernel.shape
-    num_positions = math.prod(conv.output_size)
-    grad = grad.astype(conv.kernel.dtype)
-    grad = grad.reshape(num_images, conv.groups, out_channels // conv.groups, num_positions)
-    weights = conv.kernel.reshape(conv.groups, -1, channels_per_group, *taps)
-
+    terms, weights = _terms(conv), _weights(conv)
+    grad = grad.astype(weights.dtype).reshape(*terms.shape[:2], weights.shape[1], terms.shape[3])
     grad_padded = np.zeros_like(conv.padded)
-    grad_weights = np.zeros_like(weights)
     with np.errstate(over="ignore", invalid="ignore"):
-        for tap in np.ndindex(*taps):
-            read = _pixels_at(tap, conv)
-            pixels = conv.padded[read].reshape(
-                num_images, conv.groups, channels_per_group, num_positions
-            )
-            by_image = grad @ pixels.conj().swapaxes(-1, -2)
-            grad_weights[..., *tap] = by_image.sum(axis=0, dtype=grad.dtype)
-            to_pixels = weights[..., *tap].conj().swapaxes(-1, -2) @ grad
-            grad_padded[read] += to_pixels.reshape(num_images, num_channels, *conv.output_size)
+        grad_kernel = (grad @ terms.conj().swapaxes(-1, -2)).sum(axis=0, dtype=grad.dtype)
+        grad_kernel = grad_kernel.reshape(conv.kernel.shape)
         if flip:
-            grad_weights = grad_weights[..., ::-1, ::-1]
+            grad_kernel = grad_kernel[..., ::-1, ::-1]
+        grad_terms = weights.conj().swapaxes(-1, -2) @ grad
+        taps = conv.kernel.shape[2:]
+        grad_terms = grad_terms.reshape(*conv.padded.shape[:2], *taps, *conv.output_size)
+        for tap in np.ndindex(*taps):
+            grad_padded[_pixels_at(tap, conv)] += grad_terms[:, :, *tap]
         grads = Conv2dGradients(
             image=_unpad(grad_padded, conv).reshape(np.shape(image)),
-            kernel=grad_weights.reshape(np.shape(kernel)),
+            kernel=grad_kernel.reshape(np.shape(kernel)),
             bias=grad.sum(axis=(0, -1), dtype=grad.dtype).reshape(conv.bias_shape),
         )
         return Conv2dGradients(*(np.array(g, dtype=conv.dtype, order="C") for g in grads))
@@ -180,16 +171,25 @@ def _naive(conv: _Convolution) -> NDArray[Any]:
 
 
 def _windows(conv: _Convolution) -> NDArray[Any]:
-    num_images, out_channels = len(conv.padded), len(conv.kernel)
-    num_positions, num_terms = math.prod(conv.output_size), math.prod(conv.kernel.shape[1:])
+    output = _weights(conv) @ _terms(conv)
+    return output.reshape(len(conv.padded), len(conv.kernel), *conv.output_size)
+
+
+def _terms(conv: _Convolution) -> NDArray[Any]:
+    """By image and group, a column of terms for each position (N, groups, C/groups * K * L,
+    H' * W'): a copy."""
     windows = sliding_window_view(conv.padded, conv.span, axis=(2, 3))
     windows = windows[:, :, :: conv.stride[0], :: conv.stride[1]]
     windows = windows[..., :: conv.dilation[0], :: conv.dilation[1]]
-    # From (N, C, H', W', K, L), a view, to a column of terms for each position: a copy.
-    terms = windows.transpose(0, 1, 4, 5, 2, 3)
-    terms = terms.reshape(num_images, conv.groups, num_terms, num_positions)
-    weights = conv.kernel.reshape(conv.groups, out_channels // conv.groups, num_terms)
-    return (weights @ terms).reshape(num_images, out_channels, *conv.output_size)
+    num_terms = math.prod(conv.kernel.shape[1:])
+    terms = windows.transpose(0, 1, 4, 5, 2, 3)  # from (N, C, H', W', K, L), a view
+    return terms.reshape(len(terms), conv.groups, num_terms, math.prod(conv.output_size))
+
+
+def _weights(conv: _Convolution) -> NDArray[Any]:
+    """By group, a row of weights for each of its maps (groups, M/groups, C/groups * K * L)."""
+    num_terms = math.prod(conv.kernel.shape[1:])
+    return conv.kernel.reshape(conv.groups, len(conv.kernel) // conv.groups, num_terms)
 
 
 def _pixels_at(tap: tuple[int, ...], conv: _Convolution) -> tuple[Any, ...]:
