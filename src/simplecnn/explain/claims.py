@@ -16,7 +16,7 @@ from simplecnn.explain.intervals import Interval, mean_interval
 from simplecnn.explain.subject import Subject
 from simplecnn.explain.translation import NEAR
 from simplecnn.figures.explain.comparison import Panel, Series, comparison_figure
-from simplecnn.sweeps.report import value_text
+from simplecnn.sweeps.jobs import value_text
 from simplecnn.table import table
 
 HELD, IN_PART, NOT_SHOWN, NOT_JUDGED = "held", "held in part", "not shown", "not judged"

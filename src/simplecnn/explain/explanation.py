@@ -12,7 +12,7 @@ from simplecnn.config.mistakes import checked_parts
 from simplecnn.errors import InputError
 from simplecnn.run_directory import RunDirectory, read_record, short, tensorboard
 from simplecnn.sweeps.directory import SweepDirectory
-from simplecnn.sweeps.report import read_jobs, varied
+from simplecnn.sweeps.jobs import read_jobs, varied
 
 log = logging.getLogger(__name__)
 Config = Mapping[str, Any]

@@ -14,7 +14,7 @@ from simplecnn.inference.evaluate import TestData, logits_of
 from simplecnn.inference.networks import load_network, untrained_network
 from simplecnn.models.activations import evaluation_mode
 from simplecnn.run_directory import RunDirectory, short
-from simplecnn.sweeps.report import short_names, value_text
+from simplecnn.sweeps.jobs import short_names, value_text
 
 BATCH = 500  # images at once: what a layer makes of them still fits the cache
 
