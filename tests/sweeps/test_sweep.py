@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from simplecnn.config.composition import compose_checked
 from simplecnn.errors import InputError
 from simplecnn.run_directory import RunDirectory, read_record
 from simplecnn.sweeps import jobs as sweep_jobs
@@ -119,6 +121,18 @@ def test_the_best_run_and_the_command_that_reproduces_it(mixed, monkeypatch, cap
     assert reproduce in text and "![" in text and "(sweep.png)" in text
 
 
+def test_the_command_of_a_ready_search_is_one_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["hparams_search=width", "model.network.channels=[8,16]"]
+    write_sweep(Path("a"), [words])
+    write_job(Path("a/0"), words, best=0.5)
+    sweep.report(Path("a"))
+    (command,) = [s for s in capsys.readouterr().out.splitlines() if s.startswith("reproduce")]
+    values, config = compose_checked("train", shlex.split(command)[2:])
+    assert values["model"]["network"]["channels"] == [8, 16]
+    assert not config.hydra.sweeper.params
+
+
 def test_repeated_seeds_are_means(mixed):
     jobs = sweep_jobs.read_jobs(SweepDirectory.open(mixed))
     table = sweep.mean_table(sweep_jobs.seed_groups(jobs)).splitlines()
@@ -178,7 +192,8 @@ def test_a_sweep_without_any_result_has_no_empty_columns(tmp_path):
     write_job(tmp_path / "0", ["lr=1", "seed=1"], status="interrupted")
     jobs = sorted_jobs(tmp_path)
     assert sweep.job_table(jobs).splitlines()[0].split() == ["job", "seed", "status", "s"]
-    assert sweep.mean_table(sweep_jobs.seed_groups(jobs)).split() == ["jobs", "2"]
+    text = sweep.report_text(jobs, SweepDirectory.open(tmp_path).record)
+    assert text.startswith("2 jobs: 1 interrupted, 1 not started.\n\njob  seed")
 
 
 def test_a_job_whose_process_is_there_runs(mixed):

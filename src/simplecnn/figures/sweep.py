@@ -125,12 +125,13 @@ def _draw_parallel(
     columns = []
     for x, (places, ticks) in enumerate(axes):
         is_result = x == len(parameters)
-        change = np.log if not is_result and _is_logarithmic(places, ticks) else np.asarray
+        logarithmic = not is_result and _is_logarithmic(places, ticks)
+        change = np.log if logarithmic else np.asarray
         low, high = np.nanmin(change(places)), np.nanmax(change(places))
         span = high - low or 1.0
         columns.append((change(places) - low) / span if high > low else 0.5 + 0 * places)
         ax.axvline(x, color="#808080", linewidth=0.8)
-        for place, text in ticks or _few(places):
+        for place, text in ticks or _few(places, logarithmic=logarithmic):
             y = float((change(place) - low) / span) if high > low else 0.5
             ax.annotate(
                 text, (x, y), (5 if is_result else -4, 0), textcoords="offset points",
@@ -205,11 +206,13 @@ def _is_logarithmic(places: NDArray[Any], ticks: list[tuple[float, str]]) -> boo
     return bool(ratio >= 8 or (len(steps) > 1 and ratio >= 3 and steps[-1] > 1.5 * steps[0]))
 
 
-def _few(places: NDArray[Any]) -> list[tuple[float, str]]:
-    """The distinct numbers to write on an axis, at most six of them."""
+def _few(places: NDArray[Any], *, logarithmic: bool) -> list[tuple[float, str]]:
+    """The numbers to write on an axis: themselves, or five between the first and the last."""
     distinct = np.unique(places[np.isfinite(places)])
-    chosen = np.linspace(0, len(distinct) - 1, min(6, len(distinct))).round().astype(int)
-    return [(float(p), _text(float(p))) for p in distinct[chosen]]
+    if len(distinct) > 6:
+        between = np.geomspace if logarithmic else np.linspace
+        distinct = between(distinct[0], distinct[-1], 5)
+    return [(float(p), _text(float(p))) for p in distinct]
 
 
 def _distinct(settings: Sequence[Any]) -> list[Any]:

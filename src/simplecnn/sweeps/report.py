@@ -58,7 +58,8 @@ def report(path: Path) -> bool:
 
 def report_text(jobs: Sequence[Job], record: Mapping[str, Any]) -> str:
     """Tables, failures, and commands to type; `jobs` are sorted, the best first."""
-    parts = [summary(jobs), mean_table(seed_groups(jobs)), job_table(jobs)]
+    best = jobs[0] if jobs and jobs[0].value is not None else None
+    parts = [summary(jobs), mean_table(seed_groups(jobs)) if best else "", job_table(jobs)]
     parts += [
         f"job {job.name} {job.status}: {job.error or 'see its log'}\n"
         f"    log: {short(job.log) if job.log else 'none'}"
@@ -66,14 +67,14 @@ def report_text(jobs: Sequence[Job], record: Mapping[str, Any]) -> str:
         if job.status in ("failed", "interrupted", "killed")
     ]
     commands = []
-    if jobs and jobs[0].value is not None:
-        best, script = jobs[0], shlex.split(record["command"])[0]
+    if best:
+        words = [shlex.split(record["command"])[0], *best.overrides]
+        if any(word.startswith("hparams_search=") for word in words):
+            words.append("hydra.sweeper.params=null")  # what the file sets, but one run of it
         commands.append(
             f"{'best job':12} {best.name}: {result(best)}   {typed(best, varied(jobs))}"
         )
-        commands.append(
-            f"{'reproduce':12} {with_uv(shlex.join([script, *best.overrides]))}",
-        )
+        commands.append(f"{'reproduce':12} {with_uv(shlex.join(words))}")
     if any(job.status not in SUCCEEDED for job in jobs):
         commands.append(f"{'resume':12} {with_uv(record['command'])}")
     return "\n\n".join(part for part in [*parts, "\n".join(commands)] if part)
