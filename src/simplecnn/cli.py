@@ -150,31 +150,23 @@ def evaluate(config: dict[str, Any], folder: Path) -> float:
 
 
 @command("predict")
-def predict(config: dict[str, Any], folder: Path) -> list[str]:
-    """Tell which digit is on a person's own images. Returns the class of each."""
-    from simplecnn.inference.image_files import like_mnist, read_grey
+def predict(config: dict[str, Any], folder: Path) -> None:
+    """Tell what is on a person's own images. Exit code 1 where some cannot be read."""
+    from simplecnn.inference.image_files import find_images
 
     run = RunDirectory.open(latest(config["run"]))
     checkpoint = run.checkpoint(config["checkpoint"])
-    data = run.checked_config()["data"]
+    run.checked_config()
+    _refuse_links(run.path)
     names = config["image"] if isinstance(config["image"], list) else [config["image"]]
-    digits = []
-    mistakes: list[str] = []
-    for name in names:
-        try:
-            digits.append(like_mnist(read_grey(name), invert=config["invert"]))
-        except InputError as error:
-            mistakes.append(str(error).replace("image:", f"image={name}:"))
-    if mistakes:
-        raise InputError(*mistakes)
+    files = find_images(names)
     with start_up():
-        import numpy as np
-
         from simplecnn.inference import predict as prediction
+        from simplecnn.inference.trained_run import TrainedRun
 
-    return prediction.predict(
-        checkpoint, np.stack(digits), names, dataset=data.get("dataset", "MNIST")
-    )
+    options = {key: config[key] for key in ("invert", "reject", "explain", "to")}
+    data_dir = config["paths"]["data_dir"]
+    prediction.predict(TrainedRun(run, checkpoint), files, **options, data_dir=data_dir)
 
 
 @command("export")

@@ -1,20 +1,15 @@
-"""Exported weights are the run's own, bit for bit; predictions are those of its network."""
+"""Exported weights are the run's own, bit for bit."""
 
 import json
-import logging
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from simplecnn.errors import InputError
 from simplecnn.inference.export import export
-from simplecnn.inference.image_files import like_mnist, read_grey
 from simplecnn.inference.networks import load_network, load_safetensors
-from simplecnn.inference.predict import predict
 from simplecnn.models.classifier import Classifier
 from simplecnn.models.simple_cnn import SimpleCNN
 
@@ -88,20 +83,3 @@ def test_foreign_exports_get_a_sentence(checkpoint, tmp_path):
         assert name in told and "\n" not in told, told
     with pytest.raises(InputError, match="'os.system' is not on the list"):
         load_safetensors(tmp_path / "hostile")
-
-
-def test_predictions_are_those_of_the_network(checkpoint, bundled, tmp_path, caplog):
-    names = []
-    for i in (0, 700, 1400, 3600, 4900):
-        names.append(str(tmp_path / f"{i}.png"))
-        Image.fromarray(bundled[0][i]).save(names[-1])
-    digits = np.stack([like_mnist(read_grey(name)) for name in names])
-    with torch.no_grad():
-        images = torch.from_numpy(bundled[0][[0, 700, 1400, 3600, 4900]]).float() / 255
-        logits = load_network(checkpoint)(images.unsqueeze(1))
-    with caplog.at_level(logging.INFO, "simplecnn.inference.predict"):
-        answers = predict(checkpoint, digits, names)
-    assert answers == [str(i) for i in logits.argmax(1).tolist()]
-    shares = 100 * logits.softmax(1).max(1).values
-    for line, name, answer, share in zip(caplog.messages, names, answers, shares, strict=True):
-        assert line.split()[:4] == [name, answer, f"{float(share):.1f}", "%"], line

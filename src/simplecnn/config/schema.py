@@ -446,8 +446,12 @@ class Evaluate(WithRun):
 class Predict(WithRun):
     """scripts/predict.py"""
 
-    image: Texts = key(..., "a file, or several")
+    paths: Paths = key(Paths())
+    image: Texts = key(..., "files, folders, patterns, or - for standard input")
     invert: bool | None = key(None, "true: dark on light; null: as the border says")
+    reject: Share | None = key(None, "probability below which nothing is decided")
+    explain: bool = key(False, "draw each prediction: steps, probabilities, maps, attribution")
+    to: Text | None = key(None, "a new folder; null: predictions/<date_time> in the run")
 
 
 class Export(WithRun):
