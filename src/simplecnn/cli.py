@@ -126,6 +126,7 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
     """Train, test, and leave a run folder. Returns the best value of the monitored metric."""
     start = time.perf_counter()
     with start_up():
+        from simplecnn.inference.model_card import write_model_card
         from simplecnn.training import run
 
     again = HydraConfig.get().mode == RunMode.MULTIRUN
@@ -133,7 +134,10 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
     if by_hand:
         config = RunDirectory.open(folder).config_here()
     spent = {"import": seconds.pop("import", 0.0) + time.perf_counter() - start}
-    return run.train(config, folder, seconds=spent, resume=again or by_hand, requested=by_hand)
+    best = run.train(config, folder, seconds=spent, resume=again or by_hand, requested=by_hand)
+    if not _is_ddp_child():
+        write_model_card(RunDirectory.open(folder))
+    return best
 
 
 @command("evaluate")
@@ -145,8 +149,11 @@ def evaluate(config: dict[str, Any], folder: Path) -> float:
     _refuse_links(run.path)
     with start_up():
         from simplecnn.inference import evaluate as evaluation
+        from simplecnn.inference.model_card import write_model_card
 
-    return evaluation.evaluate(run, checkpoint, data=config.get("data"))
+    accuracy = evaluation.evaluate(run, checkpoint, data=config.get("data"))
+    write_model_card(run)
+    return accuracy
 
 
 @command("predict")
@@ -171,22 +178,19 @@ def predict(config: dict[str, Any], folder: Path) -> None:
 
 @command("export")
 def export(config: dict[str, Any], folder: Path) -> None:
-    """Write a run's weights as safetensors."""
+    """Write a run's network as a file for others."""
     run = RunDirectory.open(latest(config["run"]))
     checkpoint = run.checkpoint(config["checkpoint"])
-    to = Path(config["to"] or run.path / "model.safetensors")
+    suffix = {"torch_export": "pt2"}.get(config["format"], config["format"])
+    to = Path(config["to"] or run.path / f"model.{suffix}")
     if not to.parent.is_dir():
         raise InputError(f"to={to}: there is no folder {to.parent}.")
     run.checked_config()
     with start_up():
-        from simplecnn.inference import export as weights
+        from simplecnn.inference import export as exports
+        from simplecnn.inference.trained_run import TrainedRun
 
-    written = weights.export(checkpoint, to)
-    log.info(
-        "%s  %s parameters in %d tensors, %s bytes",
-        short(to), f"{written['num_parameters']:,}", written["num_tensors"],
-        f"{written['num_bytes']:,}",
-    )  # fmt: skip
+    exports.export(TrainedRun(run, checkpoint), to, config["format"])
 
 
 @command("explain")
@@ -194,11 +198,14 @@ def explain(config: dict[str, Any], folder: Path) -> None:
     """Show what a run's network learned, or compare the networks of a sweep."""
     with start_up():
         from simplecnn.explain import explanation
+        from simplecnn.inference.model_card import write_model_card
 
     runs = config["run"]
     runs = [latest(run) for run in runs] if isinstance(runs, list) else runs and latest(runs)
     sweep = config["sweep"] and latest(config["sweep"], SWEEP_RECORD)
     explanation.explain({**config, "run": runs, "sweep": sweep})
+    if isinstance(runs, str):
+        write_model_card(RunDirectory.open(runs))
 
 
 @command("sweep")

@@ -47,7 +47,7 @@ def test_an_old_run_is_explained_predicted_by_and_exported(old_run, ten_digits):
     shares = TrainedRun(directory, last).predict(ten_digits[0]).probabilities
     np.testing.assert_allclose(shares, network(images).softmax(1), rtol=1e-6)
     written = old_run / "new.safetensors"
-    export(last, written)
+    export(TrainedRun(directory, last), written)
     torch.testing.assert_close(load_safetensors(written)(images), network(images))
 
 

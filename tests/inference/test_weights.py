@@ -10,8 +10,10 @@ from safetensors.torch import load_file, save_file
 from simplecnn.errors import InputError
 from simplecnn.inference.export import export
 from simplecnn.inference.networks import load_network, load_safetensors
+from simplecnn.inference.trained_run import TrainedRun, load_run
 from simplecnn.models.classifier import Classifier
 from simplecnn.models.simple_cnn import SimpleCNN
+from simplecnn.run_directory import RunDirectory
 
 
 @pytest.fixture
@@ -19,9 +21,9 @@ def checkpoint(finished_run):
     return finished_run / "checkpoints" / "best.ckpt"
 
 
-def test_an_export_holds_the_weights_of_the_run(checkpoint, ten_digits, tmp_path):
+def test_an_export_holds_the_weights_of_the_run(finished_run, checkpoint, ten_digits, tmp_path):
     path = tmp_path / "model.safetensors"
-    written = export(checkpoint, path)
+    written = export(TrainedRun(RunDirectory.open(finished_run), checkpoint), path)
     images = torch.from_numpy(ten_digits[0])
     with torch.no_grad():
         expected = load_network(checkpoint)(images)
@@ -41,31 +43,30 @@ def test_an_export_holds_the_weights_of_the_run(checkpoint, ten_digits, tmp_path
     assert network["_target_"] == "simplecnn.models.simple_cnn.SimpleCNN" and network[
         "channels"
     ] == [4, 8]
-    assert written == {
-        "num_tensors": 8,
-        "num_parameters": sum(p.numel() for p in theirs.parameters()),
-        "num_bytes": path.stat().st_size,
-    }
-    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+    assert (written["num_tensors"], written["num_bytes"]) == (8, path.stat().st_size)
+    assert written["num_parameters"] == sum(p.numel() for p in theirs.parameters())
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, f"{path.name}.json"]
 
 
-def test_an_export_that_cannot_be_written_leaves_the_one_before(checkpoint, tmp_path, monkeypatch):
+def test_an_export_that_cannot_be_written_leaves_the_one_before(
+    finished_run, tmp_path, monkeypatch
+):
     path = tmp_path / "model.safetensors"
-    export(checkpoint, path)
+    export(load_run(finished_run), path)
     before = path.read_bytes()
 
     def full(source: object, target: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("simplecnn.inference.export.os.replace", full)
+    monkeypatch.setattr("simplecnn.atomic.os.replace", full)
     with pytest.raises(InputError, match="cannot be written: No space left on device."):
-        export(checkpoint, path)
-    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+        export(load_run(finished_run), path)
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
 
 
-def test_foreign_exports_get_a_sentence(checkpoint, tmp_path):
+def test_foreign_exports_get_a_sentence(finished_run, tmp_path):
     path = tmp_path / "model.safetensors"
-    export(checkpoint, path)
+    export(load_run(finished_run), path)
     whole = path.read_bytes()
     weights = load_file(path)
     hostile = json.dumps({"_target_": "os.system", "command": "touch harm"})

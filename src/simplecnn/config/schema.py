@@ -457,7 +457,9 @@ class Predict(WithRun):
 class Export(WithRun):
     """scripts/export.py"""
 
-    to: Text | None = key(None, "a file; null: model.safetensors beside the run")
+    format: Literal["safetensors", "onnx", "torch_export"] = key(
+        "safetensors", "weights, or the whole network")
+    to: Text | None = key(None, "a file; null: model.<suffix> in the run")
 
 
 class Sweep(Part):
