@@ -1,6 +1,7 @@
 """One prediction: what was done to the image, what the network answers, and what led to it."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -30,7 +31,7 @@ def prediction_figure(
     """
     figure = style.new_figure(WIDTH, 3.3 + 1.2 * len(maps))
     heights = [1.5, 1.1, *[1.15] * len(maps)]
-    parts = figure.subfigures(len(heights), 1, height_ratios=heights)
+    parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
     axes = parts[0].subplots(1, len(steps) + 1, squeeze=False)[0]
     for ax, (what, pixels) in zip(axes, steps, strict=False):
         gray = pixels if pixels.ndim == 3 else 1 - pixels

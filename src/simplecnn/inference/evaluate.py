@@ -19,7 +19,6 @@ from simplecnn.atomic import atomic_write
 from simplecnn.config.build import build
 from simplecnn.console import configure_lightning_logging
 from simplecnn.errors import InputError, short
-from simplecnn.figures.png import encode_png
 from simplecnn.figures.reliability import reliability_figure
 from simplecnn.inference.calibration import calibration
 from simplecnn.inference.networks import load_network
@@ -152,10 +151,11 @@ def draw_reliability(directory: Path, name: str, result: dict[str, Any]) -> Path
     figure = reliability_figure(*arrays.values(), title=f"{name}\n{error}, {len(bins)} bins")
     stem = "reliability_" + re.sub(r"\W+", "_", name)
     (directory / "images").mkdir(exist_ok=True)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    atomic_write(directory / "images" / f"{stem}.npz", buffer.getvalue())
-    atomic_write(directory / "images" / f"{stem}.png", encode_png(figure)[0])
+    numbers, picture = io.BytesIO(), io.BytesIO()
+    np.savez_compressed(numbers, **arrays)  # type: ignore[arg-type]
+    figure.savefig(picture)
+    atomic_write(directory / "images" / f"{stem}.npz", numbers.getvalue())
+    atomic_write(directory / "images" / f"{stem}.png", picture.getvalue())
     return directory / "images" / f"{stem}.png"
 
 

@@ -187,7 +187,7 @@ def image_from_array(array: NDArray[Any], *, color: bool = False) -> NDArray[np.
     if color:
         return np.broadcast_to(values, (*values.shape[:2], 3)).copy()
     weights = [0.299, 0.587, 0.114] if values.shape[2] == 3 else [1.0]  # Pillow's, of ITU-R 601
-    return values @ np.asarray(weights, np.float32)
+    return (values @ np.asarray(weights)).astype(np.float32)
 
 
 def reduced(image: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -23,7 +24,6 @@ from simplecnn.data import files as mnist_files
 from simplecnn.data.batches import scale
 from simplecnn.errors import InputError, RunError, short
 from simplecnn.figures.contact_sheet import contact_sheet_figure
-from simplecnn.figures.png import encode_png
 from simplecnn.figures.prediction import prediction_figure
 from simplecnn.inference.image_files import STDIN, read_image
 from simplecnn.inference.preprocessing import Pixels
@@ -90,13 +90,13 @@ def predict(
             _csv(rows, run.class_names, reject), encoding="utf-8", newline=""
         )
         sheet = _contact_sheet(rows, run.class_names, threshold, rejects=reject is not None)
-        (folder / "contact_sheet.png").write_bytes(sheet)
+        sheet.savefig(folder / "contact_sheet.png")
         if explain:
             (folder / "explained").mkdir()
             good = [row for row in rows if not row.error]
             for i, row in enumerate(tqdm(good, desc="explaining", leave=False, disable=None)):
                 name = f"{i:0{len(str(len(good)))}d}_{Path(row.file).stem[:60]}.png"
-                (folder / "explained" / name).write_bytes(explained(run, row, invert=invert))
+                explained(run, row, invert=invert).savefig(folder / "explained" / name)
     log.info("%s", _table(rows, run.class_names, threshold, rejects=reject is not None))
     if reject is not None and data_dir:
         for line in _decided_elsewhere(run, reject, data_dir):
@@ -195,7 +195,7 @@ def _table(rows: Sequence[Row], names: Sequence[str], threshold: float, *, rejec
 
 def _contact_sheet(
     rows: Sequence[Row], names: Sequence[str], threshold: float, *, rejects: bool
-) -> bytes:
+) -> Figure:
     """All images, or those that the network is least sure of."""
     good = [row for row in rows if row.shares is not None and row.image is not None]
     best = np.array([row.shares.max() for row in good])  # type: ignore[union-attr]
@@ -211,13 +211,11 @@ def _contact_sheet(
         name = names[int(row.shares.argmax())]
         labels.append(f"{name}{' ?' if row.shares.max() < threshold else ''}\n"
                       f"{percent(row.shares.max(), digits=0)}")  # fmt: skip
-    return encode_png(contact_sheet_figure(np.stack(images), labels, unsure[chosen], title=title))[
-        0
-    ]
+    return contact_sheet_figure(np.stack(images), labels, unsure[chosen], title=title)
 
 
-def explained(run: TrainedRun, row: Row, *, invert: bool | None = None) -> bytes:
-    """The picture of one prediction as PNG."""
+def explained(run: TrainedRun, row: Row, *, invert: bool | None = None) -> Figure:
+    """The picture of one prediction."""
     assert row.image is not None and row.shares is not None
     steps = run.preprocessing.steps(
         read_image(row.file, color=run.preprocessing.color), invert=invert
@@ -231,16 +229,14 @@ def explained(run: TrainedRun, row: Row, *, invert: bool | None = None) -> bytes
     maps, _ = feature_maps(run.network, image)
     best = int(row.shares.argmax())
     name = run.class_names[best]
-    return encode_png(
-        prediction_figure(
-            drawn,
-            run.class_names,
-            row.shares,
-            {layer: values[0].numpy() for layer, values in maps.items()},
-            attribution(run.network, image, best),
-            title=f"{Path(row.file).name}: {name}, {percent(row.shares[best])}",
-        )
-    )[0]
+    return prediction_figure(
+        drawn,
+        run.class_names,
+        row.shares,
+        {layer: values[0].numpy() for layer, values in maps.items()},
+        attribution(run.network, image, best),
+        title=f"{Path(row.file).name}: {name}, {percent(row.shares[best])}",
+    )
 
 
 def attribution(network: nn.Module, image: Tensor, target: int) -> NDArray[np.float32]:
