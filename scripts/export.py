@@ -1,6 +1,8 @@
-"""Write the weights of a run as a safetensors file, which others can load without trusting it.
+"""Write the network of a run as a file for others, which is checked before it is written.
 
-uv run scripts/export.py run=outputs/quickstart/…
+uv run scripts/export.py run=outputs/quickstart/…                  # weights, as safetensors
+uv run scripts/export.py run=outputs/quickstart/… format=onnx      # for ONNX Runtime; extra export
+uv run scripts/export.py run=outputs/quickstart/… format=torch_export
 """
 
 try:

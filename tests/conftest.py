@@ -149,3 +149,16 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["callbacks.filters.layers=all", "callbacks.mistakes.every_n_epochs=1"]
     train(compose_run(folder, *words), folder, seconds={"import": 1.5})
     return folder
+
+
+@pytest.fixture(scope="session")
+def good_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that knows its digits: SimpleCNN, four epochs of the bundled ones."""
+    from simplecnn.training.run import train
+
+    folder = tmp_path_factory.mktemp("runs") / "good"
+    words = ["model=simplecnn", "model/optimizer=adamw", "model/scheduler=one_cycle",
+             "model.optimizer.lr=5e-3", "callbacks=checkpoint", "trainer.max_epochs=4",
+             "+trainer.limit_train_batches=1.0", "logger=none"]  # fmt: skip
+    train(compose_run(folder, *words), folder)
+    return folder

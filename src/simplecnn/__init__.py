@@ -1,6 +1,10 @@
 """Train a small CNN from a configuration, see what it learned, trust what you see.
 
+    import simplecnn
     from simplecnn import Classifier, SimpleCNN, conv2d, receptive_fields
+
+    run = simplecnn.train(["experiment=quickstart"])
+    run = simplecnn.load("outputs/quickstart/…")
 
 Names are imported when they are asked for: torch and Lightning take seconds.
 """
@@ -9,8 +13,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from simplecnn.api import load, train
     from simplecnn.convolution import conv2d, conv2d_gradients
     from simplecnn.data.mnist import MNISTDataModule
+    from simplecnn.inference.trained_run import TrainedRun
     from simplecnn.models.classifier import Classifier
     from simplecnn.models.simple_cnn import SimpleCNN
     from simplecnn.receptive_field import receptive_fields
@@ -19,21 +25,31 @@ MODULES = {
     "Classifier": "simplecnn.models.classifier",
     "MNISTDataModule": "simplecnn.data.mnist",
     "SimpleCNN": "simplecnn.models.simple_cnn",
+    "TrainedRun": "simplecnn.inference.trained_run",
     "conv2d": "simplecnn.convolution",
     "conv2d_gradients": "simplecnn.convolution",
+    "load": "simplecnn.api",
     "receptive_fields": "simplecnn.receptive_field",
+    "train": "simplecnn.api",
 }
 __all__ = [
     "Classifier",
     "MNISTDataModule",
     "SimpleCNN",
+    "TrainedRun",
     "conv2d",
     "conv2d_gradients",
+    "load",
     "receptive_fields",
+    "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in MODULES:
-        return getattr(import_module(MODULES[name]), name)
-    raise AttributeError(f"module 'simplecnn' has no attribute {name!r}")
+    if name not in MODULES:
+        raise AttributeError(f"module 'simplecnn' has no attribute {name!r}")
+    if MODULES[name] == "simplecnn.api":
+        from simplecnn.training.processor import configure_threads
+
+        configure_threads()  # before torch is imported
+    return getattr(import_module(MODULES[name]), name)

@@ -27,6 +27,7 @@ from simplecnn.command_line import (
     LEAVES_RUNS,
     check_command_line,
     check_imported,
+    is_ddp_child,
     raise_if_links_lead_out,
 )
 from simplecnn.config import composition
@@ -112,6 +113,7 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
     """Train, test, and leave a run folder. Returns the best value of the monitored metric."""
     start = time.perf_counter()
     with start_up():
+        from simplecnn.inference.model_card import write_model_card
         from simplecnn.training import run
 
     again = HydraConfig.get().mode == RunMode.MULTIRUN
@@ -119,7 +121,10 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
     if by_hand:
         config = RunDirectory.open(folder).config_here()
     spent = {"import": seconds.pop("import", 0.0) + time.perf_counter() - start}
-    return run.train(config, folder, seconds=spent, resume=again or by_hand, requested=by_hand)
+    best = run.train(config, folder, seconds=spent, resume=again or by_hand, requested=by_hand)
+    if not is_ddp_child():
+        write_model_card(RunDirectory.open(folder))
+    return best
 
 
 @command("evaluate")
@@ -131,56 +136,48 @@ def evaluate(config: dict[str, Any], folder: Path) -> float:
     raise_if_links_lead_out(run.path)
     with start_up():
         from simplecnn.inference import evaluate as evaluation
+        from simplecnn.inference.model_card import write_model_card
 
-    return evaluation.evaluate(run, checkpoint, data=config.get("data"))
+    accuracy = evaluation.evaluate(run, checkpoint, data=config.get("data"))
+    write_model_card(run)
+    return accuracy
 
 
 @command("predict")
-def predict(config: dict[str, Any], folder: Path) -> list[str]:
-    """Tell which digit is on a person's own images. Returns the class of each."""
-    from simplecnn.inference.image_files import like_mnist, read_grey
+def predict(config: dict[str, Any], folder: Path) -> None:
+    """Tell what is on a person's own images. Exit code 1 where some cannot be read."""
+    from simplecnn.inference.image_files import find_images
 
     run = RunDirectory.open(latest(config["run"]))
     checkpoint = run.checkpoint(config["checkpoint"])
-    data = checked_parts(run.config(), short(run.path))["data"]
+    checked_parts(run.config(), short(run.path))
+    raise_if_links_lead_out(run.path)
     names = config["image"] if isinstance(config["image"], list) else [config["image"]]
-    digits = []
-    mistakes: list[str] = []
-    for name in names:
-        try:
-            digits.append(like_mnist(read_grey(name), invert=config["invert"]))
-        except InputError as error:
-            mistakes.append(str(error).replace("image:", f"image={name}:"))
-    if mistakes:
-        raise InputError(*mistakes)
+    files = find_images(names)
     with start_up():
-        import numpy as np
-
         from simplecnn.inference import predict as prediction
+        from simplecnn.inference.trained_run import TrainedRun
 
-    return prediction.predict(
-        checkpoint, np.stack(digits), names, dataset=data.get("dataset", "MNIST")
-    )
+    options = {key: config[key] for key in ("invert", "reject", "explain", "to")}
+    data_dir = config["paths"]["data_dir"]
+    prediction.predict(TrainedRun(run, checkpoint), files, **options, data_dir=data_dir)
 
 
 @command("export")
 def export(config: dict[str, Any], folder: Path) -> None:
-    """Write a run's weights as safetensors."""
+    """Write a run's network as a file for others."""
     run = RunDirectory.open(latest(config["run"]))
     checkpoint = run.checkpoint(config["checkpoint"])
-    to = Path(config["to"] or run.path / "model.safetensors")
+    suffix = {"torch_export": "pt2"}.get(config["format"], config["format"])
+    to = Path(config["to"] or run.path / f"model.{suffix}")
     if not to.parent.is_dir():
         raise InputError(f"to={to}: there is no folder {to.parent}.")
     checked_parts(run.config(), short(run.path))
     with start_up():
-        from simplecnn.inference import export as weights
+        from simplecnn.inference import export as exports
+        from simplecnn.inference.trained_run import TrainedRun
 
-    written = weights.export(checkpoint, to)
-    log.info(
-        "%s  %s parameters in %d tensors, %s bytes",
-        short(to), f"{written['num_parameters']:,}", written["num_tensors"],
-        f"{written['num_bytes']:,}",
-    )  # fmt: skip
+    exports.export(TrainedRun(run, checkpoint), to, config["format"])
 
 
 @command("explain")
@@ -188,11 +185,14 @@ def explain(config: dict[str, Any], folder: Path) -> None:
     """Show what a run's network learned, or compare the networks of a sweep."""
     with start_up():
         from simplecnn.explain import explanation
+        from simplecnn.inference.model_card import write_model_card
 
     runs = config["run"]
     runs = [latest(run) for run in runs] if isinstance(runs, list) else runs and latest(runs)
     sweep = config["sweep"] and latest(config["sweep"], SWEEP_RECORD)
     explanation.explain({**config, "run": runs, "sweep": sweep})
+    if isinstance(runs, str):
+        write_model_card(RunDirectory.open(runs))
 
 
 @command("sweep")

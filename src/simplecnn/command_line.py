@@ -73,7 +73,7 @@ def check_command_line(name: str, argv: Sequence[str]) -> Composed | SweepPlan |
     if options.cfg == "job" and options.package not in (None, "_global_"):
         if OmegaConf.select(config, options.package) is None:
             raise InputError(f"--package {options.package}: the configuration has no such part.")
-    if shown or _is_ddp_child():
+    if shown or is_ddp_child():
         return None
     if config.hydra.sweeper.get("params"):
         key = "hparams_search" if config.hydra.runtime.choices.get("hparams_search") else "sweeper"
@@ -237,6 +237,6 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _is_ddp_child() -> bool:
+def is_ddp_child() -> bool:
     """Lightning starts the further processes of a DDP run with the same command."""
     return os.environ.get("LOCAL_RANK", "0") != "0"

@@ -13,7 +13,7 @@ from simplecnn.explain.subject import load_subject
 from simplecnn.inference.evaluate import evaluate
 from simplecnn.inference.export import export
 from simplecnn.inference.networks import load_network, load_safetensors
-from simplecnn.inference.predict import classify
+from simplecnn.inference.trained_run import TrainedRun
 from simplecnn.run_directory import RunDirectory
 
 OLD_RUNS = Path(__file__).parent / "old_runs"
@@ -44,10 +44,10 @@ def test_an_old_run_is_explained_predicted_by_and_exported(old_run, ten_digits):
     assert torch.equal(subject.network(images), network(images))
     assert not torch.equal(subject.untrained(images), network(images))
     assert hasattr(network, "crop") == (old_run.name == "crop")
-    shares = classify(network, ten_digits[0][:, 0])
+    shares = TrainedRun(directory, last).predict(ten_digits[0]).probabilities
     np.testing.assert_allclose(shares, network(images).softmax(1), rtol=1e-6)
     written = old_run / "new.safetensors"
-    export(last, written)
+    export(TrainedRun(directory, last), written)
     torch.testing.assert_close(load_safetensors(written)(images), network(images))
 
 

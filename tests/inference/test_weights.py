@@ -1,22 +1,19 @@
-"""Exported weights are the run's own, bit for bit; predictions are those of its network."""
+"""Exported weights are the run's own, bit for bit."""
 
 import json
-import logging
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from simplecnn.errors import InputError
 from simplecnn.inference.export import export
-from simplecnn.inference.image_files import like_mnist, read_grey
 from simplecnn.inference.networks import load_network, load_safetensors
-from simplecnn.inference.predict import predict
+from simplecnn.inference.trained_run import TrainedRun, load_run
 from simplecnn.models.classifier import Classifier
 from simplecnn.models.simple_cnn import SimpleCNN
+from simplecnn.run_directory import RunDirectory
 
 
 @pytest.fixture
@@ -24,9 +21,9 @@ def checkpoint(finished_run):
     return finished_run / "checkpoints" / "best.ckpt"
 
 
-def test_an_export_holds_the_weights_of_the_run(checkpoint, ten_digits, tmp_path):
+def test_an_export_holds_the_weights_of_the_run(finished_run, checkpoint, ten_digits, tmp_path):
     path = tmp_path / "model.safetensors"
-    written = export(checkpoint, path)
+    written = export(TrainedRun(RunDirectory.open(finished_run), checkpoint), path)
     images = torch.from_numpy(ten_digits[0])
     with torch.no_grad():
         expected = load_network(checkpoint)(images)
@@ -46,31 +43,30 @@ def test_an_export_holds_the_weights_of_the_run(checkpoint, ten_digits, tmp_path
     assert network["_target_"] == "simplecnn.models.simple_cnn.SimpleCNN" and network[
         "channels"
     ] == [4, 8]
-    assert written == {
-        "num_tensors": 8,
-        "num_parameters": sum(p.numel() for p in theirs.parameters()),
-        "num_bytes": path.stat().st_size,
-    }
-    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+    assert (written["num_tensors"], written["num_bytes"]) == (8, path.stat().st_size)
+    assert written["num_parameters"] == sum(p.numel() for p in theirs.parameters())
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, f"{path.name}.json"]
 
 
-def test_an_export_that_cannot_be_written_leaves_the_one_before(checkpoint, tmp_path, monkeypatch):
+def test_an_export_that_cannot_be_written_leaves_the_one_before(
+    finished_run, tmp_path, monkeypatch
+):
     path = tmp_path / "model.safetensors"
-    export(checkpoint, path)
+    export(load_run(finished_run), path)
     before = path.read_bytes()
 
     def full(source: object, target: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("simplecnn.inference.export.os.replace", full)
+    monkeypatch.setattr("simplecnn.atomic.os.replace", full)
     with pytest.raises(InputError, match="cannot be written: No space left on device."):
-        export(checkpoint, path)
-    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+        export(load_run(finished_run), path)
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
 
 
-def test_foreign_exports_get_a_sentence(checkpoint, tmp_path):
+def test_foreign_exports_get_a_sentence(finished_run, tmp_path):
     path = tmp_path / "model.safetensors"
-    export(checkpoint, path)
+    export(load_run(finished_run), path)
     whole = path.read_bytes()
     weights = load_file(path)
     hostile = json.dumps({"_target_": "os.system", "command": "touch harm"})
@@ -88,20 +84,3 @@ def test_foreign_exports_get_a_sentence(checkpoint, tmp_path):
         assert name in told and "\n" not in told, told
     with pytest.raises(InputError, match="'os.system' is not on the list"):
         load_safetensors(tmp_path / "hostile")
-
-
-def test_predictions_are_those_of_the_network(checkpoint, bundled, tmp_path, caplog):
-    names = []
-    for i in (0, 700, 1400, 3600, 4900):
-        names.append(str(tmp_path / f"{i}.png"))
-        Image.fromarray(bundled[0][i]).save(names[-1])
-    digits = np.stack([like_mnist(read_grey(name)) for name in names])
-    with torch.no_grad():
-        images = torch.from_numpy(bundled[0][[0, 700, 1400, 3600, 4900]]).float() / 255
-        logits = load_network(checkpoint)(images.unsqueeze(1))
-    with caplog.at_level(logging.INFO, "simplecnn.inference.predict"):
-        answers = predict(checkpoint, digits, names)
-    assert answers == [str(i) for i in logits.argmax(1).tolist()]
-    shares = 100 * logits.softmax(1).max(1).values
-    for line, name, answer, share in zip(caplog.messages, names, answers, shares, strict=True):
-        assert line.split()[:4] == [name, answer, f"{float(share):.1f}", "%"], line

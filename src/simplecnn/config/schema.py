@@ -446,14 +446,20 @@ class Evaluate(WithRun):
 class Predict(WithRun):
     """scripts/predict.py"""
 
-    image: Texts = key(..., "a file, or several")
+    paths: Paths = key(Paths())
+    image: Texts = key(..., "files, folders, patterns, or - for standard input")
     invert: bool | None = key(None, "true: dark on light; null: as the border says")
+    reject: Share | None = key(None, "probability below which nothing is decided")
+    explain: bool = key(False, "draw each prediction: steps, probabilities, maps, attribution")
+    to: Text | None = key(None, "a new folder; null: predictions/<date_time> in the run")
 
 
 class Export(WithRun):
     """scripts/export.py"""
 
-    to: Text | None = key(None, "a file; null: model.safetensors beside the run")
+    format: Literal["safetensors", "onnx", "torch_export"] = key(
+        "safetensors", "weights, or the whole network")
+    to: Text | None = key(None, "a file; null: model.<suffix> in the run")
 
 
 class Sweep(Part):

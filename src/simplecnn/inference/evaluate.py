@@ -1,20 +1,26 @@
-"""A run's checkpoint on test images: loss, accuracy, per class, and who is taken for whom."""
+"""A run's checkpoint on test images: loss, accuracy, calibration, and what is confused."""
 
+import io
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from simplecnn.atomic import atomic_write
 from simplecnn.config.build import build
 from simplecnn.console import configure_lightning_logging
 from simplecnn.errors import InputError, short
+from simplecnn.figures.reliability import reliability_figure
+from simplecnn.inference.calibration import calibration
 from simplecnn.inference.networks import load_network
 from simplecnn.models.activations import evaluation_mode
 from simplecnn.run_directory import RunDirectory, write_json
@@ -26,7 +32,8 @@ RESULTS = "evaluation.json"
 def evaluate(directory: RunDirectory, checkpoint: Path, *, data: Mapping[str, Any] | None) -> float:
     """Evaluate a checkpoint of a run, print the result, add it to the run's evaluation.json.
 
-    `data` is the configuration of another data set than the run's own. Returns the accuracy.
+    `data` is the configuration of another data set than the run's own. A reliability diagram goes
+    to images/. Returns the accuracy.
     """
     configure_lightning_logging()
     images = TestData(data or directory.config()["data"])
@@ -34,7 +41,11 @@ def evaluate(directory: RunDirectory, checkpoint: Path, *, data: Mapping[str, An
     result = measure(network, images)
     name = f"{checkpoint.stem} on {result['num_images']:,} test images of {images.name}"
     add_result(directory.path, name, {"checkpoint": checkpoint.name, **result})
-    log.info("%s\n\nadded to %s", _table(name, result), short(directory.path / RESULTS))
+    picture = draw_reliability(directory.path, name, result)
+    log.info(
+        "%s\n\nadded to %s and %s",
+        _table(name, result), short(directory.path / RESULTS), short(picture),
+    )  # fmt: skip
     return result["acc"]
 
 
@@ -75,7 +86,8 @@ class TestData:
 
 @torch.no_grad()
 def measure(network: nn.Module, data: TestData) -> dict[str, Any]:
-    """Loss and accuracy on the test set, accuracy per class, confusion[true][predicted] counts."""
+    """Loss (mean negative log-likelihood, in nats) and accuracy on the test set, the accuracy per
+    class, confusion[true][predicted] counts, and what `calibration` gives."""
     logits, labels = [], []
     with evaluation_mode(network):
         for images, answers in data.loader:
@@ -107,6 +119,7 @@ def summarize(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dic
         "num_images": len(labels),
         "loss": round(float(functional.cross_entropy(logits, labels)), 6),
         "acc": round(sum(right) / len(labels), 6),
+        **calibration(logits, labels),
         "acc_per_class": {
             name: round(r / n, 6) if n else None
             for name, r, n in zip(class_names, right, counts, strict=True)
@@ -127,13 +140,35 @@ def add_result(directory: Path, name: str, result: dict[str, Any]) -> None:
         write_json(path, {**results, name: result})
 
 
+def draw_reliability(directory: Path, name: str, result: dict[str, Any]) -> Path:
+    """Write the reliability diagram of a result, and its arrays beside it; gives the picture."""
+    bins = result["calibration_bins"]
+    arrays = {
+        key: np.array([np.nan if b[key] is None else b[key] for b in bins], float)
+        for key in ("num_images", "confidence", "acc")
+    }
+    error = f"expected calibration error {100 * result['ece']:.2f} %"
+    figure = reliability_figure(*arrays.values(), title=f"{name}\n{error}, {len(bins)} bins")
+    stem = "reliability_" + re.sub(r"\W+", "_", name)
+    (directory / "images").mkdir(exist_ok=True)
+    numbers, picture = io.BytesIO(), io.BytesIO()
+    np.savez_compressed(numbers, **arrays)  # type: ignore[arg-type]
+    figure.savefig(picture)
+    atomic_write(directory / "images" / f"{stem}.npz", numbers.getvalue())
+    atomic_write(directory / "images" / f"{stem}.png", picture.getvalue())
+    return directory / "images" / f"{stem}.png"
+
+
 def _table(name: str, result: dict[str, Any]) -> str:
     classes = list(result["acc_per_class"])
     width = max(4, *(len(c) for c in classes)) + 2
     cell = max(5, len(str(result["num_images"])) + 1)
     lines = [
         name,
-        f"loss {result['loss']:.4f}   accuracy {100 * result['acc']:.2f} %",
+        f"loss {result['loss']:.4f}   accuracy {100 * result['acc']:.2f} %   "
+        f"top-2 accuracy {100 * result['top2_acc']:.2f} %",
+        f"negative log-likelihood {result['loss']:.4f}   expected calibration error "
+        f"{100 * result['ece']:.2f} %   ({len(result['calibration_bins'])} bins)",
         "",
         f"{'true':<{width}}{'right':>9}   predicted",
         " " * (width + 12) + "".join(f"{c[: cell - 1]:>{cell}}" for c in classes),

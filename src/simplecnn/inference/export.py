@@ -1,51 +1,187 @@
-"""The weights of a run as a safetensors file."""
+"""The network of a run as one file for others: safetensors, ONNX, or a program of torch.export."""
 
+import hashlib
+import importlib.util
+import io
 import json
-import os
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
+from torch import Tensor
 
-from simplecnn.checkpoint_file import read_checkpoint
-from simplecnn.errors import InputError, short
-from simplecnn.inference.networks import (
-    NETWORK,
-    load_network,
-    load_safetensors,
-    network_config,
-)
+from simplecnn.atomic import atomic_write
+from simplecnn.data.batches import scale
+from simplecnn.data.files import read_bundled
+from simplecnn.errors import InputError, RunError, short
+from simplecnn.inference.evaluate import TestData
+from simplecnn.inference.networks import NETWORK
+from simplecnn.inference.trained_run import BATCH, TrainedRun
+from simplecnn.run_directory import write_json
+
+log = logging.getLogger(__name__)
+
+NUM_CHECKED = 1000  # real images on which the file must answer like the network
+TOLERANCE = 1e-4  # of a logit
+INPUT, OUTPUT = "images", "logits"
+Answers = Callable[[Tensor], Tensor]
 
 
-def export(path: Path, to: Path) -> dict[str, Any]:
-    """Write the network in the checkpoint `path` as safetensors; gives what was written.
+def export(run: TrainedRun, to: Path, format: str = "safetensors") -> dict[str, Any]:
+    """Write the network of a run to the file `to`, and what must be known of it to `to`.json.
 
-    The file holds nothing but weights, under the names of the network's state_dict, and how the
-    network is built as text (`network` in its metadata). It is read again and compared before it
-    gets its name. Raises InputError.
+    format: `safetensors`, the weights under the names of the state_dict; `onnx`, by torch's own
+        exporter; `torch_export`, a program for `torch.export.load`. The latter two take any number
+        of images. Preprocessing, class names and metrics are in the metadata of each.
+
+    What is to be written first answers on 1,000 real images: the same classes, logits within 1e-4.
+    Gives the content of the JSON file. Raises InputError where it cannot be exported or written,
+    RunError where the answers differ.
     """
-    network = load_network(path)
-    config = network_config(read_checkpoint(path), path)
-    if config is None:
-        raise InputError(
-            f"{short(path)} is that of a LightningModule of your own: only the network of a "
-            f"Classifier is exported."
-        )
-    weights = {name: value.contiguous() for name, value in network.state_dict().items()}
-    temporary = to.with_name(f".{to.name}.{os.getpid()}")
+    metadata = describe(run)
+    content, answers, facts = FORMATS[format](run, metadata)
+    checked = check(run, answers)
+    checksum = hashlib.sha256(content).hexdigest()
+    num_parameters = sum(p.numel() for p in run.network.parameters())
+    record = {
+        "file": to.name, "format": format, **facts, "num_parameters": num_parameters,
+        "num_bytes": len(content), "sha256": checksum, "checked": checked, **metadata,
+    }  # fmt: skip
     try:
-        temporary.write_bytes(save(weights, {"format": "pt", NETWORK: json.dumps(config)}))
-        written = load_safetensors(temporary).state_dict()
-        assert written.keys() == weights.keys()
-        assert all(torch.equal(written[name], value) for name, value in weights.items())
-        os.replace(temporary, to)
+        atomic_write(to, content)
+        write_json(to.with_name(f"{to.name}.json"), record)
     except OSError as error:
         raise InputError(f"{short(to)} cannot be written: {error.strerror}.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    opset = f"   opset {facts['opset']}" if "opset" in facts else ""
+    log.info(
+        "%s   %s, %s parameters, %s bytes%s\nsha256 %s\n"
+        "checked on %s real images: the same classes, logits within %.1e",
+        short(to), format, f"{num_parameters:,}", f"{len(content):,}", opset, checksum,
+        f"{checked['num_images']:,}", checked["largest_difference"],
+    )  # fmt: skip
+    return record
+
+
+def describe(run: TrainedRun) -> dict[str, Any]:
+    """What must be known to use the network: for the metadata of a file, and beside it."""
+    crop = run.network_config.get("crop")
+    preprocessing: dict[str, Any] = run.preprocessing.record()
+    if crop:
+        preprocessing["crop"] = {"pixels": list(crop), "applied_by": "the network itself"}
     return {
-        "num_tensors": len(weights),
-        "num_parameters": sum(p.numel() for p in network.parameters()),
-        "num_bytes": to.stat().st_size,
+        NETWORK: run.network_config or None,
+        "class_names": list(run.class_names),
+        "preprocessing": preprocessing,
+        "metrics": run.metrics,
+        "output": f"{OUTPUT} (N, {len(run.class_names)}): softmax gives probabilities",
+        "checkpoint": run.checkpoint.name,
+        "command": run.record.get("command"),
+        "versions": run.record.get("versions"),
     }
+
+
+def check(run: TrainedRun, answers: Answers) -> dict[str, Any]:
+    """Hold the answers (N, classes) of a file against the network's on real images."""
+    images = real_images(run)
+    with torch.no_grad():
+        pairs = [(run.network(part), answers(part)) for part in images.split(BATCH)]
+    expected, found = (torch.cat(logits) for logits in zip(*pairs, strict=True))
+    difference = float((expected - found).abs().max())
+    num_other = int((expected.argmax(1) != found.argmax(1)).sum())
+    if num_other or not difference <= TOLERANCE:
+        raise RunError(
+            f"The export answers otherwise than the network: {num_other} of {len(images):,} "
+            f"classes differ, logits by up to {difference:.1e}; nothing was written."
+        )
+    return {"num_images": len(images), "largest_difference": difference}
+
+
+def real_images(run: TrainedRun) -> Tensor:
+    """1,000 bundled digits, or test images of the run where its network takes no digits."""
+    shape = run.preprocessing
+    if shape.size == 28 and not shape.color:
+        digits, _ = read_bundled()
+        chosen = torch.from_numpy(digits[:: len(digits) // NUM_CHECKED])
+        return scale(chosen[:, None]).expand(-1, shape.channels, -1, -1)
+    return TestData(run.config["data"]).tensors()[0][:NUM_CHECKED]
+
+
+def _safetensors(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, Answers, dict]:
+    if not run.network_config:
+        raise InputError(
+            f"{short(run.checkpoint)} is that of a LightningModule of your own: as safetensors, "
+            f"only the network of a Classifier is exported. Type format=onnx or torch_export."
+        )
+    weights = {name: value.contiguous() for name, value in run.network.state_dict().items()}
+    texts = {key: json.dumps(value) for key, value in metadata.items()}
+    content = save(weights, {"format": "pt", **texts})
+    read = load(content)
+    assert read.keys() == weights.keys()
+    answers = lambda x: torch.func.functional_call(run.network, read, (x,))  # noqa: E731
+    return content, answers, {"num_tensors": len(weights)}
+
+
+def _torch_export(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, Answers, dict]:
+    buffer = io.BytesIO()
+    sizes = ({0: torch.export.Dim("batch", min=1)},)
+    with _followed_by_torch():
+        program = torch.export.export(run.network, _example(run), dynamic_shapes=sizes)
+    torch.export.save(program, buffer, extra_files={"metadata.json": json.dumps(metadata)})
+    content = buffer.getvalue()
+    module = torch.export.load(io.BytesIO(content)).module()
+    return content, module, {"input": INPUT}
+
+
+def _onnx(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, Answers, dict]:
+    missing = [n for n in ("onnx", "onnxruntime", "onnxscript") if not importlib.util.find_spec(n)]
+    if missing:
+        raise InputError(
+            f"format=onnx needs {', '.join(missing)}, which a plain installation leaves out. Type "
+            f"uv sync --extra export, or pip install 'simplecnn[export]'."
+        )
+    import onnx
+    import onnxruntime
+
+    with _followed_by_torch():
+        program = torch.onnx.export(
+            run.network, _example(run), dynamic_shapes=({0: "batch"},), input_names=[INPUT],
+            output_names=[OUTPUT], dynamo=True, verbose=False,
+        )  # fmt: skip
+    assert program is not None
+    model = program.model_proto
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
+    onnx.checker.check_model(model, full_check=True)
+    content = model.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+    def answers(images: Tensor) -> Tensor:
+        (logits,) = session.run([OUTPUT], {INPUT: images.contiguous().numpy()})
+        return torch.from_numpy(logits)
+
+    opset = next(entry.version for entry in model.opset_import if not entry.domain)
+    return content, answers, {"opset": opset, "input": INPUT}
+
+
+def _example(run: TrainedRun) -> tuple[Tensor]:
+    shape = run.preprocessing
+    return (torch.zeros(2, shape.channels, shape.size, shape.size),)
+
+
+@contextmanager
+def _followed_by_torch() -> Iterator[None]:
+    """Raises InputError where torch cannot follow the network, without its exporter's warnings."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"torch.export cannot follow this network: {reason[0]}") from None
+
+
+FORMATS = {"safetensors": _safetensors, "onnx": _onnx, "torch_export": _torch_export}

@@ -1,93 +1,151 @@
-"""A person's own image files, read without trusting them: any size, depth and colours. No torch.
+"""A person's own image files, found and read without trusting them: any size and depth. No torch.
 
-What is read is one grey image (H, W), float 0 to 1, of at most `MOST_PIXELS_KEPT` a side. A file
-can be a bomb (small on disk, huge in memory): its header is looked at before it is decoded, and it
-is turned to grey a strip at a time, so that not more than 5 bytes a pixel are needed.
+A file can be a bomb (small on disk, huge in memory): its header is looked at before it is decoded,
+and it is converted a strip at a time, so that not more than 5 bytes a pixel are needed.
 """
 
 import contextlib
+import glob
+import sys
 import warnings
+from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from simplecnn.errors import InputError
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-MOST_BYTES = 64 << 20  # on disk
-MOST_PIXELS = 40_000_000  # width times height
-TOO_MANY = f"too many pixels: at most {MOST_PIXELS:,} in all are read. Make it smaller first."
-MOST_PIXELS_KEPT = 1024
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm",
+            ".npy"}  # fmt: skip
+STDIN = "-"
+MAX_BYTES = 64 << 20  # on disk
+MAX_PIXELS = 40_000_000  # width times height
+TOO_MANY = f"has too many pixels: at most {MAX_PIXELS:,} in all are read. Make it smaller first"
+MAX_SIDE = 1024  # pixels; larger images are reduced
 STRIP = 256  # rows that are converted at a time
 
 
-def read_grey(path: str | Path) -> np.ndarray:
-    """An image file as grey values (H, W), float32, 0 black to 1 white; transparency is white.
+def find_images(names: Sequence[str]) -> list[str]:
+    """The files behind files, folders (searched below), patterns and `-` (standard input), once.
 
-    Of several pictures in a file the first one counts. Raises InputError where the file is none of
-    `FORMATS`, is damaged, or is too large.
+    Raises InputError, with a sentence each, where a name stands for no image.
     """
-    path = Path(path)
+    files: dict[str, None] = {}
+    mistakes = []
+    for name in names:
+        path = Path(name).expanduser()
+        if name == STDIN or path.is_file() or (path.exists() and not path.is_dir()):
+            files[name if name == STDIN else str(path)] = None
+            continue
+        found = (
+            path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
+        )
+        images = sorted(str(p) for p in found if p.suffix.lower() in SUFFIXES and p.is_file())
+        files |= dict.fromkeys(images)
+        if not images and path.is_dir():
+            mistakes.append(f"image={name}: there is no image in this folder ({_suffixes()}).")
+        elif not images and glob.has_magic(name):
+            mistakes.append(f"image={name}: no image has such a name ({_suffixes()}).")
+        elif not images:
+            mistakes.append(f"image={name}: there is no such file.")
+    if mistakes:
+        raise InputError(*mistakes)
+    return list(files)
+
+
+def _suffixes() -> str:
+    return ", ".join(sorted(suffix.removeprefix(".") for suffix in SUFFIXES))
+
+
+def read_image(name: str | Path, *, color: bool = False) -> NDArray[np.float32]:
+    """An image file as gray values (H, W), or (H, W, 3), 0 black to 1 white; transparent is white.
+
+    Of several pictures in a file the first one counts; what is larger than `MAX_SIDE` is reduced.
+    `-` reads standard input. Raises InputError where it is none of `FORMATS` and no NumPy array,
+    is damaged, or is too large.
+    """
     try:
+        if str(name) == STDIN:
+            content = sys.stdin.buffer.read(MAX_BYTES + 1)
+            _check_size(len(content), name)
+            return _decode(BytesIO(content), color)
+        path = Path(name)
         num_bytes = path.stat().st_size
         if not path.is_file():
-            raise InputError(f"image={path}: that is not a file.")
-        if num_bytes > MOST_BYTES:
-            raise InputError(
-                f"image={path} has {num_bytes:,} bytes: at most {MOST_BYTES:,} are read."
-            )
-        # Pillow warns of odd headers, and of sizes that are looked at here.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
-                return _grey(image, path)
+            raise InputError(f"image={name}: that is not a file.")
+        _check_size(num_bytes, name)
+        if path.suffix.lower() == ".npy":
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            if array.size > MAX_PIXELS:
+                raise ValueError(TOO_MANY)
+            return reduced(image_from_array(array, color=color))
+        return _decode(path, color)
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"image={path}: there is no such file.") from None
+        raise InputError(f"image={name}: there is no such file.") from None
     except Image.UnidentifiedImageError:
         known = ", ".join(FORMATS)
-        raise InputError(f"image={path} is not an image that can be read ({known}).") from None
+        raise InputError(
+            f"image={name} is not an image that can be read ({known}, NumPy)."
+        ) from None
     except Image.DecompressionBombError:  # Pillow's own limit is higher
-        raise InputError(f"image={path} has {TOO_MANY}") from None
+        raise InputError(f"image={name} {TOO_MANY}.") from None
     except MemoryError:
-        raise InputError(f"image={path} does not fit in memory.") from None
+        raise InputError(f"image={name} does not fit in memory.") from None
     except Exception as error:  # whatever a decoder makes of a damaged file
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"image={path} is damaged: {reason[0].rstrip('.')}.") from None
+        damaged = "" if reason[0] == TOO_MANY else "is damaged: "
+        raise InputError(f"image={name} {damaged}{reason[0].rstrip('.')}.") from None
 
 
-def _grey(image: Image.Image, path: Path) -> np.ndarray:
+def _check_size(num_bytes: int, name: str | Path) -> None:
+    if num_bytes > MAX_BYTES:
+        raise InputError(f"image={name} has {num_bytes:,} bytes: at most {MAX_BYTES:,} are read.")
+
+
+def _decode(source: Any, color: bool) -> NDArray[np.float32]:
+    # Pillow warns of odd headers, and of sizes that are looked at here.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(source, formats=FORMATS) as image:
+            return image_from_pil(image, color=color)
+
+
+def image_from_pil(image: Image.Image, *, color: bool = False) -> NDArray[np.float32]:
+    """The same for an image of Pillow's. Raises ValueError where it has too many pixels."""
     width, height = image.size
-    if width * height > MOST_PIXELS:
-        raise InputError(f"image={path} has {TOO_MANY}")
+    if width * height > MAX_PIXELS:
+        raise ValueError(TOO_MANY)
     if image.format == "JPEG":  # it can be decoded at a fraction of its size
-        image.draft("L", (MOST_PIXELS_KEPT, MOST_PIXELS_KEPT))
+        image.draft("RGB" if color else "L", (MAX_SIDE, MAX_SIDE))
     image.load()
-    rows = [_grey_strip(image, top) for top in range(0, image.height, STRIP)]
-    grey = Image.fromarray(np.concatenate(rows))
-    image.close()
-    grey.thumbnail((MOST_PIXELS_KEPT, MOST_PIXELS_KEPT), Image.Resampling.BOX)
+    rows = [_strip(image, top, "RGB" if color else "L") for top in range(0, image.height, STRIP)]
+    converted = Image.fromarray(np.concatenate(rows))
+    converted.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BOX)
     with contextlib.suppress(Exception):  # a photograph says which side is up
-        orientation = image.getexif().get(0x0112, 1)
-        grey = _turned(grey, orientation)
-    return np.asarray(grey, np.float32) / 255
+        converted = _turned(converted, image.getexif().get(0x0112, 1))
+    return np.asarray(converted, np.float32) / np.float32(255)
 
 
-def _grey_strip(image: Image.Image, top: int) -> np.ndarray:
-    """Some rows of an image as grey values (rows, W), uint8."""
+def _strip(image: Image.Image, top: int, mode: str) -> NDArray[np.uint8]:
+    """Some rows of an image in the mode L or RGB, uint8."""
     strip = image.crop((0, top, image.width, min(top + STRIP, image.height)))
     if strip.mode.startswith("I;16") or strip.mode in ("I", "F"):
         values = np.asarray(strip, np.float64)
         # 16 bits a pixel, in the modes that Pillow has for them; 32 bits hold what they like.
-        most = 65535.0 if strip.mode != "F" or values.max() > 1 else 1.0
-        return np.nan_to_num(np.clip(values / most, 0, 1) * 255).round().astype(np.uint8)
+        limit = 65535.0 if strip.mode != "F" or values.max() > 1 else 1.0
+        values = np.nan_to_num(np.clip(values / limit, 0, 1) * 255).round().astype(np.uint8)
+        strip = Image.fromarray(values)
     if strip.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in strip.info:
         strip = strip.convert("RGBA")
-        white = Image.new("RGBA", strip.size, "white")
-        strip = Image.alpha_composite(white, strip)
-    return np.asarray(strip.convert("L"), np.uint8)
+        strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
+    return np.asarray(strip.convert(mode), np.uint8)
 
 
 def _turned(image: Image.Image, orientation: int) -> Image.Image:
@@ -104,37 +162,41 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-# ------------------------------------------------------------------ as the digits of MNIST are
+def image_from_array(array: NDArray[Any], *, color: bool = False) -> NDArray[np.float32]:
+    """The same for an array (H, W), (H, W, C) or (C, H, W) of 1 or 3 channels.
 
-
-def like_mnist(grey: np.ndarray, *, invert: bool | None = None) -> np.ndarray:
-    """A drawing or photograph (H, W), 0 to 1, as a digit of MNIST: (28, 28), white on black.
-
-    The digit is cut out, fitted into 20 x 20 pixels and put with its centre of mass in the middle
-    (LeCun, Cortes and Burges, "The MNIST database of handwritten digits"). An image of 28 x 28
-    pixels is taken to be so already. `invert` swaps black and white; None: where the border is
-    the lighter part. Raises InputError for an image of one colour.
+    Integers count from 0 to the largest of their type, floats to 1, or to 255 where one is above 1.
+    Raises ValueError where it is no image.
     """
-    if invert is None:
-        border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-        invert = bool(np.median(border) > (grey.min() + grey.max()) / 2)
-    ink = 1 - grey if invert else grey
-    if ink.max() - ink.min() < 0.02:
-        raise InputError("image: there is nothing to see in it, all of it has one colour.")
-    if ink.shape == (28, 28):
-        return ink.astype(np.float32)
-    ink = np.clip((ink - np.median(ink)) / (ink.max() - np.median(ink)), 0, 1)
-    rows, columns = np.flatnonzero((ink > 0.2).any(1)), np.flatnonzero((ink > 0.2).any(0))
-    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    scale = 20 / max(ink.shape)
-    height, width = (max(1, round(side * scale)) for side in ink.shape)
-    method = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
-    ink = np.asarray(Image.fromarray(ink.astype(np.float32)).resize((width, height), method))
-    ink = ink / ink.max()
-    places = np.indices(ink.shape).reshape(2, -1)
-    centre = (places * ink.ravel()).sum(1) / ink.sum()
-    room = 28 - np.array(ink.shape)
-    top, left = np.clip(np.rint(13.5 - centre).astype(int), 0, room)
-    digit = np.zeros((28, 28), np.float32)
-    digit[top : top + height, left : left + width] = ink
-    return digit
+    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
+        array = np.moveaxis(array, 0, 2)
+    is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3))
+    if not is_image or not array.size or array.dtype.kind not in "buif":
+        raise ValueError(
+            f"its shape is {tuple(array.shape)} of {array.dtype}: an image is (H, W), (H, W, C) or "
+            f"(C, H, W) of 1 or 3 channels, of numbers"
+        )
+    limit = np.iinfo(array.dtype).max if array.dtype.kind in "ui" else 1.0
+    values = array.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError("some of its numbers are not finite")
+    if array.dtype.kind == "f" and values.max() > 1 or limit > 65535:
+        limit = 255.0
+    values = np.clip(values / limit, 0, 1)
+    values = values[:, :, None] if values.ndim == 2 else values
+    if color:
+        return np.broadcast_to(values, (*values.shape[:2], 3)).copy()
+    weights = [0.299, 0.587, 0.114] if values.shape[2] == 3 else [1.0]  # Pillow's, of ITU-R 601
+    return (values @ np.asarray(weights)).astype(np.float32)
+
+
+def reduced(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """An image of at most `MAX_SIDE` pixels a side: means over blocks of whole pixels."""
+    step = -(-max(image.shape[:2]) // MAX_SIDE)
+    if step == 1:
+        return image
+    height, width = (max(1, side // step) for side in image.shape[:2])
+    image = image[: height * step, : width * step]
+    blocks = image.reshape(height, image.shape[0] // height, width, image.shape[1] // width, -1)
+    means = blocks.mean(axis=(1, 3))
+    return means if image.ndim == 3 else means[..., 0]

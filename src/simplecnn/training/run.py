@@ -123,7 +123,7 @@ class Run:
         self.trainer = trainer = build_trainer(
             config, self.stop, purge_step=content.get("global_step") if resumed else None
         )
-        self._announce(module)
+        self._announce(module, datamodule)
         tested = str(start) if start else None
         if content and config.get("ckpt_weights_only") and config["train"] and not resumed:
             module.load_state_dict(content["state_dict"])
@@ -269,13 +269,15 @@ class Run:
             self.best = {"value": round(float(value), 6), "epoch": content["epoch"] + 1}
         return str(path)
 
-    def _announce(self, module: pl.LightningModule) -> None:
+    def _announce(self, module: pl.LightningModule, data: pl.LightningDataModule) -> None:
         if self.directory is None:
             return
         device, why = device_and_reason(self.trainer, self.config["trainer"])
         number = sum(p.numel() for p in module.parameters())
+        names = getattr(data, "class_names", None)
         self.directory.update(
             num_parameters=number,
+            class_names=list(names) if names else None,
             device={"name": device, "why": why, "num_threads": torch.get_num_threads()},
         )
         log.info("%s parameters on %s: %s", f"{number:,}", device, why)

@@ -1,0 +1,114 @@
+"""The Python interface: load a run, or do one, from a script or a notebook.
+
+import simplecnn
+
+run = simplecnn.train(["experiment=quickstart", "seed=7"])
+run = simplecnn.load("outputs/quickstart/2026-11-27_14-53-27-623995")
+run.predict("seven.png").classes
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from simplecnn.config.build import check_classes
+from simplecnn.config.composition import compose_config, latest
+from simplecnn.console import ScreenHandler
+from simplecnn.errors import InputError
+from simplecnn.inference.model_card import write_model_card
+from simplecnn.inference.trained_run import TrainedRun, load_run
+from simplecnn.run_directory import RunDirectory
+from simplecnn.training import run as training
+
+FOR_COMMANDS = ("-", "hparams_search=", "hydra/sweeper=", "hydra/launcher=", "dry_run=")
+
+
+def load(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
+    """A run that has been trained, with its network in evaluation mode on the CPU.
+
+    path: its directory; `last`, or a directory of runs, stands for the newest one.
+    checkpoint: `best`, `last` or a file; None: the best, or the last of a run that chose none.
+
+    Raises InputError where there is no such run, or it has no such checkpoint.
+
+    >>> import simplecnn
+    >>> run = simplecnn.load("outputs/quickstart")
+    >>> run.class_names
+    ('0', '1', '2', '3', '4', '5', '6', '7', '8', '9')
+    >>> sorted(run.metrics)
+    ['test/acc', 'test/loss', 'train/acc', 'train/loss', 'val/acc', 'val/loss']
+
+    Images may be of any size: arrays, tensors, Pillow images, names of files, or a list of them.
+
+    >>> from simplecnn.data.files import read_bundled
+    >>> digits, labels = read_bundled()
+    >>> guess = run.predict(digits[:200])
+    >>> guess.probabilities.shape, set(guess.classes[:5])
+    ((200, 10), {'0'})
+    >>> {name: maps.shape for name, maps in run.feature_maps(digits[:2]).items()}
+    {'conv1': (2, 16, 28, 28), 'conv2': (2, 32, 14, 14), 'conv3': (2, 64, 7, 7)}
+    """
+    return load_run(latest(str(path)), checkpoint)
+
+
+def train(words: Sequence[str] = ()) -> TrainedRun:
+    """Do one run, as `scripts/train.py` does with the same words; gives it.
+
+    The words choose and set what is in conf/: `experiment=quickstart`, `model.optimizer.lr=3e-3`,
+    `resume=outputs/…`. What the command shows is shown where nobody listens to the log yet, and it
+    is in train.log.
+
+    Raises InputError, with all the mistakes, before anything is made; RunError where the run fails;
+    KeyboardInterrupt where it is interrupted (`resume=` resumes it).
+
+    >>> import simplecnn
+    >>> run = simplecnn.train(["data=mnist_5k", "trainer.max_epochs=1", "callbacks=checkpoint",
+    ...                        "+trainer.limit_train_batches=2", "hydra.run.dir=outputs/short"])
+    >>> run.path.name, run.record["status"], run.checkpoint.name
+    ('short', 'finished', 'best.ckpt')
+    """
+    words = [words] if isinstance(words, str) else list(words)
+    for word in words:
+        if word.startswith(FOR_COMMANDS):
+            raise InputError(f"{word}: simplecnn.train does one run; type scripts/train.py {word}")
+    config = compose_config("train", words)
+    resume = config["resume"] is not None
+    if resume:
+        directory = RunDirectory.to_resume(latest(config["resume"]))
+        config = directory.config_here()
+    check_classes(config)
+    folder = Path(config["paths"]["output_dir"])
+    with _logging_to(folder):
+        try:
+            training.train(config, folder, resume=resume, requested=resume)
+        except SystemExit as end:
+            if end.code == 130:  # a notebook's stop button: its kernel lives on
+                raise KeyboardInterrupt from None
+            raise
+    directory = RunDirectory.open(folder)
+    if not resume:
+        directory.update(command=f"simplecnn.train({words!r})")
+    write_model_card(directory)
+    return load_run(folder)
+
+
+@contextmanager
+def _logging_to(folder: Path) -> Iterator[None]:
+    """Have messages in train.log, and on the screen where nobody listens to them yet."""
+    root, level = logging.getLogger(), logging.getLogger().level
+    file = logging.FileHandler(folder / "train.log", delay=True, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handlers: list[logging.Handler] = [file]
+    if not root.handlers:
+        handlers.append(ScreenHandler())
+    for handler in handlers:
+        root.addHandler(handler)
+    root.setLevel(min(level, logging.INFO))
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()

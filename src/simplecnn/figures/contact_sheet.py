@@ -1,0 +1,43 @@
+"""Many images on one sheet, each with what it was taken for; what is uncertain is marked."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from simplecnn.figures.style import new_figure
+
+COLUMNS = 16
+TILE, TEXT = 0.62, 0.3  # inches of an image, and of the lines below it
+UNSURE = "#d9600f"
+
+
+def contact_sheet_figure(
+    images: NDArray, labels: Sequence[str], unsure: NDArray, *, title: str
+) -> Figure:
+    """Draw images (N, C, H, W), 0 to 1, of 1 or 3 channels, in their order, a label below each.
+
+    unsure: boolean (N,); such an image has a thick orange frame, and its label is orange.
+    """
+    columns = min(COLUMNS, max(8, len(images)))
+    rows = -(-len(images) // columns)
+    width, height = columns * (TILE + 0.08), rows * (TILE + TEXT)
+    figure = new_figure(width + 0.2, height + 0.6)
+    ax = figure.subplots()
+    ax.set_axis_off()
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        x, y = i % columns * (TILE + 0.08) + 0.04, i // columns * (TILE + TEXT) + 0.03
+        # one channel is ink on paper, as in every picture of digits here
+        pixels = 1 - image[0] if len(image) == 1 or (image == image[:1]).all() else image
+        colored = np.moveaxis(image, 0, 2) if pixels.ndim == 3 else pixels
+        ax.imshow(colored, cmap="gray", vmin=0, vmax=1, interpolation="nearest",
+                  extent=(x, x + TILE, y + TILE, y))  # fmt: skip
+        color, thickness = (UNSURE, 2.5) if unsure[i] else ("0.8", 0.5)
+        ax.add_patch(Rectangle((x, y), TILE, TILE, fill=False, edgecolor=color, lw=thickness))
+        ax.text(x + TILE / 2, y + TILE + 0.04, label, ha="center", va="top", fontsize=6,
+                color=UNSURE if unsure[i] else "black")  # fmt: skip
+    ax.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
+    figure.suptitle(title, fontsize=8)
+    return figure

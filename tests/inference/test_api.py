@@ -1,0 +1,126 @@
+"""Runs in Python: loaded, asked, trained; the examples of the docstrings; the model card."""
+
+import doctest
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import simplecnn
+from simplecnn import api
+from simplecnn.errors import InputError
+from simplecnn.inference import trained_run
+from simplecnn.inference.evaluate import evaluate
+from simplecnn.inference.model_card import model_card, write_model_card
+from simplecnn.run_directory import RunDirectory
+
+
+@pytest.mark.long
+def test_the_examples_of_the_docstrings(good_run, tmp_path, monkeypatch):
+    shutil.copytree(good_run, tmp_path / "outputs" / "quickstart")
+    monkeypatch.chdir(tmp_path)
+    for module in (api, trained_run):
+        done = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+        assert done.attempted > 2 and done.failed == 0
+    folder = tmp_path / "outputs" / "short"
+    log = (folder / "train.log").read_text()
+    assert "98,442 parameters on" in log and "directory    outputs/short" in log
+    record = json.loads((folder / "run.json").read_text())
+    assert record["command"].startswith("simplecnn.train(['data=mnist_5k', 'trainer.max_epochs=1'")
+    assert record["class_names"] == list("0123456789")
+    assert (folder / "model_card.md").is_file()
+
+
+def test_images_of_every_kind_and_size_get_the_same_answer(good_run, bundled, tmp_path):
+    run = simplecnn.load(good_run)
+    digit = bundled[0][3600]
+    expected = run.predict(digit)
+    with torch.no_grad():
+        logits = run.network(torch.from_numpy(digit)[None, None].float() / 255)
+    np.testing.assert_allclose(expected.probabilities, logits.softmax(1), atol=1e-6)
+    Image.fromarray(digit).save(tmp_path / "seven.png")
+    for images in (
+        torch.from_numpy(digit), torch.from_numpy(digit)[None].float() / 255, digit[None, None],
+        np.stack([digit] * 3, 2), Image.fromarray(digit), str(tmp_path / "seven.png"), [digit],
+        255 - digit,
+    ):  # fmt: skip
+        guess = run.predict(images)
+        np.testing.assert_allclose(guess.probabilities, expected.probabilities, atol=1e-5)
+    large = Image.fromarray(digit).resize((400, 300))
+    mixed = run.predict([large, digit, torch.from_numpy(digit), tmp_path / "seven.png"])
+    assert mixed.classes == ["7"] * 4 and len(mixed) == 4
+    assert str(expected).splitlines()[1].split()[:2] == ["0", "7"]
+    maps = run.feature_maps([large, digit])
+    assert maps["conv2"].shape == (2, 32, 14, 14) and maps["conv2"].min() == 0
+    for images, sentence in [
+        (3, "images is a int: give Pillow images, arrays"),
+        ([], "images: there is none"),
+        (np.zeros((28, 28)), "nothing to see in it"),
+        (np.full((28, 28), np.nan), "not finite"),
+        (np.zeros((2, 2), complex), "of complex128: an image is"),
+        ("nothing.png", "image=nothing.png: there is no such file"),
+    ]:
+        with pytest.raises(InputError, match=sentence):
+            run.predict(images)
+
+
+def test_a_run_says_what_it_is(finished_run):
+    run = simplecnn.load(finished_run)
+    assert run.path == finished_run and not run.network.training
+    assert run.config["model"]["network"]["channels"] == [4, 8]
+    assert run.metrics == json.loads((finished_run / "run.json").read_text())["metrics"]
+    assert {"filters_conv1", "maps_conv2", "curves", "confusion_val"} <= set(run.figures)
+    assert all(path.suffix == ".png" and path.is_file() for path in run.figures.values())
+    newest = sorted((finished_run / "images").glob("filters_conv1*.png"))[-1]
+    assert run.figures["filters_conv1"] == newest
+    assert re.fullmatch(r"<run .*finished, best.ckpt, test accuracy \d+\.\d\d %>", repr(run))
+    last = simplecnn.load(finished_run, "last")
+    assert last.checkpoint.name == "last.ckpt"
+
+
+def test_mistakes_cost_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words, sentence in [
+        (["data=mnist_5k", "seeed=3"], "Did you mean seed"),
+        (["-m", "seed=1,2"], "-m: simplecnn.train does one run; type scripts/train.py -m"),
+        (["hparams_search=grid"], "simplecnn.train does one run"),
+        (["data=mnist_5k", "+model.optimizer.lrr=1"], "lrr is not a key of torch.optim.Adam"),
+        (["resume=outputs/none"], "there is no such folder"),
+    ]:
+        with pytest.raises(InputError, match=sentence):
+            simplecnn.train(words)
+    with pytest.raises(InputError, match="run=none: there is no such folder"):
+        simplecnn.load("none")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_model_card(good_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(good_run, folder)
+    directory = RunDirectory.open(folder)
+    card = model_card(directory)
+    share = directory.record["metrics"]["test/acc"]
+    assert "98,442 parameters" in card and "- channels: [16, 32, 64]" in card
+    assert "License: CC BY-SA 3.0." in card and "- optimizer: AdamW (lr: 0.005" in card
+    assert "- epochs: 4" in card and "- data.batch_size: 64" in card and "- torch 2." in card
+    assert f"| {100 * share:.2f} % [" in card and "n = 500" in card
+    assert card.count("not measured yet") == 2
+    assert f"```\n{directory.record['command']}\n```" in card
+    evaluate(directory, directory.checkpoint("best"), data=None)
+    part = folder / "explain" / "robustness"
+    part.mkdir(parents=True)
+    (part / "robustness.json").write_text(json.dumps({"groups": {"all": {
+        "mean_error": {"mean": 0.25, "low": 0.2, "high": 0.3, "n": 9},
+        "error": {"blur": [0.0, 0.5], "noise": [0.0, 0.75], "dots": [0.0, 0.1]}}}}))  # fmt: skip
+    text = write_model_card(directory).read_text()
+    assert "not measured yet" not in text
+    assert "Corrupted images: 25.0 % [20.0, 30.0] wrong" in text
+    assert "noise 75.0 %, blur 50.0 %, dots 10.0 %" in text
+    (result,) = json.loads((folder / "evaluation.json").read_text()).values()
+    worst = min(result["acc_per_class"], key=lambda k: result["acc_per_class"][k])
+    assert f"least right on {worst} (" in text
+    assert f"| {100 * result['ece']:.2f} % |" in text

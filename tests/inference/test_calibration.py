@@ -1,0 +1,72 @@
+"""How far probabilities can be trusted: by hand on four images, and as `evaluate` writes it."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from simplecnn.figures.reliability import reliability_figure
+from simplecnn.inference.calibration import calibration
+from simplecnn.inference.evaluate import evaluate, summarize
+from simplecnn.run_directory import RunDirectory
+
+
+def test_calibration_by_hand():
+    shares = torch.tensor([[0.7, 0.2, 0.1], [0.72, 0.08, 0.2], [0.5, 0.3, 0.2], [0.1, 0.0, 0.9]])
+    labels = torch.tensor([0, 1, 1, 2])
+    found = calibration((shares + 1e-12).log(), labels)
+    # bins of 1/15: 0.5 | 0.7 and 0.72 together | 0.9
+    by_hand = (1 * abs(0 - 0.5) + 2 * abs(0.5 - 0.71) + 1 * abs(1 - 0.9)) / 4
+    assert found["ece"] == pytest.approx(by_hand, abs=1e-6)
+    assert found["top2_acc"] == 0.75  # the second image is wrong in both guesses
+    filled = {i: b for i, b in enumerate(found["calibration_bins"]) if b["num_images"]}
+    assert {i: (b["num_images"], b["confidence"], b["acc"]) for i, b in filled.items()} == {
+        7: (1, 0.5, 0.0), 10: (2, 0.71, 0.5), 13: (1, 0.9, 1.0),
+    }  # fmt: skip
+    loss = summarize((shares + 1e-12).log(), labels, ["a", "b", "c"])["loss"]
+    by_hand = -np.log([0.7, 0.08, 0.3, 0.9]).mean()
+    assert loss == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_certain_answers_share_the_last_bin():
+    logits = torch.tensor([[200.0, 0.0], [200.0, 0.0], [4.0, 0.0]])  # 1.0 in float32, twice
+    found = calibration(logits, torch.tensor([0, 1, 0]))
+    last = found["calibration_bins"][-1]
+    mean = (2 + 1 / (1 + math.exp(-4))) / 3
+    assert (last["num_images"], last["confidence"]) == (3, pytest.approx(mean, abs=1e-6))
+    assert found["ece"] == pytest.approx(mean - 2 / 3, abs=1e-6)
+
+
+def test_evaluate_writes_it_and_draws_it(good_run, tmp_path, caplog):
+    folder = tmp_path / "run"
+    shutil.copytree(good_run, folder)
+    directory = RunDirectory.open(folder)
+    with caplog.at_level("INFO", "simplecnn"):
+        evaluate(directory, directory.checkpoint("best"), data=None)
+    (result,) = json.loads((folder / "evaluation.json").read_text()).values()
+    bins = result["calibration_bins"]
+    assert len(bins) == 15 and sum(b["num_images"] for b in bins) == 500
+    from_bins = sum(b["num_images"] * abs(b["confidence"] - b["acc"]) for b in bins if b["acc"])
+    from_bins += sum(b["num_images"] * b["confidence"] for b in bins if b["acc"] == 0)
+    assert result["ece"] == pytest.approx(from_bins / 500, abs=1e-5)
+    assert result["acc"] < result["top2_acc"] <= 1
+    assert f"expected calibration error {100 * result['ece']:.2f} %" in caplog.text
+    stem = folder / "images" / "reliability_best_on_500_test_images_of_MNIST_5k"
+    arrays = np.load(stem.with_suffix(".npz"))
+    np.testing.assert_array_equal(arrays["num_images"], [b["num_images"] for b in bins])
+    with Image.open(stem.with_suffix(".png")) as picture:
+        assert picture.width > 600 and picture.height > 700
+
+
+def test_the_diagram_shows_each_bin():
+    accuracies = np.array([np.nan, 0.25, 0.5, 1.0])
+    figure = reliability_figure(np.array([0, 4, 10, 100]), np.array([np.nan, 0.3, 0.7, 0.9]),
+                                accuracies, title="T")  # fmt: skip
+    ax, below = figure.axes
+    heights = [bar.get_height() for bar in ax.containers[0]]
+    np.testing.assert_array_equal(heights, accuracies)
+    assert [bar.get_height() for bar in below.containers[0]][1:] == [4, 10, 100]
