@@ -43,6 +43,7 @@ MAX_PICTURES = 700_000  # bytes of all pictures
 DRAWN = (1, 28, 28)  # what a drawing is made into, as `predict` does
 # Pictures whose subject the page shows in a better way.
 SHOWN = ("curves", "health", "mistakes_", "confusion_", "filter_history_")
+NO_CHECKPOINT = "This run wrote no checkpoint: there is no network to compute with."
 Data = dict[str, Any]
 
 
@@ -95,7 +96,6 @@ class _Part:
         self.network: nn.Module | None = None
         self.step = -1  # of the checkpoint
         self.epoch = 0
-        self.sentence = "This run wrote no checkpoint: there is no network to compute with."
         if checkpoint is not None:
             self.path = run.checkpoint(checkpoint)
         elif any((run.path / "checkpoints").glob("*.ckpt")):
@@ -117,6 +117,9 @@ class _Part:
         record, run = self.run.record, self.run
         entries = ("status", "error", "ended", "command", "started", "seed", "metrics", "best",
                    "seconds", "num_epochs", "num_parameters", "device", "versions", "git")  # fmt: skip
+        network: Data = {"sentence": NO_CHECKPOINT}
+        if self.network is not None:
+            network = network_data(self.network, shape)
         # LastCheckpoint writes between two epochs, ModelCheckpoint within one.
         epoch = self.epoch + (self.path is not None and self.path.name == "best.ckpt")
         return {
@@ -129,35 +132,9 @@ class _Part:
             "curves": _curves(run.path / "images"),
             "health": _health(run.path / "images", self.network),
             "filters": _filters(run.path / "images", self.network),
-            "network": self._network(shape),
-            "pictures": list(_pictures(run.path / "images")),
+            "network": network,
+            "pictures": list(_pictures(run.path / "images", is_chain="layers" in network)),
         }
-
-    def _network(self, shape: Sequence[int]) -> Data:
-        if self.network is None:
-            return {"sentence": self.sentence}
-        try:
-            layers = chain(self.network, tuple(shape))  # type: ignore[arg-type]
-        except NoChain as error:
-            return {"sentence": str(error)}
-        arrays = [array for layer in layers for array in layer.weights.values()]
-        num_bytes = sum(array.nbytes for array in arrays)
-        if num_bytes > MAX_WEIGHTS:
-            return {
-                "sentence": f"The weights are {num_bytes / 1e6:.1f} MB: more than "
-                f"{MAX_WEIGHTS // 10**6} MB are left out, so that the page stays small."
-            }
-        kind: Any = np.float32 if num_bytes <= MAX_FLOAT32 else np.float16
-        offset, described = 0, []
-        for layer in layers:
-            weights = {}
-            for name, array in layer.weights.items():
-                weights[name] = {"shape": list(array.shape), "offset": offset}
-                offset += array.size
-            described.append({"name": layer.name, **layer.settings, "shape": list(layer.shape),
-                              "weights": weights})  # fmt: skip
-        flat = np.concatenate([a.ravel() for a in arrays]) if arrays else np.zeros(0)
-        return {"layers": described, "dtype": kind.__name__, "weights": _encode(flat.astype(kind))}
 
     def predicted(self, images: Images) -> NDArray[np.int64] | None:
         """The class of the first M images, by the answers that the run kept, else computed."""
@@ -176,6 +153,33 @@ class _Part:
             return probabilities(self.network, images, places).argmax(1)
         except Exception:  # it takes other images
             return None
+
+
+def network_data(network: nn.Module, shape: Sequence[int]) -> Data:
+    """A network of images (C, H, W) as JavaScript reads it, or a sentence on why it cannot."""
+    try:
+        layers = chain(network, tuple(shape))  # type: ignore[arg-type]
+    except NoChain as error:
+        return {"sentence": str(error)}
+    arrays = [array for layer in layers for array in layer.weights.values()]
+    num_bytes = sum(array.nbytes for array in arrays)
+    if num_bytes > MAX_WEIGHTS:
+        return {
+            "sentence": f"The weights are {num_bytes / 1e6:.1f} MB: more than "
+            f"{MAX_WEIGHTS // 10**6} MB are left out, so that the page stays small."
+        }
+    kind: Any = np.float32 if num_bytes <= MAX_FLOAT32 else np.float16
+    offset, described = 0, []
+    for layer in layers:
+        weights = {}
+        for name, array in layer.weights.items():
+            weights[name] = {"shape": list(array.shape), "offset": offset}
+            offset += array.size
+        described.append(
+            {"name": layer.name, **layer.settings, "shape": list(layer.shape), "weights": weights}
+        )
+    flat = np.concatenate([a.ravel() for a in arrays]) if arrays else np.zeros(0)
+    return {"layers": described, "dtype": kind.__name__, "weights": _encode(flat.astype(kind))}
 
 
 def _images(parts: Sequence[_Part], images: Images | None, files: Sequence[str]) -> Data | None:
@@ -351,14 +355,14 @@ def _moment(step: int, epoch: int, path: Path | None) -> str:
     return f"after step {step:,}" if epoch < 0 else f"after epoch {epoch}, step {step:,}"
 
 
-def _pictures(folder: Path) -> Iterator[Data]:
-    """The newest of each picture, as bytes while there is room; those shown otherwise left out."""
+def _pictures(folder: Path, *, is_chain: bool) -> Iterator[Data]:
+    """The newest of each picture, as bytes while there is room; what the page draws left out."""
     newest: dict[str, Path] = {}
     for path in sorted(folder.glob("*.png")):
         newest[path.stem.partition("_epoch=")[0]] = path
     room = MAX_PICTURES
     for name, path in newest.items():
-        if name.startswith(SHOWN):
+        if name.startswith((*SHOWN, *(("maps_",) if is_chain else ()))):
             continue
         content = path.read_bytes()
         room -= len(content)

@@ -5,6 +5,7 @@ sweep.json      command, jobs, the hash of every file of conf/ and src/ at the l
 sweep.csv       a row a job
 sweep.md        the report
 sweep.png       the picture of the report
+sweep.html      the page of the report
 """
 
 import contextlib

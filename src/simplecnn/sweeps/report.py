@@ -19,6 +19,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from simplecnn.page.sweep import PAGE, write_sweep_page
 from simplecnn.run_directory import CONFIG, read_record, short, tensorboard
 from simplecnn.run_directory import RECORD as RUN_RECORD
 from simplecnn.sweeps.directory import SweepDirectory
@@ -101,6 +102,8 @@ def report(folder: Path) -> bool:
         draw(jobs, path / PICTURE)
     text = markdown(jobs, sweep.record, has_picture=has_picture)
     (path / TEXT).write_text(text, encoding="utf-8")
+    if jobs:
+        write_sweep_page(path, page_data(jobs, sweep.record, path))
     print(screen_text(jobs, sweep.record, path, has_picture=has_picture), flush=True)
     return bool(jobs) and all(job.status in SUCCEEDED for job in jobs)
 
@@ -343,7 +346,9 @@ def screen_text(
     files = [TABLE, TEXT, *([PICTURE] if has_picture else [])]
     parts.append(f"{'report':12} {', '.join(short(path / name) for name in files)}")
     if any(list(job.path.glob("events.out*")) for job in jobs):
-        parts.append(f"{'to see it':12} {tensorboard(path)}")
+        parts.append(f"{'tensorboard':12} {tensorboard(path)}")
+    if jobs:
+        parts.append(f"{'view':12} {short(path / PAGE)}")
     return "\n".join(parts)
 
 
@@ -394,7 +399,38 @@ def line(job: Job, *, number: int, total: int | None, keys: Sequence[str], note:
     return "   ".join(parts)
 
 
-# The picture.
+# The page and the picture.
+
+
+def page_data(jobs: Sequence[Job], record: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What `write_sweep_page` shows."""
+    keys, criterion = varied(jobs), _criterion(jobs)
+    factor = 100.0 if is_share(criterion) else 1.0
+    shown = []
+    for job, row in zip(jobs, job_rows(jobs), strict=True):
+        link = f"{job.name}/report.html"
+        epochs, values = learning_curve(job, criterion)
+        shown.append({
+            "name": job.name,
+            "status": job.status,
+            "link": link if (path / link).is_file() else None,
+            "cells": {column: text for column, text in row.items() if column != "folder"},
+            "values": [_plottable(job.words.get(key)) for key in keys],
+            "result": None if job.value is None else factor * job.value,
+            "error": "" if job.status in SUCCEEDED else job.error,
+            "curve": [[epoch, factor * value] for epoch, value in zip(epochs, values, strict=True)],
+        })  # fmt: skip
+    return {
+        "title": path.name,
+        "command": again(str(record.get("command"))),
+        "summary": summary(jobs),
+        "answers": _answers(jobs, groups(jobs), record),
+        "metric": ("best " if any(j.best is not None for j in jobs) else "") + _title(criterion),
+        "curve_metric": _title(criterion),
+        "mode": jobs[0].mode,
+        "keys": list(short_names(keys).values()),
+        "jobs": shown,
+    }
 
 
 def draw(jobs: Sequence[Job], path: Path) -> None:

@@ -6,7 +6,8 @@ const HEIGHT = 230, LEFT = 52, RIGHT = 14, TOP = 10, BOTTOM = 34;
 
 /**
  * lines: [{name, color, dash, points: [[x, y], …], faint}]. `options`: title, x (what lies along),
- * percent (values are shares), onhover(name or null).
+ * percent (values are shares), linear (no logarithmic axis), highlights (the line
+ * under the pointer), onhover(name or null).
  */
 export function chart(lines, options) {
   lines = lines.filter((line) => line.points.length);
@@ -33,7 +34,7 @@ function plot(lines, options, width, output) {
   const ys = lines.flatMap((line) => line.points.map(([, y]) => y));
   const xs = [...new Set(lines.flatMap((line) => line.points.map(([x]) => x)))].sort((a, b) => a - b);
   const low = Math.min(...ys), high = Math.max(...ys);
-  const isLog = !options.percent && low > 0 && high > 10 * low;
+  const isLog = !options.percent && !options.linear && low > 0 && high > 10 * low;
   const [bottom, top] = isLog ? [Math.log10(low), Math.log10(high)] : padded(low, high);
   const first = xs[0], last = xs[xs.length - 1];
   const along = (x) => LEFT + ((x - first) / (last - first || 1)) * (width - LEFT - RIGHT);

@@ -94,7 +94,7 @@ export function curvesSection(runs) {
     of(metric, (curves) => [...(metric === "loss" ? single("loss", "a batch")(curves) : []), ...byStage(metric)(curves)]),
     { title: { loss: "Loss", acc: "Accuracy" }[metric] ?? metric, x: "epoch", percent: metric.endsWith("acc") }));
   charts.push(chart(of("lr", (curves) => single("lr", "learning rate")(curves).map((line) => ({ ...line, faint: false, color: COLORS[0] }))),
-    { title: "Learning rate", x: "epoch" }));
+    { title: "Learning rate", x: "epoch", linear: true }));
   section.append(element("div", { class: "charts" }, ...charts));
   return section;
 }

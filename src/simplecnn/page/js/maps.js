@@ -38,7 +38,7 @@ export function networkView(network, { tell, frame }) {
     const box = element("div", {}, canvas);
     const view = { index, canvas, root: null, perLine: 1, zoom, place: null, paint, mark, pixels: null };
     view.root = element("figure", { class: "layer" }, element("figcaption", {}, element("b", {}, layer.name),
-      ` ${layer.kind.replaceAll("_", " ")}, ${isDense ? `${channels} units` : `${channels} ${channels === 1 ? "map" : "maps"} of ${rows} x ${columns}`}${channels > shown ? `, the first ${shown}` : ""} `, range), box);
+      ` ${layer.kind.replaceAll("_", " ")}, ${isDense ? `${channels} units` : `${channels} ${channels === 1 ? "map" : "maps"} of ${rows} x ${columns}`}${channels > shown ? `, the first ${shown}` : ""}, `, range), box);
     const across = columns * zoom + GAP, down = rows * zoom + GAP;
     const corner = (channel) => [(channel % view.perLine) * across, Math.floor(channel / view.perLine) * down];
     fitted(box, (width) => {

@@ -89,13 +89,14 @@ function workSection() {
         data.draws ? drawingPad(show) : null,
         fileField({ ...data, images: scale }, show)),
       element("div", { class: "answer-side" },
-        element("h3", {}, "What the network gets, and its answer"), view.canvas, caption,
+        element("h3", {}, "What the network gets"), view.canvas, caption,
         ...panels.filter(Boolean).map(({ bars, heading }) => element("div", {}, heading && element("h4", {}, heading), bars.root)), told),
       element("div", { class: panels.filter(Boolean).length > 1 ? "maps two" : "maps" },
         ...panels.filter(Boolean).map(({ maps, heading }) => element("div", {}, heading && element("h3", {}, heading), maps.root)))));
   }
   return {
     root, open, show,
+    current: () => current,
     begin() {
       if (!usable) return;
       const item = images?.items[0];
