@@ -226,7 +226,9 @@ def report(config: dict[str, Any], folder: Path) -> None:
 
         sweeps.report(Path(latest(config["sweep"], SWEEP_RECORD)))
         return
-    names, files = ([v] if isinstance(v, str) else v or [] for v in (config["run"], config["image"]))
+    names, files = (
+        [v] if isinstance(v, str) else v or [] for v in (config["run"], config["image"])
+    )
     runs = [RunDirectory.open(latest(name)) for name in names]
     for run in runs:
         run.checked_config()

@@ -194,5 +194,3 @@ def test_a_command_line_names_its_mistakes(tmp_path):
                             (["run=a", "sweep=b"], "run or sweep must be given")):  # fmt: skip
         with pytest.raises(InputError, match=sentence):
             compose_config("report", words)
-
-

@@ -115,8 +115,8 @@ class _Part:
 
     def data(self, shape: Sequence[int]) -> Data:
         record, run = self.run.record, self.run
-        entries = ("status", "error", "ended", "command", "started", "seed", "metrics", "best",
-                   "seconds", "num_epochs", "num_parameters", "device", "versions", "git")  # fmt: skip
+        entries = ("status", "error", "ended", "command", "seed", "metrics", "seconds",
+                   "num_epochs", "num_parameters", "device")  # fmt: skip
         network: Data = {"sentence": NO_CHECKPOINT}
         if self.network is not None:
             network = network_data(self.network, shape)
@@ -190,7 +190,8 @@ def _images(parts: Sequence[_Part], images: Images | None, files: Sequence[str])
     own = [_own(file, images) for file in files]
     predicted = [p for p in (part.predicted(images) for part in parts) if p is not None]
     predicted = predicted if len(predicted) == len(parts) else []
-    shown = min(MAX_SHOWN, MAX_BYTES // int(np.prod(images.pixels.shape[1:])) + 1)
+    shape = images.pixels.shape[1:]
+    shown = min(MAX_SHOWN, MAX_BYTES // int(np.prod(shape)) + 1)
     places = choose(images, predicted, shown)
     num_probes = min(len(np.unique(images.labels)), 20)
     items = [{"kind": "own", "name": Path(file).name} for file in files]
@@ -204,13 +205,15 @@ def _images(parts: Sequence[_Part], images: Images | None, files: Sequence[str])
             for item, row in zip(items[len(own) :], rows, strict=True):
                 item.setdefault("confidence", []).append(round(float(row.max()), 4))
                 item["predicted"][run : run + 1] = [int(row.argmax())]
-    pixels = np.concatenate([np.stack(own), images.pixels[places]]) if own else images.pixels[places]
+    pixels = (
+        np.concatenate([np.stack(own), images.pixels[places]]) if own else images.pixels[places]
+    )
     number = min(map(len, predicted)) if predicted else 0
     n = len(images.classes)
     counts = [np.bincount(images.labels[: len(p)] * n + p, minlength=n * n) for p in predicted]
     return {
         "split": {"val": "validation", "test": "test", "train": "training"}[images.split],
-        "shape": list(images.pixels.shape[1:]),
+        "shape": list(shape),
         "low": images.low,
         "high": images.high,
         "pixels": _encode(pixels),
@@ -294,7 +297,9 @@ def _points(x: NDArray, y: NDArray) -> list[list[float]]:
     known = np.flatnonzero(np.isfinite(y))
     if len(known) > MAX_POINTS:
         known = known[np.linspace(0, len(known) - 1, MAX_POINTS).astype(int)]
-    return [[round(float(a), 4), float(f"{b:.5g}")] for a, b in zip(x[known], y[known], strict=True)]
+    return [
+        [round(float(a), 4), float(f"{b:.5g}")] for a, b in zip(x[known], y[known], strict=True)
+    ]
 
 
 def _health(folder: Path, network: nn.Module | None) -> Data | None:

@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 MAX_IMAGES = 10_000  # of the split, that are looked at
-MAX_CLASSIFIED = 2_000  # by the network, where the run kept no answers
+MAX_CLASSIFIED = 1_000  # by the network, where the run kept no answers
 MAX_SHOWN, MAX_BYTES = 180, 1_000_000
 PER_CELL, PER_RIGHT_CELL = 6, 3  # of the confusion matrix
 

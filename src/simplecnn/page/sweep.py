@@ -1,4 +1,4 @@
-"""The page of a sweep, sweep.html: its jobs as a table, each value against the result, the curves."""
+"""The page of a sweep, sweep.html: a table of its jobs, each value against the result, curves."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -42,13 +42,15 @@ export function css(value, scale) {
  * `tiles` are {values, offset, left, top}: where a tile's values begin, and where it is painted.
  */
 export function paintTiles(pixels, across, tiles, height, width, zoom, scale) {
+  const table = tables[scale.palette], isSigned = scale.palette === "signed";
+  const factor = 255 / (isSigned ? 2 * scale.limit : scale.limit), zero = isSigned ? 128 : 0.5;
   for (const { values, offset, left, top } of tiles) {
     for (let row = 0; row < height; row++) {
       const start = (top + row * zoom) * across + left;
+      let to = start;
       for (let column = 0; column < width; column++) {
-        const color = pixel(values[offset + row * width + column], scale);
-        const from = start + column * zoom;
-        pixels.fill(color, from, from + zoom);
+        const color = table[Math.max(0, Math.min(255, zero + factor * values[offset + row * width + column])) | 0];
+        for (const end = to + zoom; to < end; to++) pixels[to] = color;
       }
       for (let line = 1; line < zoom; line++)
         pixels.copyWithin(start + line * across, start, start + width * zoom);

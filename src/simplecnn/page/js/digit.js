@@ -10,7 +10,7 @@ export function likeMnist(gray) {
   if (ink.height === 28 && ink.width === 28) {
     return { crop: ink, scaled: ink, digit: ink, top: 0, left: 0 };
   }
-  const middle = median(Float32Array.from(ink.values));
+  const middle = median(ink.values.slice());
   const most = maximum(ink.values);
   const values = ink.values.map((v) => Math.min(1, Math.max(0, (v - middle) / (most - middle))));
   const crop = cutOut({ ...ink, values }, 0.2);
@@ -52,14 +52,15 @@ function onBlack({ height, width, values }) {
 /** The smallest part of an image that holds everything above a limit. */
 function cutOut({ height, width, values }, limit) {
   let top = height, bottom = -1, left = width, right = -1;
-  values.forEach((v, i) => {
-    if (v <= limit) return;
-    const y = Math.floor(i / width), x = i % width;
-    top = Math.min(top, y);
-    bottom = Math.max(bottom, y);
-    left = Math.min(left, x);
-    right = Math.max(right, x);
-  });
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      if (values[y * width + x] <= limit) continue;
+      top = Math.min(top, y);
+      bottom = y;
+      left = Math.min(left, x);
+      right = Math.max(right, x);
+    }
+  }
   const crop = { height: bottom - top + 1, width: right - left + 1 };
   crop.values = new Float32Array(crop.height * crop.width);
   for (let y = 0; y < crop.height; y++)
@@ -114,7 +115,9 @@ function even(value) {
 }
 
 function maximum(values) {
-  return values.reduce((a, b) => Math.max(a, b), -Infinity);
+  let most = -Infinity;
+  for (const value of values) if (value > most) most = value;
+  return most;
 }
 
 function median(values) {

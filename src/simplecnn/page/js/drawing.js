@@ -20,7 +20,8 @@ export function drawingPad(receive) {
 
   const read = once(() => {
     const pixels = context.getImageData(0, 0, PAD, PAD).data;
-    const values = Float32Array.from({ length: PAD * PAD }, (_, i) => pixels[4 * i] / 255);
+    const values = new Float32Array(PAD * PAD);
+    for (let i = 0; i < values.length; i++) values[i] = pixels[4 * i] / 255;
     const made = likeMnist({ height: PAD, width: PAD, values });
     if (made === null) return;
     [made.crop, made.scaled, made.digit].forEach((image, i) =>

@@ -56,7 +56,7 @@ function compute(layer, input) {
 
 /** Each output map is the sum, over the input maps and over the kernel, of weight x shifted map. */
 function convolution(input, layer) {
-  const [channels, rows, columns] = input.shape;
+  const [, rows, columns] = input.shape, { values } = input;
   const [outChannels, outRows, outColumns] = layer.shape;
   const { weight, bias } = layer.weights;
   const [, perGroup, kernelRows, kernelColumns] = weight.shape;
@@ -79,7 +79,7 @@ function convolution(input, layer) {
             const row = y * strideY + shiftY;
             if (row < 0 || row >= rows) continue;
             const from = source + row * columns + shiftX, to = target + y * outColumns;
-            for (let x = firstX; x <= lastX; x++) output[to + x] += w * input.values[from + x * strideX];
+            for (let x = firstX; x <= lastX; x++) output[to + x] += w * values[from + x * strideX];
           }
         }
       }

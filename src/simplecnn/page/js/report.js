@@ -4,10 +4,10 @@ import { setPalettes } from "./colors.js";
 import { element } from "./dom.js";
 import { drawingPad, fileField } from "./drawing.js";
 import { filtersSection } from "./filters.js";
-import { configurationSection, curvesSection, headSection, healthSection, picturesSection, title } from "./head.js";
+import { configurationSection, curvesSection, headSection, healthSection, letter, picturesSection, title } from "./head.js";
 import { imageView, networkView, probabilityBars } from "./maps.js";
-import { confusionSection, gallery, nameOf } from "./matrix.js";
-import { readNetwork } from "./network.js";
+import { confusionSection, gallery } from "./matrix.js";
+import { readNetwork, runNetwork } from "./network.js";
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const { runs, images, classes } = data;
@@ -20,7 +20,7 @@ document.querySelector("main").append(...[
   curvesSection(runs), healthSection(runs), configurationSection(runs), picturesSection(runs),
 ].filter(Boolean));
 work.begin();
-globalThis.report = { data, networks, work }; // to play with in the browser's console
+globalThis.report = { data, networks, runNetwork, work }; // to play with in the browser's console
 
 /** The pixels of each item, in the range that the network takes. */
 function unpack({ pixels, items, shape, low, high }) {
@@ -36,6 +36,8 @@ function workSection() {
   const sentences = runs.map((run, i) => run.network.sentence && `${runs.length > 1 ? `${title(runs, i)}. ` : ""}${run.network.sentence}`).filter(Boolean);
   root.append(...sentences.map((sentence) => element("p", { class: "sentence" }, sentence)));
   const usable = networks.some(Boolean);
+  const weights = runs.map((run, i) => run.checkpoint && `${runs.length > 1 ? `${letter(i)}: ` : ""}${run.checkpoint}`).filter(Boolean);
+  if (weights.length) root.append(element("p", { class: "note" }, `Computed in this page, in plain JavaScript, with the weights of ${weights.join(" and ")}.`));
   // Without images of the run, drawings still have their shape.
   const scale = images ?? { shape: [1, 28, 28], low: 0, high: 1, items: [] };
   const view = imageView(scale);
@@ -60,6 +62,8 @@ function workSection() {
     return { bars, maps, heading: runs.length > 1 ? title(runs, i) : null };
   }
 
+  const called = (item) => (item.kind === "own" ? item.name : `image of ${classes[item.label]}`);
+
   function show(values, name) {
     current = { shape: scale.shape, values };
     view.show(values, name);
@@ -70,17 +74,17 @@ function workSection() {
       const best = largest(probabilities);
       return `${classes[best]}, ${percent(probabilities[best])}`;
     }).filter(Boolean);
-    caption.textContent = answers.length ? `${name}: ${answers.join(" and ")}` : name;
+    caption.textContent = `${name}: ${answers.join(" and ")}`;
   }
 
   function open(item) {
-    show(item.values, item.kind === "own" ? item.name : classes[item.label]);
+    show(item.values, called(item));
     root.scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
   }
 
   if (images) {
     const first = images.items.filter((item) => item.kind !== "example");
-    root.append(element("h3", {}, "Choose an image"), gallery(data, first.map((item) => ({ ...item, predicted: undefined })), 0, (item) => show(item.values, nameOf(data, item))));
+    root.append(element("h3", {}, "Choose an image"), gallery(data, first.map((item) => ({ ...item, predicted: undefined })), 0, (item) => show(item.values, called(item))));
   }
   if (usable) {
     root.append(element("div", { class: "work" },
@@ -100,7 +104,7 @@ function workSection() {
     begin() {
       if (!usable) return;
       const item = images?.items[0];
-      if (item) show(item.values, nameOf(data, item));
+      if (item) show(item.values, called(item));
     },
   };
 }
