@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import nn
+from torchvision.transforms import Normalize
 
 from simplecnn.config.build import build
 from simplecnn.config.composition import compose_config
@@ -59,7 +60,8 @@ def networks() -> dict[str, nn.Module]:
     found |= {p: SimpleCNN(**small, pool=p) for p in ("average", "blur", "stride", "none")}
     found["crop"] = SimpleCNN(**small, crop=[4, 28])
     found["batch norm"] = nn.Sequential(
-        nn.Conv2d(1, 6, 5, stride=2, dilation=2, bias=False), nn.BatchNorm2d(6), nn.GELU(),
+        Normalize([0.13], [0.31]), nn.Conv2d(1, 6, 5, stride=2, dilation=2, bias=False),
+        nn.BatchNorm2d(6), nn.GELU(),
         nn.Conv2d(6, 12, 3, padding="same", groups=3), nn.BatchNorm2d(12), nn.LeakyReLU(0.1),
         nn.AvgPool2d(3, 2, padding=1), nn.Dropout2d(), nn.Sequential(nn.ELU(), nn.SiLU()),
         nn.AdaptiveMaxPool2d(3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(48, 20),

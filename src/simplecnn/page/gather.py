@@ -194,7 +194,7 @@ def _images(parts: Sequence[_Part], images: Images | None, files: Sequence[str])
     shown = min(MAX_SHOWN, MAX_BYTES // int(np.prod(shape)) + 1)
     places = choose(images, predicted, shown)
     num_probes = min(len(np.unique(images.labels)), 20)
-    items = [{"kind": "own", "name": Path(file).name} for file in files]
+    items: list[Data] = [{"kind": "own", "name": Path(file).name} for file in files]
     for i, place in enumerate(places):
         known = [int(p[place]) for p in predicted if place < len(p)]
         items.append({"kind": "probe" if i < num_probes else "example", "place": place,

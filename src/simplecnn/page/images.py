@@ -39,8 +39,7 @@ class Images:
 
     def encoded(self, images: Tensor) -> NDArray[np.uint8]:
         """Images of the network's range as bytes."""
-        values = (images.float().cpu() - self.low) / (self.high - self.low) * 255
-        return values.round().clamp(0, 255).byte().numpy()
+        return _bytes(images, self.low, self.high)
 
 
 def read_images(datamodule: LightningDataModule, num_classes: int | None) -> Images | None:
@@ -66,7 +65,7 @@ def _read(
 ) -> Images | None:
     pixels: list[NDArray] = []
     labels: list[NDArray] = []
-    scale = Images(split, np.zeros(0), np.zeros(0), ())
+    low, high = 0.0, 1.0
     for batch in loader:
         if not (isinstance(batch, list | tuple) and len(batch) == 2):
             return None
@@ -75,8 +74,7 @@ def _read(
             return None
         if not pixels and (images.min() < 0 or images.max() > 1):
             low, high = float(images.min()), float(images.max())
-            scale = Images(split, np.zeros(0), np.zeros(0), (), low, high)
-        pixels.append(scale.encoded(images))
+        pixels.append(_bytes(images, low, high))
         labels.append(answers.cpu().numpy())
         if sum(map(len, labels)) >= MAX_IMAGES:
             break
@@ -85,7 +83,12 @@ def _read(
     found = np.concatenate(labels).astype(np.int64)
     number = num_classes or int(found.max()) + 1
     names = class_names(datamodule, getattr(loader, "dataset", None), number)
-    return Images(split, np.concatenate(pixels), found, names, scale.low, scale.high)
+    return Images(split, np.concatenate(pixels), found, names, low, high)
+
+
+def _bytes(images: Tensor, low: float, high: float) -> NDArray[np.uint8]:
+    values = (images.float().cpu() - low) / (high - low) * 255
+    return values.round().clamp(0, 255).byte().numpy()
 
 
 def class_names(datamodule: Any, dataset: Any, num_classes: int) -> list[str]:

@@ -91,16 +91,13 @@ def _describe(
     if isinstance(m, IDENTITIES):
         return None, {}
     if type(m) is nn.Conv2d and m.padding_mode == "zeros":
-        padding = m.padding
-        if isinstance(padding, str):  # "same" puts what is odd at the end
-            total = [d * (k - 1) for d, k in zip(m.dilation, m.kernel_size, strict=True)]
-            padding = [t // 2 if m.padding == "same" else 0 for t in total]
-            ends = [t - t // 2 if m.padding == "same" else 0 for t in total]
-        else:
-            ends = padding
+        padding = [0, 0] if m.padding == "valid" else m.padding
+        if padding == "same":  # what is odd is at the end
+            sides = zip(m.dilation, m.kernel_size, strict=True)
+            padding = [d * (k - 1) // 2 for d, k in sides]
         return {
             "kind": "convolution", "stride": list(m.stride), "padding": list(padding),
-            "padding_end": list(ends), "dilation": list(m.dilation), "groups": m.groups,
+            "dilation": list(m.dilation), "groups": m.groups,
         }, _with_bias(m)  # fmt: skip
     if type(m) is nn.Linear:
         return {"kind": "linear"}, _with_bias(m)
@@ -108,15 +105,16 @@ def _describe(
         factor = (m.running_var + m.eps).rsqrt() * (m.weight if m.affine else 1)
         shift = (m.bias if m.affine else 0) - m.running_mean * factor
         return {"kind": "scale"}, {"factor": factor, "shift": shift}
-    if type(m).__name__ == "Normalize" and hasattr(m, "mean") and hasattr(m, "std"):
+    if type(m).__name__ == "Normalize" and type(m).__module__.startswith("torchvision."):
         mean, std = (torch.as_tensor(v).float().flatten() for v in (m.mean, m.std))
         return {"kind": "scale"}, {"factor": 1 / std, "shift": -mean / std}
     if type(m) in (nn.MaxPool2d, nn.AvgPool2d) and not m.ceil_mode:
-        dilation, padding = _pair(getattr(m, "dilation", 1)), _pair(m.padding)
+        dilation = _pair(getattr(m, "dilation", 1))
         if not getattr(m, "divisor_override", None) and dilation == [1, 1]:
             return {
                 "kind": "max_pool" if type(m) is nn.MaxPool2d else "average_pool",
-                "size": _pair(m.kernel_size), "stride": _pair(m.stride), "padding": padding,
+                "size": _pair(m.kernel_size), "stride": _pair(m.stride),
+                "padding": _pair(m.padding),
                 "counts_padding": bool(getattr(m, "count_include_pad", True)),
             }, {}  # fmt: skip
     if type(m) in (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d):

@@ -27,9 +27,9 @@ export function digits(value, places = 3) {
   if (!Number.isFinite(value)) return String(value);
   const size = Math.abs(value);
   const text = size !== 0 && (size < 1e-3 || size >= 1e5)
-    ? value.toExponential(places - 1)
+    ? value.toExponential(places - 1).replace(/\.?0+e/, "e")
     : String(Number(value.toPrecision(places)));
-  return text.replace("-", "−");
+  return text.replaceAll("-", "−").replace("+", "");
 }
 
 export function percent(share, places = 1) {

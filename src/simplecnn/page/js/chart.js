@@ -48,8 +48,9 @@ function plot(lines, options, width, output) {
       shape("text", { x: LEFT - 6, y: up(tick) + 4, "text-anchor": "end" },
         options.percent ? `${digits(100 * tick)} %` : digits(tick)));
   }
+  const isWhole = xs.every(Number.isInteger); // epochs, steps
   for (const tick of linearTicks(first, last, Math.max(2, Math.floor(width / 90)))) {
-    svg.append(shape("text", { x: along(tick), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }, digits(tick, 5)));
+    if (!isWhole || Number.isInteger(tick)) svg.append(shape("text", { x: along(tick), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }, digits(tick, 5)));
   }
   svg.append(shape("text", { x: (LEFT + width - RIGHT) / 2, y: HEIGHT - 3, "text-anchor": "middle" }, options.x));
   const drawn = lines.map((line) => {
