@@ -60,7 +60,7 @@ function matrix(data, heading, counts, run, open) {
     const words = i === j ? `${data.classes[i]} found: ${count}` : `${data.classes[i]} taken for ${data.classes[j]}: ${count}`;
     const button = element("button", { type: "button", "aria-label": words, title: words, onclick: () => show(i, j, count, words) }, String(count));
     if (i !== j) {
-      button.style.backgroundColor = css(0.15 + (0.6 * count) / most, { palette: "count", limit: 1 });
+      button.style.backgroundColor = css(0.1 + (0.4 * count) / most, { palette: "count", limit: 1 });
       button.classList.add("wrong");
     }
     made.append(button);
