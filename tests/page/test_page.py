@@ -1,5 +1,6 @@
 """What a page holds, before a browser opens it."""
 
+import base64
 import json
 import re
 import time
@@ -9,15 +10,18 @@ import pytest
 import torch
 from conftest import compose_run
 from pages import networks
+from PIL import Image
 from torch import nn
 
 from simplecnn.config.composition import compose_config
 from simplecnn.errors import InputError
+from simplecnn.inference.image_files import like_mnist, read_grey
 from simplecnn.models.simple_cnn import SimpleCNN
 from simplecnn.page import html
 from simplecnn.page.gather import gather, network_data
 from simplecnn.page.network import NoChain, chain
 from simplecnn.page.report import write_report
+from simplecnn.page.sweep import write_sweep_page
 from simplecnn.run_directory import RunDirectory
 from simplecnn.training.run import train
 
@@ -121,17 +125,11 @@ def test_two_runs_are_compared_on_the_images_of_the_first(finished_run, tmp_path
 
 
 def test_an_image_of_ones_own_is_read_as_predict_reads_it(finished_run, tmp_path):
-    from PIL import Image
-
-    from simplecnn.inference.image_files import like_mnist, read_grey
-
     gray = np.full((90, 60), 255, np.uint8)
     gray[20:70, 28:36] = 10
     Image.fromarray(gray).save(tmp_path / "one.png")
     run = RunDirectory.open(finished_run)
     images = gather([run], own_images=[str(tmp_path / "one.png")])["images"]
-    import base64
-
     pixels = np.frombuffer(base64.b64decode(images["pixels"]), np.uint8)[:784].reshape(28, 28)
     expected = like_mnist(read_grey(tmp_path / "one.png"))
     assert np.abs(pixels / 255 - expected).max() <= 0.5 / 255 + 1e-6
@@ -179,6 +177,14 @@ def test_text_in_a_page_stays_text():
     assert page.count("</script>") == 2  # the data and the module
     found = re.search(r'id="data">(.*?)</script>', page, re.S)
     assert json.loads(found[1]) == {"text": hostile, "nan": None}
+
+
+def test_the_page_of_a_sweep_of_24_jobs_is_small(tmp_path):
+    curve = [[epoch, 97.123456] for epoch in range(1, 501)]
+    job = {"name": "1", "status": "finished", "link": None, "cells": {"lr": "0.1"}, "values": [0.1],
+           "result": 97.1, "error": "", "curve": curve}  # fmt: skip
+    path = write_sweep_page(tmp_path, {"title": "sweep", "jobs": [job] * 24, "keys": ["lr"]})
+    assert path.name == "sweep.html" and path.stat().st_size < 3_000_000
 
 
 def test_modules_are_one_script_without_two_things_of_one_name():
