@@ -204,6 +204,30 @@ def sweep(config: dict[str, Any], folder: Path) -> None:
         sys.exit(1)
 
 
+@command("report")
+def report(config: dict[str, Any], folder: Path) -> None:
+    """Write the page of a run, of two that are compared, or of a sweep."""
+    if config["sweep"] is not None:
+        from simplecnn.sweeps import report as sweeps
+
+        sweeps.report(Path(latest(config["sweep"], SWEEP_RECORD)))
+        return
+    names, files = (
+        [v] if isinstance(v, str) else v or [] for v in (config["run"], config["image"])
+    )
+    runs = [RunDirectory.open(latest(name)) for name in names]
+    for run in runs:
+        checked_parts(run.config(), short(run.path))
+        if config["checkpoint"] is not None:
+            run.checkpoint(config["checkpoint"])
+    raise_if_links_lead_out(runs[0].path)
+    with start_up():
+        from simplecnn.page.report import write_report
+
+    path = write_report(runs, checkpoint=config["checkpoint"], own_images=files)
+    log.info("view         %s", short(path))
+
+
 @command("convolution")
 def convolution(config: dict[str, Any], folder: Path) -> None:
     """Draw what kernels respond to, and hold conv2d against PyTorch."""

@@ -1,5 +1,6 @@
 """One folder a run: what is in it, how it is written, and how it is read again. No torch.
 
+report.html      all of it on one page, for a browser
 config.yaml      everything composed and resolved: the run can be built again from it
 run.json         status, command, seed, versions, device, seconds, metrics, checksums
 metrics.csv      every logged number
@@ -219,7 +220,7 @@ class RunDirectory(LockedDirectory):
         """Remove what a run writes, but for its log."""
         for name in ("checkpoints", "images", "train", "val", "test"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for pattern in ("events.out.*", "metrics.csv", CONFIG, RECORD):
+        for pattern in ("events.out.*", "metrics.csv", "report.html", CONFIG, RECORD):
             for path in self.path.glob(pattern):
                 path.unlink()
 

@@ -277,6 +277,7 @@ CALLBACKS = (
          trial=(Natural | None, key(None, "its number in the search")),
          monitor=(Text | None, key(None, "what is reported")),
          pruner=(dict[str, Any] | None, key(None, "of optuna.pruners"))),
+    ours("callbacks.report.Report"),
 )
 LOGGERS = (
     ours("training.loggers.TensorBoard", save_dir=(Text, key("", "the run's directory"))),
@@ -468,6 +469,21 @@ class Sweep(Part):
     sweep: Text = key(..., "the directory of the sweep; last: the newest one")
 
 
+class Report(Part):
+    """scripts/report.py"""
+
+    run: Texts | None = key(None, "the directory of a run, or two of them: they are compared")
+    sweep: Text | None = key(None, "or that of a sweep")
+    checkpoint: Text | None = key(None, "best, last, or a file")
+    image: Texts | None = key(None, "a file of your own among the images, or several")
+
+    def problems(self) -> Iterator[str]:
+        if (self.run is None) == (self.sweep is None):
+            yield "run or sweep must be given, and not both: type run=… or sweep=…"
+        if isinstance(self.run, list) and len(self.run) != 2:
+            yield f"run lists {len(self.run)} runs: two are compared."
+
+
 class NumImages(Part):
     num_images: AtLeast10 = key(1000, "test images")
 
@@ -524,7 +540,7 @@ class ReceptiveField(Part):
 
 COMMANDS: dict[str, type[Part]] = {
     "train": Train, "evaluate": Evaluate, "predict": Predict, "export": Export, "sweep": Sweep,
-    "explain": Explain, "convolution": Convolution,
+    "explain": Explain, "convolution": Convolution, "report": Report,
     "receptive_field": ReceptiveField, "parts": Parts,
 }
 # fmt: on

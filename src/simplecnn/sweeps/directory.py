@@ -5,6 +5,7 @@ sweep.json      command, jobs, a hash of every file of conf/ and src/ when the s
 sweep.csv       a row a job
 sweep.md        the report
 sweep.png       the picture of the report
+sweep.html      the page of the report
 """
 
 import hashlib

@@ -16,6 +16,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from simplecnn.atomic import atomic_write
+from simplecnn.page.sweep import write_sweep_page
 from simplecnn.run_directory import short, tensorboard, with_uv
 from simplecnn.sweeps.directory import SweepDirectory
 from simplecnn.sweeps.jobs import (
@@ -49,9 +50,12 @@ def report(path: Path) -> bool:
     files[TEXT] = f"{head}\n```\n{text}\n```\n".encode()
     for name, content in files.items():
         atomic_write(sweep.path / name, content)
+    page = write_sweep_page(sweep.path, page_data(jobs, sweep)) if jobs else None
     print(f"\n{text}\n{'report':12} {', '.join(short(sweep.path / name) for name in files)}")
     if any(any(job.path.glob("events.out*")) for job in jobs):
-        print(f"{'view':12} {tensorboard(sweep.path)}")
+        print(f"{'tensorboard':12} {tensorboard(sweep.path)}")
+    if page is not None:
+        print(f"{'view':12} {short(page)}")
     sys.stdout.flush()
     return bool(jobs) and all(job.status in SUCCEEDED for job in jobs)
 
@@ -59,25 +63,34 @@ def report(path: Path) -> bool:
 def report_text(jobs: Sequence[Job], record: Mapping[str, Any]) -> str:
     """Tables, failures, and commands to type; `jobs` are sorted, the best first."""
     best = jobs[0] if jobs and jobs[0].value is not None else None
-    parts = [summary(jobs), mean_table(seed_groups(jobs)) if best else "", job_table(jobs)]
+    parts = [
+        summary(jobs),
+        mean_table(seed_groups(jobs)) if best else "",
+        _table(job_columns(jobs)),
+    ]
     parts += [
         f"job {job.name} {job.status}: {job.error or 'see its log'}\n"
         f"    log: {short(job.log) if job.log else 'none'}"
         for job in jobs
         if job.status in ("failed", "interrupted", "killed")
     ]
-    commands = []
-    if best:
+    lines = [f"{name:12} {text}" for name, text in commands(jobs, record)]
+    return "\n\n".join(part for part in [*parts, "\n".join(lines)] if part)
+
+
+def commands(jobs: Sequence[Job], record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The best job, and what to type; a word and a text each."""
+    answers = []
+    if jobs and jobs[0].value is not None:
+        best = jobs[0]
         words = [shlex.split(record["command"])[0], *best.overrides]
         if any(word.startswith("hparams_search=") for word in words):
             words.append("hydra.sweeper.params=null")  # what the file sets, but one run of it
-        commands.append(
-            f"{'best job':12} {best.name}: {result(best)}   {typed(best, varied(jobs))}"
-        )
-        commands.append(f"{'reproduce':12} {with_uv(shlex.join(words))}")
+        answers.append(("best job", f"{best.name}: {result(best)}   {typed(best, varied(jobs))}"))
+        answers.append(("reproduce", with_uv(shlex.join(words))))
     if any(job.status not in SUCCEEDED for job in jobs):
-        commands.append(f"{'resume':12} {with_uv(record['command'])}")
-    return "\n\n".join(part for part in [*parts, "\n".join(commands)] if part)
+        answers.append(("resume", with_uv(record["command"])))
+    return answers
 
 
 def summary(jobs: Sequence[Job]) -> str:
@@ -148,7 +161,7 @@ def typed(job: Job, keys: Iterable[str]) -> str:
 # --------------------------------------------------------------------------------------- tables
 
 
-def job_table(jobs: Sequence[Job]) -> str:
+def job_columns(jobs: Sequence[Job]) -> dict[str, list[str]]:
     """A row a job: what was varied, how it ended, what came out."""
     criterion = criterion_of(jobs)
     names = short_names(varied(jobs))
@@ -164,7 +177,7 @@ def job_table(jobs: Sequence[Job]) -> str:
         columns[title(metric)] = [metric_text(metric, job.metrics.get(metric)) for job in jobs]
     columns["s"] = ["" if job.seconds is None else f"{job.seconds:.1f}" for job in jobs]
     columns["epochs"] = [str(job.record.get("num_epochs", "")) for job in jobs]
-    return _table(columns)
+    return columns
 
 
 def mean_table(groups: Sequence[Sequence[Job]]) -> str:
@@ -226,7 +239,41 @@ def value_title(jobs: Sequence[Job]) -> str:
     return f"{'best ' * any(job.best for job in jobs)}{title(criterion_of(jobs))}"
 
 
-# -------------------------------------------------------------------------------------- picture
+# ----------------------------------------------------------------------------- page and picture
+
+
+def page_data(jobs: Sequence[Job], sweep: SweepDirectory) -> dict[str, Any]:
+    """What `write_sweep_page` shows."""
+    keys, criterion = varied(jobs), criterion_of(jobs)
+    columns = {name: cells for name, cells in job_columns(jobs).items() if any(cells)}
+    rows = []
+    for i, job in enumerate(jobs):
+        link = f"{job.name}/report.html"
+        epochs, values = job.curve(criterion)
+        rows.append({
+            "name": job.name,
+            "status": job.status,
+            "link": link if (sweep.path / link).is_file() else None,
+            "cells": {name: cells[i] for name, cells in columns.items()},
+            "values": [_number_or_text(job.words.get(key)) for key in keys],
+            "result": None if job.value is None else _scaled(criterion, job.value),
+            "error": "" if job.status in SUCCEEDED else job.error,
+            "curve": [
+                [epoch, _scaled(criterion, value)]
+                for epoch, value in zip(epochs, values, strict=True)
+            ],
+        })  # fmt: skip
+    return {
+        "title": sweep.path.name,
+        "command": with_uv(sweep.record["command"]),
+        "summary": summary(jobs),
+        "answers": commands(jobs, sweep.record),
+        "metric": value_title(jobs),
+        "curve_metric": title(criterion),
+        "mode": jobs[0].mode,
+        "keys": list(short_names(keys).values()),
+        "jobs": rows,
+    }
 
 
 def picture(jobs: Sequence[Job]) -> bytes:

@@ -16,6 +16,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from simplecnn.callbacks.checkpoint import STATE
 from simplecnn.callbacks.progress import metric_text, split_metric
+from simplecnn.callbacks.report import Report
 from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
 from simplecnn.config.spelling import word
 from simplecnn.console import configure_lightning_logging
@@ -108,6 +109,7 @@ class Run:
         self.ended: str | None = None
         self._fit_before = float((record.get("seconds") or {}).get("fit", 0.0))
         self.trainer: Any = None
+        self.page: Path | None = None
 
     def fit_and_test(self) -> float | None:
         config = self.config
@@ -177,6 +179,9 @@ class Run:
             metrics=self.metrics,
             **entries,
         )
+        for callback in self.trainer.callbacks if self.trainer is not None else ():
+            if isinstance(callback, Report):
+                self.page = callback.write(self.trainer, self.directory)
 
     def summary(self) -> str:
         """A short table of the results, the directory, and what to type next."""
@@ -198,7 +203,10 @@ class Run:
             # All runs of this name: of a single run TensorBoard's HPARAMS tab shows no metrics.
             parent = self.directory.path.parent
             named = parent.name == self.config["name"]
-            lines.append(f"view         {tensorboard(parent if named else self.directory.path)}")
+            word = "view" if self.page is None else "tensorboard"
+            lines.append(f"{word:12} {tensorboard(parent if named else self.directory.path)}")
+        if self.page is not None:
+            lines.append(f"view         {short(self.page)}")
         return "\n".join(lines)
 
     def how_to_resume(self) -> str:

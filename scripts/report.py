@@ -1,0 +1,15 @@
+"""Write the page of a run, of two runs that are compared, or of a sweep.
+
+uv run scripts/report.py run=last                          # report.html in the folder of the run
+uv run scripts/report.py run=outputs/… image=my_seven.png  # with an image of yours
+uv run scripts/report.py 'run=[outputs/…,outputs/…]'
+uv run scripts/report.py sweep=outputs/…                   # sweep.html
+"""
+
+try:
+    from simplecnn.cli import report
+except ModuleNotFoundError as error:  # outside of the environment
+    raise SystemExit(f"{error}. Type: uv run scripts/report.py") from None
+
+if __name__ == "__main__":
+    report()

@@ -1,0 +1,1 @@
+"""One HTML file a run: no server, no network, opened by a double click."""

@@ -1,0 +1,134 @@
+"""The images on a page: which ones, as bytes, and what a network takes them for."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor, nn
+
+MAX_IMAGES = 10_000  # of the split, that are looked at
+MAX_CLASSIFIED = 1_000  # by the network, where the run kept no answers
+MAX_SHOWN, MAX_BYTES = 180, 1_000_000
+PER_CELL, PER_RIGHT_CELL = 6, 3  # of the confusion matrix
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of one split as bytes (N, C, H, W): a byte b stands for low + b / 255 * (high - low).
+
+    `labels` (N,); `classes` are their names.
+    """
+
+    split: str
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: Sequence[str]
+    low: float = 0.0
+    high: float = 1.0
+
+    def tensor(self, places: Any) -> Tensor:
+        """Some of the images as the network takes them, float32."""
+        values = torch.from_numpy(self.pixels[places]).float()
+        return values / 255 * (self.high - self.low) + self.low
+
+    def encoded(self, images: Tensor) -> NDArray[np.uint8]:
+        """Images of the network's range as bytes."""
+        return _bytes(images, self.low, self.high)
+
+
+def read_images(datamodule: LightningDataModule, num_classes: int | None) -> Images | None:
+    """The validation images of a data module that is set up, else its test or training images.
+
+    None where batches are not (images (N, C, H, W), labels (N,)).
+    """
+    for split in ("val", "test", "train"):
+        try:
+            loaders: Any = getattr(datamodule, f"{split}_dataloader")()
+        except Exception:  # a split that this data module has not, or has not read
+            continue
+        loader = loaders[0] if isinstance(loaders, list | tuple) and loaders else loaders
+        with isolate_rng():
+            images = _read(loader, split, datamodule, num_classes) if loader else None
+        if images is not None:
+            return images
+    return None
+
+
+def _read(
+    loader: Any, split: str, datamodule: LightningDataModule, num_classes: int | None
+) -> Images | None:
+    pixels: list[NDArray] = []
+    labels: list[NDArray] = []
+    low, high = 0.0, 1.0
+    for batch in loader:
+        if not (isinstance(batch, list | tuple) and len(batch) == 2):
+            return None
+        images, answers = batch
+        if not (isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] in (1, 3)):
+            return None
+        if not pixels and (images.min() < 0 or images.max() > 1):
+            low, high = float(images.min()), float(images.max())
+        pixels.append(_bytes(images, low, high))
+        labels.append(answers.cpu().numpy())
+        if sum(map(len, labels)) >= MAX_IMAGES:
+            break
+    if not pixels:
+        return None
+    found = np.concatenate(labels).astype(np.int64)
+    number = num_classes or int(found.max()) + 1
+    names = class_names(datamodule, getattr(loader, "dataset", None), number)
+    return Images(split, np.concatenate(pixels), found, names, low, high)
+
+
+def _bytes(images: Tensor, low: float, high: float) -> NDArray[np.uint8]:
+    values = (images.float().cpu() - low) / (high - low) * 255
+    return values.round().clamp(0, 255).byte().numpy()
+
+
+def class_names(datamodule: Any, dataset: Any, num_classes: int) -> list[str]:
+    """The names that the data module or its data set gives, else 0, 1, 2, …"""
+    sources = ((datamodule, "class_names"), (datamodule, "classes"), (dataset, "classes"))
+    for source, attribute in sources:
+        names = getattr(source, attribute, None)
+        if isinstance(names, list | tuple) and len(names) == num_classes:
+            return [str(name) for name in names]
+    return [str(i) for i in range(num_classes)]
+
+
+@torch.no_grad()
+def probabilities(network: nn.Module, images: Images, places: Sequence[int]) -> NDArray[Any]:
+    """Softmax (N, classes) of a network's answers to some of the images."""
+    parts = [network(images.tensor(part)).float().softmax(1) for part in _batches(places)]
+    return torch.cat(parts).numpy() if parts else np.zeros((0, len(images.classes)))
+
+
+def _batches(places: Sequence[int]) -> Iterator[list[int]]:
+    rest = iter(map(int, places))
+    while part := list(islice(rest, 250)):
+        yield part
+
+
+def choose(images: Images, predicted: Sequence[NDArray], shown: int) -> list[int]:
+    """Places of the images to show: one a class, then examples of each cell of the matrix.
+
+    `predicted` are the classes that each run gave, (M,) with M up to N. Mistakes and images on
+    which the runs differ come first.
+    """
+    probes = [int(np.flatnonzero(images.labels == c)[0]) for c in np.unique(images.labels)[:20]]
+    number = min([len(images.labels), *map(len, predicted)])
+    in_cell: dict[tuple[int, ...], int] = {}
+    candidates = []
+    for place in range(number if predicted else 0):
+        cell = (int(images.labels[place]), *(int(p[place]) for p in predicted))
+        rank = in_cell[cell] = in_cell.get(cell, 0) + 1
+        is_right = len(set(cell)) == 1
+        if rank <= (PER_RIGHT_CELL if is_right else PER_CELL if len(predicted) == 1 else 60):
+            candidates.append((is_right, rank, place))
+    others = [place for _, _, place in sorted(candidates)]
+    return list(dict.fromkeys([*probes, *others]))[:shown]

@@ -1,0 +1,44 @@
+// Numbers out of the page's text, and text out of numbers.
+
+/** The bytes that a base64 text stands for. */
+export function bytes(text) {
+  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+}
+
+/** The numbers in a base64 text, written as "float32" or "float16" (least byte first). */
+export function floats(text, dtype) {
+  const buffer = bytes(text).buffer;
+  if (dtype === "float32") return new Float32Array(buffer);
+  return Float32Array.from(new Uint16Array(buffer), half);
+}
+
+/** The value of 16 bits: one of sign, five of the exponent, ten behind the point. */
+function half(bits) {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >> 10) & 31;
+  const fraction = bits & 1023;
+  if (exponent === 0) return sign * fraction * 2 ** -24;
+  if (exponent === 31) return fraction ? NaN : sign * Infinity;
+  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+}
+
+/** Three digits of a number, with a real minus. */
+export function digits(value, places = 3) {
+  if (!Number.isFinite(value)) return String(value);
+  const size = Math.abs(value);
+  const text = size !== 0 && (size < 1e-3 || size >= 1e5)
+    ? value.toExponential(places - 1).replace(/\.?0+e/, "e")
+    : String(Number(value.toPrecision(places)));
+  return text.replaceAll("-", "−").replace("+", "");
+}
+
+export function percent(share, places = 1) {
+  return `${(100 * share).toFixed(places)} %`;
+}
+
+/** The largest value at an index, and the index. */
+export function largest(values) {
+  let index = 0;
+  for (let i = 1; i < values.length; i++) if (values[i] > values[index]) index = i;
+  return index;
+}

@@ -1,0 +1,136 @@
+// A chart of lines in SVG, with the values under the pointer or the arrow keys.
+import { digits } from "./arrays.js";
+import { element, fitted, shape } from "./dom.js";
+
+const HEIGHT = 230, LEFT = 52, RIGHT = 14, TOP = 10, BOTTOM = 34;
+
+/**
+ * lines: [{name, color, dash, points: [[x, y], …], faint}]. `options`: title, x (what lies along),
+ * percent (values are shares), linear (no logarithmic axis), highlights (the line
+ * under the pointer), onhover(name or null).
+ */
+export function chart(lines, options) {
+  lines = lines.filter((line) => line.points.length);
+  const output = element("p", { class: "values", role: "status" });
+  const area = element("div", { class: "plot" });
+  const figure = element("figure", { class: "chart" }, element("figcaption", {}, options.title), area,
+    legend(lines), output);
+  if (lines.length === 0) {
+    area.append(element("p", { class: "note" }, "Nothing was measured."));
+    return figure;
+  }
+  fitted(area, (width) => area.replaceChildren(plot(lines, options, width, output)));
+  return figure;
+}
+
+function legend(lines) {
+  return element("ul", { class: "legend" }, ...lines.map((line) => element("li", {},
+    shape("svg", { width: 26, height: 10, "aria-hidden": "true" },
+      shape("line", { x1: 0, x2: 26, y1: 5, y2: 5, stroke: line.color, "stroke-width": line.faint ? 1 : 2.5,
+        "stroke-dasharray": line.dash })), ` ${line.name}`)));
+}
+
+function plot(lines, options, width, output) {
+  const ys = lines.flatMap((line) => line.points.map(([, y]) => y));
+  const xs = [...new Set(lines.flatMap((line) => line.points.map(([x]) => x)))].sort((a, b) => a - b);
+  const low = Math.min(...ys), high = Math.max(...ys);
+  const isLog = !options.percent && !options.linear && low > 0 && high > 10 * low;
+  const [bottom, top] = isLog ? [Math.log10(low), Math.log10(high)] : padded(low, high);
+  const first = xs[0], last = xs[xs.length - 1];
+  const along = (x) => LEFT + ((x - first) / (last - first || 1)) * (width - LEFT - RIGHT);
+  const up = (y) => HEIGHT - BOTTOM - (((isLog ? Math.log10(y) : y) - bottom) / (top - bottom || 1)) * (HEIGHT - TOP - BOTTOM);
+  const text = (y) => (options.percent ? `${digits(100 * y, 4)} %` : digits(y));
+  const svg = shape("svg", { width, height: HEIGHT, role: "img", tabindex: 0,
+    "aria-label": `${options.title}. ${summary(lines, text)} Arrow keys read the values.` });
+  const ticks = isLog ? logTicks(low, high) : linearTicks(bottom, top);
+  for (const tick of ticks) {
+    svg.append(shape("line", { x1: LEFT, x2: width - RIGHT, y1: up(tick), y2: up(tick), class: "grid" }),
+      shape("text", { x: LEFT - 6, y: up(tick) + 4, "text-anchor": "end" },
+        options.percent ? `${digits(100 * tick)} %` : digits(tick)));
+  }
+  const isWhole = xs.every(Number.isInteger); // epochs, steps
+  for (const tick of linearTicks(first, last, Math.max(2, Math.floor(width / 90)))) {
+    if (!isWhole || Number.isInteger(tick)) svg.append(shape("text", { x: along(tick), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }, digits(tick, 5)));
+  }
+  svg.append(shape("text", { x: (LEFT + width - RIGHT) / 2, y: HEIGHT - 3, "text-anchor": "middle" }, options.x));
+  const drawn = lines.map((line) => {
+    const path = shape("path", { fill: "none", stroke: line.color, "stroke-width": line.faint ? 1 : 2,
+      "stroke-dasharray": line.dash, "stroke-linejoin": "round", class: line.faint ? "faint" : null,
+      d: line.points.map(([x, y], i) => `${i ? "L" : "M"}${along(x).toFixed(1)},${up(y).toFixed(1)}`).join("") });
+    const group = shape("g", {}, path);
+    if (line.points.length < 40 && !line.faint) {
+      group.append(...line.points.map(([x, y]) => shape("circle", { cx: along(x), cy: up(y), r: 2.5, fill: line.color })));
+    }
+    svg.append(group);
+    return group;
+  });
+  const cursor = shape("line", { y1: TOP, y2: HEIGHT - BOTTOM, class: "cursor", visibility: "hidden" });
+  svg.append(cursor);
+  let at = xs.length - 1;
+  const show = (index) => {
+    at = Math.max(0, Math.min(xs.length - 1, index));
+    cursor.setAttribute("x1", along(xs[at]));
+    cursor.setAttribute("x2", along(xs[at]));
+    cursor.setAttribute("visibility", "visible");
+    output.textContent = `${options.x} ${digits(xs[at], 5)}: ` + lines
+      .map((line) => `${line.name} ${text(nearest(line.points, xs[at])[1])}`).join(" · ");
+  };
+  const highlight = (index) => {
+    drawn.forEach((group, i) => group.classList.toggle("dimmed", index !== null && i !== index));
+    options.onhover?.(index === null ? null : lines[index].name);
+  };
+  svg.addEventListener("pointermove", (event) => {
+    const box = svg.getBoundingClientRect();
+    const x = event.clientX - box.left, y = event.clientY - box.top;
+    show(xs.reduce((best, value, i) => (Math.abs(along(value) - x) < Math.abs(along(xs[best]) - x) ? i : best), 0));
+    if (options.highlights) {
+      const distances = lines.map((line) => Math.abs(up(nearest(line.points, xs[at])[1]) - y));
+      const closest = distances.indexOf(Math.min(...distances));
+      highlight(distances[closest] < 25 ? closest : null);
+      output.textContent = `${lines[closest].name}: ${text(nearest(lines[closest].points, xs[at])[1])}, ${options.x} ${digits(xs[at], 5)}`;
+    }
+  });
+  svg.addEventListener("pointerleave", () => {
+    cursor.setAttribute("visibility", "hidden");
+    if (options.highlights) highlight(null);
+  });
+  svg.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1, Home: -xs.length, End: xs.length }[event.key];
+    if (step === undefined) return;
+    event.preventDefault();
+    show(at + step);
+  });
+  return svg;
+}
+
+function nearest(points, x) {
+  return points.reduce((best, point) => (Math.abs(point[0] - x) < Math.abs(best[0] - x) ? point : best));
+}
+
+function summary(lines, text) {
+  return lines.map(({ name, points }) => `${name}: ${text(points[0][1])} to ${text(points[points.length - 1][1])}.`).join(" ");
+}
+
+function padded(low, high) {
+  const room = (high - low || Math.abs(high) || 1) * 0.04;
+  return [low - room, high + room];
+}
+
+/** Round numbers between two. */
+export function linearTicks(low, high, number = 5) {
+  const rough = (high - low) / number || 1, power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 2.5, 5, 10].find((n) => n * power >= rough);
+  const ticks = [];
+  for (let i = Math.ceil(low / step); i * step <= high + step * 1e-9; i++) ticks.push(Number((i * step).toPrecision(12)));
+  return ticks;
+}
+
+/** Powers of ten between two, and if they are few, 2 and 5 times them. */
+function logTicks(low, high) {
+  const from = Math.floor(Math.log10(low)), to = Math.ceil(Math.log10(high));
+  const factors = to - from > 2 ? [1] : [1, 2, 5];
+  const every = Math.ceil((to - from) / 6);
+  const ticks = [];
+  for (let power = from; power <= to; power += every) ticks.push(...factors.map((n) => n * 10 ** power));
+  return ticks.filter((tick) => tick >= low && tick <= high);
+}

@@ -1,0 +1,135 @@
+// Who a run is and how it went: results, the command, the configuration, the curves, health.
+import { digits, percent } from "./arrays.js";
+import { chart } from "./chart.js";
+import { copyButton, element, table } from "./dom.js";
+
+const STAGES = { train: ["training", 0], val: ["validation", 1], test: ["test", 2] };
+const COLORS = ["var(--line-0)", "var(--line-1)", "var(--line-2)"];
+const SHADES = ["", "6 4"]; // of the first run and of the second
+export const letter = (i) => "AB"[i];
+
+/** The name of a run on this page: with its letter where there are two. */
+export function title(runs, i) {
+  return runs.length === 1 ? runs[i].title : `${letter(i)}: ${runs[i].name}`;
+}
+
+export function headSection(runs) {
+  return element("header", {},
+    element("p", { class: "brand" }, "simplecnn · report"),
+    element("h1", {}, runs.length === 1 ? runs[0].title : `${runs[0].name} and ${runs[1].name}`),
+    ...runs.map((run, i) => runHead(run, runs.length > 1 ? `${letter(i)}: ${run.name}` : null)));
+}
+
+function runHead(run, heading) {
+  const seconds = Object.values(run.seconds ?? {}).reduce((a, b) => a + b, 0);
+  const metrics = run.metrics ?? {};
+  const stage = "test/acc" in metrics || "test/loss" in metrics ? "test" : "val";
+  const facts = [
+    ["status", run.status ?? "unknown"],
+    ...Object.entries(metrics).filter(([name]) => name.startsWith(`${stage}/`)).map(([name, value]) =>
+      [`${STAGES[stage][0]} ${name.slice(stage.length + 1) === "acc" ? "accuracy" : name.slice(stage.length + 1)}`, metricText(name, value)]),
+    ["parameters", run.num_parameters?.toLocaleString("en-US")],
+    ["epochs", run.num_epochs],
+    ["device", run.device?.name],
+    ["seconds in all", seconds ? digits(seconds, 4) : null],
+    ["seed", run.seed],
+  ].filter(([, value]) => value !== null && value !== undefined);
+  const command = run.command ?? "";
+  return element("div", { class: "run" },
+    heading && element("h2", {}, heading),
+    element("dl", { class: "facts" }, ...facts.map(([name, value]) =>
+      element("div", { class: name === "status" ? `status ${run.status}` : null },
+        element("dt", {}, name), element("dd", {}, String(value))))),
+    run.error && element("p", { class: "error", role: "alert" }, run.error),
+    run.ended && element("p", { class: "note" }, `The training ended: ${run.ended}.`),
+    element("div", { class: "command" }, element("span", { class: "label" }, "reproduce"),
+      element("code", {}, command), copyButton(command)));
+}
+
+function metricText(name, value) {
+  if (!Number.isFinite(value)) return String(value);
+  return name.endsWith("acc") ? percent(value, 2) : digits(value, 4);
+}
+
+/** The configuration: what differs first, from the defaults or between two runs. */
+export function configurationSection(runs) {
+  const values = runs.map((run) => new Map(run.config.map(([key, value]) => [key, value])));
+  let rows, head, note;
+  if (runs.length === 1) {
+    rows = runs[0].config.map(([key, value, usual]) => ({ cells: [key, value, usual ?? ""], differs: usual !== null }));
+    head = ["key", "value", "default"];
+    note = "Nothing differs from the defaults.";
+  } else {
+    const keys = [...new Set(values.flatMap((map) => [...map.keys()]))];
+    rows = keys.map((key) => ({ cells: [key, ...values.map((map) => map.get(key) ?? "")],
+      differs: values[0].get(key) !== values[1].get(key) && !key.endsWith("dirpath") && !key.endsWith("save_dir") }));
+    head = ["key", ...runs.map((_, i) => letter(i))];
+    note = "The configurations are the same.";
+  }
+  const differing = rows.filter((row) => row.differs), others = rows.filter((row) => !row.differs);
+  const grid = (some, label) => table([head, ...some.map(({ cells }) => cells)], { class: "configuration", "aria-label": label });
+  return element("section", { id: "configuration" },
+    element("h2", {}, runs.length === 1 ? "Configuration" : "What differs in the configurations"),
+    differing.length ? grid(differing, "what differs") : element("p", {}, note),
+    element("details", {}, element("summary", {}, `the ${others.length} other keys`), grid(others, "the other keys")));
+}
+
+export function curvesSection(runs) {
+  const measured = runs.filter((run) => run.curves);
+  const section = element("section", { id: "curves" }, element("h2", {}, "Curves"));
+  if (!measured.length) {
+    section.append(element("p", {}, "No epoch was finished, or the run kept no curves."));
+    return section;
+  }
+  const several = runs.length > 1;
+  const of = (suffix, pick) => runs.flatMap((run, i) => (run.curves ? pick(run.curves).map((line) => ({
+    ...line, name: several ? `${letter(i)} ${line.name}` : line.name, dash: SHADES[i] || line.dash,
+  })) : []));
+  const byStage = (metric) => (curves) => Object.entries(STAGES).filter(([stage]) => curves.epochs[`${stage}/${metric}`])
+    .map(([stage, [name, color]]) => ({ name, color: COLORS[color], points: curves.epochs[`${stage}/${metric}`] }));
+  const single = (name, label) => (curves) => (curves.steps[name] ? [{ name: label, color: "var(--faint)", faint: true, points: curves.steps[name] }] : []);
+  const metrics = [...new Set(measured.flatMap((run) => Object.keys(run.curves.epochs))
+    .filter((name) => /^(train|val|test)\//.test(name)).map((name) => name.split("/").slice(1).join("/")))];
+  const charts = metrics.sort((a, b) => order(a) - order(b)).map((metric) => chart(
+    of(metric, (curves) => [...(metric === "loss" ? single("loss", "a batch")(curves) : []), ...byStage(metric)(curves)]),
+    { title: { loss: "Loss", acc: "Accuracy" }[metric] ?? metric, x: "epoch", percent: metric.endsWith("acc") }));
+  charts.push(chart(of("lr", (curves) => single("lr", "learning rate")(curves).map((line) => ({ ...line, faint: false, color: COLORS[0] }))),
+    { title: "Learning rate", x: "epoch", linear: true }));
+  section.append(element("div", { class: "charts" }, ...charts));
+  return section;
+}
+
+const order = (metric) => ({ loss: 0, acc: 1 })[metric] ?? 2;
+
+const HEALTH = {
+  dead: ["Dead units (zero on every image)", true], always_on: ["Units that are never zero", true],
+  zeros: ["Zeros among the outputs", true], std: ["Spread of the outputs", false],
+  norm: ["Norm of the gradient", false], update: ["Size of an update beside the weights", false],
+};
+
+export function healthSection(runs) {
+  const section = element("section", { id: "health" }, element("h2", {}, "Health"));
+  runs.forEach((run, i) => {
+    if (!run.health) return;
+    const { layers, quantities } = run.health;
+    const charts = Object.entries(HEALTH).filter(([name]) => quantities[name]?.some((points) => points.length)).map(([name, [text, isShare]]) =>
+      chart(layers.map((layer, l) => ({ name: layer, color: `var(--line-${l % 6})`, dash: l >= 6 ? "5 3" : null, points: quantities[name][l] })),
+        { title: text, x: "step", percent: isShare }));
+    section.append(...(runs.length > 1 ? [element("h3", {}, title(runs, i))] : []), element("div", { class: "charts" }, ...charts));
+  });
+  return section.childElementCount > 1 ? section : null;
+}
+
+export function picturesSection(runs) {
+  const section = element("section", { id: "pictures" }, element("h2", {}, "Pictures"));
+  runs.forEach((run, i) => {
+    if (!run.pictures.length) return;
+    section.append(...(runs.length > 1 ? [element("h3", {}, title(runs, i))] : []), ...run.pictures.map(({ name, png, width, height }) =>
+      element("details", {}, element("summary", {}, name),
+        png === null
+          ? element("p", {}, `left out, so that the page stays small: it is in the folder of the run, images/${name}.png`)
+          : element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": name },
+            element("img", { src: `data:image/png;base64,${png}`, alt: name, width: Math.round(width / 1.5), height: Math.round(height / 1.5) })))));
+  });
+  return section.childElementCount > 1 ? section : null;
+}

@@ -1,0 +1,227 @@
+// What a network computes, in plain loops. A tensor is {shape: [channels, rows, columns], values}.
+import { floats } from "./arrays.js";
+
+const OPERATIONS = {
+  convolution, linear, scale, crop, flatten: (input, layer) => ({ shape: layer.shape, values: input.values }),
+  max_pool: pool, average_pool: pool, adaptive_max_pool: pool, adaptive_average_pool: pool,
+  blur_pool: blurPool,
+};
+
+const ACTIVATIONS = {
+  relu: () => (x) => (x > 0 ? x : 0),
+  clamp: ({ low, high }) => (x) => Math.min(high, Math.max(low, x)),
+  leaky_relu: ({ slope }) => (x) => (x > 0 ? x : slope * x),
+  elu: ({ alpha }) => (x) => (x > 0 ? x : alpha * Math.expm1(x)),
+  gelu: () => (x) => (x / 2) * (1 + erf(x / Math.SQRT2)),
+  gelu_tanh: () => (x) => (x / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+  silu: () => (x) => x / (1 + Math.exp(-x)),
+  sigmoid: () => (x) => 1 / (1 + Math.exp(-x)),
+  tanh: () => Math.tanh,
+  softplus: ({ beta, threshold }) => (x) => (x * beta > threshold ? x : Math.log1p(Math.exp(beta * x)) / beta),
+};
+
+/** A network out of the page's data: its layers, each with its weights as Float32Arrays. */
+export function readNetwork({ layers, weights, dtype }) {
+  const all = floats(weights, dtype);
+  return layers.map((layer) => {
+    const own = {};
+    for (const [name, { shape, offset }] of Object.entries(layer.weights)) {
+      const length = shape.reduce((a, b) => a * b, 1);
+      own[name] = { shape, values: all.subarray(offset, offset + length) };
+    }
+    return { ...layer, weights: own };
+  });
+}
+
+/** Every tensor on the way: the image, then the output of each layer. The last are the logits. */
+export function runNetwork(network, image) {
+  const tensors = [image];
+  for (const layer of network) tensors.push(compute(layer, tensors[tensors.length - 1]));
+  return tensors;
+}
+
+export function softmax(logits) {
+  const highest = Math.max(...logits);
+  const powers = Array.from(logits, (x) => Math.exp(x - highest));
+  const sum = powers.reduce((a, b) => a + b, 0);
+  return powers.map((power) => power / sum);
+}
+
+function compute(layer, input) {
+  if (layer.kind in ACTIVATIONS) {
+    return { shape: layer.shape, values: input.values.map(ACTIVATIONS[layer.kind](layer)) };
+  }
+  return OPERATIONS[layer.kind](input, layer);
+}
+
+/** Each output map is the sum, over the input maps and over the kernel, of weight x shifted map. */
+function convolution(input, layer) {
+  const [, rows, columns] = input.shape, { values } = input;
+  const [outChannels, outRows, outColumns] = layer.shape;
+  const { weight, bias } = layer.weights;
+  const [, perGroup, kernelRows, kernelColumns] = weight.shape;
+  const [strideY, strideX] = layer.stride, [padY, padX] = layer.padding, [stepY, stepX] = layer.dilation;
+  const output = new Float32Array(outChannels * outRows * outColumns);
+  for (let o = 0; o < outChannels; o++) {
+    const target = o * outRows * outColumns;
+    if (bias) output.fill(bias.values[o], target, target + outRows * outColumns);
+    const firstChannel = Math.floor((o * layer.groups) / outChannels) * perGroup;
+    for (let c = 0; c < perGroup; c++) {
+      const source = (firstChannel + c) * rows * columns;
+      for (let ky = 0; ky < kernelRows; ky++) {
+        for (let kx = 0; kx < kernelColumns; kx++) {
+          const w = weight.values[((o * perGroup + c) * kernelRows + ky) * kernelColumns + kx];
+          const shiftY = ky * stepY - padY, shiftX = kx * stepX - padX;
+          // Only the outputs whose input lies in the map: beyond it are zeros.
+          const firstX = Math.max(0, Math.ceil(-shiftX / strideX));
+          const lastX = Math.min(outColumns - 1, Math.floor((columns - 1 - shiftX) / strideX));
+          for (let y = 0; y < outRows; y++) {
+            const row = y * strideY + shiftY;
+            if (row < 0 || row >= rows) continue;
+            const from = source + row * columns + shiftX, to = target + y * outColumns;
+            for (let x = firstX; x <= lastX; x++) output[to + x] += w * values[from + x * strideX];
+          }
+        }
+      }
+    }
+  }
+  return { shape: layer.shape, values: output };
+}
+
+/** Each output is the sum of all inputs, each times its weight. */
+function linear(input, layer) {
+  const { weight, bias } = layer.weights;
+  const [outputs, inputs] = weight.shape;
+  const values = new Float32Array(outputs);
+  for (let o = 0; o < outputs; o++) {
+    let sum = bias ? bias.values[o] : 0;
+    for (let i = 0; i < inputs; i++) sum += weight.values[o * inputs + i] * input.values[i];
+    values[o] = sum;
+  }
+  return { shape: layer.shape, values };
+}
+
+/** A factor and a summand for each channel: batch norm after training, or a normalization. */
+function scale(input, layer) {
+  const size = input.values.length / layer.shape[0];
+  const { factor, shift } = layer.weights;
+  const last = factor.values.length - 1; // one for all channels, or one each
+  const values = input.values.map((x, i) => {
+    const channel = Math.min(last, Math.floor(i / size));
+    return x * factor.values[channel] + shift.values[channel];
+  });
+  return { shape: layer.shape, values };
+}
+
+/** Rows (or columns) of the input under an output of a pool; those in the padding left out. */
+export function poolRange(layer, axis, index, size) {
+  if (layer.kind.startsWith("adaptive")) {
+    const outputs = layer.shape[1 + axis];
+    return [Math.floor((index * size) / outputs), Math.ceil(((index + 1) * size) / outputs) - 1];
+  }
+  const first = index * layer.stride[axis] - layer.padding[axis];
+  return [Math.max(0, first), Math.min(size, first + layer.size[axis]) - 1];
+}
+
+/** The maximum or the mean of a window, at every step. */
+function pool(input, layer) {
+  const [channels, rows, columns] = input.shape, [, outRows, outColumns] = layer.shape;
+  const takesMaximum = layer.kind.endsWith("max_pool");
+  const values = new Float32Array(channels * outRows * outColumns);
+  let at = 0;
+  for (let c = 0; c < channels; c++) {
+    for (let y = 0; y < outRows; y++) {
+      const [top, bottom] = poolRange(layer, 0, y, rows);
+      for (let x = 0; x < outColumns; x++) {
+        const [left, right] = poolRange(layer, 1, x, columns);
+        let result = takesMaximum ? -Infinity : 0;
+        for (let row = top; row <= bottom; row++) {
+          for (let column = left; column <= right; column++) {
+            const value = input.values[(c * rows + row) * columns + column];
+            result = takesMaximum ? Math.max(result, value) : result + value;
+          }
+        }
+        values[at++] = takesMaximum ? result : result / divisor(layer, y, x, rows, columns);
+      }
+    }
+  }
+  return { shape: layer.shape, values };
+}
+
+/** By how much a sum is divided: torch counts the padding, but not what lies beyond it. */
+function divisor(layer, y, x, rows, columns) {
+  const sides = [[y, rows], [x, columns]].map(([index, size], axis) => {
+    const [first, last] = poolRange(layer, axis, index, size);
+    if (layer.kind.startsWith("adaptive") || !layer.counts_padding) return last - first + 1;
+    const start = index * layer.stride[axis] - layer.padding[axis];
+    return Math.min(start + layer.size[axis], size + layer.padding[axis]) - start;
+  });
+  return sides[0] * sides[1];
+}
+
+/** BlurPool: the maximum of 2 x 2 at every pixel, a blur of 3 x 3, then every stride-th pixel. */
+function blurPool(input, layer) {
+  const [channels, rows, columns] = input.shape, [, outRows, outColumns] = layer.shape;
+  const blur = [0.25, 0.5, 0.25];
+  const values = new Float32Array(channels * outRows * outColumns);
+  const clamp = (place, size) => Math.max(0, Math.min(size - 2, place)); // the border goes on
+  let at = 0;
+  for (let c = 0; c < channels; c++) {
+    const pixel = (row, column) => input.values[(c * rows + row) * columns + column];
+    for (let y = 0; y < outRows; y++) {
+      for (let x = 0; x < outColumns; x++) {
+        let sum = 0;
+        for (let i = 0; i < 3; i++) {
+          for (let j = 0; j < 3; j++) {
+            const row = clamp(y * layer.stride + i - 1, rows), column = clamp(x * layer.stride + j - 1, columns);
+            const maximum = Math.max(pixel(row, column), pixel(row, column + 1),
+              pixel(row + 1, column), pixel(row + 1, column + 1));
+            sum += blur[i] * blur[j] * maximum;
+          }
+        }
+        values[at++] = sum;
+      }
+    }
+  }
+  return { shape: layer.shape, values };
+}
+
+/** The four places, and their weights, between which a cubic interpolation finds output `index`. */
+export function cubicTaps(layer, index, size) {
+  const length = layer.last - layer.first;
+  const position = ((index + 0.5) * length) / size - 0.5;
+  const whole = Math.floor(position), t = position - whole, a = -0.75;
+  const near = (d) => ((a + 2) * d - (a + 3)) * d * d + 1;
+  const far = (d) => ((a * d - 5 * a) * d + 8 * a) * d - 4 * a;
+  const weights = [far(t + 1), near(t), near(1 - t), far(2 - t)];
+  return weights.map((weight, i) =>
+    [layer.first + Math.max(0, Math.min(length - 1, whole + i - 1)), weight]);
+}
+
+/** A part of the image, enlarged to the whole; what the interpolation overshoots is cut off. */
+function crop(input, layer) {
+  const [channels, rows, columns] = input.shape;
+  const down = Array.from({ length: rows }, (_, y) => cubicTaps(layer, y, rows));
+  const along = Array.from({ length: columns }, (_, x) => cubicTaps(layer, x, columns));
+  const values = new Float32Array(input.values.length);
+  let at = 0;
+  for (let c = 0; c < channels; c++) {
+    for (let y = 0; y < rows; y++) {
+      for (let x = 0; x < columns; x++) {
+        let sum = 0;
+        for (const [row, weight] of down[y])
+          for (const [column, other] of along[x])
+            sum += weight * other * input.values[(c * rows + row) * columns + column];
+        values[at++] = Math.max(0, Math.min(1, sum));
+      }
+    }
+  }
+  return { shape: layer.shape, values };
+}
+
+/** The error function; Abramowitz and Stegun 7.1.26, wrong by at most 1.5e-7. */
+function erf(x) {
+  const t = 1 / (1 + 0.3275911 * Math.abs(x));
+  const series = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t;
+  return Math.sign(x) * (1 - series * Math.exp(-x * x));
+}

@@ -1,0 +1,121 @@
+// What one cell of one map is: its value, what it sees, and how it came about.
+import { digits } from "./arrays.js";
+import { css } from "./colors.js";
+import { element, table } from "./dom.js";
+import { receptiveField, windowOf } from "./windows.js";
+
+const MAX_TERMS = 6; // of the strongest inputs
+
+/** Names a cell: "channel 3, row 2, column 5", or "unit 3" where maps have one cell. */
+export function cellName([, rows, columns], channel, row, column) {
+  return rows * columns === 1 ? `unit ${channel}` : `channel ${channel}, row ${row}, column ${column}`;
+}
+
+/** Every product that is summed up for a cell of a convolution or linear layer. */
+export function termsOf(network, tensors, index, channel, row, column) {
+  const layer = network[index - 1], input = tensors[index - 1], { weight } = layer.weights;
+  if (layer.kind === "linear") {
+    // Behind a flatten, an input is a cell of the maps before.
+    const maps = network[index - 2]?.kind === "flatten" ? tensors[index - 2] : input;
+    const [, rows, columns] = maps.shape;
+    return Array.from(input.values, (value, i) => ({
+      channel: Math.floor(i / (rows * columns)), row: Math.floor((i % (rows * columns)) / columns), column: i % columns,
+      value, weight: weight.values[channel * input.values.length + i], shape: maps.shape }));
+  }
+  const [, perGroup, kernelRows, kernelColumns] = weight.shape;
+  const [, rows, columns] = input.shape;
+  const firstChannel = Math.floor((channel * layer.groups) / layer.shape[0]) * perGroup;
+  const top = windowOf(layer, 0, row, rows)[0], left = windowOf(layer, 1, column, columns)[0];
+  const terms = [];
+  for (let c = 0; c < perGroup; c++) {
+    for (let ky = 0; ky < kernelRows; ky++) {
+      for (let kx = 0; kx < kernelColumns; kx++) {
+        const y = top + ky * layer.dilation[0], x = left + kx * layer.dilation[1];
+        const inside = y >= 0 && y < rows && x >= 0 && x < columns;
+        terms.push({ channel: firstChannel + c, row: y, column: x, inside, shape: input.shape,
+          value: inside ? input.values[((firstChannel + c) * rows + y) * columns + x] : 0,
+          weight: weight.values[((channel * perGroup + c) * kernelRows + ky) * kernelColumns + kx] });
+      }
+    }
+  }
+  return terms;
+}
+
+/** The cell in words and numbers. `names` are those of the tensors. */
+export function explanation(network, tensors, names, index, channel, row, column) {
+  const tensor = tensors[index], [, rows, columns] = tensor.shape;
+  const value = tensor.values[(channel * rows + row) * columns + column];
+  const shapes = tensors.map(({ shape }) => shape);
+  const [seen] = receptiveField(network, shapes, index, row, column);
+  const [, height, width] = shapes[0];
+  const span = ([first, last]) => (first === last ? `${first}` : `${first} to ${last}`);
+  const isAll = seen.rows[0] === 0 && seen.rows[1] === height - 1 && seen.columns[0] === 0 && seen.columns[1] === width - 1;
+  const size = (range) => range[1] - range[0] + 1;
+  const sees = index === 0 ? "" : isAll ? " It sees the whole image."
+    : ` It sees rows ${span(seen.rows)} and columns ${span(seen.columns)} of the image (${size(seen.rows)} x ${size(seen.columns)}).`;
+  return [
+    element("p", { class: "cell" }, element("b", {}, names[index]), `, ${cellName(tensor.shape, channel, row, column)}: `,
+      element("b", {}, digits(value)), `.${sees}`),
+    ...(index === 0 ? [] : origin(network, tensors, names, index, channel, row, column, value)),
+  ];
+}
+
+function origin(network, tensors, names, index, channel, row, column, value) {
+  const layer = network[index - 1], input = tensors[index - 1], [, rows, columns] = input.shape;
+  if (layer.kind === "convolution" || layer.kind === "linear") {
+    const terms = termsOf(network, tensors, index, channel, row, column);
+    const bias = layer.weights.bias?.values[channel] ?? 0;
+    const [, perGroup, kernelRows, kernelColumns] = layer.weights.weight.shape;
+    const sum = element("p", {}, `The sum of all ${terms.length} products is ${digits(value - bias)}; with the bias ${digits(bias)} it is ${digits(value)}.`);
+    if (layer.kind === "convolution" && perGroup <= 3 && kernelRows * kernelColumns <= 49 && input.shape[0] <= 3)
+      return [products(terms, perGroup, kernelRows, kernelColumns), sum];
+    return [strongest(terms, names[index - (network[index - 2]?.kind === "flatten" && layer.kind === "linear" ? 2 : 1)]), sum];
+  }
+  const before = (y, x) => input.values[(channel * rows + y) * columns + x];
+  if (layer.kind.endsWith("pool") && layer.kind !== "blur_pool") {
+    const [top, bottom] = windowOf(layer, 0, row, rows), [left, right] = windowOf(layer, 1, column, columns);
+    const grid = [];
+    for (let y = top; y <= bottom && grid.length < 8; y++) {
+      const line = [];
+      for (let x = left; x <= right && line.length < 8; x++) line.push(before(y, x));
+      grid.push(line);
+    }
+    const what = layer.kind.endsWith("max_pool") ? "The largest" : "The mean";
+    return [numbers(grid, "the window"), element("p", {}, `${what} of rows ${top} to ${bottom} and columns ${left} to ${right} of this map.`)];
+  }
+  const sentence = {
+    blur_pool: () => "The maximum of 2 x 2 at nine neighboring pixels, their mean weighted 1-2-1 down and across.",
+    crop: () => "A pixel of the enlarged middle, interpolated between 4 x 4 pixels of the image.",
+    scale: () => `${digits(before(row, column))} times a factor plus a summand of this channel (batch norm or normalization).`,
+  }[layer.kind] ?? (() => `${layer.kind.replace("_", " ")} of ${digits(before(row, column))}.`);
+  return [element("p", {}, sentence())];
+}
+
+/** Patch, kernel and products of a first layer, channel by channel. */
+function products(terms, channels, kernelRows, kernelColumns) {
+  const grid = (of, c) => Array.from({ length: kernelRows }, (_, y) => Array.from({ length: kernelColumns }, (_, x) =>
+    of(terms[(c * kernelRows + y) * kernelColumns + x])));
+  return element("div", { class: "products" }, ...Array.from({ length: channels }, (_, c) => element("div", {},
+    channels > 1 ? element("p", { class: "label" }, ["red", "green", "blue"][c]) : null,
+    numbers(grid((t) => t.value, c), "patch"), element("span", { "aria-hidden": "true" }, "x"),
+    numbers(grid((t) => t.weight, c), "kernel"), element("span", { "aria-hidden": "true" }, "="),
+    numbers(grid((t) => t.value * t.weight, c), "products"))));
+}
+
+/** A small table of numbers on their colors. */
+function numbers(rows, caption) {
+  const limit = Math.max(...rows.flat().map(Math.abs)) || 1;
+  return element("table", { class: "numbers" }, element("caption", {}, caption), element("tbody", {}, ...rows.map((row) =>
+    element("tr", {}, ...row.map((value) => {
+      const cell = element("td", { class: Math.abs(value) > 0.55 * limit ? "strong" : null }, digits(value, 2));
+      cell.style.backgroundColor = css(value, { palette: "signed", limit });
+      return cell;
+    })))));
+}
+
+function strongest(terms, name) {
+  const sorted = [...terms].sort((a, b) => Math.abs(b.value * b.weight) - Math.abs(a.value * a.weight));
+  return table([["strongest inputs", "value", "x weight", "= product"], ...sorted.slice(0, MAX_TERMS).map((t) => [
+    `${name} ${cellName(t.shape, t.channel, t.row, t.column).replace("channel ", "").replace(", row ", " (").replace(", column ", ", ") + (t.shape[1] * t.shape[2] > 1 ? ")" : "")}`,
+    digits(t.value), digits(t.weight), digits(t.value * t.weight)])], { class: "terms", "aria-label": "strongest inputs" });
+}

@@ -1,0 +1,203 @@
+"""What a page holds, before a browser opens it."""
+
+import base64
+import json
+import re
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import compose_run
+from pages import networks
+from PIL import Image
+from torch import nn
+
+from simplecnn.config.composition import compose_config
+from simplecnn.errors import InputError
+from simplecnn.inference.image_files import read_image
+from simplecnn.inference.preprocessing import like_mnist
+from simplecnn.models.simple_cnn import SimpleCNN
+from simplecnn.page import html
+from simplecnn.page.gather import gather, network_data
+from simplecnn.page.network import NoChain, chain
+from simplecnn.page.report import write_report
+from simplecnn.page.sweep import write_sweep_page
+from simplecnn.run_directory import RunDirectory
+from simplecnn.training.run import train
+
+
+def data_of(path):
+    """The data in a page."""
+    text = path.read_text()
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    return json.loads(found[1])
+
+
+def test_a_finished_run_leaves_its_page(finished_run):
+    run = data_of(finished_run / "report.html")["runs"][0]
+    record = RunDirectory.open(finished_run).record
+    assert run["status"] == "finished" and run["metrics"] == record["metrics"]
+    assert run["command"] == record["command"] and run["num_parameters"] > 0
+    assert set(run["curves"]["epochs"]) >= {"train/loss", "val/loss", "val/acc"}
+    with np.load(finished_run / "images" / "filter_history_conv1.npz") as file:
+        assert run["filters"]["shape"] == list(file["weights"].shape)
+    assert run["health"]["layers"] == ["conv1", "conv2", "fc1", "fc2"]
+    differing = {key: (value, usual) for key, value, usual in run["config"] if usual is not None}
+    assert differing["trainer.max_epochs"] == ("2", "10")
+    assert differing["model.network.channels"] == ("[4, 8]", "[16, 32, 64]")
+    assert "seed" not in differing
+
+
+def test_the_images_and_the_matrix_are_those_of_the_validation(finished_run):
+    images = data_of(finished_run / "report.html")["images"]
+    best = torch.load(finished_run / "checkpoints" / "best.ckpt", weights_only=True)
+    with np.load(finished_run / "images" / "confusion_val.npz") as file:
+        counts = file["counts"][list(file["step"]).index(best["global_step"])]
+    assert images["split"] == "validation" and images["number"] == 500
+    assert images["confusion"] == [counts.tolist()]
+    probes = [item for item in images["items"] if item["kind"] == "probe"]
+    assert [item["label"] for item in probes] == list(range(10))
+    shown = {(item["label"], item["predicted"][0]) for item in images["items"]}
+    assert {(i, j) for i, j in zip(*np.nonzero(counts), strict=True)} <= shown
+
+
+def test_size_and_time_of_the_default_network(tmp_path):
+    config = compose_run(tmp_path / "run", "model.network.channels=[16,32,64]")
+    train(config, tmp_path / "run")
+    assert (tmp_path / "run" / "report.html").stat().st_size < 1_500_000
+    run = RunDirectory.open(tmp_path / "run")
+    start = time.process_time()
+    write_report([run])
+    assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize(("error", "raised", "status"), [
+    (ValueError("a <b>mistake</b>"), ValueError, "failed"),
+    (KeyboardInterrupt(), SystemExit, "interrupted"),
+])  # fmt: skip
+def test_a_run_that_does_not_end_well_leaves_its_page(error, raised, status, tmp_path, monkeypatch):
+    def stop(callback, trainer, module):
+        if trainer.current_epoch == 1:
+            raise error
+
+    monkeypatch.setattr("simplecnn.callbacks.epoch_seed.EpochSeed.on_train_epoch_end", stop,
+                        raising=False)  # fmt: skip
+    with pytest.raises(raised):
+        train(compose_run(tmp_path / "run"), tmp_path / "run")
+    run = data_of(tmp_path / "run" / "report.html")["runs"][0]
+    assert run["status"] == status and "layers" in run["network"]
+    assert run["curves"]["epochs"]["val/loss"][0][0] == 1
+    assert "a <b>mistake</b>" in (run["error"] or "") or status == "interrupted"
+
+
+def test_a_page_that_cannot_be_written_is_no_failure(tmp_path, monkeypatch, caplog):
+    def fail(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("simplecnn.callbacks.report.write_report", fail)
+    words = ["trainer.max_epochs=1", "callbacks=[checkpoint,report]", "logger=none"]
+    train(compose_run(tmp_path / "run", *words), tmp_path / "run")
+    assert RunDirectory.open(tmp_path / "run").record["status"] == "finished"
+    assert "report.html could not be written: no space left" in caplog.text
+
+
+def test_without_checkpoint_and_pictures_the_page_says_so(tmp_path):
+    words = ["trainer.max_epochs=1", "callbacks=report", "logger=none", "monitor=null"]
+    train(compose_run(tmp_path / "run", *words), tmp_path / "run")
+    data = data_of(tmp_path / "run" / "report.html")
+    (run,) = data["runs"]
+    assert "wrote no checkpoint" in run["network"]["sentence"]
+    assert run["curves"] is run["filters"] is run["health"] is None and run["pictures"] == []
+    assert len(data["images"]["items"]) == 10 and data["images"]["confusion"] == []
+
+
+def test_two_runs_are_compared_on_the_images_of_the_first(finished_run, tmp_path):
+    config = compose_run(tmp_path / "b", "seed=7", "model.optimizer.lr=0.01")
+    train(config, tmp_path / "b")
+    data = gather([RunDirectory.open(finished_run), RunDirectory.open(tmp_path / "b")])
+    assert len(data["runs"]) == len(data["images"]["confusion"]) == 2
+    with np.load(tmp_path / "b" / "images" / "mistakes_val_history.npz") as file:
+        accuracy = 1 - file["wrong"].mean(1)
+    right = np.trace(data["images"]["confusion"][1]) / 500
+    assert right == pytest.approx(accuracy.max())
+    some = [item["predicted"] for item in data["images"]["items"]]
+    assert any(a != b for a, b in some)
+
+
+def test_an_image_of_ones_own_is_read_as_predict_reads_it(finished_run, tmp_path):
+    gray = np.full((90, 60), 255, np.uint8)
+    gray[20:70, 28:36] = 10
+    Image.fromarray(gray).save(tmp_path / "one.png")
+    run = RunDirectory.open(finished_run)
+    images = gather([run], own_images=[str(tmp_path / "one.png")])["images"]
+    pixels = np.frombuffer(base64.b64decode(images["pixels"]), np.uint8)[:784].reshape(28, 28)
+    expected = like_mnist(read_image(tmp_path / "one.png"))
+    assert np.abs(pixels / 255 - expected).max() <= 0.5 / 255 + 1e-6
+    assert images["items"][0] == {"kind": "own", "name": "one.png"}
+    with pytest.raises(InputError, match="no such file"):
+        gather([run], own_images=["nothing.png"])
+
+
+def test_a_chain_is_described_with_the_shapes_that_torch_gives():
+    for name, network in networks().items():
+        x = torch.rand(1, 1, 28, 28)
+        layers = chain(network, (1, 28, 28))
+        shape = network(x).shape[1:]
+        assert layers[-1].shape == (*shape, 1, 1), name
+        assert [layer.name for layer in layers][-1] == list(network.named_children())[-1][0]
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.body(x)
+
+
+def test_what_cannot_be_computed_is_named_in_a_sentence():
+    with pytest.raises(NoChain, match="Residual is not a chain"):
+        chain(Residual(), (1, 28, 28))
+    with pytest.raises(NoChain, match=r"cannot compute the layer 1, Residual\("):
+        chain(nn.Sequential(nn.Conv2d(1, 1, 3), Residual()), (1, 28, 28))
+    with pytest.raises(NoChain, match="cannot compute the layer 0, GroupNorm"):
+        chain(nn.Sequential(nn.GroupNorm(1, 1), nn.Flatten()), (1, 28, 28))
+
+
+def test_weights_of_more_than_five_megabytes_are_left_out():
+    sentence = network_data(SimpleCNN(pool="none"), (1, 28, 28))["sentence"]
+    assert "The weights are 25.8 MB" in sentence and "5 MB" in sentence
+    assert network_data(SimpleCNN(hidden=512), (1, 28, 28))["dtype"] == "float16"
+
+
+def test_text_in_a_page_stays_text():
+    hostile = "</script><script>alert(1)</script><!--\u2028'\"&" + "x" * 10_000
+    page = html.render("report", {"text": hostile, "nan": float("nan")}, title=hostile).decode()
+    assert page.count("</script>") == 2  # the data and the module
+    found = re.search(r'id="data">(.*?)</script>', page, re.S)
+    assert json.loads(found[1]) == {"text": hostile, "nan": None}
+
+
+def test_the_page_of_a_sweep_of_24_jobs_is_small(tmp_path):
+    curve = [[epoch, 97.123456] for epoch in range(1, 501)]
+    job = {"name": "1", "status": "finished", "link": None, "cells": {"lr": "0.1"}, "values": [0.1],
+           "result": 97.1, "error": "", "curve": curve}  # fmt: skip
+    path = write_sweep_page(tmp_path, {"title": "sweep", "jobs": [job] * 24, "keys": ["lr"]})
+    assert path.name == "sweep.html" and path.stat().st_size < 3_000_000
+
+
+def test_modules_are_one_script_without_two_things_of_one_name():
+    for module in ("report", "sweep"):
+        text = html.script(module)
+        names = re.findall(r"^(?:async )?(?:function|class|const|let) (\w+)", text, re.M)
+        assert len(names) == len(set(names)) and "import " not in text.split("`")[0]
+        assert not re.search(r"^(import|export) ", text, re.M)
+
+
+def test_a_command_line_names_its_mistakes(tmp_path):
+    for words, sentence in (([], "run or sweep must be given"), (["run=[a,b,c]"], "run lists 3"),
+                            (["run=a", "sweep=b"], "run or sweep must be given")):  # fmt: skip
+        with pytest.raises(InputError, match=sentence):
+            compose_config("report", words)

@@ -1,0 +1,514 @@
+"""The page in a real Chromium: it computes what PyTorch computes, and everything on it works."""
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import compose_run
+from pages import CHROMIUM, STROKES, Tab, chromium, drawn_digits, networks
+from torch import nn
+
+from simplecnn.inference.networks import load_network
+from simplecnn.inference.preprocessing import like_mnist
+from simplecnn.page import html
+from simplecnn.page.gather import gather, network_data
+from simplecnn.page.report import write_report
+from simplecnn.page.sweep import write_sweep_page
+from simplecnn.receptive_field import receptive_fields
+from simplecnn.run_directory import RunDirectory
+from simplecnn.training.run import train
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.long,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def blank(browser: Any) -> Iterator[Any]:
+    """An empty page in which the modules of the network can be called."""
+    page = browser.new_page()
+    page.evaluate(
+        """source => new Promise(done => {
+            const made = document.createElement("script");
+            made.textContent = source;
+            document.head.append(made);
+            done();
+        })""",
+        html.script("windows") + html.script("digit")
+        + "Object.assign(window, {bytes, floats, readNetwork, runNetwork, receptiveField});",
+    )  # fmt: skip
+    yield page
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the default network, trained for an epoch."""
+    folder = tmp_path_factory.mktemp("page") / "run"
+    words = ["model.network.channels=[16,32,64]", "trainer.max_epochs=1", "name=first",
+             "+trainer.limit_train_batches=40", "callbacks.health.every_n_epochs=1"]  # fmt: skip
+    train(compose_run(folder, *words), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tab(browser: Any, run: Path) -> Iterator[Any]:
+    with Tab(browser, run / "report.html") as tab:
+        yield tab.page
+
+
+def encode(array: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(array, np.float32).tobytes()).decode()
+
+
+@pytest.mark.parametrize("name", list(networks()))
+def test_logits_are_those_of_pytorch(name, blank, bundled, proves):
+    network = networks()[name]
+    real = bundled[0][::25].astype(np.float32) / 255
+    images = np.concatenate([real, drawn_digits(50)])
+    description = network_data(network, (1, 28, 28))
+    logits = blank.evaluate(
+        """([description, text]) => {
+            const network = readNetwork(description), all = floats(text, "float32");
+            const answers = [];
+            for (let i = 0; i < all.length; i += 784)
+                answers.push(Array.from(runNetwork(network, {
+                    shape: [1, 28, 28], values: all.subarray(i, i + 784)}).at(-1).values));
+            return answers;
+        }""",
+        [description, encode(images)],
+    )
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images).unsqueeze(1)).numpy()
+    assert description["dtype"] == "float32" and len(logits) == 250
+    assert np.abs(np.array(logits) - expected).max() < 1e-3
+    proves("Page", f"The browser's logits are those of PyTorch: {name}.", images=len(images))
+
+
+@pytest.mark.parametrize("name", list(networks()))
+def test_receptive_fields_are_those_of_python(name, blank):
+    network = networks()[name]
+    fields = receptive_fields(network, (1, 28, 28))
+    description = network_data(network, (1, 28, 28))
+    wanted, asked = [], []
+    for index, layer in enumerate(description["layers"], start=1):
+        field = fields[layer["name"]]
+        height, width = field.units
+        if layer["kind"] == "flatten":
+            continue
+        for row in sorted({0, height // 2, height - 1}):
+            for column in sorted({0, width // 2, width - 1}):
+                asked.append([index, row, column])
+                wanted.append([list(pair) for pair in field.clipped((row, column))])
+    found = blank.evaluate(
+        """([description, asked]) => {
+            const network = readNetwork(description);
+            const shapes = [[1, 28, 28], ...network.map((layer) => layer.shape)];
+            return asked.map(([index, row, column]) => {
+                const [image] = receptiveField(network, shapes, index, row, column);
+                return [image.rows, image.columns];
+            });
+        }""",
+        [description, asked],
+    )
+    assert len(asked) >= 3 and found == wanted
+
+
+def draw(page: Any, strokes: list[list[tuple[int, int]]]) -> None:
+    page.get_by_role("button", name="Clear").click()
+    box = page.locator(".pad").bounding_box()
+    for stroke in strokes:
+        places = [(box["x"] + x / 100 * box["width"], box["y"] + y / 100 * box["height"])
+                  for x, y in stroke]  # fmt: skip
+        page.mouse.move(*places[0])
+        page.mouse.down()
+        for place in places[1:]:
+            page.mouse.move(*place, steps=3)
+        page.mouse.up()
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+
+
+def test_a_drawing_becomes_what_predict_makes_of_it(tab, run):
+    network = load_network(run / "checkpoints" / "best.ckpt")
+    for strokes in (STROKES[4], STROKES[1], STROKES[8]):
+        draw(tab, strokes)
+        seen = tab.evaluate(
+            """() => {
+                const pad = document.querySelector(".pad");
+                const {data} = pad.getContext("2d").getImageData(0, 0, pad.width, pad.height);
+                return {pad: Array.from({length: data.length / 4}, (_, i) => data[4 * i]),
+                        digit: Array.from(report.work.current().values)};
+            }"""
+        )
+        gray = np.array(seen["pad"], np.float32).reshape(280, 280) / 255
+        digit = like_mnist(gray)
+        assert np.abs(np.array(seen["digit"]).reshape(28, 28) - digit).max() < 1e-5
+        expected = network(torch.from_numpy(digit)[None, None]).softmax(1)[0].tolist()
+        shares = [float(t.split()[0]) for t in tab.locator(".bars .share").all_inner_texts()]
+        assert shares == pytest.approx([100 * p for p in expected], abs=0.06)
+        caption = tab.locator(".caption").inner_text()
+        assert caption.startswith(f"your drawing: {int(np.argmax(expected))}, ")
+
+
+def test_digits_drawn_by_hand_are_known(browser, mnist_dir, tmp_path):
+    if mnist_dir is None:
+        pytest.skip("the files of MNIST are not at hand")
+    from simplecnn.config.composition import compose_config
+
+    words = ["experiment=fast", f"paths.data_dir={mnist_dir}", f"hydra.run.dir={tmp_path}/run",
+             "callbacks=[checkpoint,report]", "trainer=cpu"]  # fmt: skip
+    train(compose_config("train", words), tmp_path / "run")
+    with Tab(browser, tmp_path / "run" / "report.html") as tab:
+        answers = []
+        for strokes in STROKES:
+            draw(tab.page, strokes)
+            answers.append(tab.page.locator(".bars .best .class").inner_text())
+    assert sum(answer == str(digit) for digit, answer in enumerate(answers)) >= 9, answers
+
+
+def test_a_frame_of_drawing_takes_less_than_fifty_milliseconds(tab):
+    seconds = tab.evaluate(
+        """() => Array.from({length: 30}, (_, i) => {
+            const values = report.data.images.items[i % 10].values, start = performance.now();
+            report.work.show(values, "a digit");
+            return performance.now() - start;
+        })"""
+    )
+    assert min(seconds) < 50, sorted(seconds)[:5]
+
+
+def test_pointing_at_a_cell_of_the_first_layer_shows_the_sum(tab, run):
+    network = load_network(run / "checkpoints" / "best.ckpt")
+    tab.evaluate("() => report.work.show(report.data.images.items[3].values, 'three')")
+    image = torch.tensor(tab.evaluate("() => Array.from(report.data.images.items[3].values)"))
+    maps = network.conv1(image.reshape(1, 1, 28, 28))[0].detach()
+    canvas = tab.locator(".layers canvas").first
+    width = canvas.evaluate("canvas => canvas.width / canvas.getBoundingClientRect().width")
+    canvas.hover(position={"x": (58 + 2 * 11 + 1) / width, "y": (2 * 14 + 1) / width})
+    told = tab.locator(".told").inner_text()
+    value = float(maps[1, 14, 11])
+    assert "conv1, channel 1, row 14, column 11" in told
+    assert "rows 13 to 15 and columns 10 to 12 of the image (3 x 3)" in told
+    assert number_in(told, "it is ") == pytest.approx(value, rel=0.01)
+    tables = tab.locator(".told .numbers")
+    assert tables.count() == 3
+    shown = [[float(t.replace("−", "-")) for t in tables.nth(i).locator("td").all_inner_texts()]
+             for i in range(3)]  # fmt: skip
+    patch = image.reshape(28, 28)[13:16, 10:13].flatten().tolist()
+    kernel = network.conv1.weight[1, 0].flatten().tolist()
+    assert shown[0] == pytest.approx(patch, rel=0.06, abs=1e-3)
+    assert shown[1] == pytest.approx(kernel, rel=0.06, abs=1e-3)
+    assert shown[2] == pytest.approx([p * k for p, k in zip(patch, kernel, strict=True)],
+                                     rel=0.06, abs=1e-3)  # fmt: skip
+
+
+def number_in(text: str, after: str) -> float:
+    return float(text.partition(after)[2].split()[0].rstrip(".;").replace("−", "-"))
+
+
+def test_pointing_deeper_names_the_strongest_inputs_by_keys_alone(tab, run):
+    network = load_network(run / "checkpoints" / "best.ckpt")
+    image = torch.tensor(tab.evaluate("() => Array.from(report.data.images.items[0].values)"))
+    tab.evaluate("() => report.work.show(report.data.images.items[0].values, 'zero')")
+    canvas = tab.get_by_label("conv2: 32 maps of 14 x 14")
+    canvas.focus()
+    for key in ("ArrowRight", "PageDown", "PageDown", "ArrowDown", "ArrowRight", "ArrowRight"):
+        tab.keyboard.press(key)
+    told = tab.locator(".told").inner_text()
+    assert "conv2, channel 2, row 1, column 2" in told
+    pooled = nn.Sequential(*list(network)[:3])(image.reshape(1, 1, 28, 28))[0]
+    products = nn.functional.pad(pooled, (1, 1, 1, 1))[:, 1:4, 2:5] * network.conv2.weight[2]
+    strongest = products.flatten()[products.abs().flatten().argmax()]
+    row = tab.locator(".told tbody tr").first.inner_text().split("\t")
+    assert row[0].startswith("pool1 ")
+    assert float(row[3].replace("−", "-")) == pytest.approx(float(strongest), rel=0.01)
+    assert "144 products" in told
+    tab.keyboard.press("Escape")
+    assert "Point at any cell" in tab.locator(".told").inner_text()
+
+
+def test_filters_through_time(tab, run):
+    with np.load(run / "images" / "filter_history_conv1.npz") as file:
+        weights, steps = file["weights"], file["step"]
+    slider = tab.get_by_label("moment of conv1")
+    slider.focus()
+    tab.keyboard.press("Home")
+    assert "before the first step" in tab.locator(".moments output").inner_text()
+    first = tab.locator(".filters canvas").nth(2)
+    before = first.evaluate("canvas => canvas.toDataURL()")
+    tab.keyboard.press("End")
+    assert f"step {steps[-1]}" in tab.locator(".moments output").inner_text()
+    assert first.evaluate("canvas => canvas.toDataURL()") != before
+    box = first.bounding_box()
+    first.hover(position={"x": box["width"] * 5 / 6, "y": box["height"] / 2})
+    words = tab.locator("#filters .values").inner_text()
+    assert "filter 2, row 1, column 2" in words
+    assert number_in(words, "column 2: ") == pytest.approx(float(weights[-1, 2, 0, 1, 2]), abs=2e-3)
+    change = np.linalg.norm(weights[-1, 2] - weights[0, 2]) / np.linalg.norm(weights[0, 2])
+    shown = tab.locator(".filters .change").nth(2).inner_text()
+    assert float(shown.split()[0]) == pytest.approx(100 * change, abs=1)
+    tab.get_by_role("button", name="Play").click()
+    tab.wait_for_function("() => document.querySelector('.moments button').textContent === 'Play'")
+    assert int(slider.input_value()) == len(weights) - 1
+
+
+def test_a_cell_of_the_matrix_shows_its_images_and_one_of_them_the_network(tab):
+    wrong = tab.locator(".matrix button.wrong").first
+    words = wrong.get_attribute("aria-label")
+    wrong.click()
+    assert words in tab.locator(".behind h3").inner_text()
+    shown = tab.locator(".behind .thumbnail")
+    assert shown.count() >= 1
+    true, _, taken = words.partition(": ")[0].partition(" taken for ")
+    assert shown.first.get_attribute("aria-label").startswith(f"{true}, taken for {taken}")
+    shown.first.focus()
+    tab.keyboard.press("Enter")
+    assert tab.locator(".caption").inner_text().startswith(f"image of {true}: {taken}, ")
+
+
+def test_curves_tell_their_values_and_the_command_is_copied(tab, run):
+    record = RunDirectory.open(run).record
+    accuracy = tab.locator(".chart").nth(1).locator("svg[role=img]")
+    accuracy.focus()
+    tab.keyboard.press("End")
+    words = tab.locator(".chart").nth(1).locator(".values").inner_text()
+    assert number_in(words, "validation ") == pytest.approx(100 * record["metrics"]["val/acc"],
+                                                            abs=0.1)  # fmt: skip
+    button = tab.locator(".command .copy")
+    button.click()
+    tab.wait_for_function("() => document.querySelector('.copy').textContent === 'Copied'")
+    assert tab.evaluate("() => navigator.clipboard.readText()") == record["command"]
+
+
+def test_the_pad_takes_keys(tab):
+    tab.get_by_role("button", name="Clear").click()
+    tab.locator(".pad").focus()
+    for key in ["ArrowUp"] * 8 + [" "] + ["ArrowDown"] * 16 + [" "]:
+        tab.keyboard.press(key)
+    tab.wait_for_function(
+        "() => document.querySelector('.caption').textContent.startsWith('your drawing')"
+    )
+    digit = np.array(tab.evaluate("() => Array.from(report.work.current().values)"))
+    rows, columns = np.nonzero(digit.reshape(28, 28) > 0.5)
+    assert np.ptp(rows) == 19 and np.ptp(columns) <= 3  # an upright line of 20 pixels
+
+
+def test_everything_has_a_name_and_is_reached_by_keys(tab):
+    unnamed, unreached = tab.evaluate(
+        """() => {
+            const name = (e) => e.getAttribute("aria-label") || e.textContent.trim()
+                || (e.id && document.querySelector(`label[for="${e.id}"]`)?.textContent);
+            const all = [...document.querySelectorAll(
+                "button, input, canvas:not([aria-hidden]), svg[role=img], a, summary, img")];
+            const live = [...document.querySelectorAll("button, input, .pad, .layers canvas, "
+                + ".filters canvas, svg[role=img], summary, .scroll")];
+            return [all.filter((e) => !(name(e) || e.alt)).map((e) => e.outerHTML.slice(0, 99)),
+                    live.filter((e) => e.tabIndex < 0).map((e) => e.outerHTML.slice(0, 99))];
+        }"""
+    )
+    assert unnamed == [] and unreached == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1320])
+def test_it_fits_a_phone_and_a_desktop_in_light_and_dark(width, scheme, browser, run):
+    with Tab(browser, run / "report.html", color_scheme=scheme, has_touch=width == 360,
+             viewport={"width": width, "height": 780}) as tab:  # fmt: skip
+        page = tab.page
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+        paper = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+        assert paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 24, 31)")
+        if width == 360:
+            canvas = page.locator(".layers canvas").nth(2)
+            canvas.tap(position={"x": 20, "y": 10})
+            told = page.locator(".told.open").bounding_box()
+            assert told["y"] + told["height"] == pytest.approx(780, abs=1)  # where a thumb is
+            page.get_by_role("button", name="close").tap()
+            assert page.locator(".told.open").count() == 0
+
+
+def test_text_of_a_run_is_shown_as_text(browser, run, tmp_path):
+    hostile = "<script>document.title='x'</script><img src=x onerror=\"document.title='x'\">'\"&"
+    data = gather([RunDirectory.open(run)])
+    data["classes"] = [f"{hostile}{i}" for i in range(10)]
+    shown = data["runs"][0]
+    shown |= {"title": hostile, "error": hostile + "y" * 10_000, "status": "failed",
+              "command": hostile, "checkpoint": hostile,
+              "config": [[hostile, hostile, hostile], ["k", "z" * 10_000, None]]}  # fmt: skip
+    shown["network"]["layers"][0]["name"] = hostile
+    (tmp_path / "hostile.html").write_bytes(html.render("report", data, title=hostile))
+    with Tab(browser, tmp_path / "hostile.html") as tab:
+        page = tab.page
+        assert page.locator("h1").inner_text() == hostile == page.title()
+        assert page.locator(".error").inner_text() == hostile + "y" * 10_000
+        assert hostile in page.locator(".layers figcaption").first.inner_text()
+        assert page.locator("img[src=x]").count() == 0
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= 1320
+
+
+SHAPES = """
+import torch
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class Stripes(LightningDataModule):
+    classes = ["red", "green", "blue", "left <b>", "right"]
+
+    def setup(self, stage):
+        torch.manual_seed(1)
+        images, self.labels = torch.rand(100, 3, 64, 64) / 2, torch.arange(100) % 5
+        for image, label in zip(images, self.labels):
+            image[label % 3, 12 * label : 12 * label + 10] = 1
+        self.data = TensorDataset(images, self.labels)
+
+    def train_dataloader(self):
+        return DataLoader(self.data, batch_size=20)
+
+    val_dataloader = test_dataloader = train_dataloader
+"""
+RESIDUAL = """
+from torch import nn
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, padding=1)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(x + x.relu())
+"""
+
+
+def test_color_images_of_other_sizes_with_the_names_of_their_classes(
+    browser, tmp_path, monkeypatch
+):
+    from PIL import Image
+
+    (tmp_path / "stripes_of_a_test.py").write_text(SHAPES)
+    monkeypatch.chdir(tmp_path)
+    words = ["data._target_=stripes_of_a_test.Stripes", "model.network.channels=[4,8]",
+             "trainer=cpu", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}/run"]  # fmt: skip
+    from simplecnn.config.composition import compose_config
+
+    train(compose_config("train", words), tmp_path / "run")
+    color = np.zeros((80, 120, 3), np.uint8)
+    color[..., 2] = 200
+    Image.fromarray(color).save(tmp_path / "blue.png")
+    with Tab(browser, tmp_path / "run" / "report.html") as tab:
+        page = tab.page
+        names = page.locator(".bars .class").all_inner_texts()
+        assert names == ["red", "green", "blue", "left <b>", "right"]
+        assert page.locator(".pad").count() == 0 and page.locator(".bars .share").count() == 5
+        pixels = page.locator("canvas.input").evaluate(
+            """canvas => Array.from(canvas.getContext("2d").getImageData(6, 6, 1, 1).data)"""
+        )
+        assert pixels[0] == 255 and max(pixels[1:3]) < 160  # class 0: the first rows are red
+        network = load_network(tmp_path / "run" / "checkpoints" / "best.ckpt")
+        values = page.evaluate("() => Array.from(report.work.current().values)")
+        expected = network(torch.tensor(values).reshape(1, 3, 64, 64)).softmax(1)[0].tolist()
+        shares = [float(t.split()[0]) for t in page.locator(".bars .share").all_inner_texts()]
+        assert shares == pytest.approx([100 * p for p in expected], abs=0.2)  # float16 weights
+        page.get_by_label("or an image file").set_input_files(tmp_path / "blue.png")
+        page.wait_for_function(
+            "() => document.querySelector('.caption').textContent.startsWith('blue.png')"
+        )  # noqa: E501
+        values = np.array(page.evaluate("() => Array.from(report.work.current().values)"))
+        values = values.reshape(3, 64, 64)
+        assert values[:2].max() == 0 and values[2] == pytest.approx(200 / 255, abs=0.005)
+        page.locator(".layers canvas").first.hover(position={"x": 20, "y": 20})
+        assert page.locator(".told .numbers").count() == 9  # patch, kernel, products; three colors
+
+
+def test_a_network_that_is_no_chain_shows_everything_else(browser, tmp_path, monkeypatch):
+    (tmp_path / "residual_of_a_test.py").write_text(RESIDUAL)
+    monkeypatch.chdir(tmp_path)
+    words = ["model.network._target_=residual_of_a_test.Residual", "model=simplecnn"]
+    train(compose_run(tmp_path / "run", *words), tmp_path / "run")
+    with Tab(browser, tmp_path / "run" / "report.html") as tab:
+        page = tab.page
+        assert "Residual is not a chain" in page.locator(".sentence").inner_text()
+        assert page.locator(".filters canvas").count() == 4
+        assert page.locator(".matrix").count() == 1 and page.locator(".chart").count() >= 3
+        page.get_by_text("maps_stem").click()
+        assert page.locator("#pictures img").first.evaluate("image => image.naturalWidth") > 100
+        page.locator(".thumbnail").first.click()
+
+
+def test_two_runs_side_by_side(browser, run, tmp_path):
+    words = ["model.network.channels=[4,8]", "trainer.max_epochs=1", "model.network.pool=average"]
+    train(compose_run(tmp_path / "second", *words), tmp_path / "second")
+    path = write_report([RunDirectory.open(run), RunDirectory.open(tmp_path / "second")])
+    assert path == run / "report_second.html"
+    with Tab(browser, path) as tab:
+        page = tab.page
+        differing = page.locator("#configuration table").first.inner_text()
+        assert "model.network.pool\tmax\taverage" in differing and "seed" not in differing
+        assert page.locator(".layers").count() == 2 and page.locator(".bars").count() == 2
+        legend = page.locator(".chart").first.locator(".legend").inner_text()
+        assert "A validation" in legend and "B validation" in legend
+        assert page.locator(".matrix").count() == 2
+        heading = page.get_by_text("A is right, B is wrong")
+        items = json.loads(page.locator("#data").text_content())["images"]["items"]
+        expected = [i for i in items if i.get("label") == i["predicted"][0] != i["predicted"][1]]
+        shown = heading.locator("xpath=following-sibling::*[1]").locator(".thumbnail")
+        assert shown.count() == len(expected) > 0
+        shown.first.click()
+        first, second = page.locator(".bars .best .class").all_inner_texts()
+        assert [first, second] == [str(c) for c in expected[0]["predicted"]]
+
+
+def test_the_page_of_a_sweep(browser, tmp_path):
+    jobs = [{"name": str(i), "status": "failed" if i == 3 else "finished",
+             "link": f"{i}/report.html" if i != 3 else None,
+             "cells": {"job": str(i), "lr": str(10.0 ** -(i + 1)), "status": "finished",
+                       "val/acc %": "" if i == 3 else str(90 + 3 * i)},
+             "values": [10.0 ** -(i + 1)], "result": None if i == 3 else 90 + 3 * i,
+             "error": "<b>diverged</b>" if i == 3 else "",
+             "curve": [] if i == 3 else [[1, 80 + i], [2, 90 + 3 * i]]}
+            for i in range(4)]  # fmt: skip
+    path = write_sweep_page(tmp_path, {
+        "title": "sweep", "command": "train.py -m", "summary": "4 jobs", "mode": "max",
+        "answers": [["best job", "2"]], "metric": "best val/acc %", "curve_metric": "val/acc %",
+        "keys": ["lr"], "jobs": jobs,
+    })  # fmt: skip
+    with Tab(browser, path) as tab:
+        page = tab.page
+        column = page.locator(".jobs tbody tr td:first-child")
+        page.get_by_role("button", name="val/acc %").click()
+        assert column.all_inner_texts() == ["0", "1", "2", "3"]  # no value: last
+        page.get_by_role("button", name="val/acc %").click()
+        assert column.all_inner_texts() == ["2", "1", "0", "3"]
+        head = page.locator(".jobs th", has_text="val/acc %")
+        assert head.get_attribute("aria-sort") == "descending"
+        assert page.locator(".jobs a").first.get_attribute("href") == "2/report.html"
+        assert "job 3: <b>diverged</b>" in page.locator(".error").inner_text()
+        dots = page.locator("#values circle")
+        assert dots.count() == 3
+        dots.nth(1).hover()
+        assert page.locator(".jobs tr.lit td").first.inner_text() == "1"
+        assert "lr 0.01, best val/acc % 93" in page.locator("#values .values").inner_text()
+        plot = page.locator("#curves svg[role=img]")
+        box = plot.bounding_box()
+        plot.hover(position={"x": box["width"] - 14, "y": 14})
+        assert page.locator(".jobs tr.lit td").first.inner_text() == "2"
+        assert page.locator("#curves .dimmed").count() == 2
+        page.set_viewport_size({"width": 360, "height": 780})
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= 360
