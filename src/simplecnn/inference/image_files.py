@@ -130,7 +130,7 @@ def image_from_pil(image: Image.Image, *, color: bool = False) -> NDArray[np.flo
     converted.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BOX)
     with contextlib.suppress(Exception):  # a photograph says which side is up
         converted = _turned(converted, image.getexif().get(0x0112, 1))
-    return np.asarray(converted, np.float32) / 255
+    return np.asarray(converted, np.float32) / np.float32(255)
 
 
 def _strip(image: Image.Image, top: int, mode: str) -> NDArray[np.uint8]:
