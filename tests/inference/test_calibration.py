@@ -56,8 +56,8 @@ def test_evaluate_writes_it_and_draws_it(good_run, tmp_path, caplog):
     assert result["acc"] < result["top2_acc"] <= 1
     assert f"expected calibration error {100 * result['ece']:.2f} %" in caplog.text
     stem = folder / "images" / "reliability_best_on_500_test_images_of_MNIST_5k"
-    arrays = np.load(stem.with_suffix(".npz"))
-    np.testing.assert_array_equal(arrays["num_images"], [b["num_images"] for b in bins])
+    with np.load(stem.with_suffix(".npz")) as arrays:
+        np.testing.assert_array_equal(arrays["num_images"], [b["num_images"] for b in bins])
     with Image.open(stem.with_suffix(".png")) as picture:
         assert picture.width > 600 and picture.height > 700
 

@@ -165,10 +165,9 @@ def _table(name: str, result: dict[str, Any]) -> str:
     cell = max(5, len(str(result["num_images"])) + 1)
     lines = [
         name,
-        f"loss {result['loss']:.4f}   accuracy {100 * result['acc']:.2f} %   "
-        f"top-2 accuracy {100 * result['top2_acc']:.2f} %",
-        f"negative log-likelihood {result['loss']:.4f}   expected calibration error "
-        f"{100 * result['ece']:.2f} %   ({len(result['calibration_bins'])} bins)",
+        f"accuracy {100 * result['acc']:.2f} %   top-2 accuracy {100 * result['top2_acc']:.2f} %",
+        f"loss (negative log-likelihood) {result['loss']:.4f}   expected calibration error "
+        f"{100 * result['ece']:.2f} % ({len(result['calibration_bins'])} bins)",
         "",
         f"{'true':<{width}}{'right':>9}   predicted",
         " " * (width + 12) + "".join(f"{c[: cell - 1]:>{cell}}" for c in classes),

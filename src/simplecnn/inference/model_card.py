@@ -141,7 +141,7 @@ def _confused(evaluations: Mapping[str, Any]) -> Iterator[str]:
                  for j, n in enumerate(row) if i != j and n]  # fmt: skip
         pairs.sort(key=lambda pair: -pair[0])
         most = ", ".join(f"{a} as {b} ({n})" for n, a, b in pairs[:NUM_CONFUSIONS])
-        yield f"- {name}: least right on {worst} ({100 * shares[worst]:.2f} %); "
+        yield f"- {name}: least right on {worst} ({100 * shares[worst]:.2f} %);"
         yield f"  most often takes {most or 'nothing for anything else'}."
 
 

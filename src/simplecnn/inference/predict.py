@@ -187,7 +187,7 @@ def _table(rows: Sequence[Row], names: Sequence[str], threshold: float, *, rejec
     told = "   ".join(f"{name}: {counts[name]:,}" for name in names if counts[name])
     lines = [table(cells)] if len(cells) > 1 else []
     lines += [row.error for row in shown if row.error]
-    lines.append(f"{len(good):,} images   {told}")
+    lines.append(f"{len(good):,} image{'s' * (len(good) != 1)}   {told}")
     if unsure:
         lines.append(f"{len(unsure):,} {word}: below {threshold:g}")
     return "\n".join(lines)
@@ -203,7 +203,8 @@ def _contact_sheet(
     unsure = best < threshold
     word = "not decided" if rejects else "unsure"
     which = "" if len(chosen) == len(good) else f", the {len(chosen)} least sure are shown"
-    title = f"{len(good):,} images{which}; {unsure.sum():,} {word} (orange): below {threshold:g}"
+    images_of = f"{len(good):,} image{'s' * (len(good) != 1)}{which}"
+    title = f"{images_of}; {unsure.sum():,} {word} (orange): below {threshold:g}"
     images, labels = [], []
     for row in (good[i] for i in chosen):
         assert row.image is not None and row.shares is not None
