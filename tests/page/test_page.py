@@ -81,7 +81,7 @@ def test_a_run_that_does_not_end_well_leaves_its_page(error, raised, status, tmp
         if trainer.current_epoch == 1:
             raise error
 
-    monkeypatch.setattr("simplecnn.callbacks.epoch_seed.EpochSeed.on_train_epoch_end", stop,
+    monkeypatch.setattr("simplecnn.training.epoch_seed.EpochSeed.on_train_epoch_end", stop,
                         raising=False)  # fmt: skip
     with pytest.raises(raised):
         train(compose_run(tmp_path / "run"), tmp_path / "run")
