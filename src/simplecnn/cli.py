@@ -28,7 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from simplecnn.config import composition
-from simplecnn.config.build import check_classes, first_line, target_nodes
+from simplecnn.config.build import build, check_classes, first_line, target_nodes
 from simplecnn.config.composition import (
     Composed,
     command_help,
@@ -54,6 +54,7 @@ from simplecnn.sweeps.plan import SweepPlan, plan_sweep, sweep_values
 from simplecnn.training.processor import configure_threads
 
 log = logging.getLogger(__name__)
+IMAGE_FOLDER = "simplecnn.data.image_folder.ImageFolderDataModule"
 LEAVES_RUNS = "train"  # the command whose jobs are runs, with a record each
 seconds: dict[str, float] = {}  # of what this process did before its job
 
@@ -84,6 +85,8 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
                 with start_up():
                     request = check_command_line(name, sys.argv[1:])
                     check_imported(name, request)
+                if name == LEAVES_RUNS:
+                    prepare_images(request)
                 if isinstance(request, SweepPlan):
                     sys.exit(run_sweep(run, request))
                 run()
@@ -238,7 +241,6 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
     with start_up():
         import torch
 
-        from simplecnn.config.build import build
         from simplecnn.data.batches import scale
         from simplecnn.data.files import read_bundled
         from simplecnn.inference.networks import load_network
@@ -338,6 +340,17 @@ def check_imported(name: str, request: Composed | SweepPlan | None) -> None:
     if composed and composed[0][0].get("dry_run"):
         print("This is a valid run; nothing was started.")
         sys.exit(0)
+
+
+def prepare_images(request: Composed | SweepPlan | None) -> None:
+    """Decode folders of images before anything is written: one of the files may be no image."""
+    composed = request.configs if isinstance(request, SweepPlan) else [request] if request else []
+    prepared = []
+    for values, config in composed:
+        data = settle(values, config.hydra, LEAVES_RUNS)["data"]
+        if data.get("_target_") == IMAGE_FOLDER and data not in prepared:
+            build(data).prepare_data()
+            prepared.append(data)
 
 
 def _differences(values: dict[str, Any]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from simplecnn.checkpoint_file import read_checkpoint
 from simplecnn.config.build import build
 from simplecnn.console import configure_lightning_logging
 from simplecnn.errors import InputError, short
@@ -29,7 +30,7 @@ def evaluate(directory: RunDirectory, checkpoint: Path, *, data: Mapping[str, An
     `data` is the configuration of another data set than the run's own. Returns the accuracy.
     """
     configure_lightning_logging()
-    images = TestData(data or directory.config()["data"])
+    images = TestData(data or directory.config()["data"], None if data else checkpoint)
     network = load_network(checkpoint)
     result = measure(network, images)
     name = f"{checkpoint.stem} on {result['num_images']:,} test images of {images.name}"
@@ -41,13 +42,19 @@ def evaluate(directory: RunDirectory, checkpoint: Path, *, data: Mapping[str, An
 class TestData:
     """The test images of a data module, ours or another, and what its classes are called.
 
-    Raises InputError where it has none.
+    `checkpoint` is that of a run on the same data: what it says of them (which images were trained
+    on) the data module takes from it, as Lightning's Trainer would.
+
+    Raises InputError where it has no test images.
     """
 
     __test__ = False  # pytest takes it for a test
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], checkpoint: Path | None = None) -> None:
         self.datamodule = build(config)
+        name = type(self.datamodule).__qualname__
+        if checkpoint is not None and (state := read_checkpoint(checkpoint).get(name)):
+            self.datamodule.load_state_dict(state)
         name = getattr(self.datamodule, "name", None)  # Lightning has it, and leaves it None
         self.name = str(name or type(self.datamodule).__name__)
         self.datamodule.prepare_data()

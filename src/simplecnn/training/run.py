@@ -20,6 +20,7 @@ from simplecnn.callbacks.progress import metric_text, split_metric
 from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
 from simplecnn.config.spelling import word
 from simplecnn.console import configure_lightning_logging
+from simplecnn.data.image_folder import ImageFolderDataModule
 from simplecnn.run_directory import RECORD, RunDirectory, short, tensorboard, with_uv
 from simplecnn.signals import Interrupted, Stop
 from simplecnn.slurm import requeue, slurm_job
@@ -123,7 +124,7 @@ class Run:
         self.trainer = trainer = build_trainer(
             config, self.stop, purge_step=content.get("global_step") if resumed else None
         )
-        self._announce(module)
+        self._announce(module, datamodule)
         tested = str(start) if start else None
         if content and config.get("ckpt_weights_only") and config["train"] and not resumed:
             module.load_state_dict(content["state_dict"])
@@ -265,9 +266,12 @@ class Run:
             self.best = {"value": round(float(value), 6), "epoch": content["epoch"] + 1}
         return str(path)
 
-    def _announce(self, module: pl.LightningModule) -> None:
+    def _announce(self, module: pl.LightningModule, datamodule: pl.LightningDataModule) -> None:
         if self.directory is None:
             return
+        if isinstance(datamodule, ImageFolderDataModule):
+            datamodule.setup("fit")
+            self.directory.update(images=datamodule.record())
         device, why = device_and_reason(self.trainer, self.config["trainer"])
         number = sum(p.numel() for p in module.parameters())
         self.directory.update(
