@@ -343,3 +343,85 @@ def test_the_command_says_it_before_anything_is_written(root, tmp_path, monkeypa
     with pytest.raises(SystemExit) as end:
         train()
     assert end.value.code == 2 and "data.root is missing" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------- what a run makes of it
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Disks and squares in color, 24 x 24: 24 of one class, 8 of the other."""
+    root = tmp_path_factory.mktemp("data") / "shapes"
+    rng = np.random.default_rng(0)
+    for name, number in (("disk", 24), ("square", 8)):
+        for i in range(number):
+            pixels = np.zeros((24, 24, 3), np.uint8)
+            y, x = np.indices((24, 24)) - 12
+            inside = x**2 + y**2 < 70 if name == "disk" else np.maximum(abs(x), abs(y)) < 8
+            pixels[inside] = rng.integers(120, 256, 3)
+            write(root / name / f"{i:02d}.png", pixels)
+    return root
+
+
+@pytest.fixture(scope="session")
+def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with all that follows the data: normalization, weights, colors, a large network."""
+    from simplecnn.training.run import train
+
+    folder = tmp_path_factory.mktemp("runs") / "shapes"
+    config = compose_run(
+        folder, "data=image_folder", f"data.root={shapes}", f"paths.data_dir={shapes.parent}",
+        "data.image_size=24", "data.normalize=true", "data.batch_size=8", "data.val_fraction=0.2",
+        "model=simplecnn_large", "model.network.channels=[4,8]", "model.class_weights=balanced",
+        "data/augmentation=color", "logger=none",
+    )  # fmt: skip
+    train(config, folder)
+    return folder
+
+
+def test_a_network_follows_its_images(run, shapes):
+    from simplecnn.inference.networks import load_network
+
+    network = load_network(run / "checkpoints" / "last.ckpt")
+    assert network.conv1.in_channels == 3 and network.fc2.out_features == 2
+    config = json.loads((run / "run.json").read_text())
+    assert config["images"]["train"] == {"disk": 17, "square": 5}
+    data = ImageFolderDataModule(
+        root=str(shapes), data_dir=str(shapes.parent), image_size=24, normalize=True,
+        val_fraction=0.2,
+    )  # fmt: skip
+    data.setup()
+    expected = torch.tensor(data.normalization()["mean"])
+    assert torch.equal(network.normalize.mean.flatten(), expected)
+
+
+def test_balanced_weights_give_each_class_the_same_sum(run):
+    from simplecnn.models.classifier import Classifier
+
+    module = Classifier.load_from_checkpoint(
+        run / "checkpoints" / "last.ckpt", weights_only=True, map_location="cpu"
+    )
+    assert module.loss.weight.tolist() == pytest.approx([22 / (2 * 17), 22 / (2 * 5)])
+
+
+def test_the_pictures_are_in_color_and_name_the_classes(run):
+    names = {path.stem.split("_epoch")[0] for path in (run / "images").glob("*.png")}
+    assert {"filters_conv1", "maps_conv1", "maps_conv2", "confusion_val", "curves"} <= names
+    shown = np.load(next((run / "images").glob("maps_conv1_epoch=002*.npz")))
+    assert shown["images"].shape == (2, 3, 24, 24) and shown["labels"].tolist() == [0, 1]
+
+
+def test_evaluation_tells_classes_apart(run):
+    from simplecnn.inference.evaluate import evaluate
+    from simplecnn.run_directory import RunDirectory
+
+    evaluate(RunDirectory.open(run), run / "checkpoints" / "last.ckpt", data=None)
+    (result,) = json.loads((run / "evaluation.json").read_text()).values()
+    counts = np.array(result["confusion"])
+    assert counts.sum(1).tolist() == [2, 1]  # of 24 and 8, a tenth, rounded
+    recall = counts.diagonal() / counts.sum(1)
+    assert list(result["acc_per_class"]) == ["disk", "square"]
+    assert result["macro_acc"] == pytest.approx(recall.mean(), abs=1e-6)
+    for i, share in enumerate(result["precision_per_class"].values()):
+        predicted = counts[:, i].sum()
+        assert share == (pytest.approx(counts[i, i] / predicted) if predicted else None)

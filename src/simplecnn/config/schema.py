@@ -60,6 +60,7 @@ Width = Annotated[int, Field(ge=1, le=65_536)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 AtLeast0 = Annotated[FiniteFloat, Field(ge=0)]
 Share = Annotated[FiniteFloat, Field(ge=0, lt=1)]
+UpTo1 = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
 Texts = Text | Annotated[list[Text], Field(min_length=1)]
 Mode = Literal["max", "min"]
@@ -153,7 +154,10 @@ class SimpleCNN(Ours):
     hidden: Width = key(128, "width of the layer before the last")
     pool: Literal["max", "average", "blur", "stride", "none"] = key("max", "what halves the image")
     dropout: Share = key(0.0, "share that is dropped before the last layer")
+    final_pool: Positive | None = key(None, "the last maps are averaged to so many units a side")
     crop: Span | None = key(None, "[a,b]: pixels a to b, enlarged to the image")
+    normalize: dict[Literal["mean", "std"], list[float]] | None = key(
+        None, "mean and std of each channel; null: as data.normalize says")
     in_channels: Width | None = key(None, "null: as the data have")
     num_classes: Annotated[int, Field(ge=2, le=65_536)] | None = key(None, "null: as the data have")
     image_size: Width | None = key(None, "pixels a side; null: as the data have")
@@ -166,9 +170,10 @@ class SimpleCNN(Ours):
         """What is wrong with a network for images of so many pixels a side."""
         blocks = len(self.channels)
         left = size if self.pool == "none" else size // 2**blocks
+        units = self.final_pool or max(1, left)
         widths = [self.in_channels or 1, *self.channels]
         num = sum(a * b * self.kernel_size**2 for a, b in itertools.pairwise(widths))
-        num += widths[-1] * max(1, left) ** 2 * self.hidden
+        num += widths[-1] * units**2 * self.hidden
         if left < 1:
             yield (f"channels has {blocks} entries: each halves the image of {size} pixels, and at "
                    f"most {size.bit_length() - 1} leave something of it.")
@@ -190,6 +195,8 @@ class Classifier(Ours):
     scheduler_interval: Literal["epoch", "step"] = key("epoch", "when it steps")
     scheduler_monitor: Text | None = key(None, "what a plateau schedule follows")
     label_smoothing: Share = key(0.0, "share of a label that is given to all classes")
+    class_weights: Literal["balanced"] | list[AtLeast0] | None = key(
+        None, "in the loss; balanced: rare classes count as much as frequent ones")
     compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = key(
         False, "torch.compile the network: true, or a mode of its own")
 
@@ -216,7 +223,13 @@ RandomAffine = ours("data.augmentation.RandomAffine", Affine)
 RandomElastic = ours(
     "data.augmentation.RandomElastic", Affine,
     bend=(AtLeast0, key(0.5, "pixels that a 5 x 5 net moves, standard deviation")))
-Augmentation = Annotated[Any, ByTarget(RandomAffine, RandomElastic)]
+RandomFlip = ours("data.augmentation.RandomFlip", Affine,
+                  flip=(UpTo1, key(0.5, "share of the images that are mirrored")))
+RandomColor = ours(
+    "data.augmentation.RandomColor", RandomFlip,
+    **{name: (UpTo1, key(0.2, "0.2: factors from 0.8 to 1.2"))
+       for name in ("brightness", "contrast", "saturation")})
+Augmentation = Annotated[Any, ByTarget(RandomAffine, RandomElastic, RandomFlip, RandomColor)]
 
 
 class MNIST(Ours):
@@ -235,6 +248,7 @@ class MNIST(Ours):
     augmentation: Augmentation | None = key(None, "small random changes of the training images")
     clean_epochs: Natural = key(0, "of the last: images without augmentation")
     channels: Literal[1, 3] = key(1, "3: gray, repeated, for networks of color images")
+    normalize: bool = key(False, "by the training images' mean and deviation, in the network")
     download: bool = key(True, "fetch files that are missing")
     mirrors: list[Text] | None = key(None, "addresses to fetch them from")
     timeout: Annotated[FiniteFloat, Field(gt=0)] = key(30.0, "seconds, of a fetch")
@@ -316,8 +330,8 @@ LOGGERS = (
     ours("training.loggers.TensorBoard", save_dir=(Text, key("", "the run's directory"))),
     ours("training.loggers.MetricsCSV", save_dir=(Text, key("", "the run's directory"))),
 )
-OURS = {target_of(m): m for m in (SimpleCNN, Classifier, RandomAffine, RandomElastic, MNIST,
-                                  ImageFolder, *CALLBACKS, *LOGGERS)}
+OURS = {target_of(m): m for m in (SimpleCNN, Classifier, RandomAffine, RandomElastic, RandomFlip,
+                                  RandomColor, MNIST, ImageFolder, *CALLBACKS, *LOGGERS)}
 
 
 # ------------------------------------------------------------------------------------- commands

@@ -40,7 +40,6 @@ class ImageFolderDataModule(ResidentDataModule):
     test_fraction: to test. split_seed: drives which ones, and nothing else.
     skip_broken: leave out files that cannot be read.
     max_resident: GB. More than that stays in the file of decoded images, mapped into memory.
-    normalize: the network subtracts the training images' mean and divides by their deviation.
     The rest: ResidentDataModule.
 
     Raises InputError, in sentences that name files, for a folder that cannot be used.
@@ -82,6 +81,7 @@ class ImageFolderDataModule(ResidentDataModule):
             test_each_epoch=test_each_epoch,
             augmentation=augmentation,
             clean_epochs=clean_epochs,
+            normalize=normalize,
         )
         self.root = Path(root).expanduser()
         self.data_dir = Path(data_dir).expanduser()
@@ -91,7 +91,6 @@ class ImageFolderDataModule(ResidentDataModule):
         self.split_seed = split_seed
         self.skip_broken = skip_broken
         self.max_resident = max_resident
-        self.normalize = normalize
         self.name = self.root.resolve().name
         self.folders = _split_folders(self.root)
         self.class_names = tuple(path.name for path in _folders(self.folders["train"]))
@@ -162,25 +161,6 @@ class ImageFolderDataModule(ResidentDataModule):
             device = self.splits["train"][0].device
             self._assign("fit")
             self.splits = {k: (r.to(device), y.to(device)) for k, (r, y) in self.splits.items()}
-
-    def normalization(self) -> dict[str, list[float]] | None:
-        """Mean and deviation of each channel of the training images, where asked for."""
-        if not self.normalize:
-            return None
-        images, _, rows = self.split("train")
-        assert rows is not None
-        counts = torch.zeros(self.image_shape[0], 256, dtype=torch.float64)
-        for part in rows.cpu().split(1024):
-            for channel, pixels in enumerate(images[part.to(images.device)].cpu().unbind(1)):
-                counts[channel] += torch.bincount(pixels.flatten(), minlength=256)
-        values = torch.arange(256, dtype=torch.float64) / 255
-        shares = counts / counts.sum(1, keepdim=True)
-        mean = shares @ values
-        std = (shares @ values**2 - mean**2).clamp(min=0).sqrt()
-        return {
-            "mean": [round(m, 6) for m in mean.tolist()],
-            "std": [round(max(s, 1e-3), 6) for s in std.tolist()],
-        }
 
     # ------------------------------------------------------------------------ files and splits
 

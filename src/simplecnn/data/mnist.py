@@ -66,6 +66,7 @@ class MNISTDataModule(ResidentDataModule):
         augmentation: RandomAffine | None = None,
         clean_epochs: int = 0,
         channels: int = 1,
+        normalize: bool = False,
         download: bool = True,
         mirrors: Sequence[str] | None = None,
         timeout: float = 10.0,
@@ -95,6 +96,7 @@ class MNISTDataModule(ResidentDataModule):
             test_each_epoch=test_each_epoch,
             augmentation=augmentation,
             clean_epochs=clean_epochs,
+            normalize=normalize,
         )
         self.dataset = dataset
         self.data_dir = data_dir

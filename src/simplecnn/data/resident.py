@@ -32,6 +32,7 @@ class ResidentDataModule(LightningDataModule):
         `validation_stages` names the loaders.
     augmentation: small random changes of the training images.
     clean_epochs: so many of the last epochs see the training images as they are nevertheless.
+    normalize: the network subtracts the training images' mean and divides by their deviation.
 
     Raises ValueError for impossible arguments.
     """
@@ -49,6 +50,7 @@ class ResidentDataModule(LightningDataModule):
         test_each_epoch: bool,
         augmentation: RandomAffine | None,
         clean_epochs: int,
+        normalize: bool,
     ) -> None:
         super().__init__()
         for name, value, minimum in [
@@ -64,6 +66,7 @@ class ResidentDataModule(LightningDataModule):
         self.seed = seed
         self.augmentation = augmentation
         self.clean_epochs = clean_epochs
+        self.normalize = normalize
         stages = [("val", validation), ("test", test_each_epoch)]
         self.validation_stages = tuple(stage for stage, wanted in stages if wanted)
 
@@ -78,6 +81,25 @@ class ResidentDataModule(LightningDataModule):
     def class_counts(self, name: str) -> list[int]:
         """How many images of a split each class has."""
         return torch.bincount(self.split(name).labels.cpu(), minlength=self.num_classes).tolist()
+
+    def normalization(self) -> dict[str, list[float]] | None:
+        """Mean and deviation of each channel of the training images, where asked for."""
+        if not self.normalize:
+            return None
+        images, labels, rows = self.split("train")
+        rows = torch.arange(len(labels)) if rows is None else rows.cpu()
+        counts = torch.zeros(self.image_shape[0], 256, dtype=torch.float64)
+        for part in rows.split(1024):
+            for channel, pixels in enumerate(images[part.to(images.device)].cpu().unbind(1)):
+                counts[channel] += torch.bincount(pixels.flatten(), minlength=256)
+        values = torch.arange(256, dtype=torch.float64) / 255
+        shares = counts / counts.sum(1, keepdim=True)
+        mean = shares @ values
+        std = (shares @ values**2 - mean**2).clamp(min=0).sqrt()
+        return {
+            "mean": [round(m, 6) for m in mean.tolist()],
+            "std": [round(max(s, 1e-3), 6) for s in std.tolist()],
+        }
 
     def train_dataloader(self) -> Batches:
         overfits = bool(getattr(self.trainer, "overfit_batches", 0))

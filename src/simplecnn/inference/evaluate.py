@@ -19,9 +19,11 @@ from simplecnn.errors import InputError, short
 from simplecnn.inference.networks import load_network
 from simplecnn.models.activations import evaluation_mode
 from simplecnn.run_directory import RunDirectory, write_json
+from simplecnn.table import table
 
 log = logging.getLogger(__name__)
 RESULTS = "evaluation.json"
+MAX_COLUMNS = 20  # classes whose counts are printed side by side
 
 
 def evaluate(directory: RunDirectory, checkpoint: Path, *, data: Mapping[str, Any] | None) -> float:
@@ -82,7 +84,8 @@ class TestData:
 
 @torch.no_grad()
 def measure(network: nn.Module, data: TestData) -> dict[str, Any]:
-    """Loss and accuracy on the test set, accuracy per class, confusion[true][predicted] counts."""
+    """Loss and accuracy on the test set, its mean over classes, recall and precision of each, and
+    confusion[true][predicted] counts."""
     logits, labels = [], []
     with evaluation_mode(network):
         for images, answers in data.loader:
@@ -108,18 +111,26 @@ def logits_of(network: nn.Module, images: Tensor) -> Tensor:
 def summarize(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
     """The same from logits (N, classes) and labels (N,)."""
     confusion = multiclass_confusion_matrix(logits, labels, num_classes=len(class_names))
-    counts = confusion.sum(1).tolist()
     right = confusion.diagonal().tolist()
+    recall = _shares(class_names, right, confusion.sum(1).tolist())
+    precision = _shares(class_names, right, confusion.sum(0).tolist())
+    known = [share for share in recall.values() if share is not None]
     return {
         "num_images": len(labels),
         "loss": round(float(functional.cross_entropy(logits, labels)), 6),
         "acc": round(sum(right) / len(labels), 6),
-        "acc_per_class": {
-            name: round(r / n, 6) if n else None
-            for name, r, n in zip(class_names, right, counts, strict=True)
-        },
+        "macro_acc": round(sum(known) / len(known), 6),
+        "acc_per_class": recall,
+        "precision_per_class": precision,
         "confusion": confusion.tolist(),
     }
+
+
+def _shares(
+    names: Sequence[str], right: Sequence[int], counts: Sequence[int]
+) -> dict[str, float | None]:
+    shares = zip(names, right, counts, strict=True)
+    return {name: round(r / n, 6) if n else None for name, r, n in shares}
 
 
 def add_result(directory: Path, name: str, result: dict[str, Any]) -> None:
@@ -135,20 +146,20 @@ def add_result(directory: Path, name: str, result: dict[str, Any]) -> None:
 
 
 def _table(name: str, result: dict[str, Any]) -> str:
+    """Recall and precision of each class, and beside them who is taken for whom.
+
+    Of more classes than fit side by side, only whom each is most often taken for.
+    """
     classes = list(result["acc_per_class"])
-    width = max(4, *(len(c) for c in classes)) + 2
-    cell = max(5, len(str(result["num_images"])) + 1)
-    lines = [
-        name,
-        f"loss {result['loss']:.4f}   accuracy {100 * result['acc']:.2f} %",
-        "",
-        f"{'true':<{width}}{'right':>9}   predicted",
-        " " * (width + 12) + "".join(f"{c[: cell - 1]:>{cell}}" for c in classes),
-    ]
-    for label, row in zip(classes, result["confusion"], strict=True):
-        share = result["acc_per_class"][label]
-        percent = "-" if share is None else f"{100 * share:.2f} %"
-        lines.append(
-            f"{label:<{width}}{percent:>9}   " + "".join(f"{n or '.':>{cell}}" for n in row)
-        )
-    return "\n".join(lines)
+    is_wide = len(classes) > MAX_COLUMNS
+    heads = [] if is_wide else [label[:8] for label in classes]
+    rows = [["true", "recall", "precision", *heads, *(["most often taken for"] if is_wide else [])]]
+    for i, (label, counts) in enumerate(zip(classes, result["confusion"], strict=True)):
+        shares = [result[key][label] for key in ("acc_per_class", "precision_per_class")]
+        cells = ["-" if share is None else f"{100 * share:.2f} %" for share in shares]
+        wrong = [0 if j == i else count for j, count in enumerate(counts)]
+        worst = max(range(len(wrong)), key=wrong.__getitem__)
+        taken = f"{classes[worst]} ({wrong[worst]})" if wrong[worst] else ""
+        rows.append([label, *cells, *([taken] if is_wide else [str(n or ".") for n in counts])])
+    accuracy = f"accuracy {100 * result['acc']:.2f} %   macro {100 * result['macro_acc']:.2f} %"
+    return f"{name}\nloss {result['loss']:.4f}   {accuracy}\n\n{table(rows)}"
