@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import (
     AfterValidator,
@@ -293,7 +293,29 @@ class ImageFolder(Ours):
                    f"{self.test_fraction}: nothing is left to train on.")
 
 
-Data = Annotated[Any, ByTarget(MNIST, ImageFolder)]
+class CIFAR10(Ours):
+    """CIFAR-10: photographs of ten classes."""
+
+    target: Literal["simplecnn.data.cifar10.CIFAR10DataModule"] = target()
+    image_size: ClassVar[int] = 32
+    channels: ClassVar[int] = 3
+    num_images: ClassVar[tuple[int, int]] = (50_000, 10_000)  # to train and validate, to test
+    data_dir: Text = key("", "where the archive is, or goes")
+    batch_size: Positive = key(64, "training images a step")
+    eval_batch_size: Positive = key(500, "images at once in validation and test")
+    val_size: Annotated[int, Field(ge=0, lt=50_000)] = key(
+        5000, "training images that validate instead")
+    seed: Seed = key(42, "of the order of the batches")
+    split_seed: Seed = key(0, "of the choice of validation images")
+    test_each_epoch: bool = key(False, "also report the test set after each epoch")
+    augmentation: Augmentation | None = key(None, "small random changes of the training images")
+    clean_epochs: Natural = key(0, "of the last: images without augmentation")
+    normalize: bool = key(False, "by the training images' mean and deviation, in the network")
+    download: bool = key(True, "fetch the archive where it is missing")
+    timeout: Annotated[FiniteFloat, Field(gt=0)] = key(30.0, "seconds, of a fetch")
+
+
+Data = Annotated[Any, ByTarget(MNIST, CIFAR10, ImageFolder)]
 
 
 # ------------------------------------------------------------------------ callbacks and loggers
@@ -331,7 +353,7 @@ LOGGERS = (
     ours("training.loggers.MetricsCSV", save_dir=(Text, key("", "the run's directory"))),
 )
 OURS = {target_of(m): m for m in (SimpleCNN, Classifier, RandomAffine, RandomElastic, RandomFlip,
-                                  RandomColor, MNIST, ImageFolder, *CALLBACKS, *LOGGERS)}
+                                  RandomColor, MNIST, CIFAR10, ImageFolder, *CALLBACKS, *LOGGERS)}
 
 
 # ------------------------------------------------------------------------------------- commands
@@ -426,7 +448,7 @@ class Train(Parts):
 
     def _of_data(self) -> Iterator[str]:
         data, network, trainer = self.data, getattr(self.model, "network", None), self.trainer
-        if not isinstance(data, MNIST | ImageFolder):
+        if not isinstance(data, MNIST | CIFAR10 | ImageFolder):
             return
         size = getattr(data, "image_size", IMAGE_SIZE)
         if isinstance(network, SimpleCNN):
@@ -436,7 +458,8 @@ class Train(Parts):
                                      ("in_channels", network.in_channels, data.channels)):
                 if given not in (None, its):
                     yield f"model.network.{name} is {given}: these images have {its}."
-            if isinstance(data, MNIST) and (network.num_classes or NUM_CLASSES) < NUM_CLASSES:
+            is_ours = not isinstance(data, ImageFolder)
+            if is_ours and (network.num_classes or NUM_CLASSES) < NUM_CLASSES:
                 given = network.num_classes
                 yield f"model.network.num_classes is {given}: these data have {NUM_CLASSES}."
         if isinstance(data, ImageFolder):  # how many images there are, no configuration knows

@@ -54,9 +54,10 @@ class TestData:
 
     def __init__(self, config: Mapping[str, Any], checkpoint: Path | None = None) -> None:
         self.datamodule = build(config)
-        name = type(self.datamodule).__qualname__
-        if checkpoint is not None and (state := read_checkpoint(checkpoint).get(name)):
-            self.datamodule.load_state_dict(state)
+        if checkpoint is not None:
+            state = read_checkpoint(checkpoint).get(type(self.datamodule).__qualname__)
+            if state:
+                self.datamodule.load_state_dict(state)
         name = getattr(self.datamodule, "name", None)  # Lightning has it, and leaves it None
         self.name = str(name or type(self.datamodule).__name__)
         self.datamodule.prepare_data()

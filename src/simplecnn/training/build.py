@@ -68,7 +68,7 @@ def _normalization(network: Config, datamodule: pl.LightningDataModule) -> Any:
             f"network with simplecnn.models.simple_cnn.Normalize, its mean and its std."
         )
     _read(datamodule)
-    return network["normalize"] or datamodule.normalization()  # type: ignore[operator]
+    return network["normalize"] or datamodule.normalization()
 
 
 def _balanced(datamodule: pl.LightningDataModule) -> list[float]:
