@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from simplecnn.convolution import conv2d, conv2d_gradients
+    from simplecnn.data.image_folder import ImageFolderDataModule
     from simplecnn.data.mnist import MNISTDataModule
     from simplecnn.models.classifier import Classifier
     from simplecnn.models.simple_cnn import SimpleCNN
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 MODULES = {
     "Classifier": "simplecnn.models.classifier",
+    "ImageFolderDataModule": "simplecnn.data.image_folder",
     "MNISTDataModule": "simplecnn.data.mnist",
     "SimpleCNN": "simplecnn.models.simple_cnn",
     "conv2d": "simplecnn.convolution",
@@ -25,6 +27,7 @@ MODULES = {
 }
 __all__ = [
     "Classifier",
+    "ImageFolderDataModule",
     "MNISTDataModule",
     "SimpleCNN",
     "conv2d",
