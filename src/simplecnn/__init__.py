@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from simplecnn.api import load, train
     from simplecnn.convolution import conv2d, conv2d_gradients
+    from simplecnn.data.image_folder import ImageFolderDataModule
     from simplecnn.data.mnist import MNISTDataModule
     from simplecnn.inference.trained_run import TrainedRun
     from simplecnn.models.classifier import Classifier
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 MODULES = {
     "Classifier": "simplecnn.models.classifier",
+    "ImageFolderDataModule": "simplecnn.data.image_folder",
     "MNISTDataModule": "simplecnn.data.mnist",
     "SimpleCNN": "simplecnn.models.simple_cnn",
     "TrainedRun": "simplecnn.inference.trained_run",
@@ -34,6 +36,7 @@ MODULES = {
 }
 __all__ = [
     "Classifier",
+    "ImageFolderDataModule",
     "MNISTDataModule",
     "SimpleCNN",
     "TrainedRun",

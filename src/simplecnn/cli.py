@@ -28,9 +28,11 @@ from simplecnn.command_line import (
     check_command_line,
     check_imported,
     is_ddp_child,
+    prepare_images,
     raise_if_links_lead_out,
 )
 from simplecnn.config import composition
+from simplecnn.config.build import build
 from simplecnn.config.composition import conf_dir, latest, settle
 from simplecnn.config.mistakes import checked_parts
 from simplecnn.errors import InputError, RunError, log_error
@@ -72,6 +74,8 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
                     start = time.perf_counter()
                     check_imported(name, request)
                     seconds["import"] = time.perf_counter() - start
+                if name == LEAVES_RUNS:
+                    prepare_images(request)
                 if isinstance(request, SweepPlan):
                     sys.exit(run_sweep(run, request))
                 run()
@@ -249,7 +253,6 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
     with start_up():
         import torch
 
-        from simplecnn.config.build import build
         from simplecnn.data.batches import scale
         from simplecnn.data.files import read_bundled
         from simplecnn.inference.networks import load_network

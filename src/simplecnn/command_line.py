@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from omegaconf import OmegaConf
 
 from simplecnn.config import composition
-from simplecnn.config.build import check_classes, first_line, target_nodes
+from simplecnn.config.build import build, check_classes, first_line, target_nodes
 from simplecnn.config.composition import (
     Composed,
     command_help,
@@ -36,6 +36,7 @@ from simplecnn.run_directory import (
 from simplecnn.slurm import slurm_job, was_requeued
 from simplecnn.sweeps.plan import SweepPlan, plan_sweep, sweep_values
 
+IMAGE_FOLDER = "simplecnn.data.image_folder.ImageFolderDataModule"
 LEAVES_RUNS = "train"  # the command whose jobs are runs, with a record each
 
 
@@ -113,6 +114,17 @@ def check_imported(name: str, request: Composed | SweepPlan | None) -> None:
     if composed and composed[0][0].get("dry_run"):
         print("This is a valid run; nothing was started.")
         sys.exit(0)
+
+
+def prepare_images(request: Composed | SweepPlan | None) -> None:
+    """Decode folders of images before anything is written: one of the files may be no image."""
+    composed = request.configs if isinstance(request, SweepPlan) else [request] if request else []
+    prepared = []
+    for values, config in composed:
+        data = settle(values, config.hydra, LEAVES_RUNS)["data"]
+        if data.get("_target_") == IMAGE_FOLDER and data not in prepared:
+            build(data).prepare_data()
+            prepared.append(data)
 
 
 def _differences(values: dict[str, Any]) -> Iterator[str]:

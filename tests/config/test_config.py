@@ -38,7 +38,8 @@ ALL_CHOICES = [
 def test_every_choice_of_every_group_is_valid(choice, monkeypatch):
     monkeypatch.setattr(devices, "num_cuda_devices", lambda: 1)
     monkeypatch.setattr(devices, "has_mps", lambda: True)
-    config = compose_config("train", [choice])
+    root = ["data.root=flowers"] if choice == "data=image_folder" else []
+    config = compose_config("train", [choice, *root])
     assert config["model"]["_target_"] == "simplecnn.models.classifier.Classifier"
 
 

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from simplecnn.data.augmentation import NUM_LINES, RandomAffine, RandomElastic
+from simplecnn.data.augmentation import (
+    NUM_LINES,
+    RandomAffine,
+    RandomColor,
+    RandomElastic,
+    RandomFlip,
+)
 from simplecnn.data.batches import Batches
 from simplecnn.data.mnist import MNISTDataModule
 
@@ -164,3 +170,44 @@ def test_images_to_evaluate_are_never_changed(bundled):
     images, labels = torch.from_numpy(bundled[0][:100, None]), torch.arange(100)
     loader = Batches(images, labels, batch_size=50, augmentation=RandomAffine(degrees=45))
     assert torch.equal(torch.cat([batch for batch, _ in loader]), images / 255)
+
+
+def test_a_flip_mirrors_its_share_of_the_images(ten_digits):
+    images = torch.from_numpy(ten_digits[0]).repeat(200, 1, 1, 1)
+    flip = RandomFlip(flip=0.25)
+    found = flip(images, torch.from_numpy(maps(flip)))
+    mirrored = [
+        torch.allclose(f, i.flip(-1), atol=1e-5) for f, i in zip(found, images, strict=True)
+    ]
+    unchanged = [torch.allclose(f, i, atol=1e-5) for f, i in zip(found, images, strict=True)]
+    assert all(a != b for a, b in zip(mirrored, unchanged, strict=True))
+    assert np.mean(mirrored) == pytest.approx(0.25, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("name", "measure"),
+    [
+        ("brightness", lambda x: x.mean((1, 2, 3))),
+        ("contrast", lambda x: x.amax((1, 2, 3)) - x.amin((1, 2, 3))),
+        ("saturation", lambda x: (x.amax(1) - x.amin(1)).mean((1, 2))),
+    ],
+)
+def test_colors_change_evenly_up_to_their_limit(name, measure):
+    image = torch.tensor([[0.3, 0.5], [0.4, 0.5], [0.5, 0.5]])[:, None, :].expand(3, 2, 2)
+    others = dict.fromkeys({"brightness", "contrast", "saturation", "flip"} - {name}, 0.0)
+    color = RandomColor(**others, **{name: 0.3})
+    images = image.expand(2000, -1, -1, -1)
+    factors = measure(color(images, torch.from_numpy(maps(color)))) / measure(images)
+    assert 0.7 - 1e-3 <= factors.min() < 0.72 and 1.28 < factors.max() <= 1.3 + 1e-3
+
+
+def test_colors_stay_between_black_and_white():
+    color = RandomColor(brightness=1.0, contrast=1.0, saturation=1.0)
+    found = color(torch.rand(500, 3, 4, 4), torch.from_numpy(maps(color, 500)))
+    assert found.min() >= 0 and found.max() <= 1
+
+
+@pytest.mark.parametrize(("cls", "key"), [(RandomFlip, "flip"), (RandomColor, "contrast")])
+def test_shares_above_one_are_refused(cls, key):
+    with pytest.raises(ValueError, match=f"{key} is 1.5"):
+        cls(**{key: 1.5})

@@ -115,3 +115,22 @@ def test_without_its_number_a_weight_below_zero_has_a_dot(shape):
     middles = tile[zoom // 2 :: zoom, zoom // 2 :: zoom]
     np.testing.assert_array_equal(middles, np.maximum(weights[0, 0], 0))
     np.testing.assert_array_equal(tile[::zoom, ::zoom], weights[0, 0])
+
+
+def test_three_channels_are_a_picture_in_color_and_three_planes():
+    weights = np.zeros((2, 3, 3, 3), np.float32)
+    weights[0, :, 1, 1] = 1.0, -1.0, 0.5  # red, green, blue of the middle
+    figure = filters_figure(weights, in_color=True)
+    pictures = [np.asarray(i.get_array()) for i in figure.axes[0].images[1:]]
+    colors, planes = pictures[0], pictures[1]
+    assert colors.shape == (3, 3, 3)
+    np.testing.assert_allclose(colors[1, 1], [1.0, 0.0, 0.75])
+    np.testing.assert_allclose(colors[0, 0], [0.5] * 3)  # gray is zero
+    zoom, gap = 16, 4
+    corners = [planes[zoom, zoom + c * (3 * zoom + gap)] for c in range(3)]
+    np.testing.assert_allclose(corners, [1.0, -1.0, 0.5])
+    assert [t for t in texts(figure) if t in ("red", "green", "blue")] == [
+        "red",
+        "green",
+        "blue",
+    ] * 2

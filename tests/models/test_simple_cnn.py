@@ -121,3 +121,25 @@ def test_impossible_networks_are_sentences():
         SimpleCNN(pool="min")
     with pytest.raises(ValueError, match="channels has 5 blocks.*nothing is left of 28 pixels"):
         SimpleCNN(channels=[1] * 5)
+
+
+def test_normalization_is_the_first_layer_and_has_no_weights():
+    statistics = {"mean": [0.2, 0.4, 0.6], "std": [0.5, 0.25, 2.0]}
+    torch.manual_seed(0)
+    network = SimpleCNN(in_channels=3, image_size=16, normalize=statistics)
+    plain = SimpleCNN(in_channels=3, image_size=16)
+    plain.load_state_dict(network.state_dict())
+    images = torch.rand(4, 3, 16, 16)
+    by_hand = torch.stack([(images[:, c] - m) / s for c, (m, s) in
+                           enumerate(zip(*statistics.values(), strict=True))], 1)  # fmt: skip
+    torch.testing.assert_close(network(images), plain(by_hand), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="std above 0"):
+        SimpleCNN(normalize={"mean": [0.0], "std": [0.0]})
+
+
+def test_the_final_pool_takes_any_image_size():
+    network = SimpleCNN(final_pool=4, image_size=64)
+    assert network.fc1.in_features == 64 * 4 * 4
+    assert network(torch.rand(2, 1, 224, 224)).shape == (2, 10)
+    maps = torch.nn.Sequential(*list(network)[:-4])(torch.rand(2, 1, 64, 64))
+    assert maps.shape == (2, 64, 4, 4)

@@ -24,6 +24,7 @@ class Filters(ImageCallback):
         pictures = {}
         for name in select_layers(list(layers), self.layers):
             weights = layers[name].weight.detach().float().cpu().numpy()
-            figure = filters_figure(weights, title=f"Filters of {name}, {when}")
+            in_color = name == next(iter(layers)) and weights.shape[1] == 3
+            figure = filters_figure(weights, title=f"Filters of {name}, {when}", in_color=in_color)
             pictures[f"filters_{name}"] = Picture(figure, {"weights": weights})
         return pictures

@@ -18,7 +18,7 @@ def probes(trainer: Trainer, module: LightningModule) -> tuple[Tensor, Tensor] |
     training data where there are none. None where batches are not (images, labels).
     """
     if hasattr(trainer.datamodule, "probes"):
-        images, labels = trainer.datamodule.probes()
+        images, labels = (part[:MAX_CLASSES] for part in trainer.datamodule.probes())
     else:
         with isolate_rng():  # a loader that shuffles must not change the run
             first = _first_of_each_class(trainer)

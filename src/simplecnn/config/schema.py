@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import (
     AfterValidator,
@@ -60,6 +60,7 @@ Width = Annotated[int, Field(ge=1, le=65_536)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 AtLeast0 = Annotated[FiniteFloat, Field(ge=0)]
 Share = Annotated[FiniteFloat, Field(ge=0, lt=1)]
+UpTo1 = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
 Texts = Text | Annotated[list[Text], Field(min_length=1)]
 Mode = Literal["max", "min"]
@@ -153,17 +154,26 @@ class SimpleCNN(Ours):
     hidden: Width = key(128, "width of the layer before the last")
     pool: Literal["max", "average", "blur", "stride", "none"] = key("max", "what halves the image")
     dropout: Share = key(0.0, "share that is dropped before the last layer")
+    final_pool: Positive | None = key(None, "the last maps are averaged to so many units a side")
     crop: Span | None = key(None, "[a,b]: pixels a to b, enlarged to the image")
+    normalize: dict[Literal["mean", "std"], list[float]] | None = key(
+        None, "mean and std of each channel; null: as data.normalize says")
     in_channels: Width | None = key(None, "null: as the data have")
     num_classes: Annotated[int, Field(ge=2, le=65_536)] | None = key(None, "null: as the data have")
     image_size: Width | None = key(None, "pixels a side; null: as the data have")
 
     def problems(self) -> Iterator[str]:
-        size, blocks = self.image_size or IMAGE_SIZE, len(self.channels)
+        if self.image_size:
+            yield from self.problems_at(self.image_size)
+
+    def problems_at(self, size: int) -> Iterator[str]:
+        """What is wrong with a network for images of so many pixels a side."""
+        blocks = len(self.channels)
         left = size if self.pool == "none" else size // 2**blocks
+        units = self.final_pool or max(1, left)
         widths = [self.in_channels or 1, *self.channels]
         num = sum(a * b * self.kernel_size**2 for a, b in itertools.pairwise(widths))
-        num += widths[-1] * max(1, left) ** 2 * self.hidden
+        num += widths[-1] * units**2 * self.hidden
         if left < 1:
             yield (f"channels has {blocks} entries: each halves the image of {size} pixels, and at "
                    f"most {size.bit_length() - 1} leave something of it.")
@@ -185,6 +195,8 @@ class Classifier(Ours):
     scheduler_interval: Literal["epoch", "step"] = key("epoch", "when it steps")
     scheduler_monitor: Text | None = key(None, "what a plateau schedule follows")
     label_smoothing: Share = key(0.0, "share of a label that is given to all classes")
+    class_weights: Literal["balanced"] | list[AtLeast0] | None = key(
+        None, "in the loss; balanced: rare classes count as much as frequent ones")
     compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = key(
         False, "torch.compile the network: true, or a mode of its own")
 
@@ -211,7 +223,13 @@ RandomAffine = ours("data.augmentation.RandomAffine", Affine)
 RandomElastic = ours(
     "data.augmentation.RandomElastic", Affine,
     bend=(AtLeast0, key(0.5, "pixels that a 5 x 5 net moves, standard deviation")))
-Augmentation = Annotated[Any, ByTarget(RandomAffine, RandomElastic)]
+RandomFlip = ours("data.augmentation.RandomFlip", Affine,
+                  flip=(UpTo1, key(0.5, "share of the images that are mirrored")))
+RandomColor = ours(
+    "data.augmentation.RandomColor", RandomFlip,
+    **{name: (UpTo1, key(0.2, "0.2: factors from 0.8 to 1.2"))
+       for name in ("brightness", "contrast", "saturation")})
+Augmentation = Annotated[Any, ByTarget(RandomAffine, RandomElastic, RandomFlip, RandomColor)]
 
 
 class MNIST(Ours):
@@ -230,6 +248,7 @@ class MNIST(Ours):
     augmentation: Augmentation | None = key(None, "small random changes of the training images")
     clean_epochs: Natural = key(0, "of the last: images without augmentation")
     channels: Literal[1, 3] = key(1, "3: gray, repeated, for networks of color images")
+    normalize: bool = key(False, "by the training images' mean and deviation, in the network")
     download: bool = key(True, "fetch files that are missing")
     mirrors: list[Text] | None = key(None, "addresses to fetch them from")
     timeout: Annotated[FiniteFloat, Field(gt=0)] = key(30.0, "seconds, of a fetch")
@@ -245,7 +264,58 @@ class MNIST(Ours):
             yield f"val_size is {self.val_size}: at most {both - 1} leave something to train on."
 
 
-Data = Annotated[Any, ByTarget(MNIST)]
+class ImageFolder(Ours):
+    """A person's own images: a folder a class."""
+
+    target: Literal["simplecnn.data.image_folder.ImageFolderDataModule"] = target()
+    root: Text = key(..., "the folder: <class>/* in it, or train/<class>/*, val/…, test/…")
+    data_dir: Text = key("", "where the decoded images are kept")
+    image_size: Annotated[int, Field(ge=1, le=1024)] = key(64, "pixels a side")
+    channels: Literal[1, 3] = key(3, "1: gray")
+    fit: Literal["pad", "crop", "stretch"] = key("pad", "how an image becomes a square")
+    val_fraction: Share = key(0.1, "of each class, validates; where there is no folder val")
+    test_fraction: Annotated[FiniteFloat, Field(gt=0, lt=1)] = key(
+        0.1, "of each class, is tested; where there is no folder test")
+    split_seed: Seed = key(0, "of the choice of images that validate and test")
+    skip_broken: bool = key(False, "leave out files that cannot be read")
+    max_resident: AtLeast0 = key(2.0, "GB of decoded images in memory; more stay on disk")
+    normalize: bool = key(False, "by the training images' mean and deviation, in the network")
+    batch_size: Positive = key(64, "training images a step")
+    eval_batch_size: Positive = key(500, "images at once in validation and test")
+    seed: Seed = key(42, "of the order of the batches")
+    test_each_epoch: bool = key(False, "also report the test set after each epoch")
+    augmentation: Augmentation | None = key(None, "small random changes of the training images")
+    clean_epochs: Natural = key(0, "of the last: images without augmentation")
+
+    def problems(self) -> Iterator[str]:
+        if self.val_fraction + self.test_fraction >= 1:
+            yield (f"val_fraction and test_fraction are {self.val_fraction} and "
+                   f"{self.test_fraction}: nothing is left to train on.")
+
+
+class CIFAR10(Ours):
+    """CIFAR-10: photographs of ten classes."""
+
+    target: Literal["simplecnn.data.cifar10.CIFAR10DataModule"] = target()
+    image_size: ClassVar[int] = 32
+    channels: ClassVar[int] = 3
+    num_images: ClassVar[tuple[int, int]] = (50_000, 10_000)  # to train and validate, to test
+    data_dir: Text = key("", "where the archive is, or goes")
+    batch_size: Positive = key(64, "training images a step")
+    eval_batch_size: Positive = key(500, "images at once in validation and test")
+    val_size: Annotated[int, Field(ge=0, lt=50_000)] = key(
+        5000, "training images that validate instead")
+    seed: Seed = key(42, "of the order of the batches")
+    split_seed: Seed = key(0, "of the choice of validation images")
+    test_each_epoch: bool = key(False, "also report the test set after each epoch")
+    augmentation: Augmentation | None = key(None, "small random changes of the training images")
+    clean_epochs: Natural = key(0, "of the last: images without augmentation")
+    normalize: bool = key(False, "by the training images' mean and deviation, in the network")
+    download: bool = key(True, "fetch the archive where it is missing")
+    timeout: Annotated[FiniteFloat, Field(gt=0)] = key(30.0, "seconds, of a fetch")
+
+
+Data = Annotated[Any, ByTarget(MNIST, CIFAR10, ImageFolder)]
 
 
 # ------------------------------------------------------------------------ callbacks and loggers
@@ -283,8 +353,8 @@ LOGGERS = (
     ours("training.loggers.TensorBoard", save_dir=(Text, key("", "the run's directory"))),
     ours("training.loggers.MetricsCSV", save_dir=(Text, key("", "the run's directory"))),
 )
-OURS = {target_of(m): m for m in (SimpleCNN, Classifier, RandomAffine, RandomElastic, MNIST,
-                                  *CALLBACKS, *LOGGERS)}
+OURS = {target_of(m): m for m in (SimpleCNN, Classifier, RandomAffine, RandomElastic, RandomFlip,
+                                  RandomColor, MNIST, CIFAR10, ImageFolder, *CALLBACKS, *LOGGERS)}
 
 
 # ------------------------------------------------------------------------------------- commands
@@ -379,16 +449,22 @@ class Train(Parts):
 
     def _of_data(self) -> Iterator[str]:
         data, network, trainer = self.data, getattr(self.model, "network", None), self.trainer
-        if not isinstance(data, MNIST):
+        if not isinstance(data, MNIST | CIFAR10 | ImageFolder):
             return
+        size = getattr(data, "image_size", IMAGE_SIZE)
         if isinstance(network, SimpleCNN):
-            for name, given, its in (("image_size", network.image_size, IMAGE_SIZE),
+            if not network.image_size:
+                yield from (f"model.network.{text}" for text in network.problems_at(size))
+            for name, given, its in (("image_size", network.image_size, size),
                                      ("in_channels", network.in_channels, data.channels)):
                 if given not in (None, its):
                     yield f"model.network.{name} is {given}: these images have {its}."
-            if (network.num_classes or NUM_CLASSES) < NUM_CLASSES:
+            is_ours = not isinstance(data, ImageFolder)
+            if is_ours and (network.num_classes or NUM_CLASSES) < NUM_CLASSES:
                 given = network.num_classes
                 yield f"model.network.num_classes is {given}: these data have {NUM_CLASSES}."
+        if isinstance(data, ImageFolder):  # how many images there are, no configuration knows
+            return
         both, num_test = data.num_images
         num = {"train": math.ceil((both - data.val_size) / data.batch_size),
                "val": math.ceil(data.val_size / data.eval_batch_size),
@@ -415,7 +491,8 @@ class Train(Parts):
         if self.model.scheduler and self.model.scheduler.is_a("ReduceLROnPlateau"):
             monitors["model.scheduler_monitor"] = self.model.scheduler_monitor
         monitors = {k: v for k, v in monitors.items() if v != self.monitor}
-        data = {k: getattr(self.data, k, None) for k in ("val_size", "test_each_epoch")}
+        data = {k: getattr(self.data, k, None)
+                for k in ("val_size", "val_fraction", "test_each_epoch")}
         validates = self.trainer.limit_val_batches != 0
         logged = [m for m in LOGGED if is_logged(m, data) and (validates or m.startswith("train"))]
         for name, metric in {"monitor": self.monitor, **monitors}.items():
@@ -427,7 +504,7 @@ class Train(Parts):
 def is_logged(metric: str, data: Config) -> bool:
     """Whether a run of ours with the data of this configuration logs `metric` each epoch."""
     if metric.startswith("val/"):
-        return data.get("val_size", 1) != 0
+        return 0 not in (data.get("val_size"), data.get("val_fraction"))
     return not metric.startswith("test/") or bool(data.get("test_each_epoch"))
 
 
@@ -536,6 +613,12 @@ class ReceptiveField(Part):
     run: Text | None = key(None, "a run: its network beside an untrained one")
     num_images: Annotated[int, Field(ge=1, le=5000)] = key(256, "bundled digits")
     seed: Seed = key(0, "of the weights and of the choice of digits")
+
+    def problems(self) -> Iterator[str]:
+        network = getattr(self.model, "network", None)
+        if isinstance(network, SimpleCNN) and not network.image_size:
+            for text in network.problems_at(IMAGE_SIZE):
+                yield f"model.network.{text}"
 
 
 COMMANDS: dict[str, type[Part]] = {

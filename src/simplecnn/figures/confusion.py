@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from simplecnn.figures.raster import Mosaic, join
 from simplecnn.figures.style import COUNT, FAINT, SMALL, positive_scale
 
+MAX_NAMED = 100  # classes
+MAX_NAME = 24  # characters
 BAR = 180  # pixels, from a recall of 0 to 1
 
 
@@ -21,8 +23,10 @@ def confusion_figure(
     stands the recall of its class, as a bar and in percent, below each column the precision.
     """
     number = len(counts)
+    class_names = [n if len(n) <= MAX_NAME else f"{n[: MAX_NAME - 1]}…" for n in class_names]
     widest = max(len(name) for name in class_names)
-    cell = int(np.clip(900 // number, 6, 52))
+    # Up to 100 classes, a cell is as high as the name of its class.
+    cell = int(np.clip(900 // number, 15 if number <= MAX_NAMED else 6, 52))
     cell = max(cell, 8 * len(str(counts.max())) if number <= 30 else cell)
     left, header = 9 * widest + 32, 40 if widest <= 4 else 9 * widest + 30
     mistakes = counts * (1 - np.eye(number, dtype=counts.dtype))
@@ -43,7 +47,7 @@ def confusion_figure(
         bar="mistakes",
     )
     mosaic.put(join(mistakes[:, :, None, None], zoom=cell - 1, gap=1), left, header)
-    named = cell >= 14  # smaller cells are too close for the name of each class
+    named = cell >= 15  # smaller cells are too close for the name of each class
     counted = number <= 30
     for i in range(number):
         x, y = left + i * cell, header + i * cell

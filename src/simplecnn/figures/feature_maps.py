@@ -12,6 +12,7 @@ from simplecnn.figures.style import POSITIVE, SIGNED, SMALL, WRONG, number
 
 MAX_WIDTH = 1376  # pixels
 MIN_TILE = 42  # pixels that a label of two lines beside a row takes
+MAX_TILE = 84  # pixels; larger images beside a row are shown by every second pixel, or third, …
 PERCENTILE = 99  # of the outputs that are not zero: where the scale ends
 
 
@@ -36,8 +37,10 @@ def feature_maps_figure(
     sizes = np.abs(maps[(maps != 0) & np.isfinite(maps)])
     limit = float(np.percentile(sizes, PERCENTILE)) if sizes.size else 1.0
     gap, header = 2, 34
-    zoom = max(MAX_WIDTH // (num_channels * (width + gap)), -(-MIN_TILE // height), 1)
-    zoom = min(zoom, max(1, 84 // height))
+    images = images[:, :, :: -(-images.shape[2] // MAX_TILE), :: -(-images.shape[3] // MAX_TILE)]
+    smallest = max(MIN_TILE, images.shape[2])  # an image stands beside its row
+    zoom = max(MAX_WIDTH // (num_channels * (width + gap)), -(-smallest // height), 1)
+    zoom = min(zoom, max(-(-smallest // height), MAX_TILE // height))
     step_x, step_y = width * zoom + gap, height * zoom + gap
     answers = [_answer(*pair) for pair in zip(labels, predictions, strict=True)]
     widest = max(len(line) for answer in answers for line in answer.split("\n"))

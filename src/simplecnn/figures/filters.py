@@ -12,16 +12,22 @@ MAX_WIDTH = 1376  # pixels
 
 
 def filters_figure(
-    weights: NDArray, *, title: str = "filters", limit: float | None = None
+    weights: NDArray,
+    *,
+    title: str = "filters",
+    limit: float | None = None,
+    in_color: bool = False,
 ) -> Figure:
     """Draw the weights (out_channels, in_channels, K, L) of a convolution on one symmetric scale.
 
     One input channel: a grid of numbered filters, each with its Euclidean norm, and with its
     weights where there are few. More: a matrix, a row a filter, a column an input channel.
-    Weights without their numbers have a dot where they are below zero.
+    Weights without their numbers have a dot where they are below zero. With `in_color` the three
+    input channels are red, green and blue: a filter is a small color picture, in which gray is
+    zero, and three signed planes.
     `limit` fixes the end of the scale, so that several pictures can be compared.
     """
-    draw = _grid if weights.shape[1] == 1 else _matrix
+    draw = _colors if in_color else _grid if weights.shape[1] == 1 else _matrix
     return draw(weights, title, signed_scale(weights if limit is None else limit))
 
 
@@ -53,6 +59,40 @@ def _grid(weights: NDArray, title: str, scale: Normalize) -> Figure:
                 x + (q + 0.5) * zoom, y + (p + 0.5) * zoom, number(value, "z.2f"), size=SMALL - 1,
                 ha="center", va="center", color="white" if scale(abs(value)) > 0.8 else "black",
             )  # fmt: skip
+    return mosaic.figure
+
+
+def _colors(weights: NDArray, title: str, scale: Normalize) -> Figure:
+    num_filters, _, height, width = weights.shape
+    zoom = max(1, 48 // max(height, width))
+    tile, gap, label, inner = width * zoom, 30, 34, 4
+    block = 4 * tile + 3 * inner
+    columns = min(6, num_filters)
+    row_height = height * zoom + label + 8
+    mosaic = Mosaic(
+        columns * (block + gap) - gap,
+        -(-num_filters // columns) * row_height,
+        title=f"{title}\n{num_filters} filters of {height} x {width} in color (gray is zero), and "
+        f"their red, green and blue plane; one scale for the layer: ±{scale.vmax:.3g}"
+        f"{dots_words(zoom)}",
+        colors=SIGNED,
+        scale=scale,
+        bar="weight",
+    )
+    for i, kernel in enumerate(weights):
+        row, column = divmod(i, columns)
+        x, y = column * (block + gap), row * row_height + label
+        mosaic.put(scale(kernel).filled().clip(0, 1).transpose(1, 2, 0), x, y, zoom)
+        mosaic.box(x, y, tile, height * zoom, fill=False, linewidth=0.4)
+        planes = join(kernel[None], zoom=zoom, gap=inner, dots=True)
+        mosaic.put(planes, x + tile + inner, y)
+        mosaic.write(x, y - 18, f"{i}", weight="bold")
+        norm = np.linalg.norm(kernel.astype(np.float64))
+        mosaic.write(x + block, y - 18, f"norm {norm:.2f}", ha="right")
+        for j, name in enumerate(("red", "green", "blue"), start=1):
+            middle = x + j * (tile + inner) + tile / 2
+            mosaic.write(middle, y - 4, name, size=SMALL, ha="center")
+            mosaic.box(x + j * (tile + inner), y, tile, height * zoom, fill=False, linewidth=0.2)
     return mosaic.figure
 
 

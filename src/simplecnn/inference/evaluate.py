@@ -16,6 +16,7 @@ from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from simplecnn.atomic import atomic_write
+from simplecnn.checkpoint_file import read_checkpoint
 from simplecnn.config.build import build
 from simplecnn.console import configure_lightning_logging
 from simplecnn.errors import InputError, short
@@ -24,9 +25,11 @@ from simplecnn.inference.calibration import calibration
 from simplecnn.inference.networks import load_network
 from simplecnn.models.activations import evaluation_mode
 from simplecnn.run_directory import RunDirectory, write_json
+from simplecnn.table import table
 
 log = logging.getLogger(__name__)
 RESULTS = "evaluation.json"
+MAX_COLUMNS = 20  # classes whose counts are printed side by side
 
 
 def evaluate(directory: RunDirectory, checkpoint: Path, *, data: Mapping[str, Any] | None) -> float:
@@ -36,7 +39,7 @@ def evaluate(directory: RunDirectory, checkpoint: Path, *, data: Mapping[str, An
     to images/. Returns the accuracy.
     """
     configure_lightning_logging()
-    images = TestData(data or directory.config()["data"])
+    images = TestData(data or directory.config()["data"], None if data else checkpoint)
     network = load_network(checkpoint)
     result = measure(network, images)
     name = f"{checkpoint.stem} on {result['num_images']:,} test images of {images.name}"
@@ -52,13 +55,20 @@ def evaluate(directory: RunDirectory, checkpoint: Path, *, data: Mapping[str, An
 class TestData:
     """The test images of a data module, ours or another, and what its classes are called.
 
-    Raises InputError where it has none.
+    `checkpoint` is that of a run on the same data: what it says of them (which images were trained
+    on) the data module takes from it, as Lightning's Trainer would.
+
+    Raises InputError where it has no test images.
     """
 
     __test__ = False  # pytest takes it for a test
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], checkpoint: Path | None = None) -> None:
         self.datamodule = build(config)
+        if checkpoint is not None:
+            state = read_checkpoint(checkpoint).get(type(self.datamodule).__qualname__)
+            if state:
+                self.datamodule.load_state_dict(state)
         name = getattr(self.datamodule, "name", None)  # Lightning has it, and leaves it None
         self.name = str(name or type(self.datamodule).__name__)
         self.datamodule.prepare_data()
@@ -86,8 +96,9 @@ class TestData:
 
 @torch.no_grad()
 def measure(network: nn.Module, data: TestData) -> dict[str, Any]:
-    """Loss (mean negative log-likelihood, in nats) and accuracy on the test set, the accuracy per
-    class, confusion[true][predicted] counts, and what `calibration` gives."""
+    """Loss (mean negative log-likelihood, in nats) and accuracy on the test set, its mean over
+    classes, recall and precision of each, confusion[true][predicted] counts, and what
+    `calibration` gives."""
     logits, labels = [], []
     with evaluation_mode(network):
         for images, answers in data.loader:
@@ -113,19 +124,27 @@ def logits_of(network: nn.Module, images: Tensor) -> Tensor:
 def summarize(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
     """The same from logits (N, classes) and labels (N,)."""
     confusion = multiclass_confusion_matrix(logits, labels, num_classes=len(class_names))
-    counts = confusion.sum(1).tolist()
     right = confusion.diagonal().tolist()
+    recall = _shares(class_names, right, confusion.sum(1).tolist())
+    precision = _shares(class_names, right, confusion.sum(0).tolist())
+    known = [share for share in recall.values() if share is not None]
     return {
         "num_images": len(labels),
         "loss": round(float(functional.cross_entropy(logits, labels)), 6),
         "acc": round(sum(right) / len(labels), 6),
+        "macro_acc": round(sum(known) / len(known), 6),
         **calibration(logits, labels),
-        "acc_per_class": {
-            name: round(r / n, 6) if n else None
-            for name, r, n in zip(class_names, right, counts, strict=True)
-        },
+        "acc_per_class": recall,
+        "precision_per_class": precision,
         "confusion": confusion.tolist(),
     }
+
+
+def _shares(
+    names: Sequence[str], right: Sequence[int], counts: Sequence[int]
+) -> dict[str, float | None]:
+    shares = zip(names, right, counts, strict=True)
+    return {name: round(r / n, 6) if n else None for name, r, n in shares}
 
 
 def add_result(directory: Path, name: str, result: dict[str, Any]) -> None:
@@ -160,22 +179,26 @@ def draw_reliability(directory: Path, name: str, result: dict[str, Any]) -> Path
 
 
 def _table(name: str, result: dict[str, Any]) -> str:
+    """Recall and precision of each class, and beside them who is taken for whom.
+
+    Of more classes than fit side by side, only whom each is most often taken for.
+    """
     classes = list(result["acc_per_class"])
-    width = max(4, *(len(c) for c in classes)) + 2
-    cell = max(5, len(str(result["num_images"])) + 1)
-    lines = [
-        name,
-        f"accuracy {100 * result['acc']:.2f} %   top-2 accuracy {100 * result['top2_acc']:.2f} %",
+    is_wide = len(classes) > MAX_COLUMNS
+    heads = [] if is_wide else [label[:8] for label in classes]
+    rows = [["true", "recall", "precision", *heads, *(["most often taken for"] if is_wide else [])]]
+    for i, (label, counts) in enumerate(zip(classes, result["confusion"], strict=True)):
+        shares = [result[key][label] for key in ("acc_per_class", "precision_per_class")]
+        cells = ["-" if share is None else f"{100 * share:.2f} %" for share in shares]
+        wrong = [0 if j == i else count for j, count in enumerate(counts)]
+        worst = max(range(len(wrong)), key=wrong.__getitem__)
+        taken = f"{classes[worst]} ({wrong[worst]})" if wrong[worst] else ""
+        rows.append([label, *cells, *([taken] if is_wide else [str(n or ".") for n in counts])])
+    heading = (
+        f"{name}\n"
+        f"accuracy {100 * result['acc']:.2f} %   macro {100 * result['macro_acc']:.2f} %   "
+        f"top-2 {100 * result['top2_acc']:.2f} %\n"
         f"loss (negative log-likelihood) {result['loss']:.4f}   expected calibration error "
-        f"{100 * result['ece']:.2f} % ({len(result['calibration_bins'])} bins)",
-        "",
-        f"{'true':<{width}}{'right':>9}   predicted",
-        " " * (width + 12) + "".join(f"{c[: cell - 1]:>{cell}}" for c in classes),
-    ]
-    for label, row in zip(classes, result["confusion"], strict=True):
-        share = result["acc_per_class"][label]
-        percent = "-" if share is None else f"{100 * share:.2f} %"
-        lines.append(
-            f"{label:<{width}}{percent:>9}   " + "".join(f"{n or '.':>{cell}}" for n in row)
-        )
-    return "\n".join(lines)
+        f"{100 * result['ece']:.2f} % ({len(result['calibration_bins'])} bins)"
+    )
+    return f"{heading}\n\n{table(rows)}"

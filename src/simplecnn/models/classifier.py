@@ -1,7 +1,7 @@
 """The LightningModule: a network, its loss, its metrics, its optimizer."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -27,6 +27,8 @@ class Classifier(pl.LightningModule):
 
     scheduler_interval: whether the scheduler steps once an `epoch` or once a `step`.
     scheduler_monitor: the metric that ReduceLROnPlateau waits for.
+    class_weights: how much an image of each class counts in the loss; None: all the same. The
+        configuration says `balanced` instead: inversely to how many images it trains on.
     compile: whether torch.compile compiles the network, or the mode in which it does:
         `reduce-overhead` (CUDA graphs), `max-autotune`.
 
@@ -43,6 +45,7 @@ class Classifier(pl.LightningModule):
         scheduler_interval: Literal["epoch", "step"] = "epoch",
         scheduler_monitor: str | None = None,
         label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | None = None,
         compile: bool | str = False,
     ) -> None:
         super().__init__()
@@ -50,7 +53,8 @@ class Classifier(pl.LightningModule):
         self.network: nn.Module = build(network)
         if compile:  # in place: the keys of a checkpoint stay the same
             self.network.compile(mode=None if compile is True else compile)
-        self.loss: nn.Module = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        weight = None if class_weights is None else torch.tensor(class_weights)
+        self.loss: nn.Module = nn.CrossEntropyLoss(weight, label_smoothing=label_smoothing)
         self.metrics = nn.ModuleDict()
         for stage in STAGES:
             of_stage = {"loss_and_accuracy": LossAndAccuracy(), **self.configure_metrics()}

@@ -1,7 +1,7 @@
 """SimpleCNN: convolution, ReLU and pooling blocks, then two linear layers. Plain torch."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -18,6 +18,8 @@ class SimpleCNN(nn.Sequential):
 
     pool: `max`; `average`; `blur` (BlurPool); `stride`: no pool, the convolution itself takes steps
         of two pixels, which halves the size rounding up; `none`: nothing shrinks.
+    final_pool: the last maps are averaged to so many units a side, whatever the image size.
+    normalize: `mean` and `std` of each channel, subtracted and divided by first (Normalize).
     crop: the network sees pixels `crop[0]` up to, not including, `crop[1]`, enlarged (Crop).
     in_channels, num_classes, image_size: those of MNIST where they are None: 1, 10, 28.
     """
@@ -30,7 +32,9 @@ class SimpleCNN(nn.Sequential):
         dropout: float = 0.0,
         *,
         pool: Literal["max", "average", "blur", "stride", "none"] = "max",
+        final_pool: int | None = None,
         crop: Sequence[int] | None = None,
+        normalize: Mapping[str, Sequence[float]] | None = None,
         in_channels: int | None = None,
         num_classes: int | None = None,
         image_size: int | None = None,
@@ -53,6 +57,8 @@ class SimpleCNN(nn.Sequential):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         if crop is not None:
             layers["crop"] = Crop(*crop)
+        if normalize is not None:
+            layers["normalize"] = Normalize(**normalize)
         width, size, stride = in_channels, image_size, 2 if pool == "stride" else 1
         for i, out in enumerate(channels, start=1):
             layers[f"conv{i}"] = nn.Conv2d(width, out, kernel_size, stride, kernel_size // 2)
@@ -60,6 +66,8 @@ class SimpleCNN(nn.Sequential):
             if pool in pools:
                 layers[f"pool{i}"] = pools[pool](2)
             width, size = out, {"none": size, "stride": -(-size // 2)}.get(pool, size // 2)
+        if final_pool is not None:
+            layers["final_pool"], size = nn.AdaptiveAvgPool2d(final_pool), final_pool
         layers["flatten"] = nn.Flatten()
         layers["fc1"] = nn.Linear(width * size**2, hidden)
         layers["relu_fc1"] = nn.ReLU()
@@ -96,6 +104,26 @@ class Crop(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.first}, {self.last}"
+
+
+class Normalize(nn.Module):
+    """Images (N, C, H, W) less the `mean` of each channel, divided by its `std`. No weights."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if len(mean) != len(std) or not all(value > 0 for value in std):
+            raise ValueError("mean and std must be of the same channels, std above 0.")
+        for name, values in (("mean", mean), ("std", std)):  # part of the configuration
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+    def extra_repr(self) -> str:
+        return f"{self.mean.flatten().tolist()}, {self.std.flatten().tolist()}"
 
 
 class BlurPool(nn.Module):

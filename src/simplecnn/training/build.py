@@ -1,5 +1,6 @@
 """The parts of a run, built from its configuration."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,9 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from simplecnn.callbacks.checkpoint import LastCheckpoint
 from simplecnn.config.build import build, find_class
+from simplecnn.data.resident import ResidentDataModule
 from simplecnn.data.shape import data_shape
+from simplecnn.errors import InputError
 from simplecnn.models.classifier import Classifier
 from simplecnn.signals import Stop
 from simplecnn.training.checkpoint_io import AtomicCheckpointIO
@@ -36,18 +39,55 @@ def build_datamodule(config: Config) -> pl.LightningDataModule:
 
 
 def build_module(config: Config, datamodule: pl.LightningDataModule) -> pl.LightningModule:
-    """The LightningModule; a network whose size, channels or classes are null takes the data's."""
+    """The LightningModule; a network whose size, channels or classes are null takes the data's.
+
+    So do its normalization and the weights of the classes, where the data are to give them.
+    """
     model = dict(config["model"])
     network = model.get("network")
     if isinstance(network, Mapping):
         missing = [key for key in FROM_THE_DATA if key in network and network[key] is None]
         if missing:
             shape = data_shape(datamodule)
-            model["network"] = {**network, **{key: getattr(shape, key) for key in missing}}
+            network = {**network, **{key: getattr(shape, key) for key in missing}}
+        if getattr(datamodule, "normalize", False):
+            network = {**network, "normalize": _normalization(network, datamodule)}
+        model["network"] = network
+    if model.get("class_weights") == "balanced":
+        model["class_weights"] = _balanced(datamodule)
     # A Classifier builds its network itself: the checkpoint then holds the configuration.
     recursive = not issubclass(find_class(model["_target_"]), Classifier)
     module: pl.LightningModule = build(model, _recursive_=recursive, _convert_="all")
     return module
+
+
+def _normalization(network: Config, datamodule: pl.LightningDataModule) -> Any:
+    if "normalize" not in network:
+        raise InputError(
+            f"data.normalize is true: {network['_target_']} has no argument for it. Begin your "
+            f"network with simplecnn.models.simple_cnn.Normalize, its mean and its std."
+        )
+    _read(datamodule)
+    return network["normalize"] or datamodule.normalization()
+
+
+def _balanced(datamodule: pl.LightningDataModule) -> list[float]:
+    """Weights that give each class the same sum over the training images, 1 on average."""
+    if not isinstance(datamodule, ResidentDataModule):
+        raise InputError(
+            f"model.class_weights is balanced: {type(datamodule).__name__} does not say how many "
+            f"images each class has. Type the weights: model.class_weights=[…]."
+        )
+    _read(datamodule)
+    counts = datamodule.class_counts("train")
+    return [sum(counts) / (len(counts) * max(1, count)) for count in counts]
+
+
+def _read(datamodule: pl.LightningDataModule) -> None:
+    """Have the training images, before there is a Trainer."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        datamodule.prepare_data()
+    datamodule.setup("fit")
 
 
 def build_trainer(config: Config, stop: Stop, *, purge_step: int | None = None) -> pl.Trainer:

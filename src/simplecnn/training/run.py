@@ -20,6 +20,7 @@ from simplecnn.callbacks.report import Report
 from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
 from simplecnn.config.spelling import word
 from simplecnn.console import configure_lightning_logging
+from simplecnn.data.image_folder import ImageFolderDataModule
 from simplecnn.run_directory import RECORD, RunDirectory, short, tensorboard, with_uv
 from simplecnn.signals import Interrupted, Stop
 from simplecnn.slurm import requeue, slurm_job
@@ -277,12 +278,15 @@ class Run:
             self.best = {"value": round(float(value), 6), "epoch": content["epoch"] + 1}
         return str(path)
 
-    def _announce(self, module: pl.LightningModule, data: pl.LightningDataModule) -> None:
+    def _announce(self, module: pl.LightningModule, datamodule: pl.LightningDataModule) -> None:
         if self.directory is None:
             return
+        if isinstance(datamodule, ImageFolderDataModule):
+            datamodule.setup("fit")
+            self.directory.update(images=datamodule.record())
         device, why = device_and_reason(self.trainer, self.config["trainer"])
         number = sum(p.numel() for p in module.parameters())
-        names = getattr(data, "class_names", None)
+        names = getattr(datamodule, "class_names", None)
         self.directory.update(
             num_parameters=number,
             class_names=list(names) if names else None,

@@ -1,0 +1,139 @@
+"""Image files of a person's own, decoded without trusting them: any size and color. No torch.
+
+A file can be a bomb (small on disk, huge in memory): its header is looked at before it is decoded,
+and it is converted a strip at a time, so that not more than 5 bytes a pixel are needed.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from simplecnn.errors import InputError
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+MAX_BYTES = 64 << 20  # on disk
+MAX_PIXELS = 40_000_000  # width times height
+TOO_MANY = f"has too many pixels: at most {MAX_PIXELS:,} in all are read. Make it smaller first"
+MAX_SIDE = 1024  # pixels; larger images are reduced
+STRIP = 256  # rows that are converted at a time
+TURNS = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+Fit = Literal["pad", "crop", "stretch"]
+
+
+def read_pixels(path: Path, *, color: bool = False, name: str | None = None) -> NDArray[np.uint8]:
+    """An image file as (H, W), or (H, W, 3), 0 black to 255 white; transparent is white.
+
+    Of several pictures in a file the first one counts; what is larger than `MAX_SIDE` is reduced.
+    Raises InputError where it is none of `FORMATS`, is damaged, or is too large; `name`, else the
+    path, is the subject of its sentence.
+    """
+    name = name or str(path)
+    with sentences(name):
+        num_bytes = path.stat().st_size
+        if not path.is_file():
+            raise InputError(f"{name}: that is not a file.")
+        check_size(num_bytes, name)
+        with Image.open(path, formats=FORMATS) as image:
+            return pixels_from_pil(image, color=color)
+
+
+def pixels_from_pil(image: Image.Image, *, color: bool = False) -> NDArray[np.uint8]:
+    """The same for an image of Pillow's. Raises ValueError where it has too many pixels."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(TOO_MANY)
+    if image.format == "JPEG":  # it can be decoded at a fraction of its size
+        image.draft("RGB" if color else "L", (MAX_SIDE, MAX_SIDE))
+    image.load()
+    rows = [_strip(image, top, "RGB" if color else "L") for top in range(0, image.height, STRIP)]
+    converted = Image.fromarray(np.concatenate(rows))
+    converted.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BOX)
+    with contextlib.suppress(Exception):  # a photograph says which side is up
+        turn = TURNS.get(image.getexif().get(0x0112, 1))
+        converted = converted if turn is None else converted.transpose(turn)
+    return np.asarray(converted)
+
+
+def _strip(image: Image.Image, top: int, mode: str) -> NDArray[np.uint8]:
+    """Some rows of an image in the mode L or RGB."""
+    strip = image.crop((0, top, image.width, min(top + STRIP, image.height)))
+    if strip.mode.startswith("I;16") or strip.mode in ("I", "F"):
+        values = np.asarray(strip, np.float64)
+        # 16 bits a pixel, in the modes that Pillow has for them; 32 bits hold what they like.
+        limit = 65535.0 if strip.mode != "F" or values.max() > 1 else 1.0
+        values = np.nan_to_num(np.clip(values / limit, 0, 1) * 255).round().astype(np.uint8)
+        strip = Image.fromarray(values)
+    if strip.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in strip.info:
+        strip = strip.convert("RGBA")
+        strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
+    return np.asarray(strip.convert(mode), np.uint8)
+
+
+def fit_pixels(pixels: NDArray[np.uint8], size: int, fit: Fit) -> NDArray[np.uint8]:
+    """Pixels (H, W) or (H, W, 3) as a square of `size`: unchanged where they are one already.
+
+    pad: the whole image, black beside it. crop: the middle of it. stretch: without its proportions.
+    """
+    height, width = pixels.shape[:2]
+    if height == width == size:
+        return pixels
+    box = None
+    target = size, size
+    if fit == "crop":
+        side = min(height, width)
+        left, top = (width - side) / 2, (height - side) / 2
+        box = left, top, left + side, top + side
+    elif fit == "pad":
+        longest = max(height, width)
+        target = max(1, round(size * width / longest)), max(1, round(size * height / longest))
+    resized = np.asarray(Image.fromarray(pixels).resize(target, Image.Resampling.BILINEAR, box=box))
+    if fit != "pad":
+        return resized
+    padded = np.zeros((size, size, *pixels.shape[2:]), np.uint8)
+    top, left = (size - resized.shape[0]) // 2, (size - resized.shape[1]) // 2
+    padded[top : top + resized.shape[0], left : left + resized.shape[1]] = resized
+    return padded
+
+
+def check_size(num_bytes: int, name: str) -> None:
+    """Raise InputError where a file, or what is read of one, is too large."""
+    if num_bytes > MAX_BYTES:
+        raise InputError(f"{name} has {num_bytes:,} bytes: at most {MAX_BYTES:,} are read.")
+
+
+@contextlib.contextmanager
+def sentences(name: str) -> Iterator[None]:
+    """Make an InputError, with `name` as its subject, of whatever reading an image raises."""
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{name}: there is no such file.") from None
+    except Image.UnidentifiedImageError:
+        raise InputError(f"{name} is not an image that can be read ({_formats()}).") from None
+    except Image.DecompressionBombError:  # Pillow's own limit is higher
+        raise InputError(f"{name} {TOO_MANY}.") from None
+    except MemoryError:
+        raise InputError(f"{name} does not fit in memory.") from None
+    except Exception as error:  # whatever a decoder makes of a damaged file
+        reason: Any = str(error).strip().splitlines() or [type(error).__name__]
+        damaged = "" if reason[0] == TOO_MANY else "is damaged: "
+        raise InputError(f"{name} {damaged}{reason[0].rstrip('.')}.") from None
+
+
+def _formats() -> str:
+    return ", ".join(FORMATS)

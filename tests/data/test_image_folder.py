@@ -1,0 +1,427 @@
+"""A folder a class: the same tensors as other data, decoded once, split as the run split it."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import compose_run
+from PIL import Image
+
+from simplecnn.data import image_cache
+from simplecnn.data.image_folder import ImageFolderDataModule
+from simplecnn.data.mnist import MNISTDataModule
+from simplecnn.errors import InputError
+
+
+def write(path: Path, pixels: np.ndarray | None = None, **options: object) -> Path:
+    """An image file; without pixels, one of 8 x 6 whose colors its name draws."""
+    if pixels is None:
+        pixels = np.random.default_rng(list(str(path.name).encode())).integers(
+            0, 256, (6, 8, 3), np.uint8
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two classes of 10 and 5 images."""
+    for name, number in (("cat", 10), ("dog", 5)):
+        for i in range(number):
+            write(tmp_path / "pets" / name / f"{name}{i}.png")
+    return tmp_path / "pets"
+
+
+@pytest.fixture
+def module(root: Path) -> Callable[..., ImageFolderDataModule]:
+    def module(**options: object) -> ImageFolderDataModule:
+        given = {"root": str(root), "data_dir": str(root.parent / "data"), "image_size": 8}
+        return ImageFolderDataModule(**{**given, **options})
+
+    return module
+
+
+def files(data: ImageFolderDataModule, split: str) -> list[str]:
+    return data.state_dict()["splits"][split]
+
+
+def test_digits_as_png_are_the_tensors_of_mnist_5k(tmp_path):
+    digits = MNISTDataModule(dataset="MNIST5k")
+    digits.setup()
+    for split, (images, labels) in digits.splits.items():
+        for i, (image, label) in enumerate(zip(images.numpy(), labels.tolist(), strict=True)):
+            write(tmp_path / "digits" / split / str(label) / f"{i:04d}.png", image)
+    data = ImageFolderDataModule(
+        root=str(tmp_path / "digits"), data_dir=str(tmp_path), image_size=28, channels=1
+    )
+    data.setup()
+    assert data.class_names == digits.class_names and data.image_shape == digits.image_shape
+    for split in ("train", "val", "test"):
+        images, labels, rows = data.split(split)
+        expected = digits.split(split)
+        assert torch.equal(images[rows], expected.images)
+        assert torch.equal(labels, expected.labels)
+    batches = zip(data.train_dataloader(), digits.train_dataloader(), strict=True)
+    assert all(torch.equal(a, b) and torch.equal(y, z) for (a, y), (b, z) in batches)
+    probes = zip(data.probes(), digits.probes(), strict=True)
+    assert all(torch.equal(a, b) for a, b in probes)
+
+
+def test_splits_are_cut_by_class_and_seed(module):
+    data = module()
+    data.setup()
+    assert data.record() == {
+        "train": {"cat": 8, "dog": 3}, "val": {"cat": 1, "dog": 1}, "test": {"cat": 1, "dog": 1},
+    }  # fmt: skip
+    everywhere = [file for split in ("train", "val", "test") for file in files(data, split)]
+    assert len(set(everywhere)) == 15
+    again, other = module(), module(split_seed=1)
+    again.setup()
+    other.setup()
+    assert again.state_dict() == data.state_dict() != other.state_dict()
+    assert data.describe() == ("15 images of 2 classes (11 train, 2 val, 2 test): cat 10, dog 5")
+
+
+def test_folders_of_splits_are_taken_and_what_is_missing_is_cut(root, module):
+    (root / "train").mkdir()
+    for name in ("cat", "dog"):
+        (root / name).rename(root / "train" / name)
+    write(root / "test" / "dog" / "other.png")
+    data = module()
+    data.setup()
+    assert files(data, "test") == ["test/dog/other.png"]
+    assert data.record()["val"] == {"cat": 1, "dog": 1}
+    assert data.record()["train"] == {"cat": 9, "dog": 4}
+
+
+def test_a_changed_file_is_decoded_again_and_no_other(root, module, monkeypatch):
+    module().setup()
+    decoded: list[str] = []
+    read = image_cache.read_pixels
+    monkeypatch.setattr(
+        image_cache, "read_pixels", lambda p, **k: decoded.append(p.name) or read(p, **k)
+    )
+    data = module()
+    data.setup()
+    assert decoded == []
+    write(root / "cat" / "cat3.png", np.full((8, 8, 3), 77, np.uint8))
+    write(root / "dog" / "new.png")
+    (root / "cat" / "cat0.png").unlink()
+    data = module()
+    data.setup()
+    assert sorted(decoded) == ["cat3.png", "new.png"]
+    names = list(data._cache.files)
+    assert names == sorted(names) and len(names) == 15 and "cat/cat0.png" not in names
+    assert (data.images[names.index("cat/cat3.png")] == 77).all()
+    kept = np.asarray(Image.open(root / "dog" / "dog2.png").resize((8, 6)))
+    assert (data.images[names.index("dog/dog2.png"), :, 1:7].permute(1, 2, 0).numpy() == kept).all()
+    assert len(list((root.parent / "data" / "image_folder").glob("*.uint8"))) == 1
+
+
+def test_a_mapped_file_gives_the_same_batches(module):
+    resident, mapped = module(batch_size=4), module(batch_size=4, max_resident=0.0)
+    resident.setup()
+    mapped.setup()
+    assert mapped.normalization() is None
+    for _ in range(2):  # epochs, each in its own order
+        for (a, y), (b, z) in zip(
+            resident.train_dataloader(), mapped.train_dataloader(), strict=True
+        ):
+            assert torch.equal(a, b) and torch.equal(y, z)
+
+
+def test_the_statistics_are_those_of_the_training_images(module):
+    data = module(normalize=True)
+    data.setup()
+    images, _, rows = data.split("train")
+    values = images[rows].double() / 255
+    expected = {"mean": values.mean((0, 2, 3)), "std": values.std((0, 2, 3), correction=0)}
+    for name, numbers in data.normalization().items():
+        assert torch.allclose(torch.tensor(numbers).double(), expected[name], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fit", "top", "left"), [("pad", 0.0, 1.0), ("crop", 1.0, 1.0), ("stretch", 1.0, 1.0)]
+)
+def test_fit(root, module, fit, top, left):
+    write(root / "cat" / "a.png", np.full((20, 40, 3), 255, np.uint8))
+    data = module(fit=fit)
+    data.setup()
+    image = data.images[list(data._cache.files).index("cat/a.png")] / 255
+    assert image[0, 0, 4] == top and image[0, 4, 0] == left
+    assert image[0, 4, 4] == 1
+
+
+def test_a_run_tests_what_it_was_not_trained_on(root, tmp_path):
+    from simplecnn.inference.evaluate import TestData
+    from simplecnn.training.run import train
+
+    folder = tmp_path / "run"
+    config = compose_run(
+        folder, "data=image_folder", f"data.root={root}", f"paths.data_dir={tmp_path}",
+        "data.image_size=16", "callbacks=[checkpoint]", "logger=none",
+    )  # fmt: skip
+    train(config, folder)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["images"]["test"] == {"cat": 1, "dog": 1}
+    last = folder / "checkpoints" / "last.ckpt"
+    data = TestData(config["data"], last)
+    before = files(data.datamodule, "test")
+    for i in range(30):  # with them, another cut would be made
+        write(root / "cat" / f"a{i}.png")
+    assert files(TestData(config["data"], last).datamodule, "test") == before
+    assert files(TestData(config["data"]).datamodule, "test") != before
+    (root / before[0]).unlink()
+    with pytest.raises(InputError, match=f"1 files that the run had are not in .*{before[0]}"):
+        TestData(config["data"], last)
+
+
+# ----------------------------------------------------------------------------- what goes wrong
+
+
+def test_a_root_that_is_read_only_is_only_read(root, module):
+    before = sorted((p, p.stat().st_mtime_ns) for p in root.rglob("*"))
+    for path in (root, root / "cat", root / "dog"):
+        path.chmod(0o555)
+    module().setup()
+    for path in (root, root / "cat", root / "dog"):
+        path.chmod(0o755)
+    assert sorted((p, p.stat().st_mtime_ns) for p in root.rglob("*")) == before
+
+
+def test_bad_files_are_named_all_at_once_and_can_be_left_out(root, module):
+    (root / "cat" / "notes.txt").write_text("no image")
+    (root / "cat" / "half.png").write_bytes((root / "cat" / "cat1.png").read_bytes()[:70])
+    (root / "dog" / "loop.png").symlink_to(root / "dog" / "loop.png")
+    (root / "dog" / "nothing.png").symlink_to(root / "elsewhere.png")
+    bomb = Image.new("1", (20_000, 20_000))
+    bomb.save(root / "dog" / "bomb.png")
+    for name in ("Thumbs.db", ".DS_Store", "desktop.ini"):
+        (root / "cat" / name).write_bytes(b"\0")
+    with pytest.raises(InputError) as error:
+        module().setup()
+    first, *sentences = error.value.mistakes
+    assert first.startswith("5 of 20 files in ") and "data.skip_broken=true" in first
+    assert [s.split("pets/")[1].split(" ", 1)[0].rstrip(":") for s in sentences] == [
+        "cat/half.png", "cat/notes.txt", "dog/bomb.png", "dog/loop.png", "dog/nothing.png",
+    ]  # fmt: skip
+    assert "is not an image" in sentences[1] and "too many pixels" in sentences[2]
+    assert "there is no such file" in sentences[4]
+    data = module(skip_broken=True)
+    data.setup()
+    assert data.images.shape == (15, 3, 8, 8) and len(data._cache.broken) == 5
+
+
+def test_a_folder_that_cannot_be_used(root, module):
+    def sentence(**options: object) -> str:
+        with pytest.raises(InputError) as error:
+            module(**options).setup()
+        return str(error.value)
+
+    assert "there is no such folder" in sentence(root=str(root / "none"))
+    assert "is a file, not a folder" in sentence(root=str(root / "cat" / "cat0.png"))
+    assert "there is no folder in" in sentence(root=str(root / "cat"))
+    (root / "cow").mkdir()
+    assert f"{root / 'cow'} has no images" in sentence()
+    write(root / "cow" / "a.png")
+    write(root / "cow" / "b.png")
+    found = sentence()
+    assert (
+        "each class needs 3 images" in found and "cow has 2 images (cow/a.png, cow/b.png)" in found
+    )
+    module(val_fraction=0.0).setup()
+    (root / "cow" / "around").symlink_to(root)  # within a class: no image
+    write(root / "cow" / "c.png")
+    module().setup()
+    (root / "loop").symlink_to(root.parent)
+    assert f"{root / 'loop'} is a link to a folder that it lies in" in sentence()
+    (root / "loop").unlink()
+    (root / "one" / "cat").mkdir(parents=True)
+    assert "there is only cat in" in sentence(root=str(root / "one"))
+
+
+def test_a_class_to_test_that_was_not_trained(root, module):
+    (root / "train").mkdir()
+    for name in ("cat", "dog"):
+        (root / name).rename(root / "train" / name)
+    write(root / "test" / "cow" / "a.png")
+    with pytest.raises(InputError, match="has the classes cow, which .*train has not"):
+        module()
+
+
+def test_names_in_unicode(tmp_path, module):
+    for name in ("Äpfel", "梨 子"):
+        for i in range(3):
+            write(tmp_path / "früchte" / name / f"ø{i}.jpg")
+    data = module(root=str(tmp_path / "früchte"))
+    data.setup()
+    assert data.class_names == ("Äpfel", "梨 子")
+    again = module(root=str(tmp_path / "früchte"))
+    again.setup()
+    assert torch.equal(again.images, data.images)
+
+
+def test_a_cache_that_cannot_be_written(root, module):
+    (root.parent / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written: .*paths.data_dir="):
+        module(data_dir=str(root.parent / "file")).setup()
+
+
+SCRIPT = """
+import sys
+from simplecnn.data import image_cache
+read = image_cache.read_pixels
+def slow(path, **options):
+    print("decodes", flush=True)
+    import time; time.sleep(float(sys.argv[3]))
+    return read(path, **options)
+image_cache.read_pixels = slow
+from simplecnn.data.image_folder import ImageFolderDataModule
+data = ImageFolderDataModule(root=sys.argv[1], data_dir=sys.argv[2], image_size=8)
+data.setup()
+"""
+
+
+def start(root: Path, seconds: float) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", SCRIPT, str(root), str(root.parent / "data"), str(seconds)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_kill_while_decoding_leaves_nothing_half_written(root, module):
+    process = start(root, 0.5)
+    assert process.stdout.readline() == "decodes\n"
+    process.kill()
+    process.communicate()
+    folder = root.parent / "data" / "image_folder"
+    assert [p for p in folder.iterdir() if p.suffix == ".json"] == []
+    data = module()
+    data.setup()
+    assert data.images.shape == (15, 3, 8, 8)
+    assert {p.suffix for p in folder.iterdir()} <= {".json", ".uint8", ".lock"}
+
+
+def test_of_two_at_once_one_decodes(root, monkeypatch, module):
+    """As processes do: each opens the lock file anew."""
+    decoded: list[str] = []
+    read = image_cache.read_pixels
+
+    def slow(path: Path, **options: bool) -> np.ndarray:
+        decoded.append(path.name)
+        time.sleep(0.05)
+        return read(path, **options)
+
+    monkeypatch.setattr(image_cache, "read_pixels", slow)
+    threads = [threading.Thread(target=module().setup) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(decoded) == 15
+
+
+def test_the_command_says_it_before_anything_is_written(root, tmp_path, monkeypatch, capsys):
+    from simplecnn.cli import train
+
+    (root / "cat" / "notes.txt").write_text("no image")
+    monkeypatch.chdir(tmp_path)
+    words = ["train.py", "data=image_folder", f"data.root={root}", f"paths.data_dir={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as end:
+        train()
+    assert end.value.code == 2
+    assert "notes.txt is not an image" in capsys.readouterr().err
+    assert not (tmp_path / "outputs").exists()
+    monkeypatch.setattr(sys, "argv", words[:2])
+    with pytest.raises(SystemExit) as end:
+        train()
+    assert end.value.code == 2 and "data.root is missing" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------- what a run makes of it
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Disks and squares in color, 24 x 24: 24 of one class, 8 of the other."""
+    root = tmp_path_factory.mktemp("data") / "shapes"
+    rng = np.random.default_rng(0)
+    for name, number in (("disk", 24), ("square", 8)):
+        for i in range(number):
+            pixels = np.zeros((24, 24, 3), np.uint8)
+            y, x = np.indices((24, 24)) - 12
+            inside = x**2 + y**2 < 70 if name == "disk" else np.maximum(abs(x), abs(y)) < 8
+            pixels[inside] = rng.integers(120, 256, 3)
+            write(root / name / f"{i:02d}.png", pixels)
+    return root
+
+
+@pytest.fixture(scope="session")
+def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with all that follows the data: normalization, weights, colors, a large network."""
+    from simplecnn.training.run import train
+
+    folder = tmp_path_factory.mktemp("runs") / "shapes"
+    config = compose_run(
+        folder, "data=image_folder", f"data.root={shapes}", f"paths.data_dir={shapes.parent}",
+        "data.image_size=24", "data.normalize=true", "data.batch_size=8", "data.val_fraction=0.2",
+        "model=simplecnn_large", "model.network.channels=[4,8]", "model.class_weights=balanced",
+        "data/augmentation=color", "logger=none",
+    )  # fmt: skip
+    train(config, folder)
+    return folder
+
+
+def test_a_network_follows_its_images(run, shapes):
+    from simplecnn.inference.networks import load_network
+
+    network = load_network(run / "checkpoints" / "last.ckpt")
+    assert network.conv1.in_channels == 3 and network.fc2.out_features == 2
+    config = json.loads((run / "run.json").read_text())
+    assert config["images"]["train"] == {"disk": 17, "square": 5}
+    data = ImageFolderDataModule(
+        root=str(shapes), data_dir=str(shapes.parent), image_size=24, normalize=True,
+        val_fraction=0.2,
+    )  # fmt: skip
+    data.setup()
+    expected = torch.tensor(data.normalization()["mean"])
+    assert torch.equal(network.normalize.mean.flatten(), expected)
+
+
+def test_balanced_weights_give_each_class_the_same_sum(run):
+    from simplecnn.models.classifier import Classifier
+
+    module = Classifier.load_from_checkpoint(
+        run / "checkpoints" / "last.ckpt", weights_only=True, map_location="cpu"
+    )
+    assert module.loss.weight.tolist() == pytest.approx([22 / (2 * 17), 22 / (2 * 5)])
+
+
+def test_the_pictures_are_in_color_and_name_the_classes(run):
+    names = {path.stem.split("_epoch")[0] for path in (run / "images").glob("*.png")}
+    assert {"filters_conv1", "maps_conv1", "maps_conv2", "confusion_val", "curves"} <= names
+    shown = np.load(next((run / "images").glob("maps_conv1_epoch=002*.npz")))
+    assert shown["images"].shape == (2, 3, 24, 24) and shown["labels"].tolist() == [0, 1]
+
+
+def test_evaluation_tells_classes_apart(run):
+    from simplecnn.inference.evaluate import evaluate
+    from simplecnn.run_directory import RunDirectory
+
+    evaluate(RunDirectory.open(run), run / "checkpoints" / "last.ckpt", data=None)
+    (result,) = json.loads((run / "evaluation.json").read_text()).values()
+    counts = np.array(result["confusion"])
+    assert counts.sum(1).tolist() == [2, 1]  # of 24 and 8, a tenth, rounded
+    recall = counts.diagonal() / counts.sum(1)
+    assert list(result["acc_per_class"]) == ["disk", "square"]
+    assert result["macro_acc"] == pytest.approx(recall.mean(), abs=1e-6)
+    for i, share in enumerate(result["precision_per_class"].values()):
+        predicted = counts[:, i].sum()
+        assert share == (pytest.approx(counts[i, i] / predicted) if predicted else None)
