@@ -83,12 +83,12 @@ def read_image(name: str | Path, *, color: bool = False) -> NDArray[np.float32]:
             if array.size > MAX_PIXELS:
                 raise ValueError(TOO_MANY)
             return reduced(image_from_array(array, color=color))
-        return read_pixels(path, color=color, name=f"image={name}") / np.float32(255)
+        return (read_pixels(path, color=color, name=f"image={name}") / 255).astype(np.float32)
 
 
 def image_from_pil(image: Image.Image, *, color: bool = False) -> NDArray[np.float32]:
     """The same for an image of Pillow's. Raises ValueError where it has too many pixels."""
-    return pixels_from_pil(image, color=color) / np.float32(255)
+    return (pixels_from_pil(image, color=color) / 255).astype(np.float32)
 
 
 def image_from_array(array: NDArray[Any], *, color: bool = False) -> NDArray[np.float32]:
