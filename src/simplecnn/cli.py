@@ -265,7 +265,8 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
     chosen = torch.randperm(len(digits))[: config["num_images"]]
     images = scale(torch.from_numpy(digits)[chosen].unsqueeze(1))
     try:
-        network(images[:1])
+        for each in [network] if trained is None else [network, trained]:
+            each(images[:1])
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"The network does not take digits of 1 x 28 x 28: {reason}") from None

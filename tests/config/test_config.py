@@ -109,8 +109,8 @@ def test_values_arrive():
          "model.network._target_: 'os.system' is not on the list of classes"),
         ("+callbacks.mine=3", "callbacks.mine is 3: it must be a class to build, with a _target_"),
         ("data.batch_size=0", "data.batch_size is 0: it must be a whole number of 1 or more."),
-        ("data/augmentation=affin", "data/augmentation=affin: allowed are affine, elastic, none, "
-                                    "shift. Did you mean affine?"),
+        ("data/augmentation=affin", "data/augmentation=affin: allowed are affine, color, elastic, "
+                                    "flip, none, shift. Did you mean affine?"),
         ("experiment=best data.augmentation.scale=1",
          "data.augmentation.scale is 1: it must be a number from 0 up to, not including, 1."),
         ("model.network.crop=[28,4]", "model.network.crop is [28, 4]: it must be two whole numbers "

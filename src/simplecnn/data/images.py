@@ -53,14 +53,17 @@ def read_pixels(path: Path, *, color: bool = False, name: str | None = None) -> 
 def pixels_from_pil(image: Image.Image, *, color: bool = False) -> NDArray[np.uint8]:
     """The same for an image of Pillow's. Raises ValueError where it has too many pixels."""
     width, height = image.size
+    mode = "RGB" if color else "L"
     if width * height > MAX_PIXELS:
         raise ValueError(TOO_MANY)
     if image.format == "JPEG":  # it can be decoded at a fraction of its size
-        image.draft("RGB" if color else "L", (MAX_SIDE, MAX_SIDE))
+        image.draft(mode, (MAX_SIDE, MAX_SIDE))
     image.load()
-    rows = [_strip(image, top, "RGB" if color else "L") for top in range(0, image.height, STRIP)]
-    converted = Image.fromarray(np.concatenate(rows))
-    converted.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BOX)
+    converted: Image.Image = image
+    if image.mode != mode or "transparency" in image.info or max(image.size) > MAX_SIDE:
+        rows = [_strip(image, top, mode) for top in range(0, image.height, STRIP)]
+        converted = Image.fromarray(np.concatenate(rows))
+        converted.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BOX)
     with contextlib.suppress(Exception):  # a photograph says which side is up
         turn = TURNS.get(image.getexif().get(0x0112, 1))
         converted = converted if turn is None else converted.transpose(turn)
