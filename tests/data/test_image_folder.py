@@ -18,6 +18,8 @@ from simplecnn.data import image_cache
 from simplecnn.data.image_folder import ImageFolderDataModule
 from simplecnn.data.mnist import MNISTDataModule
 from simplecnn.errors import InputError
+from simplecnn.inference.image_files import read_image
+from simplecnn.inference.preprocessing import Preprocessing
 
 
 def write(path: Path, pixels: np.ndarray | None = None, **options: object) -> Path:
@@ -158,6 +160,22 @@ def test_fit(root, module, fit, top, left):
     image = data.images[list(data._cache.files).index("cat/a.png")] / 255
     assert image[0, 0, 4] == top and image[0, 4, 0] == left
     assert image[0, 4, 4] == 1
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_predict_sees_the_pixels_that_training_saw(root, module, fit, channels):
+    data = module(fit=fit, channels=channels)
+    data.setup()
+    images, _, rows = data.split("test")
+    config = {"_target_": "simplecnn.data.image_folder.ImageFolderDataModule",
+              "image_size": 8, "channels": channels, "fit": fit}  # fmt: skip
+    preprocessing = Preprocessing.of(config, {"in_channels": None, "image_size": None})
+    for row, file in zip(rows, files(data, "test"), strict=True):
+        pixels = read_image(root / file, color=preprocessing.color)
+        seen = preprocessing.array(pixels)
+        assert seen.shape == (channels, 8, 8)
+        np.testing.assert_array_equal((255 * seen).round(), images[row].numpy())
 
 
 def test_a_run_tests_what_it_was_not_trained_on(root, tmp_path):

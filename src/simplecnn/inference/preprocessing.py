@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from simplecnn.data.images import Fit, fit_pixels
 from simplecnn.errors import InputError
 
 Pixels = NDArray[np.float32]
@@ -29,11 +30,13 @@ class Preprocessing:
 
     box: the data set shows a light drawing on black, fitted into a square of so many pixels, its
         center of mass in the middle; an image is brought to that. None: it is only resized.
+    fit: how a folder of images was made square (`images.fit_pixels`); None: by resizing.
     """
 
     channels: int = 1
     size: int = 28
     box: int | None = 20
+    fit: Fit | None = None
 
     @property
     def color(self) -> bool:
@@ -50,6 +53,7 @@ class Preprocessing:
             channels=network.get("in_channels") or data.get("channels") or 1,
             size=network.get("image_size") or data.get("image_size") or 28,
             box=box,
+            fit=data.get("fit"),
         )
 
     def steps(self, image: Pixels, *, invert: bool | None = None) -> list[Step]:
@@ -66,7 +70,12 @@ class Preprocessing:
             last = steps[-1].pixels
             if last.shape[:2] == (self.size, self.size):
                 return steps
-            return [*steps, Step(f"resized to {self.size} x {self.size}", self._resized(last))]
+            if self.fit is None:
+                return [*steps, Step(f"resized to {self.size} x {self.size}", self._resized(last))]
+            square = fit_pixels((255 * last).round().astype(np.uint8), self.size, self.fit)
+            words = {"pad": "fitted into", "crop": "cut to a square,", "stretch": "stretched to"}
+            what = f"{words[self.fit]} {self.size} x {self.size}"
+            return [*steps, Step(what, (square / 255).astype(np.float32))]
         if invert is None:
             invert = bool(_background(image) > (image.min() + image.max()) / 2)
         steps = [first, Step("inverted", 1 - image)] if invert else [first]
