@@ -259,8 +259,15 @@ def read_record(path: Path) -> dict[str, Any]:
 def _placed(config: Mapping[str, Any], place: str) -> Any:
     """A configuration whose run folder lies in `place`; with "", one that does not say where."""
     old = str((config.get("paths") or {}).get("output_dir"))
-    old_text, text = (json.dumps(p)[1:-1] for p in (old, place))
-    return json.loads(json.dumps(config).replace(old_text, text))
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: placed(part) for key, part in value.items()}
+        if isinstance(value, list | tuple):
+            return [placed(part) for part in value]
+        return value.replace(old, place) if isinstance(value, str) else value
+
+    return placed(config)
 
 
 def taken(path: Path) -> str:

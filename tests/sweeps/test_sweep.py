@@ -98,7 +98,7 @@ def test_the_table_is_sorted_and_says_everything(mixed, capsys):
     assert rows[4]["status"] == "killed" and "out of memory" in rows[4]["error"]
     assert rows[5]["status"] == "not started" and rows[5]["model.optimizer.lr"] == "0.01"
     # the same on the screen, and in Markdown
-    table = sweep.job_table(sorted_jobs(mixed))
+    table = sweep._table(sweep.job_columns(sorted_jobs(mixed)))
     lines = table.splitlines()
     titles = "job lr seed status best val/acc % at epoch val/acc % test/acc % test/loss s epochs"
     assert lines[0].split() == titles.split()
@@ -191,7 +191,12 @@ def test_a_sweep_without_any_result_has_no_empty_columns(tmp_path):
     write_sweep(tmp_path, [["lr=1", "seed=1"], ["lr=1", "seed=2"]])
     write_job(tmp_path / "0", ["lr=1", "seed=1"], status="interrupted")
     jobs = sorted_jobs(tmp_path)
-    assert sweep.job_table(jobs).splitlines()[0].split() == ["job", "seed", "status", "s"]
+    assert sweep._table(sweep.job_columns(jobs)).splitlines()[0].split() == [
+        "job",
+        "seed",
+        "status",
+        "s",
+    ]
     text = sweep.report_text(jobs, SweepDirectory.open(tmp_path).record)
     assert text.startswith("2 jobs: 1 interrupted, 1 not started.\n\njob  seed")
 

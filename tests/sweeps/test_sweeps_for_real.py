@@ -267,7 +267,8 @@ def test_every_job_is_a_row_of_tensorboards_hparams(sweep):
     names = {info.name: list(v.string_value for v in info.domain_discrete.values)
              for info in experiment.hparam_infos}  # fmt: skip
     assert {"seed", "model/optimizer/lr", "model/optimizer/momentum"} <= set(names)
-    assert {info.name.tag for info in experiment.metric_infos} >= {"val/acc", "test/acc"}
+    metrics = {f"{info.name.group}/{info.name.tag}" for info in experiment.metric_infos}
+    assert metrics >= {"val/acc", "test/acc"}
     request.col_params.extend(
         api_pb2.ColParams(metric=info.name) for info in experiment.metric_infos
     )
@@ -275,7 +276,7 @@ def test_every_job_is_a_row_of_tensorboards_hparams(sweep):
     found = {}
     for group in groups:
         (session,) = group.sessions
-        values = {m.name.tag: m.value for m in session.metric_values}
+        values = {f"{m.name.group}/{m.name.tag}": m.value for m in session.metric_values}
         found[session.name] = (group.hparams["seed"].number_value, values["test/acc"])
     expected = {
         str(job): (record["seed"], pytest.approx(record["metrics"]["test/acc"]))
@@ -283,7 +284,7 @@ def test_every_job_is_a_row_of_tensorboards_hparams(sweep):
     }
     assert found == expected
     for job in "0123":  # the curves: an epoch a point, and nothing before
-        steps = [e.step for e in events.GetAccumulator(job).Tensors("val/acc")]
+        steps = [e.step for e in events.GetAccumulator(f"{job}/val").Tensors("acc")]
         assert steps == [7, 15]
 
 

@@ -23,6 +23,7 @@ import psutil
 import pytest
 import pytorch_lightning as pl
 import torch
+import yaml
 from children import (
     as_nobody,
     assert_same,
@@ -128,8 +129,8 @@ def trusted() -> Any:
 
 def config_of(folder: Path, whole: Path) -> dict[str, Any]:
     """The configuration of the run `whole`, for another directory."""
-    text = whole.with_suffix(".json").read_text()
-    return json.loads(text.replace(str(whole), str(folder)))
+    text = whole.with_suffix(".yaml").read_text()
+    return yaml.safe_load(text.replace(str(whole), str(folder)))
 
 
 def begin(folder: Path, whole: Path, trouble: Trouble | None = None) -> int:
@@ -154,7 +155,7 @@ def whole_run(folder: Path, *words: str) -> Story:
     if not any(word.startswith("trainer.max_epochs") for word in words):
         words = (*words, "trainer.max_epochs=3")
     network = [] if "model=lenet" in words else ["model.network.hidden=16"]
-    folder.with_suffix(".json").write_text(json.dumps(compose_run(folder, *network, *words)))
+    folder.with_suffix(".yaml").write_text(yaml.safe_dump(compose_run(folder, *network, *words)))
     start = time.monotonic()
     assert (yield begin(folder, folder)) == 0, log_of(folder)
     folder.with_suffix(".seconds").write_text(str(time.monotonic() - start))
@@ -197,7 +198,7 @@ def assert_is(folder: Path, whole: Path) -> None:
 
 def without_time(shown: dict[str, Any]) -> dict[str, Any]:
     """Curves say how long an epoch took: of them, how often they were drawn."""
-    return {tag: [e[0] for e in v] if tag.startswith("curves") else v for tag, v in shown.items()}
+    return {tag: [e[0] for e in v] if tag.endswith("curves") else v for tag, v in shown.items()}
 
 
 def pictures(folder: Path) -> dict[str, Any]:
@@ -431,7 +432,7 @@ def test_two_processes_end_with_their_head_and_are_resumed_exactly(tmp_path, pro
     whole, longer, folder = (tmp_path / name for name in ("whole", "longer", "killed"))
     side_by_side([whole_run(whole, *words, "trainer.max_epochs=2")])
     config = compose_run(longer, *words, "trainer.max_epochs=9")
-    longer.with_suffix(".json").write_text(json.dumps(config))
+    longer.with_suffix(".yaml").write_text(yaml.safe_dump(config))
 
     head = begin(folder, longer)
     last = folder / "checkpoints" / "last.ckpt"
@@ -612,7 +613,7 @@ def test_a_signal_ends_a_run_and_tells_how_to_resume(
         record = record_of(folder)
         assert (record["status"], record["num_epochs"]) == ("interrupted", 1)
         assert checkpoint(folder)["global_step"] == STEPS
-        command = f"Interrupted. Resume it with\nscripts/train.py resume='{folder}'\n"
+        command = f"Interrupted. Resume it with\nscripts/train.py \"resume='{folder}'\"\n"
         assert command in log_of(folder) and "Traceback" not in log_of(folder)
         assert (yield begin(folder, whole)) == 0
         assert_is(folder, whole)
@@ -751,7 +752,7 @@ def test_the_command_that_is_printed_resumes_the_run(tmp_path, monkeypatch, prov
     at_step_11 = in_a_step(11, signal.SIGTERM)
     shown = screen(*words, "hydra.run.dir='a b'", code=143, trouble=at_step_11)
     script, *typed = shlex.split(shown.partition("Resume it with\n")[2].splitlines()[0])
-    assert (script, typed) == ("scripts/train.py", ["resume=a b"])
+    assert (script, typed) == ("scripts/train.py", ["resume='a b'"])
     overrides = (tmp_path / "a b/.hydra/overrides.yaml").read_text()
     screen(*typed, code=0)
     assert_is(tmp_path / "a b", tmp_path / "whole")

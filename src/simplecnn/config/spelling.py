@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -54,6 +55,13 @@ def show(value: Any) -> str:
 
 def cut(text: str, length: int = 100) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def in_quotes(text: str) -> str:
+    """A word of a command line as one would type it in a shell."""
+    if shlex.quote(text) == text:
+        return text
+    return shlex.quote(text) if set(text) & set('"$`\\!') else f'"{text}"'
 
 
 def word(key: str, value: object) -> str:

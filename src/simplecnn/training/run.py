@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,11 +13,11 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch.multiprocessing import ProcessExitedException
 
-from simplecnn.callbacks.checkpoint import STATE
+from simplecnn.callbacks.checkpoint import STATE, why_ended
 from simplecnn.callbacks.progress import metric_text, split_metric
 from simplecnn.callbacks.report import Report
 from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
-from simplecnn.config.spelling import word
+from simplecnn.config.spelling import in_quotes, word
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
 from simplecnn.run_directory import RECORD, RunDirectory, short, tensorboard, with_uv
@@ -216,7 +215,7 @@ class Run:
         path = short(self.directory.path)
         if (self.directory.path.parent / "sweep.json").is_file():
             return f"The command of the sweep resumes {path}"
-        command = with_uv(f"{short(sys.argv[0])} {shlex.quote(word('resume', path))}")
+        command = with_uv(f"{short(sys.argv[0])} {in_quotes(word('resume', path))}")
         saved = self.directory.last_checkpoint() is not None
         what = "Resume it" if saved else "No epoch was finished: start it again"
         return f"{what} with\n{command}"
@@ -257,6 +256,8 @@ class Run:
             content = read_checkpoint(last)
             self.num_epochs = content["epoch"]
             self.ended = (content.get(STATE) or {}).get("ended")
+            if self.ended is None and self.trainer.should_stop:  # before it trained: a Timer
+                self.ended = why_ended(self.trainer)
             if self.trainer.global_step != content["global_step"]:  # spawned processes went there
                 self.trainer.fit_loop.load_state_dict(content["loops"]["fit_loop"])
 
