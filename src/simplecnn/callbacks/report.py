@@ -6,7 +6,6 @@ from pathlib import Path
 from pytorch_lightning import Callback, Trainer
 
 from simplecnn.callbacks.image_callback import draws
-from simplecnn.page.report import write_report
 from simplecnn.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -23,6 +22,8 @@ class Report(Callback):
         """Write the page. A page that cannot be written is a warning, and no failure of the run."""
         if not draws(trainer):
             return None
+        from simplecnn.page.report import write_report  # not needed before the run ends
+
         try:
             return write_report([directory], datamodule=getattr(trainer, "datamodule", None))
         except Exception as error:

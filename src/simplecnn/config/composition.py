@@ -9,7 +9,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ EXTRAS = {  # a choice, the module it needs, and the extra that installs it
     "hydra/sweeper=optuna": ("optuna", "optuna"),
     "hparams_search=optuna": ("optuna", "optuna"),
 }
-MAX_NAME = 80  # characters that a directory's name has of what was typed
+MAX_NAME = 48  # characters that a directory's name has of what was typed
 Config = Mapping[str, Any]
 Composed = tuple[dict[str, Any], DictConfig]  # plain values, and all of it with Hydra's part
 claimed: dict[str, str] = {}  # the directory of this process's "run", if chosen
@@ -167,7 +167,7 @@ def compose_checked(name: str, overrides: Sequence[str]) -> Composed:
     (`settle` leaves them out).
     """
     need_extras(overrides)
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with _initialized():
         mistakes: list[str] = []
         config = _compose_words(name, overrides, mistakes)
         try:
@@ -193,6 +193,13 @@ def compose_checked(name: str, overrides: Sequence[str]) -> Composed:
     if mistakes:
         raise InputError(*mistakes)
     return values, config
+
+
+def _initialized() -> AbstractContextManager[Any]:
+    """Hydra, ready to compose; within a job it is already."""
+    if GlobalHydra.instance().is_initialized():
+        return nullcontext()
+    return initialize_config_dir(str(conf_dir()), version_base="1.3")
 
 
 def need_extras(words: Sequence[str]) -> None:
@@ -461,8 +468,7 @@ def settle(values: dict[str, Any], hydra: Any, name: str) -> dict[str, Any]:
     ]
     typed = [w for w in hydra.overrides.task if w.startswith(("callbacks=", "logger="))]
     searchpath = [f"hydra.searchpath={further}"] if further else []
-    in_a_job = GlobalHydra.instance().is_initialized()
-    with nullcontext() if in_a_job else initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with _initialized():
         before = _plain(compose(name, [*searchpath, *groups, *typed]))
     found: list[str] = []
     for place in places:

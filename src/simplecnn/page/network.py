@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from simplecnn.models.simple_cnn import BlurPool, Crop, SimpleCNN
+from simplecnn.models.simple_cnn import BlurPool, Crop, Normalize, SimpleCNN
 
 ACTIVATIONS: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     nn.ReLU: lambda m: {"kind": "relu"},
@@ -105,7 +105,9 @@ def _describe(
         factor = (m.running_var + m.eps).rsqrt() * (m.weight if m.affine else 1)
         shift = (m.bias if m.affine else 0) - m.running_mean * factor
         return {"kind": "scale"}, {"factor": factor, "shift": shift}
-    if type(m).__name__ == "Normalize" and type(m).__module__.startswith("torchvision."):
+    if isinstance(m, Normalize) or (
+        type(m).__name__ == "Normalize" and type(m).__module__.startswith("torchvision.")
+    ):
         mean, std = (torch.as_tensor(v).float().flatten() for v in (m.mean, m.std))
         return {"kind": "scale"}, {"factor": 1 / std, "shift": -mean / std}
     if type(m) in (nn.MaxPool2d, nn.AvgPool2d) and not m.ceil_mode:
