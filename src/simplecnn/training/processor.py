@@ -3,6 +3,7 @@
 import os
 
 # Turns that an OpenMP thread waits in a loop before it goes to sleep: a tenth of a millisecond.
+# More are a little faster in a quiet hour, fewer beside busy processes: docs/performance.md.
 # With GNU's default, beside two busy processes, a step of 64 digits took 429 ms; with this, 17 to
 # 19 ms, and as long as ever in a quiet hour (6.7 to 7.7 ms; 2 cores, torch 2.15).
 SPIN_COUNT = "30000"
