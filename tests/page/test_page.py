@@ -95,7 +95,7 @@ def test_a_page_that_cannot_be_written_is_no_failure(tmp_path, monkeypatch, capl
     def fail(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr("simplecnn.callbacks.report.write_report", fail)
+    monkeypatch.setattr("simplecnn.page.report.write_report", fail)
     words = ["trainer.max_epochs=1", "callbacks=[checkpoint,report]", "logger=none"]
     train(compose_run(tmp_path / "run", *words), tmp_path / "run")
     assert RunDirectory.open(tmp_path / "run").record["status"] == "finished"

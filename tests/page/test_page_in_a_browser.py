@@ -329,7 +329,7 @@ def test_it_fits_a_phone_and_a_desktop_in_light_and_dark(width, scheme, browser,
     with Tab(browser, run / "report.html", color_scheme=scheme, has_touch=width == 360,
              viewport={"width": width, "height": 780}) as tab:  # fmt: skip
         page = tab.page
-        assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+        page.wait_for_function(f"document.documentElement.scrollWidth <= {width}")
         paper = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
         assert paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 24, 31)")
         if width == 360:
@@ -357,7 +357,7 @@ def test_text_of_a_run_is_shown_as_text(browser, run, tmp_path):
         assert page.locator(".error").inner_text() == hostile + "y" * 10_000
         assert hostile in page.locator(".layers figcaption").first.inner_text()
         assert page.locator("img[src=x]").count() == 0
-        assert page.evaluate("() => document.documentElement.scrollWidth") <= 1320
+        page.wait_for_function("document.documentElement.scrollWidth <= 1320")
 
 
 SHAPES = """
@@ -511,4 +511,4 @@ def test_the_page_of_a_sweep(browser, tmp_path):
         assert page.locator(".jobs tr.lit td").first.inner_text() == "2"
         assert page.locator("#curves .dimmed").count() == 2
         page.set_viewport_size({"width": 360, "height": 780})
-        assert page.evaluate("() => document.documentElement.scrollWidth") <= 360
+        page.wait_for_function("document.documentElement.scrollWidth <= 360")  # redrawn by now
