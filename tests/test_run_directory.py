@@ -85,12 +85,12 @@ def test_a_run_is_locked_by_one_process(tmp_path):
     folder = RunDirectory.create(tmp_path / "run", CONFIG)
     assert folder.is_locked() and (tmp_path / "run" / ".lock").exists()
     with pytest.raises(InputError, match="The run in .*run is locked by another process.$"):
-        RunDirectory.again(tmp_path / "run", CONFIG)
+        RunDirectory.resume_or_create(tmp_path / "run", CONFIG)
     with pytest.raises(InputError, match="resume=.*: this run is locked by another process.$"):
         RunDirectory.to_resume(tmp_path / "run")
     folder.release()
     assert not folder.is_locked() and not (tmp_path / "run" / ".lock").exists()
-    RunDirectory.again(tmp_path / "run", CONFIG).release()
+    RunDirectory.resume_or_create(tmp_path / "run", CONFIG).release()
 
 
 def test_a_moved_run_knows_its_new_place(tmp_path):

@@ -117,16 +117,19 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
     """Train, test, and leave a run folder. Returns the best value of the monitored metric."""
     start = time.perf_counter()
     with start_up():
-        from simplecnn.inference.model_card import write_model_card
         from simplecnn.training import run
 
-    again = HydraConfig.get().mode == RunMode.MULTIRUN
-    by_hand = config.get("resume") is not None or "run" in composition.claimed
-    if by_hand:
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    requested = config.get("resume") is not None or "run" in composition.claimed
+    if requested:
         config = RunDirectory.open(folder).config_here()
     spent = {"import": seconds.pop("import", 0.0) + time.perf_counter() - start}
-    best = run.train(config, folder, seconds=spent, resume=again or by_hand, requested=by_hand)
+    best = run.train(
+        config, folder, seconds=spent, resume=in_sweep or requested, requested=requested
+    )
     if not is_ddp_child():
+        from simplecnn.inference.model_card import write_model_card  # not before the first step
+
         write_model_card(RunDirectory.open(folder))
     return best
 

@@ -28,10 +28,10 @@ from simplecnn.errors import InputError
 from simplecnn.run_directory import (
     RECORD,
     RunDirectory,
+    already_exists,
     check_checkpoint,
     read_record,
     short,
-    taken,
 )
 from simplecnn.slurm import slurm_job, was_requeued
 from simplecnn.sweeps.plan import SweepPlan, plan_sweep, sweep_values
@@ -84,7 +84,7 @@ def check_command_line(name: str, argv: Sequence[str]) -> Composed | SweepPlan |
         return None
     run_dir = Path(config.hydra.run.dir)
     if name == LEAVES_RUNS and "run" not in composition.claimed and (run_dir / RECORD).exists():
-        raise InputError(taken(run_dir))
+        raise InputError(already_exists(run_dir))
     if problem := _cannot_be_made(run_dir):
         raise InputError(f"hydra.run.dir is {str(run_dir)!r}: {problem}.")
     if values.get("ckpt_path") is not None:
@@ -169,7 +169,7 @@ def _check_resume(path: str, words: Sequence[str]) -> None:
     others = [w for w in words if not w.lstrip("+").startswith(("resume=", "hydra."))]
     if others:
         raise InputError(
-            f"{others[0]}: resume goes on with the run's own configuration, in its own folder. To "
+            f"{others[0]}: resume uses the run's own configuration and directory. To "
             f"change something, type ckpt_path={path}/checkpoints/last.ckpt instead, and all words "
             f"of the run."
         )

@@ -57,20 +57,20 @@ class RunDirectory(LockedDirectory):
         folder.lock()
         if (folder.path / RECORD).exists():
             folder.release()
-            raise InputError(taken(folder.path))
+            raise InputError(already_exists(folder.path))
         folder._remove_temporary_files()
         return folder._begin(config)
 
     @classmethod
-    def again(
-        cls, path: str | Path, config: Mapping[str, Any], *, by_hand: bool = False
+    def resume_or_create(
+        cls, path: str | Path, config: Mapping[str, Any], *, requested: bool = False
     ) -> "RunDirectory":
         """Take up the run of `config` in `path`, or begin it where there is none.
 
-        What an interrupted run wrote stays, and `last_checkpoint` says where it goes on. A run
-        without a checkpoint starts over; so does one that failed, or whose checkpoint is damaged,
-        unless it is continued `by_hand`. Raises InputError where the folder holds another run, or
-        where another process has locked it.
+        What an interrupted run wrote stays, and it resumes from `last_checkpoint`. A run without
+        a checkpoint starts over; so does one that failed, or whose checkpoint is damaged, unless
+        its resume was `requested`. Raises InputError where the folder holds another run, or where
+        another process has locked it.
         """
         folder = cls(path)
         if not (folder.path / RECORD).exists():
@@ -79,13 +79,13 @@ class RunDirectory(LockedDirectory):
         try:
             record = read_record(folder.path)
             if record and not folder.holds(config):
-                raise InputError(taken(folder.path))
+                raise InputError(already_exists(folder.path))
             folder._remove_temporary_files()
             last = folder.last_checkpoint()
-            if last and by_hand:
+            if last and requested:
                 check_checkpoint(last)
             lost = record.get("status") == "failed" or (last and problem(last))
-            if last is None or (lost and not by_hand):
+            if last is None or (lost and not requested):
                 folder._clear()
                 return folder._begin(config)
         except BaseException:
@@ -270,7 +270,7 @@ def _placed(config: Mapping[str, Any], place: str) -> Any:
     return placed(config)
 
 
-def taken(path: Path) -> str:
+def already_exists(path: Path) -> str:
     return f"{path} holds a run already, and none is ever overwritten: name another hydra.run.dir."
 
 

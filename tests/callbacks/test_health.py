@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from simplecnn.callbacks.activity import (
+from simplecnn.models.activity import (
     ActivityMeter,
     gradient_norms,
     layers,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from simplecnn.figures.reliability import reliability_figure
+from simplecnn.figures.inference.reliability import reliability_figure
 from simplecnn.inference.calibration import calibration
 from simplecnn.inference.evaluate import evaluate, summarize
 from simplecnn.run_directory import RunDirectory

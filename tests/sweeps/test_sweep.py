@@ -405,7 +405,7 @@ def run_config(folder):
 
 def test_an_interrupted_run_resumes_and_a_failed_one_starts_over(tmp_path):
     folder = tmp_path / "a"
-    run = RunDirectory.again(folder, run_config(folder))
+    run = RunDirectory.resume_or_create(folder, run_config(folder))
     assert run.record["status"] == "running" and "continued" not in run.record
     (folder / "checkpoints").mkdir()
     with zipfile.ZipFile(folder / "checkpoints" / "last.ckpt", "w") as archive:
@@ -415,13 +415,13 @@ def test_an_interrupted_run_resumes_and_a_failed_one_starts_over(tmp_path):
     run.release()
 
     moved = folder.rename(tmp_path / "b")
-    again = RunDirectory.again(moved, run_config(moved))
+    again = RunDirectory.resume_or_create(moved, run_config(moved))
     assert again.record["status"] == "running" and len(again.record["continued"]) == 1
     assert again.record["seconds"] == {"fit": 3.0} and again.last_checkpoint()
 
     again.update(status="failed", error="no luck")
     again.release()
-    over = RunDirectory.again(moved, run_config(moved))
+    over = RunDirectory.resume_or_create(moved, run_config(moved))
     assert "continued" not in over.record and over.record["seconds"] == {}
     over.release()
     assert sorted(p.name for p in moved.iterdir()) == ["config.yaml", "run.json", "train.log"]
@@ -431,16 +431,16 @@ def test_a_killed_run_without_a_checkpoint_starts_over(tmp_path):
     folder = tmp_path / "a"
     folder.mkdir()
     (folder / "run.json").touch()  # killed before it wrote anything
-    RunDirectory.again(folder, run_config(folder))
+    RunDirectory.resume_or_create(folder, run_config(folder))
     assert read_record(folder)["status"] == "running"
-    RunDirectory.again(folder, run_config(folder))
+    RunDirectory.resume_or_create(folder, run_config(folder))
     assert "continued" not in read_record(folder)
 
 
 def test_another_run_is_not_resumed(tmp_path):
     RunDirectory.create(tmp_path, run_config(tmp_path)).update(status="interrupted")
     with pytest.raises(InputError, match="holds a run already"):
-        RunDirectory.again(tmp_path, {**run_config(tmp_path), "seed": 8})
+        RunDirectory.resume_or_create(tmp_path, {**run_config(tmp_path), "seed": 8})
     assert read_record(tmp_path)["status"] == "interrupted"
 
 

@@ -764,7 +764,7 @@ def test_the_command_that_is_printed_resumes_the_run(tmp_path, monkeypatch, prov
     wrong = {
         ("resume=a b",): "resume=a b: this run is finished. To train on from its end, type its "
         "command again with ckpt_path=a b/checkpoints/last.ckpt and another trainer.max_epochs.",
-        ("resume=a b", "seed=3"): "seed=3: resume goes on with the run's own configuration",
+        ("resume=a b", "seed=3"): "seed=3: resume uses the run's own configuration",
         ("resume=none",): "resume=none: there is no such folder.",
         ("resume=no",): "resume=no: not a run of simplecnn, config.yaml is missing.",
         (*words, "ckpt_path=a b/config.yaml"): "a b/config.yaml is not a checkpoint.",

@@ -8,13 +8,6 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
-from simplecnn.callbacks.activity import (
-    LAYERS,
-    ActivityMeter,
-    gradient_norms,
-    layers,
-    update_ratios,
-)
 from simplecnn.callbacks.history import History
 from simplecnn.callbacks.image_callback import (
     SPLITS,
@@ -29,6 +22,13 @@ from simplecnn.callbacks.image_callback import (
 )
 from simplecnn.figures.health import health_figure
 from simplecnn.models.activations import watched
+from simplecnn.models.activity import (
+    LAYERS,
+    ActivityMeter,
+    gradient_norms,
+    layers,
+    update_ratios,
+)
 
 
 class Health(ImageCallback):

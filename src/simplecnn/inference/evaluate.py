@@ -20,7 +20,7 @@ from simplecnn.checkpoint_file import read_checkpoint
 from simplecnn.config.build import build
 from simplecnn.console import configure_lightning_logging
 from simplecnn.errors import InputError, short
-from simplecnn.figures.reliability import reliability_figure
+from simplecnn.figures.inference.reliability import reliability_figure
 from simplecnn.inference.calibration import calibration
 from simplecnn.inference.networks import load_network
 from simplecnn.models.activations import evaluation_mode

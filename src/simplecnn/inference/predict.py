@@ -23,8 +23,8 @@ from tqdm import tqdm
 from simplecnn.data import files as mnist_files
 from simplecnn.data.batches import scale
 from simplecnn.errors import InputError, RunError, short
-from simplecnn.figures.contact_sheet import contact_sheet_figure
-from simplecnn.figures.prediction import prediction_figure
+from simplecnn.figures.inference.contact_sheet import contact_sheet_figure
+from simplecnn.figures.inference.prediction import prediction_figure
 from simplecnn.inference.image_files import STDIN, read_image
 from simplecnn.inference.preprocessing import Pixels
 from simplecnn.inference.trained_run import Predictions, TrainedRun, percent

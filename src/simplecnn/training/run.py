@@ -56,7 +56,7 @@ def train(
         if rank_zero_only.rank != 0:  # a further process of a DDP run; rank zero has the directory
             return Run(config, stop).fit_and_test()
         if resume:
-            directory = RunDirectory.again(path, config, by_hand=requested)
+            directory = RunDirectory.resume_or_create(path, config, requested=requested)
         else:
             directory = RunDirectory.create(path, config)
         try:

@@ -11,7 +11,7 @@ export function filtersSection(runs) {
   const shown = runs.map((run, i) => [run, i]).filter(([run]) => run.filters);
   if (!shown.length) return null;
   return element("section", { id: "filters" }, element("h2", {}, "Filters through time"),
-    element("p", { class: "note" }, "Red excites, blue inhibits, white is zero. The likeness to a named kernel is a cosine; of nine random weights it is 0.57 on average."),
+    element("p", { class: "note" }, "Red excites, blue inhibits, white is zero. The number is the cosine similarity to a named kernel; nine random weights reach 0.57 on average."),
     element("div", { class: "side-by-side" }, ...shown.map(([run, i]) =>
       filterHistory(run.filters, runs.length > 1 ? title(runs, i) : null))));
 }

@@ -1,0 +1,1 @@
+"""The pictures of predict and evaluate: arrays in, matplotlib Figure out."""
