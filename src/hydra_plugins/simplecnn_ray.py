@@ -30,6 +30,9 @@ class RayLauncher(WorkerLauncher):
     ) -> Sequence[JobReturn]:
         # Or Ray answers SIGTERM with a stack of C++, here and in the workers that it starts here.
         os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
+        # Or under `uv run` Ray sends the working directory, runs and all, to each worker, where
+        # another path stands in the configuration.
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         import ray
 
         if not ray.is_initialized():

@@ -66,7 +66,7 @@ def test_each_command_has_its_own_help(name, capsys):
         ("train", ["model.optimizer.lr=-1"], "model.optimizer: torch.optim.Adam refuses its "),
         ("train", ["+model.optimizer.lrr=1"], "model.optimizer.lrr is not a key of torch.optim."),
         ("train", ["-m", "model.optimizer.lr=-1,1"], "model.optimizer: torch.optim.Adam refuses "),
-        ("train", ["resume=x", "seed=3"], "seed=3: resume goes on with the run's own "),
+        ("train", ["resume=x", "seed=3"], "seed=3: resume uses the run's own "),
     ],
 )
 def test_what_is_meant_is_said(name, words, sentence, tmp_path, monkeypatch):

@@ -123,6 +123,7 @@ def test_the_best_run_and_the_command_that_reproduces_it(mixed, monkeypatch, cap
 
 def test_the_command_of_a_ready_search_is_one_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("UV", raising=False)  # which puts "uv run" before it
     words = ["hparams_search=width", "model.network.channels=[8,16]"]
     write_sweep(Path("a"), [words])
     write_job(Path("a/0"), words, best=0.5)

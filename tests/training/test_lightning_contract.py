@@ -18,7 +18,8 @@ from pytorch_lightning.callbacks import ThroughputMonitor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from simplecnn.errors import RunError
-from simplecnn.inference.evaluate import add_result
+from simplecnn.inference.evaluate import add_result, evaluate
+from simplecnn.run_directory import RunDirectory
 from simplecnn.training.run import train
 
 CALLBACKS = "pytorch_lightning.callbacks"
@@ -212,6 +213,15 @@ def test_an_exponential_moving_average_updates_each_step(tmp_path):
     torch.testing.assert_close(
         saved["current_model_state"]["network.conv1.weight"], Watch.weights[-1]
     )
+
+
+def test_the_average_is_tested_and_not_the_last_weights(tmp_path):
+    """Given `ckpt_path` in the process that trained, Lightning would test the last weights."""
+    record = do(tmp_path / "a", NOT_PICTURES, add("EMAWeightAveraging", decay=0.95))
+    directory = RunDirectory.open(tmp_path / "a")
+    evaluate(directory, directory.checkpoint("best"), data=None)
+    (evaluated,) = json.loads((directory.path / "evaluation.json").read_text()).values()
+    assert record["metrics"]["test/loss"] == pytest.approx(evaluated["loss"], abs=1e-5)
 
 
 def test_weight_averaging_updates_each_step(tmp_path):

@@ -142,14 +142,14 @@ class Run:
             if self.directory:
                 self.directory.update(metrics=self.metrics, best=self.best, ended=self.ended)
         if config["test"]:
+            if tested:
+                # Not by `ckpt_path`: a WeightAveraging that has trained would restore the weights
+                # before the average, and `evaluate` would find another accuracy.
+                content = read_checkpoint(Path(tested))
+                module.on_load_checkpoint(content)
+                module.load_state_dict(content["state_dict"], strict=module.strict_loading)
             with self._phase("test"), self._processes_end_with_this_one():
-                trainer.test(
-                    module,
-                    datamodule=datamodule,
-                    ckpt_path=tested,
-                    verbose=False,
-                    weights_only=True,
-                )
+                trainer.test(module, datamodule=datamodule, verbose=False)
             self.metrics |= _metrics(trainer.callback_metrics)
         if self.best:
             return self.best["value"]
