@@ -37,6 +37,7 @@ ROWS = {
 }
 FLOP_PER_IMAGE = 11.74e6  # of a training step of SimpleCNN: three passes, less conv1's input
 BATCH = 64
+TUTORIAL_SEEDS = (1, 2, 3)
 
 
 # ------------------------------------------------------------------- rows, each in its own process
@@ -383,7 +384,7 @@ def to_99(args: argparse.Namespace) -> dict[str, Any]:
     for seed in range(1, args.repeats + 1):
         with tempfile.TemporaryDirectory() as folder:
             record, _ = command(Path(folder), "experiment=fast", f"seed={seed}")
-            found["fast_s"].append(record["seconds"]["fit"])
+            found["fast_s"].append(record["seconds_of_fit"]["steps"])
             found["fast_acc"].append(record["metrics"]["test/acc"])
     output = subprocess.check_output(
         [sys.executable, __file__, "--work", "tutorial to 99 %"], env=environment()
@@ -392,28 +393,35 @@ def to_99(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def tutorial_to_99() -> None:
-    """Print the tutorial's seconds of training and its accuracies until one reaches 99 %."""
+    """Print the tutorial's seconds of training and its mean accuracy over seeds, an epoch after
+    the other until that reaches 99 %."""
     import torch
 
     from simplecnn.data import files
 
-    torch.manual_seed(42)
-    network, loader = tutorial_network(), usual_loader()
     images, labels = files.read(os.environ["SIMPLECNN_DATA"], part="test")
     pixels = (torch.tensor(images).unsqueeze(1) / 255 - 0.1307) / 0.3081
-    training = loop(network, loader, torch.optim.Adam(network.parameters(), lr=1e-3))
-    seconds, accuracies = 0.0, [0.0]
-    while accuracies[-1] < 0.99 and len(accuracies) < 20:
-        start = time.perf_counter()
-        for _ in range(len(loader)):
-            next(training)
-        seconds += time.perf_counter() - start
-        network.eval()
-        with torch.no_grad():
-            right = network(pixels).argmax(1) == torch.tensor(labels)
-        accuracies.append(float(right.float().mean()))
-        network.train()
-    print(json.dumps({"seconds": seconds, "accuracies": accuracies[1:]}))
+    loader = usual_loader()
+    runs = []
+    for seed in TUTORIAL_SEEDS:
+        torch.manual_seed(seed)
+        network = tutorial_network()
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+        runs.append((network, loop(network, loader, optimizer)))
+    seconds, means = 0.0, [0.0]
+    while means[-1] < 0.99 and len(means) <= 20:
+        right = 0
+        for network, training in runs:
+            network.train()
+            start = time.perf_counter()
+            for _ in range(len(loader)):
+                next(training)
+            seconds += (time.perf_counter() - start) / len(runs)
+            network.eval()
+            with torch.no_grad():
+                right += int((network(pixels).argmax(1) == torch.tensor(labels)).sum())
+        means.append(right / len(labels) / len(runs))
+    print(json.dumps({"seconds": seconds, "accuracies": means[1:]}))
 
 
 def feeding(args: argparse.Namespace) -> dict[str, Any]:
@@ -474,7 +482,7 @@ def report(found: dict[str, Any]) -> str:
         lines += ["", f"experiment=fast: {accuracy:.2%} after {fast:.1f} s (n = {number})"]
         lines += [
             f"the tutorial's loop: {last:.2%} after {seconds:.1f} s, "
-            f"{seconds / fast:.1f} times as long (n = 1)"
+            f"{seconds / fast:.1f} times as long (n = {len(TUTORIAL_SEEDS)})"
         ]
     if "feeding" in found:
         ours, usual = found["feeding"].values()

@@ -1,5 +1,6 @@
 """A folder a class: the same tensors as other data, decoded once, split as the run split it."""
 
+import base64
 import json
 import subprocess
 import sys
@@ -443,3 +444,16 @@ def test_evaluation_tells_classes_apart(run):
     for i, share in enumerate(result["precision_per_class"].values()):
         predicted = counts[:, i].sum()
         assert share == (pytest.approx(counts[i, i] / predicted) if predicted else None)
+
+
+def test_an_image_of_ones_own_is_on_the_page_as_predict_reads_it(run, tmp_path):
+    import simplecnn
+    from simplecnn.page.gather import gather
+    from simplecnn.run_directory import RunDirectory
+
+    wide = write(tmp_path / "mine.png", np.tile(np.arange(90, dtype=np.uint8)[:, None], (40, 1, 3)))
+    data = gather([RunDirectory.open(run)], own_images=[str(wide)])["images"]
+    assert data["items"][0] == {"kind": "own", "name": "mine.png"}
+    pixels = np.frombuffer(base64.b64decode(data["pixels"]), np.uint8)[: 3 * 24 * 24]
+    expected = simplecnn.load(run).prepare(wide)[0].numpy()
+    assert np.abs(pixels.reshape(3, 24, 24) / 255 - expected).max() <= 0.5 / 255 + 1e-6

@@ -23,7 +23,7 @@ from simplecnn.errors import InputError, short
 from simplecnn.figures.style import COUNT, POSITIVE, SIGNED
 from simplecnn.inference.image_files import read_image
 from simplecnn.inference.networks import load_network
-from simplecnn.inference.preprocessing import like_mnist
+from simplecnn.inference.preprocessing import Preprocessing
 from simplecnn.page.images import (
     MAX_BYTES,
     MAX_CLASSIFIED,
@@ -189,7 +189,7 @@ def _images(parts: Sequence[_Part], images: Images | None, files: Sequence[str])
         if files:
             raise InputError("image: the data of this run give no images to put it among.")
         return None
-    own = [_own(file, images) for file in files]
+    own = [_own(file, images, parts[0].config) for file in files]
     predicted = [p for p in (part.predicted(images) for part in parts) if p is not None]
     predicted = predicted if len(predicted) == len(parts) else []
     shape = images.pixels.shape[1:]
@@ -225,19 +225,18 @@ def _images(parts: Sequence[_Part], images: Images | None, files: Sequence[str])
     }
 
 
-def _own(file: str, images: Images) -> NDArray[np.uint8]:
-    """A person's own image as bytes (C, H, W). Raises InputError."""
-    if images.pixels.shape[1:] != DRAWN:
-        shape = " x ".join(map(str, images.pixels.shape[1:]))
-        raise InputError(
-            f"image={file}: this run's images are {shape}, and only gray digits of 28 x 28 are "
-            f"made of a file here. Open the page and drop the file onto it."
-        )
+def _own(file: str, images: Images, config: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """A person's own image as bytes (C, H, W), as `predict` prepares it. Raises InputError."""
+    channels, height, width = images.pixels.shape[1:]
+    if height != width:
+        raise InputError(f"image={file}: this run's images are no squares, as a file is made one.")
+    shape = {"in_channels": channels, "image_size": height}
+    preprocessing = Preprocessing.of(config["data"], shape)
     try:
-        digit = like_mnist(read_image(file))
+        pixels = preprocessing.array(read_image(file, color=preprocessing.color))
     except InputError as error:
         raise InputError(str(error).replace("image:", f"image={file}:")) from None
-    return images.encoded(torch.from_numpy(digit)[None])
+    return images.encoded(torch.from_numpy(pixels))
 
 
 # ------------------------------------------------------------------------------ of a run's files
