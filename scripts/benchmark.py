@@ -250,7 +250,7 @@ def common_words(folder: str) -> list[str]:
 
 
 def work(row: str, steps: int) -> None:
-    """A row's process: it trains whenever it is told to."""
+    """A row's process: it trains a turn whenever a line comes in."""
     import logging
 
     if row in ("bare", "ours", "plain", "resnet"):
@@ -458,7 +458,7 @@ def report(found: dict[str, Any]) -> str:
     for part, title in (("steps", ""), ("busy", " beside two busy processes")):
         if part in found:
             ms = found[part]["ms"]
-            rows = [["a step of 64 digits" + title, "ms", "of bare loop", "of ours"]]
+            rows = [["a step of 64 digits" + title, "ms", "÷ bare loop", "÷ ours"]]
             for row, values in ms.items():
                 ratios = [f"{ratio(values, ms[base]):.2f}" for base in ("bare", "ours")]
                 rows.append([ROWS[row], f"{median(values):.1f}", *ratios])

@@ -2,7 +2,7 @@
 
     uv run scripts/pin.py
 
-Writes the list `constraint-dependencies` in pyproject.toml, which every `uv run` obeys, and
+Writes the list `constraint-dependencies` in pyproject.toml, which every `uv run` follows, and
 requirements.txt, the same with hashes, for `pip install --require-hashes -r requirements.txt`.
 (A lock file would do both, but it records from where each file was downloaded.)
 """

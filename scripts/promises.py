@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "promises.md"
-SECTIONS = ("Nothing is lost", "Bad input", "Hostile input", "Data")
+SECTIONS = ("Nothing is lost", "Bad input", "Hostile input", "Data", "Page")
 HEAD = """# What is promised, and which test proves it
 
 Made from the tests' own counts by `uv run scripts/promises.py`. One of them again, with its counts
@@ -24,14 +24,7 @@ on the screen: `uv run pytest -s FILE::TEST`.
 def promises() -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        tests = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-m",
-            "proof",
-        ]
+        tests = [sys.executable, "-m", "pytest", "-q", "-m", "proof"]
         tests += [f"--junitxml={report}", "-o", "junit_family=xunit1"]  # that one has properties
         if subprocess.run(tests, cwd=ROOT).returncode:
             sys.exit("A promise is not kept: docs/promises.md stays as it is.")

@@ -72,8 +72,8 @@ def _for_files(made: dict[str, Any]) -> dict[str, Any]:
             part["properties"]["_target_"]["not"] = {"enum": sorted(schema.OURS)}
         for name, value in part.get("properties", {}).items():
             if name != "_target_":
-                told = {k: value.pop(k) for k in ("description", "default") if k in value}
-                part["properties"][name] = {**told, "anyOf": [value, INTERPOLATION]}
+                kept = {k: value.pop(k) for k in ("description", "default") if k in value}
+                part["properties"][name] = {**kept, "anyOf": [value, INTERPOLATION]}
     file = parts.pop("_file_")
     defaults = {"type": "array", "description": "files that this one builds on"}
     for part in (file, *parts.values()):

@@ -89,12 +89,12 @@ def proves(record_property: Callable[[str, object], None]) -> Callable[..., None
         proves("Kills", "A run that is killed goes on.", kills_survived=25, in_a_save=5)
 
     `scripts/promises.py` makes docs/promises.md of it: a row a test, by section, in which the
-    counts read "25 kills survived, 5 in a save". Several calls in one test are several rows.
+    counts read "kills survived: 25, in a save: 5". Several calls in one test are several rows.
     """
 
     def proves(section: str, promise: str, **counts: int) -> None:
         assert counts and all(type(n) is int and n > 0 for n in counts.values()), counts
-        told = ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items())
+        told = ", ".join(f"{what.replace('_', ' ')}: {n:,}" for what, n in counts.items())
         print(f"{promise} {told}")
         record_property("promise", f"{section}|{promise}|{told}")
 

@@ -165,7 +165,7 @@ def _list_jobs(plan: SweepPlan) -> NoReturn:
 
 
 def _check_resume(path: str, words: Sequence[str]) -> None:
-    """Raise InputError unless this process can go on in the directory of an interrupted run."""
+    """Raise InputError unless this process can resume the interrupted run in that directory."""
     others = [w for w in words if not w.lstrip("+").startswith(("resume=", "hydra."))]
     if others:
         raise InputError(

@@ -38,7 +38,7 @@ class ScreenHandler(logging.StreamHandler):
 THEIR_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r".*is smaller than the logging interval.*",  # metrics are logged at the end of an epoch
-    r".*Checkpoint directory .* exists and is not empty.*",  # a run that goes on
+    r".*Checkpoint directory .* exists and is not empty.*",  # a run that is resumed
     r".*You defined a `validation_step` but have no `val_dataloader`.*",
     r"You're using the WeightAveraging callback, but loading .*",  # to test, the averages are all
     r"Grad strides do not match bucket view strides",  # of one channel: both are the same order

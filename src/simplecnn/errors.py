@@ -23,7 +23,7 @@ class InputError(Exception):
 
 
 class RunError(Exception):
-    """The run cannot go on, through no bug of ours; the message is one sentence. Exit code 1."""
+    """The run has to stop, through no bug of ours; the message is one sentence. Exit code 1."""
 
 
 def short(path: str | Path) -> str:

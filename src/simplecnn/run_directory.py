@@ -98,7 +98,7 @@ class RunDirectory(LockedDirectory):
 
     @classmethod
     def to_resume(cls, path: str | Path) -> "RunDirectory":
-        """A run that can go on. Raises InputError where it cannot, with what can be done."""
+        """A run that can be resumed. Raises InputError where it cannot, with what can be done."""
         folder = cls.open(path, key="resume")
         last = folder.last_checkpoint()
         if folder.record.get("status") == "finished":

@@ -199,12 +199,12 @@ def test_pointing_at_a_cell_of_the_first_layer_shows_the_sum(tab, run):
     canvas = tab.locator(".layers canvas").first
     width = canvas.evaluate("canvas => canvas.width / canvas.getBoundingClientRect().width")
     canvas.hover(position={"x": (58 + 2 * 11 + 1) / width, "y": (2 * 14 + 1) / width})
-    told = tab.locator(".told").inner_text()
+    told = tab.locator(".details").inner_text()
     value = float(maps[1, 14, 11])
     assert "conv1, channel 1, row 14, column 11" in told
     assert "rows 13 to 15 and columns 10 to 12 of the image (3 x 3)" in told
     assert number_in(told, "it is ") == pytest.approx(value, rel=0.01)
-    tables = tab.locator(".told .numbers")
+    tables = tab.locator(".details .numbers")
     assert tables.count() == 3
     shown = [[float(t.replace("−", "-")) for t in tables.nth(i).locator("td").all_inner_texts()]
              for i in range(3)]  # fmt: skip
@@ -228,17 +228,17 @@ def test_pointing_deeper_names_the_strongest_inputs_by_keys_alone(tab, run):
     canvas.focus()
     for key in ("ArrowRight", "PageDown", "PageDown", "ArrowDown", "ArrowRight", "ArrowRight"):
         tab.keyboard.press(key)
-    told = tab.locator(".told").inner_text()
+    told = tab.locator(".details").inner_text()
     assert "conv2, channel 2, row 1, column 2" in told
     pooled = nn.Sequential(*list(network)[:3])(image.reshape(1, 1, 28, 28))[0]
     products = nn.functional.pad(pooled, (1, 1, 1, 1))[:, 1:4, 2:5] * network.conv2.weight[2]
     strongest = products.flatten()[products.abs().flatten().argmax()]
-    row = tab.locator(".told tbody tr").first.inner_text().split("\t")
+    row = tab.locator(".details tbody tr").first.inner_text().split("\t")
     assert row[0].startswith("pool1 ")
     assert float(row[3].replace("−", "-")) == pytest.approx(float(strongest), rel=0.01)
     assert "144 products" in told
     tab.keyboard.press("Escape")
-    assert "Point at any cell" in tab.locator(".told").inner_text()
+    assert "Point at any cell" in tab.locator(".details").inner_text()
 
 
 def test_filters_through_time(tab, run):
@@ -273,8 +273,8 @@ def test_a_cell_of_the_matrix_shows_its_images_and_one_of_them_the_network(tab):
     assert words in tab.locator(".behind h3").inner_text()
     shown = tab.locator(".behind .thumbnail")
     assert shown.count() >= 1
-    true, _, taken = words.partition(": ")[0].partition(" taken for ")
-    assert shown.first.get_attribute("aria-label").startswith(f"{true}, taken for {taken}")
+    true, _, taken = words.partition(": ")[0].partition(" predicted as ")
+    assert shown.first.get_attribute("aria-label").startswith(f"{true}, predicted as {taken}")
     shown.first.focus()
     tab.keyboard.press("Enter")
     assert tab.locator(".caption").inner_text().startswith(f"image of {true}: {taken}, ")
@@ -335,10 +335,10 @@ def test_it_fits_a_phone_and_a_desktop_in_light_and_dark(width, scheme, browser,
         if width == 360:
             canvas = page.locator(".layers canvas").nth(2)
             canvas.tap(position={"x": 20, "y": 10})
-            told = page.locator(".told.open").bounding_box()
+            told = page.locator(".details.open").bounding_box()
             assert told["y"] + told["height"] == pytest.approx(780, abs=1)  # where a thumb is
             page.get_by_role("button", name="close").tap()
-            assert page.locator(".told.open").count() == 0
+            assert page.locator(".details.open").count() == 0
 
 
 def test_text_of_a_run_is_shown_as_text(browser, run, tmp_path):
@@ -434,7 +434,7 @@ def test_color_images_of_other_sizes_with_the_names_of_their_classes(
         values = values.reshape(3, 64, 64)
         assert values[:2].max() == 0 and values[2] == pytest.approx(200 / 255, abs=0.005)
         page.locator(".layers canvas").first.hover(position={"x": 20, "y": 20})
-        assert page.locator(".told .numbers").count() == 9  # patch, kernel, products; three colors
+        assert page.locator(".details .numbers").count() == 9  # 3 tables of 3 colors
 
 
 def test_a_network_that_is_no_chain_shows_everything_else(browser, tmp_path, monkeypatch):

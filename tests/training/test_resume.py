@@ -343,7 +343,7 @@ def test_a_run_killed_in_the_worst_places_is_resumed(whole, tmp_path, proves):
     counts = [sum(f"in {kind}" in p for p in PLACES) for kind in ("a checkpoint", "a picture")]
     proves(
         "Nothing is lost",
-        "The same holds in the places where it is hardest.",
+        "The same where it is hardest: in the writing of a checkpoint, in a picture, in the test.",
         kills_survived=len(PLACES),
         in_the_writing_of_a_checkpoint=counts[0],
         in_a_picture=counts[1],
@@ -360,7 +360,8 @@ def test_every_kind_of_run_is_resumed_exactly(kind, tmp_path, proves):
         killed_and_resumed(tmp_path / moment, whole, trouble, moment)
         for moment, trouble in moments.items()
     )
-    proves("Nothing is lost", f"So is a run with: {kind}.", kills_survived=len(moments))
+    promise = f"A killed run is resumed exactly, with: {kind}."
+    proves("Nothing is lost", promise, kills_survived=len(moments))
 
 
 def test_a_run_that_early_stopping_has_stopped_trains_no_further(recipes, tmp_path):
@@ -575,7 +576,7 @@ def test_damaged_checkpoints_are_named_and_the_other_one_suggested(whole, tmp_pa
         "Nothing is lost",
         "A checkpoint that is empty, cut short, changed or foreign is named, and another one that "
         "is intact is suggested.",
-        damages_recognised=len(damages) + 1,
+        damaged_files_named=len(damages) + 1,
     )
 
 
@@ -631,7 +632,7 @@ def test_a_signal_ends_a_run_and_tells_how_to_resume(
         "Nothing is lost",
         f"{name} ends a run with {code} within 5 seconds; its last finished epoch is kept, and how "
         "to resume it is said. What is resumed is bit for bit the whole run.",
-        signals_obeyed=len(places) + 2,
+        signals_sent=len(places) + 2,
     )
 
 

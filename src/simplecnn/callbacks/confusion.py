@@ -1,4 +1,4 @@
-"""Pictures of which class is taken for which on the validation images."""
+"""Pictures of the confusion matrix on the validation images."""
 
 from typing import Any
 

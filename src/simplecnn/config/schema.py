@@ -418,7 +418,7 @@ class Train(Parts):
     callbacks: dict[str, Annotated[Any, ByTarget(*CALLBACKS)] | None] | None = key(
         None, "when to look, and when to save")
     logger: dict[str, Annotated[Any, ByTarget(*LOGGERS)] | None] | None = key(
-        None, "who is told of the metrics")
+        None, "where the metrics are logged")
     paths: Paths = key(Paths(), "where things are")
     name: Name = key("train", "the run lands in outputs/<name>/<date_time>")
     seed: Seed = key(42, "initial weights, order of the batches, dropout")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from simplecnn.figures import style
 from simplecnn.figures.style import LABEL
 
-HIGHLIGHT, PLAIN = style.COLORS[0], "#b5b5b5"  # ours, others
+HIGHLIGHT, PLAIN = style.COLORS[0], "0.71"  # ours, others
 ROW_HEIGHT = 0.3
 
 

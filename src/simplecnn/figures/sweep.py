@@ -16,10 +16,7 @@ from numpy.typing import NDArray
 from simplecnn.figures import style
 
 PANEL_WIDTH, PANEL_HEIGHT = 3.6, 3.0  # inches
-TITLE_SIZE, LABEL_SIZE, NOTE_SIZE = 10, 9, 8
 MAX_LINES = 6  # in one panel: more values of the other parameter are dots only
-COLORS = ("#1b6ca8", "#c8553d", "#3f8f4f", "#7d5ba6", "#b8860b", "#4d4d4d")
-FAILED = "#b2182b"
 
 
 @dataclass(frozen=True)
@@ -55,12 +52,12 @@ def sweep_figure(
     grid = figure.add_gridspec(len(heights), num_columns)
     num_failed = int(np.isnan(values).sum())
     failed = f", {num_failed} without a result (crosses)" if num_failed else ""
-    figure.suptitle(f"{len(values)} jobs{failed}", fontsize=TITLE_SIZE + 1)
+    style.head(figure, f"{len(values)} jobs{failed}")
     for i, name in enumerate(parameters):
         ax = figure.add_subplot(grid[i // num_columns, i % num_columns])
         others = [other for other in parameters if other != name] if len(parameters) == 2 else []
+        style.dress(ax, x=name, y=metric, grid="y")
         _draw_parameter(ax, name, parameters, values, other=others[0] if others else None)
-        ax.set_ylabel(metric, fontsize=LABEL_SIZE)
     if len(parameters) > 2:
         ax = figure.add_subplot(grid[num_rows, :])
         _draw_parallel(ax, parameters, values, metric, larger_is_better)
@@ -82,25 +79,21 @@ def _draw_parameter(
     good = np.isfinite(values)
     lines = _distinct(parameters[other]) if other else []
     if other and len(lines) <= MAX_LINES:
-        for color, setting in zip(COLORS, lines, strict=False):
+        for color, setting in zip(style.COLORS, lines, strict=False):
             chosen = good & np.array([s == setting for s in parameters[other]])
             ax.plot(places[chosen], values[chosen], "o", color=color, markersize=4)
             _draw_mean(ax, places[chosen], values[chosen], color, f"{other} {_text(setting)}")
-        ax.legend(fontsize=NOTE_SIZE, framealpha=0.8)
+        ax.legend(fontsize=style.NOTE, framealpha=0.8)
     else:
-        ax.plot(places[good], values[good], "o", color=COLORS[0], markersize=4, alpha=0.75)
+        ax.plot(places[good], values[good], "o", color=style.COLORS[0], markersize=4, alpha=0.75)
         repeated = len(np.unique(places[good])) <= max(8, len(places) / 2)
         if repeated and name != "seed":  # seeds have no order
-            _draw_mean(ax, places[good], values[good], COLORS[0], "mean")
+            _draw_mean(ax, places[good], values[good], style.COLORS[0], "mean")
     if not good.all():  # below the worst result
         low, high = ax.get_ylim()
         ax.set_ylim(low - 0.08 * (high - low), high)
         floor = np.full((~good).sum(), low - 0.05 * (high - low))
-        ax.plot(places[~good], floor, "x", color=FAILED, markersize=6, clip_on=False)
-    ax.set_xlabel(name, fontsize=LABEL_SIZE)
-    ax.tick_params(labelsize=NOTE_SIZE)
-    ax.grid(axis="y", color="#e0e0e0", linewidth=0.6)
-    ax.spines[["top", "right"]].set_visible(False)
+        ax.plot(places[~good], floor, "x", color=style.WRONG, markersize=6, clip_on=False)
 
 
 def _draw_mean(
@@ -130,12 +123,12 @@ def _draw_parallel(
         low, high = np.nanmin(change(places)), np.nanmax(change(places))
         span = high - low or 1.0
         columns.append((change(places) - low) / span if high > low else 0.5 + 0 * places)
-        ax.axvline(x, color="#808080", linewidth=0.8)
+        ax.axvline(x, color=style.FAINT, linewidth=0.8)
         for place, text in ticks or _few(places, logarithmic=logarithmic):
             y = float((change(place) - low) / span) if high > low else 0.5
             ax.annotate(
                 text, (x, y), (5 if is_result else -4, 0), textcoords="offset points",
-                ha="left" if is_result else "right", va="center", fontsize=NOTE_SIZE,
+                ha="left" if is_result else "right", va="center", fontsize=style.NOTE,
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8},
             )  # fmt: skip
     norm = Normalize(values[good].min(), max(values[good].max(), values[good].min() + 1e-9))
@@ -143,36 +136,30 @@ def _draw_parallel(
     lines = np.stack(columns, axis=1)
     for i in good[np.argsort(values[good] if larger_is_better else -values[good])]:
         ax.plot(lines[i], color=colors(norm(values[i])), linewidth=1.4, alpha=0.8)  # best on top
-    ax.set_xticks(range(len(columns)), [*parameters, metric], fontsize=LABEL_SIZE)
+    ax.set_xticks(range(len(columns)), [*parameters, metric], fontsize=style.LABEL)
     ax.set_xlim(-0.35, len(parameters) + 0.2)
     ax.set_ylim(-0.06, 1.06)
     ax.set_yticks([])
     ax.spines[["top", "right", "left", "bottom"]].set_visible(False)
     ax.tick_params(length=0)
-    ax.set_title(
-        "Which values came together: a line a job, colored by its result", fontsize=TITLE_SIZE
-    )
+    title = "Which values came together: a line a job, colored by its result"
+    ax.set_title(title, fontsize=style.LABEL)
 
 
 def _draw_curves(ax: Axes, curves: Sequence[Curve], metric: str) -> None:
     title = f"Learning curves of the best {len(curves)}" if len(curves) > 1 else "Learning curve"
-    ax.set_title(title, fontsize=TITLE_SIZE)
-    for color, curve in zip(COLORS, curves, strict=False):
+    style.dress(ax, title=title, x="epoch", y=metric, grid="both")
+    for color, curve in zip(style.COLORS, curves, strict=False):
         ax.plot(
             curve.epochs, curve.values, ".-", color=color, linewidth=1.3, markersize=5,
             label=curve.label,
         )  # fmt: skip
-    ax.set_xlabel("epoch", fontsize=LABEL_SIZE)
-    ax.set_ylabel(metric, fontsize=LABEL_SIZE)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.tick_params(labelsize=NOTE_SIZE)
-    ax.grid(color="#e0e0e0", linewidth=0.6)
-    ax.spines[["top", "right"]].set_visible(False)
     if curves:
-        ax.legend(fontsize=NOTE_SIZE, framealpha=0.8)
+        ax.legend(fontsize=style.NOTE, framealpha=0.8)
     else:
         ax.text(0.5, 0.5, "no metrics.csv: the jobs logged nothing", ha="center", va="center",
-                transform=ax.transAxes, fontsize=LABEL_SIZE)  # fmt: skip
+                transform=ax.transAxes, fontsize=style.LABEL)  # fmt: skip
 
 
 def _places(settings: Sequence[Any]) -> tuple[NDArray[Any], list[tuple[float, str]]]:

@@ -179,14 +179,15 @@ def draw_reliability(directory: Path, name: str, result: dict[str, Any]) -> Path
 
 
 def _table(name: str, result: dict[str, Any]) -> str:
-    """Recall and precision of each class, and beside them who is taken for whom.
+    """Recall and precision of each class, and beside them the confusion matrix.
 
-    Of more classes than fit side by side, only whom each is most often taken for.
+    Of more classes than fit side by side, only what each is most often predicted as.
     """
     classes = list(result["acc_per_class"])
     is_wide = len(classes) > MAX_COLUMNS
     heads = [] if is_wide else [label[:8] for label in classes]
-    rows = [["true", "recall", "precision", *heads, *(["most often taken for"] if is_wide else [])]]
+    last = ["most often predicted as"] if is_wide else []
+    rows = [["true", "recall", "precision", *heads, *last]]
     for i, (label, counts) in enumerate(zip(classes, result["confusion"], strict=True)):
         shares = [result[key][label] for key in ("acc_per_class", "precision_per_class")]
         cells = ["-" if share is None else f"{100 * share:.2f} %" for share in shares]

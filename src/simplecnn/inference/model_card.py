@@ -142,7 +142,7 @@ def _confused(evaluations: Mapping[str, Any]) -> Iterator[str]:
         pairs.sort(key=lambda pair: -pair[0])
         most = ", ".join(f"{a} as {b} ({n})" for n, a, b in pairs[:NUM_CONFUSIONS])
         yield f"- {name}: least right on {worst} ({100 * shares[worst]:.2f} %);"
-        yield f"  most often takes {most or 'nothing for anything else'}."
+        yield f"  most often predicts {most or 'nothing wrong'}."
 
 
 def _corrupted(path: Path) -> Iterator[str]:

@@ -184,10 +184,10 @@ def _table(rows: Sequence[Row], names: Sequence[str], threshold: float, *, rejec
         ])  # fmt: skip
     good = [row.shares for row in rows if row.shares is not None]
     counts = Counter(names[int(shares.argmax())] for shares in good)
-    told = "   ".join(f"{name}: {counts[name]:,}" for name in names if counts[name])
+    summary = "   ".join(f"{name}: {counts[name]:,}" for name in names if counts[name])
     lines = [table(cells)] if len(cells) > 1 else []
     lines += [row.error for row in shown if row.error]
-    lines.append(f"{len(good):,} image{'s' * (len(good) != 1)}   {told}")
+    lines.append(f"{len(good):,} image{'s' * (len(good) != 1)}   {summary}")
     if unsure:
         lines.append(f"{len(unsure):,} {word}: below {threshold:g}")
     return "\n".join(lines)

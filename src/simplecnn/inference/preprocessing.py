@@ -104,11 +104,11 @@ class Preprocessing:
 
     def record(self) -> dict[str, Any]:
         """For metadata: the fields, and what they mean."""
-        told = "light drawing on black, " if self.box else ""
+        drawing = "light drawing on black, " if self.box else ""
         fit = (
             f"fitted into {self.box} x {self.box}, center of mass in the middle" if self.box else ""
         )
-        words = f"float32 (N, {self.channels}, {self.size}, {self.size}), 0 to 1, {told}{fit}"
+        words = f"float32 (N, {self.channels}, {self.size}, {self.size}), 0 to 1, {drawing}{fit}"
         return {**asdict(self), "input": words.rstrip(", ")}
 
     def _resized(self, image: Pixels) -> Pixels:
@@ -128,9 +128,9 @@ class Preprocessing:
         height, width = (max(1, round(side * scale)) for side in ink.shape)
         ink = _resize(ink, height, width)
         ink = ink / ink.max()
-        room = self.size - np.array(ink.shape)
+        space = self.size - np.array(ink.shape)
         middle = self.size / 2  # pixel 14, not 13.5, is where it lies in 99.5 % of MNIST
-        top, left = np.clip(np.rint(middle - _center(ink)).astype(int), 0, room)
+        top, left = np.clip(np.rint(middle - _center(ink)).astype(int), 0, space)
         digit = np.zeros((self.size, self.size), np.float32)
         digit[top : top + height, left : left + width] = ink
         return digit

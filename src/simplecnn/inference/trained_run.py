@@ -103,8 +103,8 @@ class TrainedRun:
 
     def __repr__(self) -> str:
         accuracy = self.metrics.get("test/acc")
-        told = "" if accuracy is None else f", test accuracy {percent(accuracy, digits=2)}"
-        return f"<run {short(self.path)}, {self.checkpoint.name}{told}>"
+        result = "" if accuracy is None else f", test accuracy {percent(accuracy, digits=2)}"
+        return f"<run {short(self.path)}, {self.checkpoint.name}{result}>"
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -362,18 +362,18 @@ def _moment(step: int, epoch: int, path: Path | None) -> str:
 
 
 def _pictures(folder: Path, *, is_chain: bool) -> Iterator[Data]:
-    """The newest of each picture, as bytes while there is room; what the page draws left out."""
+    """The newest of each picture, as bytes as long as they fit; what the page draws left out."""
     newest: dict[str, Path] = {}
     for path in sorted(folder.glob("*.png")):
         newest[path.stem.partition("_epoch=")[0]] = path
-    room = MAX_PICTURES
+    num_left = MAX_PICTURES
     for name, path in newest.items():
         if name.startswith((*SHOWN, *(("maps_",) if is_chain else ()))):
             continue
         content = path.read_bytes()
-        room -= len(content)
+        num_left -= len(content)
         width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
-        source = base64.b64encode(content).decode() if room >= 0 else None
+        source = base64.b64encode(content).decode() if num_left >= 0 else None
         yield {"name": path.stem, "width": width, "height": height, "png": source}
 
 

@@ -142,9 +142,9 @@ def _checks(
             remark = f"as a lower bound: {reason}"
         if name not in wrong and not remark:
             wrong[name], remark = _interval_difference(field)
-        told = wrong.get(name, "")
+        mistake = wrong.get(name, "")
         num_units = len(positions[name].places)
-        checks.append(Check(name, experiment.name, not told, num_units, told or remark))
+        checks.append(Check(name, experiment.name, not mistake, num_units, mistake or remark))
     return checks
 
 

@@ -35,7 +35,7 @@ def run_sweep(run: Callable[[], Any], plan: SweepPlan) -> int:
     """Run all jobs by `run`, which is Hydra's, and report on them however they ended.
 
     Returns the exit code, 0 where all jobs succeeded. Raises InputError before the first job
-    where the directory cannot be claimed.
+    where the directory cannot be locked.
     """
     directory = claim(plan)
     PrepareSweep.current = plan, directory

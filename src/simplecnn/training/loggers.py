@@ -124,7 +124,7 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         row = self.rows.setdefault(step if step is not None else len(self.rows), {})
-        # As the file has them, so that a run that goes on from the file has the same rows.
+        # As the file has them, so that a run resumed from the file has the same rows.
         row.update({key: float(_text(float(value))) for key, value in metrics.items()})
 
     @rank_zero_only

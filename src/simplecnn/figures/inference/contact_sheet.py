@@ -1,4 +1,4 @@
-"""Many images on one sheet, each with what it was taken for; what is uncertain is marked."""
+"""Many images on one sheet, each with its predicted class; what is uncertain is marked."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from simplecnn.figures.style import new_figure
+from simplecnn.figures import style
 
 COLUMNS = 16
 TILE, TEXT = 0.62, 0.3  # inches of an image, and of the lines below it
-UNSURE = "#d9600f"
+UNSURE = style.NEW
 
 
 def contact_sheet_figure(
@@ -24,7 +24,7 @@ def contact_sheet_figure(
     columns = min(COLUMNS, max(8, len(images)))
     rows = -(-len(images) // columns)
     width, height = columns * (TILE + 0.08), rows * (TILE + TEXT)
-    figure = new_figure(width + 0.2, height + 0.6)
+    figure = style.new_figure(width + 0.2, height + 0.6)
     ax = figure.subplots()
     ax.set_axis_off()
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -36,8 +36,8 @@ def contact_sheet_figure(
                   extent=(x, x + TILE, y + TILE, y))  # fmt: skip
         color, thickness = (UNSURE, 2.5) if unsure[i] else ("0.8", 0.5)
         ax.add_patch(Rectangle((x, y), TILE, TILE, fill=False, edgecolor=color, lw=thickness))
-        ax.text(x + TILE / 2, y + TILE + 0.04, label, ha="center", va="top", fontsize=6,
+        ax.text(x + TILE / 2, y + TILE + 0.04, label, ha="center", va="top", fontsize=style.SMALL,
                 color=UNSURE if unsure[i] else "black")  # fmt: skip
     ax.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
-    figure.suptitle(title, fontsize=8)
+    style.head(figure, title)
     return figure

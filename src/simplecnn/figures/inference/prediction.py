@@ -51,20 +51,20 @@ def prediction_figure(
         more = f", the first {MAX_MAPS}" if len(values) > MAX_MAPS else ""
         size = " x ".join(map(str, values.shape[1:]))
         _label(ax, f"{name}: {len(values)} channels of {size}{more}, one scale")
-    figure.suptitle(title, fontsize=9)
+    style.head(figure, title)
     return figure
 
 
 def _draw_probabilities(ax: Axes, names: Sequence[str], probabilities: NDArray) -> None:
     best = int(probabilities.argmax())
-    colors = ["#b2182b" if i == best else "0.6" for i in range(len(names))]
+    colors = [style.WRONG if i == best else "0.6" for i in range(len(names))]
     bars = ax.bar(range(len(names)), probabilities, color=colors)
     if len(names) <= 20:
-        ax.bar_label(bars, [f"{100 * p:.1f} %" for p in probabilities], fontsize=6)
-    ax.set_xticks(range(len(names)), names, fontsize=7, rotation=0 if len(names[0]) < 4 else 20)
+        ax.bar_label(bars, [f"{100 * p:.1f} %" for p in probabilities], fontsize=style.SMALL)
+    ax.set_xticks(range(len(names)), names, rotation=0 if len(names[0]) < 4 else 20)
     ax.set_ylim(0, 1.18)
-    ax.set_yticks([0, 1], ["0", "1"], fontsize=7)
-    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_yticks([0, 1], ["0", "1"])
+    style.dress(ax)
 
 
 def _side_by_side(maps: NDArray) -> NDArray:
@@ -80,7 +80,7 @@ def _side_by_side(maps: NDArray) -> NDArray:
 
 
 def _label(ax: Axes, text: str) -> None:
-    ax.set_title(text, fontsize=6.5)
+    ax.set_title(text, fontsize=style.NOTE)
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set(color="0.7", lw=0.5)

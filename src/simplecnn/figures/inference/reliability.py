@@ -4,9 +4,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from simplecnn.figures.style import new_figure
+from simplecnn.figures import style
 
-BAR, GAP = "#1b6ca8", "#d9600f"
+BAR, GAP = style.COLORS[0], style.NEW
 
 
 def reliability_figure(
@@ -18,7 +18,7 @@ def reliability_figure(
     """
     edges = np.linspace(0, 1, len(counts) + 1)
     width = edges[1]
-    figure = new_figure(4.6, 5.2)
+    figure = style.new_figure(4.6, 5.2)
     ax, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     ax.bar(
         edges[:-1], accuracies, width, align="edge", color=BAR, edgecolor="white", label="accuracy"
@@ -28,17 +28,13 @@ def reliability_figure(
     for x, y in zip(confidences, accuracies, strict=True):
         ax.plot([x, x], [x, y], color=GAP, lw=1.5)
     ax.set(xlim=(0, 1), ylim=(0, 1.02))
-    ax.set_ylabel("share that is right", fontsize=8)
-    ax.legend(fontsize=7, frameon=False, loc="upper left")
+    style.dress(ax, y="share that is right")
+    ax.legend(fontsize=style.NOTE, frameon=False, loc="upper left")
     below.bar(
         edges[:-1], np.maximum(counts, 0.5), width, align="edge", color="0.6", edgecolor="white"
     )
     below.set_yscale("log")
     below.set_ylim(0.5, max(counts.max(), 1) * 2)
-    below.set_ylabel("images", fontsize=8)
-    below.set_xlabel("confidence: probability of the answer", fontsize=8)
-    for axes in (ax, below):
-        axes.tick_params(labelsize=7)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize=9)
+    style.dress(below, x="confidence: probability of the answer", y="images")
+    style.head(figure, title)
     return figure

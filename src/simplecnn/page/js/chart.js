@@ -112,8 +112,8 @@ function summary(lines, text) {
 }
 
 function padded(low, high) {
-  const room = (high - low || Math.abs(high) || 1) * 0.04;
-  return [low - room, high + room];
+  const margin = (high - low || Math.abs(high) || 1) * 0.04;
+  return [low - margin, high + margin];
 }
 
 /** Round numbers between two. */

@@ -12,13 +12,13 @@ export function thumbnail(data, item, words, open) {
     canvas, element("span", { "aria-hidden": "true" }, item.caption));
 }
 
-/** "4 taken for 9, 98.3 %" */
+/** "4 predicted as 9, 98.3 %" */
 export function nameOf(data, item, run = 0) {
   if (item.kind === "own") return item.name;
   const label = data.classes[item.label], answer = item.predicted?.[run];
   if (answer === undefined) return label;
   const sure = item.confidence?.[run] === undefined ? "" : `, ${percent(item.confidence[run])}`;
-  return answer === item.label ? `${label}, found${sure}` : `${label}, taken for ${data.classes[answer]}${sure}`;
+  return answer === item.label ? `${label}, correct${sure}` : `${label}, predicted as ${data.classes[answer]}${sure}`;
 }
 
 export function gallery(data, items, run, open) {
@@ -33,10 +33,10 @@ export function confusionSection(data, runs, open) {
   const section = element("section", { id: "confusion" }, element("h2", {}, runs.length > 1 ? "Confusion, and where the runs differ" : "Confusion and mistakes"));
   const { images } = data;
   if (!images || !images.confusion.length) {
-    section.append(element("p", {}, images ? "It is not known what these images were taken for." : "The images of this run are not at hand."));
+    section.append(element("p", {}, images ? "What was predicted for these images is not known." : "The images of this run are not at hand."));
     return section;
   }
-  section.append(element("p", { class: "note" }, `On ${images.number.toLocaleString("en-US")} ${images.split} images: a row a true class, a column what it was taken for. A click on a cell shows images in it, a click on an image the network at work on it.`));
+  section.append(element("p", { class: "note" }, `On ${images.number.toLocaleString("en-US")} ${images.split} images: a row a true class, a column the predicted one. A click on a cell shows images in it, a click on an image the network at work on it.`));
   section.append(element("div", { class: "side-by-side" }, ...images.confusion.map((counts, run) =>
     matrix(data, runs.length > 1 ? title(runs, run) : null, counts, run, open))));
   if (runs.length > 1) section.append(...differences(data, open));
@@ -57,7 +57,7 @@ function matrix(data, heading, counts, run, open) {
       made.append(element("span", { class: "none" }, "·"));
       return made;
     }
-    const words = i === j ? `${data.classes[i]} found: ${count}` : `${data.classes[i]} taken for ${data.classes[j]}: ${count}`;
+    const words = i === j ? `${data.classes[i]} correct: ${count}` : `${data.classes[i]} predicted as ${data.classes[j]}: ${count}`;
     const button = element("button", { type: "button", "aria-label": words, title: words, onclick: () => show(i, j, count, words) }, String(count));
     if (i !== j) {
       button.style.backgroundColor = css(0.1 + (0.4 * count) / most, { palette: "count", limit: 1 });

@@ -164,7 +164,7 @@ function blurPool(input, layer) {
   const [channels, rows, columns] = input.shape, [, outRows, outColumns] = layer.shape;
   const blur = [0.25, 0.5, 0.25];
   const values = new Float32Array(channels * outRows * outColumns);
-  const clamp = (place, size) => Math.max(0, Math.min(size - 2, place)); // the border goes on
+  const clamp = (place, size) => Math.max(0, Math.min(size - 2, place)); // the border is repeated
   let at = 0;
   for (let c = 0; c < channels; c++) {
     const pixel = (row, column) => input.values[(c * rows + row) * columns + column];

@@ -42,7 +42,7 @@ function workSection() {
   const scale = images ?? { shape: [1, 28, 28], low: 0, high: 1, items: [] };
   const view = imageView(scale);
   const caption = element("p", { class: "caption", role: "status" });
-  const told = element("div", { class: "told", role: "status", "aria-live": "polite" }, hint());
+  const details = element("div", { class: "details", role: "status", "aria-live": "polite" }, hint());
   const panels = networks.map((network, i) => network && panel(network, i));
   let current = null;
 
@@ -55,8 +55,8 @@ function workSection() {
     const maps = networkView(network, {
       frame: view.frame,
       tell: (elements) => {
-        told.classList.toggle("open", Boolean(elements));
-        told.replaceChildren(...(elements ? [element("button", { type: "button", class: "close", "aria-label": "close", onclick: () => maps.clear() }, "×"), ...elements] : [hint()]));
+        details.classList.toggle("open", Boolean(elements));
+        details.replaceChildren(...(elements ? [element("button", { type: "button", class: "close", "aria-label": "close", onclick: () => maps.clear() }, "×"), ...elements] : [hint()]));
       },
     });
     return { bars, maps, heading: runs.length > 1 ? title(runs, i) : null };
@@ -94,7 +94,7 @@ function workSection() {
         fileField({ ...data, images: scale }, show)),
       element("div", { class: "answer-side" },
         element("h3", {}, "What the network gets"), view.canvas, caption,
-        ...panels.filter(Boolean).map(({ bars, heading }) => element("div", {}, heading && element("h4", {}, heading), bars.root)), told),
+        ...panels.filter(Boolean).map(({ bars, heading }) => element("div", {}, heading && element("h4", {}, heading), bars.root)), details),
       element("div", { class: panels.filter(Boolean).length > 1 ? "maps two" : "maps" },
         ...panels.filter(Boolean).map(({ maps, heading }) => element("div", {}, heading && element("h3", {}, heading), maps.root)))));
   }
