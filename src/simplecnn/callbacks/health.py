@@ -30,15 +30,17 @@ from simplecnn.models.activity import (
     update_ratios,
 )
 
+MAX_IMAGES = 1_000  # whose outputs are looked at; a batch is looked at as a whole
+
 
 class Health(ImageCallback):
     """Dead and always-on units, zeros, mean and spread of the outputs, gradients and updates.
 
-    Outputs are those of the validation images (of several processes: those of rank zero), watched
-    in every validation pass. Gradients and updates are those of `early_steps` steps of the first
-    epoch and of the last step of every epoch. The numbers are in `health_activity.npz` and
-    `health_gradients.npz`, and with `scalars` also below `health/` in TensorBoard: there each of
-    them is one more metric of the HPARAMS tab.
+    Outputs are those of the first thousand validation images (of several processes: those of rank
+    zero), watched in every validation pass. Gradients and updates are those of `early_steps` steps
+    of the first epoch and of the last step of every epoch. The numbers are in
+    `health_activity.npz` and `health_gradients.npz`, and with `scalars` also below `health/` in
+    TensorBoard: there each of them is one more metric of the HPARAMS tab.
     """
 
     cumulative = True
@@ -104,7 +106,10 @@ class Health(ImageCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if dataloader_idx == 0 and in_training(trainer) and draws(trainer):
+        num_images = next((meter.num_images for meter in self._meters.values()), 0)
+        if dataloader_idx or num_images >= MAX_IMAGES:
+            return
+        if in_training(trainer) and draws(trainer):
             network = network_of(pl_module)
             self._watching.enter_context(watched(network, self._receive, LAYERS))
 
