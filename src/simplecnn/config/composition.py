@@ -226,11 +226,6 @@ def _compose_words(name: str, words: Sequence[str], mistakes: list[str]) -> Dict
     one that cannot be set hides no other.
     """
     parsed = list(readable(words, mistakes))
-    try:
-        if not mistakes:
-            return compose(name, list(map(line, parsed)), return_hydra_config=True)
-    except CANNOT_COMPOSE as error:
-        problem = gist(error)
     further = [w for w in parsed if w.key_or_group == "hydra.searchpath"]
     others = [(w, _options(w.key_or_group, further)) for w in parsed if w not in further]
     choices = list(further)  # where the options are, before them
@@ -239,6 +234,11 @@ def _compose_words(name: str, words: Sequence[str], mistakes: list[str]) -> Dict
             mistakes.append(sentence)
         elif of_group:
             choices.append(word)
+    try:
+        if not mistakes:
+            return compose(name, list(map(line, parsed)), return_hydra_config=True)
+    except CANNOT_COMPOSE as error:
+        problem = gist(error)
     try:
         config = compose(name, list(map(line, choices)), return_hydra_config=True)
     except CANNOT_COMPOSE as error:
