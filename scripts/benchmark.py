@@ -6,11 +6,10 @@ uv run scripts/benchmark.py --parts steps busy  # some parts
 
 Each row trains in a process of its own, `--steps` steps at a time, one row after the other: what
 slows the machine down slows all rows down. Shown are medians over `--rounds` turns, and ratios of
-the turns of one round. `--before DIR` adds the step of another checkout of this project.
+the turns of one round.
 """
 
 import argparse
-import importlib
 import json
 import os
 import platform
@@ -32,7 +31,6 @@ ROWS = {
     "bare": "bare loop of our step",
     "ours": "Trainer.fit, all defaults",
     "plain": "Trainer.fit, no pictures",
-    "before": "the other checkout",
     "resnet": "bare loop of a small ResNet",
 }
 FLOP_PER_IMAGE = 11.74e6  # of a training step of SimpleCNN: three passes, less conv1's input
@@ -148,8 +146,8 @@ class Turns:
         """The next step begins now: what an epoch ends and begins with is not part of it."""
         self.start = time.perf_counter()
 
-    def done(self, steps: int = 1) -> None:
-        self.num_done += steps
+    def done(self) -> None:
+        self.num_done += 1
         self.seconds += time.perf_counter() - self.start
         self.begin()
         if self.num_done >= self.steps:
@@ -197,18 +195,15 @@ def fit_by_lightning(template: bool, turns: Turns) -> None:
 
 
 def turns_callback(turns: Turns) -> Any:
-    """A callback that takes turns; a batch of another checkout may hold several steps."""
+    """A callback that takes turns."""
     import pytorch_lightning as pl
 
     class TakesTurns(pl.Callback):
-        num_steps = 0
-
         def on_train_epoch_start(self, *args: Any) -> None:
             turns.begin()
 
-        def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
-            steps, self.num_steps = trainer.global_step - self.num_steps, trainer.global_step
-            turns.done(steps)
+        def on_train_batch_end(self, *args: Any) -> None:
+            turns.done()
 
     return TakesTurns()
 
@@ -225,22 +220,6 @@ def fit_ours(words: list[str], turns: Turns) -> None:
         config = compose_config("train", [*common_words(folder), *words])
         data = build_datamodule(config)
         module, trainer = build_module(config, data), build_trainer(config, Stop())
-        trainer.callbacks.append(turns_callback(turns))
-        trainer.fit(module, datamodule=data)
-
-
-def fit_before(turns: Turns) -> None:
-    """The same in version 0.1 of this project, from the checkout that PYTHONPATH names."""
-    config_module, run, signals, targets = (
-        importlib.import_module(f"simplecnn.{name}")
-        for name in ("config", "run", "signals", "targets")
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        config = config_module.compose_config("train", common_words(folder))
-        data = targets.build(config["data"])
-        module = targets.build(config["model"], _recursive_=False, _convert_="all")
-        trainer = run.build_trainer(config)
-        run.watch(trainer, signals.Stop())
         trainer.callbacks.append(turns_callback(turns))
         trainer.fit(module, datamodule=data)
 
@@ -265,7 +244,6 @@ def work(row: str, steps: int) -> None:
         "template": lambda: fit_by_lightning(True, turns),
         "ours": lambda: fit_ours([], turns),
         "plain": lambda: fit_ours(pictureless, turns),
-        "before": lambda: fit_before(turns),
     }
     if row in fits:
         fits[row]()
@@ -277,9 +255,8 @@ def work(row: str, steps: int) -> None:
 # ------------------------------------------------------------------------------- the parts
 
 
-def environment(before: Path | None = None) -> dict[str, str]:
-    source = str(before / "src") if before else str(ROOT / "src")
-    return {**os.environ, "PYTHONPATH": source}
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT / "src")}
 
 
 def measure_steps(rows: list[str], args: argparse.Namespace) -> dict[str, list[float]]:
@@ -289,7 +266,7 @@ def measure_steps(rows: list[str], args: argparse.Namespace) -> dict[str, list[f
         command = [sys.executable, __file__, "--work", row, "--steps", str(args.steps)]
         processes[row] = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            text=True, env=environment(args.before if row == "before" else None),
+            text=True, env=environment(),
         )  # fmt: skip
     found: dict[str, list[float]] = {row: [] for row in rows}
     for _ in range(args.rounds + 1):
@@ -306,7 +283,7 @@ def measure_steps(rows: list[str], args: argparse.Namespace) -> dict[str, list[f
 
 
 def steps(args: argparse.Namespace) -> dict[str, Any]:
-    rows = [row for row in ROWS if row != "resnet" and (row != "before" or args.before)]
+    rows = [row for row in ROWS if row != "resnet"]
     return {"ms": measure_steps(rows, args), "sgemm_gflops": sgemm()}
 
 
@@ -314,8 +291,7 @@ def busy(args: argparse.Namespace) -> dict[str, Any]:
     """The same beside two processes that keep both cores busy."""
     spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
     try:
-        rows = ["bare", "ours", "resnet", *(["before"] if args.before else [])]
-        return {"ms": measure_steps(rows, args)}
+        return {"ms": measure_steps(["bare", "ours", "resnet"], args)}
     finally:
         for spinner in spinners:
             spinner.kill()
@@ -515,7 +491,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--steps", type=int, default=32, help="of a turn")
     parser.add_argument("--repeats", type=int, default=5, help="of what starts processes")
-    parser.add_argument("--before", type=Path, help="another checkout of this project")
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
     parser.add_argument("--picture", type=Path, help="draw the steps to this file")
     parser.add_argument("--work", help=argparse.SUPPRESS)

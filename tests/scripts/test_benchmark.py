@@ -45,7 +45,7 @@ def test_the_report_has_a_row_a_program_and_the_ratios(benchmark):
 
 @pytest.mark.long
 def test_rows_train_in_turns(benchmark):
-    args = argparse.Namespace(rounds=2, steps=2, before=None)
+    args = argparse.Namespace(rounds=2, steps=2)
     found = benchmark.measure_steps(["bare", "plain"], args)
     assert {row: len(values) for row, values in found.items()} == {"bare": 2, "plain": 2}
     assert all(0 < ms < math.inf for values in found.values() for ms in values)
