@@ -82,11 +82,11 @@ def check_checkpoint(path: Path) -> None:
 
     The sentence names another one beside it that is intact.
     """
-    if found := problem(path):
+    if reason := problem(path):
         others = (p for p in sorted(path.parent.glob("*.ckpt")) if p.name != path.name)
         intact = [p for p in others if not problem(p)]
         hint = f" {short(intact[0])} is intact: it can take its place." if intact else ""
-        raise InputError(f"{short(path)} {found}.{hint}")
+        raise InputError(f"{short(path)} {reason}.{hint}")
 
 
 def _foreign(path: Path, reason: str) -> str:

@@ -95,7 +95,7 @@ def check_command_line(name: str, argv: Sequence[str]) -> Composed | SweepPlan |
 def check_imported(name: str, request: Composed | SweepPlan | None) -> None:
     """Import the classes that a configuration names, and hold its arguments against them."""
     composed = request.configs if isinstance(request, SweepPlan) else [request] if request else []
-    found: dict[str, None] = {}
+    mistakes: dict[str, None] = {}
     checked = set()
     for values, config in composed:
         parts = {k: v for k, v in values.items() if any(True for _ in target_nodes(v))}
@@ -106,11 +106,11 @@ def check_imported(name: str, request: Composed | SweepPlan | None) -> None:
         try:
             values = settle(values, config.hydra, name)
             check_classes(values)
-            found |= dict.fromkeys(_differences(values))
+            mistakes |= dict.fromkeys(_differences(values))
         except InputError as error:
-            found |= dict.fromkeys(error.mistakes)
-    if found:
-        raise InputError(*found)
+            mistakes |= dict.fromkeys(error.mistakes)
+    if mistakes:
+        raise InputError(*mistakes)
     if composed and composed[0][0].get("dry_run"):
         print("This is a valid run; nothing was started.")
         sys.exit(0)
@@ -188,8 +188,8 @@ def _take_up_requeued(words: Sequence[str]) -> None:
     named = [w.partition("=")[2] for w in words if w.startswith("hydra.run.dir=")]
     records = [Path(path) / RECORD for path in named] or Path("outputs").glob(f"*/*/{RECORD}")
     for record in records:
-        found = read_record(record.parent)
-        if found.get("slurm_job") == slurm_job() and found.get("status") != "finished":
+        run = read_record(record.parent)
+        if run.get("slurm_job") == slurm_job() and run.get("status") != "finished":
             composition.claimed["run"] = str(record.parent.absolute())
             return
 

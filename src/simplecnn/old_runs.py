@@ -34,15 +34,15 @@ def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def upgrade_hyper_parameters(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The `hyper_parameters` of the checkpoint `path`, whose run said elsewhere what it cropped."""
-    found = content.get("hyper_parameters") or {}
-    if "split_batch" not in found:
-        return dict(found)
+    parameters = content.get("hyper_parameters") or {}
+    if "split_batch" not in parameters:
+        return dict(parameters)
     crop = None
     config = path.absolute().parent.parent / "config.yaml"
     if config.is_file():
         text = yaml.safe_load(config.read_text(encoding="utf-8"))
         crop = (text.get("data") or {}).get("crop") if isinstance(text, dict) else None
-    renamed = _renamed(found)
+    renamed = _renamed(parameters)
     renamed["network"] = _cropped(renamed["network"], crop)
     return _without(renamed)
 

@@ -108,25 +108,26 @@ def find_class(target: Any) -> Any:
     if not hasattr(module, name):
         near = did_you_mean(name, dir(module))
         raise InputError(f"{module_name} has no {name}.{near}")
-    found = getattr(module, name)
-    own = target in _own_targets()
-    if not own and not (isinstance(found, type) and _is_of(found, module_name)):
+    target_class = getattr(module, name)
+    is_class = isinstance(target_class, type)
+    if target not in _own_targets() and not (is_class and _is_of(target_class, module_name)):
         raise TargetNotAllowed(_not_allowed(target))
-    return found
+    return target_class
 
 
-def _is_of(found: type, module_name: str) -> bool:
+def _is_of(target_class: type, module_name: str) -> bool:
     """Whether a class is what a configuration may build from this module."""
     if module_name in PACKAGES:
-        return issubclass(found, _imported(PACKAGES[module_name]))
+        return issubclass(target_class, _imported(PACKAGES[module_name]))
     if module_name == "pytorch_lightning" or any(
         f"{module_name}.".startswith(f"{own}.") for own in _own_targets()
     ):
         return True
     bases = [_imported(b) for b in {*PLACES.values()}]
     bases.append(_imported("simplecnn.data.augmentation.RandomAffine"))
-    is_ours = found.__module__.startswith("simplecnn.")
-    return issubclass(found, tuple(bases)) and (is_ours or bool(_local_file(found.__module__)))
+    module = target_class.__module__
+    is_ours_or_local = module.startswith("simplecnn.") or _local_file(module) is not None
+    return issubclass(target_class, tuple(bases)) and is_ours_or_local
 
 
 def _imported(target: str) -> Any:
@@ -200,15 +201,15 @@ def target_nodes(config: Any, key: str = "") -> Iterator[tuple[str, Config]]:
 
 def name_mistakes(config: Any) -> dict[str, str]:
     """What a configuration may not hold, judged by its text alone: the key, and a sentence."""
-    found = {
+    sentences = {
         f"{key}._target_": f"{key}._target_: {_not_allowed(node['_target_'])}"
         for key, node in target_nodes(config)
         if not is_allowed(node["_target_"])
     }
     for key, text in _texts(config):
         if "${" in text:
-            found[key] = f"{key} is {show(text)}: it refers to something that is not resolved."
-    return found
+            sentences[key] = f"{key} is {show(text)}: it refers to something that is not resolved."
+    return sentences
 
 
 def _texts(config: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -236,8 +237,8 @@ def build(config: Config, *args: Any, **kwargs: Any) -> Any:
     node: Any = config
     if isinstance(config, DictConfig):
         node = OmegaConf.to_container(config, resolve=True)
-    if found := name_mistakes(node):
-        raise TargetNotAllowed(*(sentence.removeprefix(".") for sentence in found.values()))
+    if sentences := name_mistakes(node):
+        raise TargetNotAllowed(*(sentence.removeprefix(".") for sentence in sentences.values()))
     words = {k: kwargs.pop(k) for k in HYDRA_WORDS if k in kwargs}
     return _construct({**node, **words}, args, kwargs, kwargs.get("optimizer"))
 
@@ -283,25 +284,25 @@ def check_classes(config: Config) -> None:
     and one of a bias, callbacks, the Trainer, and networks of torch and torchvision without
     memory. Raises InputError with all the mistakes: the key, and what the class says.
     """
-    found: list[str] = []
+    mistakes: list[str] = []
     targets: dict[str, Any] = {}
     for key, node in target_nodes(config):
         try:
             targets[key] = target = find_class(node["_target_"])
         except InputError as error:
-            found.append(f"{key}._target_: {error}")
+            mistakes.append(f"{key}._target_: {error}")
             continue
         base = next((base for place, base in PLACES.items() if re.fullmatch(place, key)), None)
         if base and isinstance(target, type) and not issubclass(target, _imported(base)):
-            found.append(f"{key}._target_: {node['_target_']} is no {base}, which belongs here.")
+            mistakes.append(f"{key}._target_: {node['_target_']} is no {base}, which belongs here.")
         elif node["_target_"] not in OURS:  # the schema has judged ours
-            found += argument_mistakes(key, node, target)
-    if found:
-        raise InputError(*found)
+            mistakes += argument_mistakes(key, node, target)
+    if mistakes:
+        raise InputError(*mistakes)
     with _nothing_said():
-        found += _refusals(config, targets)
-    if found:
-        raise InputError(*found)
+        mistakes += _refusals(config, targets)
+    if mistakes:
+        raise InputError(*mistakes)
 
 
 def argument_mistakes(key: str, node: Config, target: Any) -> Iterator[str]:

@@ -101,8 +101,8 @@ def latest(name: str, record: str = "run.json") -> str:
     top = Path("outputs" if name == "last" else name)
     if (top / record).exists() or not top.is_dir():
         return name
-    found = [path for depth in ("*/", "*/*/") for path in top.glob(f"{depth}{record}")]
-    return str(max(found, key=lambda path: path.stat().st_mtime).parent) if found else name
+    records = [path for depth in ("*/", "*/*/") for path in top.glob(f"{depth}{record}")]
+    return str(max(records, key=lambda path: path.stat().st_mtime).parent) if records else name
 
 
 def conf_dir() -> Path:
@@ -179,17 +179,17 @@ def compose_checked(name: str, overrides: Sequence[str]) -> Composed:
             raise InputError(*mistakes, *error.mistakes) from None
         except CANNOT_COMPOSE as error:
             raise InputError(*mistakes, gist(error)) from None
-    found = {**schema_mistakes(name, values), **name_mistakes(values)}
+    sentences = {**schema_mistakes(name, values), **name_mistakes(values)}
     for key in (word[1:] for word in overrides if word.startswith("~")):
         if key in COMMANDS.get(name, Train).model_fields and key not in ("callbacks", "logger"):
-            found.setdefault(key, f"{key} is missing: it cannot be deleted.")
-    found = {key: _better(key, sentence, values, config) for key, sentence in found.items()}
+            sentences.setdefault(key, f"{key} is missing: it cannot be deleted.")
+    sentences = {key: _better(key, sentence, values, config) for key, sentence in sentences.items()}
     given = (values.get("paths") or {}).get("output_dir") or output_dir
     if not isinstance(given, str) or os.path.abspath(given) != os.path.abspath(output_dir):
-        found["paths"] = "paths.output_dir is where the run is: type hydra.run.dir=… to move it."
+        sentences["paths"] = "paths.output_dir is where the run is: move it by hydra.run.dir=…"
     # A wrong value is reported where it stands, not where it is referred to.
-    own = [sentence for key, sentence in found.items() if key not in references]
-    mistakes += own or list(found.values())
+    direct = [sentence for key, sentence in sentences.items() if key not in references]
+    mistakes += direct or list(sentences.values())
     if mistakes:
         raise InputError(*mistakes)
     return values, config
@@ -351,8 +351,8 @@ def _key_mistake(word: Override, config: DictConfig, error: Exception) -> str:
     if "/" in key:
         near = did_you_mean(key, groups).replace("?", f"={cut(value)}?")
         return f"{key} is no group of options.{near}"
-    if found := meant(key, plain, groups):
-        return f"{key} is not a key of the configuration. Type {cut(f'{found}={value}')}"
+    if full_key := meant(key, plain, groups):
+        return f"{key} is not a key of the configuration. Type {cut(f'{full_key}={value}')}"
     if not isinstance(parent, DictConfig) or not parent_key:
         names = [*plain, *(g for g in groups if "/" not in g and not g.startswith("hydra"))]
         first = key.split(".")[0]
@@ -375,8 +375,12 @@ def _better(key: str, sentence: str, values: Config, config: DictConfig) -> str:
         return f"{key!r} is one key with a dot in a file: write {above}: and, further in, {below}:"
     if key.replace(".", "/") in choices and "." in key and isinstance(value, str):
         return f"{key} is {value!r}: type {key.replace('.', '/')}={value}."
-    found = meant(key, _plain(config), ()) if key in values and "not a key" in sentence else None
-    return f"{key} is not a key of the configuration. Did you mean {found}?" if found else sentence
+    full_key = meant(key, _plain(config), ()) if key in values and "not a key" in sentence else None
+    return (
+        f"{key} is not a key of the configuration. Did you mean {full_key}?"
+        if full_key
+        else sentence
+    )
 
 
 def gist(error: BaseException) -> str:
@@ -417,11 +421,11 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
     """Plain values of everything but `hydra`. Raises InputError where one is missing, or refers
     to nothing."""
     keys = [str(key) for key in config if key != "hydra"]
-    own = OmegaConf.masked_copy(config, keys)
+    masked = OmegaConf.masked_copy(config, keys)
     try:
-        if missing := sorted(OmegaConf.missing_keys(own)):
+        if missing := sorted(OmegaConf.missing_keys(masked)):
             raise InputError(*(f"{key} is missing: type {key}=…" for key in missing))
-        values: Any = OmegaConf.to_container(own, resolve=True)
+        values: Any = OmegaConf.to_container(masked, resolve=True)
     except RecursionError:
         raise InputError("A value of the configuration refers to itself.") from None
     except OmegaConfBaseException as error:
@@ -470,7 +474,7 @@ def settle(values: dict[str, Any], hydra: Any, name: str) -> dict[str, Any]:
     searchpath = [f"hydra.searchpath={further}"] if further else []
     with _initialized():
         before = _plain(compose(name, [*searchpath, *groups, *typed]))
-    found: list[str] = []
+    mistakes: list[str] = []
     for place in places:
         node, parent = _select(values, place), _select(values, place.rpartition(".")[0])
         old = _select(before, place)
@@ -480,15 +484,15 @@ def settle(values: dict[str, Any], hydra: Any, name: str) -> dict[str, Any]:
             if old.get("_target_") in (None, node["_target_"]) or _is_subclass(node, old):
                 continue
         except InputError as error:
-            found.append(f"{place}._target_: {error}")
+            mistakes.append(f"{place}._target_: {error}")
             continue
         parent[place.rpartition(".")[2]] = {
             key: value
             for key, value in node.items()
             if any(n == f"{place}.{key}" or n.startswith(f"{place}.{key}.") for n in named)
         }
-    if found:
-        raise InputError(*found)
+    if mistakes:
+        raise InputError(*mistakes)
     return values
 
 

@@ -55,7 +55,7 @@ def _problems(part: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _sentences(error: ValidationError, config: Any, model: type[Part]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    sentences: dict[str, str] = {}
     for problem in error.errors(include_url=False):
         path, value, parent = _place(config, problem["loc"])
         fields = _fields(parent, path, model)
@@ -63,19 +63,19 @@ def _sentences(error: ValidationError, config: Any, model: type[Part]) -> dict[s
         cause = problem.get("ctx", {}).get("error")
         if problem["type"] == "missing":
             name = f"{path}.{problem['loc'][-1]}".lstrip(".")
-            found[name] = f"{name} is missing: type {name}=…"
+            sentences[name] = f"{name} is missing: type {name}=…"
         elif problem["type"] == "extra_forbidden":
             where = path.rpartition(".")[0] or "the configuration"
             of = parent.get("_target_", where) if isinstance(parent, Mapping) else where
             names = [name for name in fields if not name.startswith("_")]
-            found[path] = unknown(path, last, names, f"of {of}")
+            sentences[path] = unknown(path, last, names, f"of {of}")
         elif cause is not None:
-            found[path] = f"{path} is {show(value)}: it must be {cause}."
-        elif path not in found:
+            sentences[path] = f"{path} is {show(value)}: it must be {cause}."
+        elif path not in sentences:
             field = fields.get(last)
             text = describe(json_schema(field) if field else {})
-            found[path] = f"{path} is {show(value)}: it must be {text}."
-    return found
+            sentences[path] = f"{path} is {show(value)}: it must be {text}."
+    return sentences
 
 
 def json_schema(field: FieldInfo) -> dict[str, Any]:

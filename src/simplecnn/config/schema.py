@@ -475,10 +475,10 @@ class Train(Parts):
                 yield (f"trainer.limit_{name}_batches is {share}: of {batches} batches not one is "
                        f"left. Type a whole number of batches.")
         limit, interval = trainer.limit_train_batches, trainer.val_check_interval
-        most = num["train"] if limit is None else min(num["train"], limit)
-        most = int(num["train"] * limit) if isinstance(limit, float) else most
-        if isinstance(interval, int) and interval > most and trainer.check_val_every_n_epoch:
-            yield f"trainer.val_check_interval is {interval}: an epoch has {most} batches."
+        num_batches = num["train"] if limit is None else min(num["train"], limit)
+        num_batches = int(num["train"] * limit) if isinstance(limit, float) else num_batches
+        if isinstance(interval, int) and interval > num_batches and trainer.check_val_every_n_epoch:
+            yield f"trainer.val_check_interval is {interval}: an epoch has {num_batches} batches."
 
     def _of_metrics(self) -> Iterator[str]:
         """Metrics that something waits for, and that nobody logs."""

@@ -33,8 +33,8 @@ def meant(name: str, config: Mapping[Any, Any], groups: Collection[str]) -> str 
     keys = [*groups, *dotted(config)]
     last = {key: key.replace("/", ".").rpartition(".")[2] for key in keys}
     for fits in (name, f"max_{name}", f"num_{name}", name.rstrip("s")):
-        if found := [key for key in keys if last[key] == fits and key != name]:
-            return found[0]
+        if matches := [key for key in keys if last[key] == fits and key != name]:
+            return matches[0]
     return None
 
 

@@ -86,21 +86,21 @@ def cached_images(
     key = hashlib.sha256(repr((str(root.resolve()), decoding)).encode(errors="surrogateescape"))
     name = re.sub(r"\W", "_", root.resolve().name)[:40]
     index = data_dir / "image_folder" / f"{name}-{key.hexdigest()[:12]}.json"
-    found = _read(index)
-    if found is not None and found.stamps == stamps:
-        return found
+    cache = _read(index)
+    if cache is not None and cache.stamps == stamps:
+        return cache
     try:
         index.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(index.with_suffix(".lock")):
-            found = _read(index)
-            if found is None or found.stamps != stamps:
-                found = _renew(index, root, stamps, decoding, found)
+            cache = _read(index)
+            if cache is None or cache.stamps != stamps:
+                cache = _renew(index, root, stamps, decoding, cache)
     except OSError as error:
         raise InputError(
             f"{short(index.parent)} cannot be written: {error.strerror}. The decoded images are "
             f"kept there: type paths.data_dir=<another folder>."
         ) from None
-    return found
+    return cache
 
 
 def _read(index: Path) -> ImageCache | None:

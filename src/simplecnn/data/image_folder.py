@@ -186,13 +186,13 @@ class ImageFolderDataModule(ResidentDataModule):
         mistakes = []
         for split, folder in sorted(self.folders.items()):
             for name in self.class_names:
-                found = dict(_files(folder / name)) if (folder / name).is_dir() else {}
-                if split == "train" and not found:
+                of_class = dict(_files(folder / name)) if (folder / name).is_dir() else {}
+                if split == "train" and not of_class:
                     mistakes.append(
                         f"{folder / name} has no images: put some directly into it, or delete it."
                     )
                 prefix = (folder / name).relative_to(self.root).as_posix()
-                stamps |= {f"{prefix}/{file}": stamp for file, stamp in sorted(found.items())}
+                stamps |= {f"{prefix}/{file}": stamp for file, stamp in sorted(of_class.items())}
         if mistakes:
             raise InputError(*_some(mistakes))
         return stamps
@@ -305,11 +305,11 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 def _folders(folder: Path) -> list[Path]:
     """The folders in a folder, by name. Raises InputError for a link to what is around it."""
-    found = sorted(p for p in folder.iterdir() if not _is_ignored(p.name) and p.is_dir())
-    for path in found:
+    folders = sorted(p for p in folder.iterdir() if not _is_ignored(p.name) and p.is_dir())
+    for path in folders:
         if path.is_symlink() and folder.resolve().is_relative_to(path.resolve()):
             raise InputError(f"{path} is a link to a folder that it lies in: delete it.")
-    return found
+    return folders
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Stamp]]:
@@ -319,8 +319,8 @@ def _files(folder: Path) -> Iterator[tuple[str, Stamp]]:
                 continue
             try:
                 if not entry.is_dir():
-                    found = entry.stat()
-                    yield entry.name, [found.st_size, found.st_mtime_ns]
+                    status = entry.stat()
+                    yield entry.name, [status.st_size, status.st_mtime_ns]
             except OSError:  # a link to nothing, or to itself: whoever reads it says so
                 yield entry.name, [0, 0]
 

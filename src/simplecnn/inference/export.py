@@ -90,9 +90,9 @@ def check(run: TrainedRun, answers: Answers) -> dict[str, Any]:
     images = real_images(run)
     with torch.no_grad():
         pairs = [(run.network(part), answers(part)) for part in images.split(BATCH)]
-    expected, found = (torch.cat(logits) for logits in zip(*pairs, strict=True))
-    difference = float((expected - found).abs().max())
-    num_other = int((expected.argmax(1) != found.argmax(1)).sum())
+    expected, exported = (torch.cat(logits) for logits in zip(*pairs, strict=True))
+    difference = float((expected - exported).abs().max())
+    num_other = int((expected.argmax(1) != exported.argmax(1)).sum())
     if num_other or not difference <= TOLERANCE:
         raise RunError(
             f"The export answers otherwise than the network: {num_other} of {len(images):,} "

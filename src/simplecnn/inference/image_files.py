@@ -42,10 +42,10 @@ def find_images(names: Sequence[str]) -> list[str]:
         if name == STDIN or path.is_file() or (path.exists() and not path.is_dir()):
             files[name if name == STDIN else str(path)] = None
             continue
-        found = (
+        paths = (
             path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
         )
-        images = sorted(str(p) for p in found if p.suffix.lower() in SUFFIXES and p.is_file())
+        images = sorted(str(p) for p in paths if p.suffix.lower() in SUFFIXES and p.is_file())
         files |= dict.fromkeys(images)
         if not images and path.is_dir():
             mistakes.append(f"image={name}: there is no image in this folder ({_suffixes()}).")

@@ -116,10 +116,9 @@ def _metrics(
 def _accuracy(share: float, num_images: int | None) -> str:
     if not num_images:
         return f"{100 * share:.2f} %"
-    found = binomtest(round(share * num_images), num_images).proportion_ci(method="wilson")
-    return (
-        f"{100 * share:.2f} % [{100 * found.low:.2f}, {100 * found.high:.2f}], n = {num_images:,}"
-    )
+    interval = binomtest(round(share * num_images), num_images).proportion_ci(method="wilson")
+    low, high = 100 * interval.low, 100 * interval.high
+    return f"{100 * share:.2f} % [{low:.2f}, {high:.2f}], n = {num_images:,}"
 
 
 def _weaknesses(path: Path, evaluations: Mapping[str, Any]) -> Iterator[str]:
@@ -146,8 +145,8 @@ def _confused(evaluations: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _corrupted(path: Path) -> Iterator[str]:
-    found = _read(path / "explain" / "robustness" / "robustness.json")
-    for group in found.get("groups", {}).values():
+    robustness = _read(path / "explain" / "robustness" / "robustness.json")
+    for group in robustness.get("groups", {}).values():
         mean, errors = group["mean_error"], group["error"]
         last = {kind: values[-1] for kind, values in errors.items()}
         worst = sorted(last, key=lambda kind: -last[kind])[:3]
@@ -156,10 +155,10 @@ def _corrupted(path: Path) -> Iterator[str]:
 
 
 def _moved(path: Path) -> Iterator[str]:
-    found = _read(path / "explain" / "translation" / "translation.json")
-    for group in found.get("groups", {}).values():
+    report = _read(path / "explain" / "translation" / "translation.json")
+    for group in report.get("groups", {}).values():
         yield f"- Moved images: {_share(group['near_accuracy'])} right where the digit is moved by"
-        yield f"  up to {found['near']} pixels, {_share(group['accuracy'])} where it is not."
+        yield f"  up to {report['near']} pixels, {_share(group['accuracy'])} where it is not."
 
 
 def _share(interval: Mapping[str, Any]) -> str:

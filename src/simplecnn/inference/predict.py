@@ -270,6 +270,6 @@ def _decided_elsewhere(run: TrainedRun, reject: float, data_dir: str) -> Iterato
         )
         if name == own:
             right = float((guess.ranks[decided, 0] == labels[decided]).mean())
-            yield f"{line}, {percent(right, digits=2)} of them rightly"
+            yield f"{line}, {percent(right, digits=2)} of them correctly"
         else:
             yield f"{line}, though none belongs to a class of this network"

@@ -84,9 +84,9 @@ class Preprocessing:
             return steps
         paper = _background(ink)
         ink = np.clip((ink - paper) / max(ink.max() - paper, 1e-6), 0, 1)
-        whole = self._resized(ink)
-        if self._is_laid_out(whole):
-            return [*steps, Step(f"resized to {self.size} x {self.size}", whole)]
+        resized = self._resized(ink)
+        if self._is_laid_out(resized):
+            return [*steps, Step(f"resized to {self.size} x {self.size}", resized)]
         top, bottom, left, right = _extent(ink)
         ink = ink[top:bottom, left:right]
         steps.append(Step(f"cut out {ink.shape[1]} x {ink.shape[0]}", ink))

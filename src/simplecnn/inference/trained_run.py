@@ -205,9 +205,9 @@ def load_run(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
     None: the best, or the last of a run without one. Raises InputError.
     """
     directory = RunDirectory.open(path)
-    found = directory.checkpoint(checkpoint) if checkpoint else directory.any_checkpoint()
+    path = directory.checkpoint(checkpoint) if checkpoint else directory.any_checkpoint()
     checked_parts(directory.config(), short(directory.path))
-    return TrainedRun(directory, found)
+    return TrainedRun(directory, path)
 
 
 def percent(share: float, *, digits: int = 1) -> str:

@@ -311,12 +311,12 @@ def _health(folder: Path, network: nn.Module | None) -> Data | None:
         return None
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
     names = [name for name, module in network.named_modules() if isinstance(module, kinds)]
-    found: Data = {}
+    quantities: Data = {}
     for source in (activity, gradients):
         for quantity, values in source.items():
             if values.ndim == 2 and values.shape[1] == len(names):
-                found[quantity] = [_points(source["step"], column) for column in values.T]
-    return {"layers": names, "quantities": found} if found else None
+                quantities[quantity] = [_points(source["step"], column) for column in values.T]
+    return {"layers": names, "quantities": quantities} if quantities else None
 
 
 def _filters(folder: Path, network: nn.Module | None) -> Data | None:
@@ -339,9 +339,9 @@ def _filters(folder: Path, network: nn.Module | None) -> Data | None:
         steps, epochs = np.array([0]), np.array([-1])
     else:
         return None
-    most = max(2, MAX_HISTORY // max(1, weights[0].size))
-    if len(weights) > most:
-        kept = np.unique(np.linspace(0, len(weights) - 1, most).astype(int))
+    max_moments = max(2, MAX_HISTORY // max(1, weights[0].size))
+    if len(weights) > max_moments:
+        kept = np.unique(np.linspace(0, len(weights) - 1, max_moments).astype(int))
         weights, steps, epochs = weights[kept], steps[kept], epochs[kept]
     matches = [[m and [m.name, round(m.cosine, 2)] for m in best_matches(w)] for w in weights]
     return {

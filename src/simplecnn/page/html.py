@@ -30,7 +30,7 @@ def render(module: str, data: Mapping[str, Any], *, title: str) -> bytes:
         f"script-src {_hash(parts['script'])}; base-uri 'none'; form-action 'none'"
     )
     template = (HERE / "template.html").read_text(encoding="utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template).encode()
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template).encode()
 
 
 def script(module: str) -> str:

@@ -80,10 +80,10 @@ def _read(
             break
     if not pixels:
         return None
-    found = np.concatenate(labels).astype(np.int64)
-    number = num_classes or int(found.max()) + 1
+    true_classes = np.concatenate(labels).astype(np.int64)
+    number = num_classes or int(true_classes.max()) + 1
     names = class_names(datamodule, getattr(loader, "dataset", None), number)
-    return Images(split, np.concatenate(pixels), found, names, low, high)
+    return Images(split, np.concatenate(pixels), true_classes, names, low, high)
 
 
 def _bytes(images: Tensor, low: float, high: float) -> NDArray[np.uint8]:
