@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from simplecnn.errors import InputError
-from simplecnn.run_directory import RunDirectory, short, with_uv, write_json
+from simplecnn.run_directory import RunDirectory, as_typed, short, write_json
 
 CONFIG = {"model": {"lr": 0.1}, "data": {"n": 3}, "trainer": {}, "seed": 7}
 
@@ -19,7 +19,7 @@ def test_a_new_run_says_what_it_is(tmp_path, monkeypatch):
     record = json.loads((tmp_path / "outputs/x/run.json").read_text())
     assert record == folder.record
     assert record["status"] == "running" and record["seed"] == 7
-    assert record["command"] == "scripts/train.py seed=7 'name=a b'"
+    assert record["command"] == "python scripts/train.py seed=7 'name=a b'"
     assert record["versions"]["torch"].startswith("2.")
     assert record["git"] is None or len(record["git"]["revision"]) == 40
     assert RunDirectory.open("outputs/x").config() == CONFIG
@@ -112,9 +112,10 @@ def test_a_record_is_replaced_whole(tmp_path):
 
 def test_commands_are_as_one_would_type_them(monkeypatch):
     monkeypatch.setenv("UV", "/somewhere/uv")
-    assert with_uv("tensorboard --logdir x") == "uv run tensorboard --logdir x"
+    assert as_typed("tensorboard --logdir x") == "uv run tensorboard --logdir x"
     monkeypatch.delenv("UV")
-    assert with_uv("tensorboard --logdir x") == "tensorboard --logdir x"
+    assert as_typed("tensorboard --logdir x") == "tensorboard --logdir x"
+    assert as_typed("scripts/train.py seed=1") == "python scripts/train.py seed=1"
 
 
 def test_paths_are_as_one_would_type_them(tmp_path, monkeypatch):

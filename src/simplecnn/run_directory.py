@@ -281,17 +281,20 @@ def write_json(path: Path, content: Any) -> None:
 
 def command_line() -> str:
     """The command of this process, to be typed again."""
-    return with_uv(shlex.join([short(sys.argv[0]), *sys.argv[1:]]))
+    return as_typed(shlex.join([short(sys.argv[0]), *sys.argv[1:]]))
 
 
-def with_uv(command: str) -> str:
-    """A command as one would type it again: behind `uv run` where this process runs under it."""
-    return f"uv run {command}" if "UV" in os.environ else command
+def as_typed(command: str) -> str:
+    """A command as one would type it: a script behind `python`, or all behind `uv run` where this
+    process runs under it."""
+    if "UV" in os.environ:
+        return f"uv run {command}"
+    return f"python {command}" if shlex.split(command)[0].endswith(".py") else command
 
 
 def tensorboard(folder: Path) -> str:
     """The command that shows `folder` in TensorBoard, every picture of it, on this machine only."""
-    return with_uv(
+    return as_typed(
         f"tensorboard --samples_per_plugin images=500 --logdir {shlex.quote(short(folder))}"
     )
 

@@ -123,13 +123,14 @@ def test_the_best_run_and_the_command_that_reproduces_it(mixed, monkeypatch, cap
 
 def test_the_command_of_a_ready_search_is_one_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("UV", raising=False)  # which puts "uv run" before it
+    monkeypatch.delenv("UV", raising=False)
     words = ["hparams_search=width", "model.network.channels=[8,16]"]
     write_sweep(Path("a"), [words])
     write_job(Path("a/0"), words, best=0.5)
     sweep.report(Path("a"))
     (command,) = [s for s in capsys.readouterr().out.splitlines() if s.startswith("reproduce")]
-    values, config = compose_checked("train", shlex.split(command)[2:])
+    words = shlex.split(command.partition("scripts/train.py")[2])
+    values, config = compose_checked("train", words)
     assert values["model"]["network"]["channels"] == [8, 16]
     assert not config.hydra.sweeper.params
 

@@ -613,8 +613,10 @@ def test_a_signal_ends_a_run_and_tells_how_to_resume(
         assert (yield begin(folder, whole, places[place])) == code, log_of(folder)
         record = record_of(folder)
         assert (record["status"], record["num_epochs"]) == ("interrupted", 1)
+        stages = ("train", "val")
+        assert set(record["metrics"]) == {f"{s}/{m}" for s in stages for m in ("acc", "loss")}
         assert checkpoint(folder)["global_step"] == STEPS
-        command = f"Interrupted. Resume it with\nscripts/train.py \"resume='{folder}'\"\n"
+        command = f"Interrupted. Resume it with\npython scripts/train.py \"resume='{folder}'\"\n"
         assert command in log_of(folder) and "Traceback" not in log_of(folder)
         assert (yield begin(folder, whole)) == 0
         assert_is(folder, whole)
@@ -752,8 +754,8 @@ def test_the_command_that_is_printed_resumes_the_run(tmp_path, monkeypatch, prov
     screen(*words, "hydra.run.dir=whole", code=0)
     at_step_11 = in_a_step(11, signal.SIGTERM)
     shown = screen(*words, "hydra.run.dir='a b'", code=143, trouble=at_step_11)
-    script, *typed = shlex.split(shown.partition("Resume it with\n")[2].splitlines()[0])
-    assert (script, typed) == ("scripts/train.py", ["resume='a b'"])
+    python, script, *typed = shlex.split(shown.partition("Resume it with\n")[2].splitlines()[0])
+    assert (python, script, typed) == ("python", "scripts/train.py", ["resume='a b'"])
     overrides = (tmp_path / "a b/.hydra/overrides.yaml").read_text()
     screen(*typed, code=0)
     assert_is(tmp_path / "a b", tmp_path / "whole")

@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from simplecnn.atomic import atomic_write
 from simplecnn.page.sweep import write_sweep_page
-from simplecnn.run_directory import short, tensorboard, with_uv
+from simplecnn.run_directory import as_typed, short, tensorboard
 from simplecnn.sweeps.directory import SweepDirectory
 from simplecnn.sweeps.jobs import (
     STATUSES,
@@ -87,9 +87,9 @@ def commands(jobs: Sequence[Job], record: Mapping[str, Any]) -> list[tuple[str, 
         if any(word.startswith("hparams_search=") for word in words):
             words.append("hydra.sweeper.params=null")  # what the file sets, but one run of it
         answers.append(("best job", f"{best.name}: {result(best)}   {typed(best, varied(jobs))}"))
-        answers.append(("reproduce", with_uv(shlex.join(words))))
+        answers.append(("reproduce", as_typed(shlex.join(words))))
     if any(job.status not in SUCCEEDED for job in jobs):
-        answers.append(("resume", with_uv(record["command"])))
+        answers.append(("resume", as_typed(record["command"])))
     return answers
 
 
@@ -265,7 +265,7 @@ def page_data(jobs: Sequence[Job], sweep: SweepDirectory) -> dict[str, Any]:
         })  # fmt: skip
     return {
         "title": sweep.path.name,
-        "command": with_uv(sweep.record["command"]),
+        "command": as_typed(sweep.record["command"]),
         "summary": summary(jobs),
         "answers": commands(jobs, sweep.record),
         "metric": value_title(jobs),

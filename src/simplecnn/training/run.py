@@ -20,7 +20,7 @@ from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
 from simplecnn.config.spelling import in_quotes, word
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
-from simplecnn.run_directory import RECORD, RunDirectory, short, tensorboard, with_uv
+from simplecnn.run_directory import RECORD, RunDirectory, as_typed, short, tensorboard
 from simplecnn.signals import Interrupted, Stop
 from simplecnn.slurm import requeue, slurm_job
 from simplecnn.table import table
@@ -74,7 +74,7 @@ def _recorded(run: "Run") -> Any:
     except (KeyboardInterrupt, SystemExit) as error:
         run.stop.ending = True
         run.record("interrupted")
-        log.error("Interrupted. %s", run.how_to_resume())
+        log.error("Interrupted. %s%s", run.how_to_resume(), run.where_to_look())
         if not isinstance(error, Interrupted):  # a Ctrl-C that nobody listened to
             raise SystemExit(130) from None
         if error.requeue:
@@ -86,6 +86,8 @@ def _recorded(run: "Run") -> Any:
             run.record("failed", error=f"{type(error).__name__}: {error}")
         except OSError as problem:  # the disk is full: that is why it failed
             log.error("%s cannot be written: %s", RECORD, problem.strerror)
+        if run.page is not None:
+            log.info("%s", run.where_to_look().lstrip())
         raise
     run.record("finished")
     log.info("\n%s", run.summary())
@@ -170,7 +172,9 @@ class Run:
                     logger.close()
         last = self.directory.last_checkpoint()
         if last and status != "finished":
-            self.num_epochs = read_checkpoint(last)["epoch"]
+            content = read_checkpoint(last)
+            self.num_epochs = content["epoch"]
+            self.metrics = _metrics((content.get(STATE) or {}).get("metrics", {})) | self.metrics
         self.directory.update(
             status=status,
             num_epochs=self.num_epochs,
@@ -205,9 +209,11 @@ class Run:
             named = parent.name == self.config["name"]
             word = "view" if self.page is None else "tensorboard"
             lines.append(f"{word:12} {tensorboard(parent if named else self.directory.path)}")
-        if self.page is not None:
-            lines.append(f"view         {short(self.page)}")
-        return "\n".join(lines)
+        return "\n".join(lines) + self.where_to_look()
+
+    def where_to_look(self) -> str:
+        """A line with the page of the run, if it was written."""
+        return "" if self.page is None else f"\nview         {short(self.page)}"
 
     def how_to_resume(self) -> str:
         """What to type so that an interrupted run is resumed."""
@@ -215,7 +221,7 @@ class Run:
         path = short(self.directory.path)
         if (self.directory.path.parent / "sweep.json").is_file():
             return f"The command of the sweep resumes {path}"
-        command = with_uv(f"{short(sys.argv[0])} {in_quotes(word('resume', path))}")
+        command = as_typed(f"{short(sys.argv[0])} {in_quotes(word('resume', path))}")
         saved = self.directory.last_checkpoint() is not None
         what = "Resume it" if saved else "No epoch was finished: start it again"
         return f"{what} with\n{command}"
