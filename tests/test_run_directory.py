@@ -74,6 +74,9 @@ def test_a_missing_checkpoint_names_those_that_exist(tmp_path):
     assert folder.checkpoint(str(tmp_path / "checkpoints/last.ckpt")).name == "last.ckpt"
     with pytest.raises(InputError, match=r"In this run: last.ckpt."):
         folder.checkpoint("best")
+    path = tmp_path / "config.yaml"
+    path.write_text(path.read_text() + "monitor: null\n")  # no best was chosen
+    assert folder.checkpoint("best").name == "last.ckpt"
 
 
 def write_zip(path):

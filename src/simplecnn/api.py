@@ -78,6 +78,9 @@ def train(words: Sequence[str] = ()) -> TrainedRun:
         directory = RunDirectory.to_resume(latest(config["resume"]))
         config = directory.config_here()
     check_classes(config)
+    nodes = [node for node in (config.get("callbacks") or {}).values() if node]
+    if not any("Checkpoint" in node["_target_"] for node in nodes):
+        raise InputError("callbacks: the run is given back by its checkpoint; add checkpoint.")
     folder = Path(config["paths"]["output_dir"])
     with _logging_to(folder):
         try:

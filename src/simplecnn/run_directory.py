@@ -189,8 +189,11 @@ class RunDirectory(LockedDirectory):
     def checkpoint(self, which: str = "best") -> Path:
         """The file behind `best`, `last` or a path, whole.
 
-        Raises InputError, with what there is, where it is missing or damaged.
+        The best of a run that chose none (`monitor: null`) is its last. Raises InputError, with
+        what there is, where it is missing or damaged.
         """
+        if which == "best" and self.config().get("monitor", "") is None:
+            which = "last"
         named = self.path / "checkpoints" / f"{which}.ckpt"
         path = named if which in ("best", "last") else Path(which)
         if path.is_file():

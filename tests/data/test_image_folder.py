@@ -82,7 +82,9 @@ def test_splits_are_cut_by_class_and_seed(module):
     data = module()
     data.setup()
     assert data.record() == {
-        "train": {"cat": 8, "dog": 3}, "val": {"cat": 1, "dog": 1}, "test": {"cat": 1, "dog": 1},
+        "images": {"train": {"cat": 8, "dog": 3}, "val": {"cat": 1, "dog": 1},
+                   "test": {"cat": 1, "dog": 1}},
+        "left_out": [],
     }  # fmt: skip
     everywhere = [file for split in ("train", "val", "test") for file in files(data, split)]
     assert len(set(everywhere)) == 15
@@ -101,8 +103,8 @@ def test_folders_of_splits_are_taken_and_what_is_missing_is_cut(root, module):
     data = module()
     data.setup()
     assert files(data, "test") == ["test/dog/other.png"]
-    assert data.record()["val"] == {"cat": 1, "dog": 1}
-    assert data.record()["train"] == {"cat": 9, "dog": 4}
+    counts = data.record()["images"]
+    assert counts["val"] == {"cat": 1, "dog": 1} and counts["train"] == {"cat": 9, "dog": 4}
 
 
 def test_a_changed_file_is_decoded_again_and_no_other(root, module, monkeypatch):
@@ -186,7 +188,7 @@ def test_a_run_tests_what_it_was_not_trained_on(root, tmp_path):
     folder = tmp_path / "run"
     config = compose_run(
         folder, "data=image_folder", f"data.root={root}", f"paths.data_dir={tmp_path}",
-        "data.image_size=16", "callbacks=[checkpoint]", "logger=none",
+        "data.image_size=16", "callbacks=[checkpoint]", "logger=none", "data.normalize=true",
     )  # fmt: skip
     train(config, folder)
     record = json.loads((folder / "run.json").read_text())
@@ -198,8 +200,29 @@ def test_a_run_tests_what_it_was_not_trained_on(root, tmp_path):
         write(root / "cat" / f"a{i}.png")
     assert files(TestData(config["data"], last).datamodule, "test") == before
     assert files(TestData(config["data"]).datamodule, "test") != before
+    # Trained on, it is trained on the same images, by which its network is normalized.
+    further = compose_run(
+        tmp_path / "further", "data=image_folder", f"data.root={root}", "trainer.max_epochs=3",
+        f"paths.data_dir={tmp_path}", "data.image_size=16", "callbacks=[checkpoint]",
+        "logger=none", "data.normalize=true", f"ckpt_path={last}",
+    )  # fmt: skip
+    train(further, tmp_path / "further")
+    after = json.loads((tmp_path / "further" / "run.json").read_text())
+    assert after["images"] == record["images"]
+    first, second = (
+        torch.load(f / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]
+        for f in (folder, tmp_path / "further")
+    )
+    assert first["network"]["normalize"] == second["network"]["normalize"]
+    # The folder has moved: other data, and yet the run's own.
+    moved = root.rename(tmp_path / "moved")
+    elsewhere = TestData({**config["data"], "root": str(moved)}, last, is_other=True)
+    assert files(elsewhere.datamodule, "test") == before
+    with pytest.raises(InputError, match="classes cat, dog, and the network tells cat, cow apart"):
+        elsewhere.check_classes(["cat", "cow"])
+    moved.rename(root)
     (root / before[0]).unlink()
-    with pytest.raises(InputError, match=f"1 files that the run had are not in .*{before[0]}"):
+    with pytest.raises(InputError, match=f"lacks images that the run had.*{before[0]}"):
         TestData(config["data"], last)
 
 
@@ -265,6 +288,15 @@ def test_a_folder_that_cannot_be_used(root, module):
     (root / "loop").unlink()
     (root / "one" / "cat").mkdir(parents=True)
     assert "there is only cat in" in sentence(root=str(root / "one"))
+
+
+def test_what_lies_beside_the_classes(root, module):
+    with pytest.raises(InputError, match=r"decoded images, in .*, would lie among the classes"):
+        module(data_dir=str(root / "data"))
+    for name in ("cat", "dog"):
+        write(root / "train" / name / "0.png")
+    with pytest.raises(InputError, match="beside train there is cat, dog, and splits are called"):
+        module()
 
 
 def test_a_class_to_test_that_was_not_trained(root, module):
@@ -412,6 +444,33 @@ def test_a_network_follows_its_images(run, shapes):
     data.setup()
     expected = torch.tensor(data.normalization()["mean"])
     assert torch.equal(network.normalize.mean.flatten(), expected)
+
+
+def test_the_mean_of_the_classes_is_logged_where_they_are_weighted(run, shapes):
+    metrics = json.loads((run / "run.json").read_text())["metrics"]
+    assert {f"{stage}/macro_acc" for stage in ("train", "val", "test")} <= set(metrics)
+    data = ["data=image_folder", f"data.root={shapes}", "monitor=val/macro_acc"]
+    compose_run(run, *data, "model.class_weights=balanced")
+    with pytest.raises(InputError, match="monitor is 'val/macro_acc'"):
+        compose_run(run, *data)
+
+
+def test_the_model_card_tells_of_the_images(run):
+    from simplecnn.inference.model_card import model_card
+    from simplecnn.run_directory import RunDirectory
+
+    card = model_card(RunDirectory.open(run))
+    assert "| class | train | val | test |" in card and "| disk | 17 | 5 | 2 |" in card
+    assert "- data.normalize: True" in card and "- class weights: balanced" in card
+    assert ", n = 3 |" in card  # the interval of the run's own test
+
+
+def test_a_network_that_does_not_take_the_images_is_one_sentence(shapes, tmp_path):
+    from simplecnn.config.build import check_classes
+
+    config = compose_run(tmp_path, "data=image_folder", f"data.root={shapes}", "model=lenet")
+    with pytest.raises(InputError, match="model.network: it does not take these images, 3 x 64 x"):
+        check_classes(config)
 
 
 def test_balanced_weights_give_each_class_the_same_sum(run):

@@ -104,6 +104,7 @@ def test_the_rules():
     def one_with(**changes: object) -> list[str]:
         return results([good(), good(), replace(good(), **changes)], [0.9, 0.9, 0.9])
 
+    assert one_with(gain=0.0) == [NOT_JUDGED] * 5  # it names one class each time
     assert one_with(exactness=1e-3)[0] == NOT_SHOWN
     assert one_with(ink={"trained": np.full(4, 0.9)})[0] == IN_PART
     assert one_with(consistency=0.9)[1] == IN_PART

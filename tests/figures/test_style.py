@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
+from simplecnn.figures.confusion import confusion_figure
+from simplecnn.figures.raster import encode_png
 from simplecnn.figures.style import (
     PADDING,
     SIGNED,
+    drawing,
     head,
     image_colors,
     mark_negative,
@@ -56,6 +59,8 @@ def test_an_image_has_its_colors_and_a_gray_one_is_ink():
     np.testing.assert_allclose(
         standardized, (image - image.min()).transpose(1, 2, 0) / np.ptp(image), atol=1e-12
     )
+    with drawing(ink=False):  # a photograph
+        np.testing.assert_allclose(image_colors(gray), 1 - expected)
     gray[0, 0, 0] = np.nan
     assert tuple(image_colors(gray)[0, 0]) == to_rgb(PADDING)
 
@@ -63,3 +68,10 @@ def test_an_image_has_its_colors_and_a_gray_one_is_ink():
 def test_numbers_have_a_true_minus_sign_and_no_negative_zero():
     assert [number(x, "z.2f") for x in (-1.5, -0.001, 2)] == ["\N{MINUS SIGN}1.50", "0.00", "2.00"]
     assert number(-1e-8) == "\N{MINUS SIGN}1e\N{MINUS SIGN}08" and number(1, "+.1f") == "+1.0"
+
+
+def test_names_are_no_formulas_and_no_font_must_have_them():
+    names = ["$\\foo$", "$x^{2}$", "\u5341\u5b57"]
+    with drawing():
+        figure = confusion_figure(np.eye(3, dtype=int), class_names=names, title="$100 & $200")
+        assert encode_png(figure)[1] > 100

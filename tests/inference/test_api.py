@@ -90,6 +90,7 @@ def test_mistakes_cost_nothing(tmp_path, monkeypatch):
         (["hparams_search=grid"], "simplecnn.train does one run"),
         (["data=mnist_5k", "+model.optimizer.lrr=1"], "lrr is not a key of torch.optim.Adam"),
         (["resume=outputs/none"], "there is no such folder"),
+        (["data=mnist_5k", "callbacks=none"], "given back by its checkpoint"),
     ]:
         with pytest.raises(InputError, match=sentence):
             simplecnn.train(words)

@@ -16,6 +16,7 @@ from simplecnn.atomic import atomic_write
 from simplecnn.callbacks.history import write_npz
 from simplecnn.errors import InputError
 from simplecnn.figures.raster import encode_png
+from simplecnn.figures.style import drawing
 
 SPLITS = {"val": "validation", "test": "test"}
 
@@ -79,7 +80,8 @@ class ImageCallback(Callback):
         if not draws(trainer) or step == self._drawn_at_step:
             return
         self._drawn_at_step = step
-        with self.timed():
+        ink = getattr(trainer.datamodule, "ink", True)
+        with self.timed(), drawing(ink=ink):
             pictures = self.draw(trainer, module, f"epoch {epoch}, step {step}")
             self.dirpath.mkdir(parents=True, exist_ok=True)
             for name, (figure, arrays) in pictures.items():

@@ -382,7 +382,9 @@ def _refusals(config: Config, targets: Mapping[str, Any]) -> Iterator[str]:
     network = model.get("network") or {}
     if "model.network" in targets and all(map(_is_light, dict(target_nodes(network)).values())):
         with _imported("torch.device")("meta"):
-            attempt("model.network", partial(build, network))
+            built = attempt("model.network", partial(build, network))
+            if built is not None and (shape := _image_shape(config.get("data") or {})):
+                attempt("model.network", partial(_take_image, built, shape))
     nodes = {key: node for key, node in (config.get("callbacks") or {}).items() if node}
     callbacks = [attempt(f"callbacks.{key}", partial(build, node)) for key, node in nodes.items()]
     if trainer and not refused:
@@ -395,6 +397,26 @@ def _refusals(config: Config, targets: Mapping[str, Any]) -> Iterator[str]:
         given["callbacks"] = [c for c in callbacks if not isinstance(c, needs_logger)]
         attempt("trainer", partial(build, {**given, **trainer}))
     yield from refused
+
+
+def _image_shape(data: Config) -> tuple[int, int, int] | None:
+    """Channels, height and width of the images of our data; None where nobody can tell."""
+    name = str(data.get("_target_")).rpartition(".")[2]
+    size = data.get("image_size") or {"MNISTDataModule": 28, "CIFAR10DataModule": 32}.get(name)
+    channels = data.get("channels") or (3 if name == "CIFAR10DataModule" else 1)
+    return (channels, size, size) if isinstance(size, int) and isinstance(channels, int) else None
+
+
+def _take_image(network: Any, shape: tuple[int, int, int]) -> None:
+    """Raise InputError where a network on torch's meta device does not take such an image."""
+    torch = importlib.import_module("torch")
+    try:
+        network.eval()(torch.zeros(1, *shape))
+    except NotImplementedError:  # without memory, nobody can tell
+        return
+    except Exception as error:
+        size = " x ".join(map(str, shape))
+        raise InputError(f"it does not take these images, {size}: {first_line(error)}") from None
 
 
 def _is_light(node: Config) -> bool:

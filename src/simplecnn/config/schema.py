@@ -31,6 +31,7 @@ from simplecnn.config.spelling import did_you_mean
 Config = Mapping[str, Any]
 
 LOGGED = tuple(f"{stage}/{name}" for stage in ("train", "val", "test") for name in ("loss", "acc"))
+MACRO = ("train/macro_acc", "val/macro_acc", "test/macro_acc")  # with model.class_weights
 IMAGE_SIZE, NUM_CLASSES = 28, 10  # of every data set here
 MAX_WEIGHTS = 500_000_000
 PACKAGES = ("simplecnn.", "pytorch_lightning.")  # whose classes log nothing of their own
@@ -494,7 +495,8 @@ class Train(Parts):
         data = {k: getattr(self.data, k, None)
                 for k in ("val_size", "val_fraction", "test_each_epoch")}
         validates = self.trainer.limit_val_batches != 0
-        logged = [m for m in LOGGED if is_logged(m, data) and (validates or m.startswith("train"))]
+        names = [*LOGGED, *(MACRO if getattr(self.model, "class_weights", None) else ())]
+        logged = [m for m in names if is_logged(m, data) and (validates or m.startswith("train"))]
         for name, metric in {"monitor": self.monitor, **monitors}.items():
             if isinstance(metric, str) and metric not in logged:
                 hint = did_you_mean(metric, logged)

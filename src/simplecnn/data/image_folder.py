@@ -15,7 +15,7 @@ from simplecnn.data.augmentation import RandomAffine
 from simplecnn.data.image_cache import Decoding, ImageCache, Stamp, cached_images
 from simplecnn.data.images import Fit
 from simplecnn.data.resident import ResidentDataModule, Split
-from simplecnn.errors import InputError
+from simplecnn.errors import InputError, short
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,8 @@ class ImageFolderDataModule(ResidentDataModule):
 
     Raises InputError, in sentences that name files, for a folder that cannot be used.
     """
+
+    ink = False  # pictures show gray images as they are
 
     def __init__(
         self,
@@ -93,6 +95,11 @@ class ImageFolderDataModule(ResidentDataModule):
         self.max_resident = max_resident
         self.name = self.root.resolve().name
         self.folders = _split_folders(self.root)
+        if self.data_dir.resolve().is_relative_to(self.root.resolve()):
+            raise InputError(
+                f"data.root={root}: the decoded images, in {short(self.data_dir)}, would lie among "
+                f"the classes. Go to the folder above, or type paths.data_dir=<another folder>."
+            )
         self.class_names = tuple(path.name for path in _folders(self.folders["train"]))
         self._check_classes()
         self.images: Tensor | None = None
@@ -149,8 +156,11 @@ class ImageFolderDataModule(ResidentDataModule):
         }
         return {"classes": list(self.class_names), "splits": splits}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Split as the run of a checkpoint did. Raises InputError where that cannot be."""
+    def load_state_dict(self, state_dict: Mapping[str, Any] | None) -> None:
+        """Split as the run of a checkpoint did, where one says it. Raises InputError where that
+        cannot be."""
+        if state_dict is None:
+            return
         if state_dict["classes"] != list(self.class_names):
             raise InputError(
                 f"{self.root} has the classes {', '.join(self.class_names)}, and the run "
@@ -161,6 +171,11 @@ class ImageFolderDataModule(ResidentDataModule):
             device = self.splits["train"][0].device
             self._assign("fit")
             self.splits = {k: (r.to(device), y.to(device)) for k, (r, y) in self.splits.items()}
+
+    def holds(self, state_dict: Mapping[str, Any]) -> bool:
+        """Whether all images that the run of a checkpoint tested are here."""
+        names = state_dict["splits"]["test"]
+        return all((self.root / name).is_file() for name in names)
 
     # ------------------------------------------------------------------------ files and splits
 
@@ -205,10 +220,10 @@ class ImageFolderDataModule(ResidentDataModule):
         wanted = ("test",) if stage == "test" else tuple(splits)
         lost = [file for name in wanted for file in splits[name] if file not in places]
         if lost:
+            to_train = " To train on other images, take the weights alone: ckpt_weights_only=true."
             raise InputError(
-                f"{len(lost):,} files that the run had are not in {self.root}: {_listed(lost)}. "
-                f"Put them back; to train on other images, take the weights alone: "
-                f"ckpt_weights_only=true."
+                f"{self.root} lacks images that the run had, or they cannot be read any more: "
+                f"{_listed(lost)}. Put them back.{to_train if stage == 'fit' else ''}"
             )
         numbers = {name: i for i, name in enumerate(self.class_names)}
         for name, files in splits.items():
@@ -232,7 +247,8 @@ class ImageFolderDataModule(ResidentDataModule):
             order = np.random.default_rng((self.split_seed, number)).permutation(len(there))
             sizes = [max(1, round(self.fractions[split] * len(there))) for split in cut]
             if len(there) <= sum(sizes):
-                few.append(f"{name} has {_number(len(there))} ({_listed(there)})")
+                files_named = f" ({_listed(there)})" if there else ""
+                few.append(f"{name} has {_number(len(there))}{files_named}")
                 continue
             starts = np.cumsum([0, *sizes])
             for split, start, size in zip(cut, starts, sizes, strict=False):
@@ -242,7 +258,7 @@ class ImageFolderDataModule(ResidentDataModule):
             raise InputError(
                 f"{self.root}: each class needs {len(cut) + 1} images, one for each split. "
                 f"{'; '.join(_some(few))}. Add images, delete the folder of the class, or type "
-                f"data.val_fraction=0 to do without validation."
+                f"data.val_fraction=0 monitor=null to do without validation."
             )
         if not splits["test"]:
             raise InputError(f"{self.folders['test']} has no images: delete it to have some cut.")
@@ -257,8 +273,10 @@ class ImageFolderDataModule(ResidentDataModule):
             return
         log.info("%s", self.describe())
         if cache.broken:
-            names = "; ".join(_some([reason for _, reason in cache.broken.values()]))
-            log.warning("%s files are left out: %s", f"{len(cache.broken):,}", names)
+            number = "1 file is" if len(cache.broken) == 1 else f"{len(cache.broken):,} files are"
+            log.warning("%s left out; run.json lists all. %s", number, " ".join(
+                _some([reason for _, reason in cache.broken.values()])
+            ))  # fmt: skip
         if recorded:
             new = set(cache.files) - {file for files in recorded.values() for file in files}
             if new:
@@ -279,27 +297,40 @@ class ImageFolderDataModule(ResidentDataModule):
             named = zip(self.class_names, total, strict=True)
             return f"{head}: {', '.join(f'{name} {n:,}' for name, n in named)}"
         low, high = int(total.argmin()), int(total.argmax())
+        if total[low] == total[high]:
+            return f"{head}: {total[low]:,} of each"
         return (
             f"{head}: from {total[low]:,} ({self.class_names[low]}) to {total[high]:,} "
             f"({self.class_names[high]}), median {int(np.median(total)):,}"
         )
 
-    def record(self) -> dict[str, dict[str, int]]:
-        """For run.json: how many images of each class are in each split."""
-        return {
+    def record(self) -> dict[str, Any]:
+        """For run.json: how many images of each class are in each split, and what was left out."""
+        assert self._cache is not None
+        counts = {
             name: dict(zip(self.class_names, self.class_counts(name), strict=True))
             for name in self.splits
         }
+        return {"images": counts, "left_out": [why for _, why in self._cache.broken.values()]}
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
     """The folders of the splits: `root` itself trains where there are none."""
     if not root.is_dir():
-        there = "is a file, not a folder" if root.exists() else "there is no such folder"
-        raise InputError(f"data.root={root}: {there}. Looked in {Path.cwd()}.")
+        there = "that is a file, not a folder" if root.exists() else "there is no such folder"
+        raise InputError(
+            f"data.root={root}: {there}. Looked in {Path.cwd()}. The images of a run that have "
+            f"moved are found by data=image_folder data.root=<where they are now>."
+        )
     names = [path.name for path in _folders(root)]
     if "train" in names and set(names) <= set(SPLITS):
         return {name: root / name for name in names}
+    if "train" in names and _folders(root / "train"):
+        others = [name for name in names if name not in SPLITS]
+        raise InputError(
+            f"data.root={root}: beside train there is {_listed(others)}, and splits are called "
+            f"{', '.join(SPLITS)}. Rename it, or move it elsewhere."
+        )
     return {"train": root}
 
 

@@ -41,11 +41,11 @@ class Claim:
     parts: Mapping[str, bool]
     panels: Sequence[Panel]
     needed: Sequence[str] = ()
-    num_networks: int = MIN_SEEDS
+    why_not: str = ""  # it cannot be judged
 
     @property
     def result(self) -> str:
-        if self.num_networks < MIN_SEEDS:
+        if self.why_not:
             return NOT_JUDGED
         if all(self.parts.values()):
             return HELD
@@ -55,8 +55,8 @@ class Claim:
     @property
     def reason(self) -> str:
         """Which parts are true, and which are not."""
-        if self.result == NOT_JUDGED:
-            return f"it takes {MIN_SEEDS} networks of different seeds, here: {self.num_networks}"
+        if self.why_not:
+            return self.why_not
         true = ", ".join(p for p, is_true in self.parts.items() if is_true)
         false = ", ".join(p for p, is_true in self.parts.items() if not is_true)
         return "; ".join(x for x in (true, false and f"not: {false}") if x)
@@ -129,7 +129,12 @@ def judge(evidence: Sequence[Evidence], without: Sequence[float]) -> list[Claim]
         _hierarchy(evidence),
         _receptive_field(evidence),
     )
-    return [replace(claim, num_networks=len(evidence)) for claim in judged]
+    why_not = ""
+    if len(evidence) < MIN_SEEDS:
+        why_not = f"it takes {MIN_SEEDS} networks of different seeds, here: {len(evidence)}"
+    elif min(e.gain for e in evidence) <= 0:
+        why_not = "a network is no better than to name the most frequent class each time"
+    return [replace(claim, why_not=why_not) for claim in judged]
 
 
 def _convolution(evidence: Sequence[Evidence]) -> Claim:
@@ -140,7 +145,7 @@ def _convolution(evidence: Sequence[Evidence]) -> Claim:
         "Convolution is a sliding dot product and detects local patterns",
         "claim_1_convolution",
         {
-            "% of a median filter's response that ink explains": ink,
+            "% of a median filter's response that brightness explains": ink,
             "largest difference from the definition": mean_interval(
                 [e.exactness for e in evidence]
             ),
@@ -148,11 +153,11 @@ def _convolution(evidence: Sequence[Evidence]) -> Claim:
         {
             equal: all(e.exactness <= EXACT for e in evidence),
             blind: all(s == 1 for e in evidence for s in e.locality.values()),
-            "patterns rather than ink": ink.high < 100 * MOSTLY_INK,
+            "patterns rather than brightness": ink.high < 100 * MOSTLY_INK,
         },
         [
             Panel(
-                "What ink alone explains of the first filters' response", "%", filters,
+                "What brightness alone explains of the first filters' response", "%", filters,
                 {state: Series(100 * np.array([np.sort(e.ink[state])[::-1] for e in evidence]).T)
                  for state in evidence[0].ink},
                 note="filters, from most to least", top=100.0,

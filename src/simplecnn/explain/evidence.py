@@ -13,7 +13,7 @@ from torch.nn import functional
 from simplecnn.convolution.definition import conv2d
 from simplecnn.errors import InputError
 from simplecnn.explain.channel_cards import layer_fields
-from simplecnn.explain.subject import BATCH, Subject
+from simplecnn.explain.subject import BATCH, Subject, logits
 from simplecnn.explain.translation import NEAR, equivariance_errors, growing, measure_shifts
 from simplecnn.models.activations import convolutions, feature_maps, layer_inputs
 from simplecnn.receptive_field.effective_field import effective_fields
@@ -30,6 +30,7 @@ class Evidence:
     locality: dict[str, float] = field(default_factory=dict)
     ink: dict[str, NDArray] = field(default_factory=dict)  # trained, untrained: (filters,)
     consistency: float = 0.0
+    gain: float = 1.0  # of accuracy over naming the most frequent class each time
     moved_along: dict[str, float] = field(default_factory=dict)  # interior, by one unit
     left_in_place: dict[str, float] = field(default_factory=dict)  # the same shift
     pooled: dict[str, tuple[float, float]] = field(default_factory=dict)  # change before, after
@@ -57,6 +58,7 @@ def gather(subject: Subject, *, num_images: int, seed: int) -> Evidence:
     networks = {"trained": network, "untrained": subject.untrained}
     if not convolutions(network):
         raise InputError("claims: this network has no 2-D convolution to judge.")
+    right = float((logits(network, images).argmax(1) == labels).float().mean())
     class_share = {
         state: class_shares(n, images, labels, subject.num_classes) for state, n in networks.items()
     }
@@ -65,6 +67,7 @@ def gather(subject: Subject, *, num_images: int, seed: int) -> Evidence:
         locality=locality(network, images[:8], seed=seed),
         ink={state: ink_share(n, images[:64]) for state, n in networks.items()},
         consistency=consistency(subject, num_images=num_images, seed=seed),
+        gain=right - float(labels.bincount().max() / len(labels)),
         edges={state: edge_share(n) for state, n in networks.items()},
         class_share={state: shares for state, (shares, _) in class_share.items()},
         singled_out=float((class_share["trained"][1] >= SINGLES_OUT).mean()),

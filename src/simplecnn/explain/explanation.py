@@ -67,6 +67,7 @@ def explain(config: Config) -> Path:
     # After the plan: a mistake is answered before torch is imported.
     from simplecnn.console import configure_lightning_logging
     from simplecnn.explain.subject import Subject, load_subject
+    from simplecnn.figures.style import drawing
 
     configure_lightning_logging()
     if "attribution" in parts:
@@ -87,8 +88,9 @@ def explain(config: Config) -> Path:
         start = time.perf_counter()
         if len(subjects) > 1:  # it can take minutes
             log.info("\n%s of %d networks ...", part, len(subjects))
-        findings = _do(part, subjects, config)
-        findings.save(folder, part)
+        with drawing(ink=subjects[0].ink):
+            findings = _do(part, subjects, config)
+            findings.save(folder, part)
         seconds = time.perf_counter() - start
         log.info("\n%s   %.1f s   %s", part, seconds, short(folder / part))
         log.info("%s", "\n".join(f"  {line}" for line in findings.lines))

@@ -31,6 +31,7 @@ class Subject:
     class_names: tuple[str, ...]
     data_name: str = "images"
     values: Mapping[str, Any] = field(default_factory=dict)  # what a sweep varied, seeds apart
+    ink: bool = True  # gray images are drawings, not photographs
 
     @property
     def num_classes(self) -> int:
@@ -80,7 +81,8 @@ def load_subject(
     Raises InputError where the network does not take these images.
     """
     config = run.config()
-    test = TestData(data or config["data"], None if data else checkpoint)
+    test = TestData(data or config["data"], checkpoint, is_other=data is not None)
+    test.check_classes(run.record.get("class_names"))
     network = load_network(checkpoint)
     images, labels = test.tensors()
     num_classes = logits_of(network, images[:1]).shape[1]
@@ -98,6 +100,7 @@ def load_subject(
         class_names=test.class_names(num_classes),
         data_name=test.name,
         values=values or {},
+        ink=getattr(test.datamodule, "ink", True),
     )
 
 

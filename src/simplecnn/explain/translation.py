@@ -243,11 +243,12 @@ def findings(reports: Sequence[ShiftReport]) -> Findings:
     grouped = {title: [reports[i] for i in members] for title, members in places.items()}
     num = len(reports[0].shifts.labels)
     setting = f"n = {num:,} test images of {reports[0].subject.data_name}{mean_over(places)}"
+    has_ink = all(report.subject.ink for report in reports)
     maps = [
         ShiftMap(
             title,
             100 * np.mean([m.shifts.accuracy for m in members], 0),
-            np.mean([m.shifts.ink for m in members], 0),
+            np.mean([m.shifts.ink for m in members], 0) if has_ink else None,
             100 * float(np.mean([m.shifts.consistency() for m in members])),
         )
         for title, members in grouped.items()

@@ -10,7 +10,7 @@ from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.colors import Colormap, Normalize, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, fontManager
+from matplotlib.font_manager import FontProperties, fontManager, get_font
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
@@ -23,6 +23,7 @@ from simplecnn.figures.style import (
     LABEL,
     NOTE,
     SMALL,
+    fonts,
     image_colors,
     new_figure,
     number,
@@ -86,7 +87,7 @@ class Mosaic:
         )  # fmt: skip
 
     def put_image(self, image: NDArray, x: float, y: float, zoom: int) -> None:
-        """Draw an image (C, H, W): three channels in color, one (or three equal) as ink."""
+        """Draw an image (C, H, W): three channels in color, one (or three equal) in gray."""
         self.put(image_colors(image), x, y, zoom)
 
     def box(self, x: float, y: float, width: float, height: float, **options: Any) -> None:
@@ -163,7 +164,7 @@ class Label(Text):
 @lru_cache(maxsize=4096)
 def _ink(text: str, weight: str, size: float, align: Any) -> tuple[NDArray[np.uint8], int]:
     """Text as a tight picture of its ink, and how much of it is below the last baseline."""
-    font = _font(weight, size)
+    font = _font(_font_file(text, weight), size)
     options: dict[str, Any] = {"font": font, "anchor": "ls", "align": align, "spacing": size / 5}
     draw = ImageDraw.Draw(Image.new("L", (1, 1)))
     left, top, right, bottom = map(round, draw.multiline_textbbox((0, 0), text, **options))
@@ -174,9 +175,19 @@ def _ink(text: str, weight: str, size: float, align: Any) -> tuple[NDArray[np.ui
 
 
 @lru_cache(maxsize=64)
-def _font(weight: str, size: float) -> ImageFont.FreeTypeFont:
-    path = fontManager.findfont(FontProperties(family="DejaVu Sans", weight=weight))
-    return ImageFont.truetype(str(path), size)
+def _font(path: str, size: float) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, size)
+
+
+def _font_file(text: str, weight: str) -> str:
+    """The first font that has every character of a text."""
+    files = (fontManager.findfont(FontProperties(family=f, weight=weight)) for f in fonts())
+    first = str(next(files))
+    letters = [ord(c) for c in text if not c.isascii()]
+    if all(get_font(first).get_char_index(c) for c in letters):
+        return first
+    others = (str(f) for f in files if all(get_font(f).get_char_index(c) for c in letters))
+    return next(others, first)
 
 
 def encode_png(figure: Figure) -> tuple[bytes, int, int]:

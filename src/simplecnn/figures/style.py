@@ -1,9 +1,14 @@
 """One look for all figures: colors, text sizes, numbers, and how an array becomes a picture."""
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
 from textwrap import fill
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -11,6 +16,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike, NDArray
 
@@ -34,12 +40,42 @@ NEW, OLD = "#d9600f", "0.8"
 FAINT = "0.35"  # text that explains
 GRID = "0.9"
 PADDING = "#d9c79e"  # a color that no gray image has
+FONT = "DejaVu Sans"
+FURTHER_FONTS = (  # for names that FONT cannot write, where one is installed
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Hiragino Sans", "PingFang SC"),
+    *("Microsoft YaHei", "Yu Gothic", "Noto Sans", "Arial Unicode MS"),
+)
+# Whether a gray image is drawn as ink on paper.
+_ink: ContextVar[bool] = ContextVar("ink", default=True)
 # The name, color and line of each stage. The marks tell them apart in gray.
 STAGES = {
     "train": ("training", COLORS[0], "o-"),
     "val": ("validation", COLORS[1], "s--"),
     "test": ("test", COLORS[2], "^-."),
 }
+
+
+@contextmanager
+def drawing(*, ink: bool = True) -> Iterator[None]:
+    """For figures that are made and drawn inside: texts are no formulas, in fonts that have them.
+
+    ink: gray images are drawings, ink on paper; else photographs, shown as they are.
+    """
+    token = _ink.set(ink)
+    look: Any = {"text.parse_math": False, "font.family": list(fonts())}
+    with matplotlib.rc_context(look), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        try:
+            yield
+        finally:
+            _ink.reset(token)
+
+
+@cache
+def fonts() -> tuple[str, ...]:
+    """The font of all text, and those of `FURTHER_FONTS` that are installed."""
+    installed = set(fontManager.get_font_names())
+    return (FONT, *(name for name in FURTHER_FONTS if name in installed))
 
 
 def new_figure(width: float, height: float, *, fitted: bool = True) -> Figure:
@@ -104,7 +140,7 @@ def positive_scale(*arrays: ArrayLike) -> Normalize:
 
 
 def image_colors(image: NDArray) -> NDArray:
-    """An image (C, H, W) as colors (H, W, 3): three channels in color, another number as ink.
+    """An image (C, H, W) as colors (H, W, 3): three channels in color, another number in gray.
 
     Images outside of 0 to 1, standardized ones say, are brought there by their extremes. NaN,
     which is padding, becomes ochre.
@@ -115,8 +151,11 @@ def image_colors(image: NDArray) -> NDArray:
         low, high = np.nanmin(image), np.nanmax(image)
         image = (image - low) / ((high - low) or 1.0)
     values = np.nan_to_num(image)
-    in_color = len(image) == 3 and not (values == values[:1]).all()
-    colors = values.transpose(1, 2, 0) if in_color else 1 - values.mean(0)[..., None].repeat(3, 2)
+    if len(image) == 3 and not (values == values[:1]).all():
+        colors = values.transpose(1, 2, 0)
+    else:
+        gray = 1 - values.mean(0) if _ink.get() else values.mean(0)
+        colors = gray[..., None].repeat(3, 2)
     return np.where(missing[..., None], to_rgb(PADDING), colors)
 
 

@@ -19,8 +19,10 @@ from simplecnn.atomic import atomic_write
 from simplecnn.checkpoint_file import read_checkpoint
 from simplecnn.config.build import build
 from simplecnn.console import configure_lightning_logging
+from simplecnn.data.image_folder import ImageFolderDataModule
 from simplecnn.errors import InputError, short
 from simplecnn.figures.inference.reliability import reliability_figure
+from simplecnn.figures.style import drawing
 from simplecnn.inference.calibration import calibration
 from simplecnn.inference.networks import load_network
 from simplecnn.models.activations import evaluation_mode
@@ -39,7 +41,8 @@ def evaluate(directory: RunDirectory, checkpoint: Path, *, data: Mapping[str, An
     to images/. Returns the accuracy.
     """
     configure_lightning_logging()
-    images = TestData(data or directory.config()["data"], None if data else checkpoint)
+    images = TestData(data or directory.config()["data"], checkpoint, is_other=data is not None)
+    images.check_classes(directory.record.get("class_names"))
     network = load_network(checkpoint)
     result = measure(network, images)
     name = f"{checkpoint.stem} on {result['num_images']:,} test images of {images.name}"
@@ -56,19 +59,24 @@ class TestData:
     """The test images of a data module, ours or another, and what its classes are called.
 
     `checkpoint` is that of a run on the same data: what it says of them (which images were trained
-    on) the data module takes from it, as Lightning's Trainer would.
+    on) the data module takes from it, as Lightning's Trainer would. Where it `is_other` data, only
+    a folder that holds all images which the run tested does: the run's own, moved.
 
     Raises InputError where it has no test images.
     """
 
     __test__ = False  # pytest takes it for a test
 
-    def __init__(self, config: Mapping[str, Any], checkpoint: Path | None = None) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], checkpoint: Path | None = None, *, is_other: bool = False
+    ) -> None:
         self.datamodule = build(config)
+        state = None
         if checkpoint is not None:
             state = read_checkpoint(checkpoint).get(type(self.datamodule).__qualname__)
-            if state:
-                self.datamodule.load_state_dict(state)
+        is_folder = isinstance(self.datamodule, ImageFolderDataModule)
+        if state and (not is_other or is_folder and self.datamodule.holds(state)):
+            self.datamodule.load_state_dict(state)
         name = getattr(self.datamodule, "name", None)  # Lightning has it, and leaves it None
         self.name = str(name or type(self.datamodule).__name__)
         self.datamodule.prepare_data()
@@ -77,6 +85,17 @@ class TestData:
         self.loader = loader[0] if isinstance(loader, list) else loader
         if not self.loader:
             raise InputError(f"data: {self.name} has no test images.")
+
+    def check_classes(self, of_run: Sequence[str] | None) -> None:
+        """Raise InputError where a folder of images has other classes than the run."""
+        if not isinstance(self.datamodule, ImageFolderDataModule) or not of_run:
+            return
+        here = list(self.datamodule.class_names)
+        if here != list(of_run):
+            raise InputError(
+                f"data: {self.name} has the classes {', '.join(here[:MAX_COLUMNS])}, and the "
+                f"network tells {', '.join(of_run[:MAX_COLUMNS])} apart."
+            )
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """All images (N, C, H, W) and labels (N,)."""
@@ -104,6 +123,11 @@ def measure(network: nn.Module, data: TestData) -> dict[str, Any]:
         for images, answers in data.loader:
             logits.append(logits_of(network, images))
             labels.append(answers)
+            if answers.max() >= logits[0].shape[1]:
+                raise InputError(
+                    f"data: {data.name} has more classes than the {logits[0].shape[1]} that the "
+                    f"network tells apart."
+                )
     return summarize(torch.cat(logits), torch.cat(labels), data.class_names(logits[0].shape[1]))
 
 
@@ -167,12 +191,13 @@ def draw_reliability(directory: Path, name: str, result: dict[str, Any]) -> Path
         for key in ("num_images", "confidence", "acc")
     }
     error = f"expected calibration error {100 * result['ece']:.2f} %"
-    figure = reliability_figure(*arrays.values(), title=f"{name}\n{error}, {len(bins)} bins")
     stem = "reliability_" + re.sub(r"\W+", "_", name)
     (directory / "images").mkdir(exist_ok=True)
     numbers, picture = io.BytesIO(), io.BytesIO()
     np.savez_compressed(numbers, **arrays)  # type: ignore[arg-type]
-    figure.savefig(picture)
+    with drawing():
+        title = f"{name}\n{error}, {len(bins)} bins"
+        reliability_figure(*arrays.values(), title=title).savefig(picture)
     atomic_write(directory / "images" / f"{stem}.npz", numbers.getvalue())
     atomic_write(directory / "images" / f"{stem}.png", picture.getvalue())
     return directory / "images" / f"{stem}.png"

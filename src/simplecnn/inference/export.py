@@ -108,7 +108,7 @@ def real_images(run: TrainedRun) -> Tensor:
         digits, _ = read_bundled()
         chosen = torch.from_numpy(digits[:: len(digits) // NUM_CHECKED])
         return scale(chosen[:, None]).expand(-1, shape.channels, -1, -1)
-    return TestData(run.config["data"]).tensors()[0][:NUM_CHECKED]
+    return TestData(run.config["data"], run.checkpoint).tensors()[0][:NUM_CHECKED]
 
 
 def _safetensors(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, Answers, dict]:

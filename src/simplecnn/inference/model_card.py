@@ -27,6 +27,8 @@ DATA = {  # size of the test set, what it is, its license
     "KMNIST": (10_000, "70,000 cursive Japanese characters of 28 x 28 pixels, Clanuwat et al., "
                "ROIS-DS Center for Open Data in the Humanities, doi 10.20676/00000341",
                "CC BY-SA 4.0"),
+    "CIFAR10": (10_000, "60,000 photographs of 32 x 32 pixels in ten classes, Krizhevsky, a subset "
+                "of Tiny Images", "not stated by its authors"),
 }  # fmt: skip
 
 
@@ -41,12 +43,16 @@ def model_card(directory: RunDirectory) -> str:
     """The text: Markdown, a section a question."""
     config, record = directory.config(), directory.record
     dataset = str(config["data"].get("dataset", ""))
+    if str(config["data"].get("_target_")).endswith(".CIFAR10DataModule"):
+        dataset = "CIFAR10"
+    splits = record.get("images") or {}
+    num_test = sum((splits.get("test") or {}).values()) or DATA.get(dataset, (None,))[0]
     evaluations: dict[str, Any] = _read(directory.path / "evaluation.json")
     sections = {
         "Network": _network(config, record),
-        "Data": _data(config["data"], dataset),
+        "Data": _folder(config["data"], splits) if splits else _data(config["data"], dataset),
         "Recipe": _recipe(config, record),
-        "Metrics": _metrics(record, evaluations, DATA.get(dataset, (None,))[0]),
+        "Metrics": _metrics(record, evaluations, num_test),
         "Known weaknesses": _weaknesses(directory.path, evaluations),
         "Versions": [f"- {name} {number}" for name, number in record.get("versions", {}).items()]
         + [f"- source {_source(record.get('git'))}"],
@@ -78,6 +84,17 @@ def _data(data: Mapping[str, Any], dataset: str) -> Iterator[str]:
         yield "the data are and under which license."
 
 
+def _folder(data: Mapping[str, Any], splits: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    yield f"A folder of images, a folder a class: {Path(data['root']).name}. Whoever shares the"
+    yield "network says what they show, where they are from and under which license."
+    yield ""
+    yield f"| class | {' | '.join(splits)} |"
+    yield "|---" * (1 + len(splits)) + "|"
+    for name in next(iter(splits.values())):
+        yield f"| {name} | {' | '.join(str(counts.get(name, 0)) for counts in splits.values())} |"
+    yield f"| all | {' | '.join(str(sum(counts.values())) for counts in splits.values())} |"
+
+
 def _recipe(config: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[str]:
     model, data = config["model"], config["data"]
     yield f"- epochs: {record.get('num_epochs')} ({record.get('ended') or 'status unknown'})"
@@ -86,12 +103,14 @@ def _recipe(config: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[st
         arguments = ", ".join(line.removeprefix("- ") for line in _bullets(node))
         if node:
             yield f"- {part}: {node['_target_'].rpartition('.')[2]} ({arguments})"
-    for key in ("batch_size", "val_size", "seed"):
+    for key in ("batch_size", "val_size", "seed", "image_size", "channels", "fit", "normalize"):
         if data.get(key) is not None:
             yield f"- data.{key}: {data[key]}"
     augmentation = data.get("augmentation")
     yield f"- augmentation: {augmentation['_target_'].rpartition('.')[2] if augmentation else 'no'}"
     yield f"- label smoothing: {model.get('label_smoothing', 0)}"
+    if model.get("class_weights"):
+        yield f"- class weights: {model['class_weights']}"
     yield f"- seed: {config.get('seed')}"
     yield f"- device: {(record.get('device') or {}).get('name')}"
 
@@ -99,16 +118,18 @@ def _recipe(config: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[st
 def _metrics(
     record: Mapping[str, Any], evaluations: Mapping[str, Any], num_test: int | None
 ) -> Iterator[str]:
-    yield "| on | accuracy, 95 % interval | loss | top-2 | calibration error |"
-    yield "|---|---|---|---|---|"
+    yield "| on | accuracy, 95 % interval | macro accuracy | loss | top-2 | calibration error |"
+    yield "|---|---|---|---|---|---|"
     metrics = record.get("metrics") or {}
     if "test/acc" in metrics:
         accuracy = _accuracy(metrics["test/acc"], num_test)
-        yield f"| the test set, as the run ended | {accuracy} | {metrics['test/loss']:.4f} | | |"
+        loss = metrics.get("test/loss", math.nan)
+        yield f"| the test set, as the run ended | {accuracy} | | {loss:.4f} | | |"
     for name, result in evaluations.items():
-        more = [f"{100 * result[k]:.2f} %" if k in result else "" for k in ("top2_acc", "ece")]
+        shares = ("macro_acc", "top2_acc", "ece")
+        macro, top2, error = (f"{100 * result[k]:.2f} %" if k in result else "" for k in shares)
         accuracy = _accuracy(result["acc"], result["num_images"])
-        yield f"| {name} | {accuracy} | {result['loss']:.4f} | {more[0]} | {more[1]} |"
+        yield f"| {name} | {accuracy} | {macro} | {result['loss']:.4f} | {top2} | {error} |"
     yield ""
     yield "Intervals are Wilson's, over test images; the loss is the mean negative log-likelihood."
 
@@ -140,8 +161,11 @@ def _confused(evaluations: Mapping[str, Any]) -> Iterator[str]:
                  for j, n in enumerate(row) if i != j and n]  # fmt: skip
         pairs.sort(key=lambda pair: -pair[0])
         most = ", ".join(f"{a} as {b} ({n})" for n, a, b in pairs[:NUM_CONFUSIONS])
-        yield f"- {name}: least right on {worst} ({100 * shares[worst]:.2f} %);"
-        yield f"  most often predicts {most or 'nothing wrong'}."
+        if pairs:
+            yield f"- {name}: least right on {worst} ({100 * shares[worst]:.2f} %);"
+            yield f"  most often predicts {most}."
+        else:
+            yield f"- {name}: no image was classified wrong."
 
 
 def _corrupted(path: Path) -> Iterator[str]:
@@ -157,7 +181,7 @@ def _corrupted(path: Path) -> Iterator[str]:
 def _moved(path: Path) -> Iterator[str]:
     report = _read(path / "explain" / "translation" / "translation.json")
     for group in report.get("groups", {}).values():
-        yield f"- Moved images: {_share(group['near_accuracy'])} right where the digit is moved by"
+        yield f"- Moved images: {_share(group['near_accuracy'])} right where the image is moved by"
         yield f"  up to {report['near']} pixels, {_share(group['accuracy'])} where it is not."
 
 

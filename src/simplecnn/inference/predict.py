@@ -25,6 +25,7 @@ from simplecnn.data.batches import scale
 from simplecnn.errors import InputError, RunError, short
 from simplecnn.figures.inference.contact_sheet import contact_sheet_figure
 from simplecnn.figures.inference.prediction import prediction_figure
+from simplecnn.figures.style import drawing
 from simplecnn.inference.image_files import STDIN, read_image
 from simplecnn.inference.preprocessing import Pixels
 from simplecnn.inference.trained_run import Predictions, TrainedRun, percent
@@ -85,7 +86,8 @@ def predict(
         raise InputError(*(row.error for row in bad))
     threshold = UNSURE if reject is None else reject
     target = Path(to or run.path / "predictions" / time.strftime("%Y-%m-%d_%H-%M-%S"))
-    with new_folder(target) as folder:
+    is_drawing = run.preprocessing.box is not None
+    with new_folder(target) as folder, drawing(ink=is_drawing):
         (folder / "predictions.csv").write_text(
             _csv(rows, run.class_names, reject), encoding="utf-8", newline=""
         )
@@ -254,9 +256,9 @@ def attribution(network: nn.Module, image: Tensor, target: int) -> NDArray[np.fl
 
 def _decided_elsewhere(run: TrainedRun, reject: float, data_dir: str) -> Iterator[str]:
     """How many test images of each data set at hand the network decides, its own ones first."""
-    own = str(run.config["data"].get("dataset", "MNIST")).removesuffix("5k")
+    own = str(run.config["data"].get("dataset")).removesuffix("5k")
     shape = (run.preprocessing.channels, run.preprocessing.size)
-    for name in dict.fromkeys((own, "KMNIST", "FashionMNIST")):
+    for name in dict.fromkeys((own, "MNIST", "KMNIST", "FashionMNIST")):
         if shape[1] != 28 or name not in mnist_files.MIRRORS:
             continue
         if mnist_files.missing(data_dir, dataset=name, parts=["test"]):

@@ -63,7 +63,7 @@ class Preprocessing:
         lighter part. Raises InputError for an image of one color.
         """
         first = Step(f"{image.shape[1]} x {image.shape[0]} pixels", image)
-        if image.max() - image.min() < MIN_CONTRAST:
+        if np.ptp(image, axis=(0, 1)).max() < MIN_CONTRAST:  # of a channel
             raise InputError("image: there is nothing to see in it, all of it has one color.")
         if self.box is None:
             steps = [first, Step("inverted", 1 - image)] if invert else [first]

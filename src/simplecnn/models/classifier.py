@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
 
 from simplecnn.config.build import build, find_class
 from simplecnn.models.metrics import LossAndAccuracy
@@ -28,7 +29,8 @@ class Classifier(pl.LightningModule):
     scheduler_interval: whether the scheduler steps once an `epoch` or once a `step`.
     scheduler_monitor: the metric that ReduceLROnPlateau waits for.
     class_weights: how much an image of each class counts in the loss; None: all the same. The
-        configuration says `balanced` instead: inversely to how many images it trains on.
+        configuration says `balanced` instead: inversely to how many images it trains on. With
+        weights, the mean accuracy of the classes is logged too (`macro_acc`).
     compile: whether torch.compile compiles the network, or the mode in which it does:
         `reduce-overhead` (CUDA graphs), `max-autotune`.
 
@@ -58,6 +60,9 @@ class Classifier(pl.LightningModule):
         self.metrics = nn.ModuleDict()
         for stage in STAGES:
             of_stage = {"loss_and_accuracy": LossAndAccuracy(), **self.configure_metrics()}
+            if class_weights is not None:
+                number = len(class_weights)
+                of_stage["macro_acc"] = MulticlassAccuracy(num_classes=number, average="macro")
             self.metrics[f"{stage}_metrics"] = nn.ModuleDict(of_stage)
 
     def configure_metrics(self) -> dict[str, Metric]:

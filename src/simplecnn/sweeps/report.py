@@ -279,6 +279,7 @@ def page_data(jobs: Sequence[Job], sweep: SweepDirectory) -> dict[str, Any]:
 def picture(jobs: Sequence[Job]) -> bytes:
     """A PNG file: the criterion against what varied, and the learning curves of the best jobs."""
     from simplecnn.figures.raster import encode_png
+    from simplecnn.figures.style import drawing
     from simplecnn.figures.sweep import Curve, sweep_figure
 
     names = short_names(varied(jobs))
@@ -296,18 +297,20 @@ def picture(jobs: Sequence[Job]) -> bytes:
     if len(names) > 1 and seed_groups(jobs):
         del names["seed"]
     in_order = sorted(jobs, key=lambda job: number(job.path))  # of the values as they were typed
-    figure = sweep_figure(
-        {
-            name: [_number_or_text(job.words.get(key)) for job in in_order]
-            for key, name in names.items()
-        },
-        [_scaled(criterion, job.value) for job in in_order],
-        [curve for curve in curves if curve.epochs],
-        metric=value_title(jobs),
-        curve_metric=title(shown),
-        larger_is_better=jobs[0].mode == "max",
-    )
-    return encode_png(figure)[0]
+    parameters = {
+        name: [_number_or_text(job.words.get(key)) for job in in_order]
+        for key, name in names.items()
+    }
+    with drawing():
+        figure = sweep_figure(
+            parameters,
+            [_scaled(criterion, job.value) for job in in_order],
+            [curve for curve in curves if curve.epochs],
+            metric=value_title(jobs),
+            curve_metric=title(shown),
+            larger_is_better=jobs[0].mode == "max",
+        )
+        return encode_png(figure)[0]
 
 
 def _scaled(metric: str, value: float | None) -> float:

@@ -122,14 +122,18 @@ class Run:
         resumed = self.directory is not None and bool(self.directory.record.get("continued"))
         if resumed and self.directory and content:
             rewind(self.directory.path, content["global_step"])
+        weights_only = config.get("ckpt_weights_only") and config["train"] and not resumed
         datamodule = build_datamodule(config)
+        if isinstance(datamodule, ImageFolderDataModule) and not weights_only:
+            # Now, for the network is normalized by the images that were trained on.
+            datamodule.load_state_dict(content.get(type(datamodule).__qualname__))
         module = build_module(config, datamodule)
         self.trainer = trainer = build_trainer(
             config, self.stop, purge_step=content.get("global_step") if resumed else None
         )
         self._announce(module, datamodule)
         tested = str(start) if start else None
-        if content and config.get("ckpt_weights_only") and config["train"] and not resumed:
+        if content and weights_only:
             module.load_state_dict(content["state_dict"])
             content, tested = {}, None
         if config["train"]:
@@ -290,7 +294,7 @@ class Run:
             return
         if isinstance(datamodule, ImageFolderDataModule):
             datamodule.setup("fit")
-            self.directory.update(images=datamodule.record())
+            self.directory.update(**datamodule.record())
         device, why = device_and_reason(self.trainer, self.config["trainer"])
         number = sum(p.numel() for p in module.parameters())
         names = getattr(datamodule, "class_names", None)
@@ -379,7 +383,7 @@ def metrics_table(metrics: Mapping[str, float]) -> str:
     values = {split_metric(key): value for key, value in metrics.items()}
     names = list(dict.fromkeys(name for stage, name in values if stage))
     names.sort(key=lambda name: ["loss", "acc", name].index(name))
-    headings = {"acc": "accuracy"}
+    headings = {"acc": "accuracy", "macro_acc": "macro accuracy"}
     rows = [["", *(headings.get(name, name) for name in names)]]
     for stage, title in titles.items():
         if any((stage, name) in values for name in names):

@@ -16,11 +16,14 @@ FLOOR = 1e-8  # of the axis of errors: below the rounding of float32
 
 @dataclass(frozen=True)
 class ShiftMap:
-    """Accuracy in percent and the share of ink left, by shift: rows dy, columns dx."""
+    """Accuracy in percent and the share of ink left, by shift: rows dy, columns dx.
+
+    `ink` is None where images are no drawings.
+    """
 
     title: str
     accuracy: NDArray
-    ink: NDArray
+    ink: NDArray | None
     consistency: float  # percent
 
 
@@ -53,7 +56,7 @@ def shift_maps_figure(maps: Sequence[ShiftMap], *, near: int, setting: str) -> F
             shift_map.accuracy, cmap=style.POSITIVE, norm=scale, interpolation="nearest",
             extent=(-reach - 0.5, reach + 0.5, reach + 0.5, -reach - 0.5),
         )  # fmt: skip
-        if (shift_map.ink < 0.99).any() and (shift_map.ink >= 0.99).any():
+        if shift_map.ink is not None and shift_map.ink.min() < 0.99 <= shift_map.ink.max():
             ax.contour(steps, steps, shift_map.ink, [0.99], colors="white", linewidths=1.2)
         style.dress(
             ax,
@@ -71,10 +74,12 @@ def shift_maps_figure(maps: Sequence[ShiftMap], *, near: int, setting: str) -> F
                 ax.text(dx, dy, f"{value:.0f}", ha="center", va="center", fontsize=SMALL,
                         color="black" if value > 55 else "white")  # fmt: skip
     style.color_bar(figure, axes, style.POSITIVE, scale, "accuracy in %, one scale", shrink=0.8)
+    line = "outside the white line more than 1 % of the ink has left; "
+    line = "" if any(m.ink is None for m in maps) else line
     style.head(
         figure,
-        f"Accuracy when the image moves; {setting}\noutside the white line more than 1 % of the "
-        f"ink has left; consistency: pairs of shifts to ±{near} with one answer",
+        f"Accuracy when the image moves; {setting}\n{line}"
+        f"consistency: pairs of shifts to ±{near} with one answer",
     )
     return figure
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
@@ -29,15 +28,12 @@ def contact_sheet_figure(
     ax.set_axis_off()
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         x, y = i % columns * (TILE + 0.08) + 0.04, i // columns * (TILE + TEXT) + 0.03
-        # one channel is ink on paper, as in every picture of digits here
-        pixels = 1 - image[0] if len(image) == 1 or (image == image[:1]).all() else image
-        colored = np.moveaxis(image, 0, 2) if pixels.ndim == 3 else pixels
-        ax.imshow(colored, cmap="gray", vmin=0, vmax=1, interpolation="nearest",
+        ax.imshow(style.image_colors(image), interpolation="nearest",
                   extent=(x, x + TILE, y + TILE, y))  # fmt: skip
         color, thickness = (UNSURE, 2.5) if unsure[i] else ("0.8", 0.5)
         ax.add_patch(Rectangle((x, y), TILE, TILE, fill=False, edgecolor=color, lw=thickness))
         ax.text(x + TILE / 2, y + TILE + 0.04, label, ha="center", va="top", fontsize=style.SMALL,
                 color=UNSURE if unsure[i] else "black")  # fmt: skip
-    ax.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
+    ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
     style.head(figure, title)
     return figure

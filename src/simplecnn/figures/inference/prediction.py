@@ -34,8 +34,7 @@ def prediction_figure(
     parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
     axes = parts[0].subplots(1, len(steps) + 1, squeeze=False)[0]
     for ax, (what, pixels) in zip(axes, steps, strict=False):
-        gray = pixels if pixels.ndim == 3 else 1 - pixels
-        ax.imshow(gray, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        ax.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         _label(ax, what)
     style.mark_negative(
         style.tile(axes[-1], attribution, style.SIGNED, style.signed_scale(attribution))
