@@ -224,3 +224,10 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
             assert_same(one, two, f"{where}/{i}")
     else:
         assert a == b, where
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, screen: Callable[[], str]) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, screen()
+        time.sleep(0.02)

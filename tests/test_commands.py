@@ -10,9 +10,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from children import start, type_in
+from children import start, type_in, wait_until
 from conftest import ROOT
 
+from simplecnn.checkpoint_file import read_checkpoint
 from simplecnn.cli import start_up
 from simplecnn.config.composition import conf_dir
 
@@ -182,3 +183,23 @@ def test_two_processes_train_for_three_epochs_with_all_default_callbacks(words, 
     assert screen.returncode == 0, screen.stderr
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["status"] == "finished" and record["num_epochs"] == 3
+
+
+@pytest.mark.long
+def test_two_processes_are_resumed_by_a_command_that_starts_two(tmp_path):
+    small = ["data=mnist_5k", "+trainer.limit_train_batches=4", "callbacks=[checkpoint,progress]"]
+    command = [sys.executable, ROOT / "scripts" / "train.py", *small, "trainer=cpu",
+               "trainer.devices=2", "trainer.max_epochs=900", "hydra.run.dir=run"]  # fmt: skip
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as head:
+        wait_until(last.exists, 90, lambda: "no checkpoint")
+        head.terminate()
+        assert head.wait(60) == 143
+    num_done = read_checkpoint(last)["epoch"]
+    config = tmp_path / "run" / "config.yaml"
+    end = f"max_epochs: {num_done + 2}"
+    config.write_text(config.read_text().replace("max_epochs: 900", end))
+    screen = start(tmp_path, "train.py", "resume=run")
+    assert screen.returncode == 0, screen.stderr
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["num_epochs"] == num_done + 2 and "max_epochs=900" in record["command"]

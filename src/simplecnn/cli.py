@@ -27,7 +27,6 @@ from simplecnn.command_line import (
     LEAVES_RUNS,
     check_command_line,
     check_imported,
-    is_ddp_child,
     prepare_images,
     raise_if_links_lead_out,
 )
@@ -37,6 +36,7 @@ from simplecnn.config.composition import conf_dir, latest, settle
 from simplecnn.config.mistakes import checked_parts
 from simplecnn.errors import InputError, RunError, log_error
 from simplecnn.run_directory import RunDirectory, short
+from simplecnn.slurm import is_further_process
 from simplecnn.sweeps.directory import RECORD as SWEEP_RECORD
 from simplecnn.sweeps.launch import Task, run_job, run_sweep
 from simplecnn.sweeps.plan import SweepPlan
@@ -127,10 +127,13 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
     best = run.train(
         config, folder, seconds=spent, resume=in_sweep or requested, requested=requested
     )
-    if not is_ddp_child():
+    if not is_further_process():
         from simplecnn.inference.model_card import write_model_card  # not before the first step
 
-        write_model_card(RunDirectory.open(folder))
+        try:
+            write_model_card(RunDirectory.open(folder))
+        except Exception as error:  # the run is finished all the same
+            log.warning("model_card.md could not be written: %s", error)
     return best
 
 

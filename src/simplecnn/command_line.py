@@ -33,7 +33,7 @@ from simplecnn.run_directory import (
     read_record,
     short,
 )
-from simplecnn.slurm import slurm_job, was_requeued
+from simplecnn.slurm import is_further_process, slurm_job, was_requeued
 from simplecnn.sweeps.plan import SweepPlan, plan_sweep, sweep_values
 
 IMAGE_FOLDER = "simplecnn.data.image_folder.ImageFolderDataModule"
@@ -74,7 +74,7 @@ def check_command_line(name: str, argv: Sequence[str]) -> Composed | SweepPlan |
     if options.cfg == "job" and options.package not in (None, "_global_"):
         if OmegaConf.select(config, options.package) is None:
             raise InputError(f"--package {options.package}: the configuration has no such part.")
-    if shown or is_ddp_child():
+    if shown or is_further_process():
         return None
     if config.hydra.sweeper.get("params"):
         key = "hparams_search" if config.hydra.runtime.choices.get("hparams_search") else "sweeper"
@@ -142,7 +142,15 @@ def _differences(values: dict[str, Any]) -> Iterator[str]:
     for part in ("network", "optimizer", "scheduler") if "network" in saved else ():
         its, mine = saved.get(part) or {}, model.get(part) or {}
         its, mine = ({k: v for k, v in node.items() if v is not None} for node in (its, mine))
-        keys = {"_target_"} if part != "network" else its.keys() & mine.keys() | {"_target_"}
+        name = its.get("_target_")
+        if name == mine.get("_target_") and str(name).endswith("OneCycleLR"):
+            yield (
+                f"model.scheduler is OneCycleLR, whose length is that of {short(path)}'s run: take "
+                f"its weights alone with ckpt_weights_only=true."
+            )
+            continue
+        compared = {"network": its.keys() & mine.keys(), "scheduler": {"T_max"} & its.keys()}
+        keys = {"_target_", *compared.get(part, ())}
         if other := [key for key in sorted(keys) if its.get(key) != mine.get(key)]:
             key = other[0]
             yield (
@@ -247,8 +255,3 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     if args.package and not args.cfg:
         raise InputError("--package belongs to --cfg: type --cfg job --package model.")
     return args
-
-
-def is_ddp_child() -> bool:
-    """Lightning starts the further processes of a DDP run with the same command."""
-    return os.environ.get("LOCAL_RANK", "0") != "0"

@@ -87,7 +87,7 @@ class RunDirectory(LockedDirectory):
             lost = record.get("status") == "failed" or (last and problem(last))
             if last is None or (lost and not requested):
                 folder._clear()
-                return folder._begin(config)
+                return folder._begin(config, command=record.get("command"))
         except BaseException:
             folder.release()
             raise
@@ -117,14 +117,14 @@ class RunDirectory(LockedDirectory):
             check_checkpoint(last)
         return folder
 
-    def _begin(self, config: Mapping[str, Any]) -> "RunDirectory":
+    def _begin(self, config: Mapping[str, Any], command: str | None = None) -> "RunDirectory":
         text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
         atomic_write(self.path / CONFIG, text.encode())
         self.update(
             format=FORMAT,
             status="running",
             started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            command=command_line(),
+            command=command or command_line(),
             seed=config.get("seed"),
             git=git_revision(),
             versions={"python": platform.python_version()} | {v: version(v) for v in VERSIONED},

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from simplecnn.slurm import JOB
+from simplecnn.slurm import JOB, is_further_process
 
 
 class Interrupted(SystemExit):
@@ -38,7 +38,7 @@ class Stop:
     @property
     def is_child(self) -> bool:
         """Whether this process was started by another one of the same run."""
-        return os.getpid() != self.pid or os.environ.get("LOCAL_RANK", "0") != "0"
+        return os.getpid() != self.pid or is_further_process()
 
     @contextmanager
     def listening(self) -> Iterator[None]:

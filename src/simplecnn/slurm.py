@@ -1,4 +1,4 @@
-"""The SLURM job that this process runs in, if any. No torch."""
+"""The SLURM job that this process runs in, and its place in a run of several. No torch."""
 
 import logging
 import os
@@ -14,6 +14,13 @@ def slurm_job() -> str | None:
     job, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     name = f"{job}_{task}" if job and task else os.environ.get(JOB, "")
     return name if re.fullmatch(r"\d+(_\d+)?", name) else None
+
+
+def is_further_process() -> bool:
+    """Whether this process is not the first one of a run: by torchrun, by Lightning, which starts
+    the others with the same command, or by a task of SLURM's."""
+    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return any(os.environ.get(rank, "0") != "0" for rank in ranks)
 
 
 def was_requeued() -> bool:

@@ -146,6 +146,7 @@ def network(words: list[str]) -> dict[str, Any]:
         ([], None),
         (["model.optimizer.lr=0.1", "data.batch_size=8", "seed=7"], None),
         (["model/optimizer=sgd"], "model.optimizer._target_ is torch.optim.SGD, and in "),
+        (["model/scheduler=one_cycle"], "model.scheduler._target_ is torch.optim.lr_scheduler.One"),
         (["model/scheduler=cosine"], "model.scheduler._target_ is torch.optim.lr_scheduler.Cosine"),
         (["model.network.channels=[8]"], "model.network.channels is [8], and in saved.ckpt it is "),
         (["model.network.channels=[8]", "ckpt_weights_only=true"], None),
@@ -164,6 +165,23 @@ def test_a_checkpoint_of_something_else_is_a_sentence(words, sentence, tmp_path,
         check_imported("train", request)
     (found,) = caught.value.mistakes
     assert found.startswith(sentence) and "ckpt_weights_only=true" in found
+
+
+def test_a_schedule_has_the_length_of_its_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hydra = {"hydra": {"overrides": {"task": []}, "runtime": {"config_sources": [], "choices": {}}}}
+    for choice, sentence in (
+        ("cosine", "model.scheduler.T_max is 20, and in saved.ckpt it is 10"),
+        ("one_cycle", "model.scheduler is OneCycleLR, whose length is that of saved.ckpt's run"),
+    ):
+        words = [f"model/scheduler={choice}"]
+        torch.save({"hyper_parameters": network(words)}, "saved.ckpt")
+        words += ["trainer.max_epochs=20", "ckpt_path=saved.ckpt"]
+        with pytest.raises(InputError, match=re.escape(sentence)):
+            check_imported("train", (compose_config("train", words), OmegaConf.create(hydra)))
+    with pytest.raises(InputError, match="model.scheduler needs to know how long the run is"):
+        compose_config("train", ["model/scheduler=cosine", "trainer.max_epochs=-1",
+                                 "trainer.max_steps=9"])  # fmt: skip
 
 
 def write_only() -> None:

@@ -389,7 +389,12 @@ def test_what_is_no_sweep_is_named(tmp_path, monkeypatch):
 def test_source_is_every_file_of_the_package_and_the_configuration(tmp_path):
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "a.yaml").write_text("a: 1")
+    for left in (".venv/a.py", "outputs/0/run.json", "outputs/0/config.yaml"):
+        path = tmp_path / "conf" / left
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     before = source_hashes(tmp_path / "conf")
+    assert [name for name in before if name.startswith("conf/")] == ["conf/a.yaml"]
     assert {"conf/a.yaml", "simplecnn/training/run.py", "simplecnn/figures/sweep.py"} <= set(before)
     (tmp_path / "conf" / "a.yaml").write_text("a: 2")
     after = source_hashes(tmp_path / "conf")

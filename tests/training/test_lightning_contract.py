@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -19,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from simplecnn.errors import RunError
 from simplecnn.inference.evaluate import add_result, evaluate
+from simplecnn.models.classifier import Classifier
 from simplecnn.run_directory import RunDirectory
 from simplecnn.training.run import train
 
@@ -32,7 +34,7 @@ LIGHTNING = [
         *("StochasticWeightAveraging", "WeightAveraging"),
     )
 ]
-MINE = ["Watch", "Hooks", "MyThroughputMonitor", "Fails", "Stops", "Slow"]
+MINE = ["Watch", "Hooks", "MyThroughputMonitor", "Fails", "Stops", "Slow", "Untested"]
 STAGES = ("train", "val", "test")
 STEPS = 8  # of an epoch of compose_run
 NOT_PICTURES = "callbacks=[checkpoint,lr_monitor,progress]"
@@ -536,6 +538,18 @@ def test_a_checkpoint_trains_on_with_another_batch_size_or_seed(words, finished_
 
 
 @OTHER_CALLBACKS
+@pytest.mark.parametrize(("lr", "expected"), [("1e-3", 1e-5), ("2e-3", 2e-5)])
+def test_a_rate_that_a_schedule_has_lowered_stays_lowered(lr, expected, tmp_path):
+    step = ["model/scheduler=cosine", "+model.scheduler.step_size=1", "+model.scheduler.gamma=0.1",
+            "model.scheduler._target_=torch.optim.lr_scheduler.StepLR"]  # fmt: skip
+    do(tmp_path / "a", NOT_PICTURES, *step)
+    start = f"ckpt_path='{tmp_path}/a/checkpoints/last.ckpt'"
+    more = [f"model.optimizer.lr={lr}", "trainer.max_epochs=3", add("Watch")]
+    do(tmp_path / "b", NOT_PICTURES, *step, start, *more)
+    assert Watch.rates[0] == pytest.approx(expected)
+
+
+@OTHER_CALLBACKS
 def test_the_best_checkpoint_trains_on(finished_run, tmp_path):
     start = f"ckpt_path='{finished_run}/checkpoints/best.ckpt'"
     best = record_of(finished_run)["best"]["epoch"]
@@ -564,6 +578,37 @@ def test_nothing_is_left_to_train(finished_run, tmp_path, caplog):
     record = record_of(tmp_path / "a")
     assert record["ended"] == sentence and sentence in caplog.text
     assert record["status"] == "finished" and record["metrics"]["test/acc"] > 0
+
+
+class Untested(Classifier):
+    test_step = pl.LightningModule.test_step
+
+
+def test_a_module_without_a_test_is_trained_all_the_same(tmp_path, caplog):
+    caplog.set_level("INFO")
+    words = [f"model._target_={__name__}.Untested", "trainer.max_epochs=1"]
+    train(compose_run(tmp_path / "a", NOT_PICTURES, *words), tmp_path / "a")
+    assert record_of(tmp_path / "a")["status"] == "finished"
+    assert "Untested has no test_step: nothing is tested" in caplog.text
+
+
+def test_an_early_stop_within_the_first_epoch_has_its_sentence(tmp_path):
+    words = [
+        "callbacks=[checkpoint,early_stopping]",
+        "+trainer.val_check_interval=2",
+        "callbacks.early_stopping.patience=1",
+        "+callbacks.early_stopping.min_delta=1",
+    ]
+    record = do(tmp_path / "a", *words)
+    assert record["ended"] == "stopped after 1 epoch: val/acc no better for 1 validation"
+
+
+def test_losses_of_gradients_that_are_accumulated_are_drawn_as_they_are(tmp_path):
+    do(tmp_path / "a", "callbacks=[checkpoint,curves,health]", "+trainer.accumulate_grad_batches=4")
+    with np.load(tmp_path / "a" / "images" / "curves_steps.npz") as steps:
+        assert steps["loss"].min() > 2  # of ten classes: log 10 is 2.3
+    with np.load(tmp_path / "a" / "images" / "health_gradients.npz") as health:
+        assert health["step"].tolist() == [1, 2, 4] and (health["update"] > 0).all()
 
 
 # A loss that is not finite.

@@ -25,6 +25,10 @@ def test_csv_has_a_row_a_step_and_a_column_a_metric(tmp_path):
     logger.log_metrics({"train/loss": torch.tensor(0.25), "epoch": 0}, step=9)
     logger.save()
     logger.log_metrics({"val/acc": 0.5, "epoch": 0}, step=9)
+    logger.save()  # at most once a second: a step may be logged each
+    assert "val/acc" not in (tmp_path / "metrics.csv").read_text()
+    logger.flush()
+    assert "val/acc" in (tmp_path / "metrics.csv").read_text()
     logger.log_metrics({"val/acc": float("nan"), "epoch": 1}, step=19)
     logger.finalize("success")
     with (tmp_path / "metrics.csv").open(newline="") as file:

@@ -35,6 +35,7 @@ from children import (
     open_folder,
     side_by_side,
     type_in,
+    wait_until,
 )
 from conftest import compose_run
 
@@ -416,13 +417,6 @@ def test_a_run_that_was_moved_is_resumed_and_keeps_its_best(tmp_path):
 
 def children_of(head: int) -> list[psutil.Process]:
     return [p for p in psutil.Process(head).children(recursive=True) if p.is_running()]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float, screen: Callable[[], str]) -> None:
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, screen()
-        time.sleep(0.02)
 
 
 @pytest.mark.long

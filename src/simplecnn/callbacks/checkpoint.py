@@ -66,14 +66,22 @@ class LastCheckpoint(Callback):
         for callback in trainer.callbacks:
             if isinstance(callback, EarlyStopping | ModelCheckpoint | Timer):
                 checkpoint["callbacks"].pop(callback.state_key, None)
-        # What was typed holds: the state of the optimizer is taken over, not its settings.
-        settings = (pl_module.hparams.get("optimizer") or {}) if pl_module.hparams else {}
-        for state in checkpoint.get("optimizer_states", []):
-            for group in state["param_groups"]:
-                group.update({key: settings[key] for key in settings if key in group})
-        for state in checkpoint.get("lr_schedulers", []):
-            if "lr" in settings and "total_steps" not in state and "base_lrs" in state:
-                state["base_lrs"] = [settings["lr"]] * len(state["base_lrs"])
+        # What was typed holds: the state of the optimizer is taken over, not what was changed.
+        typed = (pl_module.hparams.get("optimizer") or {}) if pl_module.hparams else {}
+        saved = (checkpoint.get("hyper_parameters") or {}).get("optimizer") or {}
+        changed = {key: value for key, value in typed.items() if saved.get(key) != value}
+        groups = [
+            g for state in checkpoint.get("optimizer_states", []) for g in state["param_groups"]
+        ]
+        for group in groups:
+            group.update({k: v for k, v in changed.items() if k in group and k != "lr"})
+        if "lr" in changed and saved.get("lr"):  # a schedule has the rate lowered since
+            factor = changed["lr"] / saved["lr"]
+            for group in groups:
+                group["lr"] *= factor
+            for state in checkpoint.get("lr_schedulers", []):
+                if "base_lrs" in state:
+                    state["base_lrs"] = [factor * rate for rate in state["base_lrs"]]
 
     def _save(self, trainer: Trainer) -> None:
         self._epoch_done = False
@@ -83,6 +91,8 @@ class LastCheckpoint(Callback):
             logger.save()
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 logger.experiment.flush()
+            elif hasattr(logger, "flush"):
+                logger.flush()
         self._saving = True
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saving = False
@@ -93,8 +103,10 @@ def why_ended(trainer: Trainer) -> str:
     epochs = trainer.current_epoch
     after = f"after epoch {epochs}" if epochs != 1 else "after 1 epoch"
     for callback in trainer.callbacks:
-        if isinstance(callback, EarlyStopping) and callback.stopped_epoch:
-            patience = f"{callback.patience} epoch" + "s" * (callback.patience != 1)
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
+            every = trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval in (None, 1)
+            noun = "epoch" if every else "validation"
+            patience = f"{callback.patience} {noun}" + "s" * (callback.patience != 1)
             if callback.wait_count >= callback.patience:
                 return f"stopped {after}: {callback.monitor} no better for {patience}"
             return f"stopped {after}: {callback.stopping_reason_message}"

@@ -51,6 +51,8 @@ class Curves(ImageCallback):
         step = trainer.global_step
         if step % self._every == 0 and draws(trainer):
             loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+            if isinstance(loss, Tensor):  # Lightning has divided it
+                loss = loss * trainer.accumulate_grad_batches
             rate = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else np.nan
             self._measured.append((step, loss, float(rate)))
 

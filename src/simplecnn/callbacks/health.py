@@ -59,7 +59,8 @@ class Health(ImageCallback):
         self.gradients = History(self.dirpath / "health_gradients.npz")
         self._early: frozenset[int] = frozenset()
         self._steps_per_epoch = 0
-        self._before: list[Tensor] = []  # weights before the step that is measured
+        self._step = 0  # that is measured
+        self._before: list[Tensor] = []  # weights before it
         self._measured: list[tuple[int, Tensor, Tensor]] = []  # step, norms, ratios: on the device
         self._meters: dict[str, ActivityMeter] = {}
         self._watching = ExitStack()
@@ -74,13 +75,15 @@ class Health(ImageCallback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         step = trainer.global_step + 1
-        if (step in self._early or step % self._steps_per_epoch == 0) and draws(trainer):
+        is_measured = step in self._early or step % self._steps_per_epoch == 0
+        if is_measured and step != self._step and draws(trainer):
+            self._step = step
             with self.timed():
                 weights = [m.weight for m in layers(network_of(pl_module)).values()]
                 self._before = [w.detach().clone() for w in weights]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if self._before:
+        if self._before and trainer.global_step == self._step:  # not in the middle of it
             with self.timed():
                 modules = layers(network_of(pl_module)).values()
                 ratios = update_ratios(modules, self._before)

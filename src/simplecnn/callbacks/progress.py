@@ -16,7 +16,7 @@ STAGES = ("train", "val", "test")
 
 def split_metric(key: str) -> tuple[str, str]:
     """`val/acc` and `val_acc` as ("val", "acc"); what belongs to no stage as ("", key)."""
-    stage, separator, name = key.replace("_", "/", 1).partition("/")
+    stage, separator, name = key.partition("/" if "/" in key else "_")
     return (stage, name) if separator and stage in STAGES else ("", key)
 
 

@@ -11,21 +11,22 @@ log = logging.getLogger(__name__)
 
 
 class Pruning(Callback):
-    """Reports `monitor` to the study after each epoch, and stops where the pruner says so.
+    """Reports the objective to the study after each epoch, and stops where the pruner says so.
 
     study: the study's file; trial: its number there. Without a trial or a pruner, that is outside
-    of a search, nothing happens; nor with several objectives, by which Optuna does not prune.
+    of a search, nothing happens; nor with several objectives, by which Optuna does not prune, nor
+    with one that no validation gives.
     """
 
     def __init__(
         self,
         study: str,
         trial: int | None = None,
-        monitor: str | None = None,
         pruner: dict[str, Any] | None = None,
     ) -> None:
-        self.study, self.number, self.monitor, self.pruner = study, trial, monitor, pruner
+        self.study, self.number, self.pruner = study, trial, pruner
         self.trial: Any = None
+        self.objective = ""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.number is None or not self.pruner or not trainer.is_global_zero:
@@ -33,19 +34,19 @@ class Pruning(Callback):
         from simplecnn.sweeps.search import running_trial
 
         trial = running_trial(self.study, self.number, self.pruner)
-        if len(trial.study.directions) == 1:
-            self.trial = trial
+        objectives = trial.study.user_attrs.get("objectives", [])
+        if len(objectives) == 1 and objectives[0].startswith("val/"):
+            self.trial, self.objective = trial, objectives[0]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         stop = False
         epoch = trainer.current_epoch + 1
-        monitor = self.monitor
-        if self.trial is not None and monitor and monitor in trainer.callback_metrics:
-            value = float(trainer.callback_metrics[monitor])
+        if self.trial is not None and self.objective in trainer.callback_metrics:
+            value = float(trainer.callback_metrics[self.objective])
             self.trial.report(value, step=epoch)
             stop = epoch != trainer.max_epochs and self.trial.should_prune()
             if stop:
                 self.trial.set_user_attr("pruned after epoch", epoch)
-                log.info("pruned after epoch %d: %s", epoch, metric_text(monitor, value))
+                log.info("pruned after epoch %d: %s", epoch, metric_text(self.objective, value))
         # All processes of a run stop together.
         trainer.should_stop |= trainer.strategy.broadcast(stop)

@@ -346,7 +346,6 @@ CALLBACKS = (
     ours("callbacks.pruning.Pruning",
          study=(Text, key("", "the file of the search")),
          trial=(Natural | None, key(None, "its number in the search")),
-         monitor=(Text | None, key(None, "what is reported")),
          pruner=(dict[str, Any] | None, key(None, "of optuna.pruners"))),
     ours("callbacks.report.Report"),
 )
@@ -444,8 +443,11 @@ class Train(Parts):
             yield "train is false: say with ckpt_path=<file> which checkpoint to test."
         scheduler, trainer = getattr(self.model, "scheduler", None), self.trainer
         endless = trainer.max_epochs in (None, -1) and trainer.max_steps == -1
-        if endless and isinstance(scheduler, Node) and scheduler.is_a("OneCycleLR"):
-            if not {"total_steps", "epochs"} & set(scheduler.model_extra or {}):
+        if isinstance(scheduler, Node):
+            given = scheduler.model_extra or {}
+            endless &= scheduler.is_a("OneCycleLR") and not {"total_steps", "epochs"} & set(given)
+            backwards = isinstance(given.get("T_max"), int) and given["T_max"] < 1
+            if endless or backwards:
                 yield "model.scheduler needs to know how long the run is: set trainer.max_epochs."
 
     def _of_data(self) -> Iterator[str]:

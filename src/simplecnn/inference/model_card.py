@@ -131,7 +131,8 @@ def _metrics(
         accuracy = _accuracy(result["acc"], result["num_images"])
         yield f"| {name} | {accuracy} | {macro} | {result['loss']:.4f} | {top2} | {error} |"
     yield ""
-    yield "Intervals are Wilson's, over test images; the loss is the mean negative log-likelihood."
+    yield "Intervals are Wilson's, over test images. The loss is the mean negative log-likelihood;"
+    yield "that of the run as it ended is with its label smoothing and class weights, if any."
 
 
 def _accuracy(share: float, num_images: int | None) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from simplecnn.models.metrics import PRECISE
+
 LAYERS = (nn.Conv2d, nn.Linear)  # the kinds of layers that are measured
 
 
@@ -33,9 +35,9 @@ class ActivityMeter:
         largest, smallest = values.amax(0), values.amin(0)
         # Sums of rows, the norm and the count of booleans are many times as fast as a sum in
         # double precision, var and the count of numbers; `bool()` twice as fast as `!= 0`.
-        total = values.sum(1).double().sum()
-        square = torch.linalg.vector_norm(values, dim=1).double().square().sum()
-        num_nonzero = values.bool().count_nonzero().double()
+        total = values.sum(1).to(PRECISE).sum()
+        square = torch.linalg.vector_norm(values, dim=1).to(PRECISE).square().sum()
+        num_nonzero = values.bool().count_nonzero().to(PRECISE)
         sums = torch.stack([total, square, num_nonzero])
         if self.num_images == 0:
             self._largest, self._smallest, self._sums = largest, smallest, sums

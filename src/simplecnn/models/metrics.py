@@ -4,6 +4,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+# Apple's GPU has no float64.
+PRECISE = torch.float32 if torch.backends.mps.is_available() else torch.float64
+
 
 class LossAndAccuracy(Metric):
     """Mean loss (`loss`) and share of right answers (`acc`, 0 to 1) over all images seen.
@@ -20,7 +23,7 @@ class LossAndAccuracy(Metric):
     def __init__(self) -> None:
         super().__init__()
         for name in ("loss_sum", "num_correct", "num_images"):
-            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+            self.add_state(name, torch.zeros((), dtype=PRECISE), dist_reduce_fx="sum")
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: its mean loss, its logits (N, num_classes), its labels (N,)."""

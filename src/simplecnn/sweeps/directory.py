@@ -10,6 +10,7 @@ sweep.html      the page of the report
 
 import hashlib
 import json
+import os
 import shlex
 import time
 from collections.abc import Sequence
@@ -104,11 +105,18 @@ class SweepDirectory(LockedDirectory):
 
 
 def source_hashes(*folders: Path) -> dict[str, str]:
-    """A short hash of each .py and .yaml file of the package and of `folders`."""
+    """A short hash of each .py and .yaml file of the package and of `folders`, but for hidden ones
+    and those of runs and sweeps."""
     package = Path(__file__).resolve().parents[1]
     hashes = {}
     for root in {package, *(folder.resolve() for folder in folders)}:
-        for path in sorted([*root.rglob("*.py"), *root.rglob("*.yaml")]):
-            name = f"{root.name}/{path.relative_to(root).as_posix()}"
-            hashes[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        for place, inner, files in os.walk(root):
+            inner[:] = [
+                name for name in inner
+                if not name.startswith(".")
+                and not any(Path(place, name, record).exists() for record in (RECORD, RUN_RECORD))
+            ]  # fmt: skip
+            for path in (Path(place, file) for file in files if file.endswith((".py", ".yaml"))):
+                name = f"{root.name}/{path.relative_to(root).as_posix()}"
+                hashes[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return hashes

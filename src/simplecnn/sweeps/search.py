@@ -154,6 +154,7 @@ def open_study(
         pruner=build(pruner) if pruner else optuna.pruners.NopPruner(),
         load_if_exists=True,
     )
+    study.set_user_attr("objectives", list(objectives))  # for the callback that prunes
     if sampler:
         # The random numbers begin anew: with the same seed they would repeat the first trials.
         seed = sampler.get("seed")

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import (
+    BatchSizeFinder,
     Checkpoint,
     DeviceStatsMonitor,
+    LearningRateFinder,
     LearningRateMonitor,
     ProgressBar,
 )
@@ -29,6 +31,7 @@ from simplecnn.training.max_steps import MaxSteps
 from simplecnn.training.phases import Phases
 
 Config = Mapping[str, Any]
+FINDERS = (BatchSizeFinder, LearningRateFinder)
 NEED_A_LOGGER = (DeviceStatsMonitor, LearningRateMonitor)
 FROM_THE_DATA = ("in_channels", "image_size", "num_classes")  # of a network, where they are null
 
@@ -99,6 +102,8 @@ def build_trainer(config: Config, stop: Stop, *, purge_step: int | None = None) 
     nodes = [node for node in (config.get("callbacks") or {}).values() if node]
     callbacks = [build(node) for node in nodes if not _keeps_nothing(node)]
     loggers = [_logger(node, purge_step) for node in (config.get("logger") or {}).values() if node]
+    if purge_step is not None:  # they have found what is in the checkpoint
+        callbacks = [c for c in callbacks if not isinstance(c, FINDERS)]
     if not loggers:  # nobody to log to
         callbacks = [c for c in callbacks if not isinstance(c, NEED_A_LOGGER)]
     # Ours finish an epoch before last.ckpt is written, all others begin the next one after it.

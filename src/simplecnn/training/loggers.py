@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import re
+import time
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -104,6 +105,7 @@ class MetricsCSV(Logger):
         super().__init__()
         self.path = Path(save_dir) / "metrics.csv"
         self.rows: Rows = {}
+        self._written = 0.0
 
     @property
     def name(self) -> str:
@@ -129,6 +131,14 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def save(self) -> None:
+        """Write, at most once a second: Lightning calls this at every log."""
+        if time.monotonic() - self._written > 1:
+            self.flush()
+
+    @rank_zero_only
+    def flush(self) -> None:
+        """Write what was logged by now."""
+        self._written = time.monotonic()
         if not self.rows:
             return
         rows = read_metrics(self.path) if self.path.is_file() else {}
@@ -138,7 +148,7 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        self.save()
+        self.flush()
 
 
 def read_metrics(path: Path) -> Rows:

@@ -20,7 +20,14 @@ from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
 from simplecnn.config.spelling import in_quotes, word
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
-from simplecnn.run_directory import RECORD, RunDirectory, as_typed, short, tensorboard
+from simplecnn.run_directory import (
+    RECORD,
+    RunDirectory,
+    as_typed,
+    read_record,
+    short,
+    tensorboard,
+)
 from simplecnn.signals import Interrupted, Stop
 from simplecnn.slurm import requeue, slurm_job
 from simplecnn.table import table
@@ -54,7 +61,8 @@ def train(
     stop = Stop()
     with state_restored(), stop.listening():
         if rank_zero_only.rank != 0:  # a further process of a DDP run; rank zero has the directory
-            return Run(config, stop).fit_and_test()
+            continues = requested or bool(read_record(path).get("continued"))
+            return Run(config, stop, path=path, resumed=continues).fit_and_test()
         if resume:
             directory = RunDirectory.resume_or_create(path, config, requested=requested)
         else:
@@ -62,7 +70,8 @@ def train(
         try:
             directory.update(slurm_job=slurm_job())
             directory.record["seconds"] |= {k: round(v, 3) for k, v in (seconds or {}).items()}
-            return _recorded(Run(config, stop, directory))
+            continues = bool(directory.record.get("continued"))
+            return _recorded(Run(config, stop, directory, path=path, resumed=continues))
         finally:
             directory.release()
 
@@ -95,14 +104,25 @@ def _recorded(run: "Run") -> Any:
 
 
 class Run:
-    """The parts of one run and what came out of it."""
+    """The parts of one run and what came out of it.
+
+    Of several processes, that of rank zero has the `directory`, to write to; all have its `path`.
+    """
 
     def __init__(
-        self, config: Config, stop: Stop | None = None, directory: RunDirectory | None = None
+        self,
+        config: Config,
+        stop: Stop | None = None,
+        directory: RunDirectory | None = None,
+        *,
+        path: Path | None = None,
+        resumed: bool = False,
     ) -> None:
         self.config = config
         self.stop = stop or Stop()
         self.directory = directory
+        self.path = path
+        self.resumed = resumed
         # A run that is resumed has some of these already.
         record = directory.record if directory else {}
         self.metrics: dict[str, float] = dict(record.get("metrics") or {})
@@ -119,7 +139,7 @@ class Run:
             pl.seed_everything(config["seed"], workers=True)
         start = self._checkpoint_to_start_from()
         content = read_checkpoint(start) if start else {}
-        resumed = self.directory is not None and bool(self.directory.record.get("continued"))
+        resumed = self.resumed
         if resumed and self.directory and content:
             rewind(self.directory.path, content["global_step"])
         weights_only = config.get("ckpt_weights_only") and config["train"] and not resumed
@@ -132,30 +152,46 @@ class Run:
             config, self.stop, purge_step=content.get("global_step") if resumed else None
         )
         self._announce(module, datamodule)
+        for logger in trainer.loggers:
+            if not isinstance(logger, TensorBoard):  # ours gets them at the end
+                logger.log_hyperparams(hyper_parameters(config))
         tested = str(start) if start else None
         if content and weights_only:
             module.load_state_dict(content["state_dict"])
             content, tested = {}, None
+        fitted = False
         if config["train"]:
             self._take_over(content, config, resumed)
             if self.ended is None:
+                fitted = True
                 keep_freed_memory()
                 with self._phase("fit"), self._processes_end_with_this_one():
                     trainer.fit(module, datamodule=datamodule, ckpt_path=tested, weights_only=True)
                 tested = None
                 self._note_fit()
-            tested = self._best_checkpoint() or tested
+            # Processes that SLURM started may have a path of their own each.
+            best = trainer.strategy.broadcast(self._best_checkpoint())
+            tested = best or tested
             if self.directory:
                 self.directory.update(metrics=self.metrics, best=self.best, ended=self.ended)
-        if config["test"]:
-            if tested:
+        if config["test"] and type(module).test_step is pl.LightningModule.test_step:
+            log.info("%s has no test_step: nothing is tested", type(module).__name__)
+        elif config["test"]:
+            if tested and fitted:
                 # Not by `ckpt_path`: a WeightAveraging that has trained would restore the weights
                 # before the average, and `evaluate` would find another accuracy.
                 content = read_checkpoint(Path(tested))
                 module.on_load_checkpoint(content)
                 module.load_state_dict(content["state_dict"], strict=module.strict_loading)
+                tested = None
             with self._phase("test"), self._processes_end_with_this_one():
-                trainer.test(module, datamodule=datamodule, verbose=False)
+                trainer.test(
+                    module,
+                    datamodule=datamodule,
+                    ckpt_path=tested,
+                    verbose=False,
+                    weights_only=True,
+                )
             self.metrics |= _metrics(trainer.callback_metrics)
         if self.best:
             return self.best["value"]
@@ -174,6 +210,9 @@ class Run:
                         logger.experiment.add_scalar(name, self.best["value"], step)
                     logger.log_hyperparams(hyper_parameters(self.config))
                     logger.close()
+            wandb = sys.modules.get("wandb")
+            if wandb is not None and wandb.run:  # the next job of a sweep is a run of its own
+                wandb.finish()
         last = self.directory.last_checkpoint()
         if last and status != "finished":
             content = read_checkpoint(last)
@@ -231,9 +270,8 @@ class Run:
         return f"{what} with\n{command}"
 
     def _checkpoint_to_start_from(self) -> Path | None:
-        directory = self.directory
-        if directory is not None and directory.record.get("continued"):
-            chosen = directory.last_checkpoint()
+        if self.resumed and self.path is not None:
+            chosen = RunDirectory(self.path).last_checkpoint()
         else:
             chosen = Path(self.config["ckpt_path"]) if self.config["ckpt_path"] else None
         if chosen is not None:
@@ -275,11 +313,11 @@ class Run:
         """The best checkpoint, which is tested, or None: the weights at the end are."""
         callback = self.trainer.checkpoint_callback
         monitor = getattr(callback, "monitor", None)
-        if monitor is None or self.directory is None and not callback.best_model_path:
+        if monitor is None or self.path is None and not callback.best_model_path:
             return None
         path = Path(callback.best_model_path or Path(callback.dirpath or "", "best.ckpt"))
-        if self.directory is not None:
-            path = self.directory.path / "checkpoints" / path.name
+        if self.path is not None:
+            path = self.path / "checkpoints" / path.name
         if not path.is_file():
             return None
         content = read_checkpoint(path)
