@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 import time
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import nn
 from simplecnn.config.composition import compose_config
 from simplecnn.errors import InputError
 from simplecnn.inference.image_files import read_image
+from simplecnn.inference.networks import load_network
 from simplecnn.inference.preprocessing import like_mnist
 from simplecnn.models.simple_cnn import SimpleCNN
 from simplecnn.page import html
@@ -47,6 +49,11 @@ def test_a_finished_run_leaves_its_page(finished_run):
     assert differing["trainer.max_epochs"] == ("2", "10")
     assert differing["model.network.channels"] == ("[4, 8]", "[16, 32, 64]")
     assert "seed" not in differing
+    keys = [key for key, *_ in run["config"]]
+    assert "data.val_size" in keys and not [key for key in keys if key.endswith("dirpath")]
+    with np.load(finished_run / "images" / "curves_steps.npz") as file:
+        per_epoch = run["curves"]["steps_per_epoch"]
+        assert run["curves"]["steps"]["loss"][-1][0] * per_epoch == pytest.approx(file["step"][-1])
 
 
 def test_the_images_and_the_matrix_are_those_of_the_validation(finished_run):
@@ -60,6 +67,7 @@ def test_the_images_and_the_matrix_are_those_of_the_validation(finished_run):
     assert [item["label"] for item in probes] == list(range(10))
     shown = {(item["label"], item["predicted"][0]) for item in images["items"]}
     assert {(i, j) for i, j in zip(*np.nonzero(counts), strict=True)} <= shown
+    assert "answers" not in probes[0]  # the page computes them
 
 
 def test_size_and_time_of_the_default_network(tmp_path):
@@ -109,7 +117,7 @@ def test_without_checkpoint_and_pictures_the_page_says_so(tmp_path):
     (run,) = data["runs"]
     assert "wrote no checkpoint" in run["network"]["sentence"]
     assert run["curves"] is run["filters"] is run["health"] is None and run["pictures"] == []
-    assert len(data["images"]["items"]) == 10 and data["images"]["confusion"] == []
+    assert len(data["images"]["items"]) == 10 and data["images"]["confusion"] == [None]
 
 
 def test_two_runs_are_compared_on_the_images_of_the_first(finished_run, tmp_path):
@@ -125,7 +133,54 @@ def test_two_runs_are_compared_on_the_images_of_the_first(finished_run, tmp_path
     assert any(a != b for a, b in some)
 
 
-def test_an_image_of_ones_own_is_read_as_predict_reads_it(finished_run, tmp_path):
+def test_a_run_of_other_images_is_compared_as_far_as_it_goes(finished_run, tmp_path):
+    words = ["data.channels=3", "trainer.max_epochs=1", "callbacks=checkpoint"]
+    train(compose_run(tmp_path / "b", *words), tmp_path / "b")
+    data = gather([RunDirectory.open(finished_run), RunDirectory.open(tmp_path / "b")])
+    sentence = "B takes 3 x 28 x 28 images, these are 1 x 28 x 28."
+    assert data["runs"][1]["network"] == {"sentence": sentence}
+    known, unknown = data["images"]["confusion"]
+    assert np.sum(known) == 500 and unknown is None
+    assert {item["predicted"][1] for item in data["images"]["items"]} == {None}
+    alone = gather([RunDirectory.open(tmp_path / "b")])  # gray three times is still ink
+    assert alone["box"] == 20 and alone["shape"] == [3, 28, 28] and alone["fit"] is None
+
+
+def test_weights_that_are_too_large_or_not_finite(finished_run, tmp_path, recwarn):
+    shutil.copytree(finished_run, tmp_path / "run")
+    path = tmp_path / "run" / "images" / "filter_history_conv1.npz"
+    arrays = dict(np.load(path))
+    arrays["weights"][-1, 0], arrays["weights"][-1, 1] = 1e6, np.nan
+    np.savez(path, **arrays)
+    content = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    content["state_dict"]["network.fc2.bias"][0] = np.inf
+    torch.save(content, tmp_path / "run" / "checkpoints" / "best.ckpt")
+    data = gather([RunDirectory.open(tmp_path / "run")])
+    (run,) = data["runs"]
+    assert run["filters"]["dtype"] == "float32"
+    weights = np.frombuffer(base64.b64decode(run["filters"]["weights"]), np.float32)
+    assert np.array_equal(weights.reshape(arrays["weights"].shape), arrays["weights"], True)
+    assert "not finite" in run["network"]["sentence"]
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
+def test_a_network_that_raises_and_data_that_are_absent(finished_run, monkeypatch):
+    run = RunDirectory.open(finished_run)
+    monkeypatch.setattr(SimpleCNN, "forward", lambda *_: 1 / 0)
+    data = gather([run])
+    assert data["images"]["items"][0]["predicted"] == [0]  # as the run has kept it
+    assert "confidence" not in data["images"]["items"][0]
+    monkeypatch.undo()
+    config = run.config()
+    config["data"] |= {"dataset": "FashionMNIST", "data_dir": str(finished_run / "nothing")}
+    monkeypatch.setattr(RunDirectory, "config", lambda _: config)
+    monkeypatch.setattr("simplecnn.data.files.urlopen", lambda *_, **__: pytest.fail("a download"))
+    data = gather([run])
+    assert data["images"] is None and data["box"] == 28 and data["shape"] == [1, 28, 28]
+    assert "layers" in data["runs"][0]["network"]
+
+
+def test_an_image_of_ones_own_is_read_as_predict_reads_it(finished_run, tmp_path, monkeypatch):
     gray = np.full((90, 60), 255, np.uint8)
     gray[20:70, 28:36] = 10
     Image.fromarray(gray).save(tmp_path / "one.png")
@@ -135,6 +190,11 @@ def test_an_image_of_ones_own_is_read_as_predict_reads_it(finished_run, tmp_path
     expected = like_mnist(read_image(tmp_path / "one.png"))
     assert np.abs(pixels / 255 - expected).max() <= 0.5 / 255 + 1e-6
     assert images["items"][0] == {"kind": "own", "name": "one.png"}
+    monkeypatch.setattr("simplecnn.page.gather.MAX_WEIGHTS", 0)  # then Python computes
+    (item, *_) = gather([run], own_images=[str(tmp_path / "one.png")])["images"]["items"]
+    network = load_network(finished_run / "checkpoints" / "best.ckpt")
+    expected = network(torch.from_numpy(expected)[None, None]).softmax(1)[0].tolist()
+    assert [share for _, share in sorted(item["answers"][0])] == pytest.approx(expected, abs=0.01)
     with pytest.raises(InputError, match="no such file"):
         gather([run], own_images=["nothing.png"])
 

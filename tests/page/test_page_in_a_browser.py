@@ -11,10 +11,11 @@ import pytest
 import torch
 from conftest import compose_run
 from pages import CHROMIUM, STROKES, Tab, chromium, drawn_digits, networks
+from PIL import Image
 from torch import nn
 
 from simplecnn.inference.networks import load_network
-from simplecnn.inference.preprocessing import like_mnist
+from simplecnn.inference.preprocessing import Preprocessing, like_mnist
 from simplecnn.page import html
 from simplecnn.page.gather import gather, network_data
 from simplecnn.page.report import write_report
@@ -128,6 +129,31 @@ def test_receptive_fields_are_those_of_python(name, blank):
     assert len(asked) >= 3 and found == wanted
 
 
+@pytest.mark.parametrize("size", [(37, 90), (90, 61), (20, 30)])
+def test_a_file_is_made_as_large_as_python_makes_it(size, blank):
+    image = np.random.default_rng(0).random(size, np.float32)
+    image *= np.linspace(0, 1, size[0])[:, None] ** 2  # its center of mass is not in the middle
+    image = (255 * image).round().astype(np.uint8)
+    for fit in ("pad", "crop", "stretch", None):
+        made = blank.evaluate(
+            """([height, width, text, fit]) => Array.from(
+                toSize({height, width, values: floats(text, "float32")}, 32, 32, fit).values)""",
+            [*size, encode(image / 255), fit],
+        )
+        expected = Preprocessing(size=32, box=None, fit=fit).array(image.astype(np.float32) / 255)
+        off = np.abs(np.reshape(made, (32, 32)) - expected[0])
+        assert off.max() < 1.6 / 255  # Pillow rounds bytes twice
+    assert off.max() < 1e-5
+    for box in (20, 28):
+        made = blank.evaluate(
+            """([height, width, text, box]) => Array.from(
+                likeMnist({height, width, values: floats(text, "float32")}, box).digit.values)""",
+            [*size, encode(image / 255), box],
+        )
+        expected = Preprocessing(box=box).array(image.astype(np.float32) / 255)[0]
+        assert np.abs(np.reshape(made, (28, 28)) - expected).max() < 1e-5
+
+
 def draw(page: Any, strokes: list[list[tuple[int, int]]]) -> None:
     page.get_by_role("button", name="Clear").click()
     box = page.locator(".pad").bounding_box()
@@ -142,7 +168,7 @@ def draw(page: Any, strokes: list[list[tuple[int, int]]]) -> None:
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
 
 
-def test_a_drawing_becomes_what_predict_makes_of_it(tab, run):
+def test_a_drawing_becomes_what_predict_makes_of_it(tab, run, tmp_path):
     network = load_network(run / "checkpoints" / "best.ckpt")
     for strokes in (STROKES[4], STROKES[1], STROKES[8]):
         draw(tab, strokes)
@@ -162,6 +188,13 @@ def test_a_drawing_becomes_what_predict_makes_of_it(tab, run):
         assert shares == pytest.approx([100 * p for p in expected], abs=0.06)
         caption = tab.locator(".caption").inner_text()
         assert caption.startswith(f"your drawing: {int(np.argmax(expected))}, ")
+    tab.locator("#network .thumbnail").first.click()
+    assert not tab.locator(".steps").is_visible()
+    Image.fromarray(np.array(seen["pad"], np.uint8).reshape(280, 280)).save(tmp_path / "eight.png")
+    tab.get_by_label("or an image file").set_input_files(tmp_path / "eight.png")
+    tab.locator(".steps").wait_for()
+    dropped = np.array(tab.evaluate("() => Array.from(report.work.current().values)"))
+    assert np.abs(dropped.reshape(28, 28) - digit).max() < 1e-4
 
 
 def test_digits_drawn_by_hand_are_known(browser, mnist_dir, tmp_path):
@@ -239,6 +272,55 @@ def test_pointing_deeper_names_the_strongest_inputs_by_keys_alone(tab, run):
     assert "144 products" in told
     tab.keyboard.press("Escape")
     assert "Point at any cell" in tab.locator(".details").inner_text()
+    units = tab.get_by_label("fc2: 10 units")
+    units.focus()
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("End")
+    tab.mouse.wheel(0, 30)  # the maps move under the pointer, which points at nothing new
+    tab.evaluate("() => new Promise((done) => setTimeout(done, 200))")
+    told = tab.locator(".details").inner_text()
+    assert "fc2, unit 9 (class 9)" in told and "the whole image" in told
+    maps = canvas.evaluate(
+        """canvas => canvas.getContext("2d").getImageData(0, 0, canvas.width, 1).data
+            .filter((_, i) => i % 4 === 1).every((green) => green === 149)"""
+    )
+    assert maps  # one frame about all maps that are seen as a whole
+
+
+def test_a_click_pins_a_cell_until_another_click_or_escape(tab):
+    first, second = tab.locator(".layers canvas").nth(0), tab.locator(".layers canvas").nth(1)
+    first.click(position={"x": 20, "y": 20})
+    told = tab.locator(".details").inner_text()
+    assert "conv1, channel 0" in told and "Pinned" in told
+    second.hover(position={"x": 30, "y": 30})
+    assert tab.locator(".details").inner_text() == told
+    second.click(position={"x": 30, "y": 30})
+    assert "relu1, channel 0" in tab.locator(".details").inner_text()
+    first.click(position={"x": 20, "y": 20})
+    tab.locator(".details").click()
+    tab.keyboard.press("Escape")
+    assert "Point at any cell" in tab.locator(".details").inner_text()
+    second.focus()
+    tab.keyboard.press("Enter")
+    first.hover(position={"x": 20, "y": 20})
+    assert "relu1" in tab.locator(".details").inner_text()
+    tab.locator(".thumbnail").nth(1).click()  # another image is another question
+    assert tab.locator(".answer.open").count() == 0
+    second.hover()
+    assert tab.locator(".answer.open").count() == 1
+    tab.mouse.move(2, 2)
+    assert tab.locator(".answer.open").count() == 0
+
+
+def test_the_explanation_is_beside_the_maps(tab):
+    for width, height in ((1366, 650), (1320, 900), (900, 700)):
+        tab.set_viewport_size({"width": width, "height": height})
+        tab.evaluate("() => new Promise((done) => setTimeout(done, 100))")
+        for canvas in (tab.locator(".layers canvas").first, tab.get_by_label("fc2: 10 units")):
+            canvas.hover(position={"x": 5, "y": 5})
+            box, input_box = (tab.locator(s).bounding_box() for s in (".details", "canvas.input"))
+            assert input_box["y"] >= 0 and box["y"] + box["height"] <= height + 1, (width, box)
+            assert box["x"] + box["width"] < canvas.bounding_box()["x"]
 
 
 def test_filters_through_time(tab, run):
@@ -286,6 +368,7 @@ def test_curves_tell_their_values_and_the_command_is_copied(tab, run):
     accuracy.focus()
     tab.keyboard.press("End")
     words = tab.locator(".chart").nth(1).locator(".values").inner_text()
+    assert words.startswith("epoch 1, step 40: ")
     assert number_in(words, "validation ") == pytest.approx(100 * record["metrics"]["val/acc"],
                                                             abs=0.1)  # fmt: skip
     button = tab.locator(".command .copy")
@@ -305,6 +388,14 @@ def test_the_pad_takes_keys(tab):
     digit = np.array(tab.evaluate("() => Array.from(report.work.current().values)"))
     rows, columns = np.nonzero(digit.reshape(28, 28) > 0.5)
     assert np.ptp(rows) == 19 and np.ptp(columns) <= 3  # an upright line of 20 pixels
+    pen, pad = tab.locator(".pen").bounding_box(), tab.locator(".pad").bounding_box()
+    assert pen["y"] + pen["height"] / 2 - pad["y"] == pytest.approx(220 / 280 * 224, abs=2)
+    tab.get_by_role("button", name="Clear").click()
+    assert tab.locator(".caption").inner_text() == "" and not tab.locator(".bars").is_visible()
+    assert not tab.locator(".pen").is_visible() and not tab.locator(".steps").is_visible()
+    assert tab.locator(".layers canvas").first.evaluate(
+        "canvas => canvas.getContext('2d').getImageData(0, 0, 99, 40).data.every((v) => v === 0)"
+    )
 
 
 def test_everything_has_a_name_and_is_reached_by_keys(tab):
@@ -323,22 +414,39 @@ def test_everything_has_a_name_and_is_reached_by_keys(tab):
     assert unnamed == [] and unreached == []
 
 
+def swipe(page: Any, canvas: Any) -> None:
+    """A finger from the middle of a canvas up, as far as it may go."""
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    session = page.context.new_cdp_session(page)
+    for kind, at in (("Start", y), *(("Move", y - 40 * i) for i in range(1, 7)), ("End", None)):
+        points = [] if at is None else [{"x": x, "y": at}]
+        session.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1320])
 def test_it_fits_a_phone_and_a_desktop_in_light_and_dark(width, scheme, browser, run):
     with Tab(browser, run / "report.html", color_scheme=scheme, has_touch=width == 360,
              viewport={"width": width, "height": 780}) as tab:  # fmt: skip
         page = tab.page
-        page.wait_for_function(f"document.documentElement.scrollWidth <= {width}")
+        page.wait_for_function(f"() => document.documentElement.scrollWidth <= {width}")
         paper = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
         assert paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 24, 31)")
         if width == 360:
             canvas = page.locator(".layers canvas").nth(2)
+            swipe(page, canvas)
+            assert page.locator(".answer.open").count() == 0
             canvas.tap(position={"x": 20, "y": 10})
-            told = page.locator(".details.open").bounding_box()
+            told = page.locator(".answer.open").bounding_box()
             assert told["y"] + told["height"] == pytest.approx(780, abs=1)  # where a thumb is
+            digit = page.locator(".answer.open .input").bounding_box()
+            assert told["y"] < digit["y"] < 780 - digit["height"]
             page.get_by_role("button", name="close").tap()
-            assert page.locator(".details.open").count() == 0
+            assert page.locator(".answer.open").count() == 0
+            pad, bars = (page.locator(s).bounding_box() for s in (".pad", ".bars"))
+            assert bars["y"] + bars["height"] - pad["y"] < 780  # the answer while one draws
 
 
 def test_text_of_a_run_is_shown_as_text(browser, run, tmp_path):
@@ -350,6 +458,8 @@ def test_text_of_a_run_is_shown_as_text(browser, run, tmp_path):
               "command": hostile, "checkpoint": hostile,
               "config": [[hostile, hostile, hostile], ["k", "z" * 10_000, None]]}  # fmt: skip
     shown["network"]["layers"][0]["name"] = hostile
+    shown["metrics"] = None  # it was interrupted: the curves know the last epoch's
+    data["box"] = None  # these images are no drawings
     (tmp_path / "hostile.html").write_bytes(html.render("report", data, title=hostile))
     with Tab(browser, tmp_path / "hostile.html") as tab:
         page = tab.page
@@ -357,6 +467,12 @@ def test_text_of_a_run_is_shown_as_text(browser, run, tmp_path):
         assert page.locator(".error").inner_text() == hostile + "y" * 10_000
         assert hostile in page.locator(".layers figcaption").first.inner_text()
         assert page.locator("img[src=x]").count() == 0
+        assert "validation accuracy, epoch 1" in page.locator(".facts").inner_text()
+        assert page.locator(".pad").count() == 0
+        corner = page.locator("canvas.input").evaluate(
+            "canvas => canvas.getContext('2d').getImageData(2, 2, 1, 1).data[0]"
+        )
+        assert corner == 0  # shown as it is, not as ink on paper
         page.wait_for_function("document.documentElement.scrollWidth <= 1320")
 
 
@@ -400,8 +516,6 @@ class Residual(nn.Module):
 def test_color_images_of_other_sizes_with_the_names_of_their_classes(
     browser, tmp_path, monkeypatch
 ):
-    from PIL import Image
-
     (tmp_path / "stripes_of_a_test.py").write_text(SHAPES)
     monkeypatch.chdir(tmp_path)
     words = ["data._target_=stripes_of_a_test.Stripes", "model.network.channels=[4,8]",
@@ -433,8 +547,14 @@ def test_color_images_of_other_sizes_with_the_names_of_their_classes(
         values = np.array(page.evaluate("() => Array.from(report.work.current().values)"))
         values = values.reshape(3, 64, 64)
         assert values[:2].max() == 0 and values[2] == pytest.approx(200 / 255, abs=0.005)
-        page.locator(".layers canvas").first.hover(position={"x": 20, "y": 20})
-        assert page.locator(".details .numbers").count() == 9  # 3 tables of 3 colors
+        for x in (10, 20):  # the first time, a pointer has not moved yet
+            page.locator(".layers canvas").first.hover(position={"x": x, "y": 20})
+        places = [t.bounding_box() for t in page.locator(".details .numbers").all()]
+        assert len({p["x"] for p in places}) == len({p["y"] for p in places}) == 3  # 3 of 3 colors
+        panel = page.locator(".details").bounding_box()
+        assert all(p["x"] + p["width"] < panel["x"] + panel["width"] for p in places)
+        tracks = {t.bounding_box()["x"] for t in page.locator(".bars .track").all()}
+        assert len(tracks) == 1
 
 
 def test_a_network_that_is_no_chain_shows_everything_else(browser, tmp_path, monkeypatch):
@@ -449,7 +569,14 @@ def test_a_network_that_is_no_chain_shows_everything_else(browser, tmp_path, mon
         assert page.locator(".matrix").count() == 1 and page.locator(".chart").count() >= 3
         page.get_by_text("maps_stem").click()
         assert page.locator("#pictures img").first.evaluate("image => image.naturalWidth") > 100
-        page.locator(".thumbnail").first.click()
+        assert "plain JavaScript" not in page.locator("#network").inner_text()
+        page.locator("#network .thumbnail").nth(3).click()
+        network = load_network(tmp_path / "run" / "checkpoints" / "best.ckpt")
+        values = page.evaluate("() => Array.from(report.work.current().values)")
+        expected = network(torch.tensor(values).reshape(1, 1, 28, 28)).softmax(1)[0].tolist()
+        shares = [float(t.split()[0]) for t in page.locator(".bars .share").all_inner_texts()]
+        assert shares == pytest.approx([100 * p for p in expected], abs=0.06)
+        assert page.locator("canvas.input").is_visible() and page.locator(".details").is_hidden()
 
 
 def test_two_runs_side_by_side(browser, run, tmp_path):
@@ -461,6 +588,11 @@ def test_two_runs_side_by_side(browser, run, tmp_path):
         page = tab.page
         differing = page.locator("#configuration table").first.inner_text()
         assert "model.network.pool\tmax\taverage" in differing and "seed" not in differing
+        ids = page.locator("section").evaluate_all("all => all.map((section) => section.id)")
+        assert ids == ["configuration", "curves", "filters", "network", "confusion", "health",
+                       "pictures"]  # fmt: skip
+        assert page.locator("h1").inner_text() == "first and train"
+        assert page.locator("#network h4", has_text="Mistakes of A").count() == 1
         assert page.locator(".layers").count() == 2 and page.locator(".bars").count() == 2
         legend = page.locator(".chart").first.locator(".legend").inner_text()
         assert "A validation" in legend and "B validation" in legend
@@ -510,5 +642,12 @@ def test_the_page_of_a_sweep(browser, tmp_path):
         plot.hover(position={"x": box["width"] - 14, "y": 14})
         assert page.locator(".jobs tr.lit td").first.inner_text() == "2"
         assert page.locator("#curves .dimmed").count() == 2
+        plot.focus()
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowDown")
+        told = page.locator("#curves .values").inner_text()
+        assert page.locator(".jobs tr.lit td").first.inner_text() == told[4:5]
         page.set_viewport_size({"width": 360, "height": 780})
-        page.wait_for_function("document.documentElement.scrollWidth <= 360")  # redrawn by now
+        page.wait_for_function(
+            "() => document.documentElement.scrollWidth <= 360"
+        )  # redrawn by now

@@ -22,7 +22,7 @@ from simplecnn.convolution.kernels import best_matches
 from simplecnn.errors import InputError, short
 from simplecnn.figures.style import COUNT, POSITIVE, SIGNED
 from simplecnn.inference.image_files import read_image
-from simplecnn.inference.networks import load_network
+from simplecnn.inference.networks import load_network, network_config
 from simplecnn.inference.preprocessing import Preprocessing
 from simplecnn.page.images import (
     MAX_BYTES,
@@ -42,7 +42,7 @@ MAX_FLOAT32 = 1_000_000  # bytes: weights of more are rounded to float16
 MAX_POINTS = 1_000  # of a curve
 MAX_HISTORY = 150_000  # weights of the filter history
 MAX_PICTURES = 700_000  # bytes of all pictures
-DRAWN = (1, 28, 28)  # what a drawing is made into, as `predict` does
+MAX_ANSWERS = 12  # classes whose probabilities are written, where the page cannot compute them
 # Pictures whose subject the page shows in a better way.
 SHOWN = ("curves", "health", "mistakes_", "confusion_", "filter_history_")
 NO_CHECKPOINT = "This run wrote no checkpoint: there is no network to compute with."
@@ -63,27 +63,35 @@ def gather(
     own_images: files that are put among the images, as `predict` reads them. Raises InputError.
     """
     parts = [_Part(run, checkpoint) for run in runs]
-    number = next((part.num_classes for part in parts if part.num_classes), None)
+    preprocessing = parts[0].preprocessing
+    names = runs[0].record.get("class_names")
+    number = len(names or ()) or next((p.num_classes for p in parts if p.num_classes), None)
     try:
         module = datamodule or _datamodule(runs[0])
         images = read_images(module, number) if module else None
     except Exception as error:  # of someone's data module, or of files that are not here
         log.info("The page shows no images: %s", str(error).splitlines()[0])
         images = None
-    shape = images.pixels.shape[1:] if images else DRAWN
+    size = preprocessing.size
+    shape = images.pixels.shape[1:] if images else (preprocessing.channels, size, size)
+    shown = [part.data(shape, "AB"[i]) for i, part in enumerate(parts)]
     data = {
-        "runs": [part.data(shape) for part in parts],
-        "images": _images(parts, images, own_images),
-        "classes": list(images.classes) if images else [str(i) for i in range(number or 10)],
-        "draws": tuple(shape) == DRAWN,
+        "runs": shown,
+        "images": _images(parts, [run["network"] for run in shown], images, own_images),
+        "classes": images.classes if images else names or [str(i) for i in range(number or 10)],
+        "shape": list(shape),
+        "box": preprocessing.box,
+        "fit": preprocessing.fit,
         "palettes": {name: _encode(_palette(name)) for name in ("signed", "positive", "count")},
     }
     return data
 
 
 def _datamodule(run: RunDirectory) -> LightningDataModule:
+    """The data module of a run, set up from files that are here: a page downloads nothing."""
     module: LightningDataModule = build(checked_parts(run.config(), short(run.path))["data"])
-    module.prepare_data()
+    if hasattr(module, "download"):
+        module.download = False
     module.setup("fit")
     return module
 
@@ -98,6 +106,7 @@ class _Part:
         self.network: nn.Module | None = None
         self.step = -1  # of the checkpoint
         self.epoch = 0
+        network: Mapping[str, Any] = {}  # its configuration
         if checkpoint is not None:
             self.path = run.checkpoint(checkpoint)
         elif any((run.path / "checkpoints").glob("*.ckpt")):
@@ -106,6 +115,8 @@ class _Part:
             content = read_checkpoint(self.path)
             self.step, self.epoch = int(content["global_step"]), int(content["epoch"])
             self.network = load_network(self.path)
+            network = network_config(content, self.path) or {}
+        self.preprocessing = Preprocessing.of(self.config.get("data") or {}, network)
 
     @property
     def num_classes(self) -> int | None:
@@ -115,13 +126,18 @@ class _Part:
         ) else []  # fmt: skip
         return int(layers[-1].weight.shape[0]) if layers else None
 
-    def data(self, shape: Sequence[int]) -> Data:
+    def data(self, shape: Sequence[int], letter: str) -> Data:
+        """What is shown of this run beside images of a shape."""
         record, run = self.run.record, self.run
         entries = ("status", "error", "ended", "command", "seed", "metrics", "seconds",
                    "num_epochs", "num_parameters", "device")  # fmt: skip
         network: Data = {"sentence": NO_CHECKPOINT}
         if self.network is not None:
             network = network_data(self.network, shape)
+            own = (self.preprocessing.channels, *2 * [self.preprocessing.size])
+            if own != tuple(shape) and not _takes(self.network, shape):
+                sizes = [" x ".join(map(str, sides)) for sides in (own, shape)]
+                network = {"sentence": f"{letter} takes {sizes[0]} images, these are {sizes[1]}."}
         # LastCheckpoint writes between two epochs, ModelCheckpoint within one.
         epoch = self.epoch + (self.path is not None and self.path.name == "best.ckpt")
         return {
@@ -146,15 +162,29 @@ class _Part:
                 if len(at) and file["predictions"].shape[1] >= len(images.labels):
                     classes = file["predictions"][at[0]][: len(images.labels)]
                     wrong = file["wrong"][at[0]][: len(images.labels)]
-                    if ((classes != images.labels) == (wrong > 0)).all():  # of these images
+                    of_these = ((classes != images.labels) == (wrong > 0)).all()
+                    if of_these and classes.max(initial=0) < len(images.classes):
                         return classes.astype(np.int64)
+        answers = self.answers(images, images.pixels[:MAX_CLASSIFIED])
+        return None if answers is None else answers.argmax(1)
+
+    def answers(self, images: Images, pixels: NDArray[np.uint8]) -> NDArray[Any] | None:
+        """Probabilities (N, classes); None from a network of other images or other classes."""
         if self.network is None:
             return None
         try:
-            places = range(min(MAX_CLASSIFIED, len(images.labels)))
-            return probabilities(self.network, images, places).argmax(1)
-        except Exception:  # it takes other images
+            answers = probabilities(self.network, images.tensor(pixels))
+        except Exception:  # of someone's network
             return None
+        return answers if answers.shape[1] == len(images.classes) else None
+
+
+def _takes(network: nn.Module, shape: Sequence[int]) -> bool:
+    try:
+        network(torch.zeros(1, *shape))
+    except Exception:  # of someone's network
+        return False
+    return True
 
 
 def network_data(network: nn.Module, shape: Sequence[int]) -> Data:
@@ -164,13 +194,14 @@ def network_data(network: nn.Module, shape: Sequence[int]) -> Data:
     except NoChain as error:
         return {"sentence": str(error)}
     arrays = [array for layer in layers for array in layer.weights.values()]
+    if not all(np.isfinite(array).all() for array in arrays):
+        return {"sentence": "Some weights are not finite numbers: there is nothing to compute."}
     num_bytes = sum(array.nbytes for array in arrays)
     if num_bytes > MAX_WEIGHTS:
         return {
             "sentence": f"The weights are {num_bytes / 1e6:.1f} MB: more than "
             f"{MAX_WEIGHTS // 10**6} MB are left out, so that the page stays small."
         }
-    kind: Any = np.float32 if num_bytes <= MAX_FLOAT32 else np.float16
     offset, described = 0, []
     for layer in layers:
         weights = {}
@@ -181,47 +212,59 @@ def network_data(network: nn.Module, shape: Sequence[int]) -> Data:
             {"name": layer.name, **layer.settings, "shape": list(layer.shape), "weights": weights}
         )
     flat = np.concatenate([a.ravel() for a in arrays]) if arrays else np.zeros(0)
-    return {"layers": described, "dtype": kind.__name__, "weights": _encode(flat.astype(kind))}
+    flat = flat.astype(np.float32) if num_bytes <= MAX_FLOAT32 else _rounded(flat)
+    return {"layers": described, "dtype": str(flat.dtype), "weights": _encode(flat)}
 
 
-def _images(parts: Sequence[_Part], images: Images | None, files: Sequence[str]) -> Data | None:
+def _rounded(weights: NDArray) -> NDArray:
+    """Weights as float16, or as float32 where one is too large for that."""
+    largest = np.abs(weights[np.isfinite(weights)]).max(initial=0)
+    return weights.astype(np.float16 if largest < np.finfo(np.float16).max else np.float32)
+
+
+def _images(
+    parts: Sequence[_Part], networks: Sequence[Data], images: Images | None, files: Sequence[str]
+) -> Data | None:
     if images is None:
         if files:
             raise InputError("image: the data of this run give no images to put it among.")
         return None
     own = [_own(file, images, parts[0].config) for file in files]
-    predicted = [p for p in (part.predicted(images) for part in parts) if p is not None]
-    predicted = predicted if len(predicted) == len(parts) else []
+    predicted = [part.predicted(images) for part in parts]
     shape = images.pixels.shape[1:]
     shown = min(MAX_SHOWN, MAX_BYTES // int(np.prod(shape)) + 1)
-    places = choose(images, predicted, shown)
+    places = choose(images, [p for p in predicted if p is not None], shown)
     num_probes = min(len(np.unique(images.labels)), 20)
     items: list[Data] = [{"kind": "own", "name": Path(file).name} for file in files]
     for i, place in enumerate(places):
-        known = [int(p[place]) for p in predicted if place < len(p)]
+        known = [None if p is None or place >= len(p) else int(p[place]) for p in predicted]
         items.append({"kind": "probe" if i < num_probes else "example", "place": place,
                       "label": int(images.labels[place]), "predicted": known})  # fmt: skip
-    for run, part in enumerate(parts if predicted else ()):
-        if part.network is not None:
-            rows = probabilities(part.network, images, places)
-            for item, row in zip(items[len(own) :], rows, strict=True):
-                item.setdefault("confidence", []).append(round(float(row.max()), 4))
-                item["predicted"][run : run + 1] = [int(row.argmax())]
-    pixels = (
-        np.concatenate([np.stack(own), images.pixels[places]]) if own else images.pixels[places]
-    )
-    number = min(map(len, predicted)) if predicted else 0
+    pixels = np.stack([*own, *images.pixels[places]])
+    for run, (part, network) in enumerate(zip(parts, networks, strict=True)):
+        answers = part.answers(images, pixels)
+        for item, row in zip(items, [] if answers is None else answers, strict=False):
+            if item["kind"] != "own":
+                item["predicted"][run] = int(row.argmax())
+                item.setdefault("confidence", [None] * len(parts))[run] = round(float(row.max()), 4)
+            if "layers" not in network:  # else the page computes them
+                best = np.argsort(-row, kind="stable")[:MAX_ANSWERS]
+                few = [[int(c), round(float(row[c]), 4)] for c in best]
+                item.setdefault("answers", [None] * len(parts))[run] = few
+    number = min((len(p) for p in predicted if p is not None), default=0)
     n = len(images.classes)
-    counts = [np.bincount(images.labels[: len(p)] * n + p, minlength=n * n) for p in predicted]
+    counts = [
+        None if p is None else np.bincount(images.labels[: len(p)] * n + p, minlength=n * n)
+        for p in predicted
+    ]
     return {
         "split": {"val": "validation", "test": "test", "train": "training"}[images.split],
-        "shape": list(shape),
         "low": images.low,
         "high": images.high,
         "pixels": _encode(pixels),
         "items": items,
         "number": number,
-        "confusion": [c.reshape(n, n).tolist() for c in counts],
+        "confusion": [None if c is None else c.reshape(n, n).tolist() for c in counts],
     }
 
 
@@ -256,8 +299,9 @@ def config_rows(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str | Non
     defaults = _defaults()
     rows = []
     for name, value in _flat(config):
-        if not name.startswith("paths.") and not value.startswith(str(config.get("paths"))):
-            same = not defaults or defaults.get(name) == value or name.endswith(("dirpath", "_dir"))
+        # Folders of one machine say nothing about a run.
+        if not name.startswith("paths.") and not name.endswith(("dirpath", "_dir")):
+            same = not defaults or defaults.get(name) == value
             rows.append((name, value, None if same else defaults.get(name, "")))
     yield from sorted(rows, key=lambda row: row[2] is None)
 
@@ -285,12 +329,12 @@ def _curves(folder: Path) -> Data | None:
         return None
     per_epoch = max(1.0, float(epochs["step"][-1] / max(1, epochs["epoch"][-1])))
     metrics = {
-        name: _points(epochs["step"] / per_epoch, values)
+        name: _points(epochs["epoch"], values)
         for name, values in epochs.items()
         if name not in ("step", "epoch", "seconds")
     }
     within = {n: _points(steps["step"] / per_epoch, steps[n]) for n in ("loss", "lr") if n in steps}
-    return {"epochs": metrics, "steps": within}
+    return {"epochs": metrics, "steps": within, "steps_per_epoch": per_epoch}
 
 
 def _points(x: NDArray, y: NDArray) -> list[list[float]]:
@@ -344,10 +388,12 @@ def _filters(folder: Path, network: nn.Module | None) -> Data | None:
         kept = np.unique(np.linspace(0, len(weights) - 1, max_moments).astype(int))
         weights, steps, epochs = weights[kept], steps[kept], epochs[kept]
     matches = [[m and [m.name, round(m.cosine, 2)] for m in best_matches(w)] for w in weights]
+    weights = _rounded(weights)
     return {
         "layer": layer,
         "shape": list(weights.shape),
-        "weights": _encode(weights.astype(np.float16)),
+        "dtype": str(weights.dtype),
+        "weights": _encode(weights),
         "moments": [_moment(int(s), int(e), path) for s, e in zip(steps, epochs, strict=True)],
         "matches": matches,
     }

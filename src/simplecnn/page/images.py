@@ -1,8 +1,7 @@
 """The images on a page: which ones, as bytes, and what a network takes them for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -32,10 +31,9 @@ class Images:
     low: float = 0.0
     high: float = 1.0
 
-    def tensor(self, places: Any) -> Tensor:
-        """Some of the images as the network takes them, float32."""
-        values = torch.from_numpy(self.pixels[places]).float()
-        return values / 255 * (self.high - self.low) + self.low
+    def tensor(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Bytes as the network takes them, float32."""
+        return torch.from_numpy(pixels).float() / 255 * (self.high - self.low) + self.low
 
     def encoded(self, images: Tensor) -> NDArray[np.uint8]:
         """Images of the network's range as bytes."""
@@ -102,16 +100,9 @@ def class_names(datamodule: Any, dataset: Any, num_classes: int) -> list[str]:
 
 
 @torch.no_grad()
-def probabilities(network: nn.Module, images: Images, places: Sequence[int]) -> NDArray[Any]:
-    """Softmax (N, classes) of a network's answers to some of the images."""
-    parts = [network(images.tensor(part)).float().softmax(1) for part in _batches(places)]
-    return torch.cat(parts).numpy() if parts else np.zeros((0, len(images.classes)))
-
-
-def _batches(places: Sequence[int]) -> Iterator[list[int]]:
-    rest = iter(map(int, places))
-    while part := list(islice(rest, 250)):
-        yield part
+def probabilities(network: nn.Module, images: Tensor) -> NDArray[Any]:
+    """Softmax (N, classes) of a network's answers to at least one image (N, C, H, W)."""
+    return torch.cat([network(part).float().softmax(1) for part in images.split(250)]).numpy()
 
 
 def choose(images: Images, predicted: Sequence[NDArray], shown: int) -> list[int]:

@@ -26,6 +26,6 @@ def write_report(
     """
     data = gather(runs, checkpoint=checkpoint, datamodule=datamodule, own_images=own_images)
     path = runs[0].path / (PAGE if len(runs) == 1 else f"report_{runs[1].path.name}.html")
-    title = " and ".join(str(run["name"]) for run in data["runs"])
+    title = " and ".join(str(run["title"]) for run in data["runs"])
     atomic_write(path, render("report", data, title=f"{title} · simplecnn"))
     return path

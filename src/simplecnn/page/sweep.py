@@ -13,10 +13,10 @@ PAGE = "sweep.html"
 def write_sweep_page(folder: Path, data: Mapping[str, Any]) -> Path:
     """Write the page of the sweep in `folder`; gives its path.
 
-    data: `title`, `command`, `summary`, `answers` (pairs of a word and a text), `metric`, `mode`,
-    `keys` (what varied) and `jobs`, each with `name`, `status`, `link` (to its own page, or None),
-    `cells` (text by column), `values` (one a key), `result` (a number or None), `error` and
-    `curve` (pairs of epoch and value).
+    data: `title`, `folder` (or none), `command`, `summary`, `answers` (pairs of a word and a text;
+    all but "best job" are commands), `metric`, `mode`, `keys` (what varied) and `jobs`, each with
+    `name`, `status`, `link` (to its own page, or None), `cells` (text by column), `values` (one a
+    key), `result` (a number or None), `error` and `curve` (pairs of epoch and value).
     """
     path = folder / PAGE
     atomic_write(path, render("sweep", data, title=f"{data['title']} · simplecnn"))

@@ -263,8 +263,11 @@ def page_data(jobs: Sequence[Job], sweep: SweepDirectory) -> dict[str, Any]:
                 for epoch, value in zip(epochs, values, strict=True)
             ],
         })  # fmt: skip
+    path = sweep.path.resolve()
     return {
-        "title": sweep.path.name,
+        # outputs/<name>/<date_time>, unless hydra.sweep.dir says otherwise
+        "title": path.parent.name if path.name[:2] == "20" else path.name,
+        "folder": short(sweep.path),
         "command": as_typed(sweep.record["command"]),
         "summary": summary(jobs),
         "answers": commands(jobs, sweep.record),

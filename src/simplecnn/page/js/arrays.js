@@ -33,7 +33,8 @@ export function digits(value, places = 3) {
 }
 
 export function percent(share, places = 1) {
-  return `${(100 * share).toFixed(places)} %`;
+  if (!Number.isFinite(share)) return "—"; // null: it was not finite in Python
+  return `${share < 100 ? (100 * share).toFixed(places) : digits(100 * share)}\u00a0%`; // in one line
 }
 
 /** The largest value at an index, and the index. */

@@ -6,8 +6,9 @@ const HEIGHT = 230, LEFT = 52, RIGHT = 14, TOP = 10, BOTTOM = 34;
 
 /**
  * lines: [{name, color, dash, points: [[x, y], …], faint}]. `options`: title, x (what lies along),
- * percent (values are shares), linear (no logarithmic axis), highlights (the line
- * under the pointer), onhover(name or null).
+ * range (its ends, else those of the points), place(x) in words, percent (values are shares),
+ * linear (no logarithmic axis), highlights (the line under the pointer or chosen by the keys up and
+ * down), onhover(name or null).
  */
 export function chart(lines, options) {
   lines = lines.filter((line) => line.points.length);
@@ -36,21 +37,21 @@ function plot(lines, options, width, output) {
   const low = Math.min(...ys), high = Math.max(...ys);
   const isLog = !options.percent && !options.linear && low > 0 && high > 10 * low;
   const [bottom, top] = isLog ? [Math.log10(low), Math.log10(high)] : padded(low, high);
-  const first = xs[0], last = xs[xs.length - 1];
+  const [first, last] = options.range ?? [xs[0], xs[xs.length - 1]];
   const along = (x) => LEFT + ((x - first) / (last - first || 1)) * (width - LEFT - RIGHT);
   const up = (y) => HEIGHT - BOTTOM - (((isLog ? Math.log10(y) : y) - bottom) / (top - bottom || 1)) * (HEIGHT - TOP - BOTTOM);
+  const place = options.place ?? ((x) => `${options.x} ${digits(x, 5)}`);
   const text = (y) => (options.percent ? `${digits(100 * y, 4)} %` : digits(y));
   const svg = shape("svg", { width, height: HEIGHT, role: "img", tabindex: 0,
-    "aria-label": `${options.title}. ${summary(lines, text)} Arrow keys read the values.` });
+    "aria-label": `${options.title}. ${summary(lines, text)} Arrow keys read the values${options.highlights ? " and, up and down, choose a curve" : ""}.` });
   const ticks = isLog ? logTicks(low, high) : linearTicks(bottom, top);
   for (const tick of ticks) {
     svg.append(shape("line", { x1: LEFT, x2: width - RIGHT, y1: up(tick), y2: up(tick), class: "grid" }),
       shape("text", { x: LEFT - 6, y: up(tick) + 4, "text-anchor": "end" },
         options.percent ? `${digits(100 * tick)} %` : digits(tick)));
   }
-  const isWhole = xs.every(Number.isInteger); // epochs, steps
   for (const tick of linearTicks(first, last, Math.max(2, Math.floor(width / 90)))) {
-    if (!isWhole || Number.isInteger(tick)) svg.append(shape("text", { x: along(tick), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }, digits(tick, 5)));
+    if (Number.isInteger(tick)) svg.append(shape("text", { x: along(tick), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }, digits(tick, 5)));
   }
   svg.append(shape("text", { x: (LEFT + width - RIGHT) / 2, y: HEIGHT - 3, "text-anchor": "middle" }, options.x));
   const drawn = lines.map((line) => {
@@ -72,12 +73,15 @@ function plot(lines, options, width, output) {
     cursor.setAttribute("x1", along(xs[at]));
     cursor.setAttribute("x2", along(xs[at]));
     cursor.setAttribute("visibility", "visible");
-    output.textContent = `${options.x} ${digits(xs[at], 5)}: ` + lines
+    output.textContent = `${place(xs[at])}: ` + lines
       .map((line) => `${line.name} ${text(nearest(line.points, xs[at])[1])}`).join(" · ");
   };
+  let chosen = null;
   const highlight = (index) => {
+    chosen = index;
     drawn.forEach((group, i) => group.classList.toggle("dimmed", index !== null && i !== index));
     options.onhover?.(index === null ? null : lines[index].name);
+    if (index !== null) output.textContent = `${lines[index].name}: ${text(nearest(lines[index].points, xs[at])[1])}, ${place(xs[at])}`;
   };
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
@@ -87,18 +91,22 @@ function plot(lines, options, width, output) {
       const distances = lines.map((line) => Math.abs(up(nearest(line.points, xs[at])[1]) - y));
       const closest = distances.indexOf(Math.min(...distances));
       highlight(distances[closest] < 25 ? closest : null);
-      output.textContent = `${lines[closest].name}: ${text(nearest(lines[closest].points, xs[at])[1])}, ${options.x} ${digits(xs[at], 5)}`;
     }
   });
-  svg.addEventListener("pointerleave", () => {
+  const leave = () => {
     cursor.setAttribute("visibility", "hidden");
     if (options.highlights) highlight(null);
-  });
+  };
+  svg.addEventListener("pointerleave", leave);
+  svg.addEventListener("blur", leave);
   svg.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1, Home: -xs.length, End: xs.length }[event.key];
-    if (step === undefined) return;
+    const turn = options.highlights ? { ArrowUp: -1, ArrowDown: 1 }[event.key] : undefined;
+    if (step === undefined && turn === undefined) return;
     event.preventDefault();
-    show(at + step);
+    show(at + (step ?? 0));
+    if (turn !== undefined) highlight(Math.max(0, Math.min(lines.length - 1, (chosen ?? -1) + turn)));
+    else if (chosen !== null) highlight(chosen);
   });
   return svg;
 }
@@ -111,8 +119,10 @@ function summary(lines, text) {
   return lines.map(({ name, points }) => `${name}: ${text(points[0][1])} to ${text(points[points.length - 1][1])}.`).join(" ");
 }
 
+/** The ends of an axis; what does not change lies in the middle of one from zero. */
 function padded(low, high) {
-  const margin = (high - low || Math.abs(high) || 1) * 0.04;
+  if (high - low <= 1e-6 * Math.abs(high)) return high > 0 ? [0, 2 * high] : [low - 1, high + 1];
+  const margin = (high - low) * 0.04;
   return [low - margin, high + margin];
 }
 

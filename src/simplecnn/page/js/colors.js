@@ -58,8 +58,11 @@ export function paintTiles(pixels, across, tiles, height, width, zoom, scale) {
   }
 }
 
-/** Paints an image [C, H, W] of values from `low` to `high`: gray as ink on paper, color as it is. */
-export function paintImage(canvas, values, [channels, height, width], low, high) {
+/**
+ * Paints an image on a canvas of its size. `images` says what its values are: {shape: [C, H, W],
+ * low, high, isInk}; ink is dark on light paper, whatever else is shown as it is.
+ */
+export function paintImage(canvas, values, { shape: [channels, height, width], low, high, isInk }) {
   canvas.width = width;
   canvas.height = height;
   const context = canvas.getContext("2d");
@@ -68,7 +71,7 @@ export function paintImage(canvas, values, [channels, height, width], low, high)
   for (let i = 0; i < size; i++) {
     for (let c = 0; c < 3; c++) {
       const share = (values[channels === 3 ? c * size + i : i] - low) / (high - low);
-      image.data[4 * i + c] = 255 * (channels === 3 ? share : 1 - share);
+      image.data[4 * i + c] = 255 * (isInk ? 1 - share : share);
     }
     image.data[4 * i + 3] = 255;
   }

@@ -1,40 +1,55 @@
-// A drawing or a photograph as a digit of MNIST, step by step, as `predict` does it in Python.
+// What is done to a drawing or a file before the network sees it, as `predict` does it in Python.
+// An image is {height, width, values}, its values 0 (black) to 1.
 
 /**
- * Steps from gray values (0 to 1) to 28 x 28, white on black. An image is {height, width, values}.
- * Gives {crop, scaled, digit, top, left}, or null where all of it has one color.
+ * Steps from an image to 28 x 28, white on black, the ink fitted into a square of `box` pixels.
+ * Gives {crop, scaled, digit}, or null where all of it has one color.
  */
-export function likeMnist(gray) {
+export function likeMnist(gray, box) {
   const ink = onBlack(gray);
   if (ink === null) return null;
-  if (ink.height === 28 && ink.width === 28) {
-    return { crop: ink, scaled: ink, digit: ink, top: 0, left: 0 };
-  }
+  if (ink.height === 28 && ink.width === 28) return { crop: ink, scaled: ink, digit: ink };
   const paper = median(borderOf(ink));
   const spread = Math.max(maximum(ink.values) - paper, 1e-6);
   const values = ink.values.map((v) => Math.min(1, Math.max(0, (v - paper) / spread)));
   const whole = resize({ ...ink, values }, 28, 28);
-  if (isLaidOut(whole)) return { crop: ink, scaled: whole, digit: whole, top: 0, left: 0 };
+  if (isLaidOut(whole, box)) return { crop: ink, scaled: whole, digit: whole };
   const crop = cutOut({ ...ink, values }, 0.2);
-  const scale = 20 / Math.max(crop.height, crop.width);
+  const scale = box / Math.max(crop.height, crop.width);
   const scaled = resize(crop, Math.max(1, even(crop.height * scale)), Math.max(1, even(crop.width * scale)));
   const peak = maximum(scaled.values);
   scaled.values = scaled.values.map((v) => v / peak);
   // The center of mass goes to the middle, as far as there is room.
   const [down, along] = centerOf(scaled);
   const place = (center, size) => Math.min(28 - size, Math.max(0, even(14 - center)));
-  const top = place(down, scaled.height), left = place(along, scaled.width);
-  const digit = { height: 28, width: 28, values: new Float32Array(784) };
-  for (let y = 0; y < scaled.height; y++)
-    for (let x = 0; x < scaled.width; x++)
-      digit.values[(top + y) * 28 + left + x] = scaled.values[y * scaled.width + x];
-  return { crop, scaled, digit, top, left };
+  const digit = onto(28, 28, scaled, place(down, scaled.height), place(along, scaled.width));
+  return { crop, scaled, digit };
 }
 
-/** Whether a digit of 28 x 28 fills its box of 20 x 20 and lies in the middle already. */
-function isLaidOut(digit) {
+/** A channel of an image file as large as the run's images; `fit` as in data.fit, null: resized. */
+export function toSize(image, height, width, fit) {
+  if (image.height === height && image.width === width) return image;
+  if (!fit) return resize(image, height, width);
+  if (fit === "stretch") return resize(image, height, width, { isBox: false });
+  if (fit === "crop") return resize(image, height, width, { isBox: false, middle: Math.min(image.height, image.width) });
+  const longest = Math.max(image.height, image.width);
+  const [down, along] = [image.height, image.width].map((side) => Math.max(1, even((height * side) / longest)));
+  const whole = resize(image, down, along, { isBox: false });
+  return onto(height, width, whole, (height - down) >> 1, (width - along) >> 1);
+}
+
+/** An image laid on black. */
+function onto(height, width, image, top, left) {
+  const values = new Float32Array(height * width);
+  for (let y = 0; y < image.height; y++)
+    values.set(image.values.subarray(y * image.width, (y + 1) * image.width), (top + y) * width + left);
+  return { height, width, values };
+}
+
+/** Whether a digit of 28 x 28 fills its box and lies in the middle already. */
+function isLaidOut(digit, box) {
   const { height, width } = cutOut(digit, 0.2 * maximum(digit.values));
-  return Math.abs(Math.max(height, width) - 20) <= 1 && centerOf(digit).every((c) => Math.abs(c - 14) <= 1);
+  return Math.abs(Math.max(height, width) - box) <= 1 && centerOf(digit).every((c) => Math.abs(c - 14) <= 1);
 }
 
 /** Row and column of the center of mass. */
@@ -87,10 +102,12 @@ function cutOut({ height, width, values }, limit) {
   return crop;
 }
 
-/** Another size: along the rows, then down. Means of boxes when smaller, linear when larger. */
-export function resize(image, height, width) {
-  const smaller = Math.max(height, width) < Math.max(image.height, image.width);
-  const along = weightsOf(image.width, width, smaller), down = weightsOf(image.height, height, smaller);
+/**
+ * Another size: along the rows, then down. By means of boxes, where it shrinks if nothing is said,
+ * else linear. `middle`: only so many pixels in the middle become the new image.
+ */
+function resize(image, height, width, { isBox = height * width < image.height * image.width, middle } = {}) {
+  const along = weightsOf(image.width, width, isBox, middle), down = weightsOf(image.height, height, isBox, middle);
   const between = new Float32Array(image.height * width);
   for (let y = 0; y < image.height; y++) {
     along.forEach(({ first, weights }, x) => {
@@ -111,10 +128,10 @@ export function resize(image, height, width) {
 }
 
 /** For each place along the new side: the first place of the old one that counts, and the weights. */
-function weightsOf(before, after, isBox) {
-  const scale = before / after, spread = Math.max(1, scale), support = (isBox ? 0.5 : 1) * spread;
+function weightsOf(before, after, isBox, middle = before) {
+  const scale = middle / after, spread = Math.max(1, scale), support = (isBox ? 0.5 : 1) * spread;
   return Array.from({ length: after }, (_, place) => {
-    const center = (place + 0.5) * scale;
+    const center = (before - middle) / 2 + (place + 0.5) * scale;
     const first = Math.max(0, Math.trunc(center - support + 0.5));
     const last = Math.min(before, Math.trunc(center + support + 0.5));
     const weights = [];

@@ -16,12 +16,14 @@ export function filtersSection(runs) {
       filterHistory(run.filters, runs.length > 1 ? title(runs, i) : null))));
 }
 
-function filterHistory({ layer, shape, weights: text, moments, matches }, heading) {
+function filterHistory({ layer, shape, weights: text, dtype, moments, matches }, heading) {
   const [numMoments, numFilters, numChannels, height, width] = shape;
-  const weights = floats(text, "float16");
+  const weights = floats(text, dtype);
+  const areFinite = weights.every(Number.isFinite);
+  const painted = areFinite ? weights : weights.map((weight) => (Number.isFinite(weight) ? weight : 0));
   const filterSize = numChannels * height * width, channels = Math.min(numChannels, MAX_CHANNELS);
   const shown = Math.min(numFilters, MAX_FILTERS);
-  const scale = { palette: "signed", limit: scaleOf(weights).limit };
+  const scale = { palette: "signed", limit: scaleOf(painted).limit };
   const at = (moment, filter) => (moment * numFilters + filter) * filterSize;
   const slider = element("input", { type: "range", min: 0, max: numMoments - 1, value: numMoments - 1, step: 1,
     id: `moment-${layer}-${heading ?? ""}`, "aria-label": `moment of ${layer}`, oninput: () => show(Number(slider.value)) });
@@ -49,7 +51,7 @@ function filterHistory({ layer, shape, weights: text, moments, matches }, headin
       const context = canvas.getContext("2d");
       const image = context.createImageData(canvas.width, canvas.height);
       const tiles = Array.from({ length: channels }, (_, c) => ({
-        values: weights, offset: at(index, filter) + c * height * width, left: c * (width * zoom + 1), top: 0 }));
+        values: painted, offset: at(index, filter) + c * height * width, left: c * (width * zoom + 1), top: 0 }));
       paintTiles(new Uint32Array(image.data.buffer), canvas.width, tiles, height, width, zoom, scale);
       context.putImageData(image, 0, 0);
       const match = matches[index][filter];
@@ -116,6 +118,7 @@ function filterHistory({ layer, shape, weights: text, moments, matches }, headin
     heading && element("h3", {}, heading),
     element("div", { class: "moments" }, play, slider, when),
     list,
+    areFinite ? null : element("p", { class: "sentence" }, "Some weights are not finite numbers: they are shown white."),
     numFilters > shown ? element("p", { class: "note" }, `the first ${shown} of ${numFilters} filters`) : null,
     words,
     element("p", { class: "note" }, `${layer}: ${numFilters} filters of ${numChannels} x ${height} x ${width}; one scale for the whole run, ±${digits(scale.limit)}. The percentages are the change since the start.`));

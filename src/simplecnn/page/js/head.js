@@ -8,26 +8,26 @@ const COLORS = ["var(--line-0)", "var(--line-1)", "var(--line-2)"];
 const SHADES = ["", "6 4"]; // of the first run and of the second
 export const letter = (i) => "AB"[i];
 
-/** The name of a run on this page: with its letter where there are two. */
+/** The name of a run on this page: with its letter and its folder where there are two. */
 export function title(runs, i) {
-  return runs.length === 1 ? runs[i].title : `${letter(i)}: ${runs[i].name}`;
+  return runs.length === 1 ? runs[i].title : `${letter(i)}: ${runs[i].title}, ${runs[i].name}`;
 }
 
 export function headSection(runs) {
   return element("header", {},
     element("p", { class: "brand" }, "simplecnn · report"),
-    element("h1", {}, runs.length === 1 ? runs[0].title : `${runs[0].name} and ${runs[1].name}`),
-    ...runs.map((run, i) => runHead(run, runs.length > 1 ? `${letter(i)}: ${run.name}` : null)));
+    element("h1", {}, runs.map((run) => run.title).join(" and ")),
+    ...runs.map((run, i) => runHead(run, runs.length > 1 ? `${letter(i)}: ${run.title}` : null)));
 }
 
 function runHead(run, heading) {
   const seconds = Object.values(run.seconds ?? {}).reduce((a, b) => a + b, 0);
-  const metrics = run.metrics ?? {};
-  const stage = "test/acc" in metrics || "test/loss" in metrics ? "test" : "val";
+  const [metrics, when] = lastMetrics(run);
+  const stage = Object.keys(STAGES).findLast((one) => `${one}/loss` in metrics || `${one}/acc` in metrics);
   const facts = [
     ["status", run.status ?? "unknown"],
     ...Object.entries(metrics).filter(([name]) => name.startsWith(`${stage}/`)).map(([name, value]) =>
-      [`${STAGES[stage][0]} ${name.slice(stage.length + 1) === "acc" ? "accuracy" : name.slice(stage.length + 1)}`, metricText(name, value)]),
+      [`${STAGES[stage][0]} ${name.slice(stage.length + 1).replace(/^acc$/, "accuracy")}${when}`, metricText(name, value)]),
     ["parameters", run.num_parameters?.toLocaleString("en-US")],
     ["epochs", run.num_epochs],
     ["device", run.device?.name],
@@ -37,6 +37,7 @@ function runHead(run, heading) {
   const command = run.command ?? "";
   return element("div", { class: "run" },
     heading && element("h2", {}, heading),
+    element("p", { class: "note" }, run.path),
     element("dl", { class: "facts" }, ...facts.map(([name, value]) =>
       element("div", { class: name === "status" ? `status ${run.status}` : null },
         element("dt", {}, name), element("dd", {}, String(value))))),
@@ -44,6 +45,15 @@ function runHead(run, heading) {
     run.ended && element("p", { class: "note" }, `The training ended: ${run.ended}.`),
     element("div", { class: "command" }, element("span", { class: "label" }, "reproduce"),
       element("code", {}, command), copyButton(command)));
+}
+
+/** What came out, and when: that of the last epoch, where the run did not come to its end. */
+function lastMetrics(run) {
+  if (run.metrics && Object.keys(run.metrics).length) return [run.metrics, ""];
+  const curves = Object.entries(run.curves?.epochs ?? {}).filter(([, points]) => points.length);
+  const last = Object.fromEntries(curves.map(([name, points]) => [name, points.at(-1)[1]]));
+  const epoch = (curves.find(([name]) => name.startsWith("val/")) ?? curves[0])?.[1].at(-1)[0];
+  return [last, `, epoch ${epoch}`];
 }
 
 function metricText(name, value) {
@@ -61,8 +71,8 @@ export function configurationSection(runs) {
     note = "Nothing differs from the defaults.";
   } else {
     const keys = [...new Set(values.flatMap((map) => [...map.keys()]))];
-    rows = keys.map((key) => ({ cells: [key, ...values.map((map) => map.get(key) ?? "")],
-      differs: values[0].get(key) !== values[1].get(key) && !key.endsWith("dirpath") && !key.endsWith("save_dir") }));
+    rows = keys.map((key) => ({ cells: [key, ...values.map((map) => map.get(key) ?? "—")],
+      differs: values[0].get(key) !== values[1].get(key) }));
     head = ["key", ...runs.map((_, i) => letter(i))];
     note = "The configurations are the same.";
   }
@@ -90,11 +100,17 @@ export function curvesSection(runs) {
   const single = (name, label) => (curves) => (curves.steps[name] ? [{ name: label, color: "var(--faint)", faint: true, points: curves.steps[name] }] : []);
   const metrics = [...new Set(measured.flatMap((run) => Object.keys(run.curves.epochs))
     .filter((name) => /^(train|val|test)\//.test(name)).map((name) => name.split("/").slice(1).join("/")))];
+  // One axis for all charts, and of its points the epoch and the step of the first run in words.
+  const ends = measured.flatMap(({ curves }) => [...Object.values(curves.epochs), ...Object.values(curves.steps)]
+    .flatMap((points) => points.map(([x]) => x)));
+  const perEpoch = measured[0].curves.steps_per_epoch;
+  const along = { x: "epoch", range: [0, Math.max(1, ...ends)],
+    place: (x) => `epoch ${Math.max(1, Math.ceil(x))}${several ? "" : `, step ${Math.round(x * perEpoch)}`}` };
   const charts = metrics.sort((a, b) => order(a) - order(b)).map((metric) => chart(
     of(metric, (curves) => [...(metric === "loss" ? single("loss", "a batch")(curves) : []), ...byStage(metric)(curves)]),
-    { title: { loss: "Loss", acc: "Accuracy" }[metric] ?? metric, x: "epoch", percent: metric.endsWith("acc") }));
+    { title: { loss: "Loss", acc: "Accuracy" }[metric] ?? metric, ...along, percent: metric.endsWith("acc") }));
   charts.push(chart(of("lr", (curves) => single("lr", "learning rate")(curves).map((line) => ({ ...line, faint: false, color: COLORS[0] }))),
-    { title: "Learning rate", x: "epoch", linear: true }));
+    { title: "Learning rate", ...along, linear: true }));
   section.append(element("div", { class: "charts" }, ...charts));
   return section;
 }

@@ -3,23 +3,25 @@ import { digits, largest, percent } from "./arrays.js";
 import { paintImage, paintTiles, scaleOf } from "./colors.js";
 import { element, fitted } from "./dom.js";
 import { runNetwork, softmax } from "./network.js";
-import { cellName, explanation } from "./pointing.js";
+import { explanation } from "./pointing.js";
 import { receptiveField } from "./windows.js";
 
 const GAP = 2, MAP = 44, DOT = 11; // pixels: between maps, about a map, a unit of a dense layer
 const MAX_MAPS = 256;
 const FRAME = "#ff9500"; // seen on red, blue, white and viridis
+const size = ([first, last]) => last - first + 1;
 
 /**
  * The maps of one run's network. `show(image)` computes and paints them; a cell that is pointed at
- * is explained by `tell(elements)` and framed on the image by `frame(window or null)`.
+ * is explained by `tell(elements)` and framed on the image by `frame(window or null)`. A click pins
+ * it, so that one can go to the explanation. `pointing` is shared by all views of a page:
+ * {clear: what ends the pointing, isPinned, byKeys}.
  */
-export function networkView(network, { tell, frame }) {
-  const shapes = [null, ...network.map((layer) => layer.shape)];
+export function networkView(network, classes, pointing, { tell, frame }) {
   const names = ["image", ...network.map((layer) => layer.name)];
   const views = [];
   let tensors = null, selected = null;
-  const root = element("div", { class: "layers" });
+  const root = element("div", { class: "layers", onpointerleave: leave });
   network.forEach((layer, i) => {
     if (layer.kind === "flatten") return; // the same values in one line
     const view = layerView(i + 1, layer);
@@ -42,14 +44,20 @@ export function networkView(network, { tell, frame }) {
     const across = columns * zoom + GAP, down = rows * zoom + GAP;
     const corner = (channel) => [(channel % view.perLine) * across, Math.floor(channel / view.perLine) * down];
     fitted(box, (width) => {
-      view.perLine = Math.max(1, Math.min(shown, Math.floor((width + GAP) / across)));
+      const most = Math.max(1, Math.floor((width + GAP) / across));
+      view.perLine = Math.ceil(shown / Math.ceil(shown / most)); // lines as long as one another
       canvas.width = view.perLine * across - GAP;
       canvas.height = Math.ceil(shown / view.perLine) * down - GAP;
       paint();
     });
 
     function paint() {
-      if (!tensors) return;
+      if (!tensors) {
+        canvas.width = canvas.width; // clears it
+        view.pixels = null;
+        range.textContent = "";
+        return;
+      }
       const { values } = tensors[index], scale = scaleOf(values);
       const context = canvas.getContext("2d");
       const image = context.createImageData(canvas.width, canvas.height);
@@ -71,57 +79,83 @@ export function networkView(network, { tell, frame }) {
       if (!window) return;
       context.strokeStyle = FRAME;
       context.lineWidth = 2;
+      const isWhole = size(window.rows) === rows && size(window.columns) === columns;
+      if (isWhole && window.channel === null) return context.strokeRect(1, 1, canvas.width - 2, canvas.height - 2);
       for (let c = 0; c < shown; c++) {
         if (window.channel !== null && window.channel !== c) continue;
         const [left, top] = corner(c);
         context.strokeRect(left + window.columns[0] * zoom, top + window.rows[0] * zoom,
-          (window.columns[1] - window.columns[0] + 1) * zoom, (window.rows[1] - window.rows[0] + 1) * zoom);
+          size(window.columns) * zoom, size(window.rows) * zoom);
       }
     }
 
+    /** The cell under the pointer, or null: a finger that has moved on may be anywhere. */
     function under(event) {
       const bounds = canvas.getBoundingClientRect();
       const x = ((event.clientX - bounds.left) / bounds.width) * canvas.width;
       const y = ((event.clientY - bounds.top) / bounds.height) * canvas.height;
       const tileX = Math.min(view.perLine - 1, Math.floor(x / across)), tileY = Math.floor(y / down);
       const channel = tileY * view.perLine + tileX;
-      const limit = (v, size) => Math.max(0, Math.min(size - 1, Math.floor(v / zoom)));
-      return channel >= shown ? null : [channel, limit(y - tileY * down, rows), limit(x - tileX * across, columns)];
+      const limit = (v, number) => Math.min(number - 1, Math.floor(v / zoom));
+      return x < 0 || y < 0 || x >= canvas.width || channel >= shown ? null : [channel, limit(y - tileY * down, rows), limit(x - tileX * across, columns)];
     }
-    const point = (event) => {
+    let isFinger = false; // it scrolls when it moves: only a tap points
+    canvas.addEventListener("pointerdown", (event) => (isFinger = event.pointerType === "touch"));
+    canvas.addEventListener("pointermove", (event) => {
+      const hasMoved = event.movementX || event.movementY; // else the page did, under the pointer
+      if (event.pointerType === "touch" || pointing.isPinned || !hasMoved) return;
       const cell = under(event);
-      if (cell) select(view, ...cell);
-    };
-    canvas.addEventListener("pointermove", point);
-    canvas.addEventListener("pointerdown", point);
+      if (!cell) return;
+      pointing.byKeys = false;
+      select(view, ...cell);
+    });
+    canvas.addEventListener("click", (event) => {
+      const cell = under(event);
+      if (!cell) return;
+      pointing.isPinned = isFinger || !pointing.isPinned;
+      select(view, ...cell);
+    });
     canvas.addEventListener("keydown", (event) => {
       let [channel, row, column] = view.place ?? [0, 0, 0];
       const steps = isDense
         ? { ArrowLeft: [-1], ArrowRight: [1], ArrowUp: [-view.perLine], ArrowDown: [view.perLine] }
         : { ArrowLeft: [0, 0, -1], ArrowRight: [0, 0, 1], ArrowUp: [0, -1, 0], ArrowDown: [0, 1, 0] };
       const step = { ...steps, PageUp: [-1], PageDown: [1], Home: [-MAX_MAPS], End: [MAX_MAPS] }[event.key];
-      if (event.key === "Escape") return select(null);
-      if (!step) return;
+      if (event.key === "Enter") pointing.isPinned = !pointing.isPinned;
+      else if (!step) return;
       event.preventDefault();
-      const limit = (v, size) => Math.max(0, Math.min(size - 1, v));
-      if (view.place) [channel, row, column] = [limit(channel + step[0], shown), limit(row + (step[1] ?? 0), rows), limit(column + (step[2] ?? 0), columns)];
+      pointing.byKeys = true;
+      const limit = (v, number) => Math.max(0, Math.min(number - 1, v));
+      if (view.place && step) [channel, row, column] = [limit(channel + step[0], shown), limit(row + (step[1] ?? 0), rows), limit(column + (step[2] ?? 0), columns)];
       select(view, channel, row, column);
     });
     return view;
   }
 
   function select(view, channel, row, column) {
-    selected = view && { view, channel, row, column };
-    if (view) view.place = [channel, row, column];
+    if (pointing.clear !== clear) pointing.clear?.(pointing.isPinned);
+    pointing.clear = clear;
+    selected = { view, channel, row, column };
+    view.place = [channel, row, column];
     point();
   }
 
+  function leave(event) {
+    const keeps = event.pointerType === "touch" || pointing.isPinned || pointing.byKeys;
+    if (selected && !keeps) clear();
+  }
+
+  /** Ends the pointing. */
+  function clear(isPinned = false) {
+    Object.assign(pointing, { clear: null, isPinned });
+    selected = null;
+    views.forEach((view) => view.mark(null));
+    frame(null);
+    tell(null);
+  }
+
   function point() {
-    if (!selected || !tensors) {
-      views.forEach((view) => view.mark(null));
-      frame(null);
-      return tell(null);
-    }
+    if (!tensors) return;
     const { view, channel, row, column } = selected;
     const windows = receptiveField(network, tensors.map((t) => t.shape), view.index, row, column);
     // Maps mix in convolutions and linear layers alone: behind the last of them, a cell has one.
@@ -131,26 +165,25 @@ export function networkView(network, { tell, frame }) {
       else other.mark({ ...windows[other.index], channel: other.index > mixes ? channel : null });
     }
     frame(windows[0]);
-    tell(explanation(network, tensors, names, view.index, channel, row, column),
-      `${names[view.index]}, ${cellName(shapes[view.index], channel, row, column)}`);
+    const name = view.index === network.length ? classes[channel] : null;
+    tell(explanation(network, tensors, names, view.index, channel, row, column, name));
   }
 
   return {
     root,
-    /** Computes everything for an image, paints it, and gives the probabilities. */
+    /** Computes everything for an image, paints it, and gives the probabilities; null: clears. */
     show(image) {
-      tensors = runNetwork(network, image);
+      tensors = image && runNetwork(network, image);
       views.forEach((view) => view.paint());
       if (selected) point();
-      return softmax(tensors[tensors.length - 1].values);
+      return image && softmax(tensors[tensors.length - 1].values);
     },
-    clear: () => select(null),
   };
 }
 
 /** The image as the network gets it, with frames on it. */
 export function imageView(images) {
-  const [channels, height, width] = images.shape;
+  const [, height, width] = images.shape;
   const zoom = Math.max(1, Math.floor(224 / Math.max(height, width)));
   const canvas = element("canvas", { width: width * zoom, height: height * zoom, class: "input", role: "img" });
   const small = element("canvas");
@@ -158,17 +191,20 @@ export function imageView(images) {
   function paint() {
     const context = canvas.getContext("2d");
     context.imageSmoothingEnabled = false;
+    context.clearRect(0, 0, canvas.width, canvas.height);
     context.drawImage(small, 0, 0, canvas.width, canvas.height);
     if (!window) return;
     context.strokeStyle = FRAME;
     context.lineWidth = 3;
     context.strokeRect(window.columns[0] * zoom + 1.5, window.rows[0] * zoom + 1.5,
-      (window.columns[1] - window.columns[0] + 1) * zoom - 3, (window.rows[1] - window.rows[0] + 1) * zoom - 3);
+      size(window.columns) * zoom - 3, size(window.rows) * zoom - 3);
   }
   return {
     canvas,
     show(values, name) {
-      paintImage(small, values, [channels, height, width], images.low, images.high);
+      window = null;
+      if (values) paintImage(small, values, images);
+      else small.width = small.width; // clears it
       canvas.setAttribute("aria-label", `what the network gets: ${name}`);
       paint();
     },
@@ -180,18 +216,22 @@ export function imageView(images) {
 }
 
 /** Probabilities as bars; of many classes the ten largest. */
-export function probabilityBars(classes) {
+export function probabilityBars(classes, heading) {
   const list = element("ol", { class: "bars" });
+  const root = element("div", {}, heading && element("h4", {}, heading), list);
   return {
-    root: list,
+    root,
+    /** null: what is not known. */
     show(probabilities) {
+      root.hidden = !probabilities;
+      if (!probabilities) return;
       const order = classes.map((_, i) => i);
       const shown = classes.length <= 12 ? order : order.sort((a, b) => probabilities[b] - probabilities[a]).slice(0, 10);
       const best = largest(probabilities);
       list.replaceChildren(...shown.map((i) => {
         const bar = element("span", { class: "bar" });
         bar.style.width = `${100 * probabilities[i]}%`;
-        return element("li", { class: i === best ? "best" : null }, element("span", { class: "class" }, classes[i]),
+        return element("li", { class: i === best ? "best" : null }, element("span", { class: "class", title: classes[i] }, classes[i]),
           element("span", { class: "track" }, bar), element("span", { class: "share" }, percent(probabilities[i])));
       }));
     },

@@ -7,7 +7,7 @@ import { letter, title } from "./head.js";
 /** A small picture of an item that shows it at work when it is clicked. */
 export function thumbnail(data, item, words, open) {
   const canvas = element("canvas", { "aria-hidden": "true" });
-  paintImage(canvas, item.values, data.images.shape, data.images.low, data.images.high);
+  paintImage(canvas, item.values, data.images);
   return element("button", { type: "button", class: "thumbnail", "aria-label": words, title: words, onclick: () => open(item) },
     canvas, element("span", { "aria-hidden": "true" }, item.caption));
 }
@@ -16,15 +16,15 @@ export function thumbnail(data, item, words, open) {
 export function nameOf(data, item, run = 0) {
   if (item.kind === "own") return item.name;
   const label = data.classes[item.label], answer = item.predicted?.[run];
-  if (answer === undefined) return label;
-  const sure = item.confidence?.[run] === undefined ? "" : `, ${percent(item.confidence[run])}`;
+  if (answer == null) return label;
+  const sure = item.confidence?.[run] == null ? "" : `, ${percent(item.confidence[run])}`;
   return answer === item.label ? `${label}, correct${sure}` : `${label}, predicted as ${data.classes[answer]}${sure}`;
 }
 
 export function gallery(data, items, run, open) {
   return element("div", { class: "gallery" }, ...items.map((item) => {
     const answer = item.predicted?.[run];
-    const caption = answer === undefined || answer === item.label ? data.classes[item.label] ?? item.name : `${data.classes[item.label]} → ${data.classes[answer]}`;
+    const caption = answer == null || answer === item.label ? data.classes[item.label] ?? item.name : `${data.classes[item.label]} → ${data.classes[answer]}`;
     return thumbnail(data, { ...item, caption }, nameOf(data, item, run), open);
   }));
 }
@@ -32,20 +32,29 @@ export function gallery(data, items, run, open) {
 export function confusionSection(data, runs, open) {
   const section = element("section", { id: "confusion" }, element("h2", {}, runs.length > 1 ? "Confusion, and where the runs differ" : "Confusion and mistakes"));
   const { images } = data;
-  if (!images || !images.confusion.length) {
-    section.append(element("p", {}, images ? "What was predicted for these images is not known." : "The images of this run are not at hand."));
+  if (!images.confusion?.some(Boolean)) {
+    section.append(element("p", {}, images.confusion ? "What was predicted for these images is not known." : "The images of this run are not at hand."));
     return section;
   }
   section.append(element("p", { class: "note" }, `On ${images.number.toLocaleString("en-US")} ${images.split} images: a row a true class, a column the predicted one. A click on a cell shows images in it, a click on an image the network at work on it.`));
-  section.append(element("div", { class: "side-by-side" }, ...images.confusion.map((counts, run) =>
-    matrix(data, runs.length > 1 ? title(runs, run) : null, counts, run, open))));
-  if (runs.length > 1) section.append(...differences(data, open));
-  else {
-    const wrong = images.items.filter((item) => item.predicted?.length && item.predicted[0] !== item.label)
-      .sort((a, b) => (b.confidence?.[0] ?? 0) - (a.confidence?.[0] ?? 0));
+  section.append(element("div", { class: "side-by-side" }, ...images.confusion.map((counts, run) => {
+    const heading = runs.length > 1 ? title(runs, run) : null;
+    if (counts) return matrix(data, heading, counts, run, open);
+    return element("div", {}, element("h3", {}, heading), element("p", {}, "What it predicted for these images is not known."));
+  })));
+  if (images.confusion.length > 1 && images.confusion.every(Boolean)) section.append(...differences(data, open));
+  else if (runs.length === 1) {
+    const wrong = mistakes(images, 0);
     section.append(element("h3", {}, "The most confident mistakes"), wrong.length ? gallery(data, wrong.slice(0, 40), 0, open) : element("p", {}, "None among these images."));
   }
   return section;
+}
+
+/** The items to which a run gave another class, the most confident first. */
+export function mistakes(images, run) {
+  const confidence = (item) => item.confidence?.[run] ?? 0;
+  return images.items.filter((item) => item.predicted?.[run] != null && item.predicted[run] !== item.label)
+    .sort((a, b) => confidence(b) - confidence(a));
 }
 
 function matrix(data, heading, counts, run, open) {
@@ -74,15 +83,15 @@ function matrix(data, heading, counts, run, open) {
   const names = data.classes;
   return element("div", {}, heading && element("h3", {}, heading),
     element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "confusion matrix" }, element("table", { class: "matrix" },
-      element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "true"), ...names.map((name) => element("th", { scope: "col" }, name)), element("th", { scope: "col" }, "found"))),
-      element("tbody", {}, ...counts.map((row, i) => element("tr", {}, element("th", { scope: "row" }, names[i]), ...row.map((count, j) => cell(count, i, j)),
+      element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "true"), ...names.map((name) => element("th", { scope: "col", title: name }, name)), element("th", { scope: "col" }, "found"))),
+      element("tbody", {}, ...counts.map((row, i) => element("tr", {}, element("th", { scope: "row", title: names[i] }, names[i]), ...row.map((count, j) => cell(count, i, j)),
         element("td", { class: "recall" }, row.some(Boolean) ? percent(row[i] / row.reduce((a, b) => a + b, 0)) : "")))))),
     behind);
 }
 
 /** The images that one run gets right and the other wrong. */
 function differences(data, open) {
-  const of = (right, wrong) => data.images.items.filter((item) => item.predicted?.[right] === item.label && item.predicted?.[wrong] !== undefined && item.predicted[wrong] !== item.label);
+  const of = (right, wrong) => data.images.items.filter((item) => item.predicted?.[right] === item.label && item.predicted?.[wrong] != null && item.predicted[wrong] !== item.label);
   return [[0, 1], [1, 0]].flatMap(([right, wrong]) => {
     const items = of(right, wrong);
     return [element("h3", {}, `${letter(right)} is right, ${letter(wrong)} is wrong`),

@@ -7,7 +7,7 @@ import { receptiveField, windowOf } from "./windows.js";
 const MAX_TERMS = 6; // of the strongest inputs
 
 /** Names a cell: "channel 3, row 2, column 5", or "unit 3" where maps have one cell. */
-export function cellName([, rows, columns], channel, row, column) {
+function cellName([, rows, columns], channel, row, column) {
   return rows * columns === 1 ? `unit ${channel}` : `channel ${channel}, row ${row}, column ${column}`;
 }
 
@@ -41,8 +41,8 @@ export function termsOf(network, tensors, index, channel, row, column) {
   return terms;
 }
 
-/** The cell in words and numbers. `names` are those of the tensors. */
-export function explanation(network, tensors, names, index, channel, row, column) {
+/** The cell in words and numbers. `names` are those of the tensors, `name` that of a class or null. */
+export function explanation(network, tensors, names, index, channel, row, column, name) {
   const tensor = tensors[index], [, rows, columns] = tensor.shape;
   const value = tensor.values[(channel * rows + row) * columns + column];
   const shapes = tensors.map(({ shape }) => shape);
@@ -54,7 +54,7 @@ export function explanation(network, tensors, names, index, channel, row, column
   const sees = index === 0 ? "" : isAll ? " It sees the whole image."
     : ` It sees rows ${span(seen.rows)} and columns ${span(seen.columns)} of the image (${size(seen.rows)} x ${size(seen.columns)}).`;
   return [
-    element("p", { class: "cell" }, element("b", {}, names[index]), `, ${cellName(tensor.shape, channel, row, column)}: `,
+    element("p", { class: "cell" }, element("b", {}, names[index]), `, ${cellName(tensor.shape, channel, row, column)}${name === null ? "" : ` (class ${name})`}: `,
       element("b", {}, digits(value)), `.${sees}`),
     ...(index === 0 ? [] : origin(network, tensors, names, index, channel, row, column, value)),
   ];
@@ -91,15 +91,15 @@ function origin(network, tensors, names, index, channel, row, column, value) {
   return [element("p", {}, sentence())];
 }
 
-/** Patch, kernel and products of a first layer, channel by channel. */
+/** Patch, kernel and products of a first layer: a row a channel. */
 function products(terms, channels, kernelRows, kernelColumns) {
-  const grid = (of, c) => Array.from({ length: kernelRows }, (_, y) => Array.from({ length: kernelColumns }, (_, x) =>
-    of(terms[(c * kernelRows + y) * kernelColumns + x])));
-  return element("div", { class: "products" }, ...Array.from({ length: channels }, (_, c) => element("div", {},
-    channels > 1 ? element("p", { class: "label" }, ["red", "green", "blue"][c]) : null,
-    numbers(grid((t) => t.value, c), "patch"), element("span", { "aria-hidden": "true" }, "x"),
-    numbers(grid((t) => t.weight, c), "kernel"), element("span", { "aria-hidden": "true" }, "="),
-    numbers(grid((t) => t.value * t.weight, c), "products"))));
+  const parts = [["patch", (t) => t.value], ["× kernel", (t) => t.weight], ["= products", (t) => t.value * t.weight]];
+  return element("div", { class: "products" }, ...Array.from({ length: channels }, (_, c) => parts.map(([name, of], part) => {
+    const rows = Array.from({ length: kernelRows }, (_, y) => Array.from({ length: kernelColumns }, (_, x) =>
+      of(terms[(c * kernelRows + y) * kernelColumns + x])));
+    const caption = part === 0 && channels > 1 ? `${name}, ${["red", "green", "blue"][c]}` : name;
+    return numbers(rows, caption);
+  })).flat());
 }
 
 /** A small table of numbers on their colors. */
@@ -107,7 +107,8 @@ function numbers(rows, caption) {
   const limit = Math.max(...rows.flat().map(Math.abs)) || 1;
   return element("table", { class: "numbers" }, element("caption", {}, caption), element("tbody", {}, ...rows.map((row) =>
     element("tr", {}, ...row.map((value) => {
-      const cell = element("td", { class: Math.abs(value) > 0.55 * limit ? "strong" : null }, digits(value, 2));
+      const cell = element("td", { class: Math.abs(value) > 0.55 * limit ? "strong" : null },
+        digits(Math.abs(value) < 0.1 ? Number(value.toFixed(3)) : value, 2));
       cell.style.backgroundColor = css(value, { palette: "signed", limit });
       return cell;
     })))));
@@ -115,7 +116,9 @@ function numbers(rows, caption) {
 
 function strongest(terms, name) {
   const sorted = [...terms].sort((a, b) => Math.abs(b.value * b.weight) - Math.abs(a.value * a.weight));
-  return table([["strongest inputs", "value", "x weight", "= product"], ...sorted.slice(0, MAX_TERMS).map((t) => [
-    `${name} ${cellName(t.shape, t.channel, t.row, t.column).replace("channel ", "").replace(", row ", " (").replace(", column ", ", ") + (t.shape[1] * t.shape[2] > 1 ? ")" : "")}`,
-    digits(t.value), digits(t.weight), digits(t.value * t.weight)])], { class: "terms", "aria-label": "strongest inputs" });
+  const place = ({ shape: [, rows, columns], channel, row, column }) =>
+    (rows * columns === 1 ? `unit ${channel}` : `channel ${channel} at (${row}, ${column})`);
+  return table([["strongest inputs", "value", "× weight", "= product"], ...sorted.slice(0, MAX_TERMS).map((t) =>
+    [`${name} ${place(t)}`, digits(t.value), digits(t.weight), digits(t.value * t.weight)])],
+  { class: "terms", "aria-label": "strongest inputs" });
 }

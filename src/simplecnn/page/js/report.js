@@ -2,22 +2,24 @@
 import { bytes, largest, percent } from "./arrays.js";
 import { setPalettes } from "./colors.js";
 import { element } from "./dom.js";
-import { drawingPad, fileField } from "./drawing.js";
+import { DRAWING, imageInputs } from "./drawing.js";
 import { filtersSection } from "./filters.js";
 import { configurationSection, curvesSection, headSection, healthSection, letter, picturesSection, title } from "./head.js";
 import { imageView, networkView, probabilityBars } from "./maps.js";
-import { confusionSection, gallery } from "./matrix.js";
+import { confusionSection, gallery, mistakes } from "./matrix.js";
 import { readNetwork, runNetwork } from "./network.js";
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const { runs, images, classes } = data;
+const { runs, classes } = data;
 setPalettes(data.palettes);
-if (images) unpack(images);
+// Without images of the run, drawings and files still have their shape.
+const images = Object.assign(data.images ?? { low: 0, high: 1, items: [] }, { shape: data.shape, isInk: data.box !== null });
+if (data.images) unpack(images);
 const networks = runs.map(({ network }) => (network.layers ? readNetwork(network) : null));
 const work = workSection();
 document.querySelector("main").append(...[
-  headSection(runs), work.root, filtersSection(runs), confusionSection(data, runs, work.open),
-  curvesSection(runs), healthSection(runs), configurationSection(runs), picturesSection(runs),
+  headSection(runs), configurationSection(runs), curvesSection(runs), filtersSection(runs), work.root,
+  confusionSection(data, runs, work.open), healthSection(runs), picturesSection(runs),
 ].filter(Boolean));
 work.begin();
 globalThis.report = { data, networks, runNetwork, work }; // to play with in the browser's console
@@ -32,79 +34,99 @@ function unpack({ pixels, items, shape, low, high }) {
 
 /** Choose an image, or draw one, and see what every layer makes of it. */
 function workSection() {
-  const root = element("section", { id: "network" }, element("h2", {}, "The network at work"));
-  const sentences = runs.map((run, i) => run.network.sentence && `${runs.length > 1 ? `${title(runs, i)}. ` : ""}${run.network.sentence}`).filter(Boolean);
-  root.append(...sentences.map((sentence) => element("p", { class: "sentence" }, sentence)));
-  const usable = networks.some(Boolean);
-  const weights = runs.map((run, i) => run.checkpoint && `${runs.length > 1 ? `${letter(i)}: ` : ""}${run.checkpoint}`).filter(Boolean);
-  if (weights.length) root.append(element("p", { class: "note" }, `Computed in this page, in plain JavaScript, with the weights of ${weights.join(" and ")}.`));
-  // Without images of the run, drawings still have their shape.
-  const scale = images ?? { shape: [1, 28, 28], low: 0, high: 1, items: [] };
-  const view = imageView(scale);
+  const several = runs.length > 1, canCompute = networks.some(Boolean);
+  const sentences = runs.map((run) => run.network.sentence).filter(Boolean);
+  const weights = runs.map((run, i) => networks[i] && `${several ? `${letter(i)}: ` : ""}${run.checkpoint}`).filter(Boolean);
+  const root = element("section", { id: "network" }, element("h2", {}, "The network at work"),
+    ...sentences.map((sentence) => element("p", { class: "sentence" }, sentence)),
+    weights.length > 0 && element("p", { class: "note" }, `Computed in this page, in plain JavaScript, with the weights of ${weights.join(" and ")}.`));
+  const view = imageView(images);
   const caption = element("p", { class: "caption", role: "status" });
-  const details = element("div", { class: "details", role: "status", "aria-live": "polite" }, hint());
-  const panels = networks.map((network, i) => network && panel(network, i));
+  const details = element("div", { class: "details", role: "status", "aria-live": "polite", tabindex: 0, hidden: !canCompute });
+  const answer = element("div", { class: "answer" }, element("h3", {}, "What the network gets"), view.canvas, details);
+  const pointing = { clear: null, isPinned: false, byKeys: false };
+  const panels = runs.map((_, i) => ({
+    bars: probabilityBars(classes, several ? title(runs, i) : null), heading: several ? title(runs, i) : null,
+    maps: networks[i] && networkView(networks[i], classes, pointing, { frame: view.frame, tell }),
+  }));
+  const inputs = canCompute ? imageInputs(data, show) : null;
   let current = null;
+  addEventListener("keydown", (event) => event.key === "Escape" && pointing.clear?.());
+  addEventListener("scroll", keepInSight);
 
-  function hint() {
-    return element("p", { class: "note" }, "Point at any cell of any map: what it sees is framed, and here stands how it came about.");
+  /** Shows how a cell came about; null: that one may point at a cell. */
+  function tell(elements) {
+    answer.classList.toggle("open", Boolean(elements));
+    answer.classList.toggle("pinned", Boolean(elements) && pointing.isPinned);
+    details.replaceChildren(...(elements
+      ? [element("button", { type: "button", class: "close", "aria-label": "close", onclick: () => pointing.clear() }, "×"), ...elements,
+        element("p", { class: "note" }, pointing.isPinned ? "Pinned: a click on a map or Escape frees it." : "A click or Enter pins this.")]
+      : [element("p", { class: "note" }, "Point at any cell of any map: what it sees is framed, and how it came about stands here.")]));
+    keepInSight();
   }
 
-  function panel(network, i) {
-    const bars = probabilityBars(classes);
-    const maps = networkView(network, {
-      frame: view.frame,
-      tell: (elements) => {
-        details.classList.toggle("open", Boolean(elements));
-        details.replaceChildren(...(elements ? [element("button", { type: "button", class: "close", "aria-label": "close", onclick: () => maps.clear() }, "×"), ...elements] : [hint()]));
-      },
-    });
-    return { bars, maps, heading: runs.length > 1 ? title(runs, i) : null };
+  /** Beside the first and the last maps, an explanation leaves its place to be in the window. */
+  function keepInSight() {
+    answer.style.translate = "";
+    const { top, bottom } = answer.getBoundingClientRect(), maps = place.getBoundingClientRect();
+    if (!answer.classList.contains("open") || maps.bottom < 0 || maps.top > innerHeight) return;
+    answer.style.translate = `0 ${bottom > innerHeight ? innerHeight - bottom : Math.max(0, 8 - top)}px`;
   }
 
   const called = (item) => (item.kind === "own" ? item.name : `image of ${classes[item.label]}`);
 
-  function show(values, name) {
-    current = { shape: scale.shape, values };
+  /**
+   * Shows values at work under a name; null: nothing. `answers` are those that Python wrote, pairs
+   * of a class and its probability for each run, where the page cannot compute them.
+   */
+  function show(values, name, answers = []) {
+    if (name !== DRAWING || values === null) pointing.clear?.();
+    if (name !== DRAWING) inputs?.forget();
+    current = values && { shape: images.shape, values };
     view.show(values, name);
-    const answers = panels.map((panel) => {
-      if (!panel) return null;
-      const probabilities = panel.maps.show(current);
-      panel.bars.show(probabilities);
-      const best = largest(probabilities);
-      return `${classes[best]}, ${percent(probabilities[best])}`;
+    const told = panels.map(({ maps, bars }, run) => {
+      const shares = maps ? maps.show(current) : spread(answers[run]);
+      bars.show(shares);
+      return shares && `${classes[largest(shares)]}, ${percent(shares[largest(shares)])}`;
     }).filter(Boolean);
-    caption.textContent = `${name}: ${answers.join(" and ")}`;
+    caption.textContent = !values ? "" : told.length ? `${name}: ${told.join(" and ")}` : name;
   }
 
-  function open(item) {
-    show(item.values, called(item));
-    root.scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+  /** Pairs of a class and its probability as a list with a number for each class. */
+  function spread(pairs) {
+    if (!pairs) return null;
+    const shares = classes.map(() => 0);
+    for (const [index, share] of pairs) shares[index] = share ?? NaN;
+    return shares;
   }
 
-  if (images) {
-    const first = images.items.filter((item) => item.kind !== "example");
-    root.append(element("h3", {}, "Choose an image"), gallery(data, first.map((item) => ({ ...item, predicted: undefined })), 0, (item) => show(item.values, called(item))));
+  const choose = (item) => show(item.values, called(item), item.answers);
+  const place = element("div", { class: canCompute ? "work" : "work without-maps" },
+    element("div", { class: "input-side" },
+      inputs?.pad && element("div", {}, element("div", { class: "heading" }, element("h3", {}, "Draw a digit"), inputs.clear), inputs.pad),
+      element("div", {}, caption, ...panels.map(({ bars }) => bars.root)),
+      inputs && element("div", {}, inputs.steps, inputs.file)),
+    element("div", { class: "answer-side" }, answer),
+    canCompute && element("div", { class: networks.every(Boolean) && several ? "maps two" : "maps" },
+      ...panels.filter(({ maps }) => maps).map(({ maps, heading }) => element("div", {}, heading && element("h3", {}, heading), maps.root))));
+
+  if (images.items.length) {
+    const first = images.items.filter((item) => item.kind !== "example").map((item) => ({ ...item, predicted: undefined }));
+    const wrong = mistakes(images, 0).slice(0, first.length);
+    root.append(element("h3", {}, "Choose an image"), gallery(data, first, 0, choose),
+      ...(wrong.length ? [element("h4", {}, `Mistakes${several ? " of A" : ""}`), gallery(data, wrong, 0, choose)] : []));
   }
-  if (usable) {
-    root.append(element("div", { class: "work" },
-      element("div", { class: "input-side" },
-        data.draws ? element("h3", {}, "or draw one") : null,
-        data.draws ? drawingPad(show) : null,
-        fileField({ ...data, images: scale }, show)),
-      element("div", { class: "answer-side" },
-        element("h3", {}, "What the network gets"), view.canvas, caption,
-        ...panels.filter(Boolean).map(({ bars, heading }) => element("div", {}, heading && element("h4", {}, heading), bars.root)), details),
-      element("div", { class: panels.filter(Boolean).length > 1 ? "maps two" : "maps" },
-        ...panels.filter(Boolean).map(({ maps, heading }) => element("div", {}, heading && element("h3", {}, heading), maps.root)))));
-  }
+  if (images.items.length || canCompute) root.append(place);
+  if (canCompute) tell(null);
   return {
-    root, open, show,
+    root, show,
     current: () => current,
+    open(item) {
+      choose(item);
+      place.scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+    },
     begin() {
-      if (!usable) return;
-      const item = images?.items[0];
-      if (item) show(item.values, called(item));
+      if (images.items.length) choose(images.items[0]);
     },
   };
 }

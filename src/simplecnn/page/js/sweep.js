@@ -10,9 +10,9 @@ document.querySelector("main").append(headOfSweep(), jobTable(), values(), curve
 
 function headOfSweep() {
   return element("header", {},
-    element("p", { class: "brand" }, "simplecnn · sweep"), element("h1", {}, data.title), element("p", {}, data.summary),
+    element("p", { class: "brand" }, "simplecnn · sweep"), element("h1", {}, data.title), data.folder && element("p", { class: "note" }, data.folder), element("p", {}, data.summary),
     ...[["command", data.command], ...data.answers].map(([word, text]) => element("div", { class: "command" },
-      element("span", { class: "label" }, word), element("code", {}, text), copyButton(text))));
+      element("span", { class: "label" }, word), element("code", {}, text), word === "best job" ? null : copyButton(text))));
 }
 
 function jobTable() {
@@ -39,7 +39,7 @@ function jobTable() {
     const down = head.getAttribute("aria-sort") === "ascending";
     heads.forEach((other) => other.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const order = (a, b) => (isText(column) ? a.localeCompare(b) : Number(a) - Number(b)) * (down ? -1 : 1);
+    const order = (a, b) => (isText(column) ? a.localeCompare(b, "en", { numeric: true }) : Number(a) - Number(b)) * (down ? -1 : 1);
     const sorted = [...jobs].sort(({ cells: { [column]: a } }, { cells: { [column]: b } }) => (a === "") - (b === "") || order(a, b));
     body.append(...sorted.map((job) => rows.get(job.name)));
   }
@@ -77,8 +77,14 @@ function scatter(key, points) {
     for (const tick of linearTicks(y0, y1, 4)) svg.append(
       shape("line", { x1: left, x2: width - 12, y1: up(tick), y2: up(tick), class: "grid" }),
       shape("text", { x: left - 6, y: up(tick) + 4, "text-anchor": "end" }, digits(tick, 4)));
-    const ticks = kinds.length <= 8 ? kinds : isLog ? [kinds[0], kinds[kinds.length - 1]] : isNumber ? linearTicks(kinds[0], kinds[kinds.length - 1]) : kinds.slice(0, 8);
-    for (const tick of ticks) svg.append(shape("text", { x: along(position(tick)), y: height - bottom + 16, "text-anchor": "middle" }, typeof tick === "number" ? digits(tick) : String(tick).slice(0, 14)));
+    let free = 0; // from where on there is room for the words of another tick
+    for (const kind of kinds) {
+      const x = along(position(kind));
+      if (x < free) continue;
+      const words = isNumber ? digits(kind) : String(kind).slice(0, 14);
+      free = x + 7 * words.length + 8;
+      svg.append(shape("text", { x, y: height - bottom + 16, "text-anchor": "middle" }, words));
+    }
     svg.append(shape("text", { x: width / 2, y: height - 4, "text-anchor": "middle" }, key));
     for (const point of points) {
       const words = `job ${point.name}: ${key} ${point.value}, ${metric} ${digits(point.result, 4)}`;
