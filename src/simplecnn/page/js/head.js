@@ -145,7 +145,7 @@ export function picturesSection(runs) {
         png === null
           ? element("p", {}, `left out, so that the page stays small: it is in the folder of the run, images/${name}.png`)
           : element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": name },
-            element("img", { src: `data:image/png;base64,${png}`, alt: name, width: Math.round(width / 1.5), height: Math.round(height / 1.5) })))));
+            element("img", { src: `data:image/png;base64,${png}`, alt: name, width, height })))));
   });
   return section.childElementCount > 1 ? section : null;
 }
