@@ -470,18 +470,6 @@ def report(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(found: dict[str, Any], path: Path) -> None:
-    from simplecnn.figures.benchmark import Bars, benchmark_figure
-
-    panels = []
-    for part, title in (("steps", "milliseconds a step"), ("busy", "beside two busy processes")):
-        if part in found:
-            medians = {row: statistics.median(v) for row, v in found[part]["ms"].items()}
-            bars = [(ROWS[r], ms, f"{ms:.1f}", r in ("ours", "plain")) for r, ms in medians.items()]
-            panels.append(Bars(title, bars))
-    benchmark_figure(panels, title=f"64 digits, {found['processor']}").savefig(path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -492,7 +480,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=32, help="of a turn")
     parser.add_argument("--repeats", type=int, default=5, help="of what starts processes")
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
-    parser.add_argument("--picture", type=Path, help="draw the steps to this file")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
@@ -515,8 +502,6 @@ def main() -> None:
     print(report(found))
     if args.json:
         args.json.write_text(json.dumps(found, indent=2))
-    if args.picture:
-        draw(found, args.picture)
 
 
 def processor() -> str:

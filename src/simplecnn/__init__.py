@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from simplecnn.convolution import conv2d, conv2d_gradients
     from simplecnn.data.image_folder import ImageFolderDataModule
     from simplecnn.data.mnist import MNISTDataModule
+    from simplecnn.inference.networks import load_safetensors
     from simplecnn.inference.trained_run import TrainedRun
     from simplecnn.models.classifier import Classifier
     from simplecnn.models.simple_cnn import SimpleCNN
@@ -31,6 +32,7 @@ MODULES = {
     "conv2d": "simplecnn.convolution",
     "conv2d_gradients": "simplecnn.convolution",
     "load": "simplecnn.api",
+    "load_safetensors": "simplecnn.inference.networks",
     "receptive_fields": "simplecnn.receptive_field",
     "train": "simplecnn.api",
 }
@@ -43,6 +45,7 @@ __all__ = [
     "conv2d",
     "conv2d_gradients",
     "load",
+    "load_safetensors",
     "receptive_fields",
     "train",
 ]
