@@ -28,7 +28,10 @@ class RunError(Exception):
 
 def short(path: str | Path) -> str:
     """A path as one would type it from here."""
-    relative = os.path.relpath(path)
+    try:
+        relative = os.path.relpath(path)
+    except ValueError:  # on another drive of Windows
+        return str(path)
     return str(path) if relative.startswith("..") else relative
 
 

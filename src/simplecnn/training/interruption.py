@@ -28,8 +28,10 @@ class Interruption(Callback):
         if several:
             atexit.register(leave_group)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, *_: Any) -> None:
         self.stop.restore()
+
+    on_sanity_check_start = on_test_start = on_train_start
 
     def on_train_batch_start(self, *_: Any) -> None:
         if self._parent is not None and os.getppid() != self._parent:
