@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor, wait
 from queue import SimpleQueue
@@ -70,7 +71,9 @@ class JoblibLauncher(WorkerLauncher):
             finally:
                 idle.put(worker)
 
-        with ThreadPoolExecutor(len(self.workers)) as pool:
+        with warnings.catch_warnings(), ThreadPoolExecutor(len(self.workers)) as pool:
+            # joblib starts a worker anew that has grown, as by its first import of torch.
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
             jobs = [pool.submit(run, n, o) for n, o in enumerate(job_overrides, initial_job_idx)]
             try:
                 return [job.result() for job in jobs]

@@ -53,7 +53,6 @@ def configure_lightning_logging() -> None:
         logger.handlers.clear()
         logger.propagate = True
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_no_advert)
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # another weight is fine
     logging.captureWarnings(True)
     for message in THEIR_WARNINGS:
         warnings.filterwarnings("ignore", message)

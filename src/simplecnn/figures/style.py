@@ -1,5 +1,6 @@
 """One look for all figures: colors, text sizes, numbers, and how an array becomes a picture."""
 
+import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -62,6 +63,9 @@ def drawing(*, ink: bool = True) -> Iterator[None]:
     ink: gray images are drawings, ink on paper; else photographs, shown as they are.
     """
     token = _ink.set(ink)
+    logger = logging.getLogger("matplotlib.font_manager")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # a font in another weight is fine
     look: Any = {"text.parse_math": False, "font.family": list(fonts())}
     with matplotlib.rc_context(look), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
@@ -69,6 +73,7 @@ def drawing(*, ink: bool = True) -> Iterator[None]:
             yield
         finally:
             _ink.reset(token)
+            logger.setLevel(level)
 
 
 @cache
