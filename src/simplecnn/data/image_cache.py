@@ -25,6 +25,7 @@ from simplecnn.atomic import atomic_write
 from simplecnn.data.images import Fit, fit_pixels, read_pixels
 from simplecnn.errors import InputError, short
 
+SMALL = 8_000  # bytes of a file
 TOGETHER = 128  # files that a thread decodes before it takes others
 Stamp = list[int]  # size in bytes, time of change in nanoseconds
 
@@ -171,8 +172,11 @@ def _decoded(
 ) -> Iterator[tuple[str, NDArray[np.uint8] | str]]:
     """Each file's pixels, or what is wrong with it, in order; a bar shows how far it is.
 
-    By threads: Pillow decodes and resizes without Python's lock.
+    By threads: Pillow decodes and resizes without Python's lock. Of small files that is so little
+    that threads would wait for each other.
     """
+    mean_size = sum(size for size, _ in stamps.values()) / max(1, len(stamps))
+    num_threads = os.cpu_count() if mean_size > SMALL else 1
     kept: dict[str, int] = {}
     if before is not None and before.files:
         pixels = before.pixels(mapped=True)
@@ -183,7 +187,7 @@ def _decoded(
 
     names = list(stamps)
     parts = [names[i : i + TOGETHER] for i in range(0, len(names), TOGETHER)]
-    pool = ThreadPoolExecutor(max_workers=os.cpu_count())
+    pool = ThreadPoolExecutor(max_workers=num_threads)
     bar = tqdm(total=len(names), desc=f"reading {root.name}", unit="image", disable=None)
     # Pillow warns of odd headers, and of sizes that are looked at. Threads share the filters.
     with warnings.catch_warnings(), bar:
