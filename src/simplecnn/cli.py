@@ -130,10 +130,7 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
     if not is_further_process():
         from simplecnn.inference.model_card import write_model_card  # not before the first step
 
-        try:
-            write_model_card(RunDirectory.open(folder))
-        except Exception as error:  # the run is finished all the same
-            log.warning("model_card.md could not be written: %s", error)
+        write_model_card(RunDirectory.open(folder))
     return best
 
 

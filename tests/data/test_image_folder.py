@@ -21,6 +21,7 @@ from simplecnn.data.mnist import MNISTDataModule
 from simplecnn.errors import InputError
 from simplecnn.inference.image_files import read_image
 from simplecnn.inference.preprocessing import Preprocessing
+from simplecnn.models.classifier import Classifier
 
 
 def write(path: Path, pixels: np.ndarray | None = None, **options: object) -> Path:
@@ -465,12 +466,18 @@ def test_the_model_card_tells_of_the_images(run):
     assert ", n = 3 |" in card  # the interval of the run's own test
 
 
-def test_a_network_that_does_not_take_the_images_is_one_sentence(shapes, tmp_path):
+class Reshaping(Classifier):
+    """May give its network something else than the images: nobody can tell."""
+
+
+def test_a_network_that_does_not_take_the_images_is_one_sentence(shapes, tmp_path, monkeypatch):
     from simplecnn.config.build import check_classes
 
     config = compose_run(tmp_path, "data=image_folder", f"data.root={shapes}", "model=lenet")
     with pytest.raises(InputError, match="model.network: it does not take these images, 3 x 64 x"):
         check_classes(config)
+    monkeypatch.setenv("SIMPLECNN_TARGETS", f"{__name__}.Reshaping")
+    check_classes({**config, "model": {**config["model"], "_target_": f"{__name__}.Reshaping"}})
 
 
 def test_balanced_weights_give_each_class_the_same_sum(run):

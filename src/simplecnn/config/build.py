@@ -23,7 +23,7 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from simplecnn.config.schema import OURS
+from simplecnn.config.schema import CIFAR10, IMAGE_SIZE, MNIST, OURS, Classifier, ImageFolder
 from simplecnn.config.spelling import cut, did_you_mean, show, unknown
 from simplecnn.errors import InputError, RunError
 
@@ -383,7 +383,10 @@ def _refusals(config: Config, targets: Mapping[str, Any]) -> Iterator[str]:
     if "model.network" in targets and all(map(_is_light, dict(target_nodes(network)).values())):
         with _imported("torch.device")("meta"):
             built = attempt("model.network", partial(build, network))
-            if built is not None and (shape := _image_shape(config.get("data") or {})):
+            is_ours = (
+                OURS.get(str(model.get("_target_"))) is Classifier
+            )  # another may reshape images
+            if is_ours and built is not None and (shape := _image_shape(config.get("data") or {})):
                 attempt("model.network", partial(_take_image, built, shape))
     nodes = {key: node for key, node in (config.get("callbacks") or {}).items() if node}
     callbacks = [attempt(f"callbacks.{key}", partial(build, node)) for key, node in nodes.items()]
@@ -400,11 +403,13 @@ def _refusals(config: Config, targets: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _image_shape(data: Config) -> tuple[int, int, int] | None:
-    """Channels, height and width of the images of our data; None where nobody can tell."""
-    name = str(data.get("_target_")).rpartition(".")[2]
-    size = data.get("image_size") or {"MNISTDataModule": 28, "CIFAR10DataModule": 32}.get(name)
-    channels = data.get("channels") or (3 if name == "CIFAR10DataModule" else 1)
-    return (channels, size, size) if isinstance(size, int) and isinstance(channels, int) else None
+    """Channels, height and width of the images of our data; None for other data."""
+    model: Any = OURS.get(str(data.get("_target_")))
+    if model not in (MNIST, CIFAR10, ImageFolder):
+        return None
+    size: Any = data.get("image_size") or getattr(model, "image_size", IMAGE_SIZE)
+    channels: Any = data.get("channels") or getattr(model, "channels", 1)
+    return channels, size, size
 
 
 def _take_image(network: Any, shape: tuple[int, int, int]) -> None:

@@ -5,6 +5,7 @@ holds; no torch.
 """
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from scipy.stats import binomtest
 from simplecnn.atomic import atomic_write
 from simplecnn.run_directory import RunDirectory
 
+log = logging.getLogger(__name__)
 CARD = "model_card.md"
 NUM_CONFUSIONS = 5
 DATA = {  # size of the test set, what it is, its license
@@ -33,9 +35,15 @@ DATA = {  # size of the test set, what it is, its license
 
 
 def write_model_card(directory: RunDirectory) -> Path:
-    """Write model_card.md into a run's directory, in the place of an older one; gives its path."""
+    """Write model_card.md into a run's directory, in the place of an older one; gives its path.
+
+    Where it cannot be made, a warning says why: what led to it is done all the same.
+    """
     path = directory.path / CARD
-    atomic_write(path, model_card(directory).encode())
+    try:
+        atomic_write(path, model_card(directory).encode())
+    except Exception as error:
+        log.warning("%s could not be written: %s", CARD, error)
     return path
 
 
