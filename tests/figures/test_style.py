@@ -75,3 +75,14 @@ def test_names_are_no_formulas_and_no_font_must_have_them():
     with drawing():
         figure = confusion_figure(np.eye(3, dtype=int), class_names=names, title="$100 & $200")
         assert encode_png(figure)[1] > 100
+
+
+def test_powers_of_ten_on_an_axis_are_formulas():
+    with drawing():
+        figure = new_figure(3, 3)
+        ax = figure.subplots()
+        ax.set_yscale("log")
+        ax.plot([1, 2], [1, 1000])
+        encode_png(figure)
+        labels = ax.get_yticklabels()
+    assert all(label.get_parse_math() for label in labels)

@@ -96,7 +96,8 @@ class Mosaic:
 
     def write(self, x: float, y: float, text: str, *, size: float = NOTE, **options: Any) -> None:
         """Write `text` at (x, y), `size` in points; options are those of matplotlib's Text."""
-        self.ax.add_artist(Label(x, y, text, fontsize=size, **options))
+        # No formulas: a class may be called $x$.
+        self.ax.add_artist(Label(x, y, text, fontsize=size, parse_math=False, **options))
 
     def _color_bar(self, x: float, height: int, name: str) -> None:
         """The scale from its end down to its start, `name` below it."""

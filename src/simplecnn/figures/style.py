@@ -58,7 +58,7 @@ STAGES = {
 
 @contextmanager
 def drawing(*, ink: bool = True) -> Iterator[None]:
-    """For figures that are made and drawn inside: texts are no formulas, in fonts that have them.
+    """For figures that are made and drawn inside: names are in fonts that have their letters.
 
     ink: gray images are drawings, ink on paper; else photographs, shown as they are.
     """
@@ -66,7 +66,7 @@ def drawing(*, ink: bool = True) -> Iterator[None]:
     logger = logging.getLogger("matplotlib.font_manager")
     level = logger.level
     logger.setLevel(logging.ERROR)  # a font in another weight is fine
-    look: Any = {"text.parse_math": False, "font.family": list(fonts())}
+    look: Any = {"font.family": list(fonts())}
     with matplotlib.rc_context(look), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         try:
