@@ -462,7 +462,7 @@ def test_the_model_card_tells_of_the_images(run):
 
     card = model_card(RunDirectory.open(run))
     assert "| class | train | val | test |" in card and "| disk | 17 | 5 | 2 |" in card
-    assert "- data.normalize: True" in card and "- class weights: balanced" in card
+    assert "- data.normalize: true" in card and "- model.class_weights: balanced" in card
     assert ", n = 3 |" in card  # the interval of the run's own test
 
 

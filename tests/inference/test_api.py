@@ -105,9 +105,11 @@ def test_the_model_card(good_run, tmp_path):
     directory = RunDirectory.open(folder)
     card = model_card(directory)
     share = directory.record["metrics"]["test/acc"]
-    assert "98,442 parameters" in card and "- channels: [16, 32, 64]" in card
-    assert "License: CC BY-SA 3.0." in card and "- optimizer: AdamW (lr: 0.005" in card
-    assert "- epochs: 4" in card and "- data.batch_size: 64" in card and "- torch 2." in card
+    assert "SimpleCNN, 98,442 parameters, trained on CPU: all 4 epochs.\n" in card
+    assert "License: CC BY-SA 3.0." in card
+    assert "- model.network.channels: [16, 32, 64]" in card and "- torch 2." in card
+    assert "- model.optimizer.lr: 0.005" in card and "- data.batch_size: 64" in card
+    assert "data_dir" not in card.partition("## Reproduce")[0]  # a path of one machine
     assert f"| {100 * share:.2f} % [" in card and "n = 500" in card
     assert card.count("not measured yet") == 2
     assert f"```\n{directory.record['command']}\n```" in card

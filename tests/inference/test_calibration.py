@@ -11,7 +11,7 @@ from PIL import Image
 
 from simplecnn.figures.inference.reliability import reliability_figure
 from simplecnn.inference.calibration import calibration
-from simplecnn.inference.evaluate import evaluate, summarize
+from simplecnn.inference.evaluate import _table, evaluate, summarize
 from simplecnn.run_directory import RunDirectory
 
 
@@ -60,6 +60,24 @@ def test_evaluate_writes_it_and_draws_it(good_run, tmp_path, caplog):
         np.testing.assert_array_equal(arrays["num_images"], [b["num_images"] for b in bins])
     with Image.open(stem.with_suffix(".png")) as picture:
         assert picture.width > 600 and picture.height > 700
+
+
+def test_the_table_names_the_classes_in_full_and_fits_a_screen():
+    names = ["airplane", "automobile", "cat"]
+    logits = torch.eye(3)[[0, 0, 1, 0, 2]]
+    found = summarize(logits, torch.tensor([0, 0, 1, 1, 2]), names)
+    lines = _table("a run", found).splitlines()
+    assert lines[0] == "a run" and lines[1].startswith("accuracy 80.00 %   macro 83.33 %")
+    cells = [line.split() for line in lines[4:]]
+    assert cells[0] == ["true", "recall", "precision", *names]
+    assert cells[2] == ["automobile", "50.00", "%", "100.00", "%", "1", "1", "."]
+    many = [f"{name} of the year {year}" for name in names for year in range(1990, 2000)]
+    labels = torch.arange(29)  # of the last class there is no image
+    found = summarize(torch.eye(30)[[*range(28), 3]], labels, many)
+    lines = _table("a run", found).splitlines()
+    assert max(map(len, lines)) <= 120 and "most often predicted as" in lines[4]
+    assert lines[-2].split("   ")[-1].strip() == "airplane of the year 1993 (1)"
+    assert lines[-1].split() == ["cat", "of", "the", "year", "1999", "-", "-"]
 
 
 def test_the_diagram_shows_each_bin():

@@ -17,13 +17,7 @@ from PIL import Image
 
 from simplecnn.data.mnist import MNISTDataModule
 from simplecnn.errors import InputError, RunError
-from simplecnn.inference.image_files import (
-    MAX_SIDE,
-    find_images,
-    image_from_array,
-    read_image,
-    reduced,
-)
+from simplecnn.inference.image_files import find_images, image_from_array, read_image
 from simplecnn.inference.predict import attribution, predict
 from simplecnn.inference.preprocessing import Preprocessing
 from simplecnn.inference.trained_run import load_run
@@ -61,7 +55,6 @@ def off_center(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 CHANGES = {
-    "as it is": lambda image, rng: image,
     "inverted": lambda image, rng: 255 - image,
     "200 x 300": stretched,
     "off center": off_center,
@@ -73,26 +66,29 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_digit_is_known_however_it_is_written(change, run, digits, tmp_path):
     rng = np.random.default_rng(0)
-    for i, image in enumerate(digits[0]):
+    images, labels = digits[0][::2], digits[1][::2]
+    for i, image in enumerate(images):
         Image.fromarray(CHANGES[change](image, rng)).save(tmp_path / f"{i:03}.png")
     folder = predict(run, find_images([str(tmp_path)]), to=str(tmp_path / "out"))
     rows = answers(folder)
-    assert [Path(row["file"]).stem for row in rows] == [f"{i:03}" for i in range(500)]
-    right = np.mean([row["class"] == label for row, label in zip(rows, digits[1], strict=True)])
-    # Of 500 digits some are nearly another one, and which ones, the processor's rounding decides.
-    lost = 0 if change in ("as it is", "inverted") else 10
-    assert 500 * right >= 500 * run.metrics["test/acc"] - lost - 1e-3
-    assert right >= 0.95
+    assert [Path(row["file"]).stem for row in rows] == [f"{i:03}" for i in range(250)]
+    as_they_are = run.predict(images).classes
+    right, expected = (
+        sum(name == label for name, label in zip(names, labels, strict=True))
+        for names in ([row["class"] for row in rows], as_they_are)
+    )
+    # Of 250 digits some are nearly another one, and which ones, the processor's rounding decides.
+    assert right >= expected - (0 if change == "inverted" else 5) and right >= 237
 
 
 @pytest.mark.long
-def test_a_thousand_files_take_less_than_ten_seconds(run, digits, tmp_path):
-    for i in range(1000):
-        Image.fromarray(digits[0][i % 500]).save(tmp_path / f"{i}.png")
+def test_five_hundred_files_take_less_than_five_seconds(run, digits, tmp_path):
+    for i, image in enumerate(digits[0]):
+        Image.fromarray(image).save(tmp_path / f"{i:03}.png")
     start = time.process_time()
     folder = predict(run, find_images([str(tmp_path)]), to=str(tmp_path / "out"))
-    assert time.process_time() - start < 10
-    assert len(answers(folder)) == 1000
+    assert time.process_time() - start < 5
+    assert [row["class"] for row in answers(folder)] == run.predict(digits[0]).classes
 
 
 def test_the_files_say_what_the_network_says(run, digits, tmp_path, caplog):
@@ -249,9 +245,6 @@ def test_arrays_of_every_kind_are_the_same_image():
     ):
         np.testing.assert_allclose(image_from_array(array), expected, atol=1e-6)  # fmt: skip
     assert image_from_array(gray, color=True).shape == (3, 4, 3)
-    large = np.arange(3000, dtype=np.float32)[None].repeat(2, 0) / 3000
-    assert reduced(large).shape == (1, 1000) and MAX_SIDE == 1024
-    np.testing.assert_allclose(reduced(large)[0], large[0].reshape(1000, 3).mean(1), rtol=1e-6)
 
 
 def test_the_command(good_run, digits, tmp_path):

@@ -13,7 +13,7 @@ from torchvision.transforms import Normalize
 
 from simplecnn.config.build import build
 from simplecnn.config.composition import compose_config
-from simplecnn.inference.preprocessing import like_mnist
+from simplecnn.inference.preprocessing import Preprocessing
 from simplecnn.models.simple_cnn import SimpleCNN
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -37,6 +37,11 @@ STROKES: list[list[list[tuple[int, int]]]] = [
     [[(65, 30), (52, 17), (36, 24), (34, 40), (46, 49), (60, 42), (66, 28), (65, 50), (61, 68),
       (56, 86)]],
 ]  # fmt: skip
+
+
+def like_mnist(gray: np.ndarray) -> np.ndarray:
+    """What `predict` makes of a drawing: (28, 28), 0 to 1."""
+    return Preprocessing().array(gray)[0]
 
 
 def drawn_digits(number: int) -> np.ndarray:

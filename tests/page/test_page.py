@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import compose_run
-from pages import networks
+from pages import like_mnist, networks
 from PIL import Image
 from torch import nn
 
@@ -18,7 +18,6 @@ from simplecnn.config.composition import compose_config
 from simplecnn.errors import InputError
 from simplecnn.inference.image_files import read_image
 from simplecnn.inference.networks import load_network
-from simplecnn.inference.preprocessing import like_mnist
 from simplecnn.models.simple_cnn import SimpleCNN
 from simplecnn.page import html
 from simplecnn.page.gather import gather, network_data
@@ -67,7 +66,8 @@ def test_the_images_and_the_matrix_are_those_of_the_validation(finished_run):
     assert [item["label"] for item in probes] == list(range(10))
     shown = {(item["label"], item["predicted"][0]) for item in images["items"]}
     assert {(i, j) for i, j in zip(*np.nonzero(counts), strict=True)} <= shown
-    assert "answers" not in probes[0]  # the page computes them
+    best, share = probes[0]["answers"][0][0]
+    assert best == probes[0]["predicted"][0] and 0.1 < share <= 1
 
 
 def test_size_and_time_of_the_default_network(tmp_path):
@@ -169,7 +169,7 @@ def test_a_network_that_raises_and_data_that_are_absent(finished_run, monkeypatc
     monkeypatch.setattr(SimpleCNN, "forward", lambda *_: 1 / 0)
     data = gather([run])
     assert data["images"]["items"][0]["predicted"] == [0]  # as the run has kept it
-    assert "confidence" not in data["images"]["items"][0]
+    assert "answers" not in data["images"]["items"][0]
     monkeypatch.undo()
     config = run.config()
     config["data"] |= {"dataset": "FashionMNIST", "data_dir": str(finished_run / "nothing")}
@@ -180,7 +180,7 @@ def test_a_network_that_raises_and_data_that_are_absent(finished_run, monkeypatc
     assert "layers" in data["runs"][0]["network"]
 
 
-def test_an_image_of_ones_own_is_read_as_predict_reads_it(finished_run, tmp_path, monkeypatch):
+def test_an_image_of_ones_own_is_read_as_predict_reads_it(finished_run, tmp_path):
     gray = np.full((90, 60), 255, np.uint8)
     gray[20:70, 28:36] = 10
     Image.fromarray(gray).save(tmp_path / "one.png")
@@ -189,9 +189,8 @@ def test_an_image_of_ones_own_is_read_as_predict_reads_it(finished_run, tmp_path
     pixels = np.frombuffer(base64.b64decode(images["pixels"]), np.uint8)[:784].reshape(28, 28)
     expected = like_mnist(read_image(tmp_path / "one.png"))
     assert np.abs(pixels / 255 - expected).max() <= 0.5 / 255 + 1e-6
-    assert images["items"][0] == {"kind": "own", "name": "one.png"}
-    monkeypatch.setattr("simplecnn.page.gather.MAX_WEIGHTS", 0)  # then Python computes
-    (item, *_) = gather([run], own_images=[str(tmp_path / "one.png")])["images"]["items"]
+    item = images["items"][0]
+    assert (item["kind"], item["name"]) == ("own", "one.png") and "predicted" not in item
     network = load_network(finished_run / "checkpoints" / "best.ckpt")
     expected = network(torch.from_numpy(expected)[None, None]).softmax(1)[0].tolist()
     assert [share for _, share in sorted(item["answers"][0])] == pytest.approx(expected, abs=0.01)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import compose_run
-from pages import CHROMIUM, STROKES, Tab, chromium, drawn_digits, networks
+from pages import CHROMIUM, STROKES, Tab, chromium, drawn_digits, like_mnist, networks
 from PIL import Image
 from torch import nn
 
 from simplecnn.inference.networks import load_network
-from simplecnn.inference.preprocessing import Preprocessing, like_mnist
+from simplecnn.inference.preprocessing import Preprocessing
 from simplecnn.page import html
 from simplecnn.page.gather import gather, network_data
 from simplecnn.page.report import write_report

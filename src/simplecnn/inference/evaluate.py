@@ -17,7 +17,8 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from simplecnn.atomic import atomic_write
 from simplecnn.checkpoint_file import read_checkpoint
-from simplecnn.config.build import build
+from simplecnn.config.build import build, first_line
+from simplecnn.config.spelling import cut
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
 from simplecnn.errors import InputError, short
@@ -31,7 +32,7 @@ from simplecnn.table import table
 
 log = logging.getLogger(__name__)
 RESULTS = "evaluation.json"
-MAX_COLUMNS = 20  # classes whose counts are printed side by side
+MAX_WIDTH = 120  # characters of a line of the confusion matrix
 
 
 def evaluate(directory: RunDirectory, checkpoint: Path, *, data: Mapping[str, Any] | None) -> float:
@@ -43,15 +44,12 @@ def evaluate(directory: RunDirectory, checkpoint: Path, *, data: Mapping[str, An
     configure_lightning_logging()
     images = TestData(data or directory.config()["data"], checkpoint, is_other=data is not None)
     images.check_classes(directory.record.get("class_names"))
-    network = load_network(checkpoint)
-    result = measure(network, images)
+    result = measure(load_network(checkpoint), images)
     name = f"{checkpoint.stem} on {result['num_images']:,} test images of {images.name}"
     add_result(directory.path, name, {"checkpoint": checkpoint.name, **result})
     picture = draw_reliability(directory.path, name, result)
-    log.info(
-        "%s\n\nadded to %s and %s",
-        _table(name, result), short(directory.path / RESULTS), short(picture),
-    )  # fmt: skip
+    files = f"{short(directory.path / RESULTS)} and {short(picture)}"
+    log.info("%s\n\nadded to %s", _table(name, result), files)
     return result["acc"]
 
 
@@ -88,13 +86,12 @@ class TestData:
 
     def check_classes(self, of_run: Sequence[str] | None) -> None:
         """Raise InputError where a folder of images has other classes than the run."""
-        if not isinstance(self.datamodule, ImageFolderDataModule) or not of_run:
-            return
-        here = list(self.datamodule.class_names)
-        if here != list(of_run):
+        here = list(getattr(self.datamodule, "class_names", ()))
+        is_folder = isinstance(self.datamodule, ImageFolderDataModule)
+        if is_folder and of_run and here != list(of_run):
             raise InputError(
-                f"data: {self.name} has the classes {', '.join(here[:MAX_COLUMNS])}, and the "
-                f"network tells {', '.join(of_run[:MAX_COLUMNS])} apart."
+                f"data: {self.name} has the classes {cut(', '.join(here))}, and the network tells "
+                f"{cut(', '.join(of_run))} apart."
             )
 
     def tensors(self) -> tuple[Tensor, Tensor]:
@@ -104,13 +101,18 @@ class TestData:
 
     def class_names(self, num_classes: int) -> tuple[str, ...]:
         """The names of the data module or of its data set; 0, 1, 2, … where it has none."""
-        sources = [(self.datamodule, "class_names"), (self.datamodule, "classes"),
-                   (getattr(self.loader, "dataset", None), "classes")]  # fmt: skip
-        for source, attribute in sources:
-            names = getattr(source, attribute, None)
-            if isinstance(names, list | tuple) and len(names) == num_classes:
-                return tuple(map(str, names))
-        return tuple(str(i) for i in range(num_classes))
+        return class_names(self.datamodule, self.loader, num_classes)
+
+
+def class_names(datamodule: Any, loader: Any, num_classes: int) -> tuple[str, ...]:
+    """The names that a data module or its data set gives; 0, 1, 2, … where there are none."""
+    dataset = getattr(loader, "dataset", None)
+    for source, attribute in ((datamodule, "class_names"), (datamodule, "classes"),
+                              (dataset, "classes")):  # fmt: skip
+        names = getattr(source, attribute, None)
+        if isinstance(names, list | tuple) and len(names) == num_classes:
+            return tuple(map(str, names))
+    return tuple(map(str, range(num_classes)))
 
 
 @torch.no_grad()
@@ -137,9 +139,8 @@ def logits_of(network: nn.Module, images: Tensor) -> Tensor:
         answer = network(images)
     except RuntimeError as error:
         size = " x ".join(map(str, images.shape[1:]))
-        raise InputError(
-            f"The network does not take images of {size}: {str(error).splitlines()[0]}"
-        ) from None
+        reason = f"The network does not take images of {size}: {first_line(error)}"
+        raise InputError(reason) from None
     if not (isinstance(answer, Tensor) and answer.ndim == 2):
         raise InputError("The network does not give logits (N, classes): nothing to compare.")
     return answer
@@ -149,8 +150,11 @@ def summarize(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dic
     """The same from logits (N, classes) and labels (N,)."""
     confusion = multiclass_confusion_matrix(logits, labels, num_classes=len(class_names))
     right = confusion.diagonal().tolist()
-    recall = _shares(class_names, right, confusion.sum(1).tolist())
-    precision = _shares(class_names, right, confusion.sum(0).tolist())
+    recall, precision = (
+        {name: round(r / n, 6) if n else None
+         for name, r, n in zip(class_names, right, confusion.sum(axis).tolist(), strict=True)}
+        for axis in (1, 0)
+    )  # fmt: skip
     known = [share for share in recall.values() if share is not None]
     return {
         "num_images": len(labels),
@@ -164,21 +168,13 @@ def summarize(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dic
     }
 
 
-def _shares(
-    names: Sequence[str], right: Sequence[int], counts: Sequence[int]
-) -> dict[str, float | None]:
-    shares = zip(names, right, counts, strict=True)
-    return {name: round(r / n, 6) if n else None for name, r, n in shares}
-
-
 def add_result(directory: Path, name: str, result: dict[str, Any]) -> None:
     """Add to the evaluations there are; only the same one is replaced.
 
     Several processes may do so at once.
     """
     path = directory / RESULTS
-    lock = directory / f".{RESULTS}.lock"
-    with FileLock(lock, timeout=60):
+    with FileLock(directory / f".{RESULTS}.lock", timeout=60):
         results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         write_json(path, {**results, name: result})
 
@@ -186,45 +182,46 @@ def add_result(directory: Path, name: str, result: dict[str, Any]) -> None:
 def draw_reliability(directory: Path, name: str, result: dict[str, Any]) -> Path:
     """Write the reliability diagram of a result, and its arrays beside it; gives the picture."""
     bins = result["calibration_bins"]
-    arrays = {
-        key: np.array([np.nan if b[key] is None else b[key] for b in bins], float)
-        for key in ("num_images", "confidence", "acc")
-    }
-    error = f"expected calibration error {100 * result['ece']:.2f} %"
-    stem = "reliability_" + re.sub(r"\W+", "_", name)
-    (directory / "images").mkdir(exist_ok=True)
+    keys = ("num_images", "confidence", "acc")
+    arrays = {key: np.array([b[key] for b in bins], float) for key in keys}  # None is NaN
+    stem = re.sub(r"\W+", "_", name)
+    path = directory / "images" / f"reliability_{stem}.png"
+    path.parent.mkdir(exist_ok=True)
     numbers, picture = io.BytesIO(), io.BytesIO()
     np.savez_compressed(numbers, **arrays)  # type: ignore[arg-type]
+    error = f"expected calibration error {100 * result['ece']:.2f} %, {len(bins)} bins"
     with drawing():
-        title = f"{name}\n{error}, {len(bins)} bins"
-        reliability_figure(*arrays.values(), title=title).savefig(picture)
-    atomic_write(directory / "images" / f"{stem}.npz", numbers.getvalue())
-    atomic_write(directory / "images" / f"{stem}.png", picture.getvalue())
-    return directory / "images" / f"{stem}.png"
+        reliability_figure(*arrays.values(), title=f"{name}\n{error}").savefig(picture)
+    atomic_write(path.with_suffix(".npz"), numbers.getvalue())
+    atomic_write(path, picture.getvalue())
+    return path
 
 
 def _table(name: str, result: dict[str, Any]) -> str:
     """Recall and precision of each class, and beside them the confusion matrix.
 
-    Of more classes than fit side by side, only what each is most often predicted as.
+    Where its lines would be too long, only what each class is most often predicted as.
     """
-    classes = list(result["acc_per_class"])
-    is_wide = len(classes) > MAX_COLUMNS
-    heads = [] if is_wide else [label[:8] for label in classes]
-    last = ["most often predicted as"] if is_wide else []
-    rows = [["true", "recall", "precision", *heads, *last]]
-    for i, (label, counts) in enumerate(zip(classes, result["confusion"], strict=True)):
-        shares = [result[key][label] for key in ("acc_per_class", "precision_per_class")]
-        cells = ["-" if share is None else f"{100 * share:.2f} %" for share in shares]
-        wrong = [0 if j == i else count for j, count in enumerate(counts)]
-        worst = max(range(len(wrong)), key=wrong.__getitem__)
-        taken = f"{classes[worst]} ({wrong[worst]})" if wrong[worst] else ""
-        rows.append([label, *cells, *([taken] if is_wide else [str(n or ".") for n in counts])])
-    heading = (
+    recall, precision, confusion = (
+        result[key] for key in ("acc_per_class", "precision_per_class", "confusion")
+    )
+    classes = list(recall)
+    first = [["true", "recall", "precision"]]
+    for label in classes:
+        shares = (recall[label], precision[label])
+        first.append([label, *("-" if s is None else f"{100 * s:.2f} %" for s in shares)])
+    matrix = [classes, *([str(n or ".") for n in counts] for counts in confusion)]
+    text = table([[*a, *b] for a, b in zip(first, matrix, strict=True)])
+    if max(map(len, text.splitlines())) > MAX_WIDTH:
+        most = [["most often predicted as"]]
+        for i, counts in enumerate(confusion):
+            wrong, j = max((count, -j) for j, count in enumerate(counts) if j != i)
+            most.append([f"{classes[-j]} ({wrong})" if wrong else ""])
+        text = table([[*a, *b] for a, b in zip(first, most, strict=True)])
+    return (
         f"{name}\n"
         f"accuracy {100 * result['acc']:.2f} %   macro {100 * result['macro_acc']:.2f} %   "
         f"top-2 {100 * result['top2_acc']:.2f} %\n"
         f"loss (negative log-likelihood) {result['loss']:.4f}   expected calibration error "
-        f"{100 * result['ece']:.2f} % ({len(result['calibration_bins'])} bins)"
+        f"{100 * result['ece']:.2f} % ({len(result['calibration_bins'])} bins)\n\n{text}"
     )
-    return f"{heading}\n\n{table(rows)}"

@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from simplecnn.atomic import atomic_write
-from simplecnn.data.batches import scale
+from simplecnn.config.build import first_line
 from simplecnn.data.files import read_bundled
 from simplecnn.errors import InputError, RunError, short
-from simplecnn.inference.evaluate import TestData
 from simplecnn.inference.networks import NETWORK
 from simplecnn.inference.trained_run import BATCH, TrainedRun
 from simplecnn.run_directory import write_json
@@ -46,12 +46,16 @@ def export(run: TrainedRun, to: Path, format: str = "safetensors") -> dict[str, 
     metadata = describe(run)
     content, answers, facts = FORMATS[format](run, metadata)
     checked = check(run, answers)
-    checksum = hashlib.sha256(content).hexdigest()
-    num_parameters = sum(p.numel() for p in run.network.parameters())
     record = {
-        "file": to.name, "format": format, **facts, "num_parameters": num_parameters,
-        "num_bytes": len(content), "sha256": checksum, "checked": checked, **metadata,
-    }  # fmt: skip
+        "file": to.name,
+        "format": format,
+        **facts,
+        "num_parameters": sum(p.numel() for p in run.network.parameters()),
+        "num_bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "checked": checked,
+        **metadata,
+    }
     try:
         atomic_write(to, content)
         write_json(to.with_name(f"{to.name}.json"), record)
@@ -59,19 +63,17 @@ def export(run: TrainedRun, to: Path, format: str = "safetensors") -> dict[str, 
         raise InputError(f"{short(to)} cannot be written: {error.strerror}.") from None
     opset = f"   opset {facts['opset']}" if "opset" in facts else ""
     log.info(
-        "%s   %s, %s parameters, %s bytes%s\nsha256 %s\n"
-        "checked on %s real images: the same classes, logits within %.1e",
-        short(to), format, f"{num_parameters:,}", f"{len(content):,}", opset, checksum,
-        f"{checked['num_images']:,}", checked["largest_difference"],
-    )  # fmt: skip
+        f"{short(to)}   {format}, {record['num_parameters']:,} parameters, {len(content):,} bytes"
+        f"{opset}\nsha256 {record['sha256']}\nchecked on {checked['num_images']:,} real images: "
+        f"the same classes, logits within {checked['largest_difference']:.1e}"
+    )
     return record
 
 
 def describe(run: TrainedRun) -> dict[str, Any]:
     """What must be known to use the network: for the metadata of a file, and beside it."""
-    crop = run.network_config.get("crop")
     preprocessing: dict[str, Any] = run.preprocessing.record()
-    if crop:
+    if crop := run.network_config.get("crop"):
         preprocessing["crop"] = {"pixels": list(crop), "applied_by": "the network itself"}
     return {
         NETWORK: run.network_config or None,
@@ -102,13 +104,9 @@ def check(run: TrainedRun, answers: Answers) -> dict[str, Any]:
 
 
 def real_images(run: TrainedRun) -> Tensor:
-    """1,000 bundled digits, or test images of the run where its network takes no digits."""
-    shape = run.preprocessing
-    if shape.size == 28 and not shape.color:
-        digits, _ = read_bundled()
-        chosen = torch.from_numpy(digits[:: len(digits) // NUM_CHECKED])
-        return scale(chosen[:, None]).expand(-1, shape.channels, -1, -1)
-    return TestData(run.config["data"], run.checkpoint).tensors()[0][:NUM_CHECKED]
+    """1,000 bundled digits as the network takes them, in any size and color."""
+    digits, _ = read_bundled()
+    return run.prepare(digits[:: len(digits) // NUM_CHECKED])
 
 
 def _safetensors(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, Answers, dict]:
@@ -118,23 +116,20 @@ def _safetensors(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, Answ
             f"only the network of a Classifier is exported. Type format=onnx or torch_export."
         )
     weights = {name: value.contiguous() for name, value in run.network.state_dict().items()}
-    texts = {key: json.dumps(value) for key, value in metadata.items()}
-    content = save(weights, {"format": "pt", **texts})
-    read = load(content)
-    assert read.keys() == weights.keys()
-    answers = lambda x: torch.func.functional_call(run.network, read, (x,))  # noqa: E731
-    return content, answers, {"num_tensors": len(weights)}
+    content = save(weights, {"format": "pt", **_texts(metadata)})
+    written = load(content)
+    answers = partial(torch.func.functional_call, run.network, written)
+    return content, answers, {"num_tensors": len(written)}
 
 
 def _torch_export(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, Answers, dict]:
-    buffer = io.BytesIO()
     sizes = ({0: torch.export.Dim("batch", min=1)},)
     with _followed_by_torch():
         program = torch.export.export(run.network, _example(run), dynamic_shapes=sizes)
+    buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={"metadata.json": json.dumps(metadata)})
-    content = buffer.getvalue()
-    module = torch.export.load(io.BytesIO(content)).module()
-    return content, module, {"input": INPUT}
+    written = torch.export.load(io.BytesIO(buffer.getvalue())).module()
+    return buffer.getvalue(), written, {"input": INPUT}
 
 
 def _onnx(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, Answers, dict]:
@@ -154,7 +149,7 @@ def _onnx(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, Answers, di
         )  # fmt: skip
     assert program is not None
     model = program.model_proto
-    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
+    onnx.helper.set_model_props(model, _texts(metadata))
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -165,6 +160,10 @@ def _onnx(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, Answers, di
 
     opset = next(entry.version for entry in model.opset_import if not entry.domain)
     return content, answers, {"opset": opset, "input": INPUT}
+
+
+def _texts(metadata: dict[str, Any]) -> dict[str, str]:
+    return {key: json.dumps(value) for key, value in metadata.items()}
 
 
 def _example(run: TrainedRun) -> tuple[Tensor]:
@@ -180,8 +179,8 @@ def _followed_by_torch() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"torch.export cannot follow this network: {reason[0]}") from None
+        reason = f"torch.export cannot follow this network: {first_line(error)}"
+        raise InputError(reason) from None
 
 
 FORMATS = {"safetensors": _safetensors, "onnx": _onnx, "torch_export": _torch_export}

@@ -16,7 +16,6 @@ from simplecnn.data.images import (
     FORMATS,
     MAX_BYTES,
     MAX_PIXELS,
-    MAX_SIDE,
     TOO_MANY,
     check_size,
     pixels_from_pil,
@@ -37,37 +36,34 @@ def find_images(names: Sequence[str]) -> list[str]:
     """
     files: dict[str, None] = {}
     mistakes = []
+    suffixes = ", ".join(sorted(suffix.removeprefix(".") for suffix in SUFFIXES))
     for name in names:
         path = Path(name).expanduser()
-        if name == STDIN or path.is_file() or (path.exists() and not path.is_dir()):
+        if path.is_dir():
+            there, sentence = path.rglob("*"), f"there is no image in this folder ({suffixes})"
+        elif name != STDIN and not path.exists() and glob.has_magic(name):
+            there = map(Path, glob.glob(str(path), recursive=True))
+            sentence = f"no image has such a name ({suffixes})"
+        else:
             files[name if name == STDIN else str(path)] = None
+            if name != STDIN and not path.exists():
+                mistakes.append(f"image={name}: there is no such file.")
             continue
-        paths = (
-            path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
-        )
-        images = sorted(str(p) for p in paths if p.suffix.lower() in SUFFIXES and p.is_file())
+        images = sorted(str(p) for p in there if p.suffix.lower() in SUFFIXES and p.is_file())
         files |= dict.fromkeys(images)
-        if not images and path.is_dir():
-            mistakes.append(f"image={name}: there is no image in this folder ({_suffixes()}).")
-        elif not images and glob.has_magic(name):
-            mistakes.append(f"image={name}: no image has such a name ({_suffixes()}).")
-        elif not images:
-            mistakes.append(f"image={name}: there is no such file.")
+        if not images:
+            mistakes.append(f"image={name}: {sentence}.")
     if mistakes:
         raise InputError(*mistakes)
     return list(files)
 
 
-def _suffixes() -> str:
-    return ", ".join(sorted(suffix.removeprefix(".") for suffix in SUFFIXES))
-
-
 def read_image(name: str | Path, *, color: bool = False) -> NDArray[np.float32]:
     """An image file as gray values (H, W), or (H, W, 3), 0 black to 1 white; transparent is white.
 
-    Of several pictures in a file the first one counts; what is larger than `MAX_SIDE` is reduced.
-    `-` reads standard input. Raises InputError where it is none of `FORMATS` and no NumPy array,
-    is damaged, or is too large.
+    Of several pictures in a file the first one counts; a picture larger than `images.MAX_SIDE` is
+    reduced. `-` reads standard input. Raises InputError where it is none of `FORMATS` and no NumPy
+    array, is damaged, or is too large.
     """
     with sentences(f"image={name}"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow: odd headers, and sizes that are looked at here
@@ -75,24 +71,19 @@ def read_image(name: str | Path, *, color: bool = False) -> NDArray[np.float32]:
             content = sys.stdin.buffer.read(MAX_BYTES + 1)
             check_size(len(content), f"image={name}")
             with Image.open(BytesIO(content), formats=FORMATS) as image:
-                return image_from_pil(image, color=color)
+                return (pixels_from_pil(image, color=color) / 255).astype(np.float32)
         path = Path(name)
         if path.suffix.lower() == ".npy" and path.is_file():
             check_size(path.stat().st_size, f"image={name}")
             array = np.load(path, mmap_mode="r", allow_pickle=False)
             if array.size > MAX_PIXELS:
                 raise ValueError(TOO_MANY)
-            return reduced(image_from_array(array, color=color))
+            return image_from_array(array, color=color)
         return (read_pixels(path, color=color, name=f"image={name}") / 255).astype(np.float32)
 
 
-def image_from_pil(image: Image.Image, *, color: bool = False) -> NDArray[np.float32]:
-    """The same for an image of Pillow's. Raises ValueError where it has too many pixels."""
-    return (pixels_from_pil(image, color=color) / 255).astype(np.float32)
-
-
 def image_from_array(array: NDArray[Any], *, color: bool = False) -> NDArray[np.float32]:
-    """The same for an array (H, W), (H, W, C) or (C, H, W) of 1 or 3 channels.
+    """An array (H, W), (H, W, C) or (C, H, W) of 1 or 3 channels as gray values or colors.
 
     Integers count from 0 to the largest of their type, floats to 1, or to 255 where one is above 1.
     Raises ValueError where it is no image.
@@ -117,15 +108,3 @@ def image_from_array(array: NDArray[Any], *, color: bool = False) -> NDArray[np.
         return np.broadcast_to(values, (*values.shape[:2], 3)).copy()
     weights = [0.299, 0.587, 0.114] if values.shape[2] == 3 else [1.0]  # Pillow's, of ITU-R 601
     return (values @ np.asarray(weights)).astype(np.float32)
-
-
-def reduced(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """An image of at most `MAX_SIDE` pixels a side: means over blocks of whole pixels."""
-    step = -(-max(image.shape[:2]) // MAX_SIDE)
-    if step == 1:
-        return image
-    height, width = (max(1, side // step) for side in image.shape[:2])
-    image = image[: height * step, : width * step]
-    blocks = image.reshape(height, image.shape[0] // height, width, image.shape[1] // width, -1)
-    means = blocks.mean(axis=(1, 3))
-    return means if image.ndim == 3 else means[..., 0]

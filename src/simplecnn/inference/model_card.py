@@ -50,20 +50,31 @@ def write_model_card(directory: RunDirectory) -> Path:
 def model_card(directory: RunDirectory) -> str:
     """The text: Markdown, a section a question."""
     config, record = directory.config(), directory.record
-    dataset = str(config["data"].get("dataset", ""))
-    if str(config["data"].get("_target_")).endswith(".CIFAR10DataModule"):
-        dataset = "CIFAR10"
+    evaluations = _read(directory.path / "evaluation.json")
     splits = record.get("images") or {}
-    num_test = sum((splits.get("test") or {}).values()) or DATA.get(dataset, (None,))[0]
-    evaluations: dict[str, Any] = _read(directory.path / "evaluation.json")
+    is_cifar10 = _name(config["data"]) == "CIFAR10DataModule"
+    dataset = "CIFAR10" if is_cifar10 else config["data"].get("dataset")
+    num_test = sum(splits["test"].values()) if "test" in splits else DATA.get(dataset, (None,))[0]
+    git = record.get("git")
+    source = f"{git['revision']}{', with changes' * bool(git['dirty'])}" if git else "not in git"
     sections = {
-        "Network": _network(config, record),
+        "Network": [
+            f"{_name(config['model'].get('network') or config['model'])}, "
+            f"{record.get('num_parameters') or 0:,} parameters, trained on "
+            f"{(record.get('device') or {}).get('name')}: "
+            f"{record.get('ended') or 'how it ended is not recorded'}.",
+            f"Classes: {', '.join(record.get('class_names') or ['not recorded'])}.",
+        ],
         "Data": _folder(config["data"], splits) if splits else _data(config["data"], dataset),
-        "Recipe": _recipe(config, record),
+        "Recipe": [
+            f"- {key}: {value}"
+            for key, value in flat({part: config.get(part) for part in ("model", "data", "seed")})
+            if value != "null" and key not in ("data.root", "data.data_dir")  # of one machine
+        ],
         "Metrics": _metrics(record, evaluations, num_test),
         "Known weaknesses": _weaknesses(directory.path, evaluations),
         "Versions": [f"- {name} {number}" for name, number in record.get("versions", {}).items()]
-        + [f"- source {_source(record.get('git'))}"],
+        + [f"- source {source}"],
         "Reproduce": ["```", str(record.get("command", "")), "```"],
     }
     text = [f"# {config.get('name', 'run')}, {record.get('started', '')[:10]}"]
@@ -72,17 +83,20 @@ def model_card(directory: RunDirectory) -> str:
     return "\n".join(text) + "\n"
 
 
-def _network(config: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[str]:
-    network = config["model"].get("network") or config["model"]
-    number = record.get("num_parameters")
-    name = str(network["_target_"]).rpartition(".")[2]
-    yield f"{name}{f', {number:,} parameters' if number else ''}. Its arguments:"
-    yield ""
-    yield from _bullets(network)
-    yield "- classes: " + ", ".join(record.get("class_names") or ["not recorded"])
+def flat(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every value of a configuration as text, with its key: `data.batch_size`."""
+    if isinstance(config, Mapping) and config:
+        for key, value in config.items():
+            yield from flat(value, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, config if isinstance(config, str) else json.dumps(config, default=str)
 
 
-def _data(data: Mapping[str, Any], dataset: str) -> Iterator[str]:
+def _name(node: Mapping[str, Any]) -> str:
+    return str(node["_target_"]).rpartition(".")[2]
+
+
+def _data(data: Mapping[str, Any], dataset: str | None) -> Iterator[str]:
     if dataset in DATA:
         num_test, words, license_name = DATA[dataset]
         yield f"{dataset}: {words}. License: {license_name}."
@@ -101,26 +115,6 @@ def _folder(data: Mapping[str, Any], splits: Mapping[str, Mapping[str, int]]) ->
     for name in next(iter(splits.values())):
         yield f"| {name} | {' | '.join(str(counts.get(name, 0)) for counts in splits.values())} |"
     yield f"| all | {' | '.join(str(sum(counts.values())) for counts in splits.values())} |"
-
-
-def _recipe(config: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[str]:
-    model, data = config["model"], config["data"]
-    yield f"- epochs: {record.get('num_epochs')} ({record.get('ended') or 'status unknown'})"
-    for part in ("optimizer", "scheduler"):
-        node = model.get(part) or {}
-        arguments = ", ".join(line.removeprefix("- ") for line in _bullets(node))
-        if node:
-            yield f"- {part}: {node['_target_'].rpartition('.')[2]} ({arguments})"
-    for key in ("batch_size", "val_size", "seed", "image_size", "channels", "fit", "normalize"):
-        if data.get(key) is not None:
-            yield f"- data.{key}: {data[key]}"
-    augmentation = data.get("augmentation")
-    yield f"- augmentation: {augmentation['_target_'].rpartition('.')[2] if augmentation else 'no'}"
-    yield f"- label smoothing: {model.get('label_smoothing', 0)}"
-    if model.get("class_weights"):
-        yield f"- class weights: {model['class_weights']}"
-    yield f"- seed: {config.get('seed')}"
-    yield f"- device: {(record.get('device') or {}).get('name')}"
 
 
 def _metrics(
@@ -152,8 +146,27 @@ def _accuracy(share: float, num_images: int | None) -> str:
 
 
 def _weaknesses(path: Path, evaluations: Mapping[str, Any]) -> Iterator[str]:
-    lines = [*_confused(evaluations), *_corrupted(path), *_moved(path)]
-    yield from lines
+    for name, result in evaluations.items():
+        recall = {k: v for k, v in result["acc_per_class"].items() if v is not None}
+        worst = min(recall, key=recall.__getitem__)
+        classes = list(result["acc_per_class"])
+        pairs = [(n, classes[i], classes[j]) for i, row in enumerate(result["confusion"])
+                 for j, n in enumerate(row) if i != j and n]  # fmt: skip
+        pairs.sort(key=lambda pair: -pair[0])
+        most = ", ".join(f"{a} as {b} ({n})" for n, a, b in pairs[:NUM_CONFUSIONS])
+        yield f"- {name}: least right on {worst} ({100 * recall[worst]:.2f} %);"
+        yield f"  most often predicts {most or 'the right class, always'}."
+    robustness = _read(path / "explain" / "robustness" / "robustness.json")
+    for group in robustness.get("groups", {}).values():
+        strongest = {kind: errors[-1] for kind, errors in group["error"].items()}
+        worst_kinds = sorted(strongest, key=lambda kind: -strongest[kind])[:3]
+        words = ", ".join(f"{kind} {100 * strongest[kind]:.1f} %" for kind in worst_kinds)
+        yield f"- Corrupted images: {_share(group['mean_error'])} wrong over all kinds and"
+        yield f"  severities; at the strongest {words}."
+    report = _read(path / "explain" / "translation" / "translation.json")
+    for group in report.get("groups", {}).values():
+        yield f"- Moved images: {_share(group['near_accuracy'])} right where the image is moved by"
+        yield f"  up to {report['near']} pixels, {_share(group['accuracy'])} where it is not."
     if not evaluations:
         yield "- Which classes it confuses: not measured yet (`scripts/evaluate.py`)."
     if not (path / "explain").is_dir():
@@ -161,56 +174,11 @@ def _weaknesses(path: Path, evaluations: Mapping[str, Any]) -> Iterator[str]:
     yield "- It names one of its classes for every image, whatever is on it."
 
 
-def _confused(evaluations: Mapping[str, Any]) -> Iterator[str]:
-    for name, result in evaluations.items():
-        shares = {k: v for k, v in result["acc_per_class"].items() if v is not None}
-        worst = min(shares, key=lambda k: shares[k])
-        classes = list(result["acc_per_class"])
-        pairs = [(n, classes[i], classes[j]) for i, row in enumerate(result["confusion"])
-                 for j, n in enumerate(row) if i != j and n]  # fmt: skip
-        pairs.sort(key=lambda pair: -pair[0])
-        most = ", ".join(f"{a} as {b} ({n})" for n, a, b in pairs[:NUM_CONFUSIONS])
-        if pairs:
-            yield f"- {name}: least right on {worst} ({100 * shares[worst]:.2f} %);"
-            yield f"  most often predicts {most}."
-        else:
-            yield f"- {name}: no image was classified wrong."
-
-
-def _corrupted(path: Path) -> Iterator[str]:
-    robustness = _read(path / "explain" / "robustness" / "robustness.json")
-    for group in robustness.get("groups", {}).values():
-        mean, errors = group["mean_error"], group["error"]
-        last = {kind: values[-1] for kind, values in errors.items()}
-        worst = sorted(last, key=lambda kind: -last[kind])[:3]
-        yield f"- Corrupted images: {_share(mean)} wrong over all kinds and severities; at the"
-        yield "  strongest " + ", ".join(f"{kind} {100 * last[kind]:.1f} %" for kind in worst) + "."
-
-
-def _moved(path: Path) -> Iterator[str]:
-    report = _read(path / "explain" / "translation" / "translation.json")
-    for group in report.get("groups", {}).values():
-        yield f"- Moved images: {_share(group['near_accuracy'])} right where the image is moved by"
-        yield f"  up to {report['near']} pixels, {_share(group['accuracy'])} where it is not."
-
-
 def _share(interval: Mapping[str, Any]) -> str:
     """`12.3 % [11.0, 13.6]`; without the interval where there is none."""
     values = (interval[key] for key in ("mean", "low", "high"))
     mean, low, high = (math.nan if value is None else 100 * value for value in values)
     return f"{mean:.1f} %" + ("" if math.isnan(high) else f" [{low:.1f}, {high:.1f}]")
-
-
-def _bullets(node: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in node.items():
-        if not str(key).startswith("_") and value is not None:
-            yield f"- {key}: {value}"
-
-
-def _source(git: Any) -> str:
-    if not isinstance(git, Mapping):
-        return "not under version control"
-    return f"{git['revision']}{', with changes' if git.get('dirty') else ''}"
 
 
 def _read(path: Path) -> dict[str, Any]:

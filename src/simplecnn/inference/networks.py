@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from simplecnn.checkpoint_file import read_checkpoint
-from simplecnn.config.build import build
+from simplecnn.config.build import build, first_line
 from simplecnn.errors import InputError, short
 from simplecnn.old_runs import upgrade_hyper_parameters, upgrade_network
 from simplecnn.run_directory import RunDirectory
@@ -32,24 +32,17 @@ def load_network(path: Path) -> nn.Module:
     content = read_checkpoint(path)
     config = network_config(content, path)
     weights = content["state_dict"]
-    if config is not None:
-        weights = {
-            name.removeprefix(PREFIX): value
-            for name, value in weights.items()
-            if name.startswith(PREFIX)
-        }
-        return _loaded(config, weights, path)
-    module = _loaded(_model_config(path), weights, path)
-    network = getattr(module, "network", module)
-    return network if isinstance(network, nn.Module) else module
+    if config is None:
+        return _network_of(_loaded(_model_config(path), weights, path))
+    own = {n.removeprefix(PREFIX): value for n, value in weights.items() if n.startswith(PREFIX)}
+    return _loaded(config, own, path)
 
 
 def untrained_network(path: Path, seed: int) -> nn.Module:
     """The same network with the weights that a seed draws, in evaluation mode."""
     config = network_config(read_checkpoint(path), path)
     torch.manual_seed(seed)
-    module: nn.Module = build(config if config is not None else _model_config(path))
-    network = module if config is not None else getattr(module, "network", module)
+    network: nn.Module = build(config) if config else _network_of(build(_model_config(path)))
     return network.eval().requires_grad_(False)
 
 
@@ -68,8 +61,8 @@ def load_safetensors(path: Path) -> nn.Module:
             config = upgrade_network(json.loads(metadata[NETWORK]), crop)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{short(path)} is not an export of simplecnn: {reason[0]}.") from None
+        reason = f"{short(path)} is not an export of simplecnn: {first_line(error)}."
+        raise InputError(reason) from None
     return _loaded(config, weights, path)
 
 
@@ -85,9 +78,15 @@ def _model_config(path: Path) -> dict[str, Any]:
     return model
 
 
+def _network_of(module: nn.Module) -> nn.Module:
+    """The network of a LightningModule."""
+    network = getattr(module, "network", module)
+    return network if isinstance(network, nn.Module) else module
+
+
 def _loaded(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> nn.Module:
     try:
-        _check_size(config, weights, path)
+        _check_size(config, weights)
         module: nn.Module = build(config)
         # In one order in memory, wherever they come from: the same logits in every bit.
         ordered = {
@@ -98,12 +97,13 @@ def _loaded(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path
     except InputError as error:
         raise InputError(f"{short(path)}: {error}") from None
     except Exception as error:
-        raise InputError(_misfit(path, error)) from None
+        reason = f"{short(path)}: its weights do not fit its network: {first_line(error)}"
+        raise InputError(reason) from None
     return module.eval().requires_grad_(False)
 
 
-def _check_size(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse a network that is larger than its weights, before anything is allocated."""
+def _check_size(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Raise where a network is larger than its weights, before anything is allocated."""
     for name, value in weights.items():
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise InputError(f"{name} is larger than what the file holds of it.")
@@ -114,12 +114,4 @@ def _check_size(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: 
         raise
     except Exception:  # a class of the user's own may need real tensors to be built
         return
-    try:
-        module.load_state_dict(dict(weights), assign=True)
-    except RuntimeError as error:
-        raise InputError(_misfit(path, error)) from None
-
-
-def _misfit(path: Path, error: Exception) -> str:
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    return f"{short(path)}: its weights do not fit its network: {reason[0]}"
+    module.load_state_dict(dict(weights), assign=True)

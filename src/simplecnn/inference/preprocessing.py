@@ -10,6 +10,7 @@ from PIL import Image
 
 from simplecnn.data.images import Fit, fit_pixels
 from simplecnn.errors import InputError
+from simplecnn.inference.image_files import read_image
 
 Pixels = NDArray[np.float32]
 BOXES = {"MNIST": 20, "MNIST5k": 20, "FashionMNIST": 28, "KMNIST": 28}  # by data set, pixels
@@ -29,7 +30,8 @@ class Preprocessing:
     """How an image of any size becomes what a network takes: (channels, size, size), 0 to 1.
 
     box: the data set shows a light drawing on black, fitted into a square of so many pixels, its
-        center of mass in the middle; an image is brought to that. None: it is only resized.
+        center of mass in the middle (of MNIST: LeCun, Cortes and Burges, "The MNIST database of
+        handwritten digits"); an image is brought to that. None: it is only resized.
     fit: how a folder of images was made square (`images.fit_pixels`); None: by resizing.
     """
 
@@ -46,9 +48,8 @@ class Preprocessing:
     @classmethod
     def of(cls, data: Mapping[str, Any], network: Mapping[str, Any]) -> "Preprocessing":
         """From the configurations of a run's data and of its network, which says it if it can."""
-        box = BOXES.get(str(data.get("dataset", "MNIST")))
-        if data.get("_target_") != "simplecnn.data.mnist.MNISTDataModule":
-            box = None
+        is_mnist = data.get("_target_") == "simplecnn.data.mnist.MNISTDataModule"
+        box = BOXES.get(data.get("dataset", "MNIST")) if is_mnist else None
         return cls(
             channels=network.get("in_channels") or data.get("channels") or 1,
             size=network.get("image_size") or data.get("image_size") or 28,
@@ -62,35 +63,24 @@ class Preprocessing:
         `invert` swaps light and dark; None: where the data are light on black and the border is the
         lighter part. Raises InputError for an image of one color.
         """
-        first = Step(f"{image.shape[1]} x {image.shape[0]} pixels", image)
         if np.ptp(image, axis=(0, 1)).max() < MIN_CONTRAST:  # of a channel
             raise InputError("image: there is nothing to see in it, all of it has one color.")
-        if self.box is None:
-            steps = [first, Step("inverted", 1 - image)] if invert else [first]
-            last = steps[-1].pixels
-            if last.shape[:2] == (self.size, self.size):
-                return steps
-            if self.fit is None:
-                return [*steps, Step(f"resized to {self.size} x {self.size}", self._resized(last))]
-            square = fit_pixels((255 * last).round().astype(np.uint8), self.size, self.fit)
-            words = {"pad": "fitted into", "crop": "cut to a square,", "stretch": "stretched to"}
-            what = f"{words[self.fit]} {self.size} x {self.size}"
-            return [*steps, Step(what, (square / 255).astype(np.float32))]
-        if invert is None:
-            invert = bool(_background(image) > (image.min() + image.max()) / 2)
-        steps = [first, Step("inverted", 1 - image)] if invert else [first]
-        ink = steps[-1].pixels
-        if ink.shape == (self.size, self.size):
+        steps = [Step(f"{image.shape[1]} x {image.shape[0]} pixels", image)]
+        if invert is None and self.box is not None:
+            invert = _background(image) > (image.min() + image.max()) / 2
+        if invert:
+            image = 1 - image
+            steps.append(Step("inverted", image))
+        if image.shape[:2] == (self.size, self.size):
             return steps
-        paper = _background(ink)
-        ink = np.clip((ink - paper) / max(ink.max() - paper, 1e-6), 0, 1)
-        resized = self._resized(ink)
-        if self._is_laid_out(resized):
-            return [*steps, Step(f"resized to {self.size} x {self.size}", resized)]
-        top, bottom, left, right = _extent(ink)
-        ink = ink[top:bottom, left:right]
-        steps.append(Step(f"cut out {ink.shape[1]} x {ink.shape[0]}", ink))
-        return [*steps, Step(f"fitted into {self.box} x {self.box}, centered", self._placed(ink))]
+        return steps + (self._fitted(image) if self.box is None else self._centered(image))
+
+    def read(self, name: str, *, invert: bool | None = None) -> list[Step]:
+        """The steps of an image file. Raises InputError, which names it."""
+        try:
+            return self.steps(read_image(name, color=self.color), invert=invert)
+        except InputError as error:
+            raise InputError(str(error).replace("image:", f"image={name}:")) from None
 
     def array(self, image: Pixels, *, invert: bool | None = None) -> Pixels:
         """The image (channels, size, size) that comes out."""
@@ -104,48 +94,47 @@ class Preprocessing:
 
     def record(self) -> dict[str, Any]:
         """For metadata: the fields, and what they mean."""
-        drawing = "light drawing on black, " if self.box else ""
-        fit = (
-            f"fitted into {self.box} x {self.box}, center of mass in the middle" if self.box else ""
-        )
-        words = f"float32 (N, {self.channels}, {self.size}, {self.size}), 0 to 1, {drawing}{fit}"
-        return {**asdict(self), "input": words.rstrip(", ")}
+        words = f"float32 (N, {self.channels}, {self.size}, {self.size}), 0 to 1"
+        if self.box:
+            words += (
+                f", light drawing on black, fitted into {self.box} x {self.box}, center of mass in "
+                f"the middle"
+            )
+        return {**asdict(self), "input": words}
 
-    def _resized(self, image: Pixels) -> Pixels:
-        return _resize(image, self.size, self.size)
+    def _fitted(self, image: Pixels) -> list[Step]:
+        """A photograph as a square."""
+        if self.fit is None:
+            resized = _resize(image, self.size, self.size)
+            return [Step(f"resized to {self.size} x {self.size}", resized)]
+        square = fit_pixels((255 * image).round().astype(np.uint8), self.size, self.fit)
+        words = {"pad": "fitted into", "crop": "cut to a square,", "stretch": "stretched to"}
+        what = f"{words[self.fit]} {self.size} x {self.size}"
+        return [Step(what, (square / 255).astype(np.float32))]
 
-    def _is_laid_out(self, digit: Pixels) -> bool:
-        """Whether a drawing (size, size) fills its box and lies in the middle already."""
-        top, bottom, left, right = _extent(digit)
-        fills = abs(max(bottom - top, right - left) - (self.box or 0)) <= 1
-        away = np.abs(_center(digit) - self.size / 2)
-        return fills and bool((away <= 1).all())
-
-    def _placed(self, ink: Pixels) -> Pixels:
-        """The ink fitted into the box, its center of mass in the middle of the image."""
-        box = self.box or self.size
-        scale = box / max(ink.shape)
+    def _centered(self, image: Pixels) -> list[Step]:
+        """A light drawing as the data have theirs: fitted into the box, its center of mass in the
+        middle. One that fills the box and lies in the middle already is only resized."""
+        assert self.box is not None
+        middle = self.size / 2  # pixel 14, not 13.5, is where it lies in 99.5 % of MNIST
+        paper = _background(image)
+        ink = np.clip((image - paper) / max(image.max() - paper, 1e-6), 0, 1)
+        resized = _resize(ink, self.size, self.size)
+        top, bottom, left, right = _extent(resized)
+        fills_box = abs(max(bottom - top, right - left) - self.box) <= 1
+        if fills_box and (np.abs(_center(resized) - middle) <= 1).all():
+            return [Step(f"resized to {self.size} x {self.size}", resized)]
+        top, bottom, left, right = _extent(ink)
+        ink = ink[top:bottom, left:right]
+        steps = [Step(f"cut out {ink.shape[1]} x {ink.shape[0]}", ink)]
+        scale = self.box / max(ink.shape)
         height, width = (max(1, round(side * scale)) for side in ink.shape)
         ink = _resize(ink, height, width)
-        ink = ink / ink.max()
         space = self.size - np.array(ink.shape)
-        middle = self.size / 2  # pixel 14, not 13.5, is where it lies in 99.5 % of MNIST
         top, left = np.clip(np.rint(middle - _center(ink)).astype(int), 0, space)
         digit = np.zeros((self.size, self.size), np.float32)
-        digit[top : top + height, left : left + width] = ink
-        return digit
-
-
-def like_mnist(gray: Pixels, *, invert: bool | None = None) -> Pixels:
-    """A drawing or photograph (H, W), 0 to 1, as a digit of MNIST: (28, 28), white on black.
-
-    The digit is cut out, fitted into 20 x 20 pixels and put with its center of mass in the middle
-    (LeCun, Cortes and Burges, "The MNIST database of handwritten digits"). An image of 28 x 28
-    pixels is taken to be so already, and one that is so when it is resized to that is resized.
-    `invert` swaps black and white; None: where the border is the lighter part. Raises InputError
-    for an image of one color.
-    """
-    return Preprocessing().steps(gray, invert=invert)[-1].pixels.astype(np.float32)
+        digit[top : top + height, left : left + width] = ink / ink.max()
+        return [*steps, Step(f"fitted into {self.box} x {self.box}, centered", digit)]
 
 
 def _background(image: Pixels) -> float:

@@ -1,7 +1,7 @@
 """A trained run in Python: its network, its configuration, its metrics, and what can be asked."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,10 @@ from torch import Tensor, nn
 from simplecnn.checkpoint_file import read_checkpoint
 from simplecnn.config.mistakes import checked_parts
 from simplecnn.data.files import CLASS_NAMES
+from simplecnn.data.images import pixels_from_pil
 from simplecnn.errors import InputError, short
-from simplecnn.inference.image_files import (
-    find_images,
-    image_from_array,
-    image_from_pil,
-    read_image,
-    reduced,
-)
+from simplecnn.inference.evaluate import logits_of
+from simplecnn.inference.image_files import find_images, image_from_array, read_image
 from simplecnn.inference.networks import load_network, network_config
 from simplecnn.inference.preprocessing import Pixels, Preprocessing
 from simplecnn.models.activations import feature_maps
@@ -69,14 +65,18 @@ class Predictions:
         """(N,) the probability of the likeliest class."""
         return self.probabilities.max(axis=1)
 
+    def rows(self) -> Iterator[tuple[str, float, str, float]]:
+        """Of each image the likeliest class, its probability, the second likeliest, and its."""
+        for (first, second, *_), shares in zip(self.ranks, self.probabilities, strict=True):
+            one, two = float(shares[first]), float(shares[second])
+            yield self.class_names[first], one, self.class_names[second], two
+
     def __str__(self) -> str:
-        heads = ["", "class", "probability", "then", ""]
         rows = [
-            [str(i), self.class_names[ranks[0]], percent(shares[ranks[0]]),
-             self.class_names[ranks[1]], percent(shares[ranks[1]])]
-            for i, (ranks, shares) in enumerate(zip(self.ranks, self.probabilities, strict=True))
-        ]  # fmt: skip
-        return table([heads, *rows])
+            [str(i), name, percent(share), second, percent(second_share)]
+            for i, (name, share, second, second_share) in enumerate(self.rows())
+        ]
+        return table([["", "class", "probability", "then", ""], *rows])
 
 
 class TrainedRun:
@@ -126,9 +126,7 @@ class TrainedRun:
 
         Raises InputError where an image cannot be read, or shows nothing.
         """
-        return Predictions(
-            self.probabilities(self.prepare(images, invert=invert)), self.class_names
-        )
+        return self.predictions(self.prepare(images, invert=invert))
 
     def feature_maps(self, images: Any, *, invert: bool | None = None) -> dict[str, NDArray]:
         """The output (N, channels, H, W) of every convolution after its non-linearity, by name.
@@ -145,58 +143,51 @@ class TrainedRun:
             raise InputError("images: there is none.")
         return torch.from_numpy(np.stack(prepared))
 
+    def predictions(self, images: Tensor) -> Predictions:
+        """What the network takes prepared images (N, C, H, W) for."""
+        return Predictions(self._logits(images).softmax(1).numpy(), self.class_names)
+
     @torch.no_grad()
-    def probabilities(self, images: Tensor) -> NDArray[np.float32]:
-        """(N, classes) of prepared images (N, C, H, W)."""
-        try:
-            logits = torch.cat([self.network(part) for part in images.split(BATCH)])
-        except RuntimeError as error:
-            size = " x ".join(map(str, images.shape[1:]))
-            reason = str(error).splitlines()[0]
-            raise InputError(f"The network does not take images of {size}: {reason}") from None
-        return logits.softmax(1).numpy()
+    def _logits(self, images: Tensor) -> Tensor:
+        return torch.cat([logits_of(self.network, part) for part in images.split(BATCH)])
 
     def _read(self, images: Any) -> list[Pixels]:
-        color = self.preprocessing.color
+        color, channels = self.preprocessing.color, self.preprocessing.channels
+        if isinstance(images, list | tuple):
+            return [pixels for image in images for pixels in self._read(image)]
+        if isinstance(images, str | Path):
+            return [read_image(name, color=color) for name in find_images([str(images)])]
+        if isinstance(images, Tensor):
+            images = images.detach().cpu().numpy()
         try:
-            if isinstance(images, str | Path):
-                return [read_image(name, color=color) for name in find_images([str(images)])]
             if isinstance(images, Image.Image):
-                return [image_from_pil(images, color=color)]
-            if isinstance(images, Tensor):
-                images = images.detach().cpu().numpy()
+                return [(pixels_from_pil(images, color=color) / 255).astype(np.float32)]
             if isinstance(images, np.ndarray):
-                several = images if self._is_several(images) else [images]
-                return [reduced(image_from_array(array, color=color)) for array in several]
+                # (3, H, W) is one image where the network sees colors.
+                is_several = images.ndim == 4 or (
+                    images.ndim == 3
+                    and images.shape[2] not in (1, 3)
+                    and images.shape[0] not in (1, channels)
+                )
+                arrays = images if is_several else [images]
+                return [image_from_array(array, color=color) for array in arrays]
         except ValueError as error:
             raise InputError(f"images: {error}.") from None
-        if isinstance(images, Sequence):
-            return [pixels for image in images for pixels in self._read(image)]
         raise InputError(
             f"images is a {type(images).__name__}: give Pillow images, arrays, tensors, names of "
             f"files, or a list of them."
-        )
-
-    def _is_several(self, array: NDArray[Any]) -> bool:
-        """Whether an array holds several images; (3, H, W) is one where colors matter."""
-        if array.ndim != 3:
-            return array.ndim == 4
-        return array.shape[2] not in (1, 3) and array.shape[0] not in (
-            1,
-            self.preprocessing.channels,
         )
 
     def _class_names(self) -> tuple[str, ...]:
         """Of run.json, of the data set, or numbers: as many as the network tells apart."""
         size = self.preprocessing.size
         blank = torch.zeros(1, self.preprocessing.channels, size, size)
-        number = self.probabilities(blank).shape[1]
-        data: Mapping[str, Any] = self.config["data"]
-        known = [self.record.get("class_names"), CLASS_NAMES.get(str(data.get("dataset")))]
-        for names in known:
-            if isinstance(names, list | tuple) and len(names) == number:
+        number = self._logits(blank).shape[1]
+        dataset = str(self.config["data"].get("dataset"))
+        for names in (self.record.get("class_names"), CLASS_NAMES.get(dataset)):
+            if names and len(names) == number:
                 return tuple(map(str, names))
-        return tuple(str(i) for i in range(number))
+        return tuple(map(str, range(number)))
 
 
 def load_run(path: str | Path, checkpoint: str | None = None) -> TrainedRun:

@@ -1,6 +1,6 @@
 """The images on a page: which ones, as bytes, and what a network takes them for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities.seed import isolate_rng
-from torch import Tensor, nn
+from torch import Tensor
+
+from simplecnn.inference.evaluate import class_names
 
 MAX_IMAGES = 10_000  # of the split, that are looked at
 MAX_CLASSIFIED = 1_000  # by the network, where the run kept no answers
@@ -51,58 +53,40 @@ def read_images(datamodule: LightningDataModule, num_classes: int | None) -> Ima
         except Exception:  # a split that this data module has not, or has not read
             continue
         loader = loaders[0] if isinstance(loaders, list | tuple) and loaders else loaders
-        with isolate_rng():
-            images = _read(loader, split, datamodule, num_classes) if loader else None
-        if images is not None:
-            return images
+        pixels: list[NDArray[np.uint8]] = []
+        answers: list[NDArray[np.int64]] = []
+        with isolate_rng():  # a loader may shuffle
+            for images, labels in _batches(loader or ()):
+                if not pixels:
+                    low, high = min(0.0, float(images.min())), max(1.0, float(images.max()))
+                pixels.append(_bytes(images, low, high))
+                answers.append(labels.cpu().numpy().astype(np.int64))
+        if pixels:
+            true_classes = np.concatenate(answers)
+            number = num_classes or int(true_classes.max()) + 1
+            names = class_names(datamodule, loader, number)
+            return Images(split, np.concatenate(pixels), true_classes, names, low, high)
     return None
 
 
-def _read(
-    loader: Any, split: str, datamodule: LightningDataModule, num_classes: int | None
-) -> Images | None:
-    pixels: list[NDArray] = []
-    labels: list[NDArray] = []
-    low, high = 0.0, 1.0
+def _batches(loader: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of images and labels, of some thousand images; none where they are anything else."""
+    number = 0
     for batch in loader:
         if not (isinstance(batch, list | tuple) and len(batch) == 2):
-            return None
-        images, answers = batch
+            return
+        images, labels = batch
         if not (isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] in (1, 3)):
-            return None
-        if not pixels and (images.min() < 0 or images.max() > 1):
-            low, high = float(images.min()), float(images.max())
-        pixels.append(_bytes(images, low, high))
-        labels.append(answers.cpu().numpy())
-        if sum(map(len, labels)) >= MAX_IMAGES:
-            break
-    if not pixels:
-        return None
-    true_classes = np.concatenate(labels).astype(np.int64)
-    number = num_classes or int(true_classes.max()) + 1
-    names = class_names(datamodule, getattr(loader, "dataset", None), number)
-    return Images(split, np.concatenate(pixels), true_classes, names, low, high)
+            return
+        yield images, labels
+        number += len(labels)
+        if number >= MAX_IMAGES:
+            return
 
 
 def _bytes(images: Tensor, low: float, high: float) -> NDArray[np.uint8]:
     values = (images.float().cpu() - low) / (high - low) * 255
     return values.round().clamp(0, 255).byte().numpy()
-
-
-def class_names(datamodule: Any, dataset: Any, num_classes: int) -> list[str]:
-    """The names that the data module or its data set gives, else 0, 1, 2, …"""
-    sources = ((datamodule, "class_names"), (datamodule, "classes"), (dataset, "classes"))
-    for source, attribute in sources:
-        names = getattr(source, attribute, None)
-        if isinstance(names, list | tuple) and len(names) == num_classes:
-            return [str(name) for name in names]
-    return [str(i) for i in range(num_classes)]
-
-
-@torch.no_grad()
-def probabilities(network: nn.Module, images: Tensor) -> NDArray[Any]:
-    """Softmax (N, classes) of a network's answers to at least one image (N, C, H, W)."""
-    return torch.cat([network(part).float().softmax(1) for part in images.split(250)]).numpy()
 
 
 def choose(images: Images, predicted: Sequence[NDArray], shown: int) -> list[int]:

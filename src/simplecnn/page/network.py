@@ -1,7 +1,6 @@
 """A network as the page computes it: a list of layers, each with its weights. Torch only.
 
-Works for chains: `nn.Sequential`, nested or not, of the layers below. `Chain.sentence` says which
-layer of another network cannot be computed.
+Works for chains: `nn.Sequential`, nested or not, of the layers below.
 """
 
 import copy
@@ -13,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from simplecnn.models.simple_cnn import BlurPool, Crop, Normalize, SimpleCNN
+from simplecnn.models.simple_cnn import BlurPool, Crop, SimpleCNN
 
 ACTIVATIONS: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     nn.ReLU: lambda m: {"kind": "relu"},
@@ -68,17 +67,16 @@ def chain(network: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
 
 def _modules(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """The layers of nested Sequentials with their names."""
-    is_sequential = type(network).forward in (nn.Sequential.forward, SimpleCNN.forward)
-    if not is_sequential:
-        if prefix == "":
-            raise NoChain(
-                f"{type(network).__name__} is not a chain (nn.Sequential): what its forward does "
-                f"is known to Python alone."
-            )
+    if type(network).forward in (nn.Sequential.forward, SimpleCNN.forward):
+        for name, child in network.named_children():
+            yield from _modules(child, f"{prefix}.{name}" if prefix else name)
+    elif prefix:
         yield prefix, network
-        return
-    for name, child in network.named_children():
-        yield from _modules(child, f"{prefix}.{name}" if prefix else name)
+    else:
+        raise NoChain(
+            f"{type(network).__name__} is not a chain (nn.Sequential): what its forward does is "
+            f"known to Python alone."
+        )
 
 
 def _describe(
@@ -86,54 +84,50 @@ def _describe(
 ) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
     """What JavaScript must know of a layer that takes `x`; None for one that changes nothing."""
     m: Any = module
-    if type(m) in ACTIVATIONS:
-        return ACTIVATIONS[type(m)](m), {}
+    kind = type(m)
+    if kind in ACTIVATIONS:
+        return ACTIVATIONS[kind](m), {}
     if isinstance(m, IDENTITIES):
         return None, {}
-    if type(m) is nn.Conv2d and m.padding_mode == "zeros":
-        padding = [0, 0] if m.padding == "valid" else m.padding
-        if padding == "same":  # what is odd is at the end
-            sides = zip(m.dilation, m.kernel_size, strict=True)
-            padding = [d * (k - 1) // 2 for d, k in sides]
+    if kind is nn.Linear or (kind is nn.Conv2d and m.padding_mode == "zeros"):
+        arrays = {"weight": m.weight} | ({} if m.bias is None else {"bias": m.bias})
+        if kind is nn.Linear:
+            return {"kind": "linear"}, arrays
+        padding = {"valid": [0, 0], "same": [  # what is odd is at the end
+            d * (k - 1) // 2 for d, k in zip(m.dilation, m.kernel_size, strict=True)
+        ]}  # fmt: skip
         return {
-            "kind": "convolution", "stride": list(m.stride), "padding": list(padding),
-            "dilation": list(m.dilation), "groups": m.groups,
-        }, _with_bias(m)  # fmt: skip
-    if type(m) is nn.Linear:
-        return {"kind": "linear"}, _with_bias(m)
-    if type(m) in (nn.BatchNorm1d, nn.BatchNorm2d) and m.running_mean is not None:
+            "kind": "convolution", "stride": list(m.stride), "dilation": list(m.dilation),
+            "padding": padding[m.padding] if isinstance(m.padding, str) else list(m.padding),
+            "groups": m.groups,
+        }, arrays  # fmt: skip
+    if kind in (nn.BatchNorm1d, nn.BatchNorm2d) and m.running_mean is not None:
         factor = (m.running_var + m.eps).rsqrt() * (m.weight if m.affine else 1)
         shift = (m.bias if m.affine else 0) - m.running_mean * factor
         return {"kind": "scale"}, {"factor": factor, "shift": shift}
-    if isinstance(m, Normalize) or (
-        type(m).__name__ == "Normalize" and type(m).__module__.startswith("torchvision.")
-    ):
+    if kind.__name__ == "Normalize" and kind.__module__.startswith(("simplecnn.", "torchvision.")):
         mean, std = (torch.as_tensor(v).float().flatten() for v in (m.mean, m.std))
         return {"kind": "scale"}, {"factor": 1 / std, "shift": -mean / std}
-    if type(m) in (nn.MaxPool2d, nn.AvgPool2d) and not m.ceil_mode:
+    if kind in (nn.MaxPool2d, nn.AvgPool2d) and not m.ceil_mode:
         dilation = _pair(getattr(m, "dilation", 1))
         if not getattr(m, "divisor_override", None) and dilation == [1, 1]:
             return {
-                "kind": "max_pool" if type(m) is nn.MaxPool2d else "average_pool",
+                "kind": "max_pool" if kind is nn.MaxPool2d else "average_pool",
                 "size": _pair(m.kernel_size), "stride": _pair(m.stride),
                 "padding": _pair(m.padding),
                 "counts_padding": bool(getattr(m, "count_include_pad", True)),
             }, {}  # fmt: skip
-    if type(m) in (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d):
-        kind = "average_pool" if type(m) is nn.AdaptiveAvgPool2d else "max_pool"
-        return {"kind": f"adaptive_{kind}"}, {}
-    if type(m) is BlurPool:
+    if kind is nn.AdaptiveAvgPool2d:
+        return {"kind": "adaptive_average_pool"}, {}
+    if kind is nn.AdaptiveMaxPool2d:
+        return {"kind": "adaptive_max_pool"}, {}
+    if kind is BlurPool:
         return {"kind": "blur_pool", "stride": m.stride}, {}
-    if type(m) is Crop:
+    if kind is Crop:
         return {"kind": "crop", "first": m.first, "last": m.last}, {}
-    if type(m) is nn.Flatten and m.start_dim == 1 and m.end_dim in (-1, x.ndim - 1):
+    if kind is nn.Flatten and m.start_dim == 1 and m.end_dim in (-1, x.ndim - 1):
         return {"kind": "flatten"}, {}
     raise NoChain(f"The page cannot compute the layer {name}, {module}.")
-
-
-def _with_bias(module: Any) -> dict[str, Tensor]:
-    weights = {"weight": module.weight}
-    return weights if module.bias is None else weights | {"bias": module.bias}
 
 
 def _pair(value: Any) -> list[int]:

@@ -17,7 +17,7 @@ export function nameOf(data, item, run = 0) {
   if (item.kind === "own") return item.name;
   const label = data.classes[item.label], answer = item.predicted?.[run];
   if (answer == null) return label;
-  const sure = item.confidence?.[run] == null ? "" : `, ${percent(item.confidence[run])}`;
+  const sure = item.answers?.[run] ? `, ${percent(confidence(item, run))}` : "";
   return answer === item.label ? `${label}, correct${sure}` : `${label}, predicted as ${data.classes[answer]}${sure}`;
 }
 
@@ -52,9 +52,13 @@ export function confusionSection(data, runs, open) {
 
 /** The items to which a run gave another class, the most confident first. */
 export function mistakes(images, run) {
-  const confidence = (item) => item.confidence?.[run] ?? 0;
   return images.items.filter((item) => item.predicted?.[run] != null && item.predicted[run] !== item.label)
-    .sort((a, b) => confidence(b) - confidence(a));
+    .sort((a, b) => confidence(b, run) - confidence(a, run));
+}
+
+/** The probability of what a run takes an item for: the first of its answers. */
+function confidence(item, run) {
+  return item.answers?.[run]?.[0][1] ?? 0;
 }
 
 function matrix(data, heading, counts, run, open) {
