@@ -3,10 +3,14 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from conftest import compose_run
 from PIL import Image, ImageDraw
 from torch import nn
 from torchvision.transforms import Normalize
@@ -15,6 +19,7 @@ from simplecnn.config.build import build
 from simplecnn.config.composition import compose_config
 from simplecnn.inference.preprocessing import Preprocessing
 from simplecnn.models.simple_cnn import SimpleCNN
+from simplecnn.training.run import train
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -55,6 +60,16 @@ def drawn_digits(number: int) -> np.ndarray:
             ImageDraw.Draw(paper).line([tuple(p) for p in points], "black", 22, joint="curve")
         digits.append(like_mnist(np.asarray(paper, np.float32) / 255))
     return np.stack(digits)
+
+
+@cache
+def default_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the default network, trained for an epoch, with its page."""
+    folder = tmp_path_factory.mktemp("page") / "run"
+    words = ["model.network.channels=[16,32,64]", "trainer.max_epochs=1", "name=first",
+             "+trainer.limit_train_batches=40", "callbacks.health.every_n_epochs=1"]  # fmt: skip
+    train(compose_run(folder, *words), folder)
+    return folder
 
 
 def networks() -> dict[str, nn.Module]:

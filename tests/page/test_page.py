@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import compose_run
-from pages import like_mnist, networks
+from pages import default_run, like_mnist, networks
 from PIL import Image
 from torch import nn
 
@@ -70,13 +70,11 @@ def test_the_images_and_the_matrix_are_those_of_the_validation(finished_run):
     assert best == probes[0]["predicted"][0] and 0.1 < share <= 1
 
 
-def test_size_and_time_of_the_default_network(tmp_path):
-    config = compose_run(tmp_path / "run", "model.network.channels=[16,32,64]")
-    train(config, tmp_path / "run")
-    assert (tmp_path / "run" / "report.html").stat().st_size < 1_500_000
-    run = RunDirectory.open(tmp_path / "run")
+def test_size_and_time_of_the_default_network(tmp_path_factory):
+    folder = default_run(tmp_path_factory)
+    assert (folder / "report.html").stat().st_size < 1_500_000
     start = time.process_time()
-    write_report([run])
+    write_report([RunDirectory.open(folder)])
     assert time.process_time() - start < 1
 
 
@@ -91,8 +89,9 @@ def test_a_run_that_does_not_end_well_leaves_its_page(error, raised, status, tmp
 
     monkeypatch.setattr("simplecnn.training.epoch_seed.EpochSeed.on_train_epoch_end", stop,
                         raising=False)  # fmt: skip
+    words = ["callbacks=[checkpoint,curves,report]", "logger=none"]
     with pytest.raises(raised):
-        train(compose_run(tmp_path / "run"), tmp_path / "run")
+        train(compose_run(tmp_path / "run", *words), tmp_path / "run")
     run = data_of(tmp_path / "run" / "report.html")["runs"][0]
     assert run["status"] == status and "layers" in run["network"]
     assert run["curves"]["epochs"]["val/loss"][0][0] == 1
@@ -121,8 +120,8 @@ def test_without_checkpoint_and_pictures_the_page_says_so(tmp_path):
 
 
 def test_two_runs_are_compared_on_the_images_of_the_first(finished_run, tmp_path):
-    config = compose_run(tmp_path / "b", "seed=7", "model.optimizer.lr=0.01")
-    train(config, tmp_path / "b")
+    words = ["seed=7", "model.optimizer.lr=0.01", "callbacks=[checkpoint,mistakes,report]"]
+    train(compose_run(tmp_path / "b", *words), tmp_path / "b")
     data = gather([RunDirectory.open(finished_run), RunDirectory.open(tmp_path / "b")])
     assert len(data["runs"]) == len(data["images"]["confusion"]) == 2
     with np.load(tmp_path / "b" / "images" / "mistakes_val_history.npz") as file:

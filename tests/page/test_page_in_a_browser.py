@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import compose_run
-from pages import CHROMIUM, STROKES, Tab, chromium, drawn_digits, like_mnist, networks
+from pages import CHROMIUM, STROKES, Tab, chromium, default_run, drawn_digits, like_mnist, networks
 from PIL import Image
 from torch import nn
 
@@ -58,12 +58,7 @@ def blank(browser: Any) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the default network, trained for an epoch."""
-    folder = tmp_path_factory.mktemp("page") / "run"
-    words = ["model.network.channels=[16,32,64]", "trainer.max_epochs=1", "name=first",
-             "+trainer.limit_train_batches=40", "callbacks.health.every_n_epochs=1"]  # fmt: skip
-    train(compose_run(folder, *words), folder)
-    return folder
+    return default_run(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -425,8 +420,7 @@ def swipe(page: Any, canvas: Any) -> None:
         session.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1320])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (360, "dark"), (1320, "dark")])
 def test_it_fits_a_phone_and_a_desktop_in_light_and_dark(width, scheme, browser, run):
     with Tab(browser, run / "report.html", color_scheme=scheme, has_touch=width == 360,
              viewport={"width": width, "height": 780}) as tab:  # fmt: skip

@@ -3,7 +3,7 @@
 import glob
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ def find_images(names: Sequence[str]) -> list[str]:
     for name in names:
         path = Path(name).expanduser()
         if path.is_dir():
-            there, sentence = path.rglob("*"), f"there is no image in this folder ({suffixes})"
+            there: Iterable[Path] = path.rglob("*")
+            sentence = f"there is no image in this folder ({suffixes})"
         elif name != STDIN and not path.exists() and glob.has_magic(name):
             there = map(Path, glob.glob(str(path), recursive=True))
             sentence = f"no image has such a name ({suffixes})"

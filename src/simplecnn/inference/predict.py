@@ -5,7 +5,7 @@ import importlib.util
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from simplecnn.figures.inference.contact_sheet import contact_sheet_figure
 from simplecnn.figures.inference.prediction import prediction_figure
 from simplecnn.figures.style import drawing
 from simplecnn.inference.image_files import STDIN
-from simplecnn.inference.preprocessing import Pixels
 from simplecnn.inference.trained_run import TrainedRun, percent
 from simplecnn.models.activations import feature_maps
 from simplecnn.models.simple_cnn import Crop
@@ -38,7 +37,9 @@ COLUMNS = ("file", "class", "probability", "second_class", "second_probability",
            "preprocessing", "error")  # fmt: skip
 
 
-Row = dict[str, Any]  # of a file, by column; one that cannot be read has only its name and error
+# Of a file, by column; beside them the `image` (C, H, W) that the network sees, and whether it is
+# `unsure` of it. A file that cannot be read has only its name and its error.
+Row = dict[str, Any]
 
 
 def predict(
@@ -67,16 +68,15 @@ def predict(
         )
     if explain and STDIN in files:
         raise InputError("explain=true reads an image twice: write that of image=- into a file.")
-    images, rows = classify(run, files, invert=invert)
-    bad = [row for row in rows if "error" in row]
-    if not images:
-        raise InputError(*(row["error"] for row in bad))
     threshold = UNSURE if reject is None else reject
     word = "unsure" if reject is None else "undecided"
-    unsure = {row["file"] for row in rows if row.get("probability", 1) < threshold}
-    for row in rows:
-        if "error" not in row:
-            row["decided"] = "no" if reject is not None and row["file"] in unsure else "yes"
+    rows = classify(run, files, threshold, invert=invert)
+    good = [row for row in rows if "error" not in row]
+    bad = [row for row in rows if "error" in row]
+    if not good:
+        raise InputError(*(row["error"] for row in bad))
+    for row in good:
+        row["decided"] = "no" if reject is not None and row["unsure"] else "yes"
     folder = Path(to or run.path / "predictions" / time.strftime("%Y-%m-%d_%H-%M-%S"))
     try:
         folder.mkdir(parents=True)
@@ -87,23 +87,21 @@ def predict(
         mistake = f"{short(folder)} cannot be written: {error.strerror}."
         raise InputError(f"{mistake} Name another folder with to=…") from None
     with (folder / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
         writer.writeheader()
         for row in rows:
             writer.writerow({k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()})
-    good = [row for row in rows if "error" not in row]
+    num_unsure = f"{sum(row['unsure'] for row in good):,} {word}"
     with drawing(ink=run.preprocessing.box is not None):
-        title = f"{len(unsure):,} {word} (orange): below {threshold:g}"
-        _contact_sheet(good, images, unsure, title).savefig(folder / "contact_sheet.png")
+        title = f"{num_unsure} (orange): below {threshold:g}"
+        _contact_sheet(good, title).savefig(folder / "contact_sheet.png")
         if explain:
             (folder / "explained").mkdir()
             for i, row in enumerate(tqdm(good, desc="explaining", leave=False, disable=None)):
                 name = f"{i:0{len(str(len(good)))}d}_{Path(row['file']).stem[:60]}.png"
-                picture = explained(run, row["file"], images[row["file"]], invert=invert)
-                picture.savefig(folder / "explained" / name)
-    log.info("%s", _table(rows, run.class_names, unsure, word))
-    if unsure:
-        log.info("%s %s: below %g", f"{len(unsure):,}", word, threshold)
+                explained(run, row, invert=invert).savefig(folder / "explained" / name)
+    log.info("%s", _table(rows, run.class_names, word))
+    log.info("%s: below %g", num_unsure, threshold)
     if reject is not None and data_dir:
         for line in _decided_elsewhere(run, reject, data_dir):
             log.info("%s", line)
@@ -114,41 +112,41 @@ def predict(
 
 
 def classify(
-    run: TrainedRun, files: Sequence[str], *, invert: bool | None = None
-) -> tuple[dict[str, Pixels], list[Row]]:
-    """What the network sees of each file that can be read, (C, H, W), and a row for each file."""
-    images, rows = {}, []
+    run: TrainedRun, files: Sequence[str], threshold: float, *, invert: bool | None = None
+) -> list[Row]:
+    """A row for each file; the network is unsure of what is less probable than `threshold`."""
+    rows: list[Row] = []
     for name in tqdm(files, unit="image", leave=False, disable=None):
         try:
             steps = run.preprocessing.read(name, invert=invert)
         except InputError as error:
             rows.append({"file": name, "error": str(error)})
             continue
-        images[name] = run.preprocessing.planes(steps[-1].pixels)
-        rows.append({"file": name, "preprocessing": ", ".join(step.what for step in steps)})
-    if images:
-        guesses = run.predictions(torch.from_numpy(np.stack([*images.values()]))).rows()
-        for row in rows:
-            if "error" not in row:
-                row |= dict(zip(COLUMNS[1:5], next(guesses), strict=True))
-    return images, rows
+        image, what = run.preprocessing.planes(steps[-1].pixels), [step.what for step in steps]
+        rows.append({"file": name, "image": image, "preprocessing": ", ".join(what)})
+    good = [row for row in rows if "image" in row]
+    if good:
+        images = torch.from_numpy(np.stack([row["image"] for row in good]))
+        for row, answer in zip(good, run.predictions(images).rows(), strict=True):
+            row |= dict(zip(COLUMNS[1:5], answer, strict=True))
+            row["unsure"] = row["probability"] < threshold
+    return rows
 
 
-def _table(rows: Sequence[Row], names: Sequence[str], unsure: Set[str], word: str) -> str:
+def _table(rows: Sequence[Row], names: Sequence[str], word: str) -> str:
     """All rows where they are few; else those that are unsure or bad, and a count of the rest."""
     shown = list(rows)
     if len(rows) > MAX_ROWS:
-        shown = [row for row in rows if "error" in row or row["file"] in unsure][:MAX_ROWS]
+        shown = [row for row in rows if row.get("unsure", True)][:MAX_ROWS]
     cells = [["file", "class", "probability", "then", "", "", "image"]]
     for row in shown:
         if "error" in row:
             cells.append([row["file"], "-", "", "", "", "", "not read"])
             continue
-        cells.append([
-            row["file"], row["class"], percent(row["probability"]), row["second_class"],
-            percent(row["second_probability"]), word if row["file"] in unsure else "",
-            row["preprocessing"],
-        ])  # fmt: skip
+        shares = (percent(row[key]) for key in ("probability", "second_probability"))
+        first, second = zip((row["class"], row["second_class"]), shares, strict=True)
+        mark = word if row["unsure"] else ""
+        cells.append([row["file"], *first, *second, mark, row["preprocessing"]])
     lines = [table(cells)] if shown else []
     lines += [row["error"] for row in shown if "error" in row]
     counts = Counter(row["class"] for row in rows if "class" in row)
@@ -161,40 +159,38 @@ def _number_of_images(number: int) -> str:
     return f"{number:,} image{'s' * (number != 1)}"
 
 
-def _contact_sheet(
-    rows: Sequence[Row], images: Mapping[str, Pixels], unsure: Set[str], title: str
-) -> Figure:
+def _contact_sheet(rows: Sequence[Row], title: str) -> Figure:
     """All images, or those that the network is least sure of."""
     least_sure = np.argsort([row["probability"] for row in rows], kind="stable")[:MAX_TILES]
     shown = [rows[i] for i in sorted(least_sure)]
     which = "" if len(shown) == len(rows) else f", the {len(shown)} least sure are shown"
-    labels = [f"{row['class']}{' ?' * (row['file'] in unsure)}\n"
-              f"{percent(row['probability'], digits=0)}" for row in shown]  # fmt: skip
+    labels = [f"{row['class']}{' ?' * row['unsure']}\n{percent(row['probability'], digits=0)}"
+              for row in shown]  # fmt: skip
     return contact_sheet_figure(
-        np.stack([images[row["file"]] for row in shown]),
+        np.stack([row["image"] for row in shown]),
         labels,
-        np.array([row["file"] in unsure for row in shown]),
+        np.array([row["unsure"] for row in shown]),
         title=f"{_number_of_images(len(rows))}{which}; {title}",
     )
 
 
-def explained(run: TrainedRun, name: str, seen: Pixels, *, invert: bool | None = None) -> Figure:
-    """The picture of one prediction: of the file `name`, of which the network sees `seen`."""
-    drawn = [(step.what, step.pixels) for step in run.preprocessing.read(name, invert=invert)]
-    image = torch.from_numpy(seen)[None]
+def explained(run: TrainedRun, row: Row, *, invert: bool | None = None) -> Figure:
+    """The picture of one prediction."""
+    steps = run.preprocessing.read(row["file"], invert=invert)
+    drawn = [(step.what, step.pixels) for step in steps]
+    image = torch.from_numpy(row["image"])[None]
     for layer in run.network.children():
         if isinstance(layer, Crop):
             what = f"pixels {layer.first} to {layer.last},\nenlarged by the network"
             drawn.append((what, layer(image)[0, 0].numpy()))
     maps, logits = feature_maps(run.network, image)
-    shares, best = logits.softmax(1)[0].numpy(), int(logits.argmax())
     return prediction_figure(
         drawn,
         run.class_names,
-        shares,
+        logits.softmax(1)[0].numpy(),
         {layer: values[0].numpy() for layer, values in maps.items()},
-        attribution(run.network, image, best),
-        title=f"{Path(name).name}: {run.class_names[best]}, {percent(shares[best])}",
+        attribution(run.network, image, int(logits.argmax())),
+        title=f"{Path(row['file']).name}: {row['class']}, {percent(row['probability'])}",
     )
 
 
