@@ -513,7 +513,8 @@ def test_color_images_of_other_sizes_with_the_names_of_their_classes(
     (tmp_path / "stripes_of_a_test.py").write_text(SHAPES)
     monkeypatch.chdir(tmp_path)
     words = ["data._target_=stripes_of_a_test.Stripes", "model.network.channels=[4,8]",
-             "trainer=cpu", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}/run"]  # fmt: skip
+             "trainer=cpu", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}/run",
+             "callbacks=[checkpoint,mistakes,report]"]  # fmt: skip
     from simplecnn.config.composition import compose_config
 
     train(compose_config("train", words), tmp_path / "run")
@@ -554,7 +555,8 @@ def test_color_images_of_other_sizes_with_the_names_of_their_classes(
 def test_a_network_that_is_no_chain_shows_everything_else(browser, tmp_path, monkeypatch):
     (tmp_path / "residual_of_a_test.py").write_text(RESIDUAL)
     monkeypatch.chdir(tmp_path)
-    words = ["model.network._target_=residual_of_a_test.Residual", "model=simplecnn"]
+    words = ["model.network._target_=residual_of_a_test.Residual", "model=simplecnn",
+             "trainer.max_epochs=1"]  # fmt: skip
     train(compose_run(tmp_path / "run", *words), tmp_path / "run")
     with Tab(browser, tmp_path / "run" / "report.html") as tab:
         page = tab.page
@@ -574,7 +576,8 @@ def test_a_network_that_is_no_chain_shows_everything_else(browser, tmp_path, mon
 
 
 def test_two_runs_side_by_side(browser, run, tmp_path):
-    words = ["model.network.channels=[4,8]", "trainer.max_epochs=1", "model.network.pool=average"]
+    words = ["model.network.channels=[4,8]", "trainer.max_epochs=1", "model.network.pool=average",
+             "callbacks=[checkpoint,curves,filter_history,mistakes,report]"]  # fmt: skip
     train(compose_run(tmp_path / "second", *words), tmp_path / "second")
     path = write_report([RunDirectory.open(run), RunDirectory.open(tmp_path / "second")])
     assert path == run / "report_second.html"

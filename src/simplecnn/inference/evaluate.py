@@ -81,7 +81,7 @@ class TestData:
         self.datamodule.setup("test")
         loader = self.datamodule.test_dataloader()
         self.loader = loader[0] if isinstance(loader, list) else loader
-        if not self.loader:
+        if self.loader is None or not any(True for _ in self.loader):  # it may have no length
             raise InputError(f"data: {self.name} has no test images.")
 
     def check_classes(self, of_run: Sequence[str] | None) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
 from simplecnn.inference.evaluate import class_names
@@ -55,12 +54,11 @@ def read_images(datamodule: LightningDataModule, num_classes: int | None) -> Ima
         loader = loaders[0] if isinstance(loaders, list | tuple) and loaders else loaders
         pixels: list[NDArray[np.uint8]] = []
         answers: list[NDArray[np.int64]] = []
-        with isolate_rng():  # a loader may shuffle
-            for images, labels in _batches(loader or ()):
-                if not pixels:
-                    low, high = min(0.0, float(images.min())), max(1.0, float(images.max()))
-                pixels.append(_bytes(images, low, high))
-                answers.append(labels.cpu().numpy().astype(np.int64))
+        for images, labels in _batches(() if loader is None else loader):
+            if not pixels:
+                low, high = min(0.0, float(images.min())), max(1.0, float(images.max()))
+            pixels.append(_bytes(images, low, high))
+            answers.append(labels.cpu().numpy().astype(np.int64))
         if pixels:
             true_classes = np.concatenate(answers)
             number = num_classes or int(true_classes.max()) + 1

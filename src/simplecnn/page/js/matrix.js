@@ -4,28 +4,18 @@ import { css, paintImage } from "./colors.js";
 import { element } from "./dom.js";
 import { letter, title } from "./head.js";
 
-/** A small picture of an item that shows it at work when it is clicked. */
-export function thumbnail(data, item, words, open) {
-  const canvas = element("canvas", { "aria-hidden": "true" });
-  paintImage(canvas, item.values, data.images);
-  return element("button", { type: "button", class: "thumbnail", "aria-label": words, title: words, onclick: () => open(item) },
-    canvas, element("span", { "aria-hidden": "true" }, item.caption));
-}
-
-/** "4 predicted as 9, 98.3 %" */
-export function nameOf(data, item, run = 0) {
-  if (item.kind === "own") return item.name;
-  const label = data.classes[item.label], answer = item.predicted?.[run];
-  if (answer == null) return label;
-  const sure = item.answers?.[run] ? `, ${percent(confidence(item, run))}` : "";
-  return answer === item.label ? `${label}, correct${sure}` : `${label}, predicted as ${data.classes[answer]}${sure}`;
-}
-
+/** Small pictures of items, each shown at work by `open` when it is clicked. */
 export function gallery(data, items, run, open) {
   return element("div", { class: "gallery" }, ...items.map((item) => {
-    const answer = item.predicted?.[run];
-    const caption = answer == null || answer === item.label ? data.classes[item.label] ?? item.name : `${data.classes[item.label]} → ${data.classes[answer]}`;
-    return thumbnail(data, { ...item, caption }, nameOf(data, item, run), open);
+    const label = data.classes[item.label], answer = item.predicted?.[run];
+    const isKnown = answer != null, isRight = answer === item.label;
+    const sure = item.answers?.[run] ? `, ${percent(confidence(item, run))}` : "";
+    const words = item.kind === "own" ? item.name : !isKnown ? label
+      : `${label}, ${isRight ? "correct" : `predicted as ${data.classes[answer]}`}${sure}`;
+    const canvas = element("canvas", { "aria-hidden": "true" });
+    paintImage(canvas, item.values, data.images);
+    return element("button", { type: "button", class: "thumbnail", "aria-label": words, title: words, onclick: () => open(item) },
+      canvas, element("span", { "aria-hidden": "true" }, isKnown && !isRight ? `${label} → ${data.classes[answer]}` : label ?? item.name));
   }));
 }
 
