@@ -20,8 +20,8 @@ from simplecnn.inference.image_files import read_image
 from simplecnn.inference.networks import load_network
 from simplecnn.models.simple_cnn import SimpleCNN
 from simplecnn.page import html
-from simplecnn.page.gather import gather, network_data
-from simplecnn.page.network import NoChain, chain
+from simplecnn.page.gather import gather
+from simplecnn.page.network import NoChain, chain, network_data
 from simplecnn.page.report import write_report
 from simplecnn.page.sweep import write_sweep_page
 from simplecnn.run_directory import RunDirectory
@@ -202,8 +202,8 @@ def test_a_chain_is_described_with_the_shapes_that_torch_gives():
         x = torch.rand(1, 1, 28, 28)
         layers = chain(network, (1, 28, 28))
         shape = network(x).shape[1:]
-        assert layers[-1].shape == (*shape, 1, 1), name
-        assert [layer.name for layer in layers][-1] == list(network.named_children())[-1][0]
+        assert layers[-1]["shape"] == [*shape, 1, 1], name
+        assert layers[-1]["name"] == list(network.named_children())[-1][0]
 
 
 class Residual(nn.Module):
@@ -227,7 +227,8 @@ def test_what_cannot_be_computed_is_named_in_a_sentence():
 def test_weights_of_more_than_five_megabytes_are_left_out():
     sentence = network_data(SimpleCNN(pool="none"), (1, 28, 28))["sentence"]
     assert "The weights are 25.8 MB" in sentence and "5 MB" in sentence
-    assert network_data(SimpleCNN(hidden=512), (1, 28, 28))["dtype"] == "float16"
+    large = network_data(SimpleCNN(hidden=512), (1, 28, 28))["layers"]
+    assert large[0]["weights"]["bias"]["dtype"] == "float16"
 
 
 def test_text_in_a_page_stays_text():

@@ -26,12 +26,10 @@ from simplecnn.inference.networks import load_network, network_config
 from simplecnn.inference.preprocessing import Preprocessing
 from simplecnn.models.activations import convolutions
 from simplecnn.page.images import MAX_BYTES, MAX_CLASSIFIED, MAX_SHOWN, Images, choose, read_images
-from simplecnn.page.network import NoChain, chain
+from simplecnn.page.network import encode, network_data, numbers
 from simplecnn.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
-MAX_WEIGHTS = 5_000_000  # bytes of float32: a network with more is left out
-MAX_FLOAT32 = 1_000_000  # bytes: weights of more are rounded to float16
 MAX_POINTS = 1_000  # of a curve
 MAX_HISTORY = 150_000  # weights of the filter history
 MAX_PICTURES = 700_000  # bytes of all pictures
@@ -75,7 +73,7 @@ def gather(
         "box": preprocessing.box,
         "fit": preprocessing.fit,
         "palettes": {
-            name: _encode((colors(np.linspace(0, 1, 256))[:, :3] * 255).round().astype(np.uint8))
+            name: encode((colors(np.linspace(0, 1, 256))[:, :3] * 255).round().astype(np.uint8))
             for name, colors in PALETTES.items()
         },
     }
@@ -166,41 +164,6 @@ class _Part:
             return torch.cat([self.network(part).float().softmax(1) for part in parts]).numpy()
 
 
-def network_data(network: nn.Module, shape: Sequence[int]) -> Data:
-    """A network of images (C, H, W) as JavaScript reads it, or a sentence on why it cannot."""
-    try:
-        layers = chain(network, tuple(shape))  # type: ignore[arg-type]
-    except NoChain as error:
-        return {"sentence": str(error)}
-    arrays = [array for layer in layers for array in layer.weights.values()]
-    if not all(np.isfinite(array).all() for array in arrays):
-        return {"sentence": "Some weights are not finite numbers: there is nothing to compute."}
-    num_bytes = sum(array.nbytes for array in arrays)
-    if num_bytes > MAX_WEIGHTS:
-        return {
-            "sentence": f"The weights are {num_bytes / 1e6:.1f} MB: more than "
-            f"{MAX_WEIGHTS // 10**6} MB are left out, so that the page stays small."
-        }
-    offset, described = 0, []
-    for layer in layers:
-        weights = {}
-        for name, array in layer.weights.items():
-            weights[name] = {"shape": list(array.shape), "offset": offset}
-            offset += array.size
-        described.append(
-            {"name": layer.name, **layer.settings, "shape": list(layer.shape), "weights": weights}
-        )
-    values = np.concatenate([np.zeros(0), *(array.ravel() for array in arrays)])
-    return {"layers": described, **_numbers(values, halve=num_bytes > MAX_FLOAT32)}
-
-
-def _numbers(weights: NDArray, *, halve: bool) -> Data:
-    """Weights as float32, or halved to float16 where none is too large for that."""
-    largest = np.abs(weights[np.isfinite(weights)]).max(initial=0)
-    dtype = np.float16 if halve and largest < np.finfo(np.float16).max else np.float32
-    return {"dtype": dtype.__name__, "weights": _encode(weights.astype(dtype))}
-
-
 def _images(parts: Sequence[_Part], images: Images | None, files: Sequence[str]) -> Data | None:
     if images is None:
         if files:
@@ -239,7 +202,7 @@ def _images(parts: Sequence[_Part], images: Images | None, files: Sequence[str])
         "split": {"val": "validation", "test": "test", "train": "training"}[images.split],
         "low": images.low,
         "high": images.high,
-        "pixels": _encode(pixels),
+        "pixels": encode(pixels),
         "items": items,
         "number": min(map(len, known), default=0),
         "confusion": [None if c is None else c.reshape(n, n).tolist() for c in counts],
@@ -340,8 +303,7 @@ def _filters(folder: Path, network: nn.Module | None) -> Data | None:
     matches = [[m and [m.name, round(m.cosine, 2)] for m in best_matches(w)] for w in weights]
     return {
         "layer": layer,
-        "shape": list(weights.shape),
-        **_numbers(weights, halve=True),
+        **numbers(weights, is_short=True),
         "moments": moments,
         "matches": matches,
     }
@@ -367,7 +329,3 @@ def _pictures(folder: Path, *, is_chain: bool) -> Iterator[Data]:
         width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
         source = base64.b64encode(content).decode() if num_left >= 0 else None
         yield {"name": path.stem, "width": width, "height": height, "png": source}
-
-
-def _encode(array: NDArray) -> str:
-    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()

@@ -3,17 +3,20 @@
 Works for chains: `nn.Sequential`, nested or not, of the layers below.
 """
 
+import base64
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from simplecnn.models.simple_cnn import BlurPool, Crop, SimpleCNN
 
+MAX_WEIGHTS = 5_000_000  # bytes of float32: a network with more is left out
+MAX_FLOAT32 = 1_000_000  # bytes: weights of more are rounded to float16
 ACTIVATIONS: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     nn.ReLU: lambda m: {"kind": "relu"},
     nn.ReLU6: lambda m: {"kind": "clamp", "low": 0, "high": 6},
@@ -33,35 +36,62 @@ class NoChain(Exception):
     """Which layer the page cannot compute, in a sentence."""
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One layer: `kind` and numbers in `settings`, arrays in `weights`, (C, H, W) in `shape`."""
+def network_data(network: nn.Module, image_shape: Sequence[int]) -> dict[str, Any]:
+    """A network of images (C, H, W) as JavaScript reads it, or a sentence on why it cannot."""
+    try:
+        layers = chain(network, image_shape)
+    except NoChain as error:
+        return {"sentence": str(error)}
+    arrays = [array for layer in layers for array in layer["weights"].values()]
+    if not all(np.isfinite(array).all() for array in arrays):
+        return {"sentence": "Some weights are not finite numbers: there is nothing to compute."}
+    num_bytes = sum(array.nbytes for array in arrays)
+    if num_bytes > MAX_WEIGHTS:
+        return {
+            "sentence": f"The weights are {num_bytes / 1e6:.1f} MB: more than "
+            f"{MAX_WEIGHTS // 10**6} MB are left out, so that the page stays small."
+        }
+    for layer in layers:
+        encoded = {n: numbers(w, num_bytes > MAX_FLOAT32) for n, w in layer["weights"].items()}
+        layer["weights"] = encoded
+    return {"layers": layers}
 
-    name: str
-    settings: Mapping[str, Any]
-    weights: Mapping[str, NDArray] = field(default_factory=dict)
-    shape: tuple[int, ...] = ()
+
+def numbers(array: NDArray, is_short: bool) -> dict[str, Any]:
+    """An array as text: of float32, or where it `is_short` and none is too large, of float16."""
+    largest = np.abs(array[np.isfinite(array)]).max(initial=0)
+    dtype = np.float16 if is_short and largest < np.finfo(np.float16).max else np.float32
+    text = encode(array.astype(dtype))
+    return {"shape": list(array.shape), "dtype": dtype.__name__, "weights": text}
 
 
-def chain(network: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
+def encode(array: NDArray) -> str:
+    """The bytes of an array in base64."""
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+
+
+def chain(network: nn.Module, image_shape: Sequence[int]) -> list[dict[str, Any]]:
     """The layers of a network that takes images (C, H, W), in their order. Raises NoChain.
 
-    Batch norm is a factor and a summand a channel, as in evaluation mode; dropout is left out.
+    Each has its `name`, its `kind` with some numbers, arrays in `weights`, and the `shape`
+    (C, H, W) of its output. Batch norm is a factor and a summand a channel, as in evaluation mode;
+    dropout is left out.
     """
     layers = []
     x = torch.zeros(1, *image_shape)
     for name, module in _modules(network):
-        settings, weights = _describe(name, module, x)
+        layer = _describe(name, module, x)
         try:
             with torch.no_grad():
                 x = copy.copy(module).eval()(x)
         except RuntimeError as error:
             raise NoChain(f"{name} does not run: {str(error).splitlines()[0]}") from None
-        if settings is None:
+        if layer is None:
             continue
-        shape = tuple(x.shape[1:]) if x.ndim == 4 else (x.shape[1], 1, 1)
+        weights = layer.pop("weights", {})
         arrays = {k: v.detach().float().cpu().numpy() for k, v in weights.items()}
-        layers.append(Layer(name, settings, arrays, shape))
+        shape = list(x.shape[1:]) if x.ndim == 4 else [x.shape[1], 1, 1]
+        layers.append({"name": name, **layer, "weights": arrays, "shape": shape})
     return layers
 
 
@@ -79,56 +109,52 @@ def _modules(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Mod
         )
 
 
-def _describe(
-    name: str, module: nn.Module, x: Tensor
-) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+def _describe(name: str, module: nn.Module, x: Tensor) -> dict[str, Any] | None:
     """What JavaScript must know of a layer that takes `x`; None for one that changes nothing."""
     m: Any = module
     kind = type(m)
     if kind in ACTIVATIONS:
-        return ACTIVATIONS[kind](m), {}
+        return ACTIVATIONS[kind](m)
     if isinstance(m, IDENTITIES):
-        return None, {}
-    if kind is nn.Linear or (kind is nn.Conv2d and m.padding_mode == "zeros"):
-        arrays = {"weight": m.weight} | ({} if m.bias is None else {"bias": m.bias})
-        if kind is nn.Linear:
-            return {"kind": "linear"}, arrays
-        padding = {"valid": [0, 0], "same": [  # what is odd is at the end
+        return None
+    if kind is nn.Linear:
+        return {"kind": "linear", "weights": dict(m.named_parameters())}
+    if kind is nn.Conv2d and m.padding_mode == "zeros":
+        padding = {"valid": (0, 0), "same": [  # what is odd is at the end
             d * (k - 1) // 2 for d, k in zip(m.dilation, m.kernel_size, strict=True)
-        ]}  # fmt: skip
+        ]}.get(m.padding, m.padding)  # fmt: skip
         return {
-            "kind": "convolution", "stride": list(m.stride), "dilation": list(m.dilation),
-            "padding": padding[m.padding] if isinstance(m.padding, str) else list(m.padding),
-            "groups": m.groups,
-        }, arrays  # fmt: skip
+            "kind": "convolution", "stride": m.stride, "padding": padding, "dilation": m.dilation,
+            "groups": m.groups, "weights": dict(m.named_parameters()),
+        }  # fmt: skip
     if kind in (nn.BatchNorm1d, nn.BatchNorm2d) and m.running_mean is not None:
         factor = (m.running_var + m.eps).rsqrt() * (m.weight if m.affine else 1)
         shift = (m.bias if m.affine else 0) - m.running_mean * factor
-        return {"kind": "scale"}, {"factor": factor, "shift": shift}
+        return {"kind": "scale", "weights": {"factor": factor, "shift": shift}}
     if kind.__name__ == "Normalize" and kind.__module__.startswith(("simplecnn.", "torchvision.")):
         mean, std = (torch.as_tensor(v).float().flatten() for v in (m.mean, m.std))
-        return {"kind": "scale"}, {"factor": 1 / std, "shift": -mean / std}
+        return {"kind": "scale", "weights": {"factor": 1 / std, "shift": -mean / std}}
     if kind in (nn.MaxPool2d, nn.AvgPool2d) and not m.ceil_mode:
         dilation = _pair(getattr(m, "dilation", 1))
-        if not getattr(m, "divisor_override", None) and dilation == [1, 1]:
+        if not getattr(m, "divisor_override", None) and dilation == (1, 1):
             return {
                 "kind": "max_pool" if kind is nn.MaxPool2d else "average_pool",
                 "size": _pair(m.kernel_size), "stride": _pair(m.stride),
                 "padding": _pair(m.padding),
                 "counts_padding": bool(getattr(m, "count_include_pad", True)),
-            }, {}  # fmt: skip
+            }  # fmt: skip
     if kind is nn.AdaptiveAvgPool2d:
-        return {"kind": "adaptive_average_pool"}, {}
+        return {"kind": "adaptive_average_pool"}
     if kind is nn.AdaptiveMaxPool2d:
-        return {"kind": "adaptive_max_pool"}, {}
+        return {"kind": "adaptive_max_pool"}
     if kind is BlurPool:
-        return {"kind": "blur_pool", "stride": m.stride}, {}
+        return {"kind": "blur_pool", "stride": m.stride}
     if kind is Crop:
-        return {"kind": "crop", "first": m.first, "last": m.last}, {}
+        return {"kind": "crop", "first": m.first, "last": m.last}
     if kind is nn.Flatten and m.start_dim == 1 and m.end_dim in (-1, x.ndim - 1):
-        return {"kind": "flatten"}, {}
+        return {"kind": "flatten"}
     raise NoChain(f"The page cannot compute the layer {name}, {module}.")
 
 
-def _pair(value: Any) -> list[int]:
-    return [value, value] if isinstance(value, int) else list(value)
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)

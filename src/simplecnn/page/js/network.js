@@ -21,14 +21,11 @@ const ACTIVATIONS = {
 };
 
 /** A network out of the page's data: its layers, each with its weights as Float32Arrays. */
-export function readNetwork({ layers, weights, dtype }) {
-  const all = floats(weights, dtype);
+export function readNetwork({ layers }) {
   return layers.map((layer) => {
     const own = {};
-    for (const [name, { shape, offset }] of Object.entries(layer.weights)) {
-      const length = shape.reduce((a, b) => a * b, 1);
-      own[name] = { shape, values: all.subarray(offset, offset + length) };
-    }
+    for (const [name, { shape, weights, dtype }] of Object.entries(layer.weights))
+      own[name] = { shape, values: floats(weights, dtype) };
     return { ...layer, weights: own };
   });
 }
