@@ -3,6 +3,7 @@
 import base64
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -169,14 +170,15 @@ def _images(parts: Sequence[_Part], images: Images | None, files: Sequence[str])
         if files:
             raise InputError("image: the data of this run give no images to put it among.")
         return None
-    if files and parts[0].shape != images.pixels.shape[1:]:
-        raise InputError("image: the images of this run are not as its network takes them.")
-    prepare = parts[0].preprocessing
+    channels, height, width = images.pixels.shape[1:]
+    if files and height != width:
+        raise InputError("image: this run's images are no squares, as a file is made one.")
+    prepare = replace(parts[0].preprocessing, channels=channels, size=height)
     own = [prepare.planes(prepare.read(file)[-1].pixels) for file in files]
     predicted = [part.predicted(images) for part in parts]
     known = [p for p in predicted if p is not None]
-    shape = images.pixels.shape[1:]
-    places = choose(images, known, min(MAX_SHOWN, MAX_BYTES // int(np.prod(shape)) + 1))
+    num_shown = min(MAX_SHOWN, MAX_BYTES // (channels * height * width) + 1)
+    places = choose(images, known, num_shown)
     num_probes = min(len(np.unique(images.labels)), 20)
     items: list[Data] = [{"kind": "own", "name": Path(file).name} for file in files]
     for i, place in enumerate(places):
@@ -293,7 +295,7 @@ def _filters(folder: Path, network: nn.Module | None) -> Data | None:
         ends = zip(arrays["step"], arrays["epoch"], strict=True)
         moments = [_moment(int(step), int(epoch)) for step, epoch in ends]
     elif first is not None:
-        layer, weights, moments = first[0], first[1].weight.detach().numpy()[None], ["at the end"]
+        layer, weights, moments = first[0], first[1].weight.float().numpy()[None], ["at the end"]
     else:
         return None
     max_moments = max(2, MAX_HISTORY // max(1, weights[0].size))
