@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from conftest import compose_run
 from PIL import Image, ImageDraw
@@ -63,9 +62,9 @@ def drawn_digits(number: int) -> np.ndarray:
 
 
 @cache
-def default_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the default network, trained for an epoch, with its page."""
-    folder = tmp_path_factory.mktemp("page") / "run"
+def default_run(base: Path) -> Path:
+    """A run of the default network, trained for an epoch, with its page: in `base` of a session."""
+    folder = base / "default_run"
     words = ["model.network.channels=[16,32,64]", "trainer.max_epochs=1", "name=first",
              "+trainer.limit_train_batches=40", "callbacks.health.every_n_epochs=1"]  # fmt: skip
     train(compose_run(folder, *words), folder)

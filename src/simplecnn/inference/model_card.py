@@ -19,6 +19,7 @@ from simplecnn.run_directory import RunDirectory
 log = logging.getLogger(__name__)
 CARD = "model_card.md"
 NUM_CONFUSIONS = 5
+NOT_RECIPE = ("root", "data_dir", "_recursive_")  # folders of one machine, and a word of Hydra's
 DATA = {  # size of the test set, what it is, its license
     "MNIST": (10_000, "70,000 handwritten digits of 28 x 28 pixels, LeCun, Cortes and Burges",
               "CC BY-SA 3.0"),
@@ -60,7 +61,7 @@ def model_card(directory: RunDirectory) -> str:
     sections = {
         "Network": [
             f"{_name(config['model'].get('network') or config['model'])}, "
-            f"{record.get('num_parameters') or 0:,} parameters, trained on "
+            f"{record.get('num_parameters') or math.nan:,} parameters, trained on "
             f"{(record.get('device') or {}).get('name')}: "
             f"{record.get('ended') or 'how it ended is not recorded'}.",
             f"Classes: {', '.join(record.get('class_names') or ['not recorded'])}.",
@@ -69,7 +70,7 @@ def model_card(directory: RunDirectory) -> str:
         "Recipe": [
             f"- {key}: {value}"
             for key, value in flat({part: config.get(part) for part in ("model", "data", "seed")})
-            if value != "null" and key not in ("data.root", "data.data_dir")  # of one machine
+            if value != "null" and key.rpartition(".")[2] not in NOT_RECIPE
         ],
         "Metrics": _metrics(record, evaluations, num_test),
         "Known weaknesses": _weaknesses(directory.path, evaluations),
