@@ -1,4 +1,4 @@
-"""The images on a page: which ones, as bytes, and what a network takes them for."""
+"""The images on a page: which ones, as bytes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
