@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, IterableDataset
 
+from simplecnn.errors import InputError
 from simplecnn.figures.inference.reliability import reliability_figure
 from simplecnn.inference.calibration import calibration
-from simplecnn.inference.evaluate import _table, evaluate, summarize
+from simplecnn.inference.evaluate import TestData, _table, evaluate, summarize
 from simplecnn.run_directory import RunDirectory
 
 
@@ -60,6 +63,27 @@ def test_evaluate_writes_it_and_draws_it(good_run, tmp_path, caplog):
         np.testing.assert_array_equal(arrays["num_images"], [b["num_images"] for b in bins])
     with Image.open(stem.with_suffix(".png")) as picture:
         assert picture.width > 600 and picture.height > 700
+
+
+class Stream(IterableDataset):
+    def __init__(self, number):
+        self.number = number
+
+    def __iter__(self):
+        return ((torch.zeros(1, 28, 28), i) for i in range(self.number))
+
+
+@pytest.mark.parametrize("number", [5, 0])
+def test_test_images_of_unknown_number_are_read(number, monkeypatch):
+    module = LightningDataModule()
+    module.test_dataloader = lambda: DataLoader(Stream(number), batch_size=2)
+    monkeypatch.setattr("simplecnn.inference.evaluate.build", lambda config: module)
+    if number == 0:
+        with pytest.raises(InputError, match="data: LightningDataModule has no test images."):
+            TestData({})
+        return
+    images, labels = TestData({}).tensors()
+    assert images.shape == (5, 1, 28, 28) and labels.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_the_table_names_the_classes_in_full_and_fits_a_screen():
