@@ -53,7 +53,9 @@ def test_a_logarithmic_loss_has_several_numbers(low, high, expected):
     figure.canvas.draw()
     ax = figure.axes[0]
     assert ax.get_yscale() == "log"
-    assert [t.get_text() for t in ax.get_yticklabels()] == expected
+    bottom, top = ax.get_ylim()
+    shown = zip(ax.get_yticks(), ax.get_yticklabels(), strict=True)
+    assert [t.get_text() for y, t in shown if bottom <= y <= top] == expected
 
 
 def test_curves_of_a_run_without_validation():
@@ -103,4 +105,4 @@ def test_health_without_validation_says_so():
     gradients = {"step": np.array([1]), "norm": np.ones((1, 1)), "update": np.ones((1, 1))}
     figure = health_figure(["conv"], gradients, {"step": np.zeros(0)})
     texts = [t.get_text() for ax in figure.axes for t in ax.texts]
-    assert texts == [*4 * ["no validation images were seen"], "about 0.001 is healthy (CS231n)"]
+    assert texts == [*4 * ["no validation images were seen"], "about 0.001\nis healthy\n(CS231n)"]

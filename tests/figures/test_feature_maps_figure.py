@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from paper import assert_words_fit
 
 from simplecnn.figures.feature_maps import feature_maps_figure
 from simplecnn.figures.style import WRONG
@@ -99,17 +100,8 @@ def test_the_input_stands_beside_its_maps():
 def test_any_shape_fits_on_the_paper(shape, image):
     images = np.random.default_rng(0).random((shape[0], *image)).astype(np.float32)
     figure = draw(some_maps(*shape), images=images)
-    figure.canvas.draw()
-    width, height = figure.canvas.get_width_height()
-    assert width <= 1700
-    box = figure.get_tightbbox()
-    assert box.x0 >= 0 and box.y0 >= 0
-    assert box.x1 * figure.dpi <= width + 0.5 and box.y1 * figure.dpi <= height + 0.5
-    # labels of neighbouring columns do not touch
-    renderer = figure.canvas.get_renderer()
-    boxes = [t.get_window_extent(renderer) for t in figure.axes[0].texts]
-    for i, a in enumerate(boxes):
-        assert not any(a.overlaps(b) for b in boxes[i + 1 :])
+    assert_words_fit(figure)
+    assert figure.canvas.get_width_height()[0] <= 1700
 
 
 def test_the_image_itself_stands_beside_its_maps():

@@ -1,11 +1,14 @@
 """What all pictures share: a title that is never cut off, signs that can be told in gray."""
 
+from io import BytesIO
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from PIL import Image
 
 from simplecnn.figures.confusion import confusion_figure
-from simplecnn.figures.raster import encode_png
+from simplecnn.figures.raster import Mosaic, encode_png
 from simplecnn.figures.style import (
     PADDING,
     SIGNED,
@@ -75,6 +78,23 @@ def test_names_are_no_formulas_and_no_font_must_have_them():
     with drawing():
         figure = confusion_figure(np.eye(3, dtype=int), class_names=names, title="$100 & $200")
         assert encode_png(figure)[1] > 100
+
+
+@pytest.mark.parametrize("ha", ["left", "center", "right"])
+@pytest.mark.parametrize("va", ["top", "center", "baseline", "bottom"])
+def test_words_of_a_mosaic_are_where_matplotlib_puts_them(ha, va):
+    mosaic = Mosaic(300, 200, title="")
+    mosaic.write(150, 100, "One line\nAnother", ha=ha, va=va, color="#ff0000")
+    mosaic.figure.canvas.draw()
+    drawn = np.asarray(mosaic.figure.canvas.buffer_rgba())[..., :3]
+    png = encode_png(mosaic.figure)[0]
+    written = np.asarray(Image.open(BytesIO(png)))
+    assert tuple(written.reshape(-1, 3).min(0)) == (255, 0, 0)  # in its color
+    for axis in (0, 1):
+        ends = [
+            np.flatnonzero((picture < 200).any((axis, 2)))[[0, -1]] for picture in (drawn, written)
+        ]
+        np.testing.assert_allclose(*ends, atol=6)
 
 
 def test_powers_of_ten_on_an_axis_are_formulas():

@@ -6,11 +6,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from simplecnn.figures.raster import Mosaic, join
+from simplecnn.figures.raster import Mosaic, join, short_name, text_width
 from simplecnn.figures.style import COUNT, FAINT, SMALL, positive_scale
 
 MAX_NAMED = 100  # classes
-MAX_NAME = 24  # characters
 BAR = 180  # pixels, from a recall of 0 to 1
 
 
@@ -22,41 +21,36 @@ def confusion_figure(
     Only mistakes have a color, on one scale from zero; the diagonal is gray. Beside each row
     stands the recall of its class, as a bar and in percent, below each column the precision.
     """
-    number = len(counts)
-    class_names = [n if len(n) <= MAX_NAME else f"{n[: MAX_NAME - 1]}…" for n in class_names]
-    widest = max(len(name) for name in class_names)
-    # Up to 100 classes, a cell is as high as the name of its class.
-    cell = int(np.clip(900 // number, 15 if number <= MAX_NAMED else 6, 52))
-    cell = max(cell, 8 * len(str(counts.max())) if number <= 30 else cell)
-    left, header = 9 * widest + 32, 40 if widest <= 4 else 9 * widest + 30
-    mistakes = counts * (1 - np.eye(number, dtype=counts.dtype))
+    num_classes = len(counts)
+    names = [short_name(name) for name in class_names]
+    widest = max(map(text_width, names))
+    named, counted = num_classes <= MAX_NAMED, num_classes <= 30
+    # A cell is as high as the name of its class, where there is one.
+    cell = int(np.clip(900 // num_classes, 15 if named else 6, 52))
+    if counted:
+        cell = max(cell, 8 * len(str(counts.max())))
+    turned = widest > min(cell, 40)
+    left, header = widest + 32, (widest if turned else 12) + 34
+    mistakes = counts * (1 - np.eye(num_classes, dtype=counts.dtype))
     rows, columns, right = counts.sum(1), counts.sum(0), counts.diagonal()
     recall = right / np.maximum(rows, 1)
     precision = right / np.maximum(columns, 1)
     scale = positive_scale(mistakes)
-    size = number * cell
+    size = num_classes * cell
     at_bar = left + size + 24
-    wrong, total = int(mistakes.sum()), int(counts.sum())
-    mosaic = Mosaic(
-        at_bar + BAR + 84,
-        header + size + 44,
-        title=f"{title}\n{wrong:,} of {total:,} images wrong; colors are counts of mistakes, "
-        "gray is right",
-        colors=COUNT,
-        scale=scale,
-        bar="mistakes",
-    )
+    title += f"\n{int(mistakes.sum()):,} of {int(counts.sum()):,} images wrong; colors are counts "
+    title += "of mistakes, gray is right"
+    canvas = at_bar + BAR + 84, header + size + 44
+    mosaic = Mosaic(*canvas, title=title, colors=COUNT, scale=scale, bar="mistakes")
     mosaic.put(join(mistakes[:, :, None, None], zoom=cell - 1, gap=1), left, header)
-    named = cell >= 15  # smaller cells are too close for the name of each class
-    counted = number <= 30
-    for i in range(number):
+    for i in range(num_classes):
         x, y = left + i * cell, header + i * cell
-        middle = y + (cell - 1) / 2
+        center, middle = x + (cell - 1) / 2, y + (cell - 1) / 2
         mosaic.box(x, y, cell - 1, cell - 1, facecolor="0.9")
         if named:
-            mosaic.write(left - 8, middle, class_names[i], ha="right", va="center")
-            mosaic.write(x + (cell - 1) / 2, header - 8, class_names[i], ha="center", va="bottom",
-                         rotation=90 if widest > 4 else 0)  # fmt: skip
+            mosaic.write(left - 8, middle, names[i], ha="right", va="center")
+            mosaic.write(center, header - 8, names[i], ha="center", va="bottom",
+                         rotation=90 if turned else 0)  # fmt: skip
             text = _percent(recall[i]) if rows[i] else "none"
             mosaic.write(at_bar + BAR + 6, middle, text, va="center")
         if rows[i]:  # what is missed in the color of mistakes
@@ -70,7 +64,7 @@ def confusion_figure(
                 ha="center", va="center", color="white" if dark else "black",
             )  # fmt: skip
         if counted and columns[i] and cell >= 36:
-            mosaic.write(x + cell / 2, header + size + 16, _percent(precision[i]), size=SMALL,
+            mosaic.write(center, header + size + 16, _percent(precision[i]), size=SMALL,
                          ha="center", color=FAINT)  # fmt: skip
     mosaic.write(left, 10, "predicted →", size=SMALL, color=FAINT)
     mosaic.write(left - 8, 10, "true ↓", size=SMALL, color=FAINT, ha="right")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from simplecnn.convolution.kernels import best_matches
 from simplecnn.figures.filters import dots_words
-from simplecnn.figures.raster import Mosaic, join
+from simplecnn.figures.raster import Mosaic, join, text_width
 from simplecnn.figures.style import SIGNED, SMALL, number, signed_scale
 
 MAX_ROWS, MAX_MOMENTS, MAX_CHANNELS = 64, 18, 4
@@ -46,74 +46,58 @@ def filter_history_figure(
         which += f", of each the strongest of {num_channels} input channels,"
         weights = np.take_along_axis(weights, strongest[None, :, None, None, None], axis=2)
         change = np.take_along_axis(change, strongest[:, None, None, None], axis=1)
-    starts, ends = best_matches(weights[0]), best_matches(weights[-1])
+    matches = best_matches(weights[-1])
+    if any(matches):
+        start, end = (
+            np.mean([abs(match.cosine) if match else 0.0 for match in of_moment])
+            for of_moment in (best_matches(weights[0]), matches)
+        )
+        title += f"; mean cosine similarity to a named kernel {end:.2f}, at the start {start:.2f}"
     channels = weights.shape[2]
-    zoom = min(MAX_TILE, MAX_HEIGHT // len(rows) - GAP) // height
-    zoom = min(zoom, (MAX_WIDTH // len(columns) - GAP) // (width * channels))
+    zoom = min(
+        min(MAX_TILE, MAX_HEIGHT // len(rows) - GAP) // height,
+        (MAX_WIDTH // len(columns) - GAP) // (width * channels),
+    )
     zoom = max(zoom, 1)
     tile = channels * (width * zoom + 1) - 1
     step_x, step_y = tile + GAP, max(height * zoom + GAP, 16)
-    left = 8 * max(len(name) for name in names) + 8
+    left = max(text_width(name, SMALL) for name in names) + GAP + 12
     at_change = left + len(columns) * step_x + 20
     at_kernel = at_change + tile + 64
     at_words = at_kernel + tile + 8
     bottom = HEADER + len(rows) * step_y - GAP
     scale = signed_scale(weights)
-    similarity = ""
-    if any(ends):
-        now, then = (
-            np.mean([abs(m.cosine) if m else 0.0 for m in some]) for some in (ends, starts)
-        )
-        similarity = (
-            f"; mean cosine similarity to a named kernel {now:.2f}, at the start {then:.2f}"
-        )
-    mosaic = Mosaic(
-        at_words + 190,
-        bottom,
-        title=f"{title}{similarity}\n{which} of {height} x {width} (rows), "
-        f"one scale for the whole run: ±{scale.vmax:.3g}{dots_words(zoom)}",
-        colors=SIGNED,
-        scale=scale,
-        bar="weight",
-    )
+    title += f"\n{which} of {height} x {width} (rows), one scale for the whole run: "
+    title += f"±{scale.vmax:.3g}{dots_words(zoom)}"
+    mosaic = Mosaic(at_words + 160, bottom, title=title, colors=SIGNED, scale=scale, bar="weight")
 
     def put(tiles: NDArray, x: int) -> None:
         """Draw tiles (rows, columns, channels, K, L) on gray, so that white weights are seen."""
         across = tiles.shape[1] * step_x + GAP
         mosaic.box(x - GAP, HEADER - GAP, across, bottom - HEADER + 2 * GAP,
                    facecolor="0.92", zorder=-1)  # fmt: skip
-        mosaic.put(_joined(tiles, zoom, step_y - GAP), x, HEADER)
+        gaps = (step_y - height * zoom, step_x - width * zoom)
+        for channel in range(channels):  # side by side in a tile, a pixel between them
+            pixels = join(tiles[:, :, channel], zoom=zoom, gap=gaps, dots=True)
+            mosaic.put(pixels, x + channel * (width * zoom + 1), HEADER)
 
     put(weights[columns].swapaxes(0, 1), left)
     put(change[:, None], at_change)
-    widest = max(len(line) for words in moments for line in words.split("\n"))
-    every = -(-(8 * widest + 6) // step_x)  # where not all can be named, the last one is
-    for place in range(len(columns) - 1, -1, -every):
+    every = -(-(max(text_width(name, SMALL) for name in moments) + 6) // step_x)
+    for place in range(len(columns) - 1, -1, -every):  # where not all can be named, the last one is
         x = left + place * step_x + tile / 2
         mosaic.write(x, HEADER - 8, moments[columns[place]], size=SMALL, ha="center")
     mosaic.write(at_change + tile / 2, HEADER - 8, "change", size=SMALL, ha="center")
-    if any(ends):
+    if any(matches):
         gap = np.full(change.shape[1:], np.nan)
-        put(np.stack([match.kernel if match else gap for match in ends])[:, None], at_kernel)
+        put(np.stack([match.kernel if match else gap for match in matches])[:, None], at_kernel)
         mosaic.write(at_kernel + tile / 2, HEADER - 8, "most similar", size=SMALL, ha="center")
-    for place, row in enumerate(rows):
+    for place, (row, match) in enumerate(zip(rows, matches, strict=True)):
         middle = HEADER + place * step_y + height * zoom / 2
         mosaic.write(left - GAP - 5, middle, names[place], size=SMALL, ha="right", va="center")
         percent = f"{100 * changes[row] / norms[row]:.0f} %" if norms[row] > 0 else "from 0"
         mosaic.write(at_change + tile + GAP + 5, middle, percent, size=SMALL, va="center")
-        if match := ends[place]:
+        if match:
             words = f"{number(match.cosine, '+.2f')} {match.name}"
             mosaic.write(at_words, middle, words, size=SMALL, va="center")
     return mosaic.figure
-
-
-def _joined(tiles: NDArray, zoom: int, row_height: int) -> NDArray:
-    """Tiles (rows, columns, channels, K, L) as pixels, the channels of a tile side by side."""
-    rows, columns, channels, height, width = tiles.shape
-    large = join(
-        tiles.reshape(rows * columns, channels, height, width), zoom=zoom, gap=1, dots=True
-    )  # every tile a row, a pixel between them
-    padded = np.full((rows * columns, row_height, large.shape[1]), np.nan, np.float32)
-    for i, top in enumerate(range(0, len(large), height * zoom + 1)):
-        padded[i, : height * zoom] = large[top : top + height * zoom]
-    return join(padded.reshape(rows, columns, row_height, -1), zoom=1, gap=GAP)

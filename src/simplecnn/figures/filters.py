@@ -11,13 +11,7 @@ from simplecnn.figures.style import SIGNED, SMALL, number, signed_scale
 MAX_WIDTH = 1376  # pixels
 
 
-def filters_figure(
-    weights: NDArray,
-    *,
-    title: str = "filters",
-    limit: float | None = None,
-    in_color: bool = False,
-) -> Figure:
+def filters_figure(weights: NDArray, *, title: str = "filters", in_color: bool = False) -> Figure:
     """Draw the weights (out_channels, in_channels, K, L) of a convolution on one symmetric scale.
 
     One input channel: a grid of numbered filters, each with its Euclidean norm, and with its
@@ -25,36 +19,42 @@ def filters_figure(
     Weights without their numbers have a dot where they are below zero. With `in_color` the three
     input channels are red, green and blue: a filter is a small color picture, in which gray is
     zero, and three signed planes.
-    `limit` fixes the end of the scale, so that several pictures can be compared.
     """
-    draw = _colors if in_color else _grid if weights.shape[1] == 1 else _matrix
-    return draw(weights, title, signed_scale(weights if limit is None else limit))
+    if in_color or weights.shape[1] == 1:
+        return _grid(weights, title, signed_scale(weights), in_color)
+    return _matrix(weights, title, signed_scale(weights))
 
 
-def _grid(weights: NDArray, title: str, scale: Normalize) -> Figure:
+def _grid(weights: NDArray, title: str, scale: Normalize, in_color: bool) -> Figure:
     num_filters, _, height, width = weights.shape
-    zoom = max(4, 120 // width)
-    tile_width, tile_height, gap, label = width * zoom, height * zoom, 36, 20
-    columns = min(8, num_filters)
-    rows = -(-num_filters // columns)
-    with_weights = num_filters * height * width <= 400 and zoom >= 24
-    mosaic = Mosaic(
-        columns * (tile_width + gap) - gap,
-        rows * (tile_height + gap),
-        title=f"{title}\n{num_filters} filters of {height} x {width}, "
-        f"one scale for the layer: ±{scale.vmax:.3g}{'' if with_weights else dots_words(zoom)}",
-        colors=SIGNED,
-        scale=scale,
-        bar="weight",
-    )
-    for i, kernel in enumerate(weights[:, 0]):
+    zoom = max(1, 48 // max(height, width)) if in_color else max(4, 120 // width)
+    tile_width, tile_height, gap = width * zoom, height * zoom, 4
+    block = 4 * tile_width + 3 * gap if in_color else tile_width
+    header = 34 if in_color else 20
+    step_x, step_y = block + (30 if in_color else 36), tile_height + header + 16
+    columns = min(6 if in_color else 8, num_filters)
+    numbered = not in_color and num_filters * height * width <= 400 and zoom >= 24
+    planes = " in color (gray is zero), and their red, green and blue plane" * in_color
+    title += f"\n{num_filters} filters of {height} x {width}{planes}, one scale for the layer: "
+    title += f"±{scale.vmax:.3g}{'' if numbered else dots_words(zoom)}"
+    size = (columns - 1) * step_x + block, -(-num_filters // columns) * step_y
+    mosaic = Mosaic(*size, title=title, colors=SIGNED, scale=scale, bar="weight")
+    for i, kernel in enumerate(weights):
         row, column = divmod(i, columns)
-        x, y = column * (tile_width + gap), row * (tile_height + gap) + label
-        mosaic.put(join(kernel[None, None], zoom=zoom, gap=0, dots=not with_weights), x, y)
+        left, y = column * step_x, row * step_y + header
+        x = left + (tile_width + gap if in_color else 0)  # of the planes
+        mosaic.write(left, y - header + 16, f"{i}", weight="bold")
         norm = np.linalg.norm(kernel.astype(np.float64))
-        mosaic.write(x, y - 4, f"{i}", weight="bold")
-        mosaic.write(x + tile_width, y - 4, f"norm {norm:.2f}", ha="right")
-        for (p, q), value in np.ndenumerate(kernel) if with_weights else ():
+        mosaic.write(left + block, y - header + 16, f"norm {norm:.2f}", ha="right")
+        if in_color:
+            mosaic.put(scale(kernel).filled().clip(0, 1).transpose(1, 2, 0), left, y, zoom)
+            mosaic.box(left, y, tile_width, tile_height, fill=False, linewidth=0.4)
+        mosaic.put(join(kernel[None], zoom=zoom, gap=gap, dots=not numbered), x, y)
+        for j, name in enumerate(("red", "green", "blue") if in_color else ()):
+            plane = x + j * (tile_width + gap)
+            mosaic.write(plane + tile_width / 2, y - 4, name, size=SMALL, ha="center")
+            mosaic.box(plane, y, tile_width, tile_height, fill=False, linewidth=0.2)
+        for (p, q), value in np.ndenumerate(kernel[0]) if numbered else ():
             mosaic.write(
                 x + (q + 0.5) * zoom, y + (p + 0.5) * zoom, number(value, "z.2f"), size=SMALL - 1,
                 ha="center", va="center", color="white" if scale(abs(value)) > 0.8 else "black",
@@ -62,63 +62,23 @@ def _grid(weights: NDArray, title: str, scale: Normalize) -> Figure:
     return mosaic.figure
 
 
-def _colors(weights: NDArray, title: str, scale: Normalize) -> Figure:
-    num_filters, _, height, width = weights.shape
-    zoom = max(1, 48 // max(height, width))
-    tile, gap, label, inner = width * zoom, 30, 34, 4
-    block = 4 * tile + 3 * inner
-    columns = min(6, num_filters)
-    row_height = height * zoom + label + 8
-    mosaic = Mosaic(
-        columns * (block + gap) - gap,
-        -(-num_filters // columns) * row_height,
-        title=f"{title}\n{num_filters} filters of {height} x {width} in color (gray is zero), and "
-        f"their red, green and blue plane; one scale for the layer: ±{scale.vmax:.3g}"
-        f"{dots_words(zoom)}",
-        colors=SIGNED,
-        scale=scale,
-        bar="weight",
-    )
-    for i, kernel in enumerate(weights):
-        row, column = divmod(i, columns)
-        x, y = column * (block + gap), row * row_height + label
-        mosaic.put(scale(kernel).filled().clip(0, 1).transpose(1, 2, 0), x, y, zoom)
-        mosaic.box(x, y, tile, height * zoom, fill=False, linewidth=0.4)
-        planes = join(kernel[None], zoom=zoom, gap=inner, dots=True)
-        mosaic.put(planes, x + tile + inner, y)
-        mosaic.write(x, y - 18, f"{i}", weight="bold")
-        norm = np.linalg.norm(kernel.astype(np.float64))
-        mosaic.write(x + block, y - 18, f"norm {norm:.2f}", ha="right")
-        for j, name in enumerate(("red", "green", "blue"), start=1):
-            middle = x + j * (tile + inner) + tile / 2
-            mosaic.write(middle, y - 4, name, size=SMALL, ha="center")
-            mosaic.box(x + j * (tile + inner), y, tile, height * zoom, fill=False, linewidth=0.2)
-    return mosaic.figure
-
-
 def _matrix(weights: NDArray, title: str, scale: Normalize) -> Figure:
     num_filters, num_inputs, height, width = weights.shape
-    gap, left, label = 6, 30, 18
+    gap, left, header = 6, 30, 18
     zoom = int(np.clip((MAX_WIDTH / num_inputs - gap) // width, 1, 14))
     step_x, step_y = width * zoom + gap, height * zoom + gap
-    mosaic = Mosaic(
-        left + num_inputs * step_x - gap,
-        label + num_filters * step_y - gap,
-        title=f"{title}\n{num_filters} filters (rows) of {height} x {width} "
-        f"on {num_inputs} input channels (columns), "
-        f"one scale for the layer: ±{scale.vmax:.3g}{dots_words(zoom)}",
-        colors=SIGNED,
-        scale=scale,
-        bar="weight",
-    )
-    mosaic.put(join(weights, zoom=zoom, gap=gap, dots=True), left, label)
+    title += f"\n{num_filters} filters (rows) of {height} x {width} on {num_inputs} input channels "
+    title += f"(columns), one scale for the layer: ±{scale.vmax:.3g}{dots_words(zoom)}"
+    size = left + num_inputs * step_x - gap, header + num_filters * step_y - gap
+    mosaic = Mosaic(*size, title=title, colors=SIGNED, scale=scale, bar="weight")
+    mosaic.put(join(weights, zoom=zoom, gap=gap, dots=True), left, header)
     # Number only as many rows and columns as fit.
-    for i in range(0, num_filters, max(1, -(-16 // step_y))):
-        y = label + i * step_y + height * zoom / 2
+    for i in range(0, num_filters, -(-16 // step_y)):
+        y = header + i * step_y + height * zoom / 2
         mosaic.write(left - 6, y, str(i), size=SMALL, ha="right", va="center")
-    for j in range(0, num_inputs, max(1, -(-28 // step_x))):
+    for j in range(0, num_inputs, -(-28 // step_x)):
         x = left + j * step_x + width * zoom / 2
-        mosaic.write(x, label - 5, str(j), size=SMALL, ha="center")
+        mosaic.write(x, header - 5, str(j), size=SMALL, ha="center")
     return mosaic.figure
 
 

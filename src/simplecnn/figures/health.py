@@ -1,6 +1,7 @@
 """How the layers fared during training: their outputs, gradients and updates."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -9,8 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from simplecnn.figures.curves import ROUND, log_ticks, say, time_axes
-from simplecnn.figures.style import LABEL, POSITIVE, SMALL, TITLE, new_figure
+from simplecnn.figures.curves import log_ticks, say, time_axes
+from simplecnn.figures.style import LABEL, NOTE, POSITIVE, ROUND, TITLE, new_figure
 
 FLOOR = 1e-7  # smaller gradients and changes are not drawn: a schedule may end at a rate of 0
 MAX_NAMES = 10  # in the legend of layers
@@ -30,49 +31,50 @@ def health_figure(
     `zeros` (shares), `mean` and `std` (m, layers) of the layers' outputs over many images; NaN is
     not drawn.
     """
-    figure = new_figure(11.2, 6.0, fitted=False)
-    figure.subplots_adjust(left=0.06, right=0.87, top=0.86, bottom=0.085, wspace=0.27, hspace=0.42)
+    figure = new_figure(11.2, 5.8, fitted=False)
+    figure.subplots_adjust(left=0.06, right=0.87, top=0.89, bottom=0.08, wspace=0.27, hspace=0.36)
     figure.text(0.012, 0.975, title, fontsize=TITLE, va="top")
     colors = matplotlib.colormaps[POSITIVE](np.linspace(0, 0.88, len(layers)))
     panels = [
-        ("dead: outputs that are zero for every image, %", activity, "dead", 100),
-        ("outputs above zero for every image, %", activity, "always_on", 100),
-        ("zeros among all outputs, %", activity, "zeros", 100),
-        ("mean output; dashed: standard deviation", activity, "mean", 1),
-        ("norm of the gradient", gradients, "norm", 1),
-        ("change of the weights in a step, relative", gradients, "update", 1),
+        ("dead: outputs that are zero for every image, %", "dead", 100),
+        ("outputs above zero for every image, %", "always_on", 100),
+        ("zeros among all outputs, %", "zeros", 100),
+        ("mean output; dashed: standard deviation", "mean", 1),
+        ("norm of the gradient", "norm", 1),
+        ("change of the weights in a step, relative", "update", 1),
     ]
-    for place, (name, table, key, unit) in enumerate(panels, start=1):
-        ax = figure.add_subplot(2, 3, place)
-        time_axes(ax, name, "step")
+    for ax, (name, key, unit) in zip(figure.subplots(2, 3).flat, panels, strict=True):
+        is_activity = key not in ("norm", "update")
+        table = activity if is_activity else gradients
+        time_axes(ax, name, "step" if is_activity else "step, logarithmic")
         if key not in table:
-            say(ax, "no validation images were seen" if table is activity else "no step yet")
+            say(ax, "no validation images were seen" if is_activity else "no step yet")
             continue
+        values = unit * table[key]
+        if not is_activity:
+            values = np.where(values > FLOOR, values, np.nan)
         for i, color in enumerate(colors):
-            values = unit * table[key][:, i]
-            if table is gradients:
-                values = np.where(values > FLOOR, values, np.nan)
-            ax.plot(table["step"], values, ".-", color=color, linewidth=1.2, markersize=4)
+            look: Any = {"color": color, "markersize": 4, "clip_on": False}
+            ax.plot(table["step"], values[:, i], ".-", linewidth=1.2, **look)
             if key == "mean":
-                ax.plot(table["step"], table["std"][:, i], ".--", color=color, linewidth=1.0,
-                        markersize=4)  # fmt: skip
+                ax.plot(table["step"], table["std"][:, i], ".--", linewidth=1.0, **look)
         if key == "update":
             ax.axhline(1e-3, color="0.5", linewidth=0.8, linestyle="--")
-            ax.text(0.02, 1e-3, "about 0.001 is healthy (CS231n)", fontsize=SMALL, color="0.4",
-                    transform=ax.get_yaxis_transform(), va="bottom")  # fmt: skip
-        if table is gradients:
-            ax.set_xscale("log")
-            log_ticks(ax.xaxis)
-            if (table[key] > FLOOR).any():
-                ax.set_yscale("log")
-                log_ticks(ax.yaxis)
-        else:
+            ax.text(1.02, 1e-3, "about 0.001\nis healthy\n(CS231n)", fontsize=NOTE, color="0.4",
+                    transform=ax.get_yaxis_transform(), va="center")  # fmt: skip
+        if is_activity:
             ax.set_xlim(left=0)
             ax.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=ROUND))
             if key != "mean":
                 ax.set_ylim(0, max(1.0, ax.get_ylim()[1]))
+        else:
+            ax.set_xscale("log")
+            log_ticks(ax.xaxis)
+            if np.isfinite(values).any():
+                ax.set_yscale("log")
+                log_ticks(ax.yaxis)
     named = np.unique(np.linspace(0, len(layers) - 1, min(len(layers), MAX_NAMES)).astype(int))
     handles = [Line2D([], [], color=colors[i], linewidth=2) for i in named]
     figure.legend(handles, [layers[i] for i in named], loc="upper left", frameon=False,
-                  bbox_to_anchor=(0.875, 0.87), fontsize=LABEL)  # fmt: skip
+                  bbox_to_anchor=(0.875, 0.9), fontsize=LABEL)  # fmt: skip
     return figure

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -41,6 +41,7 @@ NEW, OLD = "#d9600f", "0.8"
 FAINT = "0.35"  # text that explains
 GRID = "0.9"
 PADDING = "#d9c79e"  # a color that no gray image has
+ROUND = (1, 2, 2.5, 5, 10)  # what may lie between two numbers at an axis, times a power of ten
 FONT = "DejaVu Sans"
 FURTHER_FONTS = (  # for names that FONT cannot write, where one is installed
     *("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Hiragino Sans", "PingFang SC"),
@@ -135,13 +136,13 @@ def number(value: float, spec: str = "z.3g") -> str:
 
 def signed_scale(*arrays: ArrayLike) -> Normalize:
     """One scale for signed values: symmetric, so that zero is white."""
-    limit = _largest(np.abs(np.asarray(a)) for a in arrays)
+    limit = _largest(*map(np.abs, arrays))
     return Normalize(-limit, limit)
 
 
 def positive_scale(*arrays: ArrayLike) -> Normalize:
     """One scale for values from zero up."""
-    return Normalize(0.0, _largest(np.asarray(a) for a in arrays))
+    return Normalize(0.0, _largest(*arrays))
 
 
 def image_colors(image: NDArray) -> NDArray:
@@ -188,7 +189,7 @@ def mark_negative(image: AxesImage) -> None:
     image.axes.add_collection(dots, autolim=False)
 
 
-def _largest(arrays: Iterable[NDArray]) -> float:
+def _largest(*arrays: ArrayLike) -> float:
     """The largest finite value, or 1.0 where all are zero (a scale needs a width)."""
-    peaks = [float(a[np.isfinite(a)].max()) for a in arrays if np.isfinite(a).any()]
-    return max(peaks, default=0.0) or 1.0
+    values = np.concatenate([np.ravel(a) for a in arrays])
+    return float(values[np.isfinite(values)].max(initial=0.0)) or 1.0

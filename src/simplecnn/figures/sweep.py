@@ -10,13 +10,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from simplecnn.figures import style
+from simplecnn.figures.raster import short_name
 
 PANEL_WIDTH, PANEL_HEIGHT = 3.6, 3.0  # inches
-MAX_LINES = 6  # in one panel: more values of the other parameter are dots only
+LINES = tuple(zip(style.COLORS, "os^Dv*", strict=True))  # colors, and marks for who sees none
+MAX_TICKS = 6  # of an axis that names its values; more values get round numbers
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,35 @@ class Curve:
     label: str
     epochs: Sequence[int]
     values: Sequence[float]
+
+
+class _Scale:
+    """Where values stand on an axis, (jobs,) `places`, and which `ticks` name them."""
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        self.distinct = list(dict.fromkeys(values))
+        if not all(isinstance(value, int | float) for value in values):  # as they were typed
+            self.places = np.array([self.distinct.index(value) for value in values], float)
+            self.is_logarithmic = False
+            self.ticks = [(float(i), _text(value)) for i, value in enumerate(self.distinct)]
+            return
+        self.places = np.array(values, float)
+        at = self.distinct = sorted(value for value in self.distinct if math.isfinite(value))
+        low, high = at[0], at[-1]
+        # Logarithmic where the median is nearer to the geometric mean of the ends than to theirs.
+        means = (low + high) / 2 * math.sqrt(max(low * high, 0.0))
+        self.is_logarithmic = bool(low > 0 and np.median(at) ** 2 < means)
+        if len(at) > MAX_TICKS:
+            linear, logarithmic = MaxNLocator(MAX_TICKS, steps=style.ROUND), LogLocator(subs=(1, 3))
+            locator = logarithmic if self.is_logarithmic else linear
+            at = [place for place in locator.tick_values(low, high) if low <= place <= high]
+        self.ticks = [(place, _text(place)) for place in at]
+
+    def share(self, place: Any) -> Any:
+        """How far along the axis a place is, from 0 to 1."""
+        change = np.log if self.is_logarithmic else np.asarray
+        low, high = np.nanmin(change(self.places)), np.nanmax(change(self.places))
+        return (change(place) - low) / (high - low) if high > low else 0.5 + 0.0 * place
 
 
 def sweep_figure(
@@ -44,100 +75,93 @@ def sweep_figure(
     From three parameters on, parallel coordinates show which values came together.
     """
     values = np.asarray(results, dtype=float)
-    num_columns = min(3, max(2, len(parameters)))
-    one = len(parameters) == 1  # its panel and the curves share a row
-    num_rows = math.ceil(len(parameters) / num_columns)
-    heights = [PANEL_HEIGHT] * (num_rows + (len(parameters) > 2) + (not one))
-    figure = style.new_figure(PANEL_WIDTH * num_columns + 0.6, sum(heights) + 0.5)
-    grid = figure.add_gridspec(len(heights), num_columns)
+    scales = {name: _Scale(settings) for name, settings in parameters.items()}
+    num_columns = min(3, max(2, len(scales)))
+    one = len(scales) == 1  # its panel and the curves share a row
+    num_rows = math.ceil(len(scales) / num_columns)
+    num_all = num_rows + (len(scales) > 2) + (not one)
+    figure = style.new_figure(PANEL_WIDTH * num_columns + 0.6, PANEL_HEIGHT * num_all + 0.5)
+    grid = figure.add_gridspec(num_all, num_columns)
     num_failed = int(np.isnan(values).sum())
     failed = f", {num_failed} without a result (crosses)" if num_failed else ""
     style.head(figure, f"{len(values)} jobs{failed}")
-    for i, name in enumerate(parameters):
+    for i, name in enumerate(scales):
         ax = figure.add_subplot(grid[i // num_columns, i % num_columns])
-        others = [other for other in parameters if other != name] if len(parameters) == 2 else []
+        others = [other for other in scales if other != name]
         style.dress(ax, x=name, y=metric, grid="y")
-        _draw_parameter(ax, name, parameters, values, other=others[0] if others else None)
-    if len(parameters) > 2:
+        _draw_parameter(ax, name, scales, values, other=others[0] if len(others) == 1 else None)
+    if len(scales) > 2:
         ax = figure.add_subplot(grid[num_rows, :])
-        _draw_parallel(ax, parameters, values, metric, larger_is_better)
+        _draw_parallel(ax, scales, values, metric, larger_is_better)
     _draw_curves(figure.add_subplot(grid[-1, 1 if one else slice(None)]), curves, curve_metric)
     return figure
 
 
 def _draw_parameter(
-    ax: Axes,
-    name: str,
-    parameters: Mapping[str, Sequence[Any]],
-    values: NDArray[Any],
-    *,
-    other: str | None,
+    ax: Axes, name: str, scales: Mapping[str, _Scale], values: NDArray, *, other: str | None
 ) -> None:
     """A dot a job; a line along each value of the `other` parameter, or along the mean."""
-    places, ticks = _places(parameters[name])
-    _scale_axis(ax, places, ticks)
-    good = np.isfinite(values)
-    lines = _distinct(parameters[other]) if other else []
-    if other and len(lines) <= MAX_LINES:
-        for color, setting in zip(style.COLORS, lines, strict=False):
-            chosen = good & np.array([s == setting for s in parameters[other]])
-            ax.plot(places[chosen], values[chosen], "o", color=color, markersize=4)
-            _draw_mean(ax, places[chosen], values[chosen], color, f"{other} {_text(setting)}")
-        ax.legend(fontsize=style.NOTE, framealpha=0.8)
-    else:
-        ax.plot(places[good], values[good], "o", color=style.COLORS[0], markersize=4, alpha=0.75)
-        repeated = len(np.unique(places[good])) <= max(8, len(places) / 2)
-        if repeated and name != "seed":  # seeds have no order
-            _draw_mean(ax, places[good], values[good], style.COLORS[0], "mean")
+    scale = scales[name]
+    places, good = scale.places, np.isfinite(values)
+    if scale.is_logarithmic:
+        ax.set_xscale("log")
+    long = sum(len(text) for _, text in scale.ticks) > 34
+    ax.set_xticks([place for place, _ in scale.ticks], [text for _, text in scale.ticks],
+                  rotation=20 if long else 0, ha="right" if long else "center")  # fmt: skip
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_locator(MaxNLocator(5, steps=style.ROUND))
+    ax.margins(x=0.12)
+    groups = [("mean", LINES[0], good)]
+    if other and len(scales[other].distinct) <= len(LINES):
+        others = zip(LINES, scales[other].distinct, np.unique(scales[other].places), strict=False)
+        groups = [
+            (f"{other} {_text(value)}", line, good & (scales[other].places == place))
+            for line, value, place in others
+        ]
+    for label, (color, mark), chosen in groups:
+        x, y = places[chosen], values[chosen]
+        ax.plot(x, y, mark, color=color, markersize=4, alpha=0.75)
+        where = np.unique(x)
+        repeated = len(where) <= max(8, len(x) / 2)
+        if label != "mean" or (repeated and name != "seed"):  # seeds have no order
+            means = [y[x == place].mean() for place in where]
+            ax.plot(where, means, "-", color=color, linewidth=1.2, alpha=0.8, label=label)
     if not good.all():  # below the worst result
         low, high = ax.get_ylim()
         ax.set_ylim(low - 0.08 * (high - low), high)
         floor = np.full((~good).sum(), low - 0.05 * (high - low))
         ax.plot(places[~good], floor, "x", color=style.WRONG, markersize=6, clip_on=False)
-
-
-def _draw_mean(
-    ax: Axes, places: NDArray[Any], values: NDArray[Any], color: str, label: str
-) -> None:
-    where = np.unique(places)
-    means = [values[places == place].mean() for place in where]
-    ax.plot(where, means, "-", color=color, linewidth=1.2, alpha=0.8, label=label)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize=style.NOTE, framealpha=0.8)
 
 
 def _draw_parallel(
     ax: Axes,
-    parameters: Mapping[str, Sequence[Any]],
-    values: NDArray[Any],
+    scales: Mapping[str, _Scale],
+    values: NDArray,
     metric: str,
     larger_is_better: bool,
 ) -> None:
     """Each job a line over an axis a parameter and one of the results, in the color of its own."""
     good = np.flatnonzero(np.isfinite(values))
-    axes = [_places(settings) for settings in parameters.values()]
-    axes.append((values, []))
-    columns = []
-    for x, (places, ticks) in enumerate(axes):
-        is_result = x == len(parameters)
-        logarithmic = not is_result and _is_logarithmic(places, ticks)
-        change = np.log if logarithmic else np.asarray
-        low, high = np.nanmin(change(places)), np.nanmax(change(places))
-        span = high - low or 1.0
-        columns.append((change(places) - low) / span if high > low else 0.5 + 0 * places)
+    columns = {**scales, metric: _Scale(values.tolist())}
+    for x, scale in enumerate(columns.values()):
         ax.axvline(x, color=style.FAINT, linewidth=0.8)
-        for place, text in ticks or _few(places, logarithmic=logarithmic):
-            y = float((change(place) - low) / span) if high > low else 0.5
+        is_result = x == len(scales)
+        for place, text in scale.ticks:
             ax.annotate(
-                text, (x, y), (5 if is_result else -4, 0), textcoords="offset points",
-                ha="left" if is_result else "right", va="center", fontsize=style.NOTE,
+                text, (x, scale.share(place)), (5 if is_result else -4, 0),
+                textcoords="offset points", ha="left" if is_result else "right", va="center",
+                fontsize=style.NOTE,
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8},
             )  # fmt: skip
     norm = Normalize(values[good].min(), max(values[good].max(), values[good].min() + 1e-9))
     colors = matplotlib.colormaps[style.POSITIVE]
-    lines = np.stack(columns, axis=1)
+    lines = np.stack([scale.share(scale.places) for scale in columns.values()], axis=1)
     for i in good[np.argsort(values[good] if larger_is_better else -values[good])]:
         ax.plot(lines[i], color=colors(norm(values[i])), linewidth=1.4, alpha=0.8)  # best on top
-    ax.set_xticks(range(len(columns)), [*parameters, metric], fontsize=style.LABEL)
-    ax.set_xlim(-0.35, len(parameters) + 0.2)
+    ax.set_xticks(range(len(columns)), list(columns), fontsize=style.LABEL)
+    ax.set_xlim(-0.35, len(scales) + 0.2)
     ax.set_ylim(-0.06, 1.06)
     ax.set_yticks([])
     ax.spines[["top", "right", "left", "bottom"]].set_visible(False)
@@ -149,11 +173,9 @@ def _draw_parallel(
 def _draw_curves(ax: Axes, curves: Sequence[Curve], metric: str) -> None:
     title = f"Learning curves of the best {len(curves)}" if len(curves) > 1 else "Learning curve"
     style.dress(ax, title=title, x="epoch", y=metric, grid="both")
-    for color, curve in zip(style.COLORS, curves, strict=False):
-        ax.plot(
-            curve.epochs, curve.values, ".-", color=color, linewidth=1.3, markersize=5,
-            label=curve.label,
-        )  # fmt: skip
+    for (color, mark), curve in zip(LINES, curves, strict=False):
+        ax.plot(curve.epochs, curve.values, f"{mark}-", color=color, linewidth=1.3, markersize=3.5,
+                label=curve.label)  # fmt: skip
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if curves:
         ax.legend(fontsize=style.NOTE, framealpha=0.8)
@@ -162,51 +184,5 @@ def _draw_curves(ax: Axes, curves: Sequence[Curve], metric: str) -> None:
                 transform=ax.transAxes, fontsize=style.LABEL)  # fmt: skip
 
 
-def _places(settings: Sequence[Any]) -> tuple[NDArray[Any], list[tuple[float, str]]]:
-    """Where each setting stands on an axis, and the named places where it is not of numbers."""
-    if all(isinstance(s, int | float) for s in settings):
-        return np.asarray(settings, dtype=float), []
-    names = _distinct(settings)
-    places = np.array([names.index(s) for s in settings], dtype=float)
-    return places, [(float(i), _text(name)) for i, name in enumerate(names)]
-
-
-def _scale_axis(ax: Axes, places: NDArray[Any], ticks: list[tuple[float, str]]) -> None:
-    shown = ticks or [(p, _text(p)) for p in np.unique(places)]
-    if _is_logarithmic(places, ticks):
-        ax.set_xscale("log")
-    if len(shown) <= 6:
-        long = sum(len(text) for _, text in shown) > 34
-        ax.set_xticks([p for p, _ in shown], [t for _, t in shown], rotation=20 if long else 0,
-                      ha="right" if long else "center")  # fmt: skip
-        ax.xaxis.set_minor_locator(NullLocator())
-    ax.margins(x=0.12)
-
-
-def _is_logarithmic(places: NDArray[Any], ticks: list[tuple[float, str]]) -> bool:
-    """Whether the places are numbers that are better told apart by their ratios."""
-    distinct = np.unique(places)
-    if ticks or distinct[0] <= 0:
-        return False
-    steps = np.diff(distinct)
-    ratio = distinct[-1] / distinct[0]
-    return bool(ratio >= 8 or (len(steps) > 1 and ratio >= 3 and steps[-1] > 1.5 * steps[0]))
-
-
-def _few(places: NDArray[Any], *, logarithmic: bool) -> list[tuple[float, str]]:
-    """The numbers to write on an axis: themselves, or five between the first and the last."""
-    distinct = np.unique(places[np.isfinite(places)])
-    if len(distinct) > 6:
-        between = np.geomspace if logarithmic else np.linspace
-        distinct = between(distinct[0], distinct[-1], 5)
-    return [(float(p), _text(float(p))) for p in distinct]
-
-
-def _distinct(settings: Sequence[Any]) -> list[Any]:
-    distinct = list(dict.fromkeys(settings))
-    numbers = all(isinstance(s, int | float) for s in distinct)
-    return sorted(distinct) if numbers else distinct
-
-
 def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else short_name(str(value))
