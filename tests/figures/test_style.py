@@ -24,11 +24,10 @@ from simplecnn.figures.style import (
 
 
 @pytest.mark.parametrize("width", [3.0, 5.6, 11.0])
-@pytest.mark.parametrize("size", [8, 10])
-def test_a_long_title_is_broken_where_the_picture_ends(width, size):
+def test_a_long_title_is_broken_where_the_picture_ends(width):
     figure = new_figure(width, 4)
     words = "accuracy when the image moves, consistency: pairs of shifts with ONE ANSWER, 100 % "
-    head(figure, "short\n" + 4 * words, size)
+    head(figure, "short\n" + 4 * words)
     box = figure._suptitle.get_window_extent()
     assert box.x0 > 0 and box.x1 < figure.bbox.width
     lines = figure._suptitle.get_text().split("\n")

@@ -314,6 +314,21 @@ def test_parallel_coordinates_from_three_parameters_on():
     assert len(figure.axes) == 3
 
 
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [([1e-3, 3e-3, 1e-2], "log"), ([16, 32, 64], "log"), ([1, 2, 3], "linear"),
+     ([0.01, 0.05, 0.1, 0.12, 0.2], "linear"), ([0.0, 0.1, 1.0], "linear")],
+)  # fmt: skip
+def test_values_that_multiply_are_on_a_logarithmic_axis(values, scale):
+    from simplecnn.figures.sweep import sweep_figure
+
+    results = [float(i) for i in range(len(values))]
+    figure = sweep_figure({"x": values}, results, [], metric="m", curve_metric="m")
+    assert figure.axes[0].get_xscale() == scale
+    ticks = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+    assert ticks == [f"{value:.4g}" for value in values]
+
+
 # The directory of a sweep, and what may lock it.
 
 

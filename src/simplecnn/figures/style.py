@@ -2,9 +2,8 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache
 from textwrap import fill
 from typing import Any
@@ -32,7 +31,7 @@ _BLUE_TO_RED = (
 SIGNED = LinearSegmentedColormap.from_list("blue_white_red", _BLUE_TO_RED, N=255)
 POSITIVE = "viridis"  # dark is zero
 COUNT = LinearSegmentedColormap.from_list("white_red", _BLUE_TO_RED[5:], N=256)  # white is none
-DIGIT = "gray_r"  # ink is black on white paper
+DIGIT, PHOTO = "gray_r", "gray"  # of gray images: ink is black on white paper; as they are
 # Told apart by color-blind readers (Okabe and Ito).
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 WRONG, BETTER = "#b2182b", "#2166ac"  # a wrong answer, a loss of accuracy; a gain
@@ -47,8 +46,6 @@ FURTHER_FONTS = (  # for names that FONT cannot write, where one is installed
     *("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Hiragino Sans", "PingFang SC"),
     *("Microsoft YaHei", "Yu Gothic", "Noto Sans", "Arial Unicode MS"),
 )
-# Whether a gray image is drawn as ink on paper.
-_ink: ContextVar[bool] = ContextVar("ink", default=True)
 # The name, color and line of each stage. The marks tell them apart in gray.
 STAGES = {
     "train": ("training", COLORS[0], "o-"),
@@ -57,24 +54,20 @@ STAGES = {
 }
 
 
+# A font in another weight is fine.
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+
+
 @contextmanager
 def drawing(*, ink: bool = True) -> Iterator[None]:
     """For figures that are made and drawn inside: names are in fonts that have their letters.
 
     ink: gray images are drawings, ink on paper; else photographs, shown as they are.
     """
-    token = _ink.set(ink)
-    logger = logging.getLogger("matplotlib.font_manager")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # a font in another weight is fine
-    look: Any = {"font.family": list(fonts())}
+    look: Any = {"font.family": list(fonts()), "image.cmap": DIGIT if ink else PHOTO}
     with matplotlib.rc_context(look), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        try:
-            yield
-        finally:
-            _ink.reset(token)
-            logger.setLevel(level)
+        yield
 
 
 @cache
@@ -95,11 +88,10 @@ def new_figure(width: float, height: float, *, fitted: bool = True) -> Figure:
     return figure
 
 
-def head(figure: Figure, text: str, size: float = TITLE) -> None:
-    """The title above all axes, `size` in points, its lines broken where the figure ends."""
-    width = int(72 * figure.get_figwidth() / (0.62 * size))  # a character takes 0.62 of its size
-    lines = (fill(line, width) for line in text.split("\n"))
-    figure.suptitle("\n".join(lines), fontsize=size)
+def head(figure: Figure, text: str) -> None:
+    """The title above all axes, its lines broken where the figure ends."""
+    width = int(72 * figure.get_figwidth() / (0.62 * TITLE))  # a character takes 0.62 of its size
+    figure.suptitle("\n".join(fill(line, width) for line in text.split("\n")), fontsize=TITLE)
 
 
 def dress(ax: Axes, *, title: str = "", x: str = "", y: str = "", grid: Any = "") -> None:
@@ -116,12 +108,7 @@ def dress(ax: Axes, *, title: str = "", x: str = "", y: str = "", grid: Any = ""
 
 
 def color_bar(
-    figure: Figure,
-    axes: Axes | Sequence[Axes] | NDArray,
-    colors: str | Colormap,
-    scale: Normalize,
-    label: str,
-    **options: Any,
+    figure: Figure, axes: Any, colors: str | Colormap, scale: Normalize, label: str, **options: Any
 ) -> None:
     """The scale of `axes` beside them; options are those of matplotlib's colorbar."""
     bar = figure.colorbar(ScalarMappable(scale, colors), ax=axes, aspect=30, **options)
@@ -160,7 +147,7 @@ def image_colors(image: NDArray) -> NDArray:
     if len(image) == 3 and not (values == values[:1]).all():
         colors = values.transpose(1, 2, 0)
     else:
-        gray = 1 - values.mean(0) if _ink.get() else values.mean(0)
+        gray = values.mean(0) if matplotlib.rcParams["image.cmap"] == PHOTO else 1 - values.mean(0)
         colors = gray[..., None].repeat(3, 2)
     return np.where(missing[..., None], to_rgb(PADDING), colors)
 

@@ -43,9 +43,11 @@ class _Scale:
         self.places = np.array(values, float)
         at = self.distinct = sorted(value for value in self.distinct if math.isfinite(value))
         low, high = at[0], at[-1]
-        # Logarithmic where the median is nearer to the geometric mean of the ends than to theirs.
-        means = (low + high) / 2 * math.sqrt(max(low * high, 0.0))
-        self.is_logarithmic = bool(low > 0 and np.median(at) ** 2 < means)
+        # Logarithmic where the median is nearer to the geometric mean of the ends than to the mean.
+        is_wide = low > 0 and high >= 3 * low
+        self.is_logarithmic = bool(
+            is_wide and np.median(at) ** 2 < math.sqrt(low * high) * (low + high) / 2
+        )
         if len(at) > MAX_TICKS:
             linear, logarithmic = MaxNLocator(MAX_TICKS, steps=style.ROUND), LogLocator(subs=(1, 3))
             locator = logarithmic if self.is_logarithmic else linear
