@@ -16,7 +16,7 @@ BAR = 180  # pixels, from a recall of 0 to 1
 def confusion_figure(
     counts: NDArray, *, class_names: Sequence[str], title: str = "confusion"
 ) -> Figure:
-    """Draw counts (classes, classes): a row a true class, a column a predicted one.
+    """Draw counts (classes, classes): a row per true class, a column per predicted one.
 
     Only mistakes have a color, on one scale from zero; the diagonal is gray. Beside each row
     stands the recall of its class, as a bar and in percent, below each column the precision.

@@ -25,7 +25,7 @@ def feature_maps_figure(
     predictions: Sequence[str],
     title: str = "feature maps",
 ) -> Figure:
-    """Draw maps (N, channels, H, W) of images (N, C, h, w): a row an image, a column a channel.
+    """Draw maps (N, channels, H, W) of images (N, C, h, w): a row per image, a column per channel.
 
     One scale for the layer, so that channels can be compared: from zero up, or symmetric about
     zero where there are negative values. It ends where 99 % of the outputs that are not zero are

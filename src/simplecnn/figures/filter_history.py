@@ -1,4 +1,4 @@
-"""How the filters of a convolution were learned: a row a filter, a column a moment."""
+"""How the filters of a convolution were learned: a row per filter, a column per moment."""
 
 from collections.abc import Sequence
 

@@ -15,7 +15,7 @@ def filters_figure(weights: NDArray, *, title: str = "filters", in_color: bool =
     """Draw the weights (out_channels, in_channels, K, L) of a convolution on one symmetric scale.
 
     One input channel: a grid of numbered filters, each with its Euclidean norm, and with its
-    weights where there are few. More: a matrix, a row a filter, a column an input channel.
+    weights where there are few. More: a matrix, a row per filter, a column per input channel.
     Weights without their numbers have a dot where they are below zero. With `in_color` the three
     input channels are red, green and blue: a filter is a small color picture, in which gray is
     zero, and three signed planes.

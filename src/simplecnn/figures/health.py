@@ -24,7 +24,7 @@ def health_figure(
     *,
     title: str = "health",
 ) -> Figure:
-    """Draw what became of the layers: a line a layer, from dark (the first) to light (the last).
+    """Draw what became of the layers: one line per layer, dark (the first) to light (the last).
 
     gradients: `step` (n,), and `norm` and `update` (n, layers): gradient norms, and norms of a
     step's change over those of the weights. activity: `step` (m,), and `dead`, `always_on` and

@@ -102,7 +102,7 @@ def sweep_figure(
 def _draw_parameter(
     ax: Axes, name: str, scales: Mapping[str, _Scale], values: NDArray, *, other: str | None
 ) -> None:
-    """A dot a job; a line along each value of the `other` parameter, or along the mean."""
+    """A dot per job; a line along each value of the `other` parameter, or along the mean."""
     scale = scales[name]
     places, good = scale.places, np.isfinite(values)
     if scale.is_logarithmic:
@@ -144,7 +144,7 @@ def _draw_parallel(
     metric: str,
     larger_is_better: bool,
 ) -> None:
-    """Each job a line over an axis a parameter and one of the results, in the color of its own."""
+    """A line per job, colored by its result, over an axis per parameter and one for the results."""
     good = np.flatnonzero(np.isfinite(values))
     columns = {**scales, metric: _Scale(values.tolist())}
     for x, scale in enumerate(columns.values()):
@@ -168,7 +168,7 @@ def _draw_parallel(
     ax.set_yticks([])
     ax.spines[["top", "right", "left", "bottom"]].set_visible(False)
     ax.tick_params(length=0)
-    title = "Which values came together: a line a job, colored by its result"
+    title = "Which values came together: one line per job, colored by its result"
     ax.set_title(title, fontsize=style.LABEL)
 
 

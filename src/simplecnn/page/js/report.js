@@ -54,14 +54,14 @@ function workSection() {
   addEventListener("keydown", (event) => event.key === "Escape" && pointing.clear?.());
   addEventListener("scroll", keepInSight);
 
-  /** Shows how a cell came about; null: that one may point at a cell. */
+  /** Shows how a cell is computed; null: that one may point at a cell. */
   function tell(elements) {
     answer.classList.toggle("open", Boolean(elements));
     answer.classList.toggle("pinned", Boolean(elements) && pointing.isPinned);
     details.replaceChildren(...(elements
       ? [element("button", { type: "button", class: "close", "aria-label": "close", onclick: () => pointing.clear() }, "×"), ...elements,
         element("p", { class: "note" }, pointing.isPinned ? "Pinned: a click on a map or Escape frees it." : "A click or Enter pins this.")]
-      : [element("p", { class: "note" }, "Point at any cell of any map: what it sees is framed, and how it came about stands here.")]));
+      : [element("p", { class: "note" }, "Point at any cell of any map: what it sees is framed, and how it is computed is shown here.")]));
     keepInSight();
   }
 
