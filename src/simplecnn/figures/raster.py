@@ -157,7 +157,7 @@ def encode_png(figure: Figure) -> tuple[bytes, int, int]:
 
 def _write(image: Image.Image, word: Text) -> None:
     text, align = word.get_text(), word.get_horizontalalignment()
-    font = _font(text, word.get_fontsize(), str(word.get_fontweight()))
+    font = _font(text, float(word.get_fontsize()), str(word.get_fontweight()))
     x, y = word.get_transform().transform(word.get_position())
     y = image.height - y
     spacing = font.size / 5

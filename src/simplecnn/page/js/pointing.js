@@ -12,7 +12,7 @@ function cellName([, rows, columns], channel, row, column) {
 }
 
 /** Every product that is summed up for a cell of a convolution or linear layer. */
-export function termsOf(network, tensors, index, channel, row, column) {
+function termsOf(network, tensors, index, channel, row, column) {
   const layer = network[index - 1], input = tensors[index - 1], { weight } = layer.weights;
   if (layer.kind === "linear") {
     // Behind a flatten, an input is a cell of the maps before.
