@@ -287,7 +287,7 @@ def train(folder: str, *words: str, check: bool = True) -> None:
 FIRST_STEP = """
 import os, time
 from pytorch_lightning import Callback
-class FirstStep(Callback):
+class First(Callback):
     def on_train_batch_end(self, *args):
         open("first_step", "w").write(str(time.time()))
         os._exit(0)
@@ -302,7 +302,7 @@ def start_up(args: argparse.Namespace) -> str:
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "first_step.py").write_text(FIRST_STEP)
             start = time.time()
-            train(folder, "data=mnist_5k", "+callbacks.x._target_=first_step.FirstStep", check=False)
+            train(folder, "data=mnist_5k", "+callbacks.x._target_=first_step.First", check=False)
             ours.append(float(Path(folder, "first_step").read_text()) - start)
         lightning.append(seconds_of(lambda: subprocess.run(importing)))
     return (
