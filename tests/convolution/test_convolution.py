@@ -17,7 +17,7 @@ from simplecnn.convolution import conv2d, conv2d_gradients
 
 METHODS = ("naive", "windows")
 MODES = ("zeros", "reflect", "replicate", "circular")
-repeatably = settings(max_examples=100, deadline=None, derandomize=True)
+repeatably = settings(max_examples=60, deadline=None, derandomize=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,7 +81,7 @@ def four_sides(padding, span):
 
 
 def torch_conv2d(
-    image, kernel, *, bias=None, padding=0, padding_mode="zeros", flip=False, **others
+    image, kernel, bias=None, *, padding=0, padding_mode="zeros", flip=False, **others
 ):
     """What PyTorch makes of the arguments of `conv2d`: `nn.Conv2d`, after `pad` for four sides."""
     ndim = image.ndim
@@ -305,38 +305,22 @@ def test_nan_stays_in_its_group_and_image(groups, method):
 
 @repeatably
 @given(problems())
-def test_arguments_are_left_alone_and_answers_share_no_memory_with_them(problem):
+def test_arguments_are_left_alone_and_their_layout_does_not_matter(problem):
     image, kernel, options = problem
-    before = image.copy(), kernel.copy()
+    strided = np.repeat(np.asfortranarray(image), 2, axis=-1)[..., ::2]
+    backwards = np.ascontiguousarray(kernel[..., ::-1])[..., ::-1]
     image.setflags(write=False)
     kernel.setflags(write=False)
     output = conv2d(image, kernel, **options)
     grads = conv2d_gradients(output, image, kernel, **options)
     for answer in (output, *grads):
         assert answer.flags.writeable
-        assert not np.shares_memory(answer, image)
-        assert not np.shares_memory(answer, kernel)
-    np.testing.assert_array_equal(image, before[0])
-    np.testing.assert_array_equal(kernel, before[1])
-
-
-@repeatably
-@given(problems())
-def test_the_layout_in_memory_does_not_matter(problem):
-    image, kernel, options = problem
-    expected = conv2d(image, kernel, **options)
-    strided = np.repeat(np.asfortranarray(image), 2, axis=-1)[..., ::2]
-    backwards = np.ascontiguousarray(kernel[..., ::-1])[..., ::-1]
+        assert not np.shares_memory(answer, image) and not np.shares_memory(answer, kernel)
     for method in METHODS:
-        np.testing.assert_array_equal(
-            conv2d(strided, backwards, method=method, **options), expected
-        )
-    for given_, plain in zip(
-        conv2d_gradients(np.asfortranarray(expected), strided, backwards, **options),
-        conv2d_gradients(expected, image, kernel, **options),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(given_, plain)
+        np.testing.assert_array_equal(conv2d(strided, backwards, method=method, **options), output)
+    others = conv2d_gradients(np.asfortranarray(output), strided, backwards, **options)
+    for ours, plain in zip(others, grads, strict=True):
+        np.testing.assert_array_equal(ours, plain)
 
 
 def test_a_broadcast_image_has_no_memory_of_its_own():
@@ -348,112 +332,6 @@ def test_a_broadcast_image_has_no_memory_of_its_own():
     )
 
 
-# ------------------------------------------------------------------------------------ algebra
-
-
-@repeatably
-@given(problems())
-def test_both_methods_give_the_same_numbers(problem):
-    image, kernel, options = problem
-    np.testing.assert_array_equal(
-        conv2d(image, kernel, method="naive", **options),
-        conv2d(image, kernel, method="windows", **options),
-    )
-
-
-@repeatably
-@given(problems(), st.integers(-5, 5))
-def test_linear_in_image_and_in_kernel(problem, factor):
-    image, kernel, options = problem
-    other_image, other_kernel = alike(image), alike(kernel)
-    plain = conv2d(image, kernel, **options)
-    np.testing.assert_array_equal(
-        conv2d(image + factor * other_image, kernel, **options),
-        plain + factor * conv2d(other_image, kernel, **options),
-    )
-    np.testing.assert_array_equal(
-        conv2d(image, kernel + factor * other_kernel, **options),
-        plain + factor * conv2d(image, other_kernel, **options),
-    )
-
-
-@repeatably
-@given(problems())
-def test_gradients_are_the_adjoints(problem):
-    """<conv2d(x), y> is <x, gradient by x>, and the same by the kernel and by the bias."""
-    image, kernel, options = problem
-    output = conv2d(image, kernel, **options)
-    y = alike(output)
-    grads = conv2d_gradients(y, image, kernel, **options)
-    inner = np.sum(output * y)
-    assert np.sum(image * grads.image) == inner
-    assert np.sum(kernel * grads.kernel) == inner
-    bias = alike(grads.bias, seed=1)
-    biased = conv2d(image, kernel, bias=bias, **options)
-    assert np.sum(bias * grads.bias) == np.sum((biased - output) * y)
-
-
-@repeatably
-@given(
-    taps=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    num_units=st.tuples(st.integers(2, 5), st.integers(2, 5)),
-    shift=st.tuples(st.integers(-3, 3), st.integers(-3, 3)),
-    flip=st.booleans(),
-    seed=st.integers(0, 1000),
-)
-def test_shifting_the_image_shifts_the_output(taps, stride, num_units, shift, flip, seed):
-    """On a torus, by a shift of whole strides: translation equivariance, not invariance."""
-    size = np.multiply(stride, num_units)
-    sides = [(0, min(n - 1, s)) for n, s in zip(taps, size, strict=True)]
-    taps = [after + 1 for _, after in sides]
-    rng = np.random.default_rng(seed)
-    image, kernel = rng.integers(-9, 10, (2, *size)), rng.integers(-9, 10, (3, 2, *taps))
-    options = {"stride": stride, "padding": sides, "padding_mode": "circular", "flip": flip}
-    output = conv2d(image, kernel, **options)
-    assert output.shape == (3, *num_units)
-    shifted = np.roll(image, np.multiply(shift, stride), axis=(1, 2))
-    np.testing.assert_array_equal(
-        conv2d(shifted, kernel, **options), np.roll(output, shift, axis=(1, 2))
-    )
-
-
-@repeatably
-@given(problems())
-def test_options_are_what_they_abbreviate(problem):
-    """Four sides, a padded image, a dilated kernel, a turned kernel, and each group alone."""
-    image, kernel, options = problem
-    expected = conv2d(image, kernel, **options)
-    *outer, num_rows, num_columns = kernel.shape
-    vertical, horizontal = options["dilation"]
-    span = [vertical * (num_rows - 1) + 1, horizontal * (num_columns - 1) + 1]
-    sides = four_sides(options["padding"], span)
-    mode = {"zeros": "constant", "replicate": "edge", "circular": "wrap"}
-    padded = np.pad(
-        image,
-        [(0, 0)] * (image.ndim - 2) + sides,
-        mode=mode.get(options["padding_mode"], "reflect"),
-    )
-    holed = np.zeros((*outer, *span), kernel.dtype)
-    holed[..., ::vertical, ::horizontal] = kernel
-    if options["flip"]:
-        holed = holed[..., ::-1, ::-1]
-    everywhere = [
-        conv2d(
-            channels if image.ndim > 2 else padded,
-            maps if image.ndim > 2 else holed,
-        )
-        for channels, maps in zip(
-            np.split(padded, options["groups"], axis=-3) if image.ndim > 2 else [padded],
-            np.split(holed, options["groups"]) if image.ndim > 2 else [holed],
-            strict=True,
-        )
-    ]
-    output = np.concatenate(everywhere, axis=-3) if image.ndim > 2 else everywhere[0]
-    rows, columns = options["stride"]
-    np.testing.assert_array_equal(output[..., ::rows, ::columns], expected)
-
-
 # ------------------------------------------------------------------------------ other libraries
 
 
@@ -461,36 +339,33 @@ def test_options_are_what_they_abbreviate(problem):
 @given(problems())
 def test_equals_torch(problem):
     image, kernel, options = problem
-    expected = torch_conv2d(torch.from_numpy(image), torch.from_numpy(kernel), **options).numpy()
+    bias = alike(np.empty(kernel.shape[0] if kernel.ndim == 4 else 1, kernel.dtype))
+    expected = torch_conv2d(
+        *map(torch.from_numpy, (image, kernel)), torch.from_numpy(bias), **options
+    )
     for method in METHODS:
-        np.testing.assert_array_equal(conv2d(image, kernel, method=method, **options), expected)
+        output = conv2d(image, kernel, bias=bias, method=method, **options)
+        np.testing.assert_array_equal(output, expected.numpy())
 
 
 @repeatably
-@given(problems())
-def test_gradients_equal_autograd(problem):
-    image, kernel, options = problem
-    check_gradients(image.astype(np.float64), kernel.astype(np.float64), options)
-
-
-@settings(repeatably, max_examples=20)
-@given(problems())
-def test_complex_gradients_equal_autograd(problem):
-    image, kernel, options = problem
-    check_gradients(image + 1j * alike(image), kernel - 1j * alike(kernel), options)
-
-
-def check_gradients(image, kernel, options):
+@given(problems(), st.booleans())
+def test_gradients_equal_autograd(problem, imaginary):
     """Whole numbers in floating point: sums are exact, so equal means equal."""
+    image, kernel = (
+        array.astype(np.complex128 if imaginary else np.float64) for array in problem[:2]
+    )
+    if imaginary:
+        image, kernel = image + 1j * alike(image), kernel - 1j * alike(kernel)
+    options = problem[2]
     bias = alike(np.empty(kernel.shape[0] if kernel.ndim == 4 else 1, kernel.dtype))
     leaves = [torch.from_numpy(array).requires_grad_() for array in (image, kernel, bias)]
-    output = torch_conv2d(leaves[0], leaves[1], bias=leaves[2], **options)
+    output = torch_conv2d(*leaves, **options)
     grad = (2 + image.sum()) * alike(np.empty(output.shape, image.dtype), seed=1)
     loss = (output * torch.from_numpy(grad).conj()).real.sum()  # its gradient by output: grad
     expected = torch.autograd.grad(loss, leaves)
-    for ours, theirs in zip(
-        conv2d_gradients(grad, image, kernel, **options), expected, strict=True
-    ):
+    gradients = conv2d_gradients(grad, image, kernel, **options)
+    for ours, theirs in zip(gradients, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs.numpy().reshape(ours.shape))
 
 
@@ -541,7 +416,7 @@ def test_the_rest_is_rounding(problem, dtype, seed):
     def by_torch(*arrays):
         *leaves, grad_output = (torch.from_numpy(a) for a in arrays)
         leaves = [leaf.requires_grad_() for leaf in leaves]
-        output = torch_conv2d(leaves[0], leaves[1], bias=leaves[2], **options)
+        output = torch_conv2d(*leaves, **options)
         return [output.detach(), *torch.autograd.grad((output * grad_output).sum(), leaves)]
 
     theirs = by_torch(image, kernel, bias, grad)
@@ -571,169 +446,96 @@ def zeros(*shape, dtype="float32"):
     return np.zeros(shape, dtype)
 
 
-BAD = {
-    "image of one dimension": (
-        (zeros(3), zeros(3, 3), {}),
-        ValueError,
-        "image must have 2, 3 or 4 dimensions, (H, W), (C, H, W) or (N, C, H, W), "
-        "got 1: shape (3,)",
-    ),
-    "image of five dimensions": (
-        (zeros(1, 1, 1, 3, 3), zeros(1, 1, 3, 3), {}),
-        ValueError,
-        "image must have 2, 3 or 4 dimensions, (H, W), (C, H, W) or (N, C, H, W), "
-        "got 5: shape (1, 1, 1, 3, 3)",
-    ),
-    "kernel of another rank than a plane": (
-        (zeros(3, 3), zeros(1, 1, 3, 3), {}),
-        ValueError,
+RANKS = "image must have 2, 3 or 4 dimensions, (H, W), (C, H, W) or (N, C, H, W), "
+PADDINGS = "padding must be an int, a pair, ((top, bottom), (left, right)), 'valid' or 'same', "
+EMPTY = "neither image nor kernel may be empty, but for a batch of 0: "
+# The shapes of image and kernel, the options, and what is said of them.
+BAD_VALUES = [
+    ((3,), (3, 3), {}, RANKS + "got 1: shape (3,)"),
+    ((1, 1, 1, 3, 3), (1, 1, 3, 3), {}, RANKS + "got 5: shape (1, 1, 1, 3, 3)"),
+    (
+        *((3, 3), (1, 1, 3, 3), {}),
         "kernel must have 2 dimensions, (K, L), where image has 2, got 4: shape (1, 1, 3, 3)",
     ),
-    "kernel of another rank than a batch": (
-        (zeros(1, 1, 3, 3), zeros(3, 3), {}),
-        ValueError,
+    (
+        *((1, 1, 3, 3), (3, 3), {}),
         "kernel must have 4 dimensions, (M, C/groups, K, L), where image has 4, "
         "got 2: shape (3, 3)",
     ),
-    "channels": (
-        (zeros(1, 4, 5, 5), zeros(2, 3, 3, 3), {}),
-        ValueError,
+    (
+        *((1, 4, 5, 5), (2, 3, 3, 3), {}),
         "image has 4 channels but kernel, of shape (2, 3, 3, 3), reads 3 in each of groups=1: 3",
     ),
-    "channels against groups": (
-        (zeros(1, 4, 5, 5), zeros(6, 2, 3, 3), {"groups": 3}),
-        ValueError,
+    (
+        *((1, 4, 5, 5), (6, 2, 3, 3), {"groups": 3}),
         "image has 4 channels but kernel, of shape (6, 2, 3, 3), reads 2 in each of groups=3: 6",
     ),
-    "maps against groups": (
-        (zeros(1, 4, 5, 5), zeros(3, 2, 3, 3), {"groups": 2}),
-        ValueError,
+    (
+        *((1, 4, 5, 5), (3, 2, 3, 3), {"groups": 2}),
         "kernel has 3 output channels, which groups=2 do not divide",
     ),
-    "groups of zero": (
-        (zeros(3, 3), zeros(3, 3), {"groups": 0}),
-        ValueError,
-        "groups must be an int of at least 1, got 0",
-    ),
-    "groups of a fraction": (
-        (zeros(3, 3), zeros(3, 3), {"groups": 1.0}),
-        ValueError,
-        "groups must be an int of at least 1, got 1.0",
-    ),
-    "stride of zero": (
-        (zeros(3, 3), zeros(3, 3), {"stride": (1, 0)}),
-        ValueError,
-        "stride must be at least 1, got 0",
-    ),
-    "stride of three": (
-        (zeros(3, 3), zeros(3, 3), {"stride": (1, 1, 1)}),
-        TypeError,
-        "stride must be an int or a pair of ints, got (1, 1, 1)",
-    ),
-    "stride of a fraction": (
-        (zeros(3, 3), zeros(3, 3), {"stride": 1.5}),
-        TypeError,
-        "stride must be an int or a pair of ints, got 1.5",
-    ),
-    "stride of truth": (
-        (zeros(3, 3), zeros(3, 3), {"stride": True}),
-        TypeError,
-        "stride must be an int or a pair of ints, got True",
-    ),
-    "dilation of zero": (
-        (zeros(3, 3), zeros(3, 3), {"dilation": 0}),
-        ValueError,
-        "dilation must be at least 1, got 0",
-    ),
-    "negative padding": (
-        (zeros(3, 3), zeros(3, 3), {"padding": -1}),
-        ValueError,
-        "padding must be at least 0, got -1",
-    ),
-    "negative padding of one side": (
-        (zeros(3, 3), zeros(3, 3), {"padding": ((0, 0), (0, -2))}),
-        ValueError,
-        "padding must be at least 0, got -2",
-    ),
-    "padding of four in a row": (
-        (zeros(3, 3), zeros(3, 3), {"padding": (1, 1, 1, 1)}),
-        ValueError,
-        "padding must be an int, a pair, ((top, bottom), (left, right)), 'valid' or 'same', "
-        "got (1, 1, 1, 1)",
-    ),
-    "padding of another word": (
-        (zeros(3, 3), zeros(3, 3), {"padding": "full"}),
-        ValueError,
-        "padding must be an int, a pair, ((top, bottom), (left, right)), 'valid' or 'same', "
-        "got 'full'",
-    ),
-    "padding of a fraction": (
-        (zeros(3, 3), zeros(3, 3), {"padding": 0.5}),
-        TypeError,
-        "padding must be an int or a pair of ints, got 0.5",
-    ),
-    "same with a stride": (
-        (zeros(3, 3), zeros(3, 3), {"padding": "same", "stride": (1, 2)}),
-        ValueError,
+    ((3, 3), (3, 3), {"groups": 0}, "groups must be an int of at least 1, got 0"),
+    ((3, 3), (3, 3), {"groups": 1.0}, "groups must be an int of at least 1, got 1.0"),
+    ((3, 3), (3, 3), {"stride": (1, 0)}, "stride must be at least 1, got 0"),
+    ((3, 3), (3, 3), {"dilation": 0}, "dilation must be at least 1, got 0"),
+    ((3, 3), (3, 3), {"padding": -1}, "padding must be at least 0, got -1"),
+    ((3, 3), (3, 3), {"padding": ((0, 0), (0, -2))}, "padding must be at least 0, got -2"),
+    ((3, 3), (3, 3), {"padding": (1, 1, 1, 1)}, PADDINGS + "got (1, 1, 1, 1)"),
+    ((3, 3), (3, 3), {"padding": "full"}, PADDINGS + "got 'full'"),
+    (
+        *((3, 3), (3, 3), {"padding": "same", "stride": (1, 2)}),
         "padding='same' needs stride 1, got stride (1, 2)",
     ),
-    "kernel too large": (
-        (zeros(3, 8), zeros(6, 2), {"padding": 1}),
-        ValueError,
+    (
+        *((3, 8), (6, 2), {"padding": 1}),
         "kernel spans 6 rows, dilation included, but the padded image has only 5",
     ),
-    "kernel too large when dilated": (
-        (zeros(8, 4), zeros(3, 3), {"dilation": (1, 2)}),
-        ValueError,
+    (
+        *((8, 4), (3, 3), {"dilation": (1, 2)}),
         "kernel spans 5 columns, dilation included, but the padded image has only 4",
     ),
-    "reflection of more than there is": (
-        (zeros(3, 4), zeros(1, 1), {"padding": ((0, 3), (0, 0)), "padding_mode": "reflect"}),
-        ValueError,
+    (
+        *((3, 4), (1, 1), {"padding": ((0, 3), (0, 0)), "padding_mode": "reflect"}),
         "padding of 3 rows is too wide for padding_mode='reflect' and an image of 3: at most 2",
     ),
-    "more than once around": (
-        (zeros(9, 4), zeros(1, 1), {"padding": (0, 5), "padding_mode": "circular"}),
-        ValueError,
+    (
+        *((9, 4), (1, 1), {"padding": (0, 5), "padding_mode": "circular"}),
         "padding of 5 columns is too wide for padding_mode='circular' and an image of 4: at most 4",
     ),
-    "unknown mode": (
-        (zeros(3, 3), zeros(3, 3), {"padding_mode": "mirror"}),
-        ValueError,
+    (
+        *((3, 3), (3, 3), {"padding_mode": "mirror"}),
         "padding_mode must be one of 'zeros', 'reflect', 'replicate', 'circular', got 'mirror'",
     ),
-    "mixed dtypes": (
-        (zeros(3, 3), zeros(3, 3, dtype="float64"), {}),
-        TypeError,
-        "image is float32 but kernel is float64: convert one",
-    ),
-    "no numbers": (
-        (zeros(3, 3, dtype="bool"), zeros(3, 3, dtype="bool"), {}),
-        TypeError,
-        "image must hold numbers, got bool",
-    ),
-    "no rows": (
-        (zeros(2, 1, 0, 3), zeros(1, 1, 1, 1), {}),
-        ValueError,
-        "image must not be empty but for a batch of 0, got shape (2, 1, 0, 3)",
-    ),
-    "no taps": (
-        (zeros(3, 3), zeros(0, 3), {}),
-        ValueError,
-        "kernel must not be empty, got shape (0, 3)",
-    ),
-}
+    ((2, 1, 0, 3), (1, 1, 1, 1), {}, EMPTY + "got shapes (2, 1, 0, 3) and (1, 1, 1, 1)"),
+    ((3, 3), (0, 3), {}, EMPTY + "got shapes (3, 3) and (0, 3)"),
+]
+BAD_TYPES = [
+    ({"stride": (1, 1, 1)}, "stride must be an int or a pair of ints, got (1, 1, 1)"),
+    ({"stride": 1.5}, "stride must be an int or a pair of ints, got 1.5"),
+    ({"stride": True}, "stride must be an int or a pair of ints, got True"),
+    ({"padding": 0.5}, "padding must be an int or a pair of ints, got 0.5"),
+]
 
 
-@pytest.mark.parametrize(("arguments", "error", "message"), BAD.values(), ids=BAD)
-def test_bad_input_is_told_in_a_sentence(arguments, error, message):
-    image, kernel, options = arguments
+def refused(error, image, kernel, options) -> str:
+    """The sentence in which both functions refuse."""
     with pytest.raises(error) as forth:
         conv2d(image, kernel, **options)
-    assert str(forth.value) == message
     with pytest.raises(error) as back:
         conv2d_gradients(zeros(1, 1), image, kernel, **options)
-    assert str(back.value) == message
+    assert str(forth.value) == str(back.value)
+    return str(forth.value)
+
+
+def test_bad_input_is_told_in_a_sentence():
+    for image, kernel, options, message in BAD_VALUES:
+        assert refused(ValueError, zeros(*image), zeros(*kernel), options) == message
+    for options, message in BAD_TYPES:
+        assert refused(TypeError, zeros(3, 3), zeros(3, 3), options) == message
+    image, other, truth = zeros(3, 3), zeros(3, 3, dtype="float64"), zeros(3, 3, dtype="bool")
+    said = "image is float32 but kernel is float64: convert one"
+    assert refused(TypeError, image, other, {}) == said
+    assert refused(TypeError, truth, truth, {}) == "image must hold numbers, got bool"
 
 
 def test_bad_method():

@@ -15,7 +15,7 @@ arXiv:1603.07285. Options mean what they mean in `torch.nn.Conv2d`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -27,6 +27,10 @@ Pair: TypeAlias = int | Sequence[int]  # one for both axes, or (vertical, horizo
 Padding: TypeAlias = int | Sequence[int | Sequence[int]] | Literal["valid", "same"]
 PaddingMode: TypeAlias = Literal["zeros", "reflect", "replicate", "circular"]
 Method: TypeAlias = Literal["naive", "windows"]
+# In the words of `numpy.pad`.
+MODES: dict[PaddingMode, Any] = {
+    "zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap",
+}  # fmt: skip
 
 
 def conv2d(
@@ -55,8 +59,8 @@ def conv2d(
     is there: zeros, the image mirrored about its border pixels (reflect), the border pixels
     (replicate), or the opposite side (circular).
 
-    `method="naive"` is the definition in loops; "windows" views every window at once and multiplies
-    them with the kernel in one contraction, at K * L times the image's memory.
+    `method="naive"` is the definition in loops; "windows" gathers the pixels of every window, and
+    multiplies them with the kernel in one matrix product, at K * L times the image's memory.
 
     Image, kernel and bias have one dtype (integer, floating or complex), and so has the output:
     float16 is summed in float32 and rounded once, integers wrap around as ever in NumPy. NaN and
@@ -68,7 +72,8 @@ def conv2d(
     conv = _prepare(image, kernel, stride, padding, dilation, groups, padding_mode, flip)
     offsets = None if bias is None else _prepare_bias(bias, conv)
     with np.errstate(over="ignore", invalid="ignore"):  # inf and NaN are answers here
-        output = _naive(conv) if method == "naive" else _windows(conv)
+        output = _naive(conv) if method == "naive" else conv.weights() @ conv.terms()
+        output = output.reshape(len(conv.image), len(conv.kernel), *conv.output_size)
         if offsets is not None:
             output += offsets[:, None, None]
         return output.reshape(conv.output_shape).astype(conv.dtype, copy=False)
@@ -97,10 +102,9 @@ def conv2d_gradients(
     """The backward pass: a loss's gradients by image, kernel and bias, from that by the output.
 
     `grad_output` has the shape and dtype of conv2d(image, kernel, ...) with the same options. Each
-    gradient is the adjoint of what `conv2d` does: where weight (k, l) of the kernel multiplied a
-    pixel, that pixel gets the output's gradient times the weight, and where padding copied a
-    pixel, the copy's gradient is added to it. With complex numbers, kernel and image enter
-    conjugated, as in torch's autograd.
+    gradient is the adjoint of what `conv2d` does: a pixel, and every copy that padding made of it,
+    gets the output's gradient times the weight that it was multiplied with. With complex numbers,
+    kernel and image enter conjugated, as in torch's autograd.
 
     Raises what `conv2d` raises.
     """
@@ -113,21 +117,19 @@ def conv2d_gradients(
             f"grad_output must have the output's shape {conv.output_shape}, got {grad.shape}"
         )
 
-    terms, weights = _terms(conv), _weights(conv)
+    terms, weights = conv.terms(), conv.weights()
     grad = grad.astype(weights.dtype).reshape(*terms.shape[:2], weights.shape[1], terms.shape[3])
-    grad_padded = np.zeros_like(conv.padded)
     with np.errstate(over="ignore", invalid="ignore"):
         grad_kernel = (grad @ terms.conj().swapaxes(-1, -2)).sum(axis=0, dtype=grad.dtype)
         grad_kernel = grad_kernel.reshape(conv.kernel.shape)
         if flip:
             grad_kernel = grad_kernel[..., ::-1, ::-1]
         grad_terms = weights.conj().swapaxes(-1, -2) @ grad
-        taps = conv.kernel.shape[2:]
-        grad_terms = grad_terms.reshape(*conv.padded.shape[:2], *taps, *conv.output_size)
-        for tap in np.ndindex(*taps):
-            grad_padded[_pixels_at(tap, conv)] += grad_terms[:, :, *tap]
+        pixels, maps = conv.pixels(), conv.image.shape[:2]
+        grad_image = np.zeros((*maps, 1 + math.prod(conv.image.shape[2:])), grad.dtype)
+        np.add.at(grad_image, (..., pixels), grad_terms.reshape(*maps, *pixels.shape))
         grads = Conv2dGradients(
-            image=_unpad(grad_padded, conv).reshape(np.shape(image)),
+            image=grad_image[..., 1:].reshape(np.shape(image)),
             kernel=grad_kernel.reshape(np.shape(kernel)),
             bias=grad.sum(axis=(0, -1), dtype=grad.dtype).reshape(conv.bias_shape),
         )
@@ -136,31 +138,53 @@ def conv2d_gradients(
 
 @dataclass(frozen=True)
 class _Convolution:
-    """The checked arguments: one rank, one dtype, kernel flipped, image padded."""
+    """The checked arguments: one rank, one dtype to sum in, the kernel flipped."""
 
-    padded: NDArray[Any]  # (N, C, top + H + bottom, left + W + right)
+    image: NDArray[Any]  # (N, C, H, W)
     kernel: NDArray[Any]  # (M, C/groups, K, L)
     groups: int
     stride: tuple[int, int]
     dilation: tuple[int, int]
     span: tuple[int, int]  # rows and columns of the kernel, dilation included
-    size: tuple[int, int]  # (H, W)
     sides: tuple[tuple[int, int], ...]  # ((top, bottom), (left, right))
-    padding_mode: PaddingMode
+    mode: Any  # the padding's, in the words of `numpy.pad`
     output_size: tuple[int, int]  # (H', W')
     output_shape: tuple[int, ...]
     bias_shape: tuple[int, ...]
-    dtype: np.dtype[Any]  # of the arguments; the arrays here have the one to sum in
+    dtype: np.dtype[Any]  # of the arguments
+
+    def pixels(self) -> NDArray[np.intp]:
+        """The pixel that each weight is multiplied with at each position (K * L, H' * W'), numbered
+        from 1 in the order of rows; 0 is a zero of the padding."""
+        height, width = self.image.shape[2:]
+        numbers = np.arange(1, height * width + 1).reshape(height, width)
+        windows = sliding_window_view(np.pad(numbers, self.sides, self.mode), self.span)
+        windows = windows[:: self.stride[0], :: self.stride[1]]
+        windows = windows[..., :: self.dilation[0], :: self.dilation[1]]
+        return windows.transpose(2, 3, 0, 1).reshape(-1, math.prod(self.output_size))
+
+    def terms(self) -> NDArray[Any]:
+        """What the weights are multiplied with, by group (N, groups, C/groups * K * L, H' * W')."""
+        num_images, num_channels, height, width = self.image.shape
+        image = self.image.reshape(num_images, num_channels, height * width)
+        terms = np.pad(image, ((0, 0), (0, 0), (1, 0))).take(self.pixels(), axis=2)
+        num_terms = math.prod(self.kernel.shape[1:])
+        return terms.reshape(num_images, self.groups, num_terms, math.prod(self.output_size))
+
+    def weights(self) -> NDArray[Any]:
+        """A row for each output channel, by group (groups, M/groups, C/groups * K * L)."""
+        num_terms = math.prod(self.kernel.shape[1:])
+        return self.kernel.reshape(self.groups, len(self.kernel) // self.groups, num_terms)
 
 
 def _naive(conv: _Convolution) -> NDArray[Any]:
     out_channels, channels_per_group = conv.kernel.shape[:2]
-    out_per_group = out_channels // conv.groups
-    output = np.empty((len(conv.padded), out_channels, *conv.output_size), conv.kernel.dtype)
+    padded = np.pad(conv.image, ((0, 0), (0, 0), *conv.sides), conv.mode)
+    output = np.empty((len(padded), out_channels, *conv.output_size), conv.kernel.dtype)
     for n, m, i, j in np.ndindex(*output.shape):
-        channel = m // out_per_group * channels_per_group
+        channel = m // (out_channels // conv.groups) * channels_per_group
         row, column = i * conv.stride[0], j * conv.stride[1]
-        window = conv.padded[
+        window = padded[
             n,
             channel : channel + channels_per_group,
             row : row + conv.span[0] : conv.dilation[0],
@@ -168,72 +192,6 @@ def _naive(conv: _Convolution) -> NDArray[Any]:
         ]
         output[n, m, i, j] = np.sum(window * conv.kernel[m], dtype=output.dtype)
     return output
-
-
-def _windows(conv: _Convolution) -> NDArray[Any]:
-    output = _weights(conv) @ _terms(conv)
-    return output.reshape(len(conv.padded), len(conv.kernel), *conv.output_size)
-
-
-def _terms(conv: _Convolution) -> NDArray[Any]:
-    """By image and group, a column of terms for each position (N, groups, C/groups * K * L,
-    H' * W'): a copy."""
-    windows = sliding_window_view(conv.padded, conv.span, axis=(2, 3))
-    windows = windows[:, :, :: conv.stride[0], :: conv.stride[1]]
-    windows = windows[..., :: conv.dilation[0], :: conv.dilation[1]]
-    num_terms = math.prod(conv.kernel.shape[1:])
-    terms = windows.transpose(0, 1, 4, 5, 2, 3)  # from (N, C, H', W', K, L), a view
-    return terms.reshape(len(terms), conv.groups, num_terms, math.prod(conv.output_size))
-
-
-def _weights(conv: _Convolution) -> NDArray[Any]:
-    """By group, a row of weights for each of its maps (groups, M/groups, C/groups * K * L)."""
-    num_terms = math.prod(conv.kernel.shape[1:])
-    return conv.kernel.reshape(conv.groups, len(conv.kernel) // conv.groups, num_terms)
-
-
-def _pixels_at(tap: tuple[int, ...], conv: _Convolution) -> tuple[Any, ...]:
-    """The index into the padded image of what one position of the kernel reads."""
-    first_row, first_column = tap[0] * conv.dilation[0], tap[1] * conv.dilation[1]
-    last_row = first_row + (conv.output_size[0] - 1) * conv.stride[0]
-    last_column = first_column + (conv.output_size[1] - 1) * conv.stride[1]
-    rows = slice(first_row, last_row + 1, conv.stride[0])
-    columns = slice(first_column, last_column + 1, conv.stride[1])
-    return ..., rows, columns
-
-
-def _pad(
-    image: NDArray[Any], sides: tuple[tuple[int, int], ...], mode: PaddingMode
-) -> NDArray[Any]:
-    if mode == "zeros":
-        return np.pad(image, ((0, 0), (0, 0), *sides))
-    rows, columns = (_copied(s, n, mode) for s, n in zip(sides, image.shape[2:], strict=True))
-    return image[..., rows[:, None], columns]
-
-
-def _unpad(grad_padded: NDArray[Any], conv: _Convolution) -> NDArray[Any]:
-    """The adjoint of `_pad`: every pixel gathers the gradients of its copies."""
-    (num_rows, num_columns), ((top, _), (left, _)) = conv.size, conv.sides
-    if conv.padding_mode == "zeros":
-        return grad_padded[..., top : top + num_rows, left : left + num_columns]
-    rows, columns = (
-        _copied(s, n, conv.padding_mode) for s, n in zip(conv.sides, conv.size, strict=True)
-    )
-    grad = np.zeros((*grad_padded.shape[:2], *conv.size), grad_padded.dtype)
-    pixels: Any = (..., rows[:, None], columns)
-    np.add.at(grad, pixels, grad_padded)
-    return grad
-
-
-def _copied(sides: tuple[int, int], size: int, mode: PaddingMode) -> NDArray[np.intp]:
-    """Of which of the `size` pixels of an axis each one of the padded axis is a copy."""
-    before, after = sides
-    index = np.arange(-before, size + after)
-    if mode == "replicate":
-        return index.clip(0, size - 1)
-    if mode == "circular":
-        return index % size
-    return size - 1 - abs(size - 1 - abs(index))  # mirrored at pixel 0, then at the last
 
 
 def _prepare(
@@ -252,7 +210,7 @@ def _prepare(
     dilation = _pair("dilation", dilation, minimum=1)
     if not _is_integer(groups) or groups < 1:
         raise ValueError(f"groups must be an int of at least 1, got {groups!r}")
-    _check_choice("padding_mode", padding_mode, ("zeros", "reflect", "replicate", "circular"))
+    _check_choice("padding_mode", padding_mode, MODES)
 
     image4 = image.reshape((1,) * (4 - image.ndim) + image.shape)
     kernel4 = kernel.reshape((1,) * (4 - kernel.ndim) + kernel.shape)
@@ -292,16 +250,15 @@ def _prepare(
     sum_dtype = np.float32 if image.dtype.type is np.float16 else image.dtype.newbyteorder("=")
     kernel4 = kernel4[..., ::-1, ::-1] if flip else kernel4
     return _Convolution(
-        padded=_pad(image4.astype(sum_dtype, copy=False), sides, padding_mode),
+        image=image4.astype(sum_dtype, copy=False),
         # Contiguous: BLAS rounds by the layout, which should change no answer.
         kernel=np.ascontiguousarray(kernel4, dtype=sum_dtype),
         groups=groups,
         stride=stride,
         dilation=dilation,
         span=span,
-        size=(image4.shape[2], image4.shape[3]),
         sides=sides,
-        padding_mode=padding_mode,
+        mode=MODES[padding_mode],
         output_size=(output_size[0], output_size[1]),
         output_shape=output_shape,
         bias_shape=output_shape[-3:-2],  # (M,), or () where an output has no channels
@@ -339,10 +296,11 @@ def _check_arrays(image: NDArray[Any], kernel: NDArray[Any]) -> None:
     for name, array in (("image", image), ("kernel", kernel)):
         if array.dtype.kind not in "iufc":
             raise TypeError(f"{name} must hold numbers, got {array.dtype}")
-    if 0 in image.shape[-3:]:
-        raise ValueError(f"image must not be empty but for a batch of 0, got shape {image.shape}")
-    if 0 in kernel.shape:
-        raise ValueError(f"kernel must not be empty, got shape {kernel.shape}")
+    if 0 in (*image.shape[-3:], *kernel.shape):
+        raise ValueError(
+            "neither image nor kernel may be empty, but for a batch of 0: "
+            f"got shapes {image.shape} and {kernel.shape}"
+        )
     if image.dtype != kernel.dtype:
         raise TypeError(f"image is {image.dtype} but kernel is {kernel.dtype}: convert one")
 
@@ -356,12 +314,12 @@ def _sides(
         if stride != (1, 1):
             raise ValueError(f"padding='same' needs stride 1, got stride {stride}")
         return tuple(((n - 1) // 2, n // 2) for n in span)  # together n - 1, the odd one last
-    allowed = "an int, a pair, ((top, bottom), (left, right)), 'valid' or 'same'"
-    if isinstance(padding, str):
-        raise ValueError(f"padding must be {allowed}, got {padding!r}")
     axes = padding if isinstance(padding, Sequence) else (padding, padding)
-    if len(axes) != 2:
-        raise ValueError(f"padding must be {allowed}, got {padding!r}")
+    if isinstance(padding, str) or len(axes) != 2:
+        raise ValueError(
+            "padding must be an int, a pair, ((top, bottom), (left, right)), 'valid' or 'same', "
+            f"got {padding!r}"
+        )
     return tuple(_pair("padding", axis, minimum=0) for axis in axes)
 
 
@@ -378,6 +336,6 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
+def _check_choice(name: str, value: str, allowed: Iterable[str]) -> None:
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 
@@ -106,7 +107,7 @@ def best_matches(filters: ArrayLike) -> list[Match | None]:
     names = list(KERNELS)
     units = np.stack([k.values / np.linalg.norm(k.values) for k in KERNELS.values()])
     units /= np.sqrt(channels)
-    windows = np.lib.stride_tricks.sliding_window_view(filters, (3, 3), axis=(2, 3))
+    windows = sliding_window_view(filters, (3, 3), axis=(2, 3))
     products = np.einsum("nchwkl,mkl->nmhw", windows, units)
     matches: list[Match | None] = []
     for one, product in zip(filters, products, strict=True):
@@ -117,11 +118,10 @@ def best_matches(filters: ArrayLike) -> list[Match | None]:
         # Rounded, so that of kernels with two names the first wins.
         best = np.abs(product / norm).round(9).argmax()
         which, top, left = (int(i) for i in np.unravel_index(best, product.shape))
+        cosine = float(product[which, top, left] / norm)
         placed = np.zeros_like(one)
-        placed[:, top : top + 3, left : left + 3] = (
-            units[which] * norm * np.sign(product[which, top, left])
-        )
-        matches.append(Match(names[which], float(product[which, top, left] / norm), placed))
+        placed[:, top : top + 3, left : left + 3] = units[which] * norm * np.sign(cosine)
+        matches.append(Match(names[which], cosine, placed))
     return matches
 
 
