@@ -51,9 +51,12 @@ def test_a_chain_of_chains(first, second):
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([(3, 1), (0, 1)], r"layer 1 is \(0, 1\): kernel and stride must be 1 or more"),
+        (
+            [(3, 1), (0, 1)],
+            r"layer 1 is \(0, 1\): give a pair of integers of 1 or more, \(kernel, stri",
+        ),
         ([(3, -1)], r"layer 0 is \(3, -1\)"),
-        ([3], r"layer 0 is 3: give a pair of integers \(kernel, stride\)"),
+        ([3], r"layer 0 is 3: give a pair"),
         ([(3, 1, 1)], r"layer 0 is \(3, 1, 1\): give a pair"),
         ([(2.5, 1)], r"layer 0 is \(2\.5, 1\): give a pair of integers"),
     ],

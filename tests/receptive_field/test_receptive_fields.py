@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -59,7 +60,7 @@ def test_the_network_is_left_as_it_was():
 
 def on_meta(name: str) -> nn.Module:
     """A network without weights: its shape is all that matters here."""
-    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    options = {"init_weights": False} if name == "inception_v3" else {}
     with torch.device("meta"):
         return getattr(torchvision.models, name)(**options)
 
@@ -86,12 +87,10 @@ def test_vgg_16():
 @pytest.mark.parametrize(
     ("name", "layer", "size", "stride", "padding"),
     [
-        ("vgg11", "features.20", 150, 32, 59),
         ("alexnet", "features.12", 195, 32, 66),
         ("resnet50", "layer4.2.relu_2", 427, 32, 213),
         ("densenet121", "features.norm5", 2071, 32, 1021),
         ("inception_v3", "Mixed_7c", 1311, 32, 618),
-        ("googlenet", "inception5b", 379, 32, 167),
     ],
 )
 def test_torchvision(name, layer, size, stride, padding):
@@ -132,10 +131,10 @@ def test_what_has_no_rule_is_named(layer, operation):
 
 
 def test_attention_sees_the_whole_image():
-    fields = receptive_fields(on_meta("vit_b_16"), 224)
-    assert (fields["conv_proj"].size, fields["conv_proj"].bound) == ((16, 16), "")
+    fields = receptive_fields(torchvision.models.VisionTransformer(16, 4, 1, 2, 8, 8), 16)
+    assert (fields["conv_proj"].size, fields["conv_proj"].bound) == ((4, 4), "")
     block = fields["encoder.layers.encoder_layer_0"]
-    assert block.is_uniform and block.used(0) == (tuple(range(224)),) * 2 and block.bound
+    assert block.is_uniform and block.used(0) == (tuple(range(16)),) * 2 and block.bound
 
 
 class Functional(nn.Module):
@@ -309,19 +308,15 @@ def test_normalisation():
         assert field_of(nn.Sequential(conv(3), norm)).is_uniform, norm
 
 
-ELEMENTWISE = [nn.ReLU(), nn.ReLU(inplace=True), nn.GELU(), nn.Hardswish(), nn.Dropout(0.3),
-               nn.BatchNorm2d(2), nn.PReLU(), nn.Tanh(), nn.Identity()]  # fmt: skip
-
-
-@properties(25)
-@given(st.lists(st.tuples(st.sampled_from(ELEMENTWISE), st.integers(0, 3)), max_size=5))
-def test_elementwise_layers_change_nothing(insertions):
+def test_elementwise_layers_change_nothing():
+    elementwise = [nn.ReLU(), nn.ReLU(inplace=True), nn.GELU(), nn.Hardswish(), nn.Dropout(0.3),
+                   nn.BatchNorm2d(2), nn.PReLU(), nn.Tanh(), nn.Identity()]  # fmt: skip
     plain = [conv(3, out=2, padding=1), nn.MaxPool2d(2), conv(3, channels=2, out=2)]
-    network = list(plain)
-    for module, place in insertions:
-        network.insert(min(place + 1, len(network)), module)
-    expected, field = field_of(nn.Sequential(*plain)), field_of(nn.Sequential(*network))
-    assert all(a.equals(b) for a, b in zip(field.axes, expected.axes, strict=True))
+    expected = field_of(nn.Sequential(*plain))
+    field = field_of(nn.Sequential(*(m for p in plain for m in (p, *elementwise))))
+    for ours, theirs in zip(field.axes, expected.axes, strict=True):
+        assert (ours.pattern, ours.dim) == (theirs.pattern, theirs.dim)
+        assert np.array_equal(ours.used, theirs.used)
 
 
 # Random networks against sets of pixels.
@@ -368,7 +363,7 @@ def size_after(layer, size):
     )
 
 
-@properties(50)
+@properties(30)
 @given(
     st.lists(layers(), min_size=1, max_size=4), st.tuples(st.integers(7, 10), st.integers(7, 10))
 )
@@ -420,7 +415,7 @@ def keeping_module(layer) -> nn.Module:
     return nn.Sequential(pad, nn.Conv2d(1, 1, kernel, dilation=dilation))
 
 
-@properties(40)
+@properties(25)
 @given(
     st.lists(st.lists(keeping_layers(), max_size=3), min_size=2, max_size=3),
     st.sampled_from(["add", "cat"]),
@@ -453,7 +448,7 @@ def test_random_branches(branches, join, pooled):
         assert all(s <= max(sets, key=len) for s in sets)
 
 
-@properties(30)
+@properties(15)
 @given(layer_lists.filter(lambda x: receptive_field(x) < 40))
 def test_lists_and_networks_agree(chain):
     network = nn.Sequential(*(nn.Conv2d(1, 1, k, s) for k, s in chain), nn.Identity())

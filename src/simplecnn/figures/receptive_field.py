@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
 from simplecnn.figures import style
 from simplecnn.figures.style import COLORS, LABEL, NOTE
 
-Interval = tuple[int, int]
+Interval = tuple[float, float]
 Box = tuple[Interval, Interval]  # first and last row, first and last column
 
 
@@ -25,7 +26,7 @@ class LayerBoxes:
 
     title: str
     boxes: Mapping[tuple[int, int], Box]  # by unit
-    visible: Box  # what the layer can see: the image, or the part that a crop leaves of it
+    visible: tuple[tuple[int, int], tuple[int, int]]  # the image, or the part a crop leaves of it
 
 
 @dataclass(frozen=True)
@@ -52,43 +53,34 @@ class FieldMap:
 def boxes_figure(image: ArrayLike, layers: Sequence[LayerBoxes]) -> Figure:
     """One panel a layer: the image (H, W), the fields of units on it, what is invisible hatched."""
     image = np.asarray(image)
-    boxes = [box for layer in layers for box in layer.boxes.values()]
-    (top, bottom), (left, right) = (
-        (min([0, *(b[axis][0] for b in boxes)]), max([n - 1, *(b[axis][1] for b in boxes)]))
-        for axis, n in enumerate(image.shape)
-    )
+    scale = Normalize(image.min(), image.max())
+    frame = tuple((0, n - 1) for n in image.shape)
+    lines = zip(*(frame, *(box for layer in layers for box in layer.boxes.values())), strict=True)
+    (top, bottom), (left, right) = ((min(a for a, _ in x), max(b for _, b in x)) for x in lines)
     num_columns = 2 if len(layers) == 4 else min(3, len(layers))
     num_rows = -(-len(layers) // num_columns)
     figure = style.new_figure(3.4 * num_columns, 3.8 * num_rows + 0.4)
     for index, layer in enumerate(layers):
         ax = figure.add_subplot(num_rows, num_columns, index + 1)
-        style.tile(ax, image, style.DIGIT)
-        _outline(ax, ((0, image.shape[0] - 1), (0, image.shape[1] - 1)), color="0.6", lw=0.8)
-        handles = []
+        style.tile(ax, image, style.DIGIT, scale)
+        _outline(ax, frame, color="0.6", lw=0.8, zorder=3)
         for (unit, box), color in zip(layer.boxes.items(), cycle(COLORS), strict=False):
-            _outline(ax, box, color=color, lw=1.8)
-            for piece in _outside(box, layer.visible):
-                ax.add_patch(
-                    Rectangle(*_corner(piece), fill=False, hatch="////", ec=color, lw=0, alpha=0.6)
-                )
-            handles.append(Patch(facecolor="none", edgecolor=color, lw=1.8, label=f"unit {unit}"))
+            _outline(ax, box, color=color, lw=0, hatch="////", alpha=0.6)
+            _outline(ax, box, color=color, lw=1.8, zorder=3, label=f"unit {unit}")
+        # what is visible hides the hatching
+        (first_row, last_row), (first_column, last_column) = layer.visible
+        inside = (slice(first_row, last_row + 1), slice(first_column, last_column + 1))
+        visible = np.full(image.shape, np.nan)
+        visible[inside] = image[inside]
+        style.tile(ax, visible, style.DIGIT, scale).set_zorder(2)
         ax.set(xlim=(left - 1.5, right + 1.5), ylim=(bottom + 1.5, top - 1.5))
         ax.set_xticks(range(0, image.shape[1], 4))
         ax.set_yticks(range(0, image.shape[0], 4))
         ax.tick_params(labelsize=NOTE)
         ax.set_title(layer.title, fontsize=LABEL)
-        ax.legend(
-            handles=handles,
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.08),
-            ncols=len(handles),
-            fontsize=NOTE,
-            frameon=False,
-            handlelength=1.0,
-            columnspacing=1.0,
-        )
-    title = "Receptive fields, in pixels; hatched: padding, or what a crop cut off"
-    style.head(figure, title)
+        place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.08)}
+        ax.legend(**place, ncols=3, fontsize=NOTE, frameon=False, handlelength=1, columnspacing=1)
+    style.head(figure, "Receptive fields, in pixels; hatched: padding, or what a crop cut off")
     return figure
 
 
@@ -121,21 +113,20 @@ def effective_fields_figure(rows: Mapping[str, Mapping[str, FieldMap]]) -> Figur
         for ax, (state, fields), share in zip(grid[:, column], rows.items(), shares, strict=True):
             field = fields[layer]
             style.tile(ax, share, style.POSITIVE, scale)
-            _outline(ax, _clipped(field.box, share.shape), color="white", lw=1.2)
+            inside = zip(field.box, share.shape, strict=True)
+            clipped = [(max(first, 0), min(last, n - 1)) for (first, last), n in inside]
+            _outline(ax, clipped, color="white", lw=1.2)
             for side, dashes in zip(field.squares, ("--", ":"), strict=False):
-                ax.add_patch(_square(field.box, side, dashes))
+                square = [((a + b - side + 1) / 2, (a + b + side - 1) / 2) for a, b in field.box]
+                _outline(ax, square, color="white", lw=1.0, ls=dashes)
             ax.set_xlabel(field.note, fontsize=NOTE)
             ax.set_ylabel(state if column == 0 else "", fontsize=LABEL)
         grid[0][column].set_title(layer, fontsize=LABEL)
+        look: Any = {"location": "bottom", "shrink": 0.75, "aspect": 14, "format": "{x:.2g} %"}
         bar = figure.colorbar(
-            ScalarMappable(scale, style.POSITIVE),
-            ax=grid[:, column],
-            location="bottom",
-            shrink=0.75,
-            aspect=14,
-            ticks=[0.0, scale.vmax],
+            ScalarMappable(scale, style.POSITIVE), ax=grid[:, column], ticks=[0, scale.vmax], **look
         )
-        bar.ax.set_xticklabels(["0", f"{scale.vmax:.2g} %"], fontsize=NOTE)
+        bar.ax.tick_params(labelsize=NOTE)
     style.head(
         figure,
         "Mean |gradient| of the central unit, in % of each map's sum, one scale a layer\n"
@@ -149,22 +140,13 @@ def _draw_growth(ax: Axes, chains: Sequence[Chain]) -> None:
         sizes = [1, *chain.sizes]
         width = max(1.5, 5 - 1.2 * i)  # later ones thinner, so that what they cover still shows
         ax.plot(range(len(sizes)), sizes, marker="o", ms=width + 3, color=color, lw=width)
-        ax.annotate(
-            f"{chain.name}: {sizes[-1]} px",
-            (len(sizes) - 1, sizes[-1]),
-            xytext=(4, 8),
-            textcoords="offset points",
-            ha="right",
-            color=color,
-            fontsize=LABEL,
-        )
+        text: Any = {"xytext": (4, 8), "textcoords": "offset points", "ha": "right"}
+        end = len(sizes) - 1, sizes[-1]
+        ax.annotate(f"{chain.name}: {sizes[-1]} px", end, color=color, fontsize=LABEL, **text)
     longest = max(len(chain.sizes) for chain in chains)
     ax.set(xlim=(-0.2, longest + 0.2), ylim=(0, 1.12 * max(max(c.sizes) for c in chains)))
     ax.set_xticks(range(longest + 1))
-    ax.set_xlabel("layers", fontsize=LABEL)
-    ax.set_ylabel("receptive field (px)", fontsize=LABEL)
-    ax.tick_params(labelsize=NOTE)
-    ax.spines[["top", "right"]].set_visible(False)
+    style.dress(ax, x="layers", y="receptive field (px)")
 
 
 def _draw_costs(ax: Axes, chains: Sequence[Chain], key: str, *, named: bool) -> None:
@@ -173,12 +155,12 @@ def _draw_costs(ax: Axes, chains: Sequence[Chain], key: str, *, named: bool) -> 
     ax.barh(places, values, color=[c for c, _ in zip(cycle(COLORS), chains, strict=False)])
     for place, value in zip(places, values, strict=True):
         ax.text(value, place, f" {value:,}", va="center", fontsize=NOTE)
-    ax.set_yticks(places, [chain.name if named else "" for chain in chains], fontsize=NOTE)
+    ax.set_yticks(places, [chain.name if named else "" for chain in chains])
     ax.set(xlim=(0, 1.3 * max(values)), xticks=[])
-    ax.tick_params(length=0)
     ax.invert_yaxis()
-    ax.set_title(key, fontsize=LABEL)
-    ax.spines[["top", "right", "bottom"]].set_visible(False)
+    style.dress(ax, title=key)
+    ax.tick_params(length=0)
+    ax.spines["bottom"].set_visible(False)
 
 
 def _draw_profiles(figure: Figure, chains: Sequence[Chain]) -> None:
@@ -195,51 +177,18 @@ def _draw_profiles(figure: Figure, chains: Sequence[Chain]) -> None:
     for i, (ax, chain) in enumerate(zip(axes, chains, strict=True)):
         style.tile(ax, shares[i], style.POSITIVE, scale)
         size = len(profiles[i])
-        _outline(ax, ((starts[i], starts[i] + size - 1),) * 2, color="white", lw=1.2)
+        _outline(ax, [(starts[i], starts[i] + size - 1)] * 2, color="white", lw=1.2)
         ax.set_title(chain.name, fontsize=LABEL)
         ax.set_xlabel(f"{size} px, σ = {chain.sigma:.2f} px", fontsize=LABEL)
-    bar = figure.colorbar(
-        ScalarMappable(scale, style.POSITIVE), ax=list(axes), shrink=0.7, aspect=16, pad=0.01
-    )
-    bar.set_label("% of the weight of all pixels", fontsize=NOTE)
-    bar.ax.tick_params(labelsize=NOTE)
-    figure.suptitle(
-        "Effective field with uniform weights, one scale; white frame: receptive field",
-        fontsize=LABEL,
-    )
+    label = "% of the weight of all pixels"
+    style.color_bar(figure, axes, style.POSITIVE, scale, label, shrink=0.7, pad=0.01)
+    title = "Effective field with uniform weights, one scale; white frame: receptive field"
+    figure.suptitle(title, fontsize=LABEL)
 
 
-def _corner(box: Box) -> tuple[tuple[float, float], float, float]:
-    """A box as matplotlib wants it: pixel i reaches from i - 1/2 to i + 1/2."""
+def _outline(ax: Axes, box: Sequence[Interval], *, color: str, **look: Any) -> None:
+    """The frame of a box, where it is not empty: pixel i reaches from i - 1/2 to i + 1/2."""
     (top, bottom), (left, right) = box
-    return (left - 0.5, top - 0.5), right - left + 1, bottom - top + 1
-
-
-def _outline(ax: Axes, box: Box, *, color: str, lw: float) -> None:
-    if all(first <= last for first, last in box):
-        ax.add_patch(Rectangle(*_corner(box), fill=False, ec=color, lw=lw))
-
-
-def _clipped(box: Box, shape: tuple[int, ...]) -> Box:
-    (top, bottom), (left, right) = box
-    return (max(top, 0), min(bottom, shape[0] - 1)), (max(left, 0), min(right, shape[1] - 1))
-
-
-def _square(box: Box, side: int, dashes: str) -> Rectangle:
-    (top, bottom), (left, right) = box
-    corner = (left + right - side) / 2, (top + bottom - side) / 2
-    return Rectangle(corner, side, side, fill=False, ec="white", lw=1.0, ls=dashes)
-
-
-def _outside(box: Box, visible: Box) -> list[Box]:
-    """The parts of a box that lie outside another: above, below, and at both sides between."""
-    (top, bottom), (left, right) = box
-    (first_row, last_row), (first_column, last_column) = visible
-    middle = (max(top, first_row), min(bottom, last_row))
-    pieces = [
-        ((top, min(bottom, first_row - 1)), (left, right)),
-        ((max(top, last_row + 1), bottom), (left, right)),
-        (middle, (left, min(right, first_column - 1))),
-        (middle, (max(left, last_column + 1), right)),
-    ]
-    return [p for p in pieces if p[0][0] <= p[0][1] and p[1][0] <= p[1][1]]
+    if top <= bottom and left <= right:
+        corner, width, height = (left - 0.5, top - 0.5), right - left + 1, bottom - top + 1
+        ax.add_patch(Rectangle(corner, width, height, fill=False, ec=color, **look))

@@ -5,17 +5,25 @@ from the image size up.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simplecnn.receptive_field.readings import Reading
-
 Interval = tuple[int, int]  # the first and the last pixel
 NOTHING: Interval = (0, -1)
+
+# Which position of an input of length n stands at position i, outside of it too; "constant" has
+# nothing there. The words of `torch.nn.functional.pad`.
+BORDERS: dict[str, Callable[[int, int], int]] = {
+    "constant": lambda i, n: i,
+    "reflect": lambda i, n: n - 1 - abs(n - 1 - abs(i)),
+    "replicate": lambda i, n: min(max(i, 0), n - 1),
+    "circular": lambda i, n: i % n,
+}
 
 
 def hull(intervals: Iterable[Interval]) -> Interval:
@@ -31,26 +39,51 @@ def ends(used: NDArray[np.bool_]) -> Interval:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """Which of `num_in` positions an operation reads to make each of `num_out`.
+
+    `reads` knows no border: one unit further it reads `step` positions further, on average. What
+    stands outside of the input, `border` says.
+    """
+
+    num_in: int
+    num_out: int
+    reads: Callable[[int], Iterable[int]]
+    step: int | Fraction = 1
+    border: str = "constant"
+
+    def inside(self, unit: int) -> list[int]:
+        """The positions of the input that are read."""
+        places = (BORDERS[self.border](i, self.num_in) for i in self.reads(unit))
+        return [i for i in places if 0 <= i < self.num_in]
+
+
+@dataclass(frozen=True)
 class Pattern:
-    """The interval of every unit as if image and layers had no border.
+    """The intervals of units as if image and layers had no border.
 
     Unit `u + period` sees what unit `u` sees, `jump` pixels further. A chain of convolutions and
     poolings has period 1.
     """
 
-    period: int
     jump: int
     intervals: tuple[Interval, ...]
 
     @property
-    def stride(self) -> Fraction:
-        """Pixels from one unit to the next, on average."""
-        return Fraction(self.jump, self.period)
+    def period(self) -> int:
+        return len(self.intervals)
 
     def at(self, unit: int) -> Interval:
         cycle, phase = divmod(unit, self.period)
         first, last = self.intervals[phase]
         return (first + cycle * self.jump, last + cycle * self.jump) if first <= last else NOTHING
+
+    def read(self, reading: Reading) -> "Pattern":
+        step = reading.step
+        cycles = self.period // math.gcd(self.period, step.numerator)
+        jump = self.jump * (cycles * step.numerator) // self.period
+        units = range(cycles * step.denominator)
+        return Pattern(jump, tuple(hull(map(self.at, reading.reads(u))) for u in units))
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +121,7 @@ class Axis:
         """Pixels from unit to unit, on average; 0 if all see the same, None without a grid."""
         if self.pattern is None:
             return 0 if self.is_uniform else None
-        stride = self.pattern.stride
+        stride = Fraction(self.pattern.jump, self.pattern.period)
         return int(stride) if stride.denominator == 1 else stride
 
     @property
@@ -98,44 +131,32 @@ class Axis:
 
     def interval(self, unit: int) -> Interval:
         """The first and the last pixel that a unit sees, as if the image had no border."""
-        return self.clipped(unit) if self.pattern is None else self.pattern.at(unit)
+        return ends(self.used[unit]) if self.pattern is None else self.pattern.at(unit)
 
-    def clipped(self, unit: int) -> Interval:
-        """The first and the last pixel of the image that a unit depends on."""
-        return ends(self.used[unit])
-
-    def equals(self, other: "Axis") -> bool:
-        layout = (self.pattern, self.dim, self.inner)
-        same_layout = layout == (other.pattern, other.dim, other.inner)
-        return same_layout and np.array_equal(self.used, other.used)
+    def covers(self, other: "Axis") -> bool:
+        """Whether every unit sees all that the other's at its place sees; False also where their
+        units do not correspond."""
+        lengths = {len(self.used), len(other.used)}
+        return (len(lengths) == 1 or 1 in lengths) and bool((other.used <= self.used).all())
 
 
 def image_axis(dim: int, num_pixels: int) -> Axis:
     """The image itself: every pixel sees itself."""
     nowhere = np.zeros(num_pixels, dtype=bool)
-    return Axis(np.eye(num_pixels, dtype=bool), nowhere, Pattern(1, 1, ((0, 0),)), dim)
+    return Axis(np.eye(num_pixels, dtype=bool), nowhere, Pattern(1, ((0, 0),)), dim)
 
 
 def read(axis: Axis, reading: Reading) -> Axis:
-    """What the units of an operation's output depend on; `axis` has one position a unit."""
+    """What the units of an operation's output depend on."""
+    axis = spread(axis, reading.num_in)
     inside = [reading.inside(u) for u in range(reading.num_out)]
     cut = [axis.cut[i].any() or i != list(reading.reads(u)) for u, i in enumerate(inside)]
     return replace(
         axis,
         used=np.array([axis.used[i].any(0) for i in inside]),
         cut=np.array(cut),
-        pattern=axis.pattern and _read_pattern(axis.pattern, reading),
+        pattern=axis.pattern and axis.pattern.read(reading),
         num_unread=reading.num_in - len(set().union(*inside)),
-    )
-
-
-def _read_pattern(pattern: Pattern, reading: Reading) -> Pattern:
-    cycles = pattern.period // math.gcd(pattern.period, reading.step_in)
-    period = cycles * reading.step_out
-    jump = pattern.jump * (cycles * reading.step_in) // pattern.period
-    units = range(period)
-    return Pattern(
-        period, jump, tuple(hull(pattern.at(i) for i in reading.reads(u)) for u in units)
     )
 
 
@@ -151,13 +172,9 @@ def mixed(axis: Axis, bound: str = "") -> Axis:
 
 def spread(axis: Axis, num_positions: int) -> Axis:
     """The same axis with one unit a position of its dimension."""
-    num_units = len(axis.used)
-    if num_units == num_positions:
+    if len(axis.used) == num_positions:
         return axis
-    if num_units * axis.inner == num_positions:  # each unit stands `inner` times side by side
-        repeat = Reading(num_units, num_positions, lambda u: (u // axis.inner,), axis.inner)
-        return replace(read(axis, repeat), inner=1)
-    units = np.arange(num_positions) // axis.inner % num_units
+    units = np.arange(num_positions) // axis.inner % len(axis.used)
     return replace(axis, used=axis.used[units], cut=axis.cut[units], pattern=None, inner=1)
 
 
@@ -175,25 +192,19 @@ def joined(axes: Sequence[Axis], sizes: Sequence[int | None], num_positions: int
     ]
     if len({(a.inner, len(a.used)) for a in axes if a.dim is not None}) > 1:
         axes = [a if a.dim is None else spread(a, num_positions) for a in axes]
-    result = axes[0]
-    for other in axes[1:]:
-        result = _joined_pair(result, other)
-    return result
+    return reduce(_joined_pair, axes)
 
 
 def _joined_pair(a: Axis, b: Axis) -> Axis:
-    if a.dim is None:
-        a, b = b, a
-    pattern, misaligned = None, a.misaligned or b.misaligned
+    pattern, aligned = None, True
     if a.pattern is not None and b.pattern is not None:
         pattern, aligned = _joined_patterns(a.pattern, b.pattern, len(a.used))
-        misaligned = misaligned or not aligned
     return replace(
-        a,
+        b if a.dim is None else a,
         used=a.used | b.used,
         cut=a.cut | b.cut,
         pattern=pattern,
-        misaligned=misaligned,
+        misaligned=a.misaligned or b.misaligned or not aligned,
         bound=a.bound or b.bound,
     )
 
@@ -201,17 +212,10 @@ def _joined_pair(a: Axis, b: Axis) -> Axis:
 def _joined_patterns(a: Pattern, b: Pattern, num_units: int) -> tuple[Pattern, bool]:
     """The union, and whether the two agree: same stride, and same center for every unit."""
     period = math.lcm(a.period, b.period)
-    jump = a.jump * (period // a.period)
-    if a.stride != b.stride:  # the paths drift apart from unit to unit
-        period, jump = num_units, round(max(a.stride, b.stride) * num_units)
+    jump, other = a.jump * (period // a.period), b.jump * (period // b.period)
+    same_stride = jump == other
+    if not same_stride:  # the paths drift apart from unit to unit
+        period, jump = num_units, round(Fraction(max(jump, other), period) * num_units)
     pairs = [(a.at(u), b.at(u)) for u in range(period)]
     centered = all(sum(x) == sum(y) for x, y in pairs if NOTHING not in (x, y))
-    pattern = Pattern(period, jump, tuple(map(hull, pairs)))
-    return pattern, centered and a.stride == b.stride
-
-
-def covers(a: Axis, b: Axis) -> bool:
-    """Whether every unit of `a` sees all that the unit of `b` at its place sees; False also where
-    their units do not correspond."""
-    lengths = {len(a.used), len(b.used)}
-    return (len(lengths) == 1 or 1 in lengths) and bool((b.used <= a.used).all())
+    return Pattern(jump, tuple(map(hull, pairs))), same_stride and centered

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
+
 
 def receptive_field(layers: Sequence[tuple[int, int]]) -> int:
     """Width in pixels of what one unit sees through a chain of (kernel, stride) layers.
@@ -52,9 +54,10 @@ def stack(
             f"channels has {len(channels)} entries for {len(layers)} layers: give one a layer, "
             "None for a pooling."
         )
+    sizes: list[int] = []
     parameters = macs = 0
     width, size, jump = in_channels, image_size, 1
-    profile = [1.0]
+    profile = np.ones(1)
     for i, ((kernel, stride), out) in enumerate(zip(layers, channels, strict=True)):
         padding = 0 if out is None else kernel // 2
         size = (size + 2 * padding - kernel) // stride + 1
@@ -64,25 +67,18 @@ def stack(
             parameters += kernel**2 * width * out + out
             macs += kernel**2 * width * out * size**2
             width = out
-        profile = _spread_profile(profile, kernel, jump)
+        taps = np.zeros((kernel - 1) * jump + 1)
+        taps[::jump] = 1 / kernel
+        profile = np.convolve(profile, taps)
+        sizes.append(len(profile))
         jump *= stride
-    sizes = tuple(receptive_field(layers[: i + 1]) for i in range(len(layers)))
-    return Stack(sizes, parameters, macs, tuple(profile))
-
-
-def _spread_profile(profile: list[float], kernel: int, jump: int) -> list[float]:
-    """Convolves with `kernel` equal weights, `jump` columns apart."""
-    wider = [0.0] * (len(profile) + (kernel - 1) * jump)
-    for i, weight in enumerate(profile):
-        for t in range(kernel):
-            wider[i + t * jump] += weight / kernel
-    return wider
+    return Stack(tuple(sizes), parameters, macs, tuple(profile.tolist()))
 
 
 def _check_layers(layers: Sequence[tuple[int, int]]) -> None:
     for i, layer in enumerate(layers):
         pair = tuple(layer) if isinstance(layer, list | tuple) else (layer,)
-        if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) for n in pair):
-            raise ValueError(f"layer {i} is {layer!r}: give a pair of integers (kernel, stride).")
-        if min(pair) < 1:
-            raise ValueError(f"layer {i} is {layer!r}: kernel and stride must be 1 or more.")
+        if len(pair) != 2 or any(type(n) is not int or n < 1 for n in pair):
+            raise ValueError(
+                f"layer {i} is {layer!r}: give a pair of integers of 1 or more, (kernel, stride)."
+            )

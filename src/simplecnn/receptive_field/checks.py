@@ -1,16 +1,15 @@
 """Two experiments that must find the fields that the formulas give.
 
 Both change some pixels of an image, and look which units of each layer answer. `gradient`: the
-derivative in the direction of these pixels, through a copy in float64 with positive weights,
-activations made linear and max-pooling made a mean, so that nothing cancels and nothing is cut off.
-`nan`: the network as it is, with these pixels set to NaN; whatever depends on one becomes NaN.
+derivative in the direction of these pixels, through a copy in float64 with random positive weights,
+activations and max-pooling that cut no derivative off. `nan`: the network as it is, with these
+pixels set to NaN; whatever depends on one becomes NaN.
 """
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +19,24 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from simplecnn.receptive_field.axis import Axis
+from simplecnn.receptive_field.axis import ends
 from simplecnn.receptive_field.fields import Field, blank_image, receptive_fields
 from simplecnn.receptive_field.trace import named_outputs
 
 NUM_PIXELS = 128  # that are changed each for itself, chosen by chance
 CHUNK_PIXELS = 65_536  # in one batch of images
+
+# Operations with no or almost no gradient, and those that answer a NaN with a number.
+WITHOUT_GRADIENT = {
+    "amax", "amin", "max", "min", "maximum", "minimum", "argmax", "argmin", "topk", "sort",
+    "median", "round", "floor", "ceil", "sign", "gt", "lt", "ge", "le", "eq", "ne",
+}  # fmt: skip
+STOPS_NAN = {
+    "gt", "lt", "ge", "le", "eq", "ne", "isnan", "isfinite", "nan_to_num", "argmax", "argmin",
+    "topk", "sort", "nansum", "nanmean",
+}  # fmt: skip
+# Operations that multiply neighbors by zero, which makes NaN of a NaN.
+SPREADS_NAN = {"upsample_bilinear2d", "upsample_bicubic2d"}
 
 
 @dataclass(frozen=True)
@@ -71,81 +82,104 @@ def check_fields(
     if unknown:
         raise ValueError(f"layers names {', '.join(unknown)}: choose from {', '.join(fields)}.")
     fields = {name: field for name, field in fields.items() if layers is None or name in layers}
-    by_gradient = _checks(_Gradient(network, image), network, image, fields)
-    by_nan = _checks(_NaN(network, image), network, image, fields)
-    return [check for pair in zip(by_gradient, by_nan, strict=True) for check in pair]
-
-
-class _Experiment(Protocol):
-    name: str
-
-    def run(self, network: nn.Module, pixels: Tensor) -> None:
-        """One pass over as many images as `pixels` (B, 1, H, W), boolean, has; in each, the marked
-        pixels are changed."""
-
-    def answers(self, output: Tensor) -> Tensor:
-        """Which numbers of a layer's output depend on the changed pixels."""
-
-    def why_missing(self, field: Field) -> str:
-        """Why a unit may not answer though it depends on a pixel; empty where it must."""
-
-    def why_extra(self, field: Field) -> str:
-        """Why a unit may answer though it does not depend on a pixel; empty where it must not."""
+    by_experiment = [
+        _checks("gradient", _gradient(network, image), _moves, network, fields, image),
+        _checks("nan", _nan(network, image), Tensor.isnan, network, fields, image),
+    ]
+    return [check for pair in zip(*by_experiment, strict=True) for check in pair]
 
 
 def _checks(
-    experiment: _Experiment, network: nn.Module, image: Tensor, fields: dict[str, Field]
+    experiment: str,
+    run: Callable[[Tensor], object],
+    answers: Callable[[Tensor], Tensor],
+    network: nn.Module,
+    fields: dict[str, Field],
+    image: Tensor,
 ) -> list[Check]:
-    positions: dict[str, _Positions] = {}
+    """`run` makes a pass over as many images as its masks (B, 1, H, W), in each of which the marked
+    pixels are changed; `answers` marks the numbers of an output that depend on them."""
     wrong: dict[str, str] = {}
-    pixels = torch.zeros(0)  # (B, H, W), of the batch that is under way
+    num_units: dict[str, int] = {}
+    pixels = torch.zeros(0)  # (B, H, W), the masks under way
+    reserves = {name: _reserves(experiment, field) for name, field in fields.items()}
 
     def receive(name: str, module: nn.Module, output: Tensor) -> None:
         if name not in fields or name in wrong:
             return
-        field = fields[name]
         # a reshape may have put more than the images into the first dimension
-        answered = experiment.answers(output)
-        answered = answered.reshape(len(pixels), len(output) // len(pixels), *output.shape[1:])
-        if name not in positions:
-            positions[name] = _Positions(field, answered.shape[1:])
-        layer = positions[name]
-        others = [d for d in range(1, answered.dim()) if d - answered.dim() not in layer.dims]
-        answered = (answered.amax(others) if others else answered).reshape(len(pixels), -1).cpu()
-        given = layer.depend_on(pixels)
-        differs = answered != given
-        if experiment.why_missing(field):
+        answered = answers(output).unflatten(0, (len(pixels), -1))
+        expected = _expected(fields[name], pixels, answered.shape)
+        num_units[name] = expected[0].numel()
+        others = [d for d, size in enumerate(expected.shape) if size == 1]
+        answered = (answered.amax(others, keepdim=True) if others else answered).cpu()
+        differs = answered != expected
+        upper, lower = reserves[name]
+        if upper:
             differs &= answered
-        if experiment.why_extra(field):
-            differs &= given
+        if lower:
+            differs &= expected
         if differs.any():
-            which, position = differs.nonzero()[0].tolist()
-            verb = "does not depend" if given[which, position] else "depends"
+            which, *place = differs.nonzero()[0].tolist()
+            dims = sorted({axis.dim for axis in fields[name].axes if axis.dim is not None})
+            verb = "depends" if answered[which, *place] else "does not depend"
             wrong[name] = (
-                f"unit {layer.name(position)} {verb} on {_place(pixels[which])}, "
+                f"unit {tuple(place[d] for d in dims)} {verb} on {_place(pixels[which])}, "
                 "contrary to the formulas"
             )
 
     try:
         with torch.no_grad(), named_outputs(network, receive):
             for pixels in _masks(image.shape[-2], image.shape[-1]):
-                experiment.run(network, pixels[:, None].to(image.device))
+                run(pixels[:, None].to(image.device))
     except RuntimeError as error:
         reason = f"the network does not run in this experiment ({str(error).splitlines()[0]})"
-        return [Check(name, experiment.name, True, 0, reason) for name in fields]
+        return [Check(name, experiment, True, 0, reason) for name in fields]
     checks = []
     for name, field in fields.items():
-        remark = ""
-        if reason := experiment.why_missing(field):
-            remark = f"as an upper bound: {reason}"
-        elif reason := experiment.why_extra(field):
-            remark = f"as a lower bound: {reason}"
-        if name not in wrong and not remark:
-            wrong[name], remark = _interval_difference(field)
+        upper, lower = reserves[name]
         mistake = wrong.get(name, "")
-        num_units = len(positions[name].places)
-        checks.append(Check(name, experiment.name, not mistake, num_units, mistake or remark))
+        remark = f"as an upper bound: {upper}" if upper else ""
+        if lower and not upper:
+            remark = f"as a lower bound: {lower}"
+        if not mistake and not remark:
+            mistake, remark = _interval_difference(field)
+        checks.append(Check(name, experiment, not mistake, num_units[name], mistake or remark))
     return checks
+
+
+def _reserves(experiment: str, field: Field) -> tuple[str, str]:
+    """Why a unit may not answer though it depends on a pixel, and why it may though it does not;
+    empty where it must, and must not."""
+    hides, verb = WITHOUT_GRADIENT, "hides part of the gradient"
+    if experiment == "nan":
+        hides, verb = STOPS_NAN, "stops NaN"
+    hidden = field.operations & hides
+    spread = field.operations & SPREADS_NAN if experiment == "nan" else None
+    return (
+        field.bound or (f"{_named(hidden)} {verb}" if hidden else ""),
+        f"{_named(spread)} spreads NaN by weights of zero" if spread else "",
+    )
+
+
+def _named(operations: Iterable[str]) -> str:
+    return ", ".join(f"aten.{name}" for name in sorted(operations))
+
+
+def _expected(field: Field, pixels: Tensor, shape: Sequence[int]) -> Tensor:
+    """By the formulas, which positions of an output of this shape depend on which masks (B, H, W):
+    boolean (B, ...), with size 1 in dimensions that carry no image axis. The pixels of a mask are
+    rows x columns, as is what a position sees."""
+    result = torch.tensor(True)
+    for axis, lines in zip(field.axes, (pixels.any(2), pixels.any(1)), strict=True):
+        used = torch.from_numpy(axis.used).float()
+        sizes = [1] * len(shape)
+        if axis.dim is not None:
+            sizes[axis.dim] = shape[axis.dim]
+            used = used[torch.arange(shape[axis.dim]) // axis.inner % len(used)]
+        depends = lines.float() @ used.T > 0
+        result = result & depends.view(len(pixels), *sizes[1:])
+    return result
 
 
 def _masks(height: int, width: int) -> Iterator[Tensor]:
@@ -167,218 +201,108 @@ def _place(mask: Tensor) -> str:
     return f"row {rows[0]}" if len(rows) == 1 else f"column {columns[0]}"
 
 
-class _Positions:
-    """The positions of a layer's output along the dimensions that carry the image axes.
-
-    `places` (positions, dims) are their indices, `rows` (positions, H) and `columns`
-    (positions, W) what the formulas say that each depends on.
-    """
-
-    def __init__(self, field: Field, shape: Sequence[int]) -> None:
-        self.dims = tuple(sorted({a.dim for a in field.axes if a.dim is not None}))
-        indices = list(product(*(range(shape[d]) for d in self.dims)))
-        self.places = torch.tensor(indices, dtype=torch.long)
-        self.rows, self.columns = map(self._used, field.axes)
-
-    def _used(self, axis: Axis) -> Tensor:
-        used = torch.from_numpy(axis.used)
-        if axis.dim is None:
-            return used.expand(len(self.places), -1)
-        return used[self.places[:, self.dims.index(axis.dim)] // axis.inner % len(used)]
-
-    def depend_on(self, pixels: Tensor) -> Tensor:
-        """By the formulas, which positions depend on which masks (B, positions): the pixels of a
-        mask are rows x columns, as is what a position sees."""
-        rows = pixels.any(2).float() @ self.rows.float().T > 0
-        return rows & (pixels.any(1).float() @ self.columns.float().T > 0)
-
-    def name(self, position: int) -> tuple[int, ...]:
-        return tuple(self.places[position].tolist())
-
-
 def _interval_difference(field: Field) -> tuple[str, str]:
     """Where the closed form, `interval`, differs from `used` for a unit that sees no border, and a
     remark where there is no such unit; in words."""
     remark = ""
     for axis, lines in zip(field.axes, ("rows", "columns"), strict=True):
-        if axis.pattern is None:  # the interval is what `used` says
-            continue
         units = (~axis.cut).nonzero()[0].tolist()
         for unit in units:
-            interval, pixels = axis.interval(unit), axis.clipped(unit)
+            interval, pixels = axis.interval(unit), ends(axis.used[unit])
             if interval != pixels:
                 return f"unit {unit} depends on {lines} {pixels}, its interval is {interval}", ""
-        if not units:
+        if axis.pattern is not None and not units:
             remark = "every unit sees a border: size and start rest on the formulas alone"
     return "", remark
 
 
-def _named(operations: Iterable[str]) -> str:
-    return ", ".join(f"aten.{name}" for name in sorted(operations))
-
-
-# The gradient experiment.
-
-# Operations with no or almost no gradient that the positive copy leaves as they are.
-_WITHOUT_GRADIENT = {
-    "amax", "amin", "max", "min", "maximum", "minimum", "argmax", "argmin", "topk", "sort",
-    "median", "round", "floor", "ceil", "sign", "gt", "lt", "ge", "le", "eq", "ne",
-}  # fmt: skip
-
-
-class _Gradient:
-    name = "gradient"
-
-    def __init__(self, network: nn.Module, image: Tensor) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.state = _positive_state(network, generator)
-        self.image, self.direction = (_random_positive(image, generator) for _ in range(2))
-
-    def run(self, network: nn.Module, pixels: Tensor) -> None:
-        images = self.image.expand(len(pixels), -1, -1, -1).clone()
-        # of attention, only the plain formula has a forward derivative
-        attention = sdpa_kernel(SDPBackend.MATH)
-        with warnings.catch_warnings(), attention, forward_ad.dual_level(), _Positive():
-            warnings.simplefilter("ignore", FutureWarning)  # of torch, from its own formulas
-            moving = forward_ad.make_dual(images, self.direction * pixels)
-            functional_call(network, self.state, (moving,))
-
-    def answers(self, output: Tensor) -> Tensor:
-        derivative = forward_ad.unpack_dual(output).tangent
-        return torch.zeros_like(output, dtype=torch.bool) if derivative is None else derivative != 0
-
-    def why_missing(self, field: Field) -> str:
-        hidden = field.operations & _WITHOUT_GRADIENT
-        return f"{_named(hidden)} hides part of the gradient" if hidden else field.bound
-
-    def why_extra(self, field: Field) -> str:
-        return ""
-
-
-_ACTIVATIONS = {
-    "relu", "relu_", "relu6", "hardtanh", "hardtanh_", "hardswish", "hardsigmoid", "silu", "gelu",
-    "elu", "elu_", "selu", "selu_", "celu", "celu_", "leaky_relu", "leaky_relu_", "prelu",
-    "rrelu", "rrelu_", "mish", "softplus", "softsign", "tanhshrink", "hardshrink", "softshrink",
-    "threshold", "_threshold", "threshold_", "sigmoid", "sigmoid_", "tanh", "tanh_",
-    "logsigmoid", "log_sigmoid", "clamp", "clamp_", "clamp_min", "clamp_max", "clip",
-}  # fmt: skip
-
-
-class _Positive(TorchFunctionMode):
-    """Activations pass their input on; max-pooling gives the mean of its window; interpolation
-    has positive weights."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        if name in _ACTIVATIONS:
-            return (args[0] if args else kwargs["input"]).clone()
-        if name == "interpolate":
-            return _positive_interpolation(*args, **kwargs)
-        result = func(*args, **kwargs)
-        if not name.startswith(("max_pool2d", "adaptive_max_pool2d")):
-            return result
-        output = result[0] if isinstance(result, tuple) else result
-        if name.startswith("adaptive"):
-            output = functional.adaptive_avg_pool2d(args[0], output.shape[-2:])
-        else:
-            output = _mean_pool(*args, **kwargs)
-        return (output, *result[1:]) if isinstance(result, tuple) else output
-
-
-def _mean_pool(
-    input: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    *_: Any,
-    **__: Any,
-) -> Tensor:
-    """The mean over the windows of a max-pooling."""
-    if dilation in (1, (1, 1), [1, 1]):
-        return functional.avg_pool2d(input, kernel_size, stride or None, padding, ceil_mode)
-    kernel = (kernel_size,) * 2 if isinstance(kernel_size, int) else tuple(kernel_size)
-    channels = input.shape[-3]
-    weight = input.new_full((channels, 1, *kernel), 1 / (kernel[0] * kernel[1]))
-    return functional.conv2d(input, weight, None, stride or kernel, padding, dilation, channels)
-
-
-def _positive_interpolation(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """The absolute weights of the interpolation, without those that are zero but for rounding."""
-    weights = []
-    for dim in (-2, -1):
-        size = input.shape[dim]
-        basis = torch.eye(size, dtype=input.dtype, device=input.device)
-        images = basis[:, None, :, None].expand(-1, -1, -1, 2)  # one line is 1, two columns wide
-        images = images if dim == -2 else images.transpose(-2, -1)
-        answer = functional.interpolate(images, *args, **kwargs).select(-3 - dim, 0)[:, 0].abs()
-        weights.append(torch.where(answer > 1e-9, answer, 0))
-    return torch.einsum("...hw,hi,wj->...ij", input, *weights)
-
-
-def _random_positive(like: Tensor, generator: torch.Generator) -> Tensor:
+def _random(like: Tensor, generator: torch.Generator) -> Tensor:
     """Random numbers from 0.5 to 1.5, of the same shape and on the same device."""
     values = torch.rand(like.shape, generator=generator, dtype=torch.float64) + 0.5
     return values.to(like.device)
 
 
-def _positive_state(network: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
-    """Weights and statistics with which every path from pixel to unit counts, and counts up:
-    random positive weights that average, no biases, normalization by mean 0 and variance 1."""
-    state = {}
-    for name, value in network.named_parameters():
-        if name.endswith("bias"):
-            state[name] = torch.zeros_like(value, dtype=torch.float64)
-        elif value.dim() < 2:
-            state[name] = _random_positive(value, generator)
-        else:
-            state[name] = _random_positive(value, generator) / (value.numel() / len(value))
-    for name, buffer in network.named_buffers():
-        if name.endswith("running_mean"):
-            state[name] = torch.zeros_like(buffer, dtype=torch.float64)
-        elif name.endswith("running_var"):
-            state[name] = torch.ones_like(buffer, dtype=torch.float64)
-        elif buffer.is_floating_point():
-            state[name] = buffer.double()
-    return state
+# The gradient experiment.
+
+
+def _gradient(network: nn.Module, image: Tensor) -> Callable[[Tensor], object]:
+    generator = torch.Generator().manual_seed(0)
+    state = {name: _float64(buffer) for name, buffer in network.named_buffers()}
+    state |= {k: torch.ones_like(v) for k, v in state.items() if k.endswith("running_var")}
+    for name, value in network.named_parameters():  # weights that average, and count
+        fan_in = value.numel() / len(value) if value.dim() > 1 else 1
+        state[name] = _random(value, generator) / fan_in
+    image, direction = (_random(image, generator) for _ in range(2))
+
+    def run(pixels: Tensor) -> None:
+        images = image.expand(len(pixels), -1, -1, -1).clone()
+        # of attention, only the plain formula has a forward derivative
+        attention = sdpa_kernel(SDPBackend.MATH)
+        with warnings.catch_warnings(), attention, forward_ad.dual_level(), _Smooth():
+            warnings.simplefilter("ignore", FutureWarning)  # of torch, from its own formulas
+            moving = forward_ad.make_dual(images, direction * pixels)
+            functional_call(network, state, (moving,))
+
+    return run
+
+
+def _moves(output: Tensor) -> Tensor:
+    derivative = forward_ad.unpack_dual(output).tangent
+    return torch.zeros_like(output, dtype=torch.bool) if derivative is None else derivative != 0
+
+
+class _Smooth(TorchFunctionMode):
+    """No derivative is cut off: activations pass on their input, max-pooling the largest derivative
+    in its window. And none is made up: weights of zero in an interpolation are zero."""
+
+    ACTIVATIONS = {
+        "relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "hardshrink", "softshrink",
+        "threshold", "sigmoid", "tanh", "clamp", "clamp_min", "clamp_max", "clip",
+    }  # fmt: skip
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "").strip("_")
+        if name in self.ACTIVATIONS:
+            return (args[0] if args else kwargs["input"]).clone()
+        if name == "interpolate":
+            return _interpolate(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if name.startswith(("max_pool2d", "adaptive_max_pool2d")):
+            output, *indices = result if isinstance(result, tuple) else (result,)
+            derivative = forward_ad.unpack_dual(args[0]).tangent
+            if derivative is not None:
+                largest = func(derivative.abs(), *args[1:], **kwargs)
+                largest = largest[0] if indices else largest
+                output = forward_ad.make_dual(forward_ad.unpack_dual(output).primal, largest)
+            return (output, *indices) if indices else output
+        return result
+
+
+def _interpolate(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Along rows and along columns by the weights that single lines of pixels show."""
+    height, width = input.shape[-2:]
+    rows, columns = (
+        functional.interpolate(lines.to(input).expand(-1, 1, height, width), *args, **kwargs)
+        for lines in (torch.eye(height)[:, None, :, None], torch.eye(width)[:, None, None])
+    )
+    weights = [torch.where(w.abs() > 1e-9, w, 0) for w in (rows[:, 0, :, 0], columns[:, 0, 0])]
+    return torch.einsum("...hw,hi,wj->...ij", input, *weights)
 
 
 # The NaN experiment.
 
-# Operations that multiply neighbors by zero, which makes NaN of a NaN.
-_SPREADS_NAN = {"upsample_bilinear2d", "upsample_bicubic2d"}
-# Operations that answer a NaN with a number.
-_STOPS_NAN = {
-    "gt", "lt", "ge", "le", "eq", "ne", "isnan", "isfinite", "nan_to_num", "argmax", "argmin",
-    "topk", "sort", "nansum", "nanmean",
-}  # fmt: skip
+
+def _nan(network: nn.Module, image: Tensor) -> Callable[[Tensor], object]:
+    # in float64, since fast float32 convolutions (Winograd) carry a NaN to a whole tile
+    state = {k: _float64(v) for k, v in (*network.named_parameters(), *network.named_buffers())}
+    noise = _random(image, torch.Generator().manual_seed(0))
+    return lambda pixels: functional_call(
+        network, state, (noise.masked_fill(pixels, float("nan")),)
+    )
 
 
-class _NaN:
-    name = "nan"
-
-    def __init__(self, network: nn.Module, image: Tensor) -> None:
-        generator = torch.Generator().manual_seed(0)
-        image_float64 = torch.rand(image.shape, generator=generator, dtype=torch.float64)
-        self.image = image_float64.to(image.device)
-        # in float64, since fast float32 convolutions (Winograd) carry a NaN to a whole tile
-        state = {k: v.detach() for k, v in network.state_dict(keep_vars=True).items()}
-        self.state = {k: v.double() if v.is_floating_point() else v for k, v in state.items()}
-
-    def run(self, network: nn.Module, pixels: Tensor) -> None:
-        functional_call(network, self.state, (self.image.masked_fill(pixels, float("nan")),))
-
-    def answers(self, output: Tensor) -> Tensor:
-        return output.isnan()
-
-    def why_missing(self, field: Field) -> str:
-        stops = field.operations & _STOPS_NAN
-        return field.bound or (f"{_named(stops)} stops NaN" if stops else "")
-
-    def why_extra(self, field: Field) -> str:
-        spreads = field.operations & _SPREADS_NAN
-        return f"{_named(spreads)} spreads NaN by weights of zero" if spreads else ""
+def _float64(value: Tensor) -> Tensor:
+    return value.detach().double() if value.is_floating_point() else value

@@ -4,7 +4,6 @@ Luo, Li, Urtasun and Zemel, "Understanding the Effective Receptive Field in Deep
 Neural Networks", NeurIPS 2016, arXiv 1701.04128.
 """
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -54,12 +53,10 @@ class EffectiveField:
 
 
 def _sigma(profile: Tensor) -> float:
-    total = float(profile.sum())
-    if total == 0:
-        return math.nan
-    places = torch.arange(len(profile), dtype=profile.dtype)
-    mean = float((profile * places).sum()) / total
-    return math.sqrt(float((profile * (places - mean) ** 2).sum()) / total)
+    shares = profile / profile.sum()
+    places = torch.arange(len(profile))
+    mean = (shares * places).sum()
+    return float((shares * (places - mean) ** 2).sum().sqrt())
 
 
 @torch.enable_grad()
@@ -87,21 +84,20 @@ def effective_fields(
             raise ValueError(f"there is no layer {name}: choose from {', '.join(fields)}.")
         if not _on_grid(fields[name]):
             raise ValueError(f"layer {name} has no grid of units: all its units see the same.")
-    outputs: dict[str, Tensor] = {}
+    answers: dict[str, Tensor] = {}
 
     def receive(name: str, module: nn.Module, output: Tensor) -> None:
-        if name in layers:  # a copy, since ReLU may work in place
-            outputs[name] = output.clone()
+        if name in layers:
+            answers[name] = _one_channel_each(output.clone(), fields[name])  # ReLU may overwrite it
 
     x = images.detach().clone().requires_grad_()
     with named_outputs(network, receive):
         network(x)
     result = {}
     for name in (name for name in fields if name in layers):
-        unit = _central_unit(fields[name])
-        answer = _one_channel_each(outputs[name], fields[name], unit)
-        (gradient,) = torch.autograd.grad(answer, x, retain_graph=True)
+        (gradient,) = torch.autograd.grad(answers[name], x, retain_graph=True)
         mass = gradient.abs().sum(1).mean(0).double().cpu()
+        unit = _central_unit(fields[name])
         result[name] = EffectiveField(mass, unit, fields[name].interval(unit))
     return result
 
@@ -113,29 +109,25 @@ def _on_grid(field: Field) -> bool:
 
 def _growing(fields: dict[str, Field]) -> list[str]:
     """Layers on a grid whose field is none that an earlier layer has."""
-    seen: list[tuple] = []
-    names = []
+    first: dict[tuple, str] = {}
     for name, field in fields.items():
-        what = (field.size, field.stride, field.start)
-        if _on_grid(field) and all(field.stride) and what not in seen:
-            seen.append(what)
-            names.append(name)
-    return names
+        if _on_grid(field) and all(field.stride):
+            first.setdefault((field.size, field.stride, field.start), name)
+    return list(first.values())
 
 
 def _central_unit(field: Field) -> tuple[int, int]:
     """The unit whose field has its center nearest the image's."""
-    place = []
-    for axis, num_pixels in zip(field.axes, field.image_size, strict=True):
-        intervals = [axis.interval(unit) for unit in range(len(axis.used))]
-        distances = [abs(sum(interval) - (num_pixels - 1)) for interval in intervals]
-        place.append(distances.index(min(distances)))
-    return place[0], place[1]
+    rows, columns = (
+        min(range(len(axis.used)), key=lambda u: abs(sum(axis.interval(u)) - (num_pixels - 1)))
+        for axis, num_pixels in zip(field.axes, field.image_size, strict=True)
+    )
+    return rows, columns
 
 
-def _one_channel_each(output: Tensor, field: Field, unit: tuple[int, int]) -> Tensor:
-    """The sum over images of one channel of the unit."""
-    for axis, place in zip(field.axes, unit, strict=True):
+def _one_channel_each(output: Tensor, field: Field) -> Tensor:
+    """The sum over images of one channel of the central unit."""
+    for axis, place in zip(field.axes, _central_unit(field), strict=True):
         assert axis.dim is not None
         output = output.narrow(axis.dim, place, 1)
     channels = output.flatten(1)

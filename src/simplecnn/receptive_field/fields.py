@@ -1,5 +1,8 @@
 """Receptive fields: which part of the image one unit of a layer sees.
 
+The network is run, not parsed: every torch operation is seen as it happens, so functional calls,
+branches and loops are followed like modules are.
+
 A unit (i, j) is all channels at row i and column j of a layer's output. Pairs are (vertical,
 horizontal), rows and columns count from 0 at the top left, and intervals hold their first and their
 last member. Padding lies at negative numbers and from the image size up. Formulas: Araujo, Norris
@@ -8,15 +11,19 @@ doi 10.23915/distill.00021.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode  # it has no public name
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from simplecnn.receptive_field.axis import Axis, Interval, ends
-from simplecnn.receptive_field.trace import trace
+from simplecnn.receptive_field.axis import Axis, Interval, ends, image_axis
+from simplecnn.receptive_field.operations import WITH_RULE, Call, follow, tensors
+from simplecnn.receptive_field.trace import named_outputs
 
 Unit = int | tuple[int, int]
 T = TypeVar("T")
@@ -101,7 +108,7 @@ class Field:
         """First and last row, first and last column of the image that the unit depends on; they
         are (0, -1) for a unit that sees nothing but padding."""
         i, j = self._position(unit)
-        return self.axes[0].clipped(i), self.axes[1].clipped(j)
+        return ends(self.axes[0].used[i]), ends(self.axes[1].used[j])
 
     def used(self, unit: Unit) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The rows and the columns of the image that the unit depends on."""
@@ -130,17 +137,30 @@ def receptive_fields(network: nn.Module, input_size: int | Sequence[int]) -> dic
     block that adds), and the network's own name is `output`. Layers that do not depend on the
     image are left out.
     """
+    recorder = _Recorder()
+    fields: dict[str, Field] = {}
+
+    def receive(name: str, module: nn.Module, output: Tensor) -> None:
+        if output in recorder.fields:
+            fields[name] = recorder.fields[output]
+
     image = blank_image(network, input_size)
     try:
-        trails = trace(network, image)
+        # in inference mode operations are seen whole: one `linear`, not view and mm
+        with torch.inference_mode(), named_outputs(network, receive):
+            image = image.clone()
+            axes = image_axis(-2, image.shape[-2]), image_axis(-1, image.shape[-1])
+            recorder.fields[image] = Field(axes, frozenset())
+            with recorder:
+                network(image)
     except RuntimeError as error:
         raise ValueError(
             f"the network does not run on one image of shape {tuple(image.shape)}: {error}"
         ) from error
-    return {name: Field(trail.axes, trail.operations) for name, trail in trails.items()}
+    return fields
 
 
-def blank_image(network: nn.Module, input_size: int | Sequence[int]) -> torch.Tensor:
+def blank_image(network: nn.Module, input_size: int | Sequence[int]) -> Tensor:
     """One image of zeros (1, C, H, W) on the network's device, in its dtype."""
     size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
     if len(size) not in (2, 3) or any(not isinstance(n, int) or n < 1 for n in size):
@@ -156,3 +176,82 @@ def blank_image(network: nn.Module, input_size: int | Sequence[int]) -> torch.Te
         size = (first.in_channels if first else 1, *size)
     like = next((p for p in parameters if p.is_floating_point()), torch.zeros(0))
     return torch.zeros(1, *size, dtype=like.dtype, device=like.device)
+
+
+class _Recorder(TorchDispatchMode):
+    """Gives every tensor that depends on an image in `fields` a field too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fields = WeakTensorKeyDictionary()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        operation, arguments = _bind(func, args, kwargs or {})
+        pointwise = torch.Tag.pointwise in func.tags
+        if not pointwise and operation not in WITH_RULE:
+            with self:  # an operation made of others is followed inside
+                result = func.decompose(*args, **(kwargs or {}))
+            if result is not NotImplemented:
+                return result
+        before = {t: self.fields[t] for t in tensors(arguments) if t in self.fields}
+        result = func(*args, **(kwargs or {}))
+        if not before:
+            return result
+        outputs = list(tensors(result))
+        axes = [
+            {t: replace(field.axes[which], num_unread=0) for t, field in before.items()}
+            for which in (0, 1)
+        ]
+        names = frozenset({operation}).union(*(field.operations for field in before.values()))
+        fields = []
+        for index in range(len(outputs)):
+            vertical, horizontal = (
+                follow(Call(operation, arguments, outputs, index, known), pointwise=pointwise)
+                for known in axes
+            )
+            if _is_cross(vertical, horizontal, list(before.values())):
+                reason = "branches see different rows and columns: less than the full rectangle"
+                vertical = replace(vertical, bound=reason)
+            fields.append(Field((vertical, horizontal), names))
+        for output, field in zip(outputs, fields, strict=True):  # an output may be an input
+            written = any(output is t for t in tensors(arguments))
+            if written and _is_part(output) and not _same(self.fields.get(output), field):
+                raise ValueError(
+                    f"the network writes into a part of a tensor in place (aten.{operation}_ on "
+                    f"shape {tuple(output.shape)}): such a write cannot be followed. "
+                    "Build the tensor with torch.cat or torch.where instead."
+                )
+            self.fields[output] = field
+        return result
+
+
+def _is_cross(vertical: Axis, horizontal: Axis, before: Sequence[Field]) -> bool:
+    """Whether a unit sees less than these rows x columns: where a 1 x 3 and a 3 x 1 meet, it sees a
+    cross."""
+    if len(before) == 1 or vertical.bound or horizontal.bound:
+        return False
+    # by operand, whether it sees all rows, and all columns
+    sees = [(f.axes[0].covers(vertical), f.axes[1].covers(horizontal)) for f in before]
+    return not any(map(all, sees)) and not any(map(all, zip(*sees, strict=True)))
+
+
+def _is_part(tensor: Tensor) -> bool:
+    return tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size()
+
+
+def _same(before: Field | None, after: Field) -> bool:
+    return before is not None and all(
+        (a.dim, a.inner) == (b.dim, b.inner) and np.array_equal(a.used, b.used)
+        for a, b in zip(before.axes, after.axes, strict=True)
+    )
+
+
+def _bind(func: Any, args: tuple, kwargs: dict) -> tuple[str, dict[str, Any]]:
+    """An operation's name without its trailing underscore, and its arguments by name, defaults
+    filled in. Its schema, which torch keeps private, is the only place that names them."""
+    schema = func._schema
+    given = {a.name: value for a, value in zip(schema.arguments, args, strict=False)} | kwargs
+    arguments = {a.name: given.get(a.name, a.default_value) for a in schema.arguments}
+    return schema.name.removeprefix("aten::").removesuffix("_"), arguments

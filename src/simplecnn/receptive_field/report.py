@@ -5,6 +5,7 @@ from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor, nn
 
 from simplecnn.figures.receptive_field import (
@@ -70,9 +71,8 @@ def receptive_field_report(
 
 def _spaced(names: Sequence[str], num_kept: int) -> list[str]:
     """The first, the last and evenly spaced ones between."""
-    if len(names) <= num_kept:
-        return list(names)
-    return [names[i * (len(names) - 1) // (num_kept - 1)] for i in range(num_kept)]
+    places = np.linspace(0, len(names) - 1, min(num_kept, len(names))).astype(int)
+    return [names[i] for i in places]
 
 
 def field_table(fields: Mapping[str, Field]) -> str:
@@ -87,28 +87,24 @@ def field_table(fields: Mapping[str, Field]) -> str:
         rows.append([first + (f" ... {others[-1]}" if others else ""), *cells])
         remarks.append(f"   {remark}" if remark else "")
     text = [f"{line}{r}" for line, r in zip(table(rows).splitlines(), remarks, strict=True)]
-    return "\n".join(
-        [
-            *text,
-            "unit: one position of a layer's output, all channels together; the rest in pixels",
-            "start: the first pixel that unit 0 sees, negative in the padding",
-            "used: the most rows and columns of the image that one unit depends on",
-        ]
-    )
+    notes = [
+        "unit: one position of a layer's output, all channels together; the rest in pixels",
+        "start: the first pixel that unit 0 sees, negative in the padding",
+        "used: the most rows and columns of the image that one unit depends on",
+    ]
+    return "\n".join([*text, *notes])
 
 
 def _remark(field: Field) -> str:
-    remarks = []
-    if field.is_uniform:
-        remarks.append("whole image" if field.num_used == field.image_size else "all units alike")
-    if field.misaligned:
-        remarks.append("misaligned paths")
-    if any(field.num_unread):
-        rows, columns = field.num_unread
-        remarks.append(f"unread rows, columns of its input: {rows}, {columns}")
-    if field.bound:
-        remarks.append(f"at most: {field.bound}")
-    return "; ".join(remarks)
+    rows, columns = field.num_unread
+    alike = "whole image" if field.num_used == field.image_size else "all units alike"
+    remarks = {
+        alike: field.is_uniform,
+        "misaligned paths": field.misaligned,
+        f"unread rows, columns of its input: {rows}, {columns}": any(field.num_unread),
+        f"at most: {field.bound}": bool(field.bound),
+    }
+    return "; ".join(remark for remark, holds in remarks.items() if holds)
 
 
 def check_summary(checks: Sequence[Check]) -> str:
@@ -137,12 +133,12 @@ def effective_table(measured: Mapping[str, Mapping[str, EffectiveField]]) -> str
     """One line for each state of the network and each layer."""
     lines = [["", "layer", "unit", "size", "sigma", "50 %", "95 %", "95 % / size"]]
     for state, effective in measured.items():
-        for name, field in effective.items():
-            size = [last - first + 1 for first, last in field.interval]
-            sigma = " x ".join(f"{s:.2f}" for s in field.sigma)
-            squares = [str(field.square(share)) for share in (0.5, 0.95)]
-            unit = f"{field.unit[0]}, {field.unit[1]}"
-            lines.append([state, name, unit, _pair(size), sigma, *squares, f"{field.ratio:.2f}"])
+        for name, f in effective.items():
+            size = _pair([last - first + 1 for first, last in f.interval])
+            squares = [str(f.square(share)) for share in (0.5, 0.95)]
+            sigma = " x ".join(f"{s:.2f}" for s in f.sigma)
+            unit = ", ".join(map(str, f.unit))
+            lines.append([state, name, unit, size, sigma, *squares, f"{f.ratio:.2f}"])
     note = "in pixels: standard deviation, sides of the squares with 50 % and 95 % of the gradient"
     return f"{table(lines)}\n{note}"
 
