@@ -142,17 +142,6 @@ def test_known_numbers(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_tutorials_square(method):
-    image = np.zeros((10, 10))
-    image[2:8, 2:8] = 1
-    edge = np.array([[-1.0, -1, -1], [0, 0, 0], [1, 1, 1]])
-    expected = np.zeros((10, 10))
-    expected[1:3] = [0, 1, 2, 3, 3, 3, 3, 2, 1, 0]
-    expected[7:9] = [0, -1, -2, -3, -3, -3, -3, -2, -1, 0]
-    np.testing.assert_array_equal(conv2d(image, edge, padding=1, method=method), expected)
-
-
-@pytest.mark.parametrize("method", METHODS)
 def test_known_numbers_with_groups_and_bias(method):
     image = np.array([[[1, 2]], [[3, 4]]])  # two channels of 1 x 2
     kernel = np.array([[[[1, 10]]], [[[100, 1]]]])  # one map for each
@@ -165,40 +154,18 @@ def test_known_numbers_with_groups_and_bias(method):
     np.testing.assert_array_equal(conv2d(image, both, method=method), [[[21 + 304]]])
 
 
-@pytest.mark.parametrize(
-    ("mode", "row"),
-    [
-        ("zeros", [0, 0, 1, 2, 3, 0, 0]),
-        ("reflect", [3, 2, 1, 2, 3, 2, 1]),
-        ("replicate", [1, 1, 1, 2, 3, 3, 3]),
-        ("circular", [2, 3, 1, 2, 3, 1, 2]),
-    ],
-)
-def test_known_padding_modes(mode, row):
-    image = np.array([[1, 2, 3]])
-    one = np.array([[1]])
-    sides = ((0, 0), (2, 2))
-    np.testing.assert_array_equal(conv2d(image, one, padding=sides, padding_mode=mode), [row])
-
-
-def test_same_puts_the_odd_row_and_column_at_the_bottom_and_right():
-    image = np.ones((4, 4))
-    kernel = np.arange(4.0).reshape(2, 2)
-    expected = [[6, 6, 6, 2], [6, 6, 6, 2], [6, 6, 6, 2], [1, 1, 1, 0]]
-    np.testing.assert_array_equal(conv2d(image, kernel, padding="same"), expected)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_every_rank_gives_its_own_rank_back(method):
-    image = np.arange(2 * 3 * 5 * 6.0).reshape(2, 3, 5, 6)
-    kernel = np.arange(4 * 3 * 2 * 3.0).reshape(4, 3, 2, 3)
-    output = conv2d(image, kernel, method=method)
-    assert output.shape == (2, 4, 4, 4)
-    np.testing.assert_array_equal(conv2d(image[1], kernel, method=method), output[1])
-    plane = conv2d(image[1, 2], kernel[3, 2], method=method)
-    assert plane.shape == (4, 4)
-    alone = conv2d(image[1:, 2:], kernel[3:, 2:], method=method)
-    np.testing.assert_array_equal(plane, alone[0, 0])
+def test_known_padding_modes():
+    rows = {
+        "zeros": [0, 0, 1, 2, 3, 0, 0],
+        "reflect": [3, 2, 1, 2, 3, 2, 1],
+        "replicate": [1, 1, 1, 2, 3, 3, 3],
+        "circular": [2, 3, 1, 2, 3, 1, 2],
+    }
+    for mode, row in rows.items():
+        options = {"padding": ((0, 0), (2, 2)), "padding_mode": mode}
+        for method in METHODS:
+            output = conv2d([[1, 2, 3]], [[1]], method=method, **options)
+            np.testing.assert_array_equal(output, [row])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -323,15 +290,6 @@ def test_arguments_are_left_alone_and_their_layout_does_not_matter(problem):
         np.testing.assert_array_equal(ours, plain)
 
 
-def test_a_broadcast_image_has_no_memory_of_its_own():
-    image = np.broadcast_to(np.arange(4.0), (2, 3, 4, 4))
-    kernel = np.broadcast_to(np.arange(2.0), (5, 3, 2, 2))
-    output = conv2d(image, kernel, padding=((0, 1), (1, 0)))
-    np.testing.assert_array_equal(
-        output, conv2d(image.copy(), kernel.copy(), padding=((0, 1), (1, 0)))
-    )
-
-
 # ------------------------------------------------------------------------------ other libraries
 
 
@@ -369,32 +327,19 @@ def test_gradients_equal_autograd(problem, imaginary):
         np.testing.assert_array_equal(ours, theirs.numpy().reshape(ours.shape))
 
 
-@repeatably
-@given(
-    size=st.tuples(st.integers(1, 8), st.integers(1, 8)),
-    taps=st.tuples(st.integers(1, 8), st.integers(1, 8)),
-    seed=st.integers(0, 1000),
-)
-def test_equals_scipy(size, taps, seed):
+def test_equals_scipy():
     """scipy's "full" is padding by all but one tap; its "valid" is ours; "wrap" is circular."""
-    rng = np.random.default_rng(seed)
-    image, kernel = rng.integers(-9, 10, size), rng.integers(-9, 10, taps)
-    full = [(n - 1, n - 1) for n in taps]
-    np.testing.assert_array_equal(conv2d(image, kernel, padding=full), correlate2d(image, kernel))
-    np.testing.assert_array_equal(
-        conv2d(image, kernel, padding=full, flip=True), convolve2d(image, kernel)
-    )
-    if all(n <= s for n, s in zip(taps, size, strict=True)):
-        np.testing.assert_array_equal(
-            conv2d(image, kernel), correlate2d(image, kernel, mode="valid")
-        )
-        np.testing.assert_array_equal(
-            conv2d(image, kernel, flip=True), convolve2d(image, kernel, mode="valid")
-        )
-        np.testing.assert_array_equal(
-            conv2d(image, kernel, padding=full, padding_mode="circular"),
-            correlate2d(image, kernel, boundary="wrap"),
-        )
+    rng = np.random.default_rng(0)
+    for taps in ((1, 1), (2, 5), (7, 4)):
+        image, kernel = rng.integers(-9, 10, (7, 8)), rng.integers(-9, 10, taps)
+        full = [(n - 1, n - 1) for n in taps]
+        for flip, theirs in ((False, correlate2d), (True, convolve2d)):
+            output = conv2d(image, kernel, padding=full, flip=flip)
+            np.testing.assert_array_equal(output, theirs(image, kernel))
+            output = conv2d(image, kernel, flip=flip)
+            np.testing.assert_array_equal(output, theirs(image, kernel, mode="valid"))
+        output = conv2d(image, kernel, padding=full, padding_mode="circular")
+        np.testing.assert_array_equal(output, correlate2d(image, kernel, boundary="wrap"))
 
 
 # Of the sum of the absolute terms behind a number: what rounding leaves is proportional to that

@@ -102,14 +102,14 @@ def test_padding_reads_inside_by_its_mode_and_endless_by_distance(border, expect
 def test_joining_paths_reports_what_does_not_align():
     axis = image_axis(-1, 8)
     three = read(axis, window(8, 8, kernel=3, before=1))
-    both = joined([three, axis], [8, 8], 8)
+    both = joined(three, axis)
     assert [both.pattern.at(u) for u in (0, 1)] == [(-1, 1), (0, 2)]
     assert not both.misaligned
     two = read(axis, window(8, 8, kernel=2, before=1))
-    flagged = joined([two, axis], [8, 8], 8)
+    flagged = joined(two, axis)
     assert flagged.misaligned
     # a flag once set stays
-    assert joined([flagged, flagged], [8, 8], 8).misaligned
+    assert joined(flagged, flagged).misaligned
     assert read(flagged, window(8, 4, kernel=1)).misaligned
 
 
@@ -118,7 +118,7 @@ def test_paths_of_different_stride_drift_apart():
     axis = image_axis(-1, 12)
     slow = read(axis, window(12, 6, kernel=3))
     fast = read(axis, window(12, 6, kernel=2, stride=2))
-    both = joined([slow, fast], [6, 6], 6)
+    both = joined(slow, fast)
     assert both.misaligned and both.stride == 2
     assert [both.pattern.at(u) for u in range(6)] == [
         (0, 2), (1, 3), (2, 5), (3, 7), (4, 9), (5, 11)

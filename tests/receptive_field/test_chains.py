@@ -112,13 +112,6 @@ def test_the_same_size_is_not_the_same_field(layers, sigma):
     assert sum(ours.profile) == pytest.approx(1) and len(ours.profile) == receptive_field(layers)
 
 
-def test_profiles_of_uniform_weights():
-    three = stack([(3, 1)] * 3, channels=[1] * 3).profile
-    two = stack([(5, 1)] * 2, channels=[1] * 2).profile
-    assert [27 * w for w in three] == pytest.approx([1, 3, 6, 7, 6, 3, 1])
-    assert [25 * w for w in two] == pytest.approx([1, 2, 3, 4, 5, 4, 3, 2, 1])
-
-
 def test_stack_errors():
     with pytest.raises(ValueError, match="channels has 1 entries for 2 layers"):
         stack([(3, 1), (3, 1)], channels=[16])

@@ -91,7 +91,11 @@ def test_formulas_and_experiments_agree_without_reserve(name):
         (lambda x: torch.maximum(x, F.avg_pool2d(x, 3, 1, 1)), "gradient", "aten.maximum hides"),
         (lambda x: torch.max(x, F.avg_pool2d(x, 3, 1, 1)), "gradient", "aten.max hides"),
         (lambda x: torch.where(x > 0, x, 0.1 * x), "gradient", "aten.gt hides"),
-        (lambda x: torch.where(x > 0, x, 0.1 * x), "nan", "as an upper bound: aten.gt stops NaN"),
+        (
+            lambda x: torch.where(x > 0, x, 0.1 * x),
+            "nan",
+            "as an upper bound: aten.gt hides a part",
+        ),
         (
             lambda x: F.interpolate(x, size=(17, 9), mode="bilinear"),
             "nan",
@@ -247,13 +251,6 @@ def test_layers_can_be_chosen():
     assert [(r.layer, r.experiment) for r in results] == [("2", "gradient"), ("2", "nan")]
     with pytest.raises(ValueError, match="layers names conv9: choose from 0, 1, 2, 3"):
         check_fields(two_blocks(), 10, layers=["conv9"])
-
-
-def test_large_images_are_changed_line_by_line():
-    network = nn.Sequential(nn.Conv2d(1, 1, 5, stride=3, padding=1), nn.MaxPool2d(2))
-    results = check_fields(network, (33, 40))
-    assert all_agree(results)
-    assert [r.num_units for r in results] == [11 * 13, 11 * 13, 5 * 6, 5 * 6]
 
 
 def test_attention_has_a_gradient():

@@ -237,14 +237,6 @@ def test_holes_and_borders():
     assert only_padding.used(0) == ((), ()) and only_padding.clipped(0) == ((0, -1), (0, -1))
 
 
-@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
-def test_padding_with_pixels(mode):
-    field = field_of(conv(5, padding=2, padding_mode=mode), (8, 8))
-    assert field.interval(0) == ((-2, 2), (-2, 2))
-    expected = (0, 1, 2, 6, 7) if mode == "circular" else (0, 1, 2)
-    assert field.used(0) == (expected, expected)
-
-
 def test_residual_and_concatenating_branches():
     residual = Branches("add", nn.Identity(), nn.Sequential(conv(3, padding=1), conv(3, padding=1)))
     field = field_of(residual)
@@ -396,56 +388,6 @@ def test_random_chains(chain, size):
         used = field.used(unit)
         assert inside(len(chain), unit) == {(i, j) for i in used[0] for j in used[1]}
     assert field.start == field.interval((0, 0))[0][:1] + field.interval((0, 0))[1][:1]
-
-
-@st.composite
-def keeping_layers(draw):
-    """A layer that keeps the size: odd kernels, or an even one padded at one side."""
-    kernel = draw(st.sampled_from([1, 2, 3, 5]))
-    dilation = draw(st.integers(1, 2))
-    reach = dilation * (kernel - 1)
-    before = draw(st.integers(0, reach))
-    return kernel, dilation, before
-
-
-def keeping_module(layer) -> nn.Module:
-    kernel, dilation, before = layer
-    after = dilation * (kernel - 1) - before
-    pad = nn.ZeroPad2d((before, after, before, after))
-    return nn.Sequential(pad, nn.Conv2d(1, 1, kernel, dilation=dilation))
-
-
-@properties(25)
-@given(
-    st.lists(st.lists(keeping_layers(), max_size=3), min_size=2, max_size=3),
-    st.sampled_from(["add", "cat"]),
-    st.booleans(),
-)
-def test_random_branches(branches, join, pooled):
-    """Branches of layers that keep the size, joined, pooled: unions of index sets."""
-    network = Branches(join, *(nn.Sequential(*map(keeping_module, b)) for b in branches))
-    network = nn.Sequential(network, nn.AvgPool2d(2)) if pooled else network
-    field = field_of(network, (9, 9))
-
-    def offsets(branch):
-        reached = {0}
-        for kernel, dilation, before in reversed(branch):
-            reached = {r - before + t * dilation for r in reached for t in range(kernel)}
-        return reached
-
-    sets = [offsets(branch) for branch in branches]
-    seen = set().union(*sets)
-    jump = 1
-    if pooled:
-        seen, jump = seen | {s + 1 for s in seen}, 2
-    assert field.size == (max(seen) - min(seen) + 1,) * 2
-    middle = field.units[0] // 2
-    inside = tuple(p for p in sorted(middle * jump + s for s in seen) if 0 <= p < 9)
-    assert field.bound or field.used(middle) == (inside, inside)
-    assert field.stride == (jump, jump) and field.start == (min(seen),) * 2
-    assert field.misaligned == (len({min(s) + max(s) for s in sets}) > 1)
-    if not field.bound:
-        assert all(s <= max(sets, key=len) for s in sets)
 
 
 @properties(15)

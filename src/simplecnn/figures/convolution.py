@@ -37,8 +37,7 @@ def edge_kernel_figure(
     num_rows, num_images = 1 + len(kernels), len(images)
     figure = style.new_figure(2.0 * (1 + 2 * num_images), 2.15 * num_rows + 0.4)
     grid = figure.add_gridspec(num_rows, 1 + 2 * num_images)
-    title = "What a kernel responds to: cross-correlation, one scale for each kernel"
-    style.head(figure, title)
+    style.head(figure, "What a kernel responds to: cross-correlation, one scale for each kernel")
     for column, (title, image) in enumerate(images.items(), start=1):
         ax = figure.add_subplot(grid[0, column])
         style.tile(ax, image, BRIGHTNESS, Normalize(0.0, 1.0))
@@ -99,14 +98,9 @@ def flip_figure(image: NDArray[Any], kernels: Mapping[str, NamedKernel]) -> Figu
             style.mark_negative(drawn)
             _mark_padding(ax, values, kernel.values)
         _color_bar(figure, drawn, list(axes[2:]))
-    titles = (
-        "kernel",
-        "flipped in both axes",
-        "cross-correlation\n(flip=False)",
-        "convolution\n(flip=True)",
-        "convolution minus\ncross-correlation",
-    )
-    for ax, title in zip(rows[0], titles, strict=True):
+    titles = "kernel", "flipped in both axes", "cross-correlation\n(flip=False)"
+    more = "convolution\n(flip=True)", "convolution minus\ncross-correlation"
+    for ax, title in zip(rows[0], (*titles, *more), strict=True):
         ax.set_title(title, fontsize=LABEL)
     return figure
 
@@ -124,32 +118,16 @@ def _kernel_tile(ax: Axes, kernel: NDArray[Any], scale: Normalize) -> None:
     style.tile(ax, kernel, style.SIGNED, scale)
     for (row, column), value in np.ndenumerate(kernel):
         dark = abs(value) > 0.6 * abs(scale.vmax or 1.0)
-        ax.text(
-            column,
-            row,
-            number(value),
-            ha="center",
-            va="center",
-            fontsize=LABEL,
-            color="white" if dark else "black",
-        )
+        look: Any = {"ha": "center", "va": "center", "color": "white" if dark else "black"}
+        ax.text(column, row, number(value), fontsize=LABEL, **look)
 
 
 def _mark_padding(ax: Axes, response: NDArray[Any], kernel: NDArray[Any]) -> None:
     """A dashed line around the positions whose window lies within the image."""
-    before = [(n - 1) // 2 for n in kernel.shape]
-    size = [n - k + 1 for n, k in zip(response.shape, kernel.shape, strict=True)]
-    ax.add_patch(
-        Rectangle(
-            (before[1] - 0.5, before[0] - 0.5),
-            size[1],
-            size[0],
-            fill=False,
-            edgecolor="0.6",
-            linestyle="--",
-            linewidth=0.8,
-        )
-    )
+    top, left = ((n - 1) // 2 - 0.5 for n in kernel.shape)
+    height, width = (n - k + 1 for n, k in zip(response.shape, kernel.shape, strict=True))
+    look: Any = {"fill": False, "edgecolor": "0.6", "linestyle": "--", "linewidth": 0.8}
+    ax.add_patch(Rectangle((left, top), width, height, **look))
 
 
 def _color_bar(figure: Figure, drawn: AxesImage, axes: list[Axes]) -> None:

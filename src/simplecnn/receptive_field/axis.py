@@ -5,10 +5,9 @@ from the image size up.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,14 +159,10 @@ def read(axis: Axis, reading: Reading) -> Axis:
     )
 
 
-def uniform(axis: Axis, used: NDArray[np.bool_], bound: str = "") -> Axis:
-    """All elements depend on the same pixels (pixels,)."""
-    return Axis(used[None], np.array([True]), None, None, 1, axis.misaligned, axis.bound or bound)
-
-
 def mixed(axis: Axis, bound: str = "") -> Axis:
     """Every element depends on all that any element depended on."""
-    return uniform(axis, axis.used.max(axis=0), bound)
+    used = axis.used.max(axis=0, keepdims=True)
+    return Axis(used, np.array([True]), None, None, 1, axis.misaligned, axis.bound or bound)
 
 
 def spread(axis: Axis, num_positions: int) -> Axis:
@@ -178,24 +173,8 @@ def spread(axis: Axis, num_positions: int) -> Axis:
     return replace(axis, used=axis.used[units], cut=axis.cut[units], pattern=None, inner=1)
 
 
-def joined(axes: Sequence[Axis], sizes: Sequence[int | None], num_positions: int) -> Axis:
-    """What an elementwise operation on several tensors sees, or their concatenation along another
-    dimension. `sizes` holds the length of each axis' own dimension, None where it has none, and
-    `num_positions` the length of that dimension in the result."""
-    if len({a.dim for a in axes if a.dim is not None}) > 1:
-        reason = "an operation combines one image axis lying in two dimensions"
-        axes = [mixed(a, reason) for a in axes]
-    axes = [
-        # a single position is broadcast to all others
-        uniform(axis, axis.used[0]) if size == 1 and num_positions > 1 else axis
-        for axis, size in zip(axes, sizes, strict=True)
-    ]
-    if len({(a.inner, len(a.used)) for a in axes if a.dim is not None}) > 1:
-        axes = [a if a.dim is None else spread(a, num_positions) for a in axes]
-    return reduce(_joined_pair, axes)
-
-
-def _joined_pair(a: Axis, b: Axis) -> Axis:
+def joined(a: Axis, b: Axis) -> Axis:
+    """The union of two axes whose units lie on one another, or of which one has a single unit."""
     pattern, aligned = None, True
     if a.pattern is not None and b.pattern is not None:
         pattern, aligned = _joined_patterns(a.pattern, b.pattern, len(a.used))

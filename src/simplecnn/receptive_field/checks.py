@@ -27,13 +27,15 @@ NUM_PIXELS = 128  # that are changed each for itself, chosen by chance
 CHUNK_PIXELS = 65_536  # in one batch of images
 
 # Operations with no or almost no gradient, and those that answer a NaN with a number.
-WITHOUT_GRADIENT = {
-    "amax", "amin", "max", "min", "maximum", "minimum", "argmax", "argmin", "topk", "sort",
-    "median", "round", "floor", "ceil", "sign", "gt", "lt", "ge", "le", "eq", "ne",
-}  # fmt: skip
-STOPS_NAN = {
-    "gt", "lt", "ge", "le", "eq", "ne", "isnan", "isfinite", "nan_to_num", "argmax", "argmin",
-    "topk", "sort", "nansum", "nanmean",
+HIDES = {
+    "gradient": {
+        "amax", "amin", "max", "min", "maximum", "minimum", "argmax", "argmin", "topk", "sort",
+        "median", "round", "floor", "ceil", "sign", "gt", "lt", "ge", "le", "eq", "ne",
+    },
+    "nan": {
+        "gt", "lt", "ge", "le", "eq", "ne", "isnan", "isfinite", "nan_to_num", "argmax", "argmin",
+        "topk", "sort", "nansum", "nanmean",
+    },
 }  # fmt: skip
 # Operations that multiply neighbors by zero, which makes NaN of a NaN.
 SPREADS_NAN = {"upsample_bilinear2d", "upsample_bicubic2d"}
@@ -138,10 +140,7 @@ def _checks(
     checks = []
     for name, field in fields.items():
         upper, lower = reserves[name]
-        mistake = wrong.get(name, "")
-        remark = f"as an upper bound: {upper}" if upper else ""
-        if lower and not upper:
-            remark = f"as a lower bound: {lower}"
+        mistake, remark = wrong.get(name, ""), upper or lower
         if not mistake and not remark:
             mistake, remark = _interval_difference(field)
         checks.append(Check(name, experiment, not mistake, num_units[name], mistake or remark))
@@ -151,14 +150,12 @@ def _checks(
 def _reserves(experiment: str, field: Field) -> tuple[str, str]:
     """Why a unit may not answer though it depends on a pixel, and why it may though it does not;
     empty where it must, and must not."""
-    hides, verb = WITHOUT_GRADIENT, "hides part of the gradient"
-    if experiment == "nan":
-        hides, verb = STOPS_NAN, "stops NaN"
-    hidden = field.operations & hides
-    spread = field.operations & SPREADS_NAN if experiment == "nan" else None
+    hidden = _named(field.operations & HIDES[experiment])
+    missing = field.bound or (hidden and f"{hidden} hides a part of the answer")
+    spread = _named(field.operations & SPREADS_NAN) if experiment == "nan" else ""
     return (
-        field.bound or (f"{_named(hidden)} {verb}" if hidden else ""),
-        f"{_named(spread)} spreads NaN by weights of zero" if spread else "",
+        missing and f"as an upper bound: {missing}",
+        spread and f"as a lower bound: {spread} spreads NaN by weights of zero",
     )
 
 
@@ -195,10 +192,10 @@ def _masks(height: int, width: int) -> Iterator[Tensor]:
 
 def _place(mask: Tensor) -> str:
     """`row 3`, `column 3` or `pixel (3, 5)`."""
-    rows, columns = (mask.any(dim).nonzero().flatten().tolist() for dim in (1, 0))
-    if len(rows) == len(columns) == 1:
-        return f"pixel ({rows[0]}, {columns[0]})"
-    return f"row {rows[0]}" if len(rows) == 1 else f"column {columns[0]}"
+    (row, column), *others = mask.nonzero().tolist()
+    if not others:
+        return f"pixel ({row}, {column})"
+    return f"row {row}" if others[0][0] == row else f"column {column}"
 
 
 def _interval_difference(field: Field) -> tuple[str, str]:
@@ -252,8 +249,8 @@ def _moves(output: Tensor) -> Tensor:
 
 
 class _Smooth(TorchFunctionMode):
-    """No derivative is cut off: activations pass on their input, max-pooling the largest derivative
-    in its window. And none is made up: weights of zero in an interpolation are zero."""
+    """No derivative is cut off: activations pass it on as it is, max-pooling the largest in each
+    window. And none is made up: weights of zero in an interpolation are zero."""
 
     ACTIVATIONS = {
         "relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "hardshrink", "softshrink",
@@ -263,22 +260,22 @@ class _Smooth(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
         name = getattr(func, "__name__", "").strip("_")
-        if name in self.ACTIVATIONS:
-            return (args[0] if args else kwargs["input"]).clone()
         if name == "interpolate":
             return _interpolate(*args, **kwargs)
-        result = func(*args, **kwargs)
-        if name.startswith(("max_pool2d", "adaptive_max_pool2d")):
-            output, *indices = result if isinstance(result, tuple) else (result,)
-            derivative = forward_ad.unpack_dual(args[0]).tangent
-            if derivative is not None:
-                largest = func(derivative.abs(), *args[1:], **kwargs)
-                largest = largest[0] if indices else largest
-                output = forward_ad.make_dual(forward_ad.unpack_dual(output).primal, largest)
-            return (output, *indices) if indices else output
-        return result
+        pools = name.startswith(("max_pool", "adaptive_max_pool"))
+        if not pools and name not in self.ACTIVATIONS:
+            return func(*args, **kwargs)
+        first, *others = args or (kwargs.pop("input"),)
+        value, derivative = forward_ad.unpack_dual(first)
+        result = func(value.clone(), *others, **kwargs)
+        if derivative is None:
+            return result
+        passed = func(derivative.abs(), *others, **kwargs) if pools else derivative
+        if isinstance(result, tuple):  # with the indices of a pooling
+            return forward_ad.make_dual(result[0], passed[0]), *result[1:]
+        return forward_ad.make_dual(result, passed)
 
 
 def _interpolate(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:

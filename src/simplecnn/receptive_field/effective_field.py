@@ -38,9 +38,7 @@ class EffectiveField:
             for n, interval in zip(self.mass.shape, self.interval, strict=True)
         )
         sides = torch.maximum(rows[:, None], columns) + 1
-        held = torch.zeros(int(sides.max()) + 1, dtype=torch.float64)
-        held.index_add_(0, sides.flatten(), self.mass.flatten())
-        held = held.cumsum(0)
+        held = torch.bincount(sides.flatten(), self.mass.flatten()).cumsum(0)
         if held[-1] == 0:
             return 0
         enough = held >= share * held[-1] * (1 - 1e-12)  # sums of floats are not exact

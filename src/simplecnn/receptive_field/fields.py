@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode  # it has no public name
@@ -216,8 +215,8 @@ class _Recorder(TorchDispatchMode):
                 vertical = replace(vertical, bound=reason)
             fields.append(Field((vertical, horizontal), names))
         for output, field in zip(outputs, fields, strict=True):  # an output may be an input
-            written = any(output is t for t in tensors(arguments))
-            if written and _is_part(output) and not _same(self.fields.get(output), field):
+            is_part = output.untyped_storage().nbytes() > output.numel() * output.element_size()
+            if is_part and output not in before and any(output is t for t in tensors(arguments)):
                 raise ValueError(
                     f"the network writes into a part of a tensor in place (aten.{operation}_ on "
                     f"shape {tuple(output.shape)}): such a write cannot be followed. "
@@ -235,17 +234,6 @@ def _is_cross(vertical: Axis, horizontal: Axis, before: Sequence[Field]) -> bool
     # by operand, whether it sees all rows, and all columns
     sees = [(f.axes[0].covers(vertical), f.axes[1].covers(horizontal)) for f in before]
     return not any(map(all, sees)) and not any(map(all, zip(*sees, strict=True)))
-
-
-def _is_part(tensor: Tensor) -> bool:
-    return tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size()
-
-
-def _same(before: Field | None, after: Field) -> bool:
-    return before is not None and all(
-        (a.dim, a.inner) == (b.dim, b.inner) and np.array_equal(a.used, b.used)
-        for a, b in zip(before.axes, after.axes, strict=True)
-    )
 
 
 def _bind(func: Any, args: tuple, kwargs: dict) -> tuple[str, dict[str, Any]]:

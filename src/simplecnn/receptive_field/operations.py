@@ -11,22 +11,23 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import reduce
 from typing import Any
 
 from torch import Tensor
 
-from simplecnn.receptive_field.axis import Axis, Reading, joined, mixed, read
+from simplecnn.receptive_field.axis import Axis, Reading, joined, mixed, read, spread
 
 
 @dataclass(frozen=True)
 class Call:
-    """One operation as it ran: its arguments by name and one of its outputs."""
+    """One operation as it ran: its arguments by name, one of its outputs, and one image axis."""
 
     operation: str
     arguments: Mapping[str, Any]
     outputs: Sequence[Tensor]
     index: int
-    axes: Mapping[Tensor, Axis]  # one image axis, of the arguments that depend on the image
+    axes: Mapping[Tensor, Axis]  # of the arguments that depend on the image
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments.get(name)
@@ -44,11 +45,39 @@ class Call:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.first.shape)
 
+    @property
+    def axis(self) -> Axis:
+        return self.axes[self.first]
+
+    @property
+    def dim(self) -> int:
+        """The dimension of the axis, from the last."""
+        assert self.axis.dim is not None
+        return self.axis.dim
+
     def dims(self, name: str) -> list[int]:
         """The dimensions an argument lists, counted from the last; all where it is empty."""
         num_dims, value = len(self.shape), self[name]
         dims = [value] if isinstance(value, int) else list(value or range(num_dims))
         return [d % num_dims - num_dims for d in dims]
+
+    def along(self, name: str, default: int = 0) -> int:
+        """What an argument, one integer or a list of one or two, says of this image dimension."""
+        value = self[name] or default
+        return value if isinstance(value, int) else (list(value) * 2)[self.dim]
+
+    def read(
+        self,
+        reads: Callable[[int], Iterable[int]],
+        step: int | Fraction = 1,
+        border: str = "constant",
+    ) -> Axis:
+        num_in, num_out = self.shape[self.dim], self.output.shape[self.dim]
+        return read(self.axis, Reading(num_in, num_out, reads, step, border))
+
+    def without(self, dims: Sequence[int]) -> Axis:
+        """The axis after dimensions were taken out of the tensor."""
+        return replace(self.axis, dim=self.dim + sum(d > self.dim for d in dims))
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
@@ -66,10 +95,14 @@ def follow(call: Call, *, pointwise: bool) -> Axis:
         return _elementwise(call)
     if call.operation == "cat":
         return _concatenation(call)
-    rule, axis = _RULES.get(call.operation), call.axes.get(call.first)
-    if rule is None or axis is None or len(call.axes) > 1:  # these rules are for one tensor
-        return _unknown(call)
-    return axis if axis.dim is None else rule(axis, call)
+    if call.operation not in _RULES or len(call.axes) > 1 or call.first not in call.axes:
+        return _unknown(call)  # these rules are for one tensor
+    if call.axis.dim is None:
+        return call.axis
+    if call.operation in _WINDOWS and call.dim < -2:
+        # a convolution mixes channels, and a reshape may have made them of positions
+        return _unknown(call) if (call.operation, call.dim) == ("conv2d", -3) else call.axis
+    return _RULES[call.operation](call)
 
 
 def _unknown(call: Call) -> Axis:
@@ -79,7 +112,7 @@ def _unknown(call: Call) -> Axis:
 def _mixed(call: Call, reason: str) -> Axis:
     """Everything is mixed with everything: at most, unless all elements saw the same before."""
     axes = list(call.axes.values())
-    result = joined([mixed(axis) for axis in axes], [None] * len(axes), 1)
+    result = reduce(joined, map(mixed, axes))
     exact = all((axis.used == result.used).all() for axis in axes)
     return result if exact else replace(result, bound=result.bound or reason)
 
@@ -87,9 +120,16 @@ def _mixed(call: Call, reason: str) -> Axis:
 def _elementwise(call: Call) -> Axis:
     """The union of operands that lie on one another in the output."""
     dims = {axis.dim for axis in call.axes.values() if axis.dim is not None}
-    num_positions = call.output.shape[min(dims)] if len(dims) == 1 else 1
-    sizes = [None if axis.dim is None else t.shape[axis.dim] for t, axis in call.axes.items()]
-    return joined(list(call.axes.values()), sizes, num_positions)
+    if len(dims) > 1:
+        return _mixed(call, "an operation combines one image axis lying in two dimensions")
+    num_positions = call.output.shape[dims.pop()] if dims else 1
+    axes = [  # a single position is broadcast to all others
+        mixed(axis) if axis.dim is not None and t.shape[axis.dim] < num_positions else axis
+        for t, axis in call.axes.items()
+    ]
+    if len({(a.inner, len(a.used)) for a in axes if a.dim is not None}) > 1:
+        axes = [a if a.dim is None else spread(a, num_positions) for a in axes]
+    return reduce(joined, axes)
 
 
 def _concatenation(call: Call) -> Axis:
@@ -100,129 +140,95 @@ def _concatenation(call: Call) -> Axis:
     return _elementwise(call)
 
 
-# Windows.
+# Windows, in the last two dimensions.
 
 
-def _pair(value: Any) -> list[int]:
-    """An int or a list of one or two, as a list of two."""
-    values = [value] if isinstance(value, int) else list(value)
-    return values * 2 if len(values) == 1 else values
+def _window(call: Call, kernel: int, before: int) -> Axis:
+    stride, dilation = call.along("stride", kernel), call.along("dilation", 1)
+    taps = range(-before, -before + kernel * dilation, dilation)
+    return call.read(lambda u: [u * stride + tap for tap in taps], stride)
 
 
-def _read_image(axis: Axis, call: Call, reading: Callable[[int, int, int], Reading]) -> Axis:
-    """Windows over the last two dimensions: `reading(i, num_in, num_out)` for the i-th of them."""
-    if axis.dim not in (-2, -1):
-        return axis
-    return read(axis, reading(axis.dim + 2, call.shape[axis.dim], call.output.shape[axis.dim]))
+def _convolution(call: Call) -> Axis:
+    kernel = call["weight"].shape[call.dim]
+    if call["padding"] == "same":  # what is odd goes to the right
+        return _window(call, kernel, call.along("dilation") * (kernel - 1) // 2)
+    return _window(call, kernel, 0 if call["padding"] == "valid" else call.along("padding"))
 
 
-def _windows(axis: Axis, call: Call, kernel: Sequence[int], before: Sequence[int]) -> Axis:
-    strides, dilations = _pair(call["stride"] or kernel), _pair(call["dilation"] or 1)
-
-    def reading(i: int, n: int, m: int) -> Reading:
-        stride, dilation = strides[i], dilations[i]
-        first = range(-before[i], -before[i] + kernel[i] * dilation, dilation)
-        return Reading(n, m, lambda u: [u * stride + k for k in first], stride)
-
-    return _read_image(axis, call, reading)
+def _pooling(call: Call) -> Axis:
+    return _window(call, call.along("kernel_size"), call.along("padding"))
 
 
-def _convolution(axis: Axis, call: Call) -> Axis:
-    kernel, padding = call["weight"].shape[2:], call["padding"]
-    if axis.dim == -3:  # positions that a reshape made channels
-        return _unknown(call)
-    if padding == "same":  # what is odd goes to the right
-        dilations = _pair(call["dilation"])
-        padding = [d * (k - 1) // 2 for d, k in zip(dilations, kernel, strict=True)]
-    return _windows(axis, call, kernel, _pair(0 if padding == "valid" else padding))
+def _adaptive_pooling(call: Call) -> Axis:
+    n, m = call.shape[call.dim], call.output.shape[call.dim]
+    if m == 1:  # global pooling
+        return mixed(call.axis)
+    return call.read(lambda u: range(u * n // m, -(-(u + 1) * n // m)), Fraction(n, m))
 
 
-def _pooling(axis: Axis, call: Call) -> Axis:
-    return _windows(axis, call, _pair(call["kernel_size"]), _pair(call["padding"]))
-
-
-def _adaptive_pooling(axis: Axis, call: Call) -> Axis:
-    if axis.dim in (-2, -1) and call.output.shape[axis.dim] == 1:
-        return mixed(axis)  # global pooling
-
-    def reading(i: int, n: int, m: int) -> Reading:
-        return Reading(n, m, lambda u: range(u * n // m, -(-(u + 1) * n // m)), Fraction(n, m))
-
-    return _read_image(axis, call, reading)
-
-
-def _interpolation(axis: Axis, call: Call) -> Axis:
+def _interpolation(call: Call) -> Axis:
     """Neighbors of weight zero are not read."""
     if call["align_corners"]:
         return _unknown(call)
+    scale = Fraction(call.shape[call.dim], call.output.shape[call.dim])
+    if call["scale_factors"]:  # torch steps by the factor asked for, not by the sizes
+        scale = 1 / Fraction(call["scale_factors"][call.dim]).limit_denominator(1000)
     shift, neighbors = _INTERPOLATIONS[call.operation]
 
-    def reading(i: int, n: int, m: int) -> Reading:
-        scale = Fraction(n, m)
-        if call["scale_factors"]:  # torch steps by the factor asked for, not by the sizes
-            scale = 1 / Fraction(call["scale_factors"][i]).limit_denominator(1000)
+    def reads(unit: int) -> range:
+        position = (unit + shift) * scale - (shift if neighbors else 0)
+        low, between = math.floor(position), position % 1 != 0
+        beyond = neighbors if between else 0
+        return range(low - max(beyond - 1, 0), low + beyond + 1)
 
-        def reads(unit: int) -> Iterable[int]:
-            position = (unit + shift) * scale - (shift if neighbors else 0)
-            low = math.floor(position)
-            beyond = neighbors if position != low else 0
-            return range(low - max(beyond - 1, 0), low + beyond + 1)
-
-        return Reading(n, m, reads, scale, border="replicate")
-
-    return _read_image(axis, call, reading)
+    return call.read(reads, scale, border="replicate")
 
 
-def _pad(axis: Axis, call: Call) -> Axis:
-    sides, dim = call["pad"], axis.dim  # sides are listed from the last dimension
-    if dim is None or -dim > len(sides) // 2:
-        return axis
-    before, mode = sides[2 * (-dim - 1)], call["mode"] or "constant"
-    num_in, num_out = call.shape[dim], call.output.shape[dim]
-    return read(axis, Reading(num_in, num_out, lambda u: [u - before], border=mode))
+def _pad(call: Call) -> Axis:
+    sides = call["pad"]  # listed from the last dimension
+    if -call.dim > len(sides) // 2:
+        return call.axis
+    before = sides[-2 * call.dim - 2]
+    return call.read(lambda u: [u - before], border=call["mode"] or "constant")
 
 
 # Dimensions that are mixed.
 
 
-def _mix_last(axis: Axis, num_dims: int) -> Axis:
-    return mixed(axis) if axis.dim in range(-num_dims, 0) else axis
+def _mix_last(call: Call, num_dims: int) -> Axis:
+    return mixed(call.axis) if call.dim >= -num_dims else call.axis
 
 
-def _mix_listed(axis: Axis, call: Call) -> Axis:
+def _mix_listed(call: Call) -> Axis:
     dims = call.dims("dim")
-    axis = mixed(axis) if axis.dim in dims else axis
-    return axis if call.output.dim() == len(call.shape) else _without(axis, dims)
+    if call.dim in dims:
+        return mixed(call.axis)
+    return call.axis if call.output.dim() == len(call.shape) else call.without(dims)
 
 
-def _without(axis: Axis, dims: Sequence[int]) -> Axis:
-    """The axis after dimensions were taken out of the tensor."""
-    dim = axis.dim
-    return axis if dim is None else replace(axis, dim=dim + sum(d > dim for d in dims))
-
-
-def _batch_norm(axis: Axis, call: Call) -> Axis:
+def _batch_norm(call: Call) -> Axis:
     channels = 1 - len(call.shape)
-    return mixed(axis) if call["training"] and axis.dim != channels else axis
+    return mixed(call.axis) if call["training"] and call.dim != channels else call.axis
 
 
 # Dimensions that are moved, and parts of them.
 
 
-def _permute(axis: Axis, call: Call) -> Axis:
+def _permute(call: Call) -> Axis:
     order = call.dims("dims")
-    return replace(axis, dim=order.index(axis.dim or 0) - len(order))
+    return replace(call.axis, dim=order.index(call.dim) - len(order))
 
 
-def _transpose(axis: Axis, call: Call) -> Axis:
+def _transpose(call: Call) -> Axis:
     (a,), (b,) = call.dims("dim0"), call.dims("dim1")
-    return replace(axis, dim={a: b, b: a}.get(axis.dim or 0, axis.dim))
+    return replace(call.axis, dim={a: b, b: a}.get(call.dim, call.dim))
 
 
-def _reshape(axis: Axis, call: Call) -> Axis:
+def _reshape(call: Call) -> Axis:
     """Follows the units through a reshape, by the distance between them in row-major order."""
-    distance = axis.inner * math.prod(call.shape[len(call.shape) + (axis.dim or 0) + 1 :])
-    shape = tuple(call.output.shape)
+    axis, shape = call.axis, tuple(call.output.shape)
+    distance = axis.inner * math.prod(call.shape[len(call.shape) + call.dim + 1 :])
     for i, size in enumerate(shape):
         inner, rest = divmod(distance, math.prod(shape[i + 1 :]))
         if rest == 0 and inner and size % (inner * len(axis.used)) == 0:
@@ -230,28 +236,25 @@ def _reshape(axis: Axis, call: Call) -> Axis:
     return mixed(axis, f"a reshape to {shape} cuts across the image")
 
 
-def _part(axis: Axis, call: Call, start: int, step: int = 1) -> Axis:
-    (dim,) = call.dims("dim")
-    if axis.dim != dim:
-        return axis
-    num_in, num_out = call.shape[dim], call.output.shape[dim]
-    return read(axis, Reading(num_in, num_out, lambda u: [start + u * step], step))
+def _part(call: Call, start: int, step: int = 1) -> Axis:
+    if call.dim not in call.dims("dim"):
+        return call.axis
+    return call.read(lambda u: [start + u * step], step)
 
 
-def _slice(axis: Axis, call: Call) -> Axis:
-    size = call.shape[call.dims("dim")[0]]
+def _slice(call: Call) -> Axis:
+    size = call.shape[call["dim"]]
     start, _, step = slice(call["start"], call["end"], call["step"]).indices(size)
-    return _part(axis, call, start, step)
+    return _part(call, start, step)
 
 
-def _split(axis: Axis, call: Call) -> Axis:
-    (dim,) = call.dims("dim")
-    return _part(axis, call, sum(t.shape[dim] for t in call.outputs[: call.index]))
+def _split(call: Call) -> Axis:
+    return _part(call, sum(t.shape[call["dim"]] for t in call.outputs[: call.index]))
 
 
-def _select(axis: Axis, call: Call) -> Axis:
+def _select(call: Call) -> Axis:
     dims = call.dims("dim")
-    return _unknown(call) if axis.dim in dims else _without(axis, dims)
+    return _unknown(call) if call.dim in dims else call.without(dims)
 
 
 # Elementwise, though torch does not tag them so.
@@ -265,25 +268,29 @@ _INTERPOLATIONS = {
     "upsample_nearest2d": (0, 0), "_upsample_nearest_exact2d": (Fraction(1, 2), 0),
     "upsample_bilinear2d": (Fraction(1, 2), 1), "upsample_bicubic2d": (Fraction(1, 2), 2),
 }  # fmt: skip
-_GROUPS: list[tuple[Callable[[Axis, Call], Axis], Iterable[str]]] = [
-    (_convolution, ("conv2d",)),
-    (_pooling, ("max_pool2d", "max_pool2d_with_indices", "avg_pool2d")),
-    (_adaptive_pooling, ("adaptive_avg_pool2d", "adaptive_max_pool2d")),
-    (_interpolation, _INTERPOLATIONS),
-    (_pad, ("pad", "constant_pad_nd")),
-    (_mix_listed, ("softmax", "log_softmax", "mean", "sum", "amax", "amin", "prod", "var", "std",
-                   "linalg_vector_norm")),
-    (_reshape, ("view", "reshape", "_unsafe_view", "flatten", "squeeze", "unsqueeze")),
-    (_split, ("split", "split_with_sizes", "chunk")),
-    (lambda axis, call: _mix_last(axis, 1), ("linear",)),
-    (lambda axis, call: _mix_last(axis, len(call["normalized_shape"])), ("layer_norm",)),
-    (lambda axis, call: _mix_last(axis, len(call.shape) - 1), ("group_norm",)),
-    (lambda axis, call: _mix_last(axis, len(call.shape) - 2), ("instance_norm",)),
-    (_batch_norm, ("batch_norm",)),
-    (_permute, ("permute",)),
-    (_transpose, ("transpose",)),
-    (_slice, ("slice",)),
-    (_select, ("select",)),
-]  # fmt: skip
-_RULES = {name: rule for rule, names in _GROUPS for name in names}
+Rule = Callable[[Call], Axis]
+_WINDOWS: dict[str, Rule] = {
+    "conv2d": _convolution,
+    **dict.fromkeys(("max_pool2d", "max_pool2d_with_indices", "avg_pool2d"), _pooling),
+    **dict.fromkeys(("adaptive_avg_pool2d", "adaptive_max_pool2d"), _adaptive_pooling),
+    **dict.fromkeys(_INTERPOLATIONS, _interpolation),
+}
+_REDUCTIONS = ("mean", "sum", "amax", "amin", "prod", "var", "std", "linalg_vector_norm")
+_RESHAPES = ("view", "reshape", "_unsafe_view", "flatten", "squeeze", "unsqueeze")
+_RULES: dict[str, Rule] = {
+    **_WINDOWS,
+    **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
+    **dict.fromkeys((*_REDUCTIONS, "softmax", "log_softmax"), _mix_listed),
+    **dict.fromkeys(_RESHAPES, _reshape),
+    **dict.fromkeys(("split", "split_with_sizes", "chunk"), _split),
+    "linear": lambda call: _mix_last(call, 1),
+    "layer_norm": lambda call: _mix_last(call, len(call["normalized_shape"])),
+    "group_norm": lambda call: _mix_last(call, len(call.shape) - 1),
+    "instance_norm": lambda call: _mix_last(call, len(call.shape) - 2),
+    "batch_norm": _batch_norm,
+    "permute": _permute,
+    "transpose": _transpose,
+    "slice": _slice,
+    "select": _select,
+}
 WITH_RULE = {"cat", *_ELEMENTWISE, *_RULES}

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count
+from itertools import chain, count, islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,7 +23,6 @@ def named_outputs(
     `pool_2`. Of several outputs the first tensor counts.
     """
     names = {module: name or "output" for name, module in network.named_modules()}
-    labels: dict[tuple[str, int], str] = {}  # by module name and number of the call
     calls: Counter[str] = Counter()
     last: list[Tensor] = []
 
@@ -38,13 +37,11 @@ def named_outputs(
         if last and tensor is last[0] and any(True for _ in module.children()):
             return  # a container that hands on what its last child made
         last[:] = [tensor]
-        name, number = names[module], calls[names[module]]
+        name = names[module]
+        taken = names.values()
+        labels = (f"{name}_{i}" for i in count(1) if f"{name}_{i}" not in taken)
+        receive(next(islice(chain([name], labels), calls[name], None)), module, tensor)
         calls[name] += 1
-        if (name, number) not in labels:
-            known = {*names.values(), *labels.values()}
-            free = (f"{name}_{i}" for i in count(number) if f"{name}_{i}" not in known)
-            labels[name, number] = next(free) if number else name
-        receive(labels[name, number], module, tensor)
 
     handles = [network.register_forward_pre_hook(start)]
     handles += [module.register_forward_hook(finish) for module in names]
