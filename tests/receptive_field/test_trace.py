@@ -64,7 +64,11 @@ def test_layers_that_do_not_see_the_image_are_left_out():
             self.seen, self.constant = nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.seen(x) + self.constant(torch.zeros(1, 1, 8, 8))
+            return (
+                self.seen(x)
+                + self.constant(torch.zeros_like(x))
+                + self.constant(x.new_ones(x.shape))
+            )
 
     assert list(receptive_fields(Prior(), 8)) == ["seen", "output"]
 
@@ -101,10 +105,17 @@ def test_a_write_into_a_part_is_refused():
     with pytest.raises(ValueError, match="writes into a part of a tensor in place.*torch.cat"):
         receptive_fields(Network(write), 12)
 
+    def add(x: torch.Tensor) -> torch.Tensor:
+        x[:, :1] += F.avg_pool2d(x[:, :1], 3, 1, 1)
+        return x
+
+    with pytest.raises(ValueError, match="writes into a part of a tensor in place.*torch.cat"):
+        receptive_fields(Network(add), 12)
+
 
 def test_writes_that_can_be_followed():
     def write(x: torch.Tensor) -> torch.Tensor:
-        canvas = torch.zeros(x.shape)
+        canvas = torch.zeros_like(x)
         canvas[...] = x
         for half in canvas.chunk(2, 1):
             half.relu_()

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode  # it has no public name
@@ -115,6 +116,11 @@ class Field:
         rows, columns = self.axes[0].used[i], self.axes[1].used[j]
         return tuple(rows.nonzero()[0].tolist()), tuple(columns.nonzero()[0].tolist())
 
+    def sees_like(self, other: "Field") -> bool:
+        """Whether the units of both depend on the same pixels."""
+        pairs = zip(self.axes, other.axes, strict=True)
+        return all(np.array_equal(a.used, b.used) for a, b in pairs)
+
     def _pair(self, value_of: Callable[[Axis], T]) -> tuple[T, T]:
         return value_of(self.axes[0]), value_of(self.axes[1])
 
@@ -196,8 +202,8 @@ class _Recorder(TorchDispatchMode):
                 return result
         before = {t: self.fields[t] for t in tensors(arguments) if t in self.fields}
         result = func(*args, **(kwargs or {}))
-        if not before:
-            return result
+        if not before or operation.endswith("_like") or operation.startswith("new_"):
+            return result  # it does not depend on what is in the image
         outputs = list(tensors(result))
         axes = [
             {t: replace(field.axes[which], num_unread=0) for t, field in before.items()}
@@ -216,7 +222,8 @@ class _Recorder(TorchDispatchMode):
             fields.append(Field((vertical, horizontal), names))
         for output, field in zip(outputs, fields, strict=True):  # an output may be an input
             is_part = output.untyped_storage().nbytes() > output.numel() * output.element_size()
-            if is_part and output not in before and any(output is t for t in tensors(arguments)):
+            written = is_part and any(output is t for t in tensors(arguments))
+            if written and not (output in before and before[output].sees_like(field)):
                 raise ValueError(
                     f"the network writes into a part of a tensor in place (aten.{operation}_ on "
                     f"shape {tuple(output.shape)}): such a write cannot be followed. "
