@@ -125,9 +125,10 @@ def conv2d_gradients(
         if flip:
             grad_kernel = grad_kernel[..., ::-1, ::-1]
         grad_terms = weights.conj().swapaxes(-1, -2) @ grad
-        pixels, maps = conv.pixels(), conv.image.shape[:2]
+        maps, pixels = conv.image.shape[:2], conv.pixels()
         grad_image = np.zeros((*maps, 1 + math.prod(conv.image.shape[2:])), grad.dtype)
-        np.add.at(grad_image, (..., pixels), grad_terms.reshape(*maps, *pixels.shape))
+        where: Any = (..., pixels)
+        np.add.at(grad_image, where, grad_terms.reshape(*maps, *pixels.shape))
         grads = Conv2dGradients(
             image=grad_image[..., 1:].reshape(np.shape(image)),
             kernel=grad_kernel.reshape(np.shape(kernel)),
