@@ -178,8 +178,8 @@ def _interpolation(call: Call) -> Axis:
 
     def reads(unit: int) -> range:
         position = (unit + shift) * scale - (shift if neighbors else 0)
-        low, between = math.floor(position), position % 1 != 0
-        beyond = neighbors if between else 0
+        low = math.floor(position)
+        beyond = neighbors if position > low else 0
         return range(low - max(beyond - 1, 0), low + beyond + 1)
 
     return call.read(reads, scale, border="replicate")
@@ -263,9 +263,9 @@ _ELEMENTWISE = {
     "alpha_dropout", "feature_alpha_dropout", "contiguous", "clone", "detach", "alias", "to",
     "_to_copy", "type_as", "copy", "fill", "zero", "masked_fill", "where", "expand",
 }  # fmt: skip
-_INTERPOLATIONS = {
+_INTERPOLATIONS: dict[str, tuple[Fraction, int]] = {
     # where in a pixel a position lies, and how many neighbors count on each side of it
-    "upsample_nearest2d": (0, 0), "_upsample_nearest_exact2d": (Fraction(1, 2), 0),
+    "upsample_nearest2d": (Fraction(0), 0), "_upsample_nearest_exact2d": (Fraction(1, 2), 0),
     "upsample_bilinear2d": (Fraction(1, 2), 1), "upsample_bicubic2d": (Fraction(1, 2), 2),
 }  # fmt: skip
 Rule = Callable[[Call], Axis]
