@@ -1,5 +1,7 @@
 """Networks and images for the tests of what is done after training: small, of all kinds."""
 
+import copy
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -7,6 +9,8 @@ from torch.nn import functional as F
 
 from simplecnn.explain.subject import Subject
 from simplecnn.models.simple_cnn import SimpleCNN
+
+_digit_subjects: dict[tuple[int, int], Subject] = {}  # by seed and number of steps
 
 
 class Residual(nn.Module):
@@ -47,6 +51,12 @@ def digit_subject(
     bundled: tuple[np.ndarray, np.ndarray], *, seed: int = 0, num_steps: int = 60
 ) -> Subject:
     """A small SimpleCNN after some steps on bundled digits, to be looked at with 200 others."""
+    if (seed, num_steps) not in _digit_subjects:
+        _digit_subjects[seed, num_steps] = _trained(bundled, seed, num_steps)
+    return copy.deepcopy(_digit_subjects[seed, num_steps])  # a test may change its network
+
+
+def _trained(bundled: tuple[np.ndarray, np.ndarray], seed: int, num_steps: int) -> Subject:
     torch.manual_seed(seed)
     network = SimpleCNN(channels=[4, 8], hidden=16)
     torch.manual_seed(seed)

@@ -14,12 +14,18 @@ from simplecnn.explain.channel_cards import (
     channel_cards,
     chosen_layers,
     crop,
-    effect_of_removal,
+    measure_removal,
     most_active,
 )
 from simplecnn.explain.subject import logits
+from simplecnn.figures.explain.channel_cards import Channel
 from simplecnn.models.activations import feature_maps
 from simplecnn.receptive_field.fields import receptive_fields
+
+
+def bare_channel(num_classes: int) -> Channel:
+    zeros = np.zeros(9)
+    return Channel("0", 0, zeros, zeros, zeros, zeros, np.zeros(num_classes), zeros, zeros)
 
 
 def test_effect_of_a_removal_that_is_known():
@@ -31,12 +37,23 @@ def test_effect_of_a_removal_that_is_known():
     images = torch.tensor([0.9, 0.8, 0.1, 0.2]).view(4, 1, 1, 1)
     labels = torch.tensor([0, 0, 1, 0])
     before = logits(network, images)
-    effect = effect_of_removal(network, images, labels, before, "0", 0, 2)
-    assert effect.acc == -0.5 and effect.acc_per_class.tolist() == [pytest.approx(-2 / 3), 0]
+    channel = bare_channel(num_classes=3)
+    measure_removal(channel, network, images, labels, before)
+    assert channel.acc_change == -0.5
+    assert channel.acc_change_per_class[:2].tolist() == [pytest.approx(-2 / 3), 0]
+    assert np.isnan(channel.acc_change_per_class[2])  # a class without images
     loss = F.cross_entropy(torch.tensor([[0.0, 1.0]] * 4), labels) - F.cross_entropy(before, labels)
-    assert effect.loss == pytest.approx(float(loss)) and effect.card == "0_000"
-    absent = effect_of_removal(network, images, labels, before, "0", 0, 2 + 1)
-    assert np.isnan(absent.acc_per_class[2])
+    assert channel.loss_change == pytest.approx(float(loss)) and channel.card == "0_000"
+
+
+def test_selectivity_of_known_means():
+    channel = bare_channel(num_classes=3)
+    for means, expected in (([4, 1, 1], 0.6), ([2, 2, 2], 0), ([0, 3, 0], 1), ([-1, 3, -2], 1)):
+        channel.class_means = np.array(means, float)
+        assert channel.selectivity == pytest.approx(expected)
+    assert channel.preferred == 1
+    channel.class_means[:] = 0
+    assert np.isnan(channel.selectivity)
 
 
 def test_crops_are_exact_fields():
@@ -52,12 +69,11 @@ def test_crops_are_exact_fields():
     assert crop(image, fields["1"], (0, 0)).shape[1] <= 28  # larger than the image: cut
 
 
-def test_cards_of_digits(bundled, tmp_path):
+def test_cards_of_digits(bundled):
     subject = digit_subject(bundled)
-    path = channel_cards(subject, num_images=100).save(tmp_path, "channels")
-    record = json.loads((path / "channels.json").read_text())
-    arrays = np.load(path / "channels.npz")
-    assert len(list(path.glob("conv*.png"))) == record["num_channels"] == 12
+    found = channel_cards(subject, num_images=100)
+    record, arrays = json.loads(json.dumps(found.record)), found.arrays
+    assert len(record["channels"]) == record["num_cards"] == record["num_channels"] == 12
     maps, answers = feature_maps(subject.network, subject.images)
     for layer in ("conv1", "conv2"):
         peaks = maps[layer].amax((2, 3))
@@ -88,7 +104,7 @@ def test_all_words_of_a_card_are_on_it(bundled, color):
             assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, text
 
 
-def test_dead_channels_and_few_cards(bundled, tmp_path):
+def test_dead_channels_and_few_cards(bundled):
     subject = digit_subject(bundled, num_steps=2)
     subject.network.conv2.weight[5] = 0
     subject.network.conv2.bias[5] = -1
@@ -100,16 +116,18 @@ def test_dead_channels_and_few_cards(bundled, tmp_path):
     assert few.record["num_cards"] == 3 and few.record["num_channels"] == 8
     assert all(u["channel"] != 5 for u in few.record["channels"])  # the most active ones
     assert few.lines[-1].startswith("3 of 8 channels removed")
+    assert np.isfinite(few.arrays["conv2/acc_change"]).sum() == 3
+    names = [name for name, _ in few.figures]
+    assert names == ["index", *(u["card"] for u in few.record["channels"])]
 
 
-def test_a_residual_network_in_color(tmp_path):
+def test_a_residual_network_in_color():
     found = channel_cards(color_subject(), num_images=40)
-    path = found.save(tmp_path, "channels")
-    assert {p.stem for p in path.glob("*.png")} == {
-        "index",
-        *(f"{layer}_{i:03d}" for layer, n in (("stem", 6), ("inner", 6), ("down", 8))
-          for i in range(n)),
-    }  # fmt: skip
+    assert {channel["card"] for channel in found.record["channels"]} == {
+        f"{layer}_{i:03d}"
+        for layer, n in (("stem", 6), ("inner", 6), ("down", 8))
+        for i in range(n)
+    }
 
 
 def test_what_is_not_there():
@@ -119,4 +137,4 @@ def test_what_is_not_there():
         chosen_layers(nn.Sequential(nn.Conv2d(1, 1, 3)), "conv9")
     with pytest.raises(InputError, match="Linear has no 2-D convolution"):
         chosen_layers(nn.Linear(2, 2), "all")
-    assert most_active({}, 5) == {}
+    assert most_active({}, 5) == []

@@ -17,7 +17,7 @@ from simplecnn.explain.evidence import (
     ink_share,
     locality,
 )
-from simplecnn.explain.intervals import mean_interval, share_interval
+from simplecnn.explain.intervals import interval_over, mean_interval, over, share_interval
 
 
 def test_intervals_of_textbooks():
@@ -29,6 +29,15 @@ def test_intervals_of_textbooks():
     share = share_interval(81, 263)  # Newcombe 1998, method 3
     assert (round(share.low, 4), round(share.high, 4)) == (0.2553, 0.3662)
     assert share_interval(10, 10).high == pytest.approx(1) and share_interval(10, 10).low < 0.75
+
+
+def test_an_interval_is_over_what_there_are_several_of():
+    shares = np.array([[1.0, 0.5], [0.5, 0.5], [0.25, 0.25]])
+    assert interval_over(shares) == mean_interval([0.75, 0.5, 0.25], share=True)
+    assert over(shares) == "3 networks"
+    assert interval_over(shares[:1]) == mean_interval([1.0, 0.5], share=True)
+    assert interval_over(np.array([[True, False, True]])) == share_interval(2, 3)
+    assert over(np.zeros((1, 2000))) == "2,000 images"
 
 
 def first(weight: list) -> nn.Sequential:
@@ -125,11 +134,12 @@ def test_the_rules():
     assert few.reason == "it takes 3 networks of different seeds, here: 1"
 
 
-def test_claims_on_networks(bundled, tmp_path):
-    subjects = [digit_subject(bundled, seed=i, num_steps=30) for i in range(3)]
+def test_claims_on_networks(bundled):
+    subjects = [digit_subject(bundled, seed=i) for i in range(3)]
     found = claims(subjects, num_images=40)
-    path = found.save(tmp_path, "claims")
-    assert len(list(path.glob("claim_*.png"))) == 5
+    assert [f"{name}.png" for name, _ in found.figures] == [
+        claim["figure"] for claim in found.record["claims"]
+    ]
     by_claim = {v["figure"]: v for v in found.record["claims"]}
     assert by_claim["claim_2_weight_sharing.png"]["result"] == IN_PART
     numbers = by_claim["claim_2_weight_sharing.png"]["numbers"]
@@ -140,7 +150,8 @@ def test_claims_on_networks(bundled, tmp_path):
     assert "HELD IN PART: Weight sharing gives translation invariance" in text
 
 
-def test_a_residual_network_in_color(tmp_path):
+def test_a_residual_network_in_color():
     found = claims([color_subject()], num_images=12)
     assert {v["result"] for v in found.record["claims"]} == {NOT_JUDGED}
-    assert len(list(found.save(tmp_path, "claims").glob("*.png"))) == 5
+    panels = [len(figure.axes) for _, figure in found.figures]
+    assert panels == [2, 2, 1, 3, 1]  # its pooling is no layer that could be looked at

@@ -66,11 +66,7 @@ def test_turns_and_sizes(digits):
         assert abs(float(angle.rad2deg())) == pytest.approx(45, abs=3)
 
 
-def test_works_on_large_color_images_and_says_what_there_is():
+def test_works_on_large_color_images():
     images = torch.rand(3, 3, 64, 48)
     for kind in CORRUPTIONS:
         assert corrupt(images, kind, 5, seed=0).shape == images.shape
-    with pytest.raises(ValueError, match="corruption is 'fog': choose from noise, shift, "):
-        corrupt(images, "fog", 1, seed=0)
-    with pytest.raises(ValueError, match="severity is 6: it must be 0 to 5"):
-        corrupt(images, "noise", 6, seed=0)

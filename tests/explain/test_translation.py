@@ -10,9 +10,10 @@ from looked_at import color_subject, digit_subject
 from torch import nn
 
 from simplecnn.explain.translation import (
-    Shifts,
+    accuracy_by_shift,
     equivariance_errors,
     measure_shifts,
+    measures,
     shifted,
     translation,
 )
@@ -28,13 +29,15 @@ def test_shifted_moves_and_fills_with_zeros():
 
 def test_consistency_is_that_of_all_pairs():
     rng = np.random.default_rng(0)
-    answers = rng.integers(0, 3, (5, 5, 4))
-    shifts = Shifts(2, answers, np.zeros(4, int), np.ones((5, 5)))
-    near = answers[1:4, 1:4].reshape(9, 4)
-    pairs = [near[i] == near[j] for i, j in itertools.product(range(9), repeat=2)]
-    assert shifts.consistency(1) == pytest.approx(np.mean(pairs))
-    assert shifts.near(7).shape == (25, 4)
-    assert shifts.near_accuracies(1) == pytest.approx((near == 0).mean(0))
+    answers = rng.integers(0, 3, (11, 11, 4))
+    found = measures({"answers": answers, "labels": np.zeros(4, int)})
+    near = answers[1:10, 1:10].reshape(81, 4)  # to 4 pixels
+    pairs = [near[i] == near[j] for i, j in itertools.product(range(81), repeat=2)]
+    assert found["consistency"] == pytest.approx(np.mean(pairs, 0))
+    assert found["near_accuracy"] == pytest.approx((near == 0).mean(0))
+    assert found["accuracy"].tolist() == (answers[5, 5] == 0).tolist()
+    few = measures({"answers": answers[4:7, 4:7], "labels": np.zeros(4, int)})
+    assert few["near_accuracy"] == pytest.approx((answers[4:7, 4:7] == 0).mean((0, 1)))
 
 
 class Quadrant(nn.Module):
@@ -48,9 +51,10 @@ def test_accuracy_by_shift_of_a_network_that_is_known():
     images = torch.zeros(2, 1, 8, 8)
     images[0, 0, 4, 3] = images[1, 0, 4, 4] = 1
     shifts = measure_shifts(Quadrant(), images, torch.tensor([0, 1]), reach=2)
-    assert shifts.accuracy[0].tolist() == [0.5, 0.5, 1.0, 0.5, 0.5]  # rows dy, columns dx
-    assert shifts.accuracy.shape == (5, 5) and shifts.ink.min() == 1
-    assert (shifts.accuracy == shifts.accuracy[0]).all()
+    accuracy = accuracy_by_shift(shifts)
+    assert accuracy[0].tolist() == [0.5, 0.5, 1.0, 0.5, 0.5]  # rows dy, columns dx
+    assert accuracy.shape == (5, 5) and shifts["ink"].min() == 1
+    assert (accuracy == accuracy[0]).all()
 
 
 def test_maps_move_along_by_whole_units_away_from_borders(bundled):
@@ -88,14 +92,14 @@ def test_findings_of_one_and_of_several(bundled, tmp_path):
     assert group["accuracy"]["low"] < accuracy[2, 2] < group["accuracy"]["high"]
     assert f"{100 * accuracy[2, 2]:.2f} [" in found.lines[2]
     others = [
-        replace(digit_subject(bundled, seed=i, num_steps=20), values={"model.network.pool": pool})
+        replace(digit_subject(bundled, seed=i, num_steps=5), values={"model.network.pool": pool})
         for i, pool in [(1, "max"), (2, "max"), (3, "none"), (4, "none")]
     ]  # fmt: skip
     several = translation(others, num_images=30, num_maps=10, reach=1)
+    assert [line.split("   ")[-1].strip() for line in several.lines[2:4]] == ["2 networks"] * 2
     assert set(several.record["groups"]) == {"pool max", "pool none"}
     assert several.record["groups"]["pool max"]["consistency"]["n"] == 2
-    path = several.save(tmp_path, "several")
-    assert {p.stem for p in path.glob("*.png")} == {
+    assert {name for name, _ in several.figures} == {
         "accuracy_by_shift", "layers_pool_max", "layers_pool_none", "shift_report"
     }  # fmt: skip
 

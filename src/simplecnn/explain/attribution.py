@@ -5,9 +5,7 @@ property of the image, not of what was learned. Adebayo et al., "Sanity Checks f
 NeurIPS 2018.
 """
 
-import copy
 import importlib.util
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,33 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simplecnn.errors import InputError
-from simplecnn.explain.findings import Findings
+from simplecnn.explain.findings import Findings, rounded
 from simplecnn.explain.subject import Subject, logits
 from simplecnn.figures.explain.attribution import attribution_figure
-from simplecnn.models.activations import convolutions, feature_maps, uncompiled, watched
+from simplecnn.models.activations import convolutions, evaluation_mode, feature_maps, watched
 from simplecnn.table import table
 
 METHODS = ("integrated gradients", "occlusion", "Grad-CAM")
 NUM_STEPS = 32  # of the path from a black image
 NUM_PERTURBATIONS = 64  # squares blackened for each infidelity
-
-
-@dataclass(frozen=True)
-class Attribution:
-    """The maps (N, h, w) of one method for N images, and the infidelity (N,) of each.
-
-    The infidelity of Yeh et al. ("On the (In)fidelity and Sensitivity of Explanations", NeurIPS
-    2019): squares of the image are blackened, and the map, scaled as suits it best, has to
-    predict how the answer changes. In shares of an empty map's: 0 is all of it, 1 nothing.
-    """
-
-    maps: NDArray
-    infidelity: NDArray
-
-    @property
-    def explained(self) -> NDArray:
-        """(N,) the share of the answer's change that the map explains: 1 - infidelity."""
-        return 1 - self.infidelity
 
 
 def check_installed() -> None:
@@ -63,48 +43,55 @@ def attribution(
     Each map is for the class that the network predicts.
     """
     check_installed()
+    names = subject.class_names
     probability, predicted = logits(subject.network, subject.images).softmax(1).max(1)
     right = predicted == subject.labels
-    generator = torch.Generator().manual_seed(seed)
     places = right.nonzero().flatten()
-    places = places[torch.randperm(len(places), generator=generator)[:num_right]]
+    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))
     wrong = (~right).nonzero().flatten()
     worst = wrong[probability[wrong].argsort(descending=True, stable=True)[:num_wrong]]
-    chosen = torch.cat([places, worst])
+    chosen = torch.cat([places[order[:num_right]], worst])
     if not len(chosen):
         raise InputError("num_right and num_wrong are both 0: there is nothing to attribute.")
     images, targets = subject.images[chosen], predicted[chosen]
-    trained = attributions(subject.network, images, targets, seed=seed)
-    control = attributions(subject.untrained, images, targets, seed=seed)
-    both = [(state[method], method) for state in (trained, control) for method in METHODS]
-    correlation = {m: _rank_correlations(trained[m].maps, control[m].maps) for m in METHODS}
-    notes = []
-    for place, target in zip(chosen.tolist(), targets.tolist(), strict=True):
-        true, guess = subject.class_names[subject.labels[place]], subject.class_names[target]
-        sign = "right" if true == guess else "WRONG"
-        notes.append(f"{sign}: {true} → {guess}\np {_probability(float(probability[place]))}")
     layer = grad_cam_layer(subject.network, images[:1])
-    grid = " x ".join(map(str, trained["Grad-CAM"].maps.shape[1:]))
-    about = f"{len(places)} right and {len(worst)} of {len(wrong)} wrong answers"
+    states = {
+        "trained": attributions(subject.network, images, targets, seed=seed),
+        "random weights": attributions(subject.untrained, images, targets, seed=seed),
+    }
+    columns = [(state, m, *states[state][m]) for state in states for m in METHODS]
+    notes = []
+    for image, target in zip(chosen.tolist(), targets.tolist(), strict=True):
+        sign = "right" if right[image] else "WRONG"
+        answer = f"{names[subject.labels[image]]} → {names[target]}"
+        notes.append(f"{sign}: {answer}\np {_probability(float(probability[image]))}")
+    grid = " x ".join(map(str, states["trained"]["Grad-CAM"][0].shape[1:]))
+    about = f"{len(chosen) - len(worst)} right and {len(worst)} of {len(wrong)} wrong answers"
     setting = f"{about} on {len(right):,} test images of {subject.data_name}"
     figure = attribution_figure(
         list(images.numpy()),
         notes,
-        [[a.maps[i] for a, _ in both] for i in range(len(images))],
-        [[_percent(a.explained[i]) for a, _ in both] for i in range(len(images))],
-        titles=[f"{method}\nexplains {_percent(a.explained.mean())}" for a, method in both],
-        title="Which pixels speak for the predicted class (red) or against it (blue, with a dot); "
+        [[maps[i] for *_, maps, _ in columns] for i in range(len(images))],
+        [[_percent(1 - loss[i]) for *_, loss in columns] for i in range(len(images))],
+        titles=[f"{s}\n{m}\nexplains {_percent(1 - loss.mean())}" for s, m, _, loss in columns],
+        title="Which pixels speak for the predicted class (red) or against it (blue, with a dot)\n"
         f"{setting}\n"
         f"each map on a scale of its own, ± its largest value; Grad-CAM on the {grid} grid of "
         f"{layer}; percent: how much of the answer's change the map explains when squares of the "
         "image are blackened",
     )
-    rows = [("explained by the map", "trained", "random weights", "rank correlation of both")]
-    rows += [
-        (m, _percent(trained[m].explained.mean()), _percent(control[m].explained.mean()),
-         f"{correlation[m].mean():+.2f}")
-        for m in METHODS
-    ]  # fmt: skip
+    rows = [("explained by the map", *states, "rank correlation of both")]
+    record = {}
+    for method in METHODS:
+        (ours, infidelity), (others, of_others) = (state[method] for state in states.values())
+        correlation = _rank_correlations(ours, others)
+        explained = (_percent(1 - loss.mean()) for loss in (infidelity, of_others))
+        rows.append((method, *explained, f"{correlation.mean():+.2f}"))
+        record[method] = {
+            "infidelity": rounded(infidelity),
+            "infidelity_random_weights": rounded(of_others),
+            "rank_correlation_with_random_weights": rounded(correlation),
+        }
     return Findings(
         lines=[
             f"{setting}; how much of the answer's change a map explains",
@@ -114,32 +101,23 @@ def attribution(
         record={
             "subject": subject.name,
             "images": chosen.tolist(),
-            "true": [int(x) for x in subject.labels[chosen]],
+            "true": subject.labels[chosen].tolist(),
             "predicted": targets.tolist(),
             "num_wrong": len(wrong),
             "grad_cam_layer": layer,
-            "methods": {
-                m: {
-                    "infidelity": _rounded(trained[m].infidelity),
-                    "infidelity_random_weights": _rounded(control[m].infidelity),
-                    "rank_correlation_with_random_weights": _rounded(correlation[m]),
-                }
-                for m in METHODS
-            },
+            "methods": record,
         },
-        arrays={
-            "images": images.numpy(),
-            **{f"trained/{m}": trained[m].maps for m in METHODS},
-            **{f"random/{m}": control[m].maps for m in METHODS},
-        },
+        arrays={"images": images.numpy()}
+        | {f"{state.split()[0]}/{method}": maps for state, method, maps, _ in columns},
         figures=[("attribution", figure)],
     )
 
 
 def attributions(
     network: nn.Module, images: Tensor, targets: Tensor, *, seed: int
-) -> dict[str, Attribution]:
-    """All three methods on images (N, C, H, W), for the classes `targets` (N,).
+) -> dict[str, tuple[NDArray, NDArray]]:
+    """All three methods on images (N, C, H, W), for the classes `targets` (N,): the maps
+    (N, h, w) and the `infidelity` (N,) of each.
 
     Maps are summed over color channels. Integrated gradients begin at a black image; occlusion
     blackens squares of a seventh of the image, half overlapping; Grad-CAM has the last convolution
@@ -147,31 +125,27 @@ def attributions(
     """
     from captum.attr import IntegratedGradients, Occlusion
 
-    network = _plain(network)
-    layer = grad_cam_layer(network, images[:1])
-    window = max(1, min(images.shape[-2:]) // 7)
-    stride = max(1, window // 2)
-    with uncompiled(network), torch.enable_grad():
+    side = max(1, min(images.shape[-2:]) // 7)
+    step = max(1, side // 2)
+    with evaluation_mode(network), torch.enable_grad():
         gradients = IntegratedGradients(network).attribute(
             images, target=targets, n_steps=NUM_STEPS, internal_batch_size=256
         )
         occlusion = Occlusion(network).attribute(
             images,
             target=targets,
-            sliding_window_shapes=(images.shape[1], window, window),
-            strides=(images.shape[1], stride, stride),
+            sliding_window_shapes=(images.shape[1], side, side),
+            strides=(images.shape[1], step, step),
             perturbations_per_eval=32,
         )
-        cam = grad_cam(network, images, targets, layer)
-        on_pixels = functional.interpolate(cam, images.shape[-2:], mode="nearest")
-        scores = (
-            infidelity(network, images, targets, values.expand_as(images), seed=seed)
-            for values in (gradients, occlusion, on_pixels)
-        )
-        maps = (values.detach().sum(1).numpy() for values in (gradients, occlusion, cam))
-        return {
-            method: Attribution(*both) for method, *both in zip(METHODS, maps, scores, strict=True)
-        }
+        cam = grad_cam(network, images, targets, grad_cam_layer(network, images[:1]))
+        found = {}
+        for method, maps in zip(METHODS, (gradients, occlusion, cam), strict=True):
+            on_pixels = functional.interpolate(maps, images.shape[-2:], mode="nearest")
+            values = on_pixels.expand_as(images)
+            loss = infidelity(network, images, targets, values, seed=seed)
+            found[method] = maps.detach().sum(1).numpy(), loss
+        return found
 
 
 def grad_cam(network: nn.Module, images: Tensor, targets: Tensor, layer: str) -> Tensor:
@@ -188,7 +162,8 @@ def grad_cam(network: nn.Module, images: Tensor, targets: Tensor, layer: str) ->
         values[name] = output.detach().clone()  # what follows may work in place
 
     with watched(network, keep):
-        answers = network(images).gather(1, targets[:, None]).sum()
+        # A gradient flows through the network from its input on, whether its weights ask or not.
+        answers = network(images.clone().requires_grad_()).gather(1, targets[:, None]).sum()
     (gradient,) = torch.autograd.grad(answers, outputs[layer])
     return (gradient.mean((2, 3), keepdim=True) * values[layer]).sum(1, keepdim=True)
 
@@ -197,7 +172,12 @@ def grad_cam(network: nn.Module, images: Tensor, targets: Tensor, layer: str) ->
 def infidelity(
     network: nn.Module, images: Tensor, targets: Tensor, values: Tensor, *, seed: int
 ) -> NDArray:
-    """(N,) see `Attribution`; the squares are the same for all methods."""
+    """(N,) how much of the answer's change `values` (N, C, H, W) leave unexplained, from 0 to 1.
+
+    Of Yeh et al. ("On the (In)fidelity and Sensitivity of Explanations", NeurIPS 2019): squares of
+    the image are blackened, the same for all methods, and the values, scaled as suits them best,
+    have to predict how the answer changes. In shares of an empty map's: 0 is all of it, 1 nothing.
+    """
     from captum.metrics import infidelity as of_captum
 
     def perturb(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -238,15 +218,6 @@ def grad_cam_layer(network: nn.Module, image: Tensor) -> str:
     return names[-1]
 
 
-def _plain(network: nn.Module) -> nn.Module:
-    """A copy for gradients: evaluation mode, and nothing works in place, as Captum asks."""
-    network = copy.deepcopy(network).eval().requires_grad_(True)
-    for module in network.modules():
-        if getattr(module, "inplace", False):
-            setattr(module, "inplace", False)  # noqa: B010  mypy knows no such attribute
-    return network
-
-
 def _probability(p: float) -> str:
     """Never 1 for what is less than certain."""
     return f"= {p:.3f}" if p < 0.9995 else "> 0.999"
@@ -265,7 +236,3 @@ def _rank_correlations(ours: NDArray, others: NDArray) -> NDArray:
             for a, b in pairs
         ]
     )
-
-
-def _rounded(values: NDArray) -> list[float | None]:
-    return [None if np.isnan(v) else round(float(v), 4) for v in values]

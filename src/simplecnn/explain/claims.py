@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simplecnn.explain.evidence import SINGLES_OUT, Evidence, consistency, gather
 from simplecnn.explain.findings import Findings
@@ -69,8 +70,10 @@ def claims(subjects: Sequence[Subject], *, num_images: int = 300, seed: int = 0)
     on pooling is compared with. `num_images` test images are shown to each network.
     """
     values = dict(subjects[0].values)
-    ours = [s for s in subjects if dict(s.values) == values]
-    unpooled = [s for s in subjects if _is_without_pooling(s, values)]
+    ours = [s for s in subjects if s.values == values]
+    pool = next((key for key in values if key.endswith("network.pool")), "")
+    is_pooled = bool(pool) and values[pool] != "none"
+    unpooled = [s for s in subjects if is_pooled and s.values == {**values, pool: "none"}]
     evidence = [gather(s, num_images=num_images, seed=seed) for s in ours]
     without = [consistency(s, num_images=num_images, seed=seed) for s in unpooled]
     num_seen = len(ours[0].sample(num_images, seed=seed)[1])
@@ -83,6 +86,7 @@ def claims(subjects: Sequence[Subject], *, num_images: int = 300, seed: int = 0)
         lines.append(
             f"Not judged: that takes {MIN_SEEDS} networks of different seeds. Type {COMMANDS}."
         )
+    titles = [f"{r.claim}: {r.result}\n{r.reason}\n{setting}" for r in results]
     return Findings(
         lines=[*lines, *_lines(results)],
         record={
@@ -100,24 +104,12 @@ def claims(subjects: Sequence[Subject], *, num_images: int = 300, seed: int = 0)
                 for r in results
             ],
         },
-        arrays={
-            f"{i}/{key}": value for i, e in enumerate(evidence) for key, value in e.arrays().items()
-        },
+        arrays={f"{i}/{key}": x for i, e in enumerate(evidence) for key, x in e.arrays().items()},
         figures=[
-            (
-                r.figure,
-                comparison_figure(r.panels, title=f"{r.claim}: {r.result}\n{r.reason}\n{setting}"),
-            )
-            for r in results
+            (r.figure, comparison_figure(r.panels, title=title))
+            for r, title in zip(results, titles, strict=True)
         ],
     )
-
-
-def _is_without_pooling(subject: Subject, values: dict[str, object]) -> bool:
-    keys = [k for k in values if k.endswith("network.pool")]
-    if not keys or values[keys[0]] == "none":
-        return False
-    return dict(subject.values) == {**values, keys[0]: "none"}
 
 
 def judge(evidence: Sequence[Evidence], without: Sequence[float]) -> list[Claim]:
@@ -138,17 +130,21 @@ def judge(evidence: Sequence[Evidence], without: Sequence[float]) -> list[Claim]
 
 
 def _convolution(evidence: Sequence[Evidence]) -> Claim:
+    first = evidence[0]
     ink = mean_interval([100 * float(np.median(e.ink["trained"])) for e in evidence])
+    exact = mean_interval([e.exactness for e in evidence])
     equal, blind = "equal to the definition", "blind to what lies outside the field"
-    filters = [str(i + 1) for i in range(len(evidence[0].ink["trained"]))]
+    filters = [str(i + 1) for i in range(len(first.ink["trained"]))]
+    sorted_ink = {
+        state: _series([-np.sort(-e.ink[state]) for e in evidence], 100) for state in first.ink
+    }
+    same = {"trained": _by_layer(evidence, "locality", 100)}
     return Claim(
         "Convolution is a sliding dot product and detects local patterns",
         "claim_1_convolution",
         {
             "% of a median filter's response that brightness explains": ink,
-            "largest difference from the definition": mean_interval(
-                [e.exactness for e in evidence]
-            ),
+            "largest difference from the definition": exact,
         },
         {
             equal: all(e.exactness <= EXACT for e in evidence),
@@ -158,13 +154,12 @@ def _convolution(evidence: Sequence[Evidence]) -> Claim:
         [
             Panel(
                 "What brightness alone explains of the first filters' response", "%", filters,
-                {state: Series(100 * np.array([np.sort(e.ink[state])[::-1] for e in evidence]).T)
-                 for state in evidence[0].ink},
-                note="filters, from most to least", top=100.0,
+                sorted_ink, note="filters, from most to least", top=100.0,
             ),
-            Panel("Unchanged by noise outside the field", "% of images",
-                  list(evidence[0].locality), {"trained": _by_layer(evidence, "locality", 100)},
-                  top=105.0),
+            Panel(
+                "Unchanged by noise outside the field", "% of images", list(first.locality), same,
+                top=105.0,
+            ),
         ],
         needed=(equal, blind),
     )  # fmt: skip
@@ -172,28 +167,26 @@ def _convolution(evidence: Sequence[Evidence]) -> Claim:
 
 def _weight_sharing(evidence: Sequence[Evidence]) -> Claim:
     same = mean_interval([100 * e.consistency for e in evidence])
+    largest = [max(e.moved_along.values(), default=np.nan) for e in evidence]
     moves = "maps move along, away from borders and by whole units"
+    layers = list(evidence[0].left_in_place)
+    changes = {
+        "as it was": _by_layer(evidence, "left_in_place"),
+        "moved along, interior": _by_layer(evidence, "moved_along", layers=layers),
+    }
     return Claim(
         "Weight sharing gives translation invariance",
         "claim_2_weight_sharing",
         {
             f"% of pairs of shifts to ±{NEAR} with one answer": same,
-            "largest interior error of a map moved along": mean_interval(
-                [max(e.moved_along.values(), default=np.nan) for e in evidence]
-            ),
+            "largest interior error of a map moved along": mean_interval(largest),
         },
         {
-            moves: all(
-                e.moved_along and max(e.moved_along.values()) <= EQUIVARIANT for e in evidence
-            ),
+            moves: all(error <= EQUIVARIANT for error in largest),  # NaN is not
             "answers stay the same": same.low >= 100 * INVARIANT,
         },
         [
-            Panel("A map when the image moves by one unit", "relative change",
-                  list(evidence[0].left_in_place),
-                  {"as it was": _by_layer(evidence, "left_in_place"),
-                   "moved along, interior": _by_layer(
-                       evidence, "moved_along", layers=list(evidence[0].left_in_place))},
+            Panel("A map when the image moves by one unit", "relative change", layers, changes,
                   logarithmic=True),
             _consistency_panel({"trained": [e.consistency for e in evidence]}),
         ],
@@ -202,45 +195,50 @@ def _weight_sharing(evidence: Sequence[Evidence]) -> Claim:
 
 
 def _pooling(evidence: Sequence[Evidence], without: Sequence[float]) -> Claim:
-    ratios = [float(np.mean([b / a for a, b in e.pooled.values()])) if e.pooled else np.nan
-              for e in evidence]  # fmt: skip
-    shrinks = mean_interval(ratios)
+    nothing = {"": (np.nan, np.nan)}
+    shrinks = mean_interval(
+        [np.mean([b / a for a, b in (e.pooled or nothing).values()]) for e in evidence]
+    )
     numbers = {"change by 1 pixel after pooling, in shares of before": shrinks}
     parts = {"fewer units": all(e.pooled for e in evidence), "maps change less": shrinks.high < 1}
-    compared = {"with pooling": [e.consistency for e in evidence], "without": without}
+    consistencies = [e.consistency for e in evidence]
+    compared = {"trained": consistencies}
+    if without:
+        compared = {"with pooling": consistencies, "without": list(without)}
     if len(without) == len(evidence):
-        gain = mean_interval(
-            [100 * (e.consistency - w) for e, w in zip(evidence, without, strict=True)]
-        )
+        gain = mean_interval(100 * (np.array(consistencies) - without))
         numbers["points of consistency more than without pooling"] = gain
         parts["answers more consistent than without pooling"] = gain.low > 0
     else:
         parts["compared with networks without pooling"] = False
-    pools, nothing = list(evidence[0].pooled), (np.nan, np.nan)
+    pools = list(evidence[0].pooled)
     sides = {
-        side: Series(np.array([[e.pooled.get(p, nothing)[i] for e in evidence] for p in pools]))
+        side: _series([[e.pooled.get(p, nothing[""])[i] for p in pools] for e in evidence])
         for i, side in enumerate(("before pooling", "after"))
     }
+    changes = Panel("A map when the image moves by 1 pixel", "relative change", pools, sides)
+    same = _consistency_panel(compared)
     return Claim(
         "Pooling downsamples and gives invariance",
         "claim_3_pooling",
         numbers,
         parts,
-        [
-            Panel("A map when the image moves by 1 pixel", "relative change", pools, sides),
-            _consistency_panel(compared if without else {"trained": compared["with pooling"]}),
-        ],
+        [changes, same] if pools else [same],
         needed=("fewer units",),
     )
 
 
 def _hierarchy(evidence: Sequence[Evidence]) -> Claim:
-    edges = mean_interval([100 * (e.edges["trained"] - e.edges["untrained"]) for e in evidence])
-    shares = [{state: list(s.values()) for state, s in e.class_share.items()} for e in evidence]
-    climb = mean_interval([100 * (s["trained"][-1] - s["trained"][0]) for s in shares])
-    learned = mean_interval([100 * (s["trained"][-1] - s["untrained"][-1]) for s in shares])
-    objects = mean_interval([100 * e.singled_out for e in evidence])
     states = list(evidence[0].edges)
+    shares = {s: np.array([list(e.class_share[s].values()) for e in evidence]) for s in states}
+    trained, untrained = 100 * shares["trained"], 100 * shares["untrained"]
+    edges = mean_interval([100 * (e.edges["trained"] - e.edges["untrained"]) for e in evidence])
+    climb = mean_interval(trained[:, -1] - trained[:, 0])
+    learned = mean_interval(trained[:, -1] - untrained[:, -1])
+    objects = mean_interval([100 * e.singled_out for e in evidence])
+    of_edges = {s: _series([[e.edges[s]] for e in evidence], 100) for s in states}
+    of_classes = {s: _series(shares[s], 100) for s in states}
+    single = {"trained": _series([[e.singled_out] for e in evidence], 100)}
     return Claim(
         "A hierarchy: edges, textures, parts, objects",
         "claim_4_hierarchy",
@@ -256,21 +254,21 @@ def _hierarchy(evidence: Sequence[Evidence]) -> Claim:
             "most last channels single out one class": objects.low > 50,
         },
         [
-            Panel("Edges among the first filters", "% of energy", ["first layer"],
-                  {s: Series(np.array([[100 * e.edges[s] for e in evidence]])) for s in states}),
+            Panel("Edges among the first filters", "% of energy", ["first layer"], of_edges),
             Panel("Variance of a channel between classes", "%",
-                  list(evidence[0].class_share["trained"]),
-                  {s: Series(100 * np.array([share[s] for share in shares]).T) for s in states}),
-            Panel("Last channels that single out a class", f"% with area ≥ {SINGLES_OUT}",
-                  ["last"],
-                  {"trained": Series(np.array([[100 * e.singled_out for e in evidence]]))},
-                  top=100.0),
+                  list(evidence[0].class_share["trained"]), of_classes),
+            Panel("Last channels that single out a class", f"% with ROC area ≥ {SINGLES_OUT}",
+                  ["last"], single, top=100.0),
         ],
     )  # fmt: skip
 
 
 def _receptive_field(evidence: Sequence[Evidence]) -> Claim:
-    last = mean_interval([float(list(e.effective.values())[-1]) for e in evidence])
+    last = mean_interval([list(e.effective.values())[-1] for e in evidence])
+    fields = {
+        "in theory": _by_layer(evidence, "sizes"),
+        "square with 95 % of the gradient": _by_layer(evidence, "effective"),
+    }
     return Claim(
         "The receptive field grows with depth",
         "claim_5_receptive_field",
@@ -279,13 +277,9 @@ def _receptive_field(evidence: Sequence[Evidence]) -> Claim:
             "in theory": all(_grows(e.sizes) for e in evidence),
             "as measured, layer by layer": all(_grows(e.effective) for e in evidence),
         },
-        [
-            Panel("Receptive field", "pixels", list(evidence[0].sizes),
-                  {"in theory": _by_layer(evidence, "sizes"),
-                   "square with 95 % of the gradient": _by_layer(evidence, "effective")}),
-        ],
+        [Panel("Receptive field", "pixels", list(evidence[0].sizes), fields)],
         needed=("in theory",),
-    )  # fmt: skip
+    )
 
 
 def _consistency_panel(shares: Mapping[str, Sequence[float]]) -> Panel:
@@ -294,14 +288,17 @@ def _consistency_panel(shares: Mapping[str, Sequence[float]]) -> Panel:
     return Panel(title, "%", ["answers"], series, top=100.0)
 
 
+def _series(by_network: Sequence[Sequence[float] | NDArray], factor: float = 1.0) -> Series:
+    """Of each network a number for each category."""
+    return Series(factor * np.array(by_network).T)
+
+
 def _by_layer(
     evidence: Sequence[Evidence], what: str, factor: float = 1.0, layers: Sequence[str] = ()
 ) -> Series:
-    """(layers, networks) of one measurement; NaN where a layer has none."""
+    """One measurement; NaN where a layer has none."""
     names = list(layers or getattr(evidence[0], what))
-    return Series(
-        factor * np.array([[getattr(e, what).get(n, np.nan) for e in evidence] for n in names])
-    )
+    return _series([[getattr(e, what).get(n, np.nan) for n in names] for e in evidence], factor)
 
 
 def _grows(by_layer: dict[str, int]) -> bool:

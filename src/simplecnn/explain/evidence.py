@@ -1,6 +1,7 @@
 """What is measured on one network, to judge by it what is said of convolutional networks."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,13 @@ from simplecnn.convolution.definition import conv2d
 from simplecnn.errors import InputError
 from simplecnn.explain.channel_cards import layer_fields
 from simplecnn.explain.subject import BATCH, Subject, logits
-from simplecnn.explain.translation import NEAR, equivariance_errors, growing, measure_shifts
+from simplecnn.explain.translation import (
+    NEAR,
+    equivariance_errors,
+    growing,
+    measure_shifts,
+    measures,
+)
 from simplecnn.models.activations import convolutions, feature_maps, layer_inputs
 from simplecnn.receptive_field.effective_field import effective_fields
 from simplecnn.receptive_field.fields import receptive_fields
@@ -54,51 +61,73 @@ class Evidence:
 def gather(subject: Subject, *, num_images: int, seed: int) -> Evidence:
     """All measurements on one network."""
     images, labels = subject.sample(num_images, seed=seed)
-    network = subject.network
+    network, few = subject.network, images[:64]
     networks = {"trained": network, "untrained": subject.untrained}
     if not convolutions(network):
         raise InputError("claims: this network has no 2-D convolution to judge.")
     right = float((logits(network, images).argmax(1) == labels).float().mean())
-    class_share = {
-        state: class_shares(n, images, labels, subject.num_classes) for state, n in networks.items()
-    }
+    shares, areas = {}, {}
+    for state, of_state in networks.items():
+        shares[state], areas[state] = class_shares(of_state, images, labels, subject.num_classes)
+    measured = effective_fields(network, few)
+    in_theory = receptive_fields(network, tuple(images.shape[1:]))
     e = Evidence(
         exactness=exactness(network, images[:8]),
         locality=locality(network, images[:8], seed=seed),
-        ink={state: ink_share(n, images[:64]) for state, n in networks.items()},
+        ink={state: ink_share(n, few) for state, n in networks.items()},
         consistency=consistency(subject, num_images=num_images, seed=seed),
         gain=right - float(labels.bincount().max() / len(labels)),
         edges={state: edge_share(n) for state, n in networks.items()},
-        class_share={state: shares for state, (shares, _) in class_share.items()},
-        singled_out=float((class_share["trained"][1] >= SINGLES_OUT).mean()),
+        class_share=shares,
+        singled_out=float((areas["trained"] >= SINGLES_OUT).mean()),
+        sizes={name: max(in_theory[name].size) for name in measured},
+        effective={name: field.square(0.95) for name, field in measured.items()},
     )
-    _gather_maps(e, network, images[:64])
-    measured = effective_fields(network, images[:64])
-    in_theory = receptive_fields(network, tuple(images.shape[1:]))
-    e.sizes = {name: max(in_theory[name].size) for name in measured}
-    e.effective = {name: f.square(0.95) for name, f in measured.items()}
+    reach = min(8, min(images.shape[-2:]) // 3)
+    errors = equivariance_errors(network, few, reach=reach)
+    for name in growing(errors):
+        step = int(errors[name].jump)
+        if step == errors[name].jump and step <= reach:
+            e.left_in_place[name] = float(errors[name].unmoved[step])
+            if np.isfinite(errors[name].interior[step]):
+                e.moved_along[name] = float(errors[name].interior[step])
+    modules = dict(network.named_modules())
+    for before, after in pairwise(errors):
+        pools = not isinstance(modules.get(after), nn.Conv2d)
+        if pools and errors[after].jump > errors[before].jump:
+            e.pooled[after] = (float(errors[before].unmoved[1]), float(errors[after].unmoved[1]))
     return e
+
+
+def consistency(subject: Subject, *, num_images: int, seed: int) -> float:
+    """How often two shifts of an image by up to 4 pixels get one answer."""
+    images, labels = subject.sample(num_images, seed=seed)
+    shifts = measure_shifts(subject.network, images, labels, reach=NEAR)
+    return float(measures(shifts)["consistency"].mean())
+
+
+def _first_layer(network: nn.Module, images: Tensor) -> tuple[nn.Conv2d, Tensor]:
+    """The first convolution and what it is given."""
+    name, module = next(iter(convolutions(network).items()))
+    return module, layer_inputs(network, images, nn.Conv2d)[0][name]
 
 
 @torch.no_grad()
 def exactness(network: nn.Module, images: Tensor) -> float:
     """Largest difference between the first convolution and conv2d's sliding dot product, in
     shares of the sum of the absolute terms; NaN where conv2d does not know its padding."""
-    name, module = next(iter(convolutions(network).items()))
+    module, x = _first_layer(network, images)
     if isinstance(module.padding, str):
         return float("nan")
-    x = layer_inputs(network, images, nn.Conv2d)[0][name]
-    options: dict[str, Any] = {
-        "stride": module.stride, "padding": module.padding, "dilation": module.dilation,
-        "groups": module.groups, "padding_mode": module.padding_mode,
-    }  # fmt: skip
-    weight = module.weight.numpy().astype(np.float64)
-    given = x.numpy().astype(np.float64)
-    bias = None if module.bias is None else module.bias.numpy().astype(np.float64)
-    ours = conv2d(given, weight, bias=bias, **options)
-    size = None if bias is None else abs(bias)
-    terms = conv2d(abs(given), abs(weight), bias=size, **options)
-    return float((abs(module(x).numpy() - ours) / np.maximum(terms, 1e-12)).max())
+    names = ("stride", "padding", "dilation", "groups", "padding_mode")
+    options: dict[str, Any] = {name: getattr(module, name) for name in names}
+    bias = torch.zeros(module.out_channels) if module.bias is None else module.bias
+    terms = [t.numpy().astype(np.float64) for t in (x, module.weight, bias)]
+    ours, scale = (
+        conv2d(given, weight, bias=offset, **options)
+        for given, weight, offset in (terms, map(abs, terms))
+    )
+    return float((abs(module(x).numpy() - ours) / np.maximum(scale, 1e-12)).max())
 
 
 @torch.no_grad()
@@ -126,17 +155,11 @@ def locality(network: nn.Module, images: Tensor, *, seed: int) -> dict[str, floa
 def ink_share(network: nn.Module, images: Tensor) -> NDArray:
     """(filters,) squared correlation of the first convolution's response with the mean brightness
     of what it sees, over all positions with any ink: 1 where a filter only weighs ink."""
-    name, module = next(iter(convolutions(network).items()))
-    x = layer_inputs(network, images, nn.Conv2d)[0][name]
-    response = module(x)
+    module, x = _first_layer(network, images)
     flat = torch.ones(1, x.shape[1], *module.weight.shape[2:]) / module.weight[0, 0].numel()
     ink = functional.conv2d(x, flat, None, module.stride, module.padding, module.dilation)
-    there = (ink > 0).expand_as(response[:, :1])[:, 0]
-    weights = response.transpose(0, 1)[:, there].double()
-    ink = ink[:, 0][there].double()
-    weights, ink = weights - weights.mean(1, keepdim=True), ink - ink.mean()
-    both = (weights @ ink) ** 2 / ((weights**2).sum(1) * (ink**2).sum()).clamp(min=1e-30)
-    return both.numpy()
+    both = torch.cat([ink, module(x)], 1).transpose(0, 1)[:, ink[:, 0] > 0].double()
+    return torch.corrcoef(both)[0, 1:].square().nan_to_num().numpy()  # 0 for a constant response
 
 
 def edge_share(network: nn.Module) -> float:
@@ -146,19 +169,15 @@ def edge_share(network: nn.Module) -> float:
     filters of 3 x 3 their share is 2 / 9. NaN for kernels of a single pixel.
     """
     weight = next(iter(convolutions(network).values())).weight.detach().double()
-    rows, columns = (torch.arange(n).double() - (n - 1) / 2 for n in weight.shape[2:])
-    if max(weight.shape[2:]) == 1:
+    side = max(weight.shape[2:])
+    if side == 1:
         return float("nan")
-    spread = max(weight.shape[2:]) / 3
-    bell = torch.exp(-(rows[:, None] ** 2 + columns**2) / (2 * spread**2))
-    share = torch.zeros(weight.shape[:2], dtype=torch.float64)
-    for slope in (rows[:, None].expand_as(bell), columns.expand_as(bell)):
-        pattern = slope * bell
-        norm = pattern.norm()
-        if norm > 0:
-            share += (weight * pattern / norm).sum((2, 3)) ** 2
-    energy = (weight**2).sum((1, 2, 3)).clamp(min=1e-30)
-    return float((share.sum(1) / energy).mean())
+    rows, columns = (torch.arange(n).double() - (n - 1) / 2 for n in weight.shape[2:])
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    bell = torch.exp(-(y**2 + x**2) / (2 * (side / 3) ** 2))
+    edges = functional.normalize(torch.stack([y * bell, x * bell]).flatten(1))
+    share = (weight.flatten(2) @ edges.T).square().sum((1, 2))
+    return float((share / weight.square().sum((1, 2, 3)).clamp(min=1e-30)).mean())
 
 
 @torch.no_grad()
@@ -187,27 +206,3 @@ def class_shares(
     n = members.sum(0).numpy()
     areas = (sums - n * (n + 1) / 2) / np.maximum(n * (len(labels) - n), 1)
     return shares, areas.max(1)
-
-
-def _gather_maps(e: Evidence, network: nn.Module, images: Tensor) -> None:
-    reach = min(8, min(images.shape[-2:]) // 3)
-    errors = equivariance_errors(network, images, reach=reach)
-    modules = dict(network.named_modules())
-    names = list(errors)
-    for name in growing(errors):
-        error = errors[name]
-        step = int(error.jump)
-        if step == error.jump and step <= reach:
-            e.left_in_place[name] = float(error.unmoved[step])
-            if np.isfinite(error.interior[step]):
-                e.moved_along[name] = float(error.interior[step])
-    for before, after in zip(names, names[1:], strict=False):
-        pools = not isinstance(modules.get(after), nn.Conv2d)
-        if pools and errors[after].jump > errors[before].jump:
-            e.pooled[after] = (float(errors[before].unmoved[1]), float(errors[after].unmoved[1]))
-
-
-def consistency(subject: Subject, *, num_images: int, seed: int) -> float:
-    """How often two shifts of an image by up to 4 pixels get one answer."""
-    images, labels = subject.sample(num_images, seed=seed)
-    return measure_shifts(subject.network, images, labels, reach=NEAR).consistency()

@@ -78,18 +78,24 @@ def explain(config: Config) -> Path:
         load_subject(run, checkpoint, data=config.get("data"), values=values)
         for run, checkpoint, values in runs
     ]
-    _same_images(subjects)
-    if "channels" in parts:
-        from simplecnn.explain.channel_cards import chosen_layers
-
-        chosen_layers(subjects[0].network, config["channels"]["layers"])
-    log.info("%s", _heading(runs, parts))
+    first = subjects[0]
+    for other in subjects:
+        if other.data_name != first.data_name or other.images.shape != first.images.shape:
+            raise InputError(
+                f"{first.name} was made for {first.data_name}, {other.name} for "
+                f"{other.data_name}: they cannot be compared. Name one set for all: data=mnist."
+            )
+    log.info("%s\nparts: %s", _heading(runs), ", ".join(parts))
     for part in parts:
         start = time.perf_counter()
         if len(subjects) > 1:  # it can take minutes
             log.info("\n%s of %d networks ...", part, len(subjects))
-        with drawing(ink=subjects[0].ink):
-            findings = _do(part, subjects, config)
+        name, compares = PARTS[part]
+        function = getattr(import_module(f"simplecnn.explain.{name}"), name)
+        with drawing(ink=first.ink):
+            findings = function(
+                subjects if compares else first, **config[part], seed=config["seed"]
+            )
             findings.save(folder, part)
         seconds = time.perf_counter() - start
         log.info("\n%s   %.1f s   %s", part, seconds, short(folder / part))
@@ -98,13 +104,6 @@ def explain(config: Config) -> Path:
     if "embedding" in parts:
         log.info("projector    %s", tensorboard(folder / "embedding"))
     return folder
-
-
-def _do(part: str, subjects: Sequence[Any], config: Config) -> Any:
-    """The findings of a part; its module is imported when it is needed."""
-    name, compares = PARTS[part]
-    function = getattr(import_module(f"simplecnn.explain.{name}"), name)
-    return function(subjects if compares else subjects[0], **config[part], seed=config["seed"])
 
 
 def _parts(asked: Any, *, several: bool) -> list[str]:
@@ -131,21 +130,10 @@ def _runs_of_sweep(path: str) -> list[tuple[RunDirectory, dict[str, Any]]]:
     return [(RunDirectory.open(job.path), {k: job.words.get(k) for k in keys}) for job in jobs]
 
 
-def _same_images(subjects: Sequence[Any]) -> None:
-    first = subjects[0]
-    for other in subjects[1:]:
-        if other.data_name != first.data_name or other.images.shape != first.images.shape:
-            raise InputError(
-                f"{first.name} was made for {first.data_name}, {other.name} for "
-                f"{other.data_name}: they cannot be compared. Name one set for all: data=mnist."
-            )
-
-
-def _heading(runs: Sequence[tuple[RunDirectory, Path, Any]], parts: Sequence[str]) -> str:
+def _heading(runs: Sequence[tuple[RunDirectory, Path, Any]]) -> str:
     run, checkpoint, _ = runs[0]
+    if len(runs) > 1:
+        return f"{len(runs)} runs, from {short(run.path)} to {short(runs[-1][0].path)}"
     accuracy = (read_record(run.path).get("metrics") or {}).get("test/acc")
     said = f", test accuracy {100 * accuracy:.2f} %" if accuracy is not None else ""
-    what = f"{short(run.path)}, {checkpoint.name}{said}"
-    if len(runs) > 1:
-        what = f"{len(runs)} runs, from {short(run.path)} to {short(runs[-1][0].path)}"
-    return f"{what}\nparts: {', '.join(parts)}"
+    return f"{short(run.path)}, {checkpoint.name}{said}"

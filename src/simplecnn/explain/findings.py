@@ -1,12 +1,10 @@
 """What one part of an explanation found, and how it is written: all of it, or nothing."""
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -34,30 +32,23 @@ class Findings:
 
     def save(self, folder: Path, name: str) -> Path:
         """Write all of it to `folder/name`, in the place of what was there. Gives that path."""
-        with replaced_folder(folder / name) as new:
+        path = folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder, prefix=f".{name}.") as temporary:
+            new = Path(temporary, "new")
+            new.mkdir()
             (new / f"{name}.json").write_text(json.dumps(self.record, indent=2) + "\n")
             np.savez_compressed(new / f"{name}.npz", **dict(self.arrays))  # type: ignore[arg-type]
             for title, figure in self.figures:
                 (new / f"{title}.png").write_bytes(encode_png(figure)[0])
             if self.write is not None:
                 self.write(new)
-        return folder / name
+            if path.exists():
+                path.rename(Path(temporary, "old"))
+            new.rename(path)
+        return path
 
 
-@contextmanager
-def replaced_folder(path: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `path` when the block ends well, else vanishes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new.{os.getpid()}")
-    old = path.with_name(f".{path.name}.old.{os.getpid()}")
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    new.mkdir()
-    try:
-        yield new
-        if path.exists():
-            path.rename(old)
-        new.rename(path)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+def rounded(values: NDArray) -> list[float | None]:
+    """Four digits of each, for a JSON file, which knows no NaN."""
+    return [None if np.isnan(value) else float(f"{value:.4g}") for value in values]

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from simplecnn.figures.explain.comparison import Series
+
 LEVEL = 0.95
 
 
@@ -28,9 +30,7 @@ class Interval:
 
     def record(self) -> dict[str, float | int | None]:
         """For a JSON file, which knows no NaN."""
-        ends = (self.mean, self.low, self.high)
-        mean, low, high = (float(x) if math.isfinite(x) else None for x in ends)
-        return {"mean": mean, "low": low, "high": high, "n": self.n}
+        return {key: x if math.isfinite(x) else None for key, x in vars(self).items()}
 
 
 def mean_interval(numbers: Sequence[float] | NDArray[Any], *, share: bool = False) -> Interval:
@@ -40,14 +40,41 @@ def mean_interval(numbers: Sequence[float] | NDArray[Any], *, share: bool = Fals
     """
     values = np.asarray(numbers, dtype=float)
     n, mean = len(values), float(values.mean())
-    if n < 2:
-        return Interval(mean, math.nan, math.nan, n)
-    margin = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * stats.sem(values))
-    low, high = mean - margin, mean + margin
-    return Interval(mean, max(0.0, low) if share else low, min(1.0, high) if share else high, n)
+    margin = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * stats.sem(values)) if n > 1 else math.nan
+    low, high = np.clip([mean - margin, mean + margin], *((0, 1) if share else (None, None)))
+    return Interval(mean, float(low), float(high), n)
 
 
 def share_interval(count: int, n: int) -> Interval:
     """Of a share of n independent images, by Wilson's score."""
     low, high = stats.binomtest(count, n).proportion_ci(LEVEL, method="wilson")
     return Interval(count / n, float(low), float(high), n)
+
+
+def interval_over(shares: NDArray) -> Interval:
+    """Of the mean of shares (networks, images), from 0 to 1.
+
+    Over networks where there are several: they differ by more than the choice of images does. Of
+    one network, over its images.
+    """
+    if len(shares) > 1:
+        return mean_interval(shares.mean(1), share=True)
+    if shares.dtype == bool:
+        return share_interval(int(shares.sum()), shares.size)
+    return mean_interval(shares[0], share=True)
+
+
+def over(shares: NDArray) -> str:
+    """What the interval of these shares (networks, images) is over: `3 networks`."""
+    return f"{len(shares)} networks" if len(shares) > 1 else f"{shares.size:,} images"
+
+
+def percent_series(shares: Sequence[NDArray]) -> Series:
+    """What a figure compares: shares (networks, images) for each category, in percent."""
+    means = [100 * share.mean(1) for share in shares]
+    values = np.full((len(means), max(map(len, means))), np.nan)
+    for row, mean in zip(values, means, strict=True):
+        row[: len(mean)] = mean
+    intervals = [interval_over(share) for share in shares]
+    low, high = (100 * np.array([getattr(x, end) for x in intervals]) for end in ("low", "high"))
+    return Series(values, low, high)

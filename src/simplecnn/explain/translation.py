@@ -4,25 +4,24 @@ Equivariant means that a map moves along with the image; invariant, that it stay
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from simplecnn.explain.findings import Findings
-from simplecnn.explain.intervals import Interval, mean_interval, share_interval
+from simplecnn.explain.findings import Findings, rounded
+from simplecnn.explain.intervals import interval_over, over, percent_series
 from simplecnn.explain.subject import Subject, file_name, groups, logits, mean_over
-from simplecnn.figures.explain.comparison import Panel, Series, comparison_figure
+from simplecnn.figures.explain.comparison import Panel, comparison_figure
 from simplecnn.figures.explain.translation import (
-    LayerLine,
+    LayerError,
     ShiftMap,
     layers_figure,
     shift_maps_figure,
 )
+from simplecnn.receptive_field.axis import Axis
 from simplecnn.receptive_field.fields import Field, receptive_fields
 from simplecnn.receptive_field.trace import named_outputs
 from simplecnn.table import table
@@ -31,64 +30,11 @@ NEAR = 4  # pixels: shifts in which an image of MNIST loses no ink
 MIN_NORM = 1e-12
 MAX_LAYERS = 8  # panels
 CURVES = ("all_units", "interior", "unmoved")  # of a LayerError
-
-
-@dataclass(frozen=True)
-class Shifts:
-    """The answers to images moved by every (dy, dx) from -reach to reach pixels."""
-
-    reach: int
-    answers: NDArray  # (2 reach + 1, 2 reach + 1, N) predicted class; rows are dy, columns dx
-    labels: NDArray  # (N,)
-    ink: NDArray  # (2 reach + 1, 2 reach + 1) share of the ink that is still in the image
-
-    @property
-    def accuracy(self) -> NDArray:
-        """(2 reach + 1, 2 reach + 1)"""
-        return (self.answers == self.labels).mean(-1)
-
-    def near(self, distance: int = NEAR) -> NDArray:
-        """(shifts, N) the answers to shifts of at most so many pixels to either side."""
-        window = slice(max(0, self.reach - distance), self.reach + min(distance, self.reach) + 1)
-        return self.answers[window, window].reshape(-1, self.answers.shape[-1])
-
-    def consistencies(self, distance: int = NEAR) -> NDArray:
-        """(N,) how often two random shifts of an image by at most `distance` get one answer.
-
-        Exact: the sum of squared shares of each answer. Zhang, "Making Convolutional Networks
-        Shift-Invariant Again", ICML 2019, draws the pairs instead.
-        """
-        near = self.near(distance)
-        return sum((near == c).mean(0) ** 2 for c in np.unique(near))
-
-    def consistency(self, distance: int = NEAR) -> float:
-        """The mean of `consistencies`."""
-        return float(self.consistencies(distance).mean())
-
-    def near_accuracies(self, distance: int = NEAR) -> NDArray:
-        """(N,) the share of shifts by at most `distance` with the right answer."""
-        return (self.near(distance) == self.labels).mean(0)
-
-
-@dataclass(frozen=True)
-class LayerError:
-    """By how much a layer's map differs from the unmoved one, for horizontal and vertical shifts
-    of 0 to reach pixels: norm of the difference to norm of the map, over all images."""
-
-    jump: int | Fraction  # pixels between units
-    all_units: NDArray  # (reach + 1,) against the map moved along, borders included
-    interior: NDArray  # the same for units that see no border before or after; NaN without any
-    unmoved: NDArray  # against the map left where it was: 0 would be invariance
-    num_interior: NDArray  # (reach + 1,) positions
-
-
-@dataclass(frozen=True)
-class ShiftReport:
-    """The measurements of one network."""
-
-    subject: Subject
-    shifts: Shifts
-    layers: Mapping[str, LayerError]
+MEASURES = {
+    "accuracy": "accuracy, unmoved",
+    "near_accuracy": f"accuracy, shifts to ±{NEAR}",
+    "consistency": f"consistency, shifts to ±{NEAR}",
+}
 
 
 def translation(
@@ -103,18 +49,80 @@ def translation(
 
     Accuracies take `num_images` test images of each network, the maps of the layers `num_maps`.
     """
-    reports = []
+    grouped = groups(subjects)
+    shifts, errors = [], []  # of each network
     for subject in subjects:
         images, labels = subject.sample(num_images, seed=seed)
+        shifts.append(measure_shifts(subject.network, images, labels, reach=reach))
         few, _ = subject.sample(num_maps, seed=seed)
-        shifts = measure_shifts(subject.network, images, labels, reach=reach)
-        layers = equivariance_errors(subject.network, few, reach=reach)
-        reports.append(ShiftReport(subject, shifts, layers))
-    return findings(reports)
+        errors.append(equivariance_errors(subject.network, few, reach=reach))
+    # By group and measure: (networks, images).
+    measured = {
+        title: {key: np.array([measures(shifts[i])[key] for i in members]) for key in MEASURES}
+        for title, members in grouped.items()
+    }
+    layers = {
+        title: mean_errors([errors[i] for i in members]) for title, members in grouped.items()
+    }
+    num = len(shifts[0]["labels"])
+    setting = f"n = {num:,} test images of {subjects[0].data_name}{mean_over(grouped)}"
+    maps = [
+        ShiftMap(
+            title,
+            100 * np.mean([accuracy_by_shift(shifts[i]) for i in members], 0),
+            np.mean([shifts[i]["ink"] for i in members], 0) if subjects[0].ink else None,
+            100 * float(measured[title]["consistency"].mean()),
+        )
+        for title, members in grouped.items()
+    ]
+    figures = [("accuracy_by_shift", shift_maps_figure(maps, near=NEAR, setting=setting))]
+    for title, of_group in layers.items():
+        if shown := {name: of_group[name] for name in growing(of_group)}:
+            name = "layers" if len(grouped) == 1 else f"layers_{file_name(title)}"
+            figure = layers_figure(shown, title=title, num_networks=len(grouped[title]))
+            figures.append((name, figure))
+    if len(grouped) > 1:
+        panels = [
+            Panel(
+                title, "%", list(grouped),
+                {"networks": percent_series([shares[key] for shares in measured.values()])},
+                from_zero=False,
+            )
+            for key, title in MEASURES.items()
+        ]  # fmt: skip
+        heading = f"What moving costs each network; dot: network; line: 95 % interval\n{setting}"
+        figures.append(("shift_report", comparison_figure(panels, title=heading)))
+    return Findings(
+        lines=_lines(measured, layers, setting),
+        record={
+            "num_images": num,
+            "near": NEAR,
+            "groups": {
+                title or "all": {
+                    "networks": [subjects[i].name for i in grouped[title]],
+                    **{key: interval_over(shares).record() for key, shares in measures.items()},
+                    "layers": {
+                        name: {"jump": str(error.jump)}
+                        | {key: rounded(getattr(error, key)) for key in CURVES}
+                        for name, error in layers[title].items()
+                    },
+                }
+                for title, measures in measured.items()
+            },
+        },
+        arrays={f"{i}/{key}": x for i, found in enumerate(shifts) for key, x in found.items()}
+        | {
+            f"{i}/{name}/{key}": getattr(error, key)
+            for i, of_network in enumerate(errors)
+            for name, error in of_network.items()
+            for key in (*CURVES, "num_interior")
+        },
+        figures=figures,
+    )
 
 
 def shifted(images: Tensor, dy: int, dx: int) -> Tensor:
-    """Images (N, C, H, W) moved down by dy and to the right by dx pixels; zeros come in."""
+    """Images (…, H, W) moved down by dy and to the right by dx pixels; zeros come in."""
     height, width = images.shape[-2:]
     moved = torch.zeros_like(images)
     if abs(dy) < height and abs(dx) < width:
@@ -124,8 +132,14 @@ def shifted(images: Tensor, dy: int, dx: int) -> Tensor:
     return moved
 
 
-def measure_shifts(network: nn.Module, images: Tensor, labels: Tensor, *, reach: int) -> Shifts:
-    """The network's answers to every shift of `images` up to `reach` pixels."""
+def measure_shifts(
+    network: nn.Module, images: Tensor, labels: Tensor, *, reach: int
+) -> dict[str, NDArray]:
+    """A network's answers to images moved by every (dy, dx) from -reach to reach pixels.
+
+    `answers` (2 reach + 1, 2 reach + 1, N), rows are dy, columns dx; `labels` (N,); and `ink`
+    (2 reach + 1, 2 reach + 1), the share of the ink that is still in the image.
+    """
     steps = range(-reach, reach + 1)
     answers = np.empty((len(steps), len(steps), len(images)), np.int16)
     ink = np.empty(answers.shape[:2])
@@ -135,7 +149,30 @@ def measure_shifts(network: nn.Module, images: Tensor, labels: Tensor, *, reach:
             moved = shifted(images, dy, dx)
             answers[i, j] = logits(network, moved).argmax(1).numpy()
             ink[i, j] = float(moved.sum()) / total
-    return Shifts(reach, answers, labels.numpy(), ink)
+    return {"answers": answers, "labels": labels.numpy(), "ink": ink}
+
+
+def accuracy_by_shift(shifts: Mapping[str, NDArray]) -> NDArray:
+    """(2 reach + 1, 2 reach + 1)"""
+    return (shifts["answers"] == shifts["labels"]).mean(-1)
+
+
+def measures(shifts: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    """By image, each (N,): whether it is right unmoved, the share of near shifts (at most NEAR
+    pixels to either side) that are right, and how often two random near shifts get one answer.
+
+    The last is exact: the sum of squared shares of each answer. Zhang, "Making Convolutional
+    Networks Shift-Invariant Again", ICML 2019, draws the pairs instead.
+    """
+    answers, labels = shifts["answers"], shifts["labels"]
+    reach = len(answers) // 2
+    window = slice(max(0, reach - NEAR), reach + NEAR + 1)
+    near = answers[window, window].reshape(-1, len(labels))
+    return {
+        "accuracy": answers[reach, reach] == labels,
+        "near_accuracy": (near == labels).mean(0),
+        "consistency": np.sum([(near == c).mean(0) ** 2 for c in np.unique(near)], 0),
+    }
 
 
 def equivariance_errors(network: nn.Module, images: Tensor, *, reach: int) -> dict[str, LayerError]:
@@ -144,30 +181,26 @@ def equivariance_errors(network: nn.Module, images: Tensor, *, reach: int) -> di
     Where a shift is no multiple of the step, a map can only move by a fraction: it is compared
     with the unmoved map interpolated between its two neighbouring places.
     """
-    fields = {
-        name: f
-        for name, f in receptive_fields(network, tuple(images.shape[1:])).items()
-        if _comparable(f)
-    }
+    fields = receptive_fields(network, tuple(images.shape[1:]))
+    fields = {name: field for name, field in fields.items() if _comparable(field)}
     still = _maps(network, images, fields)
-    totals = {n: np.zeros((len(CURVES), reach + 1, 2)) for n in fields}  # sums
-    counted = {n: np.zeros(reach + 1, int) for n in fields}
-    for axis in (0, 1):
-        for shift in range(reach + 1):
-            dy, dx = (shift, 0) if axis == 0 else (0, shift)
-            moved = _maps(network, shifted(images, dy, dx), fields)
-            for name, f in fields.items():
-                sums, num = _differences(still[name], moved[name], f, axis, shift)
-                totals[name][:, shift] += sums
-                counted[name][shift] += num
+    sums = {name: np.zeros((reach + 1, len(CURVES), 2)) for name in fields}
+    num_interior = {name: np.zeros(reach + 1, int) for name in fields}
+    for shift in range(reach + 1):
+        for axis, move in enumerate([(shift, 0), (0, shift)]):
+            moved = _maps(network, shifted(images, *move), fields)
+            for name, field in fields.items():
+                differences, num = _differences(still[name], moved[name], field, axis, shift)
+                sums[name][shift] += differences
+                num_interior[name][shift] += num
     errors = {}
-    for name, f in fields.items():
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ratio = np.sqrt(totals[name][..., 0] / np.maximum(totals[name][..., 1], MIN_NORM))
-        ratio[1][counted[name] == 0] = np.nan
-        jump = f.stride[0]
+    for name, field in fields.items():
+        squares, norms = np.moveaxis(sums[name], -1, 0)
+        all_units, interior, unmoved = np.sqrt(squares / np.maximum(norms, MIN_NORM)).T
+        interior[num_interior[name] == 0] = np.nan
+        jump = field.stride[0]
         assert jump is not None
-        errors[name] = LayerError(jump, ratio[0], ratio[1], ratio[2], counted[name])
+        errors[name] = LayerError(jump, all_units, interior, unmoved, num_interior[name])
     return errors
 
 
@@ -196,151 +229,31 @@ def _maps(network: nn.Module, images: Tensor, fields: Mapping[str, Field]) -> di
 
 
 def _differences(
-    still: Tensor, moved: Tensor, f: Field, axis: int, shift: int
+    still: Tensor, moved: Tensor, field: Field, axis: int, shift: int
 ) -> tuple[NDArray, int]:
-    """Sums (all, interior, unmoved) x (squared differences, squared norm), interior positions."""
-    jump = f.stride[axis]
-    assert jump is not None
-    units, rest = divmod(Fraction(shift) / Fraction(jump), 1)
-    dim = still.dim() - 2 + axis
-    length = still.shape[dim]
+    """(curves, 2): sums of the squared differences and of the squares of the reference, and the
+    number of interior positions, for a shift along an axis."""
+    along, across = field.axes[axis], field.axes[1 - axis]
+    if axis == 0:
+        still, moved = still.mT, moved.mT  # the units along the shift are last
+    units, rest = divmod(Fraction(shift) / Fraction(field.stride[axis] or 1), 1)
     first = int(units) + (rest > 0)  # the first unit whose old places exist
-    if first >= length:
-        return np.array([[0.0, 0.0], [0.0, 0.0], _squares(moved, still)]), 0
-    ours = moved.narrow(dim, first, length - first)
-    near = still.narrow(dim, first - int(units), length - first)
+    ours = moved[..., first:]
+    length = ours.shape[-1]
+    reference = still[..., first - int(units) :][..., :length]
     if rest:
-        far = still.narrow(dim, first - int(units) - 1, length - first)
-        near = (1 - float(rest)) * near + float(rest) * far
-    rows, columns = _interior(f, axis, shift, first)
-    inner_ours, inner_near = (x[..., rows, :][..., columns] for x in (ours, near))
-    sums = [_squares(ours, near), _squares(inner_ours, inner_near), _squares(moved, still)]
-    return np.array(sums), int(rows.sum() * columns.sum())
+        reference = (1 - float(rest)) * reference + float(rest) * still[..., :length]
+    interior = _inside(across, 0)[:, None] & _inside(along, shift)[first:]
+    pairs = [(ours, reference), (ours[..., interior], reference[..., interior]), (moved, still)]
+    sums = [[float((a - b).square().sum()), float(b.square().sum())] for a, b in pairs]
+    return np.array(sums), int(interior.sum())
 
 
-def _squares(ours: Tensor, reference: Tensor) -> list[float]:
-    return [float(((ours - reference) ** 2).sum()), float((reference**2).sum())]
-
-
-def _interior(f: Field, axis: int, shift: int, first: int) -> tuple[Tensor, Tensor]:
-    """Which rows and columns of units saw nothing but the image before the shift and see nothing
-    else after it; along `axis` counted from `first`."""
-    kept = []
-    for k in (0, 1):
-        fields = [
-            f.interval((unit, 0) if k == 0 else (0, unit))[k]
-            for unit in range(first if k == axis else 0, f.units[k])
-        ]
-        moved = shift if k == axis else 0
-        inside = [low - moved >= 0 and high < f.image_size[k] for low, high in fields]
-        kept.append(torch.tensor(inside, dtype=torch.bool))
-    return kept[0], kept[1]
-
-
-def findings(reports: Sequence[ShiftReport]) -> Findings:
-    """Maps, errors by layer, and for several networks a figure that compares them."""
-    places = groups([report.subject for report in reports])
-    grouped = {title: [reports[i] for i in members] for title, members in places.items()}
-    num = len(reports[0].shifts.labels)
-    setting = f"n = {num:,} test images of {reports[0].subject.data_name}{mean_over(places)}"
-    has_ink = all(report.subject.ink for report in reports)
-    maps = [
-        ShiftMap(
-            title,
-            100 * np.mean([m.shifts.accuracy for m in members], 0),
-            np.mean([m.shifts.ink for m in members], 0) if has_ink else None,
-            100 * float(np.mean([m.shifts.consistency() for m in members])),
-        )
-        for title, members in grouped.items()
-    ]
-    figures = [("accuracy_by_shift", shift_maps_figure(maps, near=NEAR, setting=setting))]
-    for title, members in grouped.items():
-        lines = [
-            LayerLine(name, float(members[0].layers[name].jump), **_mean_curves(members, name))
-            for name in growing(members[0].layers)
-        ]
-        if lines:
-            name = "layers" if len(grouped) == 1 else f"layers_{file_name(title)}"
-            figures.append((name, layers_figure(lines, title=title, num_networks=len(members))))
-    numbers = {
-        title: _numbers(members, over_images=len(reports) == 1)
-        for title, members in grouped.items()
-    }
-    if len(grouped) > 1:
-        figures.append(("shift_report", _compared(grouped, numbers, setting)))
-    return Findings(
-        lines=_lines(numbers, grouped, setting),
-        record={
-            "num_images": num,
-            "near": NEAR,
-            "groups": {
-                title or "all": {
-                    "networks": [m.subject.name for m in grouped[title]],
-                    **{key: interval.record() for key, interval in intervals.items()},
-                    "layers": {
-                        name: {"jump": str(error.jump)}
-                        | {k: _rounded(v) for k, v in _mean_curves(grouped[title], name).items()}
-                        for name, error in grouped[title][0].layers.items()
-                    },
-                }
-                for title, intervals in numbers.items()
-            },
-        },
-        arrays={
-            f"{i}/{key}": value
-            for i, report in enumerate(reports)
-            for key, value in _arrays(report).items()
-        },
-        figures=figures,
-    )
-
-
-def _measures(report: ShiftReport) -> dict[str, NDArray]:
-    """Each (N,), by image: right unmoved, share of near shifts that are right, consistency."""
-    shifts = report.shifts
-    return {
-        "accuracy": (shifts.answers[shifts.reach, shifts.reach] == shifts.labels).astype(float),
-        "near_accuracy": shifts.near_accuracies(),
-        "consistency": shifts.consistencies(),
-    }
-
-
-def _numbers(members: Sequence[ShiftReport], *, over_images: bool) -> dict[str, Interval]:
-    """Intervals of the measures, over networks of several seeds, or over the images of one."""
-    measures = [_measures(member) for member in members]
-    if over_images:
-        right = measures[0].pop("accuracy")
-        intervals = {key: mean_interval(x, share=True) for key, x in measures[0].items()}
-        return {"accuracy": share_interval(int(right.sum()), len(right)), **intervals}
-    return {
-        key: mean_interval([m[key].mean() for m in measures], share=True) for key in measures[0]
-    }
-
-
-def _compared(
-    grouped: Mapping[str, Sequence[ShiftReport]],
-    numbers: Mapping[str, Mapping[str, Interval]],
-    setting: str,
-) -> Figure:
-    titles = {
-        "accuracy": "accuracy, unmoved",
-        "near_accuracy": f"accuracy, shifts to ±{NEAR}",
-        "consistency": f"consistency, shifts to ±{NEAR}",
-    }
-    most = max(map(len, grouped.values()))
-    panels = []
-    for key, title in titles.items():
-        values = np.full((len(grouped), most), np.nan)
-        for i, members in enumerate(grouped.values()):
-            values[i, : len(members)] = [100 * _measures(m)[key].mean() for m in members]
-        low, high = (
-            np.array([100 * getattr(n[key], end) for n in numbers.values()])
-            for end in ("low", "high")
-        )
-        series = {"networks": Series(values, low, high)}
-        panels.append(Panel(title, "%", list(grouped), series, from_zero=False))
-    heading = "What moving costs each network; dot: network; line: 95 % interval"
-    return comparison_figure(panels, title=f"{heading}\n{setting}")
+def _inside(axis: Axis, shift: int) -> Tensor:
+    """Which units saw nothing but the image before the shift, and see nothing else after it."""
+    num_units, num_pixels = axis.used.shape
+    low, high = np.array([axis.interval(unit) for unit in range(num_units)]).T
+    return torch.from_numpy((low >= shift) & (high < num_pixels))
 
 
 def growing(errors: Mapping[str, LayerError]) -> list[str]:
@@ -356,49 +269,42 @@ def growing(errors: Mapping[str, LayerError]) -> list[str]:
     return names
 
 
-def _mean_curves(members: Sequence[ShiftReport], layer: str) -> dict[str, NDArray]:
-    return {key: np.mean([getattr(m.layers[layer], key) for m in members], 0) for key in CURVES}
-
-
-def _rounded(values: NDArray) -> list[float | None]:
-    return [None if np.isnan(v) else float(f"{v:.4g}") for v in values]
+def mean_errors(by_network: Sequence[Mapping[str, LayerError]]) -> dict[str, LayerError]:
+    """The mean of each curve over networks of one kind."""
+    return {
+        name: LayerError(
+            error.jump, *(np.mean([getattr(e[name], key) for e in by_network], 0) for key in CURVES)
+        )
+        for name, error in by_network[0].items()
+    }
 
 
 def _lines(
-    numbers: Mapping[str, Mapping[str, Interval]],
-    grouped: Mapping[str, Sequence[ShiftReport]],
+    measured: Mapping[str, Mapping[str, NDArray]],
+    layers: Mapping[str, Mapping[str, LayerError]],
     setting: str,
 ) -> list[str]:
-    rows: list[tuple[str, ...]] = [
-        ("in %, with 95 % intervals", "accuracy unmoved", "accuracy moved", "consistency", "n")
-    ]
-    rows += [
-        (title or "this network", *(x.text(factor=100) for x in intervals.values()),
-         f"{intervals['accuracy'].n:,}")
-        for title, intervals in numbers.items()
-    ]  # fmt: skip
+    head = "in %, with 95 % intervals", "accuracy unmoved", "accuracy moved", "consistency"
+    rows = [(*head, "interval over")]
+    for title, measures in measured.items():
+        numbers = [interval_over(shares).text(factor=100) for shares in measures.values()]
+        rows.append((title or "this network", *numbers, over(measures["accuracy"])))
     lines = [f"{setting}; moved: shifts of up to {NEAR} pixels to either side"]
     lines += table(rows).splitlines()
-    for title, members in grouped.items():
-        errors = members[0].layers
+    for title, errors in layers.items():
+        at_whole_steps = {
+            name: errors[name].interior[:: int(errors[name].jump)]
+            for name in growing(errors)
+            if errors[name].jump == int(errors[name].jump)
+        }
         exact = [
-            f"{name} {np.nanmax(e.interior[:: int(e.jump)]):.0e}"
-            for name, e in errors.items()
-            if name in growing(errors) and e.jump == int(e.jump)
-            and np.isfinite(e.interior[:: int(e.jump)][1:]).any()
-        ]  # fmt: skip
+            f"{name} {np.nanmax(error):.0e}"
+            for name, error in at_whole_steps.items()
+            if np.isfinite(error[1:]).any()
+        ]
         if exact:
             of = f"{title}: " if title else ""
             lines.append(
                 f"{of}interior error at whole steps (0: maps move along): {', '.join(exact)}"
             )
     return lines
-
-
-def _arrays(report: ShiftReport) -> dict[str, NDArray]:
-    shifts = report.shifts
-    arrays = {"answers": shifts.answers, "labels": shifts.labels, "ink": shifts.ink}
-    for name, error in report.layers.items():
-        for key in (*CURVES, "num_interior"):
-            arrays[f"{name}/{key}"] = getattr(error, key)
-    return arrays

@@ -18,6 +18,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, to_r
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from matplotlib.image import AxesImage
+from matplotlib.text import Text
 from numpy.typing import ArrayLike, NDArray
 
 TITLE, LABEL, NOTE, SMALL = 9, 8, 6.5, 5.5  # text sizes in points
@@ -89,9 +90,17 @@ def new_figure(width: float, height: float, *, fitted: bool = True) -> Figure:
 
 
 def head(figure: Figure, text: str) -> None:
-    """The title above all axes, its lines broken where the figure ends."""
+    """The title above all axes, its lines broken where the figure ends.
+
+    The last call on a figure: a $ in the text that it holds by now belongs to a name, and begins no
+    formula. matplotlib's own numbers, powers of ten, are written later.
+    """
     width = int(72 * figure.get_figwidth() / (0.62 * TITLE))  # a character takes 0.62 of its size
-    figure.suptitle("\n".join(fill(line, width) for line in text.split("\n")), fontsize=TITLE)
+    lines = (fill(line, width) for line in text.split("\n"))
+    figure.suptitle("\n".join(lines), fontsize=TITLE)
+    for words in figure.findobj(Text):
+        if isinstance(words, Text) and "$" in words.get_text():
+            words.set_parse_math(False)
 
 
 def dress(ax: Axes, *, title: str = "", x: str = "", y: str = "", grid: Any = "") -> None:

@@ -41,9 +41,8 @@ def attribution_figure(
             ax.spines[:].set(color="0.7", lw=0.5)
         if i == 0:
             image.set_title("image", fontsize=NOTE)
-            for j, (ax, name) in enumerate(zip(axes, titles, strict=True)):
-                state = ("trained", "random weights")[j // half]
-                ax.set_title(f"{state}\n{name}", fontsize=NOTE)
+            for ax, name in zip(axes, titles, strict=True):
+                ax.set_title(name, fontsize=NOTE)
     style.color_bar(
         figure, grid, style.SIGNED, Normalize(-1, 1), "of the largest value of each map",
         shrink=0.4, ticks=[-1, 0, 1],

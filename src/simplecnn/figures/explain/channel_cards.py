@@ -1,7 +1,7 @@
 """One channel on one card, and the index that ranks the channels by what they are worth."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from matplotlib.colors import Normalize
@@ -29,72 +29,106 @@ class Patch:
     value: float  # of the channel there
 
 
-@dataclass(frozen=True)
-class Card:
-    """All that one card shows; what the fields hold is said in `explain.channel_cards`."""
+@dataclass(eq=False)
+class Channel:
+    """What images tell of one channel of a convolution, and what changes when it is removed.
 
-    title: str
+    Activations are those after the non-linearity. The peak on an image is the largest activation
+    over all positions. What changes is NaN until it is measured.
+    """
+
+    layer: str
+    index: int
     weights: NDArray  # (C, K, L)
-    limit: float  # end of the layer's color scale
-    patches: Sequence[Patch]
-    field_size: tuple[int, int]
-    edges: NDArray
-    counts: NDArray
-    class_names: Sequence[str]
-    class_means: NDArray
-    selectivity: float
-    acc_per_class: NDArray
-    acc: float
-    loss: float
-    dead: bool
+    best: NDArray  # (9,) the images with the highest peaks, different ones, best first
+    peaks: NDArray  # (9,) their peaks
+    places: NDArray  # (9, 2) row and column of the peak in the map
+    class_means: NDArray  # (classes,) mean activation on the images of a class
+    edges: NDArray  # (bins + 1,) of the histogram, from the lowest to the highest activation
+    counts: NDArray  # (bins,) activations at all positions
+    acc_change: float = np.nan  # in shares from 0 to 1
+    loss_change: float = np.nan
+    acc_change_per_class: NDArray = field(init=False)  # (classes,)
+
+    def __post_init__(self) -> None:
+        self.acc_change_per_class = np.full(len(self.class_means), np.nan)
+
+    @property
+    def card(self) -> str:
+        """The name of its picture."""
+        return f"{self.layer.replace('.', '_')}_{self.index:03d}"
+
+    @property
+    def dead(self) -> bool:
+        """Whether it is zero everywhere on all images."""
+        return bool(self.edges[0] == 0 and self.edges[-1] == 0)
+
+    @property
+    def preferred(self) -> int:
+        """The class on whose images it is most active."""
+        return int(self.class_means.argmax())
+
+    @property
+    def selectivity(self) -> float:
+        """From 0, alike for all classes, to 1, active on one class only; NaN if never active.
+
+        (a - b) / (a + b), a the mean of the class with the highest, b the mean over the others.
+        Morcos et al., "On the importance of single directions for generalization", ICLR 2018.
+        """
+        means = np.maximum(self.class_means, 0)
+        a = means.max()
+        b = (means.sum() - a) / max(1, len(means) - 1)
+        return float((a - b) / (a + b)) if a > 0 else np.nan
 
 
-def card_figure(card: Card) -> Figure:
+def card_figure(
+    channel: Channel,
+    patches: Sequence[Patch],
+    class_names: Sequence[str],
+    *,
+    field_size: tuple[int, int],
+    limit: float,
+    title: str,
+) -> Figure:
     """Weights, the images that excite the channel most, charts of activations and classes.
 
+    `patches`: what the channel sees of the best images. `limit`: end of the layer's color scale.
     All is drawn into one Axes whose units are pixels: a network has a hundred cards, and an Axes
     a tile would take four times as long.
     """
-    scale = Normalize(-card.limit, card.limit)
-    mosaic = Mosaic(WIDTH, HEIGHT, title=card.title, colors=SIGNED, scale=scale)
-    _draw_weights(mosaic, card)
-    _draw_patches(mosaic, card)
-    _draw_histogram(mosaic, card)
-    selective = f"selectivity {card.selectivity:.2f}"
+    mosaic = Mosaic(WIDTH, HEIGHT, title=title, colors=SIGNED, scale=Normalize(-limit, limit))
+    _draw_weights(mosaic, channel.weights, limit)
+    if channel.dead:
+        mosaic.write(IMAGES, TOP - 14, "dead: zero on all test images", color=WRONG)
+    else:
+        _draw_patches(mosaic, patches, field_size)
+    _draw_histogram(mosaic, channel)
+    selective = "zero for all" if channel.dead else f"selectivity {channel.selectivity:.2f}"
     _draw_classes(
-        mosaic, TOP + 178, card.class_names, card.class_means,
-        f"mean activation by class, {'zero for all' if card.dead else selective}",
-        [BAR] * len(card.class_names),
+        mosaic, TOP + 178, class_names, channel.class_means,
+        f"mean activation by class, {selective}", [BAR] * len(class_names),
     )  # fmt: skip
-    lost = -100 * card.acc_per_class
+    lost = -100 * channel.acc_change_per_class
     _draw_classes(
-        mosaic, TOP + 356, card.class_names, lost,
-        f"points lost without it: {number(-100 * card.acc, 'z.2f')} in all, "
-        f"loss {number(card.loss, '+.3f')}",
+        mosaic, TOP + 356, class_names, lost,
+        f"points lost without it: {number(-100 * channel.acc_change, 'z.2f')} in all, "
+        f"loss {number(channel.loss_change, '+.3f')}",
         [WRONG if value > 0 else BETTER for value in lost],
     )  # fmt: skip
     return mosaic.figure
 
 
-def index_figure(
-    names: Sequence[str],
-    acc_per_class: NDArray,
-    acc: NDArray,
-    selectivity: NDArray,
-    preferred: Sequence[str],
-    *,
-    class_names: Sequence[str],
-    title: str,
-) -> Figure:
+def index_figure(channels: Sequence[Channel], class_names: Sequence[str], title: str) -> Figure:
     """A row a channel, a column a class: the accuracy lost, in points, when it is removed."""
-    figure = style.new_figure(8.4, 0.19 * len(names) + 1.7)
+    figure = style.new_figure(8.4, max(0.19 * len(channels), 2.4) + 1.3)
     ax = figure.add_subplot()
-    table = -100 * np.column_stack([acc, acc_per_class])
+    table = -100 * np.array([[c.acc_change, *c.acc_change_per_class] for c in channels])
     scale = style.signed_scale(np.nan_to_num(table))
     style.tile(ax, table, SIGNED, scale)
     ax.set_aspect("auto")
     ax.set_xticks(range(len(class_names) + 1), ["all", *class_names], fontsize=NOTE)
-    ax.set_yticks(range(len(names)), names, fontsize=NOTE)
+    places = range(len(channels))
+    ax.set_yticks(places, [f"{c.layer} {c.index}" for c in channels], fontsize=NOTE)
     if max(map(len, class_names)) > 3:
         ax.tick_params(axis="x", rotation=45)
     ax.axvline(0.5, color="black", lw=1)
@@ -106,10 +140,10 @@ def index_figure(
                 color="white" if abs(scale(value) - 0.5) > 0.33 else "black",
             )  # fmt: skip
     right = ax.secondary_yaxis("right")
-    notes = [f"{s:.2f}  {c}" for s, c in zip(selectivity, preferred, strict=True)]
-    right.set_yticks(range(len(names)), notes, fontsize=NOTE)
-    right.set_ylabel("selectivity (0: all classes alike, 1: one class) and its class",
-                     fontsize=NOTE)  # fmt: skip
+    notes = [f"{c.selectivity:.2f}  {class_names[c.preferred]}" for c in channels]
+    right.set_yticks(places, notes, fontsize=NOTE)
+    what = "selectivity (0: all classes alike, 1: one class) and its class"
+    right.set_ylabel(what, fontsize=NOTE, labelpad=8)
     right.tick_params(length=0)
     ax.tick_params(length=0)
     style.color_bar(
@@ -119,12 +153,12 @@ def index_figure(
     return figure
 
 
-def _draw_weights(mosaic: Mosaic, card: Card) -> None:
-    num_inputs, height, width = card.weights.shape
+def _draw_weights(mosaic: Mosaic, weights: NDArray, limit: float) -> None:
+    num_inputs, height, width = weights.shape
     columns = int(np.ceil(np.sqrt(num_inputs)))
     rows = -(-num_inputs // columns)
     tiles = np.full((rows * columns, height, width), np.nan, np.float32)
-    tiles[:num_inputs] = card.weights
+    tiles[:num_inputs] = weights
     zoom = max(1, 240 // max(rows * height, columns * width))
     numbered = num_inputs == 1 and height * width <= 25
     tiles = tiles.reshape(rows, columns, height, width)
@@ -133,35 +167,32 @@ def _draw_weights(mosaic: Mosaic, card: Card) -> None:
     # Gray behind the gaps between kernels: white is a weight of zero.
     mosaic.box(0, TOP, right, picture.shape[0], fc="0.88", ec="0.6", lw=0.5, zorder=-1)
     mosaic.put(picture, 0, TOP)
-    norm = float(np.linalg.norm(card.weights.astype(np.float64)))
+    norm = float(np.linalg.norm(weights.astype(np.float64)))
     what = f"{num_inputs} x {height} x {width}" if num_inputs > 1 else f"{height} x {width}"
     mosaic.write(0, TOP - 14, f"weights {what}, norm {norm:.2f}")
-    for (i, j), value in np.ndenumerate(card.weights[0]) if numbered else ():
+    for (i, j), value in np.ndenumerate(weights[0]) if numbered else ():
         mosaic.write(
             (j + 0.5) * zoom, TOP + (i + 0.5) * zoom, number(value, "z.2f"), ha="center",
-            va="center", color="white" if abs(value) > 0.7 * card.limit else "black",
+            va="center", color="white" if abs(value) > 0.7 * limit else "black",
         )  # fmt: skip
-    ramp = np.linspace(-card.limit, card.limit, right)[None].repeat(9, 0)
+    ramp = np.linspace(-limit, limit, right)[None].repeat(9, 0)
     mosaic.put(ramp, 0, bottom + 16)
     mosaic.box(0, bottom + 16, right, 9, fill=False, ec="0.6", lw=0.5)
-    for x, side, value in ((0, "left", -card.limit), (right / 2, "center", 0.0),
-                           (right, "right", card.limit)):  # fmt: skip
+    for x, side, value in ((0, "left", -limit), (right / 2, "center", 0.0),
+                           (right, "right", limit)):  # fmt: skip
         mosaic.write(x, bottom + 44, number(value, ".2g"), ha=side)
     dots = "" if numbered else dots_words(zoom)
     mosaic.write(0, bottom + 68, f"one scale for the layer{dots}", color=FAINT)
 
 
-def _draw_patches(mosaic: Mosaic, card: Card) -> None:
-    if card.dead:
-        mosaic.write(IMAGES, TOP - 14, "dead: zero on all test images", color=WRONG)
-        return
-    size = " x ".join(map(str, card.field_size))
-    padded = any(np.isnan(patch.pixels).any() for patch in card.patches)
+def _draw_patches(mosaic: Mosaic, patches: Sequence[Patch], field_size: tuple[int, int]) -> None:
+    size = " x ".join(map(str, field_size))
+    padded = any(np.isnan(patch.pixels).any() for patch in patches)
     mosaic.write(
-        IMAGES, TOP - 14, f"the {len(card.patches)} test images that excite it most,\neach cut to "
+        IMAGES, TOP - 14, f"the {len(patches)} test images that excite it most,\neach cut to "
         f"the {size} pixels it sees{'; ochre: padding' if padded else ''}",
     )  # fmt: skip
-    for i, patch in enumerate(card.patches):
+    for i, patch in enumerate(patches):
         row, column = divmod(i, 3)
         x, y = IMAGES + 150 * column, TOP + 168 * row
         _, height, width = patch.pixels.shape
@@ -171,17 +202,17 @@ def _draw_patches(mosaic: Mosaic, card: Card) -> None:
         mosaic.write(x, y + zoom * height + 17, f"{patch.label}: {number(patch.value, '.2f')}")
 
 
-def _draw_histogram(mosaic: Mosaic, card: Card) -> None:
-    share = card.counts / (card.counts.sum() or 1.0)
-    near_zero = f", {100 * share[0]:.0f} % near zero" if card.edges[0] == 0 else ""
+def _draw_histogram(mosaic: Mosaic, channel: Channel) -> None:
+    share = channel.counts / (channel.counts.sum() or 1.0)
+    near_zero = f", {100 * share[0]:.0f} % near zero" if channel.edges[0] == 0 else ""
     mosaic.write(LEFT, TOP - 14, f"activations at all positions{near_zero}")
     lowest = 1e-4  # of all activations; the axis is logarithmic from here to 1
     heights = CHART * np.clip(np.log10(np.maximum(share, 1e-12) / lowest) / 4, 0, 1)
     _bars(mosaic, TOP + CHART, heights, [BAR] * len(share), gap=0.0)
     for power, label in ((0, "100 %"), (2, "1 %"), (4, "0.01 %")):
         mosaic.write(LEFT - 6, TOP + CHART * power / 4, label, size=SMALL, ha="right", va="center")
-    ends = [(0.0, "left", card.edges[0]), (1.0, "right", card.edges[-1])]
-    for place, side, value in ends[: 1 if card.dead else 2]:
+    ends = [(0.0, "left", channel.edges[0]), (1.0, "right", channel.edges[-1])]
+    for place, side, value in ends[: 1 if channel.dead else 2]:
         mosaic.write(LEFT + place * SPAN, TOP + CHART + 18, number(value), size=SMALL, ha=side)
 
 

@@ -87,9 +87,10 @@ def _draw(ax: Axes, panel: Panel) -> None:
         ax.set_xlim(-1.2, 1.2)
     title = panel.title + (" (0 drawn at 1e−8)" if panel.logarithmic else "")
     style.dress(ax, x=panel.note, y=panel.unit, grid="y")
-    ax.set_title(title, fontsize=style.LABEL, pad=20)
     ax.set_xticks(places, panel.categories, fontsize=NOTE)
-    if len(panel.series) > 1:
+    num_rows = -(-len(panel.series) // 4) if len(panel.series) > 1 else 0  # of the legend
+    ax.set_title(title, fontsize=style.LABEL, pad=8 + 12 * num_rows)
+    if num_rows:
         ax.legend(
             fontsize=NOTE, frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0),
             borderaxespad=0.1,

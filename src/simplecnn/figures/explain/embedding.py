@@ -20,7 +20,7 @@ def embedding_figure(
     """
     figure = style.new_figure(7.6, 6.6)
     ax = figure.add_subplot()
-    short = len(class_names) <= len(SIGNS) and all(len(name) == 1 for name in class_names)
+    short = all(len(name) == 1 and name.isascii() and name.isalnum() for name in class_names)
     for label, name in enumerate(class_names):
         x, y = points[labels == label].T
         sign = name if short else SIGNS[label % len(SIGNS)]
@@ -33,9 +33,9 @@ def embedding_figure(
     ax.set_aspect("equal", adjustable="datalim")
     style.dress(ax, x="first direction", y="second direction")
     if not short:
-        ax.legend(fontsize=style.NOTE, frameon=False)
+        figure.legend(fontsize=style.NOTE, frameon=False, loc="outside right upper")
     num_wrong = int((~right).sum())
     style.head(
-        figure, f"{title}\nsign: true class; ring: wrong answer ({num_wrong} of {len(labels)})"
+        figure, f"{title}\nsign: true class; ring: wrong answer ({num_wrong:,} of {len(labels):,})"
     )
     return figure

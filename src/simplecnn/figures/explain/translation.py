@@ -1,7 +1,8 @@
 """What becomes of answers and of layers when the image moves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from matplotlib.colors import Normalize
@@ -28,14 +29,15 @@ class ShiftMap:
 
 
 @dataclass(frozen=True)
-class LayerLine:
-    """The errors of one layer by shift; see `explain.translation.LayerError`."""
+class LayerError:
+    """By how much a layer's map differs from the unmoved one, for horizontal and vertical shifts
+    of 0 to reach pixels: norm of the difference to norm of the map, over all images."""
 
-    name: str
-    jump: float
-    all_units: NDArray
-    interior: NDArray
-    unmoved: NDArray
+    jump: int | Fraction  # pixels between units
+    all_units: NDArray  # (reach + 1,) against the map moved along, borders included
+    interior: NDArray  # the same for units that see no border before or after; NaN without any
+    unmoved: NDArray  # against the map left where it was: 0 would be invariance
+    num_interior: NDArray | None = None  # (reach + 1,) positions
 
 
 def shift_maps_figure(maps: Sequence[ShiftMap], *, near: int, setting: str) -> Figure:
@@ -68,7 +70,7 @@ def shift_maps_figure(maps: Sequence[ShiftMap], *, near: int, setting: str) -> F
         ticks = sorted({-reach, -reach // 2, 0, reach // 2, reach})
         ax.set_xticks(ticks)
         ax.set_yticks(ticks)
-        for dy, dx in ((-reach, -reach), (0, reach), (reach, 0), (4, 4), (0, 0)) if single else ():
+        for dy, dx in ((-reach, -reach), (0, reach), (reach, 0), (4, 4)) if single else ():
             if max(abs(dy), abs(dx)) <= reach:
                 value = shift_map.accuracy[dy + reach, dx + reach]
                 ax.text(dx, dy, f"{value:.0f}", ha="center", va="center", fontsize=SMALL,
@@ -84,21 +86,21 @@ def shift_maps_figure(maps: Sequence[ShiftMap], *, near: int, setting: str) -> F
     return figure
 
 
-def layers_figure(lines: Sequence[LayerLine], *, title: str, num_networks: int) -> Figure:
+def layers_figure(errors: Mapping[str, LayerError], *, title: str, num_networks: int) -> Figure:
     """A panel a layer: error against shift, logarithmic."""
-    columns = 3 if len(lines) in (3, 5, 6) else min(4, len(lines))
-    rows = -(-len(lines) // columns)
+    columns = 3 if len(errors) in (3, 5, 6) else min(4, len(errors))
+    rows = -(-len(errors) // columns)
     figure = style.new_figure(2.45 * columns + 0.4, 2.25 * rows + 1.05)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for ax in grid.flat[len(lines) :]:
+    for ax in grid.flat[len(errors) :]:
         ax.set_axis_off()
-    for index, (ax, line) in enumerate(zip(grid.flat, lines, strict=False)):
-        shifts = np.arange(len(line.all_units))
-        steps = shifts[shifts % line.jump == 0] if line.jump else shifts
+    for index, (ax, (name, error)) in enumerate(zip(grid.flat, errors.items(), strict=False)):
+        shifts = np.arange(len(error.all_units))
+        steps = shifts[shifts % float(error.jump) == 0]
         for values, color, marker, label in (
-            (line.unmoved, COLORS[1], "^", "map as it was (0: invariant)"),
-            (line.all_units, COLORS[5], "s", "map moved along, with borders (0: equivariant)"),
-            (line.interior, COLORS[0], "o", "map moved along, interior only"),
+            (error.unmoved, COLORS[1], "^", "map as it was (0: invariant)"),
+            (error.all_units, COLORS[5], "s", "map moved along, with borders (0: equivariant)"),
+            (error.interior, COLORS[0], "o", "map moved along, interior only"),
         ):
             ax.plot(
                 shifts, np.maximum(values, FLOOR), marker, ls="-", color=color, lw=1.1, ms=4,
@@ -107,13 +109,13 @@ def layers_figure(lines: Sequence[LayerLine], *, title: str, num_networks: int) 
         ax.set_yscale("log")
         ax.set(ylim=(FLOOR / 2, 5))
         ax.set_xticks(shifts[:: max(1, len(shifts) // 4)])
-        step = f"{line.jump:g} pixel{'s' if line.jump > 1 else ''} a unit"
+        step = f"{float(error.jump):g} pixel{'s' if error.jump > 1 else ''} a unit"
         style.dress(
-            ax, title=f"{line.name}: {step}", grid="y",
-            x="shift in pixels" if index >= len(lines) - columns else "",
+            ax, title=f"{name}: {step}", grid="y",
+            x="shift in pixels" if index >= len(errors) - columns else "",
             y="relative error" if index % columns == 0 else "",
         )  # fmt: skip
-        if np.isnan(line.interior[1:]).all():
+        if np.isnan(error.interior[1:]).all():
             ax.text(0.5, 0.3, "no unit is clear\nof the border", fontsize=NOTE, color="0.4",
                     ha="center", transform=ax.transAxes)  # fmt: skip
     figure.legend(loc="outside lower center", ncols=3, fontsize=NOTE, frameon=False)
