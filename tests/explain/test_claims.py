@@ -1,7 +1,5 @@
 """Measurements on networks that are known, and the rules at their edges."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -61,7 +59,7 @@ def test_what_filters_do():
 def test_exactness_and_locality(bundled):
     subject = digit_subject(bundled, num_steps=3)
     assert 0 < exactness(subject.network, subject.images[:4]) < 1e-6
-    assert locality(subject.network, subject.images[:4], seed=0) == {"conv1": 1.0, "conv2": 1.0}
+    assert locality(subject.network, subject.images[:4], seed=0) == {"conv1": 100, "conv2": 100}
 
     class Global(nn.Module):  # a convolution that hears of the whole image
         def __init__(self) -> None:
@@ -91,13 +89,17 @@ def test_class_shares_of_known_images():
 
 
 def good() -> Evidence:
-    return Evidence(
-        exactness=1e-7, locality={"a": 1.0}, ink={"trained": np.full(4, 0.2)}, consistency=0.995,
-        left_in_place={"a": 0.5}, moved_along={"a": 0.0}, pooled={"pool": (0.5, 0.3)},
-        edges={"trained": 0.4, "untrained": 0.2},
-        class_share={"trained": {"a": 0.2, "b": 0.5}, "untrained": {"a": 0.2, "b": 0.3}},
-        singled_out=0.8, sizes={"a": 3, "b": 5}, effective={"a": 3, "b": 4},
-    )  # fmt: skip
+    filters = {str(i): 20.0 for i in range(1, 5)}
+    return {
+        "exactness": {"first layer": 1e-7}, "locality": {"a": 100.0}, "gain": {"answers": 80.0},
+        "ink/trained": filters, "ink/untrained": filters, "consistency": {"answers": 99.5},
+        "left_in_place": {"a": 0.5}, "moved_along": {"a": 0.0}, "before_pooling": {"pool": 0.5},
+        "pooled": {"pool": 0.3}, "edges/trained": {"first layer": 40.0},
+        "edges/untrained": {"first layer": 20.0}, "class_share/trained": {"a": 20.0, "b": 50.0},
+        "class_share/untrained": {"a": 20.0, "b": 30.0}, "singled_out/trained": {"last": 80.0},
+        "singled_out/untrained": {"last": 0.0}, "sizes": {"a": 3, "b": 5},
+        "effective": {"a": 3, "b": 4},
+    }  # fmt: skip
 
 
 def results(evidence: list[Evidence], without: list[float] = ()) -> list[str]:
@@ -106,28 +108,32 @@ def results(evidence: list[Evidence], without: list[float] = ()) -> list[str]:
 
 def test_the_rules():
     three = [good(), good(), good()]
-    assert results(three, [0.9, 0.91, 0.92]) == [HELD] * 5
+    assert results(three, [90, 91, 92]) == [HELD] * 5
     assert results(three) == [HELD, HELD, IN_PART, HELD, HELD]
-    assert results(three[:2], [0.9, 0.9]) == [NOT_JUDGED] * 5
+    assert results(three[:2], [90, 90]) == [NOT_JUDGED] * 5
 
-    def one_with(**changes: object) -> list[str]:
-        return results([good(), good(), replace(good(), **changes)], [0.9, 0.9, 0.9])
+    def one_with(**changes: dict[str, float]) -> list[str]:
+        changed = {key.replace("__", "/"): value for key, value in changes.items()}
+        return results([good(), good(), {**good(), **changed}], [90, 90, 90])
 
-    assert one_with(gain=0.0) == [NOT_JUDGED] * 5  # it names one class each time
-    assert one_with(exactness=1e-3)[0] == NOT_SHOWN
-    assert one_with(ink={"trained": np.full(4, 0.9)})[0] == IN_PART
-    assert one_with(consistency=0.9)[1] == IN_PART
-    assert one_with(moved_along={"a": 0.1})[1] == NOT_SHOWN
-    assert one_with(pooled={"pool": (0.5, 0.9)})[2] == IN_PART
+    assert one_with(gain={"answers": 0}) == [NOT_JUDGED] * 5  # it names one class each time
+    assert one_with(exactness={"first layer": 1e-3})[0] == NOT_SHOWN
+    assert one_with(exactness={"first layer": np.nan})[0] == NOT_SHOWN
+    assert one_with(locality={"a": 99})[0] == NOT_SHOWN
+    assert one_with(ink__trained=dict.fromkeys("1234", 90.0))[0] == IN_PART
+    assert one_with(consistency={"answers": 90})[1] == IN_PART
+    assert one_with(moved_along={"a": 0.1})[1] == one_with(moved_along={})[1] == NOT_SHOWN
+    assert one_with(pooled={"pool": 0.9})[2] == IN_PART
     assert one_with(pooled={})[2] == NOT_SHOWN
-    assert one_with(singled_out=0.0)[3] == IN_PART
+    assert one_with(singled_out__trained={"last": 0})[3] == IN_PART
     assert one_with(effective={"a": 4, "b": 4})[4] == IN_PART
     assert one_with(sizes={"a": 4, "b": 4})[4] == NOT_SHOWN
-    flat = replace(
-        good(), edges={"trained": 0.2, "untrained": 0.2}, singled_out=0.0,
-        class_share={"trained": {"a": 0.2, "b": 0.2}, "untrained": {"a": 0.2, "b": 0.2}},
-    )  # fmt: skip
+    same = {"a": 20.0, "b": 20.0}
+    flat = {**good(), "class_share/trained": same, "singled_out/trained": {"last": 0.0},
+            "edges/trained": {"first layer": 20.0}}  # fmt: skip
     assert results([flat] * 3)[3] == NOT_SHOWN
+    none = {**good(), "before_pooling": {}, "pooled": {}}
+    assert results([none] * 3)[2] == NOT_SHOWN
     third = judge(three, ())[2]
     assert "not: compared with networks without pooling" in third.reason
     few = judge(three[:1], ())[0]

@@ -42,7 +42,6 @@ def attribution(
 
     Each map is for the class that the network predicts.
     """
-    check_installed()
     names = subject.class_names
     probability, predicted = logits(subject.network, subject.images).softmax(1).max(1)
     right = predicted == subject.labels

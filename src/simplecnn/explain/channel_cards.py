@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simplecnn.errors import InputError
-from simplecnn.explain.findings import Figures, Findings
+from simplecnn.explain.findings import Figures, Findings, rounded
 from simplecnn.explain.subject import BATCH, Subject, logits
 from simplecnn.figures.explain.channel_cards import Channel, Patch, card_figure, index_figure
 from simplecnn.models.activations import convolutions, feature_maps, removed
@@ -97,13 +97,12 @@ def chosen_layers(network: nn.Module, layers: str | Sequence[str]) -> list[str]:
 
 def layer_fields(network: nn.Module, size: Sequence[int]) -> dict[str, Field]:
     """The receptive fields by the names of the convolutions, of the last call of each."""
-    all_fields = receptive_fields(network, size)
+    by_call = receptive_fields(network, size)
     by_layer = {}
     for name in convolutions(network):
-        calls = [name, *(f"{name}_{i}" for i in range(1, len(all_fields)))]
-        calls = [call for call in calls if call in all_fields]
-        if calls:
-            by_layer[name] = all_fields[calls[-1]]
+        for call in (name, *(f"{name}_{i}" for i in range(1, len(by_call)))):
+            if call in by_call:
+                by_layer[name] = by_call[call]
     return by_layer
 
 
@@ -215,12 +214,11 @@ def _row(channel: Channel, class_names: Sequence[str]) -> dict[str, object]:
         "card": channel.card,
         "acc_change": round(channel.acc_change, 6),
         "loss_change": round(channel.loss_change, 6),
-        "acc_change_per_class": {
-            c: None if np.isnan(x) else round(float(x), 6)
-            for c, x in zip(class_names, channel.acc_change_per_class, strict=True)
-        },
+        "acc_change_per_class": dict(
+            zip(class_names, rounded(channel.acc_change_per_class), strict=True)
+        ),
         "dead": channel.dead,
-        "selectivity": None if np.isnan(channel.selectivity) else round(channel.selectivity, 4),
+        "selectivity": rounded([channel.selectivity])[0],
         "preferred_class": class_names[channel.preferred],
         "best_images": channel.best.tolist(),
     }

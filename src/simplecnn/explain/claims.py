@@ -5,8 +5,9 @@ with 95 % intervals over networks that differ in their seed. With fewer than thr
 judged; the numbers are given all the same.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,9 @@ HELD, IN_PART, NOT_SHOWN, NOT_JUDGED = "held", "held in part", "not shown", "not
 MIN_SEEDS = 3
 EXACT = 1e-5  # of the sum of the absolute terms: some times what float32 rounds away
 EQUIVARIANT = 1e-4  # relative error of a map
-INVARIANT = 0.99  # of all pairs of shifts get the same answer
-MOSTLY_INK = 0.5  # of a filter's response
+INVARIANT = 99  # % of all pairs of shifts get the same answer
+MOSTLY_INK = 50  # % of a filter's response
+ONE_ANSWER = f"Pairs of shifts to ±{NEAR} with one answer"
 COMMANDS = "uv run scripts/train.py -m seed=1,2,3, then uv run scripts/explain.py sweep=last"
 
 
@@ -104,16 +106,21 @@ def claims(subjects: Sequence[Subject], *, num_images: int = 300, seed: int = 0)
                 for r in results
             ],
         },
-        arrays={f"{i}/{key}": x for i, e in enumerate(evidence) for key, x in e.arrays().items()},
+        arrays={
+            f"{i}/{what}/{name}": np.array(x)
+            for i, e in enumerate(evidence)
+            for what, numbers in e.items()
+            for name, x in numbers.items()
+        },
         figures=[
-            (r.figure, comparison_figure(r.panels, title=title))
+            (r.figure, comparison_figure([p for p in r.panels if p.categories], title=title))
             for r, title in zip(results, titles, strict=True)
         ],
     )
 
 
 def judge(evidence: Sequence[Evidence], without: Sequence[float]) -> list[Claim]:
-    """The five claims; `without` are the consistencies of networks without pooling."""
+    """The five claims; `without`: the consistencies, in percent, of networks without pooling."""
     judged = (
         _convolution(evidence),
         _weight_sharing(evidence),
@@ -124,41 +131,35 @@ def judge(evidence: Sequence[Evidence], without: Sequence[float]) -> list[Claim]
     why_not = ""
     if len(evidence) < MIN_SEEDS:
         why_not = f"it takes {MIN_SEEDS} networks of different seeds, here: {len(evidence)}"
-    elif min(e.gain for e in evidence) <= 0:
+    elif min(e["gain"]["answers"] for e in evidence) <= 0:
         why_not = "a network is no better than to name the most frequent class each time"
     return [replace(claim, why_not=why_not) for claim in judged]
 
 
 def _convolution(evidence: Sequence[Evidence]) -> Claim:
-    first = evidence[0]
-    ink = mean_interval([100 * float(np.median(e.ink["trained"])) for e in evidence])
-    exact = mean_interval([e.exactness for e in evidence])
+    ink = mean_interval(np.median(_values(evidence, "ink/trained"), 1))
+    exact = _values(evidence, "exactness")[:, 0]
     equal, blind = "equal to the definition", "blind to what lies outside the field"
-    filters = [str(i + 1) for i in range(len(first.ink["trained"]))]
-    sorted_ink = {
-        state: _series([-np.sort(-e.ink[state]) for e in evidence], 100) for state in first.ink
-    }
-    same = {"trained": _by_layer(evidence, "locality", 100)}
     return Claim(
         "Convolution is a sliding dot product and detects local patterns",
         "claim_1_convolution",
         {
             "% of a median filter's response that brightness explains": ink,
-            "largest difference from the definition": exact,
+            "largest difference from the definition": mean_interval(exact),
         },
         {
-            equal: all(e.exactness <= EXACT for e in evidence),
-            blind: all(s == 1 for e in evidence for s in e.locality.values()),
-            "patterns rather than brightness": ink.high < 100 * MOSTLY_INK,
+            equal: bool((exact <= EXACT).all()),
+            blind: bool((_values(evidence, "locality") == 100).all()),
+            "patterns rather than brightness": ink.high < MOSTLY_INK,
         },
         [
-            Panel(
-                "What brightness alone explains of the first filters' response", "%", filters,
-                sorted_ink, note="filters, from most to least", top=100.0,
+            _panel(
+                evidence, "What brightness alone explains of the first filters' response", "%",
+                _states("ink"), note="filters, from most to least", top=100.0,
             ),
-            Panel(
-                "Unchanged by noise outside the field", "% of images", list(first.locality), same,
-                top=105.0,
+            _panel(
+                evidence, "Unchanged by noise outside the field", "% of images",
+                {"trained": "locality"}, top=105.0,
             ),
         ],
         needed=(equal, blind),
@@ -166,14 +167,9 @@ def _convolution(evidence: Sequence[Evidence]) -> Claim:
 
 
 def _weight_sharing(evidence: Sequence[Evidence]) -> Claim:
-    same = mean_interval([100 * e.consistency for e in evidence])
-    largest = [max(e.moved_along.values(), default=np.nan) for e in evidence]
+    same = mean_interval(_values(evidence, "consistency")[:, 0])
+    largest = [max(e["moved_along"].values(), default=np.nan) for e in evidence]
     moves = "maps move along, away from borders and by whole units"
-    layers = list(evidence[0].left_in_place)
-    changes = {
-        "as it was": _by_layer(evidence, "left_in_place"),
-        "moved along, interior": _by_layer(evidence, "moved_along", layers=layers),
-    }
     return Claim(
         "Weight sharing gives translation invariance",
         "claim_2_weight_sharing",
@@ -183,62 +179,61 @@ def _weight_sharing(evidence: Sequence[Evidence]) -> Claim:
         },
         {
             moves: all(error <= EQUIVARIANT for error in largest),  # NaN is not
-            "answers stay the same": same.low >= 100 * INVARIANT,
+            "answers stay the same": same.low >= INVARIANT,
         },
         [
-            Panel("A map when the image moves by one unit", "relative change", layers, changes,
-                  logarithmic=True),
-            _consistency_panel({"trained": [e.consistency for e in evidence]}),
+            _panel(
+                evidence, "A map when the image moves by one unit", "relative change",
+                {"as it was": "left_in_place", "moved along, interior": "moved_along"},
+                logarithmic=True,
+            ),
+            _panel(evidence, ONE_ANSWER, "%", {"trained": "consistency"}, top=100.0),
         ],
         needed=(moves,),
     )  # fmt: skip
 
 
 def _pooling(evidence: Sequence[Evidence], without: Sequence[float]) -> Claim:
-    nothing = {"": (np.nan, np.nan)}
-    shrinks = mean_interval(
-        [np.mean([b / a for a, b in (e.pooled or nothing).values()]) for e in evidence]
-    )
+    ratios = _values(evidence, "pooled") / _values(evidence, "before_pooling")
+    shrinks = mean_interval(ratios.mean(1) if ratios.size else [np.nan] * len(evidence))
     numbers = {"change by 1 pixel after pooling, in shares of before": shrinks}
-    parts = {"fewer units": all(e.pooled for e in evidence), "maps change less": shrinks.high < 1}
-    consistencies = [e.consistency for e in evidence]
-    compared = {"trained": consistencies}
-    if without:
-        compared = {"with pooling": consistencies, "without": list(without)}
+    parts = {
+        "fewer units": all(e["pooled"] for e in evidence),
+        "maps change less": shrinks.high < 1,
+    }
+    consistencies = _values(evidence, "consistency")[:, 0]
     if len(without) == len(evidence):
-        gain = mean_interval(100 * (np.array(consistencies) - without))
+        gain = mean_interval(consistencies - without)
         numbers["points of consistency more than without pooling"] = gain
         parts["answers more consistent than without pooling"] = gain.low > 0
     else:
         parts["compared with networks without pooling"] = False
-    pools = list(evidence[0].pooled)
-    sides = {
-        side: _series([[e.pooled.get(p, nothing[""])[i] for p in pools] for e in evidence])
-        for i, side in enumerate(("before pooling", "after"))
-    }
-    changes = Panel("A map when the image moves by 1 pixel", "relative change", pools, sides)
-    same = _consistency_panel(compared)
+    compared = {"trained": Series(consistencies[None])}
+    if without:
+        compared = {"with pooling": compared["trained"], "without": Series(np.array([without]))}
     return Claim(
         "Pooling downsamples and gives invariance",
         "claim_3_pooling",
         numbers,
         parts,
-        [changes, same] if pools else [same],
+        [
+            _panel(
+                evidence, "A map when the image moves by 1 pixel", "relative change",
+                {"before pooling": "before_pooling", "after": "pooled"},
+            ),
+            Panel(ONE_ANSWER, "%", ["answers"], compared, top=100.0),
+        ],
         needed=("fewer units",),
-    )
+    )  # fmt: skip
 
 
 def _hierarchy(evidence: Sequence[Evidence]) -> Claim:
-    states = list(evidence[0].edges)
-    shares = {s: np.array([list(e.class_share[s].values()) for e in evidence]) for s in states}
-    trained, untrained = 100 * shares["trained"], 100 * shares["untrained"]
-    edges = mean_interval([100 * (e.edges["trained"] - e.edges["untrained"]) for e in evidence])
+    trained, untrained = (_values(evidence, key) for key in _states("class_share").values())
+    edges_now, edges_before = (_values(evidence, key)[:, 0] for key in _states("edges").values())
+    edges = mean_interval(edges_now - edges_before)
     climb = mean_interval(trained[:, -1] - trained[:, 0])
     learned = mean_interval(trained[:, -1] - untrained[:, -1])
-    objects = mean_interval([100 * e.singled_out for e in evidence])
-    of_edges = {s: _series([[e.edges[s]] for e in evidence], 100) for s in states}
-    of_classes = {s: _series(shares[s], 100) for s in states}
-    single = {"trained": _series([[e.singled_out] for e in evidence], 100)}
+    objects = mean_interval(_values(evidence, "singled_out/trained")[:, 0])
     return Claim(
         "A hierarchy: edges, textures, parts, objects",
         "claim_4_hierarchy",
@@ -254,56 +249,55 @@ def _hierarchy(evidence: Sequence[Evidence]) -> Claim:
             "most last channels single out one class": objects.low > 50,
         },
         [
-            Panel("Edges among the first filters", "% of energy", ["first layer"], of_edges),
-            Panel("Variance of a channel between classes", "%",
-                  list(evidence[0].class_share["trained"]), of_classes),
-            Panel("Last channels that single out a class", f"% with ROC area ≥ {SINGLES_OUT}",
-                  ["last"], single, top=100.0),
+            _panel(evidence, "Edges among the first filters", "% of energy", _states("edges")),
+            _panel(evidence, "Variance of a channel between classes", "%", _states("class_share")),
+            _panel(
+                evidence, "Last channels that single out a class",
+                f"% with ROC area ≥ {SINGLES_OUT}", _states("singled_out"), top=100.0,
+            ),
         ],
     )  # fmt: skip
 
 
 def _receptive_field(evidence: Sequence[Evidence]) -> Claim:
-    last = mean_interval([list(e.effective.values())[-1] for e in evidence])
-    fields = {
-        "in theory": _by_layer(evidence, "sizes"),
-        "square with 95 % of the gradient": _by_layer(evidence, "effective"),
-    }
+    sizes, effective = _values(evidence, "sizes"), _values(evidence, "effective")
     return Claim(
         "The receptive field grows with depth",
         "claim_5_receptive_field",
-        {"pixels of the last layer's effective field (95 %)": last},
-        {
-            "in theory": all(_grows(e.sizes) for e in evidence),
-            "as measured, layer by layer": all(_grows(e.effective) for e in evidence),
-        },
-        [Panel("Receptive field", "pixels", list(evidence[0].sizes), fields)],
+        {"pixels of the last layer's effective field (95 %)": mean_interval(effective[:, -1])},
+        {"in theory": _grows(sizes), "as measured, layer by layer": _grows(effective)},
+        [
+            _panel(
+                evidence, "Receptive field", "pixels",
+                {"in theory": "sizes", "square with 95 % of the gradient": "effective"},
+            )
+        ],
         needed=("in theory",),
-    )
+    )  # fmt: skip
 
 
-def _consistency_panel(shares: Mapping[str, Sequence[float]]) -> Panel:
-    series = {name: Series(100 * np.array([values])) for name, values in shares.items()}
-    title = f"Pairs of shifts to ±{NEAR} with one answer"
-    return Panel(title, "%", ["answers"], series, top=100.0)
+def _states(what: str) -> dict[str, str]:
+    return {state: f"{what}/{state}" for state in ("trained", "untrained")}
 
 
-def _series(by_network: Sequence[Sequence[float] | NDArray], factor: float = 1.0) -> Series:
-    """Of each network a number for each category."""
-    return Series(factor * np.array(by_network).T)
+def _values(evidence: Sequence[Evidence], what: str, names: Iterable[str] = ()) -> NDArray:
+    """One measurement (networks, names), by default those of the first network; NaN where one has
+    none."""
+    names = list(names) or list(evidence[0][what])
+    return np.array([[e[what].get(name, np.nan) for name in names] for e in evidence], float)
 
 
-def _by_layer(
-    evidence: Sequence[Evidence], what: str, factor: float = 1.0, layers: Sequence[str] = ()
-) -> Series:
-    """One measurement; NaN where a layer has none."""
-    names = list(layers or getattr(evidence[0], what))
-    return _series([[getattr(e, what).get(n, np.nan) for n in names] for e in evidence], factor)
+def _panel(
+    evidence: Sequence[Evidence], title: str, unit: str, shown: Mapping[str, str], **options: Any
+) -> Panel:
+    """Measurements by what the legend says of each; options are those of a Panel."""
+    names = list(evidence[0][next(iter(shown.values()))])
+    series = {label: Series(_values(evidence, what, names).T) for label, what in shown.items()}
+    return Panel(title, unit, names, series, **options)
 
 
-def _grows(by_layer: dict[str, int]) -> bool:
-    values = list(by_layer.values())
-    return len(values) > 1 and bool((np.diff(values) > 0).all())
+def _grows(by_layer: NDArray) -> bool:
+    return by_layer.shape[1] > 1 and bool((np.diff(by_layer) > 0).all())
 
 
 def _lines(results: Sequence[Claim]) -> list[str]:

@@ -1,6 +1,5 @@
 """What is measured on one network, to judge by it what is said of convolutional networks."""
 
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -29,81 +28,70 @@ from simplecnn.receptive_field.fields import receptive_fields
 SINGLES_OUT = 0.95  # area under the ROC curve of a channel for one class
 
 
-@dataclass
-class Evidence:
-    """What was measured on one network; by layer where it is a dict."""
-
-    exactness: float = 0.0
-    locality: dict[str, float] = field(default_factory=dict)
-    ink: dict[str, NDArray] = field(default_factory=dict)  # trained, untrained: (filters,)
-    consistency: float = 0.0
-    gain: float = 1.0  # of accuracy over naming the most frequent class each time
-    moved_along: dict[str, float] = field(default_factory=dict)  # interior, by one unit
-    left_in_place: dict[str, float] = field(default_factory=dict)  # the same shift
-    pooled: dict[str, tuple[float, float]] = field(default_factory=dict)  # change before, after
-    edges: dict[str, float] = field(default_factory=dict)  # trained, untrained
-    class_share: dict[str, dict[str, float]] = field(default_factory=dict)
-    singled_out: float = 0.0
-    sizes: dict[str, int] = field(default_factory=dict)
-    effective: dict[str, int] = field(default_factory=dict)
-
-    def arrays(self) -> dict[str, NDArray]:
-        """By name, `class_share/trained/conv1` say."""
-
-        def flat(value: Any, name: str) -> dict[str, NDArray]:
-            if not isinstance(value, dict):
-                return {name: np.asarray(value)}
-            return {k: v for key, x in value.items() for k, v in flat(x, f"{name}/{key}").items()}
-
-        return {k: v for name, value in vars(self).items() for k, v in flat(value, name).items()}
+# By measurement: a number for each layer, each filter, or the whole network.
+Evidence = dict[str, dict[str, float]]
 
 
 def gather(subject: Subject, *, num_images: int, seed: int) -> Evidence:
-    """All measurements on one network."""
+    """All measurements on one network. Shares are in percent."""
     images, labels = subject.sample(num_images, seed=seed)
     network, few = subject.network, images[:64]
-    networks = {"trained": network, "untrained": subject.untrained}
     if not convolutions(network):
         raise InputError("claims: this network has no 2-D convolution to judge.")
     right = float((logits(network, images).argmax(1) == labels).float().mean())
-    shares, areas = {}, {}
-    for state, of_state in networks.items():
-        shares[state], areas[state] = class_shares(of_state, images, labels, subject.num_classes)
-    measured = effective_fields(network, few)
     in_theory = receptive_fields(network, tuple(images.shape[1:]))
-    e = Evidence(
-        exactness=exactness(network, images[:8]),
-        locality=locality(network, images[:8], seed=seed),
-        ink={state: ink_share(n, few) for state, n in networks.items()},
-        consistency=consistency(subject, num_images=num_images, seed=seed),
-        gain=right - float(labels.bincount().max() / len(labels)),
-        edges={state: edge_share(n) for state, n in networks.items()},
-        class_share=shares,
-        singled_out=float((areas["trained"] >= SINGLES_OUT).mean()),
-        sizes={name: max(in_theory[name].size) for name in measured},
-        effective={name: field.square(0.95) for name, field in measured.items()},
-    )
-    reach = min(8, min(images.shape[-2:]) // 3)
-    errors = equivariance_errors(network, few, reach=reach)
-    for name in growing(errors):
-        step = int(errors[name].jump)
-        if step == errors[name].jump and step <= reach:
-            e.left_in_place[name] = float(errors[name].unmoved[step])
-            if np.isfinite(errors[name].interior[step]):
-                e.moved_along[name] = float(errors[name].interior[step])
-    modules = dict(network.named_modules())
-    for before, after in pairwise(errors):
-        pools = not isinstance(modules.get(after), nn.Conv2d)
-        if pools and errors[after].jump > errors[before].jump:
-            e.pooled[after] = (float(errors[before].unmoved[1]), float(errors[after].unmoved[1]))
+    measured = effective_fields(network, few)
+    e: Evidence = {
+        "exactness": {"first layer": exactness(network, images[:8])},
+        "locality": locality(network, images[:8], seed=seed),
+        "consistency": {"answers": consistency(subject, num_images=num_images, seed=seed)},
+        # Of accuracy over naming the most frequent class each time.
+        "gain": {"answers": 100 * (right - float(labels.bincount().max() / len(labels)))},
+        "sizes": {name: max(in_theory[name].size) for name in measured},
+        "effective": {name: field.square(0.95) for name, field in measured.items()},
+        **_moved_maps(network, few),
+    }
+    for state, of_state in (("untrained", subject.untrained), ("trained", network)):
+        by_ink = sorted(ink_share(of_state, few), reverse=True)
+        shares, areas = class_shares(of_state, images, labels, subject.num_classes)
+        e[f"ink/{state}"] = {str(i): 100 * float(x) for i, x in enumerate(by_ink, start=1)}
+        e[f"edges/{state}"] = {"first layer": 100 * edge_share(of_state)}
+        e[f"class_share/{state}"] = {name: 100 * share for name, share in shares.items()}
+        e[f"singled_out/{state}"] = {"last": 100 * float((areas >= SINGLES_OUT).mean())}
     return e
 
 
+def _moved_maps(network: nn.Module, images: Tensor) -> Evidence:
+    """How maps change when the image moves: by one unit, compared with the map left in place and
+    moved along (interior only), and by one pixel, before and after each pooling."""
+    reach = min(8, min(images.shape[-2:]) // 3)
+    errors = equivariance_errors(network, images, reach=reach)
+    left, along, before_pooling, pooled = {}, {}, {}, {}
+    for name in growing(errors):
+        step = int(errors[name].jump)
+        if step == errors[name].jump and step <= reach:
+            left[name] = float(errors[name].unmoved[step])
+            if np.isfinite(errors[name].interior[step]):
+                along[name] = float(errors[name].interior[step])
+    modules = dict(network.named_modules())
+    for before, after in pairwise(errors):
+        is_pooling = not isinstance(modules.get(after), nn.Conv2d)
+        if is_pooling and errors[after].jump > errors[before].jump:
+            before_pooling[after] = float(errors[before].unmoved[1])
+            pooled[after] = float(errors[after].unmoved[1])
+    return {
+        "left_in_place": left,
+        "moved_along": along,
+        "before_pooling": before_pooling,
+        "pooled": pooled,
+    }
+
+
 def consistency(subject: Subject, *, num_images: int, seed: int) -> float:
-    """How often two shifts of an image by up to 4 pixels get one answer."""
+    """How often, in percent, two shifts of an image by up to 4 pixels get one answer."""
     images, labels = subject.sample(num_images, seed=seed)
     shifts = measure_shifts(subject.network, images, labels, reach=NEAR)
-    return float(measures(shifts)["consistency"].mean())
+    return 100 * float(measures(shifts)["consistency"].mean())
 
 
 def _first_layer(network: nn.Module, images: Tensor) -> tuple[nn.Conv2d, Tensor]:
@@ -132,8 +120,8 @@ def exactness(network: nn.Module, images: Tensor) -> float:
 
 @torch.no_grad()
 def locality(network: nn.Module, images: Tensor, *, seed: int) -> dict[str, float]:
-    """By convolution: the share of images on which the unit nearest the middle answers the same
-    to the last bit when all pixels outside its receptive field are replaced by noise."""
+    """By convolution: the percentage of images on which the unit nearest the middle answers the
+    same to the last bit when all pixels outside its receptive field are replaced by noise."""
     generator = torch.Generator().manual_seed(seed)
     before, _ = feature_maps(network, images)
     shares = {}
@@ -147,7 +135,7 @@ def locality(network: nn.Module, images: Tensor, *, seed: int) -> dict[str, floa
         other[seen] = images[seen]
         after, _ = feature_maps(network, other)
         same = (before[name][:, :, *unit] == after[name][:, :, *unit]).all(1)
-        shares[name] = float(same.float().mean())
+        shares[name] = 100 * float(same.float().mean())
     return shares
 
 

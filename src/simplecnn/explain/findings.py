@@ -49,6 +49,6 @@ class Findings:
         return path
 
 
-def rounded(values: NDArray) -> list[float | None]:
+def rounded(values: Iterable[float]) -> list[float | None]:
     """Four digits of each, for a JSON file, which knows no NaN."""
     return [None if np.isnan(value) else float(f"{value:.4g}") for value in values]

@@ -33,7 +33,7 @@ def embedding_figure(
     ax.set_aspect("equal", adjustable="datalim")
     style.dress(ax, x="first direction", y="second direction")
     if not short:
-        figure.legend(fontsize=style.NOTE, frameon=False, loc="outside right upper")
+        figure.legend(fontsize=style.NOTE, frameon=False, loc="outside right center")
     num_wrong = int((~right).sum())
     style.head(
         figure, f"{title}\nsign: true class; ring: wrong answer ({num_wrong:,} of {len(labels):,})"

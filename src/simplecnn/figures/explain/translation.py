@@ -67,7 +67,7 @@ def shift_maps_figure(maps: Sequence[ShiftMap], *, near: int, setting: str) -> F
             x="pixels to the right" if index >= len(maps) - columns else "",
             y="pixels down" if index % columns == 0 else "",
         )
-        ticks = sorted({-reach, -reach // 2, 0, reach // 2, reach})
+        ticks = sorted({-reach, -(reach // 2), 0, reach // 2, reach})
         ax.set_xticks(ticks)
         ax.set_yticks(ticks)
         for dy, dx in ((-reach, -reach), (0, reach), (reach, 0), (4, 4)) if single else ():
