@@ -1,7 +1,6 @@
 """Attributions add up, blame what is to blame, and know a map that tells nothing."""
 
 import numpy as np
-import pytest
 import torch
 from looked_at import color_subject, digit_subject
 from torch import nn
@@ -96,12 +95,3 @@ def test_grad_cam_is_that_of_captum(bundled):
     images, targets = subject.images[:3], subject.labels[:3]
     expected = LayerGradCam(network, network.relu2).attribute(images, target=targets)
     torch.testing.assert_close(grad_cam(network, images, targets, "conv2"), expected)
-
-
-def test_without_captum_is_a_sentence(monkeypatch):
-    from simplecnn.errors import InputError
-    from simplecnn.explain import attribution as module
-
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="attribution needs .* Type uv sync --extra explain"):
-        module.check_installed()

@@ -101,6 +101,13 @@ def test_what_cannot_be_had_is_a_sentence(finished_run, tmp_path, monkeypatch):
         config(run, "channels.num_images=0")
 
 
+def test_without_captum_is_a_sentence(finished_run, monkeypatch):
+    monkeypatch.setattr("simplecnn.explain.explanation.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="attribution needs .* Type uv sync --extra explain"):
+        plan(config(f"run={finished_run}"))
+    assert plan(config(f"run={finished_run}", "parts=claims"))[1] == ["claims"]
+
+
 def test_images_of_the_wrong_size(finished_run):
     from simplecnn.explain.subject import load_subject
 

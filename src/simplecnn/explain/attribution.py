@@ -5,8 +5,6 @@ property of the image, not of what was learned. Adebayo et al., "Sanity Checks f
 NeurIPS 2018.
 """
 
-import importlib.util
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,15 +22,6 @@ from simplecnn.table import table
 METHODS = ("integrated gradients", "occlusion", "Grad-CAM")
 NUM_STEPS = 32  # of the path from a black image
 NUM_PERTURBATIONS = 64  # squares blackened for each infidelity
-
-
-def check_installed() -> None:
-    """Raise InputError where Captum is missing."""
-    if importlib.util.find_spec("captum") is None:
-        raise InputError(
-            "parts: attribution needs what a plain installation leaves out. Type "
-            "uv sync --extra explain, or pip install 'simplecnn[explain]'."
-        )
 
 
 def attribution(

@@ -16,6 +16,7 @@ from simplecnn.explain.translation import shifted
 
 SEVERITIES = (1, 2, 3, 4, 5)
 SIDE = 28  # pixels that the lengths below are meant for
+Apply = Callable[[Tensor, float, Generator], Tensor]
 
 
 class Corruption(NamedTuple):
@@ -23,7 +24,7 @@ class Corruption(NamedTuple):
 
     unit: str
     amounts: tuple[float, float, float, float, float]
-    apply: Callable[[Tensor, float, Generator], Tensor]
+    apply: Apply
 
 
 def corrupt(images: Tensor, kind: str, severity: int, *, seed: int) -> Tensor:
@@ -48,18 +49,6 @@ def _shift(images: Tensor, pixels: float, generator: Generator) -> Tensor:
     distance = _length(images, pixels)
     moves = torch.stack([angles.sin(), angles.cos()], 1).mul(distance).round().int().tolist()
     return torch.stack([shifted(image, *move) for image, move in zip(images, moves, strict=True)])
-
-
-def _rotation(images: Tensor, degrees: float, generator: Generator) -> Tensor:
-    return _either_way(images, generator, lambda sign: {"angle": sign * degrees})
-
-
-def _scale(images: Tensor, factor: float, generator: Generator) -> Tensor:
-    return _either_way(images, generator, lambda sign: {"scale": factor**sign})
-
-
-def _shear(images: Tensor, degrees: float, generator: Generator) -> Tensor:
-    return _either_way(images, generator, lambda sign: {"shear": [sign * degrees, 0.0]})
 
 
 def _brightness(images: Tensor, amount: float, generator: Generator) -> Tensor:
@@ -96,18 +85,28 @@ def _length(images: Tensor, pixels: float) -> float:
     return pixels * min(images.shape[-2:]) / SIDE
 
 
-def _either_way(
-    images: Tensor, generator: Generator, options: Callable[[int], dict[str, Any]]
-) -> Tensor:
+def _either_way(options: Callable[[float, int], dict[str, Any]]) -> Apply:
     """Each image is changed by an affine map, one way or the other, by a coin."""
     still = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]}
-    forth, back = (
-        transforms.affine(images, **still | options(sign), interpolation=InterpolationMode.BILINEAR)
-        for sign in (1, -1)
-    )
-    coins = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
-    return torch.where(coins, forth, back)
 
+    def apply(images: Tensor, amount: float, generator: Generator) -> Tensor:
+        forth, back = (
+            transforms.affine(
+                images,
+                **still | options(amount, sign),
+                interpolation=InterpolationMode.BILINEAR,
+            )
+            for sign in (1, -1)
+        )
+        coins = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
+        return torch.where(coins, forth, back)
+
+    return apply
+
+
+_rotation = _either_way(lambda degrees, sign: {"angle": sign * degrees})
+_scale = _either_way(lambda factor, sign: {"scale": factor**sign})
+_shear = _either_way(lambda degrees, sign: {"shear": [sign * degrees, 0.0]})
 
 CORRUPTIONS = {
     "noise": Corruption("standard deviation", (0.1, 0.2, 0.3, 0.4, 0.5), _noise),

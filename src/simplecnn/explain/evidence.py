@@ -68,11 +68,10 @@ def _moved_maps(network: nn.Module, images: Tensor) -> Evidence:
     errors = equivariance_errors(network, images, reach=reach)
     left, along, before_pooling, pooled = {}, {}, {}, {}
     for name in growing(errors):
-        step = int(errors[name].jump)
-        if step == errors[name].jump and step <= reach:
-            left[name] = float(errors[name].unmoved[step])
-            if np.isfinite(errors[name].interior[step]):
-                along[name] = float(errors[name].interior[step])
+        if (step := errors[name].jump) in errors[name].whole_steps:
+            left[name] = float(errors[name].unmoved[int(step)])
+            if np.isfinite(errors[name].interior[int(step)]):
+                along[name] = float(errors[name].interior[int(step)])
     modules = dict(network.named_modules())
     for before, after in pairwise(errors):
         is_pooling = not isinstance(modules.get(after), nn.Conv2d)

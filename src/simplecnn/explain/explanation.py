@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,6 @@ def explain(config: Config) -> Path:
     from simplecnn.figures.style import drawing
 
     configure_lightning_logging()
-    if "attribution" in parts:
-        from simplecnn.explain.attribution import check_installed
-
-        check_installed()
     subjects: list[Subject] = [
         load_subject(run, checkpoint, data=config.get("data"), values=values)
         for run, checkpoint, values in runs
@@ -109,7 +106,7 @@ def explain(config: Config) -> Path:
 def _parts(asked: Any, *, several: bool) -> list[str]:
     comparing = [part for part, (_, compares) in PARTS.items() if compares]
     if asked == "all":
-        return comparing if several else list(PARTS)
+        asked = comparing if several else list(PARTS)
     names = asked if isinstance(asked, list) else [asked]
     unknown = [name for name in names if name not in PARTS]
     if unknown or not names:
@@ -118,6 +115,11 @@ def _parts(asked: Any, *, several: bool) -> list[str]:
     single = [name for name in names if name not in comparing]
     if single and several:
         raise InputError(f"parts: {', '.join(single)} look at one network: name a single run=….")
+    if "attribution" in names and find_spec("captum") is None:
+        raise InputError(
+            "parts: attribution needs what a plain installation leaves out. Type "
+            "uv sync --extra explain, or pip install 'simplecnn[explain]'."
+        )
     return [part for part in PARTS if part in names]
 
 

@@ -292,15 +292,11 @@ def _lines(
     lines = [f"{setting}; moved: shifts of up to {NEAR} pixels to either side"]
     lines += table(rows).splitlines()
     for title, errors in layers.items():
-        at_whole_steps = {
-            name: errors[name].interior[:: int(errors[name].jump)]
-            for name in growing(errors)
-            if errors[name].jump == int(errors[name].jump)
-        }
+        interior = {n: errors[n].interior[errors[n].whole_steps] for n in growing(errors)}
         exact = [
             f"{name} {np.nanmax(error):.0e}"
-            for name, error in at_whole_steps.items()
-            if np.isfinite(error[1:]).any()
+            for name, error in interior.items()
+            if np.isfinite(error).any()
         ]
         if exact:
             of = f"{title}: " if title else ""

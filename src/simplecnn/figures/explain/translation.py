@@ -39,6 +39,11 @@ class LayerError:
     unmoved: NDArray  # against the map left where it was: 0 would be invariance
     num_interior: NDArray | None = None  # (reach + 1,) positions
 
+    @property
+    def whole_steps(self) -> list[int]:
+        """The shifts by whole units, from the first one on."""
+        return [shift for shift in range(1, len(self.unmoved)) if shift % self.jump == 0]
+
 
 def shift_maps_figure(maps: Sequence[ShiftMap], *, near: int, setting: str) -> Figure:
     """One map a network on one scale from 0; beyond the white line more than 1 % of ink is lost."""
@@ -96,7 +101,6 @@ def layers_figure(errors: Mapping[str, LayerError], *, title: str, num_networks:
         ax.set_axis_off()
     for index, (ax, (name, error)) in enumerate(zip(grid.flat, errors.items(), strict=False)):
         shifts = np.arange(len(error.all_units))
-        steps = shifts[shifts % float(error.jump) == 0]
         for values, color, marker, label in (
             (error.unmoved, COLORS[1], "^", "map as it was (0: invariant)"),
             (error.all_units, COLORS[5], "s", "map moved along, with borders (0: equivariant)"),
@@ -104,7 +108,7 @@ def layers_figure(errors: Mapping[str, LayerError], *, title: str, num_networks:
         ):
             ax.plot(
                 shifts, np.maximum(values, FLOOR), marker, ls="-", color=color, lw=1.1, ms=4,
-                markevery=steps.tolist(), label=label if index == 0 else None,
+                markevery=[0, *error.whole_steps], label=label if index == 0 else None,
             )  # fmt: skip
         ax.set_yscale("log")
         ax.set(ylim=(FLOOR / 2, 5))
