@@ -143,13 +143,14 @@ def record_channels(
         peaks, places, _ = extremes[name]
         best = peaks.argsort(dim=0, descending=True, stable=True)[:NUM_BEST]
         peak_at = places.gather(0, best).T.numpy()
+        low, high = ends[name]
         of_channels = zip(
             convolutions(network)[name].weight.detach().numpy(),
             best.T.numpy(),
             peaks.gather(0, best).T.numpy(),
             np.stack(np.divmod(peak_at, widths[name]), -1),
             means[name].numpy(),
-            np.linspace(*(end.numpy() for end in ends[name]), NUM_BINS + 1, axis=1),
+            np.linspace(low.numpy(), high.numpy(), NUM_BINS + 1, axis=1),
             counts[name].numpy(),
             strict=True,
         )

@@ -285,7 +285,7 @@ def _lines(
     setting: str,
 ) -> list[str]:
     head = "in %, with 95 % intervals", "accuracy unmoved", "accuracy moved", "consistency"
-    rows = [(*head, "interval over")]
+    rows: list[tuple[str, ...]] = [(*head, "interval over")]
     for title, measures in measured.items():
         numbers = [interval_over(shares).text(factor=100) for shares in measures.values()]
         rows.append((title or "this network", *numbers, over(measures["accuracy"])))
