@@ -55,7 +55,7 @@ def test_what_is_not_a_run_is_named(tmp_path, monkeypatch):
     (folder.path / "run.json").write_text("{")
     with pytest.raises(InputError, match="run.json is damaged"):
         RunDirectory.open(folder.path)
-    write_json(folder.path / "run.json", {})
+    write_json(folder.path / "run.json", {"status": "finished"})
     (folder.path / "config.yaml").write_text("a: [")
     with pytest.raises(InputError, match="config.yaml cannot be read: "):
         RunDirectory.open(folder.path).config()

@@ -45,14 +45,11 @@ class RunDirectory(LockedDirectory):
     """The folder of one run, and its record `run.json`, which every `update` writes at once."""
 
     kind = "run"
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For a process that DDP spawns: the claim stays here."""
-        return {"path": self.path, "record": self.record}
+    writes = True  # False in the further processes of a run
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any]) -> "RunDirectory":
-        """Claim `path` for a new run. Raises InputError where a run already lies there."""
+        """Lock `path` for a new run. Raises InputError where a run already lies there."""
         folder = cls(path)
         folder.lock()
         if (folder.path / RECORD).exists():
@@ -140,20 +137,15 @@ class RunDirectory(LockedDirectory):
         if folder.path.is_file():
             raise InputError(f"{key}={path}: this is a file, name the folder of a run.")
         if not folder.path.is_dir():
-            raise InputError(
-                f"{key}={path}: there is no such folder.{_recent_runs(folder.path, key)}"
-            )
+            raise InputError(f"{key}={path}: there is no such folder.{_newest_run(key)}")
         for name in (CONFIG, RECORD):
             if not (folder.path / name).is_file():
                 raise InputError(
-                    f"{key}={path}: not a run of simplecnn, {name} is missing."
-                    f"{_recent_runs(folder.path, key)}"
+                    f"{key}={path}: not a run of simplecnn, {name} is missing.{_newest_run(key)}"
                 )
-        try:
-            folder.record = json.loads((folder.path / RECORD).read_text(encoding="utf-8"))
-            assert isinstance(folder.record, dict)
-        except (OSError, ValueError, AssertionError, RecursionError):
-            raise InputError(f"{key}={path}: {RECORD} is damaged (not a JSON object).") from None
+        folder.record = read_record(folder.path)
+        if not folder.record:
+            raise InputError(f"{key}={path}: {RECORD} is damaged (not a JSON object).")
         return folder
 
     def config(self) -> dict[str, Any]:
@@ -177,9 +169,7 @@ class RunDirectory(LockedDirectory):
             mine = self.config()
         except InputError:
             return False
-        given = OmegaConf.to_container(OmegaConf.create(dict(config)))
-        assert isinstance(given, dict)
-        return _placed(mine, "") == _placed({str(k): v for k, v in given.items()}, "")
+        return bool(_placed(mine, "") == _placed(config, ""))
 
     def last_checkpoint(self) -> Path | None:
         """The last state that was saved, if one was."""
@@ -211,7 +201,8 @@ class RunDirectory(LockedDirectory):
     def update(self, **entries: Any) -> None:
         """Add entries to the record and write it, so that a reader never sees half a file."""
         self.record |= entries
-        write_json(self.path / RECORD, self.record)
+        if self.writes:
+            write_json(self.path / RECORD, self.record)
 
     def _remove_temporary_files(self) -> None:
         """Remove what a process that was killed while it wrote has left."""
@@ -320,10 +311,7 @@ def git_revision() -> dict[str, Any] | None:
         return None
 
 
-def _recent_runs(near: Path, key: str) -> str:
-    """A hint that names the newest run below the same top folder, where there is one."""
-    top = Path(near.parts[0]) if near.parts else Path("outputs")
-    if near.is_absolute() or not top.is_dir():
-        top = Path("outputs")
-    records = sorted(top.glob(f"*/*/{RECORD}"), key=lambda p: p.stat().st_mtime)
+def _newest_run(key: str) -> str:
+    """A hint that names the newest run here, where there is one."""
+    records = sorted(Path("outputs").glob(f"*/*/{RECORD}"), key=lambda p: p.stat().st_mtime)
     return f" The newest run here: {key}={records[-1].parent}" if records else ""

@@ -19,6 +19,7 @@ from simplecnn.callbacks.health import Health
 from simplecnn.callbacks.history import History
 from simplecnn.callbacks.image_callback import log_spaced
 from simplecnn.callbacks.mistakes import Mistakes
+from simplecnn.checkpoint_file import read_checkpoint
 from simplecnn.config.build import build
 from simplecnn.data.batches import Batches
 from simplecnn.models.activations import feature_maps
@@ -72,23 +73,46 @@ def test_the_filter_history_runs_from_the_first_weights_to_the_last(finished_run
 def test_mistakes_are_those_of_the_network(finished_run, last):
     _, images, labels, logits = last
     taken = logits.argmax(1)
-    history = arrays(finished_run, "mistakes_val_history")
-    assert history["step"].tolist() == [8, 16]
-    np.testing.assert_array_equal(history["predictions"][-1], taken)
-    np.testing.assert_array_equal(history["wrong"][-1], taken != labels)
+    checkpoint = read_checkpoint(finished_run / "checkpoints" / "last.ckpt")
+    answers = checkpoint["callbacks"]["Mistakes"]
+    assert torch.equal(answers["predictions"], taken.int())
+    assert torch.equal(answers["wrong"], taken != labels)
     shown = arrays(finished_run, "mistakes_val_epoch=002_step=000016")
     confidence = torch.where(taken != labels, logits.softmax(1).amax(1), -1.0)
     worst = confidence.sort(descending=True, stable=True).indices[:40]
     np.testing.assert_allclose(shown["probabilities"][:, 0], confidence[worst], rtol=1e-5)
     for key, whole in [("images", images), ("labels", labels)]:
         np.testing.assert_array_equal(shown[key], whole[shown["places"]])
-    before, now = history["wrong"]
-    np.testing.assert_array_equal(shown["new"], ~before[shown["places"]])
-    assert shown["compared"] and shown["num_wrong"] == now.sum()
-    assert shown["num_new"] == (now & ~before).sum()
-    assert shown["num_fixed"] == (before & ~now).sum()
     first = arrays(finished_run, "mistakes_val_epoch=001_step=000008")
-    assert not first["compared"]
+    assert shown["compared"] and not first["compared"]
+    assert shown["num_wrong"] == (taken != labels).sum()
+    assert shown["num_wrong"] - shown["num_new"] + shown["num_fixed"] == first["num_wrong"]
+    assert not shown["new"][np.isin(shown["places"], first["places"])].any()
+
+
+def test_mistakes_are_compared_with_those_of_the_pass_before(tmp_path):
+    """Six images of three classes, in two batches."""
+    labels, images = torch.tensor([0, 1, 2, 0, 1, 2]), torch.zeros(6, 1, 2, 2)
+
+    def validate(callback, predictions):
+        certain = torch.arange(6)[:, None] + 1.0  # the later an image, the surer
+        logits = nn.functional.one_hot(torch.tensor(predictions), 3) * certain
+        for part in (slice(0, 4), slice(4, 6)):
+            callback.add(logits[part], images[part], labels[part])
+        callback.finish()
+        return {key: value.tolist() for key, value in callback._shown.items()}
+
+    mistakes = Mistakes(str(tmp_path), number=2)
+    shown = validate(mistakes, [1, 1, 2, 1, 0, 2])  # wrong: 0, 3, 4
+    assert shown["places"] == [4, 3] and not shown["compared"]
+    resumed = Mistakes(str(tmp_path), number=2)
+    resumed.load_state_dict(mistakes.state_dict())
+    for callback in (mistakes, resumed):
+        shown = validate(callback, [0, 1, 0, 1, 1, 0])  # wrong: 2, 3, 5
+        assert shown["places"] == [5, 3] and shown["new"] == [True, False]
+        assert [c[0] for c in shown["classes"]] == [0, 1] and shown["labels"] == [2, 0]
+        counts = [shown[f"num_{name}"] for name in ("images", "wrong", "new", "fixed")]
+        assert counts == [6, 3, 2, 2] and shown["compared"]
 
 
 def test_confusion_counts_the_validation_images(finished_run, last):
@@ -96,8 +120,8 @@ def test_confusion_counts_the_validation_images(finished_run, last):
     confusion = arrays(finished_run, "confusion_val")
     expected = np.zeros((10, 10), int)
     np.add.at(expected, (labels.numpy(), logits.argmax(1).numpy()), 1)
-    assert confusion["counts"].shape == (2, 10, 10)
-    np.testing.assert_array_equal(confusion["counts"][-1], expected)
+    np.testing.assert_array_equal(confusion["counts"], expected)
+    assert confusion["step"] == 16
 
 
 def test_health_is_that_of_all_validation_images(finished_run, last):
@@ -163,8 +187,7 @@ def test_a_history_goes_on_where_the_run_does(tmp_path):
         history.add(step, value=[step, 10.0 * step])
     history.add(3, late=7.0)
     history.save()
-    again = History(tmp_path / "h.npz")
-    again.resume(2)
+    again = History(tmp_path / "h.npz", 2)
     assert again.arrays()["step"].tolist() == [1, 2]
     again.add(3, value=[5, 5])
     stacked = again.arrays()
@@ -271,26 +294,7 @@ def test_any_network_with_convolutions(network, shape, num_classes, layers, tmp_
     for layer in layers:
         assert {f"filter_history_{layer}.png", f"maps_{layer}_epoch=001_step=000003.npz"} <= names
     confusion = np.load(tmp_path / "images" / "confusion_val.npz")["counts"]
-    assert confusion.sum() == 20 and confusion.shape == (1, num_classes, num_classes)
-
-
-def test_health_numbers_in_tensorboard(tmp_path, monkeypatch):
-    monkeypatch.setattr("simplecnn.models.classifier.build", lambda *_, **__: Residual())
-    module = Classifier({"_target_": "none"})
-    monkeypatch.undo()
-    logger = pl.loggers.TensorBoardLogger(tmp_path, name="", version="")
-    trainer = pl.Trainer(
-        accelerator="cpu", max_epochs=1, logger=logger, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
-        callbacks=[Health(str(tmp_path / "images"), 0, 1, scalars=True)],
-    )  # fmt: skip
-    trainer.fit(module, RandomData((1, 20, 24), 7))
-    shown = events(tmp_path)
-    numbers = arrays(tmp_path, "health_activity") | arrays(tmp_path, "health_gradients")
-    for tag, key, layer in (("zeros/stem", "zeros", 0), ("mean/head", "mean", 2),
-                            ("gradient_norm/body", "norm", 1)):  # fmt: skip
-        assert shown[f"health/{tag}"] == [(3, pytest.approx(numbers[key][0, layer]))]
-    assert "health/dead/head" not in shown  # logits are not rectified
+    assert confusion.sum() == 20 and confusion.shape == (num_classes, num_classes)
 
 
 def test_a_run_without_validation_has_the_pictures_that_need_none(tmp_path):
@@ -394,10 +398,10 @@ def test_pictures_say_which_validation_they_show(rhythm, tmp_path, monkeypatch):
 
     original = confusion.confusion_figure
     monkeypatch.setattr(confusion, "confusion_figure", listening)
-    words = ["logger=csv", "callbacks.mistakes.every_n_epochs=1", *words]
+    words = ["callbacks=[mistakes,confusion,curves,health]", "logger=csv",
+             "callbacks.mistakes.every_n_epochs=1", *words]  # fmt: skip
     train(compose_run(tmp_path / "run", *words), tmp_path / "run")
-    for name in ("confusion_val", "mistakes_val_history"):
-        assert arrays(tmp_path / "run", name)["step"].tolist() == passes
+    assert arrays(tmp_path / "run", "confusion_val")["step"] == passes[-1]
     shown = sorted((tmp_path / "run" / "images").glob("mistakes_val_epoch=*.png"))
     assert [int(path.stem.rpartition("=")[2]) for path in shown] == drawn
     epochs = arrays(tmp_path / "run", "curves_epochs")

@@ -211,12 +211,11 @@ NAMES = ["plain", "it's", 'a "quote"', "two words", "a=b", "a,b", "[a]", "{a}", 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_words_carry_any_name_through_hydra(name, tmp_path, monkeypatch):
-    from simplecnn.training.run import Run
+    from simplecnn.training.summary import how_to_resume
 
     monkeypatch.chdir(tmp_path)
     directory = RunDirectory(f"outputs/{name}")
-    run = Run({}, directory=directory)
-    *_, printed = shlex.split(run.how_to_resume().splitlines()[-1])
+    *_, printed = shlex.split(how_to_resume(directory).splitlines()[-1])
     for text in (word("hydra.run.dir", f"outputs/{name}"), printed):
         value = compose_config("train", [text])
         assert value["paths"]["output_dir"] == str(Path("outputs", name).absolute())

@@ -94,13 +94,13 @@ CHECKPOINTS = "callbacks=[checkpoint,progress]"
 FIRST_IS_BEST = ["monitor=val/loss", "mode=max"]  # the loss falls
 KINDS = {
     "max_steps": [CHECKPOINTS, "+trainer.max_steps=20", "model/scheduler=one_cycle"],
-    "no monitor": ["callbacks=[checkpoint,progress,filters]", "monitor=null"],
-    "the first epoch is the best": [CHECKPOINTS, *FIRST_IS_BEST],
-    "gradients of two batches": [CHECKPOINTS, "+trainer.accumulate_grad_batches=2"],
+    "no monitor, gradients of two batches": [
+        CHECKPOINTS, "monitor=null", "+trainer.accumulate_grad_batches=2"],
+    "the first epoch is the best, validation within the epoch": [
+        CHECKPOINTS, *FIRST_IS_BEST, "+trainer.val_check_interval=3"],
     "a schedule of accumulation": [
         CHECKPOINTS, f"+callbacks.schedule={{_target_:{CALLBACKS}.GradientAccumulationScheduler,"
         "scheduling:{0:1,1:2}}"],
-    "validation within the epoch": [CHECKPOINTS, "+trainer.val_check_interval=3"],
     "averages of epochs": [
         CHECKPOINTS, f"+callbacks.swa={{_target_:{CALLBACKS}.StochasticWeightAveraging,"
         "swa_lrs:0.01,swa_epoch_start:2,annealing_epochs:2}"],
@@ -151,12 +151,17 @@ def log_of(folder: Path) -> str:
     return path.read_text() if path.exists() else "no log"
 
 
-def whole_run(folder: Path, *words: str) -> Story:
-    """A run that nobody interrupts; its configuration and its seconds lie beside it."""
+def configure(folder: Path, *words: str) -> None:
+    """Put the configuration of a run beside its directory."""
     if not any(word.startswith("trainer.max_epochs") for word in words):
         words = (*words, "trainer.max_epochs=3")
     network = [] if "model=lenet" in words else ["model.network.hidden=16"]
     folder.with_suffix(".yaml").write_text(yaml.safe_dump(compose_run(folder, *network, *words)))
+
+
+def whole_run(folder: Path, *words: str) -> Story:
+    """A run that nobody interrupts; its configuration and its seconds lie beside it."""
+    configure(folder, *words)
     start = time.monotonic()
     assert (yield begin(folder, folder)) == 0, log_of(folder)
     folder.with_suffix(".seconds").write_text(str(time.monotonic() - start))
@@ -176,6 +181,15 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def whole(recipes: dict[str, Path]) -> Path:
     return recipes["dropout, elastic, one-cycle"]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run without pictures, whose first epoch is the best."""
+    folder = tmp_path_factory.mktemp("plain") / "whole"
+    side_by_side([whole_run(folder, CHECKPOINTS, *FIRST_IS_BEST)])
+    assert record_of(folder)["best"]["epoch"] == 1
+    return folder
 
 
 def record_of(folder: Path) -> dict[str, Any]:
@@ -272,80 +286,97 @@ def in_a_step(number: int, signum: int = signal.SIGKILL) -> Trouble:
     return at_call(Classifier, "training_step", number, signum)
 
 
-def killed_and_resumed(folder: Path, whole: Path, trouble: Trouble, what: str) -> Story:
-    assert (yield begin(folder, whole, trouble)) == -signal.SIGKILL, (what, log_of(folder))
-    assert (yield begin(folder, whole)) == 0, (what, log_of(folder))
+def killed_and_resumed(folder: Path, whole: Path, troubles: dict[str, Trouble]) -> Story:
+    """Kill a run in one place, what is resumed of it in the next, and let the rest finish.
+
+    The places lie one behind the other in the run: what a kill has spoiled is there at the end.
+    """
+    for place, trouble in troubles.items():
+        assert (yield begin(folder, whole, trouble)) == -signal.SIGKILL, (place, log_of(folder))
+    assert (yield begin(folder, whole)) == 0, (list(troubles), log_of(folder))
     try:
         assert_is(folder, whole)
     except AssertionError as error:
-        raise AssertionError(f"{what}: {error}") from error
+        raise AssertionError(f"{list(troubles)}: {error}") from error
 
 
 @pytest.mark.long
 def test_a_run_killed_at_any_moment_is_resumed(recipes, tmp_path, proves):
-    """Moments drawn by chance, five for each recipe, of which one is killed once more."""
+    """Five moments drawn by chance for each recipe, in one run after the other."""
     rng = random.Random(6)
-    kills = []
+    kills: list[float] = []
 
-    def story(number: int, name: str, share: float) -> Story:
-        whole, folder = recipes[name], tmp_path / str(number)
+    def story(name: str) -> Story:
+        whole, num_kills, num_runs = recipes[name], 0, 0
         seconds = float(whole.with_suffix(".seconds").read_text())
-        for times in range(2 if number < len(RECIPES) else 1):
-            moment = share * seconds * 0.6**times
-            while (code := (yield begin(folder, whole, at_time(moment)))) == 0:
-                moment /= 2  # it was faster than the whole run had been
-                shutil.rmtree(folder)
-            assert code == -signal.SIGKILL, log_of(folder)
-            kills.append(moment)
-        assert (yield begin(folder, whole)) == 0, log_of(folder)
-        try:
-            assert_is(folder, whole)
-        except AssertionError as error:
-            raise AssertionError(f"{name}, killed after {moment:.2f} s: {error}") from error
+        moments = [rng.uniform(0.1, 0.6) * seconds for _ in range(NUM_KILLS // len(RECIPES))]
+        while num_kills < len(moments):
+            folder = tmp_path / f"{whole.name}-{num_runs}"
+            num_runs += 1
+            code, before = -signal.SIGKILL, num_kills
+            while code == -signal.SIGKILL:
+                trouble = at_time(moments[num_kills]) if num_kills < len(moments) else None
+                code = yield begin(folder, whole, trouble)
+                if code == -signal.SIGKILL:
+                    kills.append(moments[num_kills])
+                    num_kills += 1
+            assert code == 0, log_of(folder)
+            if num_kills == before:  # it was faster than the whole run had been
+                moments = [moment / 2 for moment in moments]
+            try:
+                assert_is(folder, whole)
+            except AssertionError as error:
+                killed = kills[before:]
+                raise AssertionError(f"{name}, killed after {killed} s: {error}") from error
 
-    names = list(RECIPES) * (NUM_KILLS // len(RECIPES))
-    side_by_side(story(n, name, rng.uniform(0.1, 0.9)) for n, name in enumerate(names))
+    side_by_side(story(name) for name in RECIPES)
+    assert len(kills) == NUM_KILLS
     proves(
         "Nothing is lost",
         "A run that is killed (SIGKILL) is resumed, and its weights, optimizer, schedule, metrics, "
         "pictures, CSV and TensorBoard files are those of a run that never stopped, bit for bit.",
         moments_drawn_by_chance=NUM_KILLS,
         recipes=len(RECIPES),
-        kills_survived=len(kills),
     )
 
 
-PLACES = {
-    "in an epoch, before anything was saved": in_a_step(3),
-    "in an epoch": in_a_step(13),
-    "in a validation": at_call(Classifier, "validation_step", 12),
-    "in a picture, before it is drawn": at_call(image_callback, "encode_png", 3),
-    "in a picture, before it is written": at_call(image_callback, "atomic_write", 2),
-    "in the final pictures": at_call(ImageCallback, "on_train_end", 2),
-    "in a checkpoint, half written": in_a_checkpoint(2, "half"),
-    "in a checkpoint, before it is renamed": in_a_checkpoint(2, "written"),
-    "in the first checkpoint": in_a_checkpoint(1, "half"),
-    "after a checkpoint was renamed": in_a_checkpoint(2, "renamed"),
-    "in the best checkpoint, half written": in_a_checkpoint(2, "half", "best"),
-    "after the best checkpoint was renamed": in_a_checkpoint(1, "renamed", "best"),
-    "in the last checkpoint": in_a_checkpoint(3, "half"),
-    "after the last checkpoint": in_a_checkpoint(3, "renamed"),
-    "in the test": at_call(Classifier, "test_step", 2),
-    "in the record, at the end": at_call(run.Run, "record", 1),
-}
+# Two runs; counts begin anew in each process.
+PLACES: list[dict[str, Trouble]] = [
+    {
+        "in an epoch, before anything was saved": in_a_step(3),
+        "in the first checkpoint": in_a_checkpoint(1, "half"),
+        "in an epoch": in_a_step(13),
+        "in a checkpoint, half written": in_a_checkpoint(1, "half"),
+        "in a checkpoint, before it is renamed": in_a_checkpoint(1, "written"),
+        "after a checkpoint was renamed": in_a_checkpoint(1, "renamed"),
+        "in the last checkpoint": in_a_checkpoint(1, "half"),
+        "after the last checkpoint": in_a_checkpoint(1, "renamed"),
+        "in the test": at_call(Classifier, "test_step", 2),
+        "in the record, at the end": at_call(run.Run, "record", 1),
+    },
+    {
+        "after the best checkpoint was renamed": in_a_checkpoint(1, "renamed", "best"),
+        "in a picture, before it is drawn": at_call(image_callback, "encode_png", 2),
+        "in a validation": at_call(Classifier, "validation_step", 12),
+        "in the best checkpoint, half written": in_a_checkpoint(1, "half", "best"),
+        "in a picture, before it is written": at_call(image_callback, "atomic_write", 1),
+        "in the final pictures": at_call(ImageCallback, "on_train_end", 2),
+    },
+]
 
 
 @pytest.mark.long
 def test_a_run_killed_in_the_worst_places_is_resumed(whole, tmp_path, proves):
     side_by_side(
-        killed_and_resumed(tmp_path / str(number), whole, trouble, place)
-        for number, (place, trouble) in enumerate(PLACES.items())
+        killed_and_resumed(tmp_path / str(number), whole, places)
+        for number, places in enumerate(PLACES)
     )
-    counts = [sum(f"in {kind}" in p for p in PLACES) for kind in ("a checkpoint", "a picture")]
+    names = [place for places in PLACES for place in places]
+    counts = [sum(f"in {kind}" in p for p in names) for kind in ("a checkpoint", "a picture")]
     proves(
         "Nothing is lost",
         "The same where it is hardest: in the writing of a checkpoint, in a picture, in the test.",
-        kills_survived=len(PLACES),
+        kills_survived=len(names),
         in_the_writing_of_a_checkpoint=counts[0],
         in_a_picture=counts[1],
     )
@@ -356,13 +387,10 @@ def test_every_kind_of_run_is_resumed_exactly(kind, tmp_path, proves):
     """Killed after the first finished epoch, and in the third."""
     whole = tmp_path / "whole"
     side_by_side([whole_run(whole, *KINDS[kind])])
-    moments = {"saved": in_a_checkpoint(1, "renamed"), "third": in_a_step(2 * STEPS + 2)}
-    side_by_side(
-        killed_and_resumed(tmp_path / moment, whole, trouble, moment)
-        for moment, trouble in moments.items()
-    )
+    troubles = {"saved": in_a_checkpoint(1, "renamed"), "third": in_a_step(STEPS + 2)}
+    side_by_side([killed_and_resumed(tmp_path / "run", whole, troubles)])
     promise = f"A killed run is resumed exactly, with: {kind}."
-    proves("Nothing is lost", promise, kills_survived=len(moments))
+    proves("Nothing is lost", promise, kills_survived=len(troubles))
 
 
 def test_a_run_that_early_stopping_has_stopped_trains_no_further(recipes, tmp_path):
@@ -379,27 +407,24 @@ def test_a_run_that_early_stopping_has_stopped_trains_no_further(recipes, tmp_pa
 
 def test_a_timer_counts_what_was_spent_before(tmp_path):
     """Killed in the second epoch, with an hour on the clock: the resumed run is at its end."""
-    whole, folder = tmp_path / "whole", tmp_path / "run"
+    folder = tmp_path / "run"
     timer = f"+callbacks.timer={{_target_:{CALLBACKS}.Timer,duration:{{hours:1}}}}"
-    side_by_side([whole_run(whole, CHECKPOINTS, timer)])
-    assert record_of(whole)["num_epochs"] == 3
-    assert ended(begin(folder, whole, in_a_step(STEPS + 2))) == -signal.SIGKILL
+    configure(folder, CHECKPOINTS, timer)
+    assert ended(begin(folder, folder, in_a_step(STEPS + 2))) == -signal.SIGKILL
     last = folder / "checkpoints" / "last.ckpt"
     content = read_checkpoint(last)
     elapsed = content["callbacks"]["Timer"]["time_elapsed"]
     assert 0 < elapsed["train"] < 600
     elapsed["train"] = 3600.0
     torch.save(content, last)
-    assert ended(begin(folder, whole)) == 0, log_of(folder)
+    assert ended(begin(folder, folder)) == 0, log_of(folder)
     assert record_of(folder)["num_epochs"] < 3
     assert record_of(folder)["ended"].endswith(": max_time is over")
 
 
-def test_a_run_that_was_moved_is_resumed_and_keeps_its_best(tmp_path):
-    whole, folder, moved = (tmp_path / name for name in ("whole", "a", "moved here"))
-    side_by_side([whole_run(whole, CHECKPOINTS, *FIRST_IS_BEST)])
-    assert record_of(whole)["best"]["epoch"] == 1
-    assert ended(begin(folder, whole, in_a_step(2 * STEPS + 2))) == -signal.SIGKILL
+def test_a_run_that_was_moved_is_resumed_and_keeps_its_best(plain, tmp_path):
+    folder, moved = (tmp_path / name for name in ("a", "moved here"))
+    assert ended(begin(folder, plain, in_a_step(2 * STEPS + 2))) == -signal.SIGKILL
     folder.rename(moved)
     (moved.with_suffix(".log")).touch()
     directory = RunDirectory.to_resume(moved)
@@ -407,7 +432,7 @@ def test_a_run_that_was_moved_is_resumed_and_keeps_its_best(tmp_path):
     assert config["paths"]["output_dir"] == str(moved)
     child = fork(lambda: train(config, moved, resume=True, requested=True), tmp_path / "log")
     assert ended(child) == 0
-    assert_is(moved, whole)
+    assert_is(moved, plain)
     with pytest.raises(InputError, match="this run is finished. To train on from its end, type"):
         RunDirectory.to_resume(moved)
 
@@ -426,8 +451,8 @@ def test_two_processes_end_with_their_head_and_are_resumed_exactly(tmp_path, pro
              "model.network.dropout=0.5", "model.network.hidden=16", "test=false"]  # fmt: skip
     whole, longer, folder = (tmp_path / name for name in ("whole", "longer", "killed"))
     side_by_side([whole_run(whole, *words, "trainer.max_epochs=2")])
-    config = compose_run(longer, *words, "trainer.max_epochs=9")
-    longer.with_suffix(".yaml").write_text(yaml.safe_dump(config))
+    # Forked, for processes that are spawned import everything.
+    configure(longer, *words, "trainer.max_epochs=9", "trainer.strategy=ddp_fork")
 
     head = begin(folder, longer)
     last = folder / "checkpoints" / "last.ckpt"
@@ -462,14 +487,14 @@ def test_two_processes_end_with_their_head_and_are_resumed_exactly(tmp_path, pro
 # Disks and files.
 
 
-def test_no_checkpoint_goes_by_the_temporary_folder(whole, tmp_path):
+def test_no_checkpoint_goes_by_the_temporary_folder(plain, tmp_path):
     """It may be another file system, from which a file is not moved at once."""
 
     def trouble() -> None:
         tempfile.tempdir = str(tmp_path / "there is no such folder")
 
-    assert ended(begin(tmp_path / "run", whole, trouble)) == 0, log_of(tmp_path / "run")
-    assert_is(tmp_path / "run", whole)
+    assert ended(begin(tmp_path / "run", plain, trouble)) == 0, log_of(tmp_path / "run")
+    assert_is(tmp_path / "run", plain)
 
 
 def before_saving(number: int, what: Callable[[Path], object]) -> Trouble:
@@ -489,17 +514,16 @@ def before_saving(number: int, what: Callable[[Path], object]) -> Trouble:
     return trouble
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, proves):
-    """No file may be larger than 50 kB, from the first checkpoint on, or from the fourth on."""
+def test_a_full_disk_leaves_the_checkpoint_before(plain, tmp_path, proves):
+    """No file may be larger than 50 kB, from the first checkpoint on, or from the third on."""
 
     def fill(path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 
-    whole, there = tmp_path / "whole", []
-    side_by_side([whole_run(whole, CHECKPOINTS)])
-    for number in (1, 4):
+    there = []
+    for number in (1, 3):
         folder = tmp_path / str(number)
-        assert ended(begin(folder, whole, before_saving(number, fill))) == 1, log_of(folder)
+        assert ended(begin(folder, plain, before_saving(number, fill))) == 1, log_of(folder)
         record = record_of(folder)
         assert record["status"] == "failed"
         assert record["error"].startswith("RunError: ")
@@ -508,19 +532,19 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, proves):
     assert there == [[], ["best.ckpt", "last.ckpt"]]
     assert record["error"].endswith("The one before it is intact.")
     RunDirectory.to_resume(folder)
-    assert ended(begin(folder, whole)) == 0
-    assert_is(folder, whole)
+    assert ended(begin(folder, plain)) == 0
+    assert_is(folder, plain)
     proves("Nothing is lost", "A disk that is full leaves the checkpoint before.", failures=2)
 
 
-def test_a_folder_that_becomes_read_only_leaves_the_checkpoint_before(whole, proves):
+def test_a_folder_that_becomes_read_only_leaves_the_checkpoint_before(plain, proves):
     def close(path: Path) -> None:
         path.parent.chmod(0o555)
         as_nobody(folder)  # only now: nobody may be kept out of the packages' folder
 
     with open_folder() as place:
         folder = place / "run"
-        assert ended(begin(folder, whole, before_saving(4, close))) == 1, log_of(folder)
+        assert ended(begin(folder, plain, before_saving(3, close))) == 1, log_of(folder)
         error = record_of(folder)["error"]
         assert error.startswith("RunError: ")
         assert error.endswith(
@@ -529,8 +553,8 @@ def test_a_folder_that_becomes_read_only_leaves_the_checkpoint_before(whole, pro
         assert [p.name for p in sorted(folder.glob("checkpoints/*"))] == ["best.ckpt", "last.ckpt"]
         (folder / "checkpoints").chmod(0o755)
         RunDirectory.to_resume(folder)
-        assert ended(begin(folder, whole)) == 0
-        assert_is(folder, whole)
+        assert ended(begin(folder, plain)) == 0
+        assert_is(folder, plain)
     proves("Nothing is lost", "A read-only folder leaves the checkpoint before.", failures=1)
 
 
@@ -596,26 +620,27 @@ def test_a_signal_ends_a_run_and_tells_how_to_resume(
     monkeypatch.setattr("sys.argv", ["scripts/train.py", "seed=3"])
     monkeypatch.delenv("UV", raising=False)
     signum = getattr(signal, name)
-    places = {
-        "step": in_a_step(STEPS + 3, signum),
-        "picture": at_call(ImageCallback, "on_train_epoch_end", 3, signum),
-        "validation": at_call(Classifier, "validation_step", 12, signum),
+    places = {  # one after the other, in one run
+        "in a step of the second epoch": in_a_step(STEPS + 3, signum),
+        "in a validation": at_call(Classifier, "validation_step", 2, signum),
+        "in a picture": at_call(ImageCallback, "epoch_done", 1, signum),
     }
 
-    def story(place: str) -> Story:
-        folder = tmp_path / f"in a {place}"
-        assert (yield begin(folder, whole, places[place])) == code, log_of(folder)
-        record = record_of(folder)
-        assert (record["status"], record["num_epochs"]) == ("interrupted", 1)
-        stages = ("train", "val")
-        assert set(record["metrics"]) == {f"{s}/{m}" for s in stages for m in ("acc", "loss")}
-        assert checkpoint(folder)["global_step"] == STEPS
+    def story() -> Story:
+        folder = tmp_path / "run"
+        for place, trouble in places.items():
+            assert (yield begin(folder, whole, trouble)) == code, (place, log_of(folder))
+            record = record_of(folder)
+            assert (record["status"], record["num_epochs"]) == ("interrupted", 1)
+            stages = ("train", "val")
+            assert set(record["metrics"]) == {f"{s}/{m}" for s in stages for m in ("acc", "loss")}
+            assert checkpoint(folder)["global_step"] == STEPS
         command = f"Interrupted. Resume it with\npython scripts/train.py \"resume='{folder}'\"\n"
-        assert command in log_of(folder) and "Traceback" not in log_of(folder)
+        assert log_of(folder).count(command) == len(places) and "Traceback" not in log_of(folder)
         assert (yield begin(folder, whole)) == 0
         assert_is(folder, whole)
 
-    side_by_side(story(place) for place in places)
+    side_by_side([story()])
     early = tmp_path / "early"
     before_anything = at_call(Classifier, "configure_optimizers", 1, signum)
     assert ended(begin(early, whole, before_anything)) == code
@@ -677,7 +702,7 @@ class Spoil(pl.Callback):
         self.where, self.number = where, number
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        conv2, seen = pl_module.network.conv2, []
+        conv2 = pl_module.network.conv2
 
         def is_now() -> bool:
             return trainer.training and trainer.fit_loop.total_batch_idx + 1 == self.number
@@ -688,7 +713,6 @@ class Spoil(pl.Callback):
             )
         else:
             conv2.weight.register_hook(lambda grad: grad * math.nan if is_now() else None)
-        del seen
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from simplecnn.inference.evaluate import TestData, evaluate, measure
 from simplecnn.inference.networks import load_network
 from simplecnn.models.classifier import Classifier
 from simplecnn.run_directory import RunDirectory
-from simplecnn.training.run import hyper_parameters, train
+from simplecnn.training.run import train
+from simplecnn.training.summary import hyper_parameters
 
 PICTURES = ["filters_conv1", "filters_conv2", "maps_conv1", "maps_conv2"]
 
@@ -204,11 +205,8 @@ def test_the_tutorials_recipe_tests_after_each_epoch(tmp_path):
 
 def test_another_network_by_configuration_alone(tmp_path):
     folder = tmp_path / "lenet"
-    config = compose_run(folder, "callbacks.filters.layers=all")
-    from simplecnn.config.composition import compose_config
-
-    config["model"] = compose_config("train", ["model=lenet"])["model"]
-    train(config, folder)
+    words = ["callbacks=[filters,filter_history,feature_maps,health]", "trainer.max_epochs=1"]
+    train(compose_run(folder, "model=lenet", *words, "callbacks.filters.layers=all"), folder)
     names = {re.sub("_epoch.*", "", p.stem) for p in (folder / "images").glob("*.png")}
     assert {"filters_0", "filters_3", "filter_history_0", "maps_0", "maps_3", "health"} <= names
     assert json.loads((folder / "run.json").read_text())["num_parameters"] == 61_706
@@ -262,14 +260,15 @@ def test_what_an_unfinished_run_leaves(error, raised, status, tmp_path, monkeypa
 
     monkeypatch.setattr(run, "build_trainer", build_trainer)
     folder = tmp_path / "unfinished"
+    config = compose_run(folder, "callbacks=checkpoint", "logger=csv")
     with pytest.raises(raised):
-        train(compose_run(folder), folder)
+        train(config, folder)
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == status and record["num_epochs"] == 1
     assert (folder / "checkpoints" / "last.ckpt").exists()
     assert "fit" in record["seconds"] and "test" not in record["seconds"]
     with pytest.raises(InputError, match="none is ever overwritten"):
-        train(compose_run(folder), folder)
+        train(config, folder)
     assert json.loads((folder / "run.json").read_text()) == record
 
 

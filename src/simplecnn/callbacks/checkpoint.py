@@ -3,44 +3,35 @@
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import (
     EarlyStopping,
     ModelCheckpoint,
     StochasticWeightAveraging,
     Timer,
 )
-from pytorch_lightning.loggers import TensorBoardLogger
+
+from simplecnn.callbacks.between_epochs import BetweenEpochs
+from simplecnn.callbacks.mistakes import Mistakes
 
 STATE = "simplecnn"  # key of what we add to Lightning's checkpoint
 
 
-class LastCheckpoint(Callback):
+class LastCheckpoint(BetweenEpochs):
     """Writes `last.ckpt` when the next epoch is about to begin, and when the training has ended.
 
-    Only there is everything of an epoch done (metrics logged, schedulers stepped, pictures drawn)
-    and nothing of the next one begun. All callbacks that finish an epoch must come before this one,
-    all others after it. To a checkpoint are added the metrics so far, and why the training ended,
-    if it did.
+    All callbacks that finish an epoch must come before this one, all others after it. To the
+    checkpoint are added the metrics so far, and why the training ended, if it did.
     """
 
     def __init__(self, dirpath: str) -> None:
         self.path = Path(dirpath) / "last.ckpt"
-        self._epoch_done = self._saving = False
         self.ended: str | None = None
+        self._saving = False
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._epoch_done, self.ended = False, None
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._epoch_done = True
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._epoch_done:  # else the run has just begun, or resumed
-            self._save(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.ended = why_ended(trainer)
+    def epoch_done(self, trainer: Trainer, module: LightningModule, *, is_last: bool) -> None:
+        if is_last:
+            self.ended = why_ended(trainer)
         self._save(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -62,36 +53,31 @@ class LastCheckpoint(Callback):
     ) -> None:
         if Path(trainer.ckpt_path or "").absolute().parent == self.path.absolute().parent:
             return
-        # A new run from the checkpoint of another one: best, patience and time begin anew.
+        # A new run from the checkpoint of another one: best, patience, time, … begin anew.
         for callback in trainer.callbacks:
-            if isinstance(callback, EarlyStopping | ModelCheckpoint | Timer):
+            if isinstance(callback, EarlyStopping | ModelCheckpoint | Timer | Mistakes):
                 checkpoint["callbacks"].pop(callback.state_key, None)
         # What was typed holds: the state of the optimizer is taken over, not what was changed.
         typed = (pl_module.hparams.get("optimizer") or {}) if pl_module.hparams else {}
         saved = (checkpoint.get("hyper_parameters") or {}).get("optimizer") or {}
         changed = {key: value for key, value in typed.items() if saved.get(key) != value}
-        groups = [
-            g for state in checkpoint.get("optimizer_states", []) for g in state["param_groups"]
-        ]
-        for group in groups:
-            group.update({k: v for k, v in changed.items() if k in group and k != "lr"})
-        if "lr" in changed and saved.get("lr"):  # a schedule has the rate lowered since
-            factor = changed["lr"] / saved["lr"]
-            for group in groups:
+        factor = 1.0
+        if "lr" in changed and saved.get("lr"):  # a schedule may have lowered the rate since
+            factor = changed.pop("lr") / saved["lr"]
+        for state in checkpoint.get("optimizer_states", []):
+            for group in state["param_groups"]:
+                group.update({k: v for k, v in changed.items() if k in group})
                 group["lr"] *= factor
-            for state in checkpoint.get("lr_schedulers", []):
-                if "base_lrs" in state:
-                    state["base_lrs"] = [factor * rate for rate in state["base_lrs"]]
+        for state in checkpoint.get("lr_schedulers", []):
+            if "base_lrs" in state:
+                state["base_lrs"] = [factor * rate for rate in state["base_lrs"]]
 
     def _save(self, trainer: Trainer) -> None:
-        self._epoch_done = False
         if trainer.fast_dev_run:
             return
         for logger in trainer.loggers:  # what is logged by now must outlive a kill
             logger.save()
-            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-                logger.experiment.flush()
-            elif hasattr(logger, "flush"):
+            if hasattr(logger, "flush"):
                 logger.flush()
         self._saving = True
         trainer.save_checkpoint(self.path, weights_only=False)

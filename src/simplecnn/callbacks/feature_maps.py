@@ -2,39 +2,32 @@
 
 from pytorch_lightning import LightningModule, Trainer
 
-from simplecnn.callbacks.image_callback import ImageCallback, Picture, network_of, select_layers
+from simplecnn.callbacks.image_callback import LayerCallback, Picture, network_of
 from simplecnn.callbacks.probes import class_names, probes
 from simplecnn.figures.feature_maps import feature_maps_figure
-from simplecnn.models.activations import convolutions, feature_maps
+from simplecnn.models.activations import feature_maps
 
 
-class FeatureMaps(ImageCallback):
-    """Every channel after each convolution's ReLU, for one probe image of each class.
-
-    `layers` is `all`, `first`, or a list of names.
-    """
+class FeatureMaps(LayerCallback):
+    """Every channel after each convolution's ReLU, for one probe image of each class."""
 
     def __init__(
         self, dirpath: str, layers: str | list[str] = "all", every_n_epochs: int = 10
     ) -> None:
-        super().__init__(dirpath, every_n_epochs)
-        self.layers = layers
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        select_layers(list(convolutions(network_of(pl_module))), self.layers)
+        super().__init__(dirpath, layers, every_n_epochs)
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
-        network = network_of(module)
-        probe = probes(trainer, module) if convolutions(network) else None
+        layers = self.chosen(module)
+        probe = probes(trainer, module) if layers else None
         if probe is None:
             return {}
         images, labels = probe
-        maps, logits = feature_maps(network, images)
+        maps, logits = feature_maps(network_of(module), images)
         names = class_names(trainer, logits.shape[1])
         predictions = logits.argmax(1).cpu()
         shown = images.float().cpu().numpy()
         pictures = {}
-        for layer in select_layers(list(maps), self.layers):
+        for layer in (name for name in maps if name in layers):
             channels = maps[layer].float().cpu().numpy()
             figure = feature_maps_figure(
                 shown,

@@ -4,25 +4,21 @@ from pytorch_lightning import LightningModule, Trainer
 
 from simplecnn.callbacks.history import History
 from simplecnn.callbacks.image_callback import (
-    ImageCallback,
+    LayerCallback,
     Picture,
     draws,
     log_spaced,
-    network_of,
-    select_layers,
     steps_per_epoch,
 )
 from simplecnn.figures.filter_history import filter_history_figure
-from simplecnn.models.activations import convolutions
 
 
-class FilterHistory(ImageCallback):
-    """The filters of the first convolution, or of the `layers` named, while they are learned.
+class FilterHistory(LayerCallback):
+    """The filters of convolutions, while they are learned.
 
     They are recorded before the first step, at `early_steps` steps of the first epoch, on a
     logarithmic scale, and after every epoch, from the 100th on after every tenth, from the 1,000th
     on after every hundredth, and the last; `filter_history_<layer>.npz` holds every moment.
-    The picture is drawn after every `every_n_epochs` epochs and at the end.
     """
 
     cumulative = True
@@ -34,21 +30,17 @@ class FilterHistory(ImageCallback):
         early_steps: int = 6,
         every_n_epochs: int = 10,
     ) -> None:
-        super().__init__(dirpath, every_n_epochs)
-        self.layers = layers
+        super().__init__(dirpath, layers, every_n_epochs)
         self.early_steps = early_steps
         self.histories: dict[str, History] = {}
-        self._early: frozenset[int] = frozenset()
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        names = select_layers(list(convolutions(network_of(pl_module))), self.layers)
-        if stage == "fit":
-            self.histories = {n: History(self.dirpath / f"filter_history_{n}.npz") for n in names}
+        self._early: list[int] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._early = frozenset(log_spaced(steps_per_epoch(trainer), self.early_steps))
-        for history in self.histories.values():
-            history.resume(trainer.global_step)
+        self._early = log_spaced(steps_per_epoch(trainer), self.early_steps)
+        self.histories = {
+            name: History(self.dirpath / f"filter_history_{name}.npz", trainer.global_step)
+            for name in self.chosen(pl_module)
+        }
         if not all(history.rows for history in self.histories.values()):
             self._record(trainer, pl_module, trainer.current_epoch)
 
@@ -56,14 +48,12 @@ class FilterHistory(ImageCallback):
         self, trainer: Trainer, pl_module: LightningModule, *args: object
     ) -> None:
         if trainer.global_step in self._early:
-            self._record(trainer, pl_module)
+            self._record(trainer, pl_module, epoch=-1)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        epoch = trainer.current_epoch + 1
-        is_last = epoch == trainer.max_epochs or trainer.should_stop
-        if is_last or is_moment(epoch):
-            self._record(trainer, pl_module, epoch)
-        super().on_train_epoch_end(trainer, pl_module)
+    def epoch_done(self, trainer: Trainer, module: LightningModule, *, is_last: bool) -> None:
+        if is_last or is_moment(trainer.current_epoch):
+            self._record(trainer, module, trainer.current_epoch)
+        super().epoch_done(trainer, module, is_last=is_last)
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
         pictures = {}
@@ -72,19 +62,18 @@ class FilterHistory(ImageCallback):
             moments = list(map(_moment, arrays["step"].tolist(), arrays["epoch"].tolist()))
             title = f"Filters of {name} while they were learned, {when}"
             figure = filter_history_figure(arrays["weights"], moments, title=title)
-            pictures[f"filter_history_{name}"] = Picture(figure, arrays)
+            pictures[f"filter_history_{name}"] = Picture(figure, {})
         return pictures
 
-    def _record(self, trainer: Trainer, module: LightningModule, epoch: int = -1) -> None:
+    def _record(self, trainer: Trainer, module: LightningModule, epoch: int) -> None:
         """Add the present weights after `epoch` epochs; -1 within one."""
         if not draws(trainer):
             return
         with self.timed():
-            layers = convolutions(network_of(module))
-            for name, history in self.histories.items():
-                weights = layers[name].weight.detach().float().cpu().numpy().copy()
-                history.add(trainer.global_step, epoch=epoch, weights=weights)
-                history.save()
+            for name, layer in self.chosen(module).items():
+                weights = layer.weight.detach().float().cpu().numpy().copy()
+                self.histories[name].add(trainer.global_step, epoch=epoch, weights=weights)
+                self.histories[name].save()
 
 
 def is_moment(epoch: int) -> bool:

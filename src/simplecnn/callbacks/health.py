@@ -3,23 +3,19 @@
 from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from simplecnn.callbacks.history import History
 from simplecnn.callbacks.image_callback import (
-    SPLITS,
     ImageCallback,
     Picture,
     draws,
-    in_training,
     log_spaced,
     network_of,
     steps_per_epoch,
-    watched_split,
 )
+from simplecnn.callbacks.validation import in_training, split_name
 from simplecnn.figures.health import health_figure
 from simplecnn.models.activations import watched
 from simplecnn.models.activity import (
@@ -39,26 +35,14 @@ class Health(ImageCallback):
     Outputs are those of the first thousand validation images (of several processes: those of rank
     zero), watched in every validation pass. Gradients and updates are those of `early_steps` steps
     of the first epoch and of the last step of every epoch. The numbers are in
-    `health_activity.npz` and `health_gradients.npz`, and with `scalars` also below `health/` in
-    TensorBoard: there each of them is one more metric of the HPARAMS tab.
+    `health_activity.npz` and `health_gradients.npz`.
     """
 
     cumulative = True
 
-    def __init__(
-        self,
-        dirpath: str,
-        early_steps: int = 6,
-        every_n_epochs: int = 10,
-        scalars: bool = False,
-    ) -> None:
+    def __init__(self, dirpath: str, early_steps: int = 6, every_n_epochs: int = 10) -> None:
         super().__init__(dirpath, every_n_epochs)
-        self.scalars = scalars
         self.early_steps = early_steps
-        self.activity = History(self.dirpath / "health_activity.npz")
-        self.gradients = History(self.dirpath / "health_gradients.npz")
-        self._early: frozenset[int] = frozenset()
-        self._steps_per_epoch = 0
         self._step = 0  # that is measured
         self._before: list[Tensor] = []  # weights before it
         self._measured: list[tuple[int, Tensor, Tensor]] = []  # step, norms, ratios: on the device
@@ -67,11 +51,9 @@ class Health(ImageCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._steps_per_epoch = steps_per_epoch(trainer)
-        self._early = frozenset(log_spaced(self._steps_per_epoch, self.early_steps))
-        if draws(trainer):
-            for history in (self.activity, self.gradients):
-                history.resume(trainer.global_step)
-        super().on_train_start(trainer, pl_module)
+        self._early = log_spaced(self._steps_per_epoch, self.early_steps)
+        self.activity = History(self.dirpath / "health_activity.npz", trainer.global_step)
+        self.gradients = History(self.dirpath / "health_gradients.npz", trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         step = trainer.global_step + 1
@@ -87,19 +69,17 @@ class Health(ImageCallback):
             with self.timed():
                 modules = layers(network_of(pl_module)).values()
                 ratios = update_ratios(modules, self._before)
-                self._measured.append((trainer.global_step, gradient_norms(modules), ratios))
+                self._measured.append((self._step, gradient_norms(modules), ratios))
                 self._before = []
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        with self.timed():
-            for step, norms, ratios in self._measured:
-                norm, update = norms.cpu().numpy(), ratios.cpu().numpy()
-                self.gradients.add(step, norm=norm, update=update)
-                self._log(trainer, pl_module, step, gradient_norm=norm, update=update)
-            if self._measured:
+    def epoch_done(self, trainer: Trainer, module: LightningModule, *, is_last: bool) -> None:
+        if self._measured:
+            with self.timed():
+                for step, norms, ratios in self._measured:
+                    self.gradients.add(step, norm=norms.cpu(), update=ratios.cpu())
                 self.gradients.save()
             self._measured = []
-        super().on_train_epoch_end(trainer, pl_module)
+        super().epoch_done(trainer, module, is_last=is_last)
 
     def on_validation_batch_start(
         self,
@@ -110,11 +90,9 @@ class Health(ImageCallback):
         dataloader_idx: int = 0,
     ) -> None:
         num_images = next((meter.num_images for meter in self._meters.values()), 0)
-        if dataloader_idx or num_images >= MAX_IMAGES:
-            return
-        if in_training(trainer) and draws(trainer):
-            network = network_of(pl_module)
-            self._watching.enter_context(watched(network, self._receive, LAYERS))
+        is_watched = dataloader_idx == 0 and num_images < MAX_IMAGES
+        if is_watched and in_training(trainer) and draws(trainer):
+            self._watching.enter_context(watched(network_of(pl_module), self._receive, LAYERS))
 
     def on_validation_batch_end(self, *_: Any) -> None:
         self._watching.close()
@@ -130,11 +108,9 @@ class Health(ImageCallback):
         with self.timed():
             meters = [self._meters[n] for n in layers(network_of(pl_module)) if n in self._meters]
             results = [meter.result() for meter in meters]
-            rows = {name: np.array([result[name] for result in results]) for name in results[0]}
-            num_images = np.array(meters[0].num_images)
-            self.activity.add(trainer.global_step, **rows, num_images=num_images)
+            rows = {name: [result[name] for result in results] for name in results[0]}
+            self.activity.add(trainer.global_step, **rows, num_images=meters[0].num_images)
             self.activity.save()
-            self._log(trainer, pl_module, trainer.global_step, **rows)
             self._meters = {}
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
@@ -142,25 +118,11 @@ class Health(ImageCallback):
             return {}
         gradients, activity = self.gradients.arrays(), self.activity.arrays()
         title = f"Health of the layers, {when}"
-        if len(activity["step"]):
+        if self.activity.rows:
             number = int(activity["num_images"][-1])
-            title += f"; outputs on {number:,} {SPLITS[watched_split(trainer)]} images"
+            title += f"; outputs on {number:,} {split_name(trainer)} images"
         figure = health_figure(list(layers(network_of(module))), gradients, activity, title=title)
-        return {"health": Picture(figure, gradients | activity)}
-
-    def _log(self, trainer: Trainer, module: LightningModule, step: int, **values: Any) -> None:
-        """A scalar a layer and quantity: `health/dead/conv1`."""
-        if not self.scalars:
-            return
-        scalars = {
-            f"health/{quantity}/{name}": float(value)
-            for quantity, of_layers in values.items()
-            for name, value in zip(layers(network_of(module)), of_layers, strict=True)
-            if np.isfinite(value)
-        }
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.log_metrics(scalars, step)
+        return {"health": Picture(figure, {})}
 
     def _receive(self, name: str, output: Tensor) -> None:
         with self.timed():

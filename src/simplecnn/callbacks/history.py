@@ -11,15 +11,22 @@ from simplecnn.atomic import atomic_write
 
 
 class History:
-    """A row of named arrays for each of some steps.
+    """A row of named arrays for each of some steps, kept in the file `path`.
 
-    `arrays` stacks them: `step` (n,), and for every name (n, ...). A name that a row lacks is NaN
-    there. `save` writes them; `resume` reads what was written up to a step, for a resumed run.
+    It begins with the rows that the file holds up to `step`: those of a run that is resumed there.
+    `arrays` stacks the rows: `step` (n,), and for every name (n, ...). A name that a row lacks is
+    NaN there.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, step: int = 0) -> None:
         self.path = path
         self.rows: dict[int, dict[str, NDArray]] = {}
+        if path.is_file():
+            with np.load(path) as file:
+                arrays = dict(file)
+            for i, row_step in enumerate(arrays.pop("step").tolist()):
+                if row_step <= step:
+                    self.add(row_step, **{name: values[i] for name, values in arrays.items()})
 
     def add(self, step: int, **values: ArrayLike) -> None:
         self.rows.setdefault(step, {}).update({k: np.asarray(v) for k, v in values.items()})
@@ -37,16 +44,6 @@ class History:
     def save(self) -> None:
         if self.rows:
             write_npz(self.path, self.arrays())
-
-    def resume(self, step: int) -> None:
-        """Read the rows up to `step` from the file, if there is one."""
-        if not self.path.is_file():
-            return
-        with np.load(self.path) as file:
-            arrays = dict(file)
-        for i, row_step in enumerate(arrays.pop("step").tolist()):
-            if row_step <= step:
-                self.add(row_step, **{name: values[i] for name, values in arrays.items()})
 
 
 def write_npz(path: Path, arrays: Mapping[str, NDArray]) -> None:

@@ -1,70 +1,59 @@
-"""What the picture callbacks share: when they draw, and where a picture goes."""
+"""What the picture callbacks share: when they draw, of which layers, and where a picture goes."""
 
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from pytorch_lightning import LightningModule, Trainer
+from torch import nn
 
 from simplecnn.atomic import atomic_write
+from simplecnn.callbacks.between_epochs import BetweenEpochs
 from simplecnn.callbacks.history import write_npz
 from simplecnn.errors import InputError
 from simplecnn.figures.raster import encode_png
 from simplecnn.figures.style import drawing
-
-SPLITS = {"val": "validation", "test": "test"}
+from simplecnn.models.activations import convolutions
 
 
 class Picture(NamedTuple):
     figure: Figure
-    arrays: Mapping[str, NDArray]  # what it shows
+    arrays: Mapping[str, NDArray]  # what it shows; empty where the callback writes them itself
 
 
-class ImageCallback(Callback):
+class ImageCallback(BetweenEpochs):
     """Draws at the start, after every n-th epoch and at the end, on rank zero.
 
     A picture goes to `<dirpath>/<name>_epoch=…_step=….png` and to TensorBoard, its arrays to an
-    `.npz` beside it. A picture of the whole training so far (`cumulative`) keeps one name, and its
-    callback writes its arrays itself. Subclasses give `draw`. `seconds` adds up what all of it
-    cost: subclasses that do more, do it inside `timed`.
+    `.npz` beside it; a `cumulative` one, of the training so far, keeps one name. Subclasses give
+    `draw`. `seconds` adds up what all of it cost: what else a subclass does is `timed`.
     """
 
     cumulative = False
 
-    def __init__(self, dirpath: str, every_n_epochs: int) -> None:
+    def __init__(self, dirpath: str, every_n_epochs: int = 10) -> None:
         if every_n_epochs < 1:
             raise ValueError(f"every_n_epochs is {every_n_epochs}: it must be at least 1.")
         self.dirpath = Path(dirpath)
         self.every_n_epochs = every_n_epochs
         self.seconds = 0.0
-        self._drawn_at_step = -1
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
         """The pictures of this moment by name; `when` belongs in their titles."""
         raise NotImplementedError
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"drawn_at_step": self._drawn_at_step}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._drawn_at_step = state_dict["drawn_at_step"]
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step == 0:  # a resumed run has drawn its start
-            self.save_pictures(trainer, pl_module, epoch=0)
+            self.save_pictures(trainer, pl_module)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self.save_pictures(trainer, pl_module, epoch=trainer.current_epoch + 1)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.save_pictures(trainer, pl_module, epoch=trainer.current_epoch)
+    def epoch_done(self, trainer: Trainer, module: LightningModule, *, is_last: bool) -> None:
+        if is_last or trainer.current_epoch % self.every_n_epochs == 0:
+            self.save_pictures(trainer, module)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -74,27 +63,50 @@ class ImageCallback(Callback):
         finally:
             self.seconds += time.perf_counter() - start
 
-    def save_pictures(self, trainer: Trainer, module: LightningModule, epoch: int) -> None:
-        """Draw and write the pictures of this step, once, after `epoch` epochs."""
-        step = trainer.global_step
-        if not draws(trainer) or step == self._drawn_at_step:
+    def save_pictures(self, trainer: Trainer, module: LightningModule) -> None:
+        if not draws(trainer):
             return
-        self._drawn_at_step = step
-        ink = getattr(trainer.datamodule, "ink", True)
-        with self.timed(), drawing(ink=ink):
-            pictures = self.draw(trainer, module, f"epoch {epoch}, step {step}")
-            self.dirpath.mkdir(parents=True, exist_ok=True)
-            for name, (figure, arrays) in pictures.items():
-                png, width, height = encode_png(figure)
+        epoch, step = trainer.current_epoch, trainer.global_step
+        with self.timed(), drawing(ink=getattr(trainer.datamodule, "ink", True)):
+            for name, picture in self.draw(trainer, module, f"epoch {epoch}, step {step}").items():
+                png, width, height = encode_png(picture.figure)
                 stem = name if self.cumulative else f"{name}_epoch={epoch:03d}_step={step:06d}"
+                self.dirpath.mkdir(parents=True, exist_ok=True)
                 atomic_write(self.dirpath / f"{stem}.png", png)
-                if not self.cumulative:
-                    write_npz(self.dirpath / f"{stem}.npz", arrays)
+                if picture.arrays:
+                    write_npz(self.dirpath / f"{stem}.npz", picture.arrays)
                 for logger in trainer.loggers:
                     if hasattr(logger, "add_png"):
                         # The step of the epoch's metrics, which Lightning counts from 0.
                         tag = name.replace("_", "/", 1)
                         logger.add_png(tag, png, width, height, max(0, step - 1))
+
+
+class LayerCallback(ImageCallback):
+    """Draws convolutions. `layers`: `first`, `all`, or a list of names."""
+
+    def __init__(
+        self, dirpath: str, layers: str | list[str] = "first", every_n_epochs: int = 10
+    ) -> None:
+        super().__init__(dirpath, every_n_epochs)
+        self.layers = layers
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.chosen(pl_module)  # a name that does not exist is told before the first step
+
+    def chosen(self, module: LightningModule) -> dict[str, nn.Conv2d]:
+        """The convolutions that are asked for, by name. Raises InputError."""
+        layers = convolutions(network_of(module))
+        if self.layers in ("all", "first"):
+            return dict(list(layers.items())[: 1 if self.layers == "first" else None])
+        names = [self.layers] if isinstance(self.layers, str) else list(self.layers)
+        for name in names:
+            if name not in layers:
+                raise InputError(
+                    f"layers: {name!r} is not a convolution of this network. "
+                    f"Allowed: first, all, or a list of {', '.join(layers)}."
+                )
+        return {name: layers[name] for name in names}
 
 
 def draws(trainer: Trainer) -> bool:
@@ -119,45 +131,3 @@ def log_spaced(num_steps: int, number: int) -> list[int]:
         return []
     steps = np.geomspace(1, max(num_steps, 1), number + 1)[:-1].round().astype(int)
     return sorted(set(steps.tolist()) - {num_steps})
-
-
-def select_layers(names: list[str], wanted: str | list[str]) -> list[str]:
-    """The convolutions asked for: `first`, `all`, or a list of names. Raises InputError."""
-    if wanted == "all":
-        return names
-    if wanted == "first":
-        return names[:1]
-    chosen = [wanted] if isinstance(wanted, str) else list(wanted)
-    for name in chosen:
-        if name not in names:
-            raise InputError(
-                f"layers: {name!r} is not a convolution of this network. "
-                f"Allowed: first, all, or a list of {', '.join(names)}."
-            )
-    return chosen
-
-
-# For the callbacks that watch the validation.
-
-
-def in_training(trainer: Trainer) -> bool:
-    """Whether this validation pass belongs to the training and is no trial run."""
-    return bool(
-        trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.fast_dev_run
-    )
-
-
-def is_watched(trainer: Trainer, outputs: Any, dataloader_idx: int) -> bool:
-    """Whether these are logits (N, classes) of the first validation loader, in training."""
-    is_logits = isinstance(outputs, Tensor) and outputs.ndim == 2
-    return is_logits and dataloader_idx == 0 and in_training(trainer)
-
-
-def watched_split(trainer: Trainer) -> str:
-    """Which split the first validation loader gives: "val" or "test"."""
-    return next(iter(getattr(trainer.datamodule, "validation_stages", ())), "val")
-
-
-def when_validated(trainer: Trainer, step: int, when: str) -> str:
-    """`when`, the words for now, where the pass at `step` was now; else the step of that pass."""
-    return when if step == trainer.global_step else f"as it was at step {step}"

@@ -2,12 +2,12 @@
 
 import logging
 import sys
-import time
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 
+from simplecnn.callbacks.between_epochs import BetweenEpochs
 from simplecnn.console import log_in_spawned_process
 
 log = logging.getLogger(__name__)
@@ -20,9 +20,14 @@ def split_metric(key: str) -> tuple[str, str]:
     return (stage, name) if separator and stage in STAGES else ("", key)
 
 
+def value_text(key: str, value: float) -> str:
+    """`98.76 %` of an accuracy, `0.0412` of a loss."""
+    return f"{100 * value:.2f} %" if "acc" in key else f"{value:.4f}"
+
+
 def metric_text(key: str, value: float) -> str:
     """`val/acc 98.76 %`, `val/loss 0.0412`."""
-    return f"{key} {value:.2%}".replace("%", " %") if "acc" in key else f"{key} {value:.4f}"
+    return f"{key} {value_text(key, value)}"
 
 
 class ProgressBar(TQDMProgressBar):
@@ -37,31 +42,17 @@ class ProgressBar(TQDMProgressBar):
         return {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
 
 
-class EpochLines(Callback):
+class EpochLines(BetweenEpochs):
     """One line an epoch: its metrics, its seconds, the time left."""
-
-    _start = 0.0
-    _seconds: float | None = None  # of an epoch whose line is not written yet
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.is_global_zero:
             log_in_spawned_process(trainer.default_root_dir)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log_epoch(trainer)
-        self._start = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._seconds = time.perf_counter() - self._start
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log_epoch(trainer)
-
-    def _log_epoch(self, trainer: Trainer) -> None:
-        """The line of the epoch before: only now have its training metrics been logged."""
-        if self._seconds is None or not trainer.is_global_zero:
+    def epoch_done(self, trainer: Trainer, module: LightningModule, *, is_last: bool) -> None:
+        if not trainer.is_global_zero:
             return
-        done, last, seconds = trainer.current_epoch, trainer.max_epochs, self._seconds
+        done, last, seconds = trainer.current_epoch, trainer.max_epochs, self.epoch_seconds
         parts = [f"epoch {done}" if last in (None, -1) else f"epoch {done}/{last}"]
         parts += [
             metric_text(key, float(trainer.callback_metrics[key]))
@@ -73,7 +64,6 @@ class EpochLines(Callback):
         if last not in (None, -1) and done < last:
             parts.append(f"{(last - done) * seconds:.0f} s left")
         log.info("   ".join(parts))
-        self._seconds = None
 
 
 def _loss_first(key: str) -> tuple[bool, str]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
-from torch import nn
+from torch import Tensor, nn
 
 from simplecnn.checkpoint_file import read_checkpoint
 from simplecnn.config.build import build, first_line
@@ -95,13 +95,14 @@ class _Part:
     def __init__(self, run: RunDirectory, checkpoint: str | None) -> None:
         self.run, self.config = run, run.config()
         self.network: nn.Module | None = None
-        self.step, self.checkpoint = -1, None
+        self.checkpoint: str | None = None
+        self.kept: dict[str, Tensor] = {}  # the answers of the callback Mistakes
         network: Mapping[str, Any] = {}  # its configuration
         if checkpoint is not None or any(run.path.glob("checkpoints/*.ckpt")):
             path = run.checkpoint(checkpoint) if checkpoint else run.any_checkpoint()
             content = read_checkpoint(path)
             self.network, network = load_network(path), network_config(content, path) or {}
-            self.step = int(content["global_step"])
+            self.kept = content.get("callbacks", {}).get("Mistakes", {})
             # LastCheckpoint writes between two epochs, ModelCheckpoint within one.
             epoch = int(content["epoch"]) + (path.name == "best.ckpt")
             self.checkpoint = f"{path.name}, after epoch {epoch}"
@@ -142,17 +143,15 @@ class _Part:
         }
 
     def predicted(self, images: Images) -> NDArray[np.int64] | None:
-        """The class of the first M images, by the answers that the run kept, else computed."""
-        number = len(images.labels)
-        for path in sorted(self.run.path.glob("images/mistakes_*_history.npz")):
-            with np.load(path) as file:
-                at = np.flatnonzero(file["step"] == self.step)
-                if not len(at) or file["predictions"].shape[1] < number:
-                    continue
-                classes, wrong = (file[key][at[0], :number] for key in ("predictions", "wrong"))
-                of_these = ((classes != images.labels) == (wrong > 0)).all()
-                if of_these and classes.max() < len(images.classes):
-                    return classes.astype(np.int64)
+        """The class of the first M images, by the answers in the checkpoint, else computed."""
+        kept = self.kept
+        if kept and len(kept["wrong"]) >= len(images.labels):
+            classes, wrong = (
+                kept[key].numpy()[: len(images.labels)] for key in ("predictions", "wrong")
+            )
+            of_these = ((classes != images.labels) == wrong).all()
+            if of_these and classes.max(initial=0) < len(images.classes):
+                return classes.astype(np.int64)
         answers = self.answers(images, images.pixels[:MAX_CLASSIFIED])
         return None if answers is None else answers.argmax(1)
 

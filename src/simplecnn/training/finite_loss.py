@@ -9,6 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from simplecnn.callbacks.image_callback import network_of
+from simplecnn.callbacks.validation import in_training
 from simplecnn.errors import RunError
 from simplecnn.receptive_field.trace import named_outputs
 
@@ -18,17 +19,12 @@ EVERY_N_STEPS = 50  # how often the loss is read from a GPU, or agreed on by sev
 class FiniteLoss(Callback):
     """Raises RunError where a training loss, a validation metric or a weight is not finite.
 
-    On a CPU each loss is looked at before the optimizer steps. On a GPU, which must not wait in
-    every step, and in several processes, which have to agree, the sum of the losses is looked at
-    every 50 steps. No checkpoint of what is not finite is written.
+    On a CPU each loss is looked at before the optimizer steps; on a GPU, which must not wait in
+    every step, and in several processes, which have to agree, only every 50 steps: weights that are
+    not finite stay so. No checkpoint of what is not finite is written.
     """
 
-    def __init__(self) -> None:
-        self._batch: Any = None
-        self._sum: Tensor | None = None
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._sum = None
+    _batch: Any = None  # the one at hand
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -38,22 +34,16 @@ class FiniteLoss(Callback):
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        if trainer.world_size == 1 and not loss.is_cuda:
-            self._raise_unless(bool(torch.isfinite(loss)), trainer, pl_module)
-        else:
-            self._sum = loss.detach() + (0.0 if self._sum is None else self._sum)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self._sum is not None and (batch_idx + 1) % EVERY_N_STEPS == 0:
-            self._raise_unless(_all_finite([self._sum]), trainer, pl_module)
+        is_cheap = trainer.world_size == 1 and not loss.is_cuda
+        if is_cheap or trainer.global_step % EVERY_N_STEPS == 0:
+            self._raise_unless_finite([loss], trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check(trainer, pl_module)
+        if in_training(trainer):
+            losses = [v for k, v in trainer.callback_metrics.items() if k.endswith("/loss")]
+            self._raise_unless_finite([*losses, *pl_module.parameters()], trainer, pl_module)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check(trainer, pl_module)
+    on_train_epoch_end = on_validation_end
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -61,13 +51,10 @@ class FiniteLoss(Callback):
         if not _all_finite(pl_module.parameters()):
             raise RunError(_sentence(trainer, pl_module, self._batch))
 
-    def _check(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            losses = [v for k, v in trainer.callback_metrics.items() if k.endswith("/loss")]
-            finite = _all_finite([self._sum, *losses, *module.parameters()])
-            self._raise_unless(finite, trainer, module)
-
-    def _raise_unless(self, finite: bool, trainer: Trainer, module: LightningModule) -> None:
+    def _raise_unless_finite(
+        self, values: Iterable[Any], trainer: Trainer, module: LightningModule
+    ) -> None:
+        finite = _all_finite(values)
         if trainer.world_size > 1:
             finite = trainer.strategy.reduce_boolean_decision(finite)
         if not finite:

@@ -3,12 +3,15 @@
 import atexit
 import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch.multiprocessing import ProcessExitedException
 
-from simplecnn.signals import Stop
+from simplecnn.signals import Interrupted, Stop
 
 
 class Interruption(Callback):
@@ -36,6 +39,22 @@ class Interruption(Callback):
     def on_train_batch_start(self, *_: Any) -> None:
         if self._parent is not None and os.getppid() != self._parent:
             raise SystemExit("The process that started this one has ended.")
+
+
+@contextmanager
+def processes_end_with_this_one(trainer: Trainer, stop: Stop) -> Iterator[None]:
+    """End the processes that the Trainer started inside, where this one is ended by a signal."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt):
+        kill = getattr(trainer.strategy.launcher, "kill", None)
+        if kill is not None:
+            kill(9)
+        raise
+    except ProcessExitedException:
+        if stop.received is not None:
+            raise Interrupted(stop.received) from None
+        raise
 
 
 def leave_group() -> None:

@@ -45,14 +45,12 @@ class TensorBoard(TensorBoardLogger):
         for key, value in metrics.items():
             stage, _, name = key.partition("/")
             if stage in STAGES and name:
-                self._writer(stage).add_scalar(name, value, step)
+                if stage not in self._writers:
+                    folder = Path(self.save_dir, stage)
+                    self._writers[stage] = SummaryWriter(folder, **self._options)
+                self._writers[stage].add_scalar(name, value, step)
             elif key != "epoch":  # a chart of no use
                 self.experiment.add_scalar(key, value, step)
-
-    def _writer(self, stage: str) -> SummaryWriter:
-        if stage not in self._writers:
-            self._writers[stage] = SummaryWriter(Path(self.save_dir, stage), **self._options)
-        return self._writers[stage]
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
@@ -73,12 +71,15 @@ class TensorBoard(TensorBoardLogger):
         """Nothing: Lightning calls this at every log, and the writers flush by themselves."""
 
     @rank_zero_only
+    def flush(self) -> None:
+        for writer in (self.experiment, *self._writers.values()):
+            writer.flush()
+
+    @rank_zero_only
     def finalize(self, status: str) -> None:
         """Flush only: fit and test both end with this call, and one file should hold both."""
         if self._experiment is not None:
-            self.experiment.flush()
-        for writer in self._writers.values():
-            writer.flush()
+            self.flush()
 
     @rank_zero_only
     def close(self) -> None:
@@ -96,24 +97,17 @@ class TensorBoard(TensorBoardLogger):
 class MetricsCSV(Logger):
     """`metrics.csv` in `save_dir`: a row a step at which something was logged, a column a metric.
 
-    What is logged at one step stands in one row. The file is written whole, under a temporary
-    name, and so is never seen half-written; rows that it holds already (DDP trains and tests in
-    different processes) are kept.
+    The file is written atomically; rows that it holds already (DDP trains and tests in different
+    processes) are kept.
     """
+
+    name = version = ""
 
     def __init__(self, save_dir: str) -> None:
         super().__init__()
         self.path = Path(save_dir) / "metrics.csv"
         self.rows: Rows = {}
         self._written = 0.0
-
-    @property
-    def name(self) -> str:
-        return ""
-
-    @property
-    def version(self) -> str:
-        return ""
 
     @property
     def save_dir(self) -> str:
@@ -126,8 +120,7 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         row = self.rows.setdefault(step if step is not None else len(self.rows), {})
-        # As the file has them, so that a run resumed from the file has the same rows.
-        row.update({key: float(_text(float(value))) for key, value in metrics.items()})
+        row.update({key: float(value) for key, value in metrics.items()})
 
     @rank_zero_only
     def save(self) -> None:

@@ -17,8 +17,8 @@ class Phases(Callback):
 
     def __init__(self) -> None:
         self.start = self.validation = 0.0
-        self._began = self._validating_since = 0.0
-        self._drawn_before = 0.0
+        self._began = 0.0
+        self._since = 0.0  # of the validation pass, without its pictures
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -28,11 +28,10 @@ class Phases(Callback):
         self.start = time.perf_counter() - self._began
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._validating_since, self._drawn_before = time.perf_counter(), seconds_drawing(trainer)
+        self._since = time.perf_counter() - seconds_drawing(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        drawn = seconds_drawing(trainer) - self._drawn_before
-        self.validation += time.perf_counter() - self._validating_since - drawn
+        self.validation += time.perf_counter() - seconds_drawing(trainer) - self._since
 
     def seconds(self, trainer: Trainer, fit: float) -> dict[str, float]:
         """The parts of a fit that took `fit` seconds so far; they add up to it.

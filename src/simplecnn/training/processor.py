@@ -1,6 +1,9 @@
-"""Two settings of the process that are worth a third of a training step on a CPU. No torch."""
+"""Settings of the process: two that are worth a third of a training step on a CPU, and those that
+a run must not leave to the next one. Imports no torch before it is needed."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Turns that an OpenMP thread waits in a loop before it goes to sleep: a tenth of a millisecond.
 # More are a little faster in a quiet hour, fewer beside busy processes: docs/performance.md.
@@ -25,3 +28,31 @@ def keep_freed_memory() -> None:
     import torch
 
     torch.empty(31 * 2**18)
+
+
+@contextmanager
+def state_restored() -> Iterator[None]:
+    """Leave the environment and torch's switches as they were: the next run is not this one's."""
+    import torch
+
+    environment = dict(os.environ)
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    cudnn = torch.backends.cudnn
+    flags = {name: getattr(cudnn, name) for name in ("deterministic", "benchmark", "allow_tf32")}
+    values = [
+        (torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()),
+        (torch.set_num_threads, torch.get_num_threads()),
+        (torch.set_default_dtype, torch.get_default_dtype()),
+    ]
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        for name, value in flags.items():
+            setattr(cudnn, name, value)
+        for restore, value in values:
+            restore(value)

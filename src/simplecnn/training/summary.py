@@ -1,0 +1,107 @@
+"""What is said of a run: where it happens, what it is made of, what came out, what to type."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from simplecnn.callbacks.progress import metric_text, split_metric, value_text
+from simplecnn.config.spelling import in_quotes, word
+from simplecnn.run_directory import RunDirectory, as_typed, short, tensorboard
+from simplecnn.table import table
+from simplecnn.training.loggers import TensorBoard
+
+COPIES = {"data/seed": "seed", "model/scheduler/max_lr": "model/optimizer/lr"}  # in conf/
+
+
+def summary(directory: RunDirectory, trainer: pl.Trainer, page: Path | None) -> str:
+    """A short table of the results, the directory, and what to type next."""
+    record, config = directory.record, directory.config()
+    lines = [metrics_table(record["metrics"])]
+    if record["ended"]:
+        lines += ["", f"training     {record['ended']}"]
+    if best := record["best"]:
+        value = metric_text(config["monitor"], best["value"])
+        lines.append(f"best         {value} after epoch {best['epoch']}: tested")
+    lines.append(_seconds(record["seconds"]))
+    if parts := record.get("seconds_of_fit"):
+        lines.append(f"of the fit:  {_seconds(parts)}")
+    lines.append(f"\ndirectory    {short(directory.path)}")
+    if any(isinstance(logger, TensorBoard) for logger in trainer.loggers):
+        # All runs of this name: of a single run TensorBoard's HPARAMS tab shows no metrics.
+        parent = directory.path.parent
+        named = parent.name == config["name"]
+        what = "view" if page is None else "tensorboard"
+        lines.append(f"{what:12} {tensorboard(parent if named else directory.path)}")
+    return "\n".join(lines) + where_to_look(page)
+
+
+def where_to_look(page: Path | None) -> str:
+    """A line with the page of the run, if it was written."""
+    return "" if page is None else f"\nview         {short(page)}"
+
+
+def how_to_resume(directory: RunDirectory) -> str:
+    """What to type so that an interrupted run is resumed."""
+    path = short(directory.path)
+    if (directory.path.parent / "sweep.json").is_file():
+        return f"The command of the sweep resumes {path}"
+    command = as_typed(f"{short(sys.argv[0])} {in_quotes(word('resume', path))}")
+    saved = directory.last_checkpoint() is not None
+    what = "Resume it" if saved else "No epoch was finished: start it again"
+    return f"{what} with\n{command}"
+
+
+def device_and_reason(trainer: pl.Trainer, accelerator: str) -> tuple[str, str]:
+    """Where the run happens, and why there; `accelerator` is the one that was asked for."""
+    device = trainer.strategy.root_device
+    name = device.type.upper()
+    if device.type == "cuda":
+        name = f"CUDA ({torch.cuda.get_device_name(device)})"
+    if trainer.world_size > 1:
+        name = f"{trainer.world_size} x {name}"
+    if accelerator != "auto":
+        return name, f"trainer.accelerator is {accelerator}"
+    if device.type == "cpu":
+        return name, "neither a CUDA device nor MPS is seen here"
+    return name, "the fastest that is seen here"
+
+
+def metrics_table(metrics: Mapping[str, float]) -> str:
+    """A row a stage, a column a metric: loss and accuracy first."""
+    values = {split_metric(key): value for key, value in metrics.items()}
+    names = list(dict.fromkeys(name for stage, name in values if stage))
+    names.sort(key=lambda name: ["loss", "acc", name].index(name))
+    headings = {"acc": "accuracy", "macro_acc": "macro accuracy"}
+    rows = [["", *(headings.get(name, name) for name in names)]]
+    for stage, title in (("train", "training"), ("val", "validation"), ("test", "test")):
+        cells = [
+            value_text(name, values[stage, name]) if (stage, name) in values else ""
+            for name in names
+        ]
+        if any(cells):
+            rows.append([title, *cells])
+    return table(rows)
+
+
+def _seconds(parts: Mapping[str, float]) -> str:
+    return "   ".join(f"{name} {value:.1f} s" for name, value in parts.items())
+
+
+def hyper_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was made of, flat, for TensorBoard's HPARAMS tab; nothing twice."""
+    chosen = {key: config[key] for key in ("model", "data", "trainer", "seed")}
+    flat = {k: v for k, v in _flatten(chosen) if not k.endswith(("_target_", "data_dir"))}
+    return {k: v for k, v in flat.items() if k not in COPIES or v != flat.get(COPIES[k])}
+
+
+def _flatten(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(config, Mapping):
+        for name, value in config.items():
+            yield from _flatten(value, f"{key}/{name}" if key else str(name))
+    else:
+        value = "null" if config is None else config
+        yield key, value if isinstance(value, bool | int | float | str) else str(value)
