@@ -21,6 +21,7 @@ from conftest import ROOT
 from hydra.core.global_hydra import GlobalHydra
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+PATIENCE = 300  # seconds that children may take, on a machine that does other things too
 Screen = subprocess.CompletedProcess[str]  # exit code, and what was shown
 
 
@@ -86,15 +87,15 @@ def open_folder() -> Iterator[Path]:
                 part.chmod(0o755)
 
 
-def ended(child: int, timeout: float = 120) -> int:
+def ended(child: int) -> int:
     """Wait for a child; gives its exit code, or minus the signal that killed it."""
-    limit = time.monotonic() + timeout
+    limit = time.monotonic() + PATIENCE
     while time.monotonic() < limit:
         if (code := code_of(child)) is not None:
             return code
         time.sleep(0.005)
     abort(child)
-    pytest.fail(f"The child was still there after {timeout} s.")
+    pytest.fail(f"The child was still there after {PATIENCE} s.")
 
 
 def code_of(child: int) -> int | None:
@@ -151,14 +152,14 @@ def type_in(
 
     with tempfile.TemporaryDirectory() as screen:
         output, errors = Path(screen, "output"), Path(screen, "errors")
-        code = ended(fork(child, output, errors), timeout=300)
+        code = ended(fork(child, output, errors))
         return subprocess.CompletedProcess(words, code, output.read_text(), errors.read_text())
 
 
 def side_by_side(stories: Iterable[Generator[int, int, None]], most: int = 2) -> None:
     """Tell stories, some at a time: each yields the number of a child, and gets its exit code."""
     waiting, under_way = list(stories), {}
-    limit = time.monotonic() + 300
+    limit = time.monotonic() + PATIENCE
     while waiting or under_way:
         while waiting and len(under_way) < most:
             story = waiting.pop(0)
@@ -172,7 +173,7 @@ def side_by_side(stories: Iterable[Generator[int, int, None]], most: int = 2) ->
         if time.monotonic() > limit:
             for child in under_way:
                 abort(child)
-            pytest.fail("Children were still there after 300 s.")
+            pytest.fail(f"Children were still there after {PATIENCE} s.")
         time.sleep(0.003)
 
 

@@ -252,16 +252,17 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def _placed(config: Mapping[str, Any], place: str) -> Any:
     """A configuration whose run folder lies in `place`; with "", one that does not say where."""
-    old = str((config.get("paths") or {}).get("output_dir"))
+    folder = (config.get("paths") or {}).get("output_dir")
+    return moved(config, folder, place) if folder else config
 
-    def placed(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: placed(part) for key, part in value.items()}
-        if isinstance(value, list | tuple):
-            return [placed(part) for part in value]
-        return value.replace(old, place) if isinstance(value, str) else value
 
-    return placed(config)
+def moved(value: Any, before: str, here: str) -> Any:
+    """The same value, with `here` for `before` in each text of it."""
+    if isinstance(value, Mapping):
+        return {moved(k, before, here): moved(v, before, here) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [moved(part, before, here) for part in value]
+    return value.replace(before, here) if isinstance(value, str) else value
 
 
 def already_exists(path: Path) -> str:

@@ -155,6 +155,14 @@ def do(folder: Path, *words: str) -> dict[str, Any]:
     return record
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs without pictures."""
+    folder = tmp_path_factory.mktemp("runs") / "plain"
+    do(folder, NOT_PICTURES)
+    return folder
+
+
 def rows_of(path: Path, column: str) -> dict[int, float]:
     """The values of a column of a metrics.csv by step."""
     with path.open(newline="") as file:
@@ -204,7 +212,8 @@ def test_a_callback_that_only_watches_changes_no_bit(tmp_path):
 
 
 def test_an_exponential_moving_average_updates_each_step(tmp_path):
-    do(tmp_path / "a", NOT_PICTURES, add("Watch"), add("EMAWeightAveraging", decay=0.8))
+    """And the average is tested: given `ckpt_path`, Lightning would test the last weights."""
+    record = do(tmp_path / "a", NOT_PICTURES, add("Watch"), add("EMAWeightAveraging", decay=0.8))
     start, *others = Watch.weights
     average = start.clone()  # the first update copies
     for weight in others:
@@ -215,11 +224,6 @@ def test_an_exponential_moving_average_updates_each_step(tmp_path):
     torch.testing.assert_close(
         saved["current_model_state"]["network.conv1.weight"], Watch.weights[-1]
     )
-
-
-def test_the_average_is_tested_and_not_the_last_weights(tmp_path):
-    """Given `ckpt_path` in the process that trained, Lightning would test the last weights."""
-    record = do(tmp_path / "a", NOT_PICTURES, add("EMAWeightAveraging", decay=0.95))
     directory = RunDirectory.open(tmp_path / "a")
     evaluate(directory, directory.checkpoint("best"), data=None)
     (evaluated,) = json.loads((directory.path / "evaluation.json").read_text()).values()
@@ -320,15 +324,12 @@ def test_pruning_sets_weights_to_zero(tmp_path):
     assert not [key for key in saved if "mask" in key or "_orig" in key]
 
 
-def test_the_device_is_monitored(tmp_path):
-    do(tmp_path / "a", NOT_PICTURES, add("DeviceStatsMonitor"), "+trainer.log_every_n_steps=2")
+@pytest.mark.filterwarnings("ignore:When using the `ThroughputMonitor`")  # flops: on one's own
+def test_the_device_is_monitored_and_throughput_by_a_subclass(tmp_path):
+    monitors = [add("DeviceStatsMonitor"), add("MyThroughputMonitor")]
+    do(tmp_path / "a", NOT_PICTURES, *monitors, "+trainer.log_every_n_steps=2")
     header = (tmp_path / "a" / "metrics.csv").read_text().splitlines()[0]
     assert "DeviceStatsMonitor.on_train_batch_start/cpu_vm_percent" in header
-
-
-@pytest.mark.filterwarnings("ignore:When using the `ThroughputMonitor`")  # flops: on one's own
-def test_throughput_is_monitored_by_a_subclass(tmp_path):
-    do(tmp_path / "a", NOT_PICTURES, add("MyThroughputMonitor"), "+trainer.log_every_n_steps=2")
     samples = rows_of(tmp_path / "a" / "metrics.csv", "train/samples")
     assert samples[max(samples)] == 2 * STEPS * 64
     rate = rows_of(tmp_path / "a" / "metrics.csv", "train/device/samples_per_sec")
@@ -437,22 +438,16 @@ def test_validations_within_an_epoch(interval, steps, tmp_path):
     assert sorted(rows_of(tmp_path / "a" / "metrics.csv", "val/acc")) == steps
 
 
-def test_validation_every_second_epoch(tmp_path):
-    do(tmp_path / "a", "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4", NOT_PICTURES)
-    assert sorted(rows_of(tmp_path / "a" / "metrics.csv", "val/acc")) == [15, 31]
-
-
 def test_the_simple_profiler_reports(tmp_path, caplog):
     caplog.set_level("INFO")
     do(tmp_path / "a", NOT_PICTURES, "+trainer.profiler=simple")
     assert "run_training_batch" in caplog.text
 
 
-def test_sanity_steps_leave_no_trace(tmp_path):
-    do(tmp_path / "a", NOT_PICTURES)
-    do(tmp_path / "b", NOT_PICTURES, "trainer.num_sanity_val_steps=2")
-    assert_same(checkpoint(tmp_path / "b")["state_dict"], checkpoint(tmp_path / "a")["state_dict"])
-    one, two = ((tmp_path / name / "metrics.csv").read_text() for name in "ab")
+def test_sanity_steps_leave_no_trace(plain, tmp_path):
+    do(tmp_path / "a", NOT_PICTURES, "trainer.num_sanity_val_steps=2")
+    assert_same(checkpoint(tmp_path / "a")["state_dict"], checkpoint(plain)["state_dict"])
+    one, two = ((folder / "metrics.csv").read_text() for folder in (plain, tmp_path / "a"))
     assert one == two
 
 
@@ -464,7 +459,8 @@ def test_plateau_waits_for_the_validations_that_there_are(tmp_path):
        "+model.scheduler.threshold=9", "+trainer.check_val_every_n_epoch=2",
        "trainer.max_epochs=6", add("Watch"))  # fmt: skip
     rates = [Watch.rates[epoch * STEPS] for epoch in range(6)]
-    # Validated after epochs 2, 4 and 6; the first value is the best, the next ones are not better.
+    # The first value is the best, the next ones are not better.
+    assert sorted(rows_of(tmp_path / "a" / "metrics.csv", "val/acc")) == [15, 31, 47]
     assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 1e-3, 1e-4, 1e-4])
 
 
@@ -505,9 +501,9 @@ def test_other_early_ends_have_their_sentence(words, sentence, tmp_path):
     assert record["num_epochs"] == 2
 
 
-def test_a_run_that_did_all_epochs_says_so(tmp_path):
-    assert do(tmp_path / "a", NOT_PICTURES)["ended"] == "all 2 epochs"
-    assert do(tmp_path / "b", NOT_PICTURES, "trainer.max_epochs=1")["ended"] == "the one epoch"
+def test_a_run_that_did_all_epochs_says_so(plain, tmp_path):
+    assert record_of(plain)["ended"] == "all 2 epochs"
+    assert do(tmp_path / "a", NOT_PICTURES, "trainer.max_epochs=1")["ended"] == "the one epoch"
 
 
 # Training on.

@@ -44,8 +44,7 @@ class Curves(ImageCallback):
 
     def epoch_done(self, trainer: Trainer, module: LightningModule, *, is_last: bool) -> None:
         if draws(trainer):
-            with self.timed():
-                self._add_epoch(trainer)
+            self._add_epoch(trainer)
         self._measured, self._validated = [], False
         super().epoch_done(trainer, module, is_last=is_last)
 

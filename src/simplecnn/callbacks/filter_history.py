@@ -69,11 +69,10 @@ class FilterHistory(LayerCallback):
         """Add the present weights after `epoch` epochs; -1 within one."""
         if not draws(trainer):
             return
-        with self.timed():
-            for name, layer in self.chosen(module).items():
-                weights = layer.weight.detach().float().cpu().numpy().copy()
-                self.histories[name].add(trainer.global_step, epoch=epoch, weights=weights)
-                self.histories[name].save()
+        for name, layer in self.chosen(module).items():
+            weights = layer.weight.detach().float().cpu().numpy().copy()
+            self.histories[name].add(trainer.global_step, epoch=epoch, weights=weights)
+            self.histories[name].save()
 
 
 def is_moment(epoch: int) -> bool:

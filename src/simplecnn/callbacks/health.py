@@ -60,25 +60,22 @@ class Health(ImageCallback):
         is_measured = step in self._early or step % self._steps_per_epoch == 0
         if is_measured and step != self._step and draws(trainer):
             self._step = step
-            with self.timed():
-                weights = [m.weight for m in layers(network_of(pl_module)).values()]
-                self._before = [w.detach().clone() for w in weights]
+            weights = [m.weight for m in layers(network_of(pl_module)).values()]
+            self._before = [w.detach().clone() for w in weights]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self._before and trainer.global_step == self._step:  # not in the middle of it
-            with self.timed():
-                modules = layers(network_of(pl_module)).values()
-                ratios = update_ratios(modules, self._before)
-                self._measured.append((self._step, gradient_norms(modules), ratios))
-                self._before = []
+            modules = layers(network_of(pl_module)).values()
+            ratios = update_ratios(modules, self._before)
+            self._measured.append((self._step, gradient_norms(modules), ratios))
+            self._before = []
 
     def epoch_done(self, trainer: Trainer, module: LightningModule, *, is_last: bool) -> None:
+        for step, norms, ratios in self._measured:
+            self.gradients.add(step, norm=norms.cpu(), update=ratios.cpu())
         if self._measured:
-            with self.timed():
-                for step, norms, ratios in self._measured:
-                    self.gradients.add(step, norm=norms.cpu(), update=ratios.cpu())
-                self.gradients.save()
-            self._measured = []
+            self.gradients.save()
+        self._measured = []
         super().epoch_done(trainer, module, is_last=is_last)
 
     def on_validation_batch_start(
@@ -105,13 +102,12 @@ class Health(ImageCallback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._meters:
             return
-        with self.timed():
-            meters = [self._meters[n] for n in layers(network_of(pl_module)) if n in self._meters]
-            results = [meter.result() for meter in meters]
-            rows = {name: [result[name] for result in results] for name in results[0]}
-            self.activity.add(trainer.global_step, **rows, num_images=meters[0].num_images)
-            self.activity.save()
-            self._meters = {}
+        meters = [self._meters[n] for n in layers(network_of(pl_module)) if n in self._meters]
+        results = [meter.result() for meter in meters]
+        rows = {name: [result[name] for result in results] for name in results[0]}
+        self.activity.add(trainer.global_step, **rows, num_images=meters[0].num_images)
+        self.activity.save()
+        self._meters = {}
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
         if not self.gradients.rows:
@@ -125,5 +121,4 @@ class Health(ImageCallback):
         return {"health": Picture(figure, {})}
 
     def _receive(self, name: str, output: Tensor) -> None:
-        with self.timed():
-            self._meters.setdefault(name, ActivityMeter()).add(output)
+        self._meters.setdefault(name, ActivityMeter()).add(output)

@@ -1,8 +1,7 @@
 """What the picture callbacks share: when they draw, of which layers, and where a picture goes."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +30,7 @@ class ImageCallback(BetweenEpochs):
 
     A picture goes to `<dirpath>/<name>_epoch=…_step=….png` and to TensorBoard, its arrays to an
     `.npz` beside it; a `cumulative` one, of the training so far, keeps one name. Subclasses give
-    `draw`. `seconds` adds up what all of it cost: what else a subclass does is `timed`.
+    `draw`. `seconds` adds up what drawing and writing took.
     """
 
     cumulative = False
@@ -55,19 +54,12 @@ class ImageCallback(BetweenEpochs):
         if is_last or trainer.current_epoch % self.every_n_epochs == 0:
             self.save_pictures(trainer, module)
 
-    @contextmanager
-    def timed(self) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds += time.perf_counter() - start
-
     def save_pictures(self, trainer: Trainer, module: LightningModule) -> None:
         if not draws(trainer):
             return
+        start = time.perf_counter()
         epoch, step = trainer.current_epoch, trainer.global_step
-        with self.timed(), drawing(ink=getattr(trainer.datamodule, "ink", True)):
+        with drawing(ink=getattr(trainer.datamodule, "ink", True)):
             for name, picture in self.draw(trainer, module, f"epoch {epoch}, step {step}").items():
                 png, width, height = encode_png(picture.figure)
                 stem = name if self.cumulative else f"{name}_epoch={epoch:03d}_step={step:06d}"
@@ -80,6 +72,7 @@ class ImageCallback(BetweenEpochs):
                         # The step of the epoch's metrics, which Lightning counts from 0.
                         tag = name.replace("_", "/", 1)
                         logger.add_png(tag, png, width, height, max(0, step - 1))
+        self.seconds += time.perf_counter() - start
 
 
 class LayerCallback(ImageCallback):

@@ -34,14 +34,12 @@ class ValidationCallback(ImageCallback):
     ) -> None:
         is_logits = isinstance(outputs, Tensor) and outputs.ndim == 2
         if is_logits and dataloader_idx == 0 and in_training(trainer):
-            with self.timed():
-                self.validated_at = trainer.global_step
-                self.add(outputs, *batch)
+            self.validated_at = trainer.global_step
+            self.add(outputs, *batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if in_training(trainer) and self.validated_at == trainer.global_step:
-            with self.timed():
-                self.finish()
+            self.finish()
 
     def when_validated(self, trainer: Trainer, when: str) -> str:
         """`when`, the words for now, if the last pass was now; else the step of that pass."""

@@ -7,6 +7,7 @@ from typing import Any
 from lightning_fabric.plugins import TorchCheckpointIO
 
 from simplecnn.checkpoint_file import write_checkpoint
+from simplecnn.run_directory import moved
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -39,14 +40,5 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             if isinstance(state, dict) and isinstance(state.get("dirpath"), str):
                 before = Path(state["dirpath"])
                 if before.name == here.name and before != here:
-                    state.update(_moved(state, str(before), str(here)))
+                    state.update(moved(state, str(before), str(here)))
         return checkpoint
-
-
-def _moved(value: Any, before: str, here: str) -> Any:
-    """The same value, with `here` for `before` at the beginning of each path."""
-    if isinstance(value, dict):
-        return {_moved(k, before, here): _moved(v, before, here) for k, v in value.items()}
-    if isinstance(value, str) and value.startswith(before):
-        return here + value.removeprefix(before)
-    return value

@@ -1,6 +1,7 @@
 """Where the time of a fit goes."""
 
 import time
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
@@ -10,15 +11,14 @@ from simplecnn.callbacks.image_callback import ImageCallback
 class Phases(Callback):
     """The seconds of a fit by part, each counted once. Comes before all other callbacks.
 
-    `start` is what comes before the first step (data, optimizer), `validation` is without the
-    pictures and `pictures` are those of both, `checkpoints` are the writing of the files. `steps`
-    are the rest: the training itself.
+    `start` is what comes before the first step (data, optimizer), `pictures` are drawn and
+    `checkpoints` written. `steps` are the rest: the training itself.
     """
 
     def __init__(self) -> None:
         self.start = self.validation = 0.0
         self._began = 0.0
-        self._since = 0.0  # of the validation pass, without its pictures
+        self._since = 0.0  # of the validation pass
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -28,28 +28,22 @@ class Phases(Callback):
         self.start = time.perf_counter() - self._began
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._since = time.perf_counter() - seconds_drawing(trainer)
+        self._since = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.validation += time.perf_counter() - seconds_drawing(trainer) - self._since
+        self.validation += time.perf_counter() - self._since
 
-    def seconds(self, trainer: Trainer, fit: float) -> dict[str, float]:
-        """The parts of a fit that took `fit` seconds so far; they add up to it.
-
-        None are known where it happened in processes of its own.
-        """
-        if not self.start:
-            return {}
+    def add_to(self, record: dict[str, Any], trainer: Trainer) -> None:
+        """Note the parts in a run's record; with those before an interruption they are its fit."""
+        if not self.start:  # it happened in processes of its own
+            return
         parts = {
             "start": self.start,
             "validation": self.validation,
-            "pictures": seconds_drawing(trainer),
+            "pictures": sum(c.seconds for c in trainer.callbacks if isinstance(c, ImageCallback)),
             "checkpoints": getattr(trainer.strategy.checkpoint_io, "seconds", 0.0),
         }
-        parts = {name: round(value, 3) for name, value in parts.items()}
-        return {"steps": round(fit - sum(parts.values()), 3), **parts}
-
-
-def seconds_drawing(trainer: Trainer) -> float:
-    """Seconds that all pictures took so far."""
-    return sum(c.seconds for c in trainer.callbacks if isinstance(c, ImageCallback))
+        past = record.get("seconds_of_fit") or {}
+        parts = {name: round(past.get(name, 0.0) + value, 3) for name, value in parts.items()}
+        steps = round(record["seconds"]["fit"] - sum(parts.values()), 3)
+        record["seconds_of_fit"] = {"steps": steps, **parts}

@@ -99,20 +99,17 @@ def _recorded(run: "Run") -> float | None:
 
 
 class Run:
-    """The parts of one run and what came out of it."""
+    """The parts of one run. What came out of it is in the record: metrics, best, ended, …"""
 
     def __init__(self, config: Config, directory: RunDirectory, stop: Stop) -> None:
         self.config = config
         self.directory = directory
         self.stop = stop
-        # A run that is resumed has some of these already.
-        record = directory.record
-        self.metrics: dict[str, float] = dict(record.get("metrics") or {})
-        self.best: dict[str, Any] | None = record.get("best")  # value, epoch (from 1): best.ckpt
-        self.num_epochs = 0
-        self.ended: str | None = None
         self.trainer: Any = None
-        self._fit_before = record["seconds"].get("fit", 0.0)
+        # A run that is resumed has metrics, and a best checkpoint: its value, its epoch from 1.
+        self.results = directory.record
+        self.results |= {"metrics": {}, "best": None} | self.results
+        self.results |= {"num_epochs": 0, "ended": None}
 
     def fit_and_test(self) -> float | None:
         config = self.config
@@ -140,13 +137,13 @@ class Run:
             if not isinstance(logger, TensorBoard):  # ours gets them at the end
                 logger.log_hyperparams(hyper_parameters(config))
         tested: Config = content  # the checkpoint whose weights are tested; empty: as they are then
-        if weights_only:
+        if content and weights_only:
             load_weights(module, content)
             start, content = None, {}
         if config["train"]:
             if content:
                 self._take_over(content, resumed)
-            if self.ended is None:
+            if self.results["ended"] is None:
                 keep_freed_memory()
                 with self.directory.phase("fit"), processes_end_with_this_one(trainer, self.stop):
                     trainer.fit(module, datamodule=datamodule, ckpt_path=start, weights_only=True)
@@ -155,7 +152,7 @@ class Run:
             # Processes that SLURM started may have a path of their own each.
             best = trainer.strategy.broadcast(self._best_checkpoint())
             tested = read_checkpoint(Path(best)) if best else tested
-            self.directory.update(metrics=self.metrics, best=self.best, ended=self.ended)
+            self.directory.update()
         if config["test"] and type(module).test_step is pl.LightningModule.test_step:
             log.info("%s has no test_step: nothing is tested", type(module).__name__)
         elif config["test"]:
@@ -165,39 +162,34 @@ class Run:
                 load_weights(module, tested)
             with self.directory.phase("test"), processes_end_with_this_one(trainer, self.stop):
                 trainer.test(module, datamodule=datamodule, verbose=False)
-            self.metrics |= _metrics(trainer.callback_metrics)
-        if self.best:
-            return float(self.best["value"])
-        return self.metrics.get(config["monitor"]) if config["monitor"] else None
+            self.results["metrics"] |= _metrics(trainer.callback_metrics)
+        if self.results["best"]:
+            return float(self.results["best"]["value"])
+        return self.results["metrics"].get(config["monitor"]) if config["monitor"] else None
 
     def record(self, status: str, **entries: Any) -> Path | None:
         """Write how the run ended to run.json and to TensorBoard's HPARAMS tab; gives its page."""
         last = self.directory.last_checkpoint()
         if last and status != "finished":
             content = read_checkpoint(last)
-            self.num_epochs = content["epoch"]
-            self.metrics = _metrics((content.get(STATE) or {}).get("metrics", {})) | self.metrics
+            metrics = (content.get(STATE) or {}).get("metrics", {})
+            self.results["metrics"] = _metrics(metrics) | self.results["metrics"]
+            self.results["num_epochs"] = content["epoch"]
         if self.trainer is not None:
             self._close_loggers(finished=status == "finished")
-            self._add_phases()
-        self.directory.update(
-            status=status,
-            num_epochs=self.num_epochs,
-            ended=self.ended,
-            best=self.best,
-            metrics=self.metrics,
-            **entries,
-        )
+            for callback in self.trainer.callbacks:
+                if isinstance(callback, Phases):
+                    callback.add_to(self.results, self.trainer)
+        self.directory.update(status=status, **entries)
         reports = [c for c in getattr(self.trainer, "callbacks", ()) if isinstance(c, Report)]
         return reports[0].write(self.trainer, self.directory) if reports else None
 
     def _close_loggers(self, *, finished: bool) -> None:
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoard):
-                if finished and self.best:  # the first column of HPARAMS
+                if finished and (best := self.results["best"]):  # the first column of HPARAMS
                     name = str(self.config["monitor"]).rpartition("/")[2]
-                    step = self.trainer.global_step
-                    logger.experiment.add_scalar(name, self.best["value"], step)
+                    logger.experiment.add_scalar(name, best["value"], self.trainer.global_step)
                 logger.log_hyperparams(hyper_parameters(self.config))
                 logger.close()
         wandb = sys.modules.get("wandb")
@@ -208,30 +200,31 @@ class Run:
         """Note what a checkpoint says of the run before, and whether there is anything to train."""
         progress = content["loops"]["fit_loop"]["epoch_progress"]["current"]
         # best.ckpt is written when an epoch has been processed, and not yet counted.
-        self.num_epochs = progress["processed"]
-        max_epochs = self.config["trainer"].get("max_epochs")
+        done, max_epochs = progress["processed"], self.config["trainer"].get("max_epochs")
+        ended = None
         if resumed:
             state = content.get(STATE) or {}
-            self.metrics = _metrics(state.get("metrics", {}))
-            self.ended = state.get("ended")
-        elif max_epochs not in (None, -1) and self.num_epochs >= max_epochs:
-            self.ended = f"already {self.num_epochs} of {max_epochs} epochs: nothing to train"
-        if self.ended:
-            log.info("%s", self.ended)
+            self.results["metrics"] = _metrics(state.get("metrics", {}))
+            ended = state.get("ended")
+        elif max_epochs not in (None, -1) and done >= max_epochs:
+            ended = f"already {done} of {max_epochs} epochs: nothing to train"
+        self.results |= {"num_epochs": done, "ended": ended}
+        if ended:
+            log.info("%s", ended)
             # What the test logs is logged at the step where the training ended.
             self.trainer.fit_loop.load_state_dict(content["loops"]["fit_loop"])
 
     def _note_fit(self) -> None:
         """What came out of the fit; in processes that the Trainer spawned, by their checkpoint."""
-        self.metrics |= _metrics(self.trainer.callback_metrics)
-        self.num_epochs = self.trainer.current_epoch
+        self.results["metrics"] |= _metrics(self.trainer.callback_metrics)
+        self.results["num_epochs"] = self.trainer.current_epoch
         last = self.directory.last_checkpoint()
         if last:
             content = read_checkpoint(last)
-            self.num_epochs = content["epoch"]
-            self.ended = (content.get(STATE) or {}).get("ended")
-            if self.ended is None and self.trainer.should_stop:  # before it trained: a Timer
-                self.ended = why_ended(self.trainer)
+            ended = (content.get(STATE) or {}).get("ended")
+            if ended is None and self.trainer.should_stop:  # before it trained: a Timer
+                ended = why_ended(self.trainer)
+            self.results |= {"num_epochs": content["epoch"], "ended": ended}
             if self.trainer.global_step != content["global_step"]:  # spawned processes went there
                 self.trainer.fit_loop.load_state_dict(content["loops"]["fit_loop"])
 
@@ -249,7 +242,8 @@ class Run:
         scores = [s for s in content["callbacks"].values() if s.get("monitor") == monitor]
         value = next((s["best_model_score"] for s in scores if "best_model_score" in s), None)
         if value is not None:
-            self.best = {"value": round(float(value), 6), "epoch": content["epoch"] + 1}
+            best = {"value": round(float(value), 6), "epoch": content["epoch"] + 1}
+            self.results["best"] = best
         return path
 
     def _announce(self, module: pl.LightningModule, datamodule: pl.LightningDataModule) -> None:
@@ -268,18 +262,6 @@ class Run:
         )
         if self.directory.writes:
             log.info("%s parameters on %s: %s", f"{number:,}", device, why)
-
-    def _add_phases(self) -> None:
-        """Note where the time of the fit went, that before an interruption included."""
-        record = self.directory.record
-        for callback in self.trainer.callbacks:
-            if isinstance(callback, Phases) and "fit" in record["seconds"]:
-                fit = record["seconds"]["fit"] - self._fit_before
-                parts = callback.seconds(self.trainer, fit)
-                past = record.get("seconds_of_fit") or {}
-                record["seconds_of_fit"] = past | {
-                    name: round(past.get(name, 0.0) + value, 3) for name, value in parts.items()
-                }
 
 
 def load_weights(module: pl.LightningModule, content: Config) -> None:
