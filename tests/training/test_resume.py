@@ -627,7 +627,7 @@ def test_a_signal_ends_a_run_and_tells_how_to_resume(
     }
 
     def story() -> Story:
-        folder = tmp_path / "run"
+        folder = tmp_path / "a run"
         for place, trouble in places.items():
             assert (yield begin(folder, whole, trouble)) == code, (place, log_of(folder))
             record = record_of(folder)
