@@ -72,7 +72,7 @@ class Health(ImageCallback):
 
     def epoch_done(self, trainer: Trainer, module: LightningModule, *, is_last: bool) -> None:
         for step, norms, ratios in self._measured:
-            self.gradients.add(step, norm=norms.cpu(), update=ratios.cpu())
+            self.gradients.add(step, norm=norms.cpu().numpy(), update=ratios.cpu().numpy())
         if self._measured:
             self.gradients.save()
         self._measured = []

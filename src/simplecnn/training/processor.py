@@ -4,6 +4,7 @@ a run must not leave to the next one. Imports no torch before it is needed."""
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 # Turns that an OpenMP thread waits in a loop before it goes to sleep: a tenth of a millisecond.
 # More are a little faster in a quiet hour, fewer beside busy processes: docs/performance.md.
@@ -40,7 +41,7 @@ def state_restored() -> Iterator[None]:
     deterministic = torch.are_deterministic_algorithms_enabled()
     cudnn = torch.backends.cudnn
     flags = {name: getattr(cudnn, name) for name in ("deterministic", "benchmark", "allow_tf32")}
-    values = [
+    values: list[tuple[Any, Any]] = [
         (torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()),
         (torch.set_num_threads, torch.get_num_threads()),
         (torch.set_default_dtype, torch.get_default_dtype()),
