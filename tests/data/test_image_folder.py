@@ -124,12 +124,12 @@ def test_a_changed_file_is_decoded_again_and_no_other(root, module, monkeypatch)
     data = module()
     data.setup()
     assert sorted(decoded) == ["cat3.png", "new.png"]
-    names = list(data._cache.files)
+    names = data.cache.files.names
     assert names == sorted(names) and len(names) == 15 and "cat/cat0.png" not in names
     assert (data.images[names.index("cat/cat3.png")] == 77).all()
     kept = np.asarray(Image.open(root / "dog" / "dog2.png").resize((8, 6)))
     assert (data.images[names.index("dog/dog2.png"), :, 1:7].permute(1, 2, 0).numpy() == kept).all()
-    assert len(list((root.parent / "data" / "image_folder").glob("*.uint8"))) == 1
+    assert len(list((root.parent / "data" / "image_folder").glob("*.images"))) == 1
 
 
 def test_a_mapped_file_gives_the_same_batches(module):
@@ -161,7 +161,7 @@ def test_fit(root, module, fit, top, left):
     write(root / "cat" / "a.png", np.full((20, 40, 3), 255, np.uint8))
     data = module(fit=fit)
     data.setup()
-    image = data.images[list(data._cache.files).index("cat/a.png")] / 255
+    image = data.images[data.cache.files.names.index("cat/a.png")] / 255
     assert image[0, 0, 4] == top and image[0, 4, 0] == left
     assert image[0, 4, 4] == 1
 
@@ -260,7 +260,8 @@ def test_bad_files_are_named_all_at_once_and_can_be_left_out(root, module):
     assert "there is no such file" in sentences[4]
     data = module(skip_broken=True)
     data.setup()
-    assert data.images.shape == (15, 3, 8, 8) and len(data._cache.broken) == 5
+    assert sum(sum(data.class_counts(name)) for name in data.splits) == 15
+    assert len(data.record()["left_out"]) == 5 and data.images.shape == (20, 3, 8, 8)
 
 
 def test_a_folder_that_cannot_be_used(root, module):
@@ -328,36 +329,33 @@ def test_a_cache_that_cannot_be_written(root, module):
 
 
 SCRIPT = """
-import sys
+import sys, time
+from pathlib import Path
+import numpy as np
 from simplecnn.data import image_cache
-read = image_cache.read_pixels
 def slow(path, **options):
     print("decodes", flush=True)
-    import time; time.sleep(float(sys.argv[3]))
-    return read(path, **options)
+    time.sleep(100)
 image_cache.read_pixels = slow
-from simplecnn.data.image_folder import ImageFolderDataModule
-data = ImageFolderDataModule(root=sys.argv[1], data_dir=sys.argv[2], image_size=8)
-data.setup()
+root, data_dir = map(Path, sys.argv[1:])
+names = sorted(path.relative_to(root).as_posix() for path in root.glob("*/*"))
+files = image_cache.ImageFiles(names, np.zeros((2, len(names)), np.int64))
+image_cache.cached_images(root, files, image_cache.Decoding(8, 3, "pad"), data_dir)
 """
 
 
-def start(root: Path, seconds: float) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", SCRIPT, str(root), str(root.parent / "data"), str(seconds)]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def test_kill_while_decoding_leaves_nothing_half_written(root, module):
-    process = start(root, 0.5)
+    words = [sys.executable, "-c", SCRIPT, str(root), str(root.parent / "data")]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "decodes\n"
     process.kill()
     process.communicate()
     folder = root.parent / "data" / "image_folder"
-    assert [p for p in folder.iterdir() if p.suffix == ".json"] == []
+    assert {p.suffix for p in folder.iterdir()} == {".new", ".lock"}
     data = module()
     data.setup()
     assert data.images.shape == (15, 3, 8, 8)
-    assert {p.suffix for p in folder.iterdir()} <= {".json", ".uint8", ".lock"}
+    assert {p.suffix for p in folder.iterdir()} == {".images", ".lock"}
 
 
 def test_of_two_at_once_one_decodes(root, monkeypatch, module):

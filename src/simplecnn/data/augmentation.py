@@ -21,9 +21,7 @@ class RandomAffine:
     def __init__(
         self, degrees: float = 0.0, scale: float = 0.0, shear: float = 0.0, shift: float = 0.0
     ) -> None:
-        for name, value in [("degrees", degrees), ("shear", shear), ("shift", shift)]:
-            if value < 0:
-                raise ValueError(f"{name} is {value}: it must be 0 or more.")
+        check_limits(math.inf, degrees=degrees, shear=shear, shift=shift)
         if not 0 <= scale < 1:
             raise ValueError(f"scale is {scale}: it must be from 0 up to, not including, 1.")
         self.degrees = degrees
@@ -61,17 +59,9 @@ class RandomAffine:
 class RandomFlip(RandomAffine):
     """The same, and a share `flip` of the images mirrored, left for right."""
 
-    def __init__(
-        self,
-        degrees: float = 0.0,
-        scale: float = 0.0,
-        shear: float = 0.0,
-        shift: float = 0.0,
-        flip: float = 0.5,
-    ) -> None:
-        super().__init__(degrees, scale, shear, shift)
-        if not 0 <= flip <= 1:
-            raise ValueError(f"flip is {flip}: it must be from 0 to 1.")
+    def __init__(self, *, flip: float = 0.5, **affine: float) -> None:
+        super().__init__(**affine)
+        check_limits(1, flip=flip)
         self.flip = flip
 
     def draw(self, num_images: int, image_size: int, rng: np.random.Generator) -> Tensor:
@@ -90,20 +80,15 @@ class RandomColor(RandomFlip):
 
     def __init__(
         self,
-        degrees: float = 0.0,
-        scale: float = 0.0,
-        shear: float = 0.0,
-        shift: float = 0.0,
-        flip: float = 0.5,
+        *,
         brightness: float = 0.2,
         contrast: float = 0.2,
         saturation: float = 0.2,
+        **flip_and_affine: float,
     ) -> None:
-        super().__init__(degrees, scale, shear, shift, flip)
+        super().__init__(**flip_and_affine)
+        check_limits(1, brightness=brightness, contrast=contrast, saturation=saturation)
         self.color = brightness, contrast, saturation
-        for name, value in zip(("brightness", "contrast", "saturation"), self.color, strict=True):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value}: it must be from 0 to 1.")
 
     def draw(self, num_images: int, image_size: int, rng: np.random.Generator) -> Tensor:
         """Affine maps, and beside them the three factors, twice (N, 2, 3 + 3)."""
@@ -122,24 +107,16 @@ class RandomColor(RandomFlip):
 
 
 class RandomElastic(RandomAffine):
-    """The same, and each image bent a little, as handwriting differs from hand to hand.
+    """The same as RandomAffine, and each image bent a little, as handwriting differs by hand.
 
     The crossings of a net of 5 x 5 lines move along both axes, by normally distributed pixels with
     `bend` as their standard deviation, and what lies between follows smoothly. After Simard,
     Steinkraus and Platt, "Best Practices for Convolutional Neural Networks", ICDAR 2003.
     """
 
-    def __init__(
-        self,
-        degrees: float = 0.0,
-        scale: float = 0.0,
-        shear: float = 0.0,
-        shift: float = 0.0,
-        bend: float = 0.0,
-    ) -> None:
-        super().__init__(degrees, scale, shear, shift)
-        if bend < 0:
-            raise ValueError(f"bend is {bend}: it must be 0 or more.")
+    def __init__(self, *, bend: float = 0.0, **affine: float) -> None:
+        super().__init__(**affine)
+        check_limits(math.inf, bend=bend)
         self.bend = bend
 
     def draw(self, num_images: int, image_size: int, rng: np.random.Generator) -> Tensor:
@@ -155,3 +132,11 @@ class RandomElastic(RandomAffine):
             crossings, (height, width), mode="bicubic", align_corners=True
         )
         return torch.cat([super().surfaces(height, width), between.flatten(1)])
+
+
+def check_limits(limit: float, **arguments: float) -> None:
+    """Raise ValueError for an argument that is negative, or above the limit."""
+    for name, value in arguments.items():
+        if not 0 <= value <= limit:
+            allowed = "0 or more" if limit == math.inf else f"from 0 to {limit:g}"
+            raise ValueError(f"{name} is {value}: it must be {allowed}.")

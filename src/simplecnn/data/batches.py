@@ -1,5 +1,6 @@
 """Batches of images that lie on one device: their order and their changes."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -88,16 +89,15 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         # A generator, which reads `epoch` at the first `next`: Lightning makes the iterator of
         # the first epoch before it calls `set_epoch`.
-        indices = self._indices()
-        maps = self._maps()
-        num_bytes = 4 * self.images[0].numel()
-        num_images = min(NUM_GATHERED, MAX_GATHERED_BYTES // num_bytes)
+        indices, maps = self._indices(), self._maps()
+        num_images = min(NUM_GATHERED, MAX_GATHERED_BYTES // (4 * self.images[0].numel()))
         num_together = max(1, num_images * self.world_size // self.batch_size)
         for start in range(0, len(indices), num_together):
             batches = indices[start : start + num_together]
             chosen, sizes = torch.cat(batches), [len(batch) for batch in batches]
             images = scale(self._images(chosen))
-            if self.augmentation is not None and maps is not None:
+            if maps is not None:
+                assert self.augmentation is not None
                 images = self.augmentation(images, maps.index_select(0, chosen))
             labels = self.labels.index_select(0, chosen)
             yield from zip(images.split(sizes), labels.split(sizes), strict=True)
@@ -137,9 +137,8 @@ class Batches:
 
     def _maps(self) -> Tensor | None:
         """How each image is changed in this epoch, whatever the order and the process."""
-        if self.augmentation is None or self.shuffle_seed is None:
-            return None
-        if self.num_augmented_epochs is not None and self.epoch >= self.num_augmented_epochs:
+        limit = math.inf if self.num_augmented_epochs is None else self.num_augmented_epochs
+        if self.augmentation is None or self.shuffle_seed is None or self.epoch >= limit:
             return None
         rng = np.random.default_rng((self.shuffle_seed, self.epoch, 1))
         maps = self.augmentation.draw(len(self.labels), self.images.shape[-1], rng)

@@ -21,6 +21,7 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from simplecnn.atomic import atomic_write
 from simplecnn.errors import RunError
@@ -79,9 +80,9 @@ SUMMED_FILES = tuple(f"{name}.gz" for name in ALL_FILES) + ALL_FILES
 BUNDLED_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"  # as uint8
 NUM_BUNDLED = 5_000
 
-NUM_ROUNDS = 2  # times that each mirror is asked for a file
+NUM_ROUNDS = 2  # times that each address is asked for a file
 MAX_LOCK_TIMEOUTS = 30  # another process's download is waited for so many times `timeout`
-MAX_BYTES = 30_000_000  # of a file to download
+MAX_BYTES = 200_000_000  # of a file to download
 
 
 class DataError(RunError):
@@ -96,7 +97,9 @@ def find(data_dir: str | Path, *, dataset: str, name: str) -> Path | None:
     return next((path for path in paths if os.path.isfile(path)), None)  # no PermissionError
 
 
-def missing(data_dir: str | Path, *, dataset: str, parts: Sequence[str]) -> list[str]:
+def missing(
+    data_dir: str | Path, *, dataset: str, parts: Sequence[str] = ("train", "test")
+) -> list[str]:
     """The names of the files of `parts` ("train", "test") that are not there."""
     names = [name for part in parts for name in FILES[part]]
     return [name for name in names if find(data_dir, dataset=dataset, name=name) is None]
@@ -106,62 +109,72 @@ def prepare(
     data_dir: str | Path,
     *,
     dataset: str = "MNIST",
-    parts: Sequence[str] = ("train", "test"),
     download: bool = True,
     mirrors: Sequence[str] | None = None,
     timeout: float = 10.0,
 ) -> None:
-    """Download the files of `parts` that are missing.
-
-    Where none is missing, nothing is written: the folder may be read-only. Any number of processes
-    may call this at once: one downloads, the others wait. A file gets its name only after its
-    check, so that a download that was killed leaves no part of a file.
+    """Download the files that are missing; where none is, nothing is written.
 
     mirrors: addresses of folders that hold the `.gz` files, asked in turn, twice.
     timeout: seconds without an answer after which the next mirror is asked.
 
     Raises DataError where the files are not there and cannot be downloaded.
     """
-    if not missing(data_dir, dataset=dataset, parts=parts):
-        return
-    if not download:
-        raise DataError(_not_here(data_dir, dataset, parts, "download=false"))
-    raw = _raw_folder(data_dir, dataset)
-    lock = raw / ".download.lock"
-    patience = MAX_LOCK_TIMEOUTS * timeout
-    try:
-        raw.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock, timeout=patience):
-            # Only now, since another process may have downloaded them in the meantime.
-            for name in missing(data_dir, dataset=dataset, parts=parts):
-                _download(raw / f"{name}.gz", dataset, mirrors or MIRRORS[dataset], timeout)
-        return
-    except Timeout:
-        reason = f"another process has held {lock} for {patience:g} seconds"
-    except OSError as error:
-        reason = str(error)
-    raise DataError(_not_here(data_dir, dataset, parts, reason))
-
-
-def _download(path: Path, dataset: str, mirrors: Sequence[str], timeout: float) -> None:
-    """Write the file `path` of the first mirror that has a good one. Raises OSError."""
-    problems: dict[str, str] = {}  # the last one of each address
-    for mirror in NUM_ROUNDS * list(mirrors):
-        url = f"{mirror.rstrip('/')}/{path.name}"
-        log.info("Downloading %s", url)
+    for name in missing(data_dir, dataset=dataset):
+        filename = f"{name}.gz"
+        urls = [f"{mirror.rstrip('/')}/{filename}" for mirror in mirrors or MIRRORS[dataset]]
         try:
-            request = Request(url, headers={"User-Agent": "simplecnn"})
-            with urlopen(request, timeout=timeout) as response:
-                content = response.read(MAX_BYTES)
-        except (OSError, HTTPException) as error:
-            problems[url] = str(error) or type(error).__name__
-            continue
-        if problem := _wrong_sum(content, dataset, path.name):
-            problems[url] = problem
-            continue
-        atomic_write(path, content)
-        return
+            if not download:
+                raise OSError("download=false")
+            path = _raw_folder(data_dir, dataset) / filename
+            download_file(path, urls, _sums(dataset)[filename], timeout=timeout)
+        except OSError as error:
+            lacking = missing(data_dir, dataset=dataset)
+            raise DataError(_not_here(data_dir, dataset, lacking, str(error))) from None
+
+
+def download_file(path: Path, urls: Sequence[str], sha256: str, *, timeout: float) -> None:
+    """Write the file `path` of the first address that has it.
+
+    Any number of processes may call this at once: one downloads, the others wait. The file gets its
+    name only after its check, so that a download that was killed leaves no part of it. Raises
+    OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock, patience = path.parent / ".download.lock", MAX_LOCK_TIMEOUTS * timeout
+    problems: dict[str, str] = {}  # the last one of each address
+    try:
+        with FileLock(lock, timeout=patience):
+            if path.is_file():  # another process has downloaded it in the meantime
+                return
+            for url in NUM_ROUNDS * list(urls):
+                log.info("Downloading %s", url)
+                try:
+                    content = _content(url, timeout)
+                except (OSError, HTTPException) as error:
+                    problems[url] = str(error) or type(error).__name__
+                    continue
+                if problem := _wrong_sum(content, sha256):
+                    problems[url] = problem
+                    continue
+                atomic_write(path, content)
+                return
+    except Timeout:
+        raise OSError(f"another process has held {lock} for {patience:g} seconds") from None
     raise OSError("; ".join(f"{url}: {problem}" for url, problem in problems.items()))
+
+
+def _content(url: str, timeout: float) -> bytes:
+    """What is at an address, as far as the largest file goes; a bar shows how far it is."""
+    request = Request(url, headers={"User-Agent": "simplecnn"})
+    content = bytearray()
+    with urlopen(request, timeout=timeout) as response:
+        size = int(response.headers.get("Content-Length") or 0)
+        with tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+            while block := response.read(min(1 << 20, MAX_BYTES - len(content))):
+                content += block
+                bar.update(len(block))
+    return bytes(content)
 
 
 def read(
@@ -178,48 +191,46 @@ def read(
     for name, shape in zip(FILES[part], ((28, 28), ()), strict=True):
         path = find(data_dir, dataset=dataset, name=name)
         if path is None:
-            raise DataError(_not_here(data_dir, dataset, [part]))
+            lacking = missing(data_dir, dataset=dataset, parts=[part])
+            raise DataError(_not_here(data_dir, dataset, lacking))
         try:
             content = path.read_bytes()
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-        problem = _wrong_sum(content, dataset, path.name)
+        # What is in the .gz of FashionMNIST and KMNIST has no published checksum.
+        problem = _wrong_sum(content, _sums(dataset).get(path.name))
         if not problem and path.suffix == ".gz":
             content = gzip.decompress(content)
-        # what is in the .gz of FashionMNIST and KMNIST has no published checksum
-        problem = problem or _wrong_format(content, (NUM_IMAGES[part], *shape))
+        header = struct.pack(f">{2 + len(shape)}I", 0x0801 + len(shape), NUM_IMAGES[part], *shape)
+        num_bytes = len(header) + NUM_IMAGES[part] * math.prod(shape)
+        if not problem and not (content.startswith(header) and len(content) == num_bytes):
+            problem = (
+                f"{len(content):,} bytes and begins {content[: len(header)].hex(' ', 4)}, "
+                f"expected {num_bytes:,} bytes that begin {header.hex(' ', 4)}"
+            )
         if problem:
             raise DataError(
                 f"{path} is damaged or not {dataset}'s: it has {problem}. Delete it to have it "
                 f"downloaded, or put a good copy in its place."
             )
-        offset = 4 * (2 + len(shape))
-        arrays.append(np.frombuffer(content, np.uint8, offset=offset).reshape(-1, *shape))
+        arrays.append(np.frombuffer(content, np.uint8, offset=len(header)).reshape(-1, *shape))
     images, labels = arrays
     if labels.max() > 9:
         raise DataError(f"{path} holds the label {labels.max()}: labels are 0 to 9.")
     return images, labels
 
 
-def _wrong_sum(content: bytes, dataset: str, filename: str) -> str | None:
-    """How a file differs from its published SHA-256; None where it has it, or none is known."""
-    expected = dict(zip(SUMMED_FILES, SHA256[dataset], strict=False)).get(filename)
+def _sums(dataset: str) -> dict[str, str]:
+    """The published SHA-256 of the files of a data set, as far as there are any."""
+    return dict(zip(SUMMED_FILES, SHA256[dataset], strict=False))
+
+
+def _wrong_sum(content: bytes, expected: str | None) -> str | None:
+    """How a file differs from its SHA-256; None where it has it, or none is known."""
     actual = hashlib.sha256(content).hexdigest()
     if expected in (None, actual):
         return None
     return f"{len(content):,} bytes and SHA-256 {actual}, expected {expected}"
-
-
-def _wrong_format(content: bytes, shape: tuple[int, ...]) -> str | None:
-    """How an extracted file differs from uint8 of this shape after the header of the format."""
-    header = struct.pack(f">{1 + len(shape)}I", 0x0800 + len(shape), *shape)
-    num_bytes = len(header) + math.prod(shape)
-    if len(content) == num_bytes and content.startswith(header):
-        return None
-    return (
-        f"{len(content):,} bytes and begins {content[: len(header)].hex(' ', 4)}, "
-        f"expected {num_bytes:,} bytes that begin {header.hex(' ', 4)}"
-    )
 
 
 def read_bundled() -> tuple[np.ndarray, np.ndarray]:
@@ -256,11 +267,11 @@ def _raw_folder(data_dir: str | Path, dataset: str) -> Path:
 
 
 def _not_here(
-    data_dir: str | Path, dataset: str, parts: Sequence[str], reason: str | None = None
+    data_dir: str | Path, dataset: str, names: Sequence[str], reason: str | None = None
 ) -> str:
     attempt = f" and could not be downloaded ({reason})" if reason else ""
-    names = ", ".join(missing(data_dir, dataset=dataset, parts=parts))
     return (
-        f"{dataset} is not in {_raw_folder(data_dir, dataset)}{attempt}: put the files {names} "
-        f"there, as they are or as .gz, or type data=mnist_5k for digits that need no download."
+        f"{dataset} is not in {_raw_folder(data_dir, dataset)}{attempt}: put the files "
+        f"{', '.join(names)} there, as they are or as .gz, or type data=mnist_5k for digits that "
+        f"need no download."
     )

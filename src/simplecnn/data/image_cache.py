@@ -1,8 +1,9 @@
-"""Image files decoded once, into one file of uint8 pixels beside an index. No torch.
+"""Image files decoded once, into one file. No torch.
 
-`<data_dir>/image_folder/<folder>-<key>.json` lists the files with their size and time of change, in
-the order of the pixels, and names the file that holds these; the key stands for the folder and for
-how its images are decoded. A file that changes is decoded again, the others are copied.
+`<data_dir>/image_folder/<folder>-<key>.images` holds, one behind the other: the names of the files,
+their sizes and times of change, their pixels, and what is wrong with those that cannot be read,
+which have black ones. The key stands for the folder and for how its images are decoded. A file that
+changes is decoded again, the others are copied.
 """
 
 import hashlib
@@ -14,45 +15,47 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from simplecnn.atomic import atomic_write
 from simplecnn.data.images import Fit, fit_pixels, read_pixels
 from simplecnn.errors import InputError, short
 
 SMALL = 8_000  # bytes of a file
 TOGETHER = 128  # files that a thread decodes before it takes others
-Stamp = list[int]  # size in bytes, time of change in nanoseconds
+Stamped = tuple[str, int, int]  # name, size, time of a file
 
 
-@dataclass(frozen=True)
-class ImageCache:
-    """Decoded images: `files`, by name, are the rows of the pixels; `broken` says why of others."""
+class ImageFiles(NamedTuple):
+    """Files below a folder: their names, and (2, N) sizes in bytes and times in nanoseconds."""
+
+    names: list[str]
+    stamps: NDArray[np.int64]
+
+
+class ImageCache(NamedTuple):
+    """Decoded images: the rows of the pixels (N, C, H, W), in the file `path` behind `offset`."""
 
     path: Path
-    shape: tuple[int, int, int]  # of an image: channels, height, width
-    files: Mapping[str, Stamp]
-    broken: Mapping[str, tuple[Stamp, str]]
+    offset: int
+    shape: tuple[int, int, int, int]
+    files: ImageFiles
+    broken: Mapping[int, str]  # rows that hold no image, and what is wrong with their files
 
     @property
     def num_bytes(self) -> int:
-        return len(self.files) * int(np.prod(self.shape))
-
-    @property
-    def stamps(self) -> dict[str, Stamp]:
-        return {**self.files, **{name: stamp for name, (stamp, _) in self.broken.items()}}
+        return int(np.prod(self.shape))
 
     def pixels(self, *, mapped: bool = False) -> NDArray[np.uint8]:
-        """uint8 (N, C, H, W); `mapped` leaves them on disk, to be read when they are looked at."""
-        shape = (len(self.files), *self.shape)
+        """`mapped` leaves them on disk, to be read when they are looked at."""
         if mapped:
-            return np.memmap(self.path, np.uint8, mode="c", shape=shape)
-        return np.fromfile(self.path, np.uint8).reshape(shape)
+            return np.memmap(self.path, np.uint8, mode="c", offset=self.offset, shape=self.shape)
+        pixels = np.fromfile(self.path, np.uint8, self.num_bytes, offset=self.offset)
+        return pixels.reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -76,125 +79,106 @@ class Decoding:
         return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
 
 
-def cached_images(
-    root: Path, stamps: Mapping[str, Stamp], decoding: Decoding, data_dir: Path
-) -> ImageCache:
-    """The images `stamps` below `root` from the cache, in which those that changed are renewed.
+def cached_images(root: Path, files: ImageFiles, decoding: Decoding, data_dir: Path) -> ImageCache:
+    """The images `files` below `root` from the cache, in which those that changed are renewed.
 
     Nothing is written where nothing has changed. Of several processes one decodes, the others wait.
     Raises InputError where the cache cannot be written.
     """
     key = hashlib.sha256(repr((str(root.resolve()), decoding)).encode(errors="surrogateescape"))
     name = re.sub(r"\W", "_", root.resolve().name)[:40]
-    index = data_dir / "image_folder" / f"{name}-{key.hexdigest()[:12]}.json"
-    cache = _read(index)
-    if cache is not None and cache.stamps == stamps:
+    path = data_dir / "image_folder" / f"{name}-{key.hexdigest()[:12]}.images"
+    cache = _read(path, decoding)
+    if cache is not None and _same(cache.files, files):
         return cache
     try:
-        index.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(index.with_suffix(".lock")):
-            cache = _read(index)
-            if cache is None or cache.stamps != stamps:
-                cache = _renew(index, root, stamps, decoding, cache)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            cache = _read(path, decoding)
+            if cache is None or not _same(cache.files, files):
+                _write(path, root, files, decoding, cache)
+                cache = _read(path, decoding)
     except OSError as error:
         raise InputError(
-            f"{short(index.parent)} cannot be written: {error.strerror}. The decoded images are "
+            f"{short(path.parent)} cannot be written: {error.strerror}. The decoded images are "
             f"kept there: type paths.data_dir=<another folder>."
         ) from None
+    assert cache is not None
     return cache
 
 
-def _read(index: Path) -> ImageCache | None:
+def _same(a: ImageFiles, b: ImageFiles) -> bool:
+    return a.names == b.names and np.array_equal(a.stamps, b.stamps)
+
+
+def _read(path: Path, decoding: Decoding) -> ImageCache | None:
     try:
-        content = json.loads(index.read_bytes())
-        cache = ImageCache(
-            index.with_name(content["pixels"]),
-            tuple(content["shape"]),
-            dict(zip(content["files"], zip_lists(content), strict=True)),
-            {name: (stamp, reason) for name, stamp, reason in content["broken"]},
-        )
-        is_complete = cache.path.stat().st_size == cache.num_bytes
-    except (OSError, ValueError, KeyError, TypeError):
+        with path.open("rb") as file:
+            names = np.load(file).tobytes().decode(errors="surrogateescape").split("\0")
+            files = ImageFiles(names, np.load(file))
+            cache = ImageCache(path, file.tell(), (len(names), *decoding.shape), files, {})
+            file.seek(cache.num_bytes, os.SEEK_CUR)
+            return cache._replace(broken=dict(json.load(file)))
+    except (OSError, EOFError, ValueError):
         return None
-    return cache if is_complete else None
 
 
-def zip_lists(content: Mapping[str, Any]) -> Iterator[Stamp]:
-    """The stamps of an index, which holds them as columns."""
-    return map(list, zip(content["sizes"], content["times"], strict=True))
-
-
-def _renew(
-    index: Path,
-    root: Path,
-    stamps: Mapping[str, Stamp],
-    decoding: Decoding,
-    before: ImageCache | None,
-) -> ImageCache:
-    """Decode what is new, copy the rest, and replace the index when all pixels are on disk."""
-    for left in index.parent.glob(f".{index.stem}*"):  # by a process that was killed
-        left.unlink(missing_ok=True)
-    digest = hashlib.sha256(repr(list(stamps.items())).encode(errors="surrogateescape"))
-    path = index.with_name(f"{index.stem}-{digest.hexdigest()[:12]}.uint8")
-    temporary = path.with_name(f".{path.name}")
-    files: dict[str, Stamp] = {}
-    broken: dict[str, tuple[Stamp, str]] = {}
+def _write(
+    path: Path, root: Path, files: ImageFiles, decoding: Decoding, before: ImageCache | None
+) -> None:
+    """Decode what is new, copy the rest, and replace the file when all is on disk."""
+    temporary = path.with_suffix(".new")
+    black = np.zeros(decoding.shape, np.uint8)
+    broken: list[tuple[int, str]] = []
+    names = "\0".join(files.names).encode(errors="surrogateescape")
     try:
         with temporary.open("wb") as file:
-            for name, result in _decoded(root, stamps, decoding, before):
+            np.save(file, np.frombuffer(names, np.uint8))
+            np.save(file, files.stamps)
+            for row, result in enumerate(_decoded(root, files, decoding, before)):
                 if isinstance(result, str):
-                    broken[name] = stamps[name], result
-                else:
-                    files[name] = stamps[name]
-                    file.write(result.tobytes())
+                    broken.append((row, result))
+                    result = black
+                file.write(result.tobytes())
+            file.write(json.dumps(broken).encode())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    content = {
-        "pixels": path.name,
-        "shape": decoding.shape,
-        "files": list(files),
-        "sizes": [size for size, _ in files.values()],
-        "times": [time for _, time in files.values()],
-        "broken": [(name, *entry) for name, entry in broken.items()],
-    }
-    atomic_write(index, json.dumps(content).encode())
-    for old in index.parent.glob(f"{index.stem}-*.uint8"):
-        if old != path:
-            old.unlink(missing_ok=True)
-    return ImageCache(path, decoding.shape, files, broken)
+
+
+def _stamped(files: ImageFiles) -> list[Stamped]:
+    return list(zip(files.names, *files.stamps.tolist(), strict=True))
 
 
 def _decoded(
-    root: Path, stamps: Mapping[str, Stamp], decoding: Decoding, before: ImageCache | None
-) -> Iterator[tuple[str, NDArray[np.uint8] | str]]:
+    root: Path, files: ImageFiles, decoding: Decoding, before: ImageCache | None
+) -> Iterator[NDArray[np.uint8] | str]:
     """Each file's pixels, or what is wrong with it, in order; a bar shows how far it is.
 
     By threads: Pillow decodes and resizes without Python's lock. Of small files that is so little
     that threads would wait for each other.
     """
-    mean_size = sum(size for size, _ in stamps.values()) / max(1, len(stamps))
-    num_threads = os.cpu_count() if mean_size > SMALL else 1
-    kept: dict[str, int] = {}
-    if before is not None and before.files:
+    num_threads = os.cpu_count() if files.stamps[0].mean() > SMALL else 1
+    kept: dict[Stamped, int] = {}
+    if before is not None:
         pixels = before.pixels(mapped=True)
-        kept = {n: i for i, (n, s) in enumerate(before.files.items()) if stamps.get(n) == s}
+        kept = {f: row for row, f in enumerate(_stamped(before.files)) if row not in before.broken}
 
-    def part(names: list[str]) -> list[NDArray[np.uint8] | str]:
-        return [pixels[kept[n]] if n in kept else decoding(root / n) for n in names]
+    def part(some: list[Stamped]) -> list[NDArray[np.uint8] | str]:
+        return [pixels[kept[file]] if file in kept else decoding(root / file[0]) for file in some]
 
-    names = list(stamps)
-    parts = [names[i : i + TOGETHER] for i in range(0, len(names), TOGETHER)]
+    stamped = _stamped(files)
+    parts = [stamped[i : i + TOGETHER] for i in range(0, len(stamped), TOGETHER)]
     pool = ThreadPoolExecutor(max_workers=num_threads)
-    bar = tqdm(total=len(names), desc=f"reading {root.name}", unit="image", disable=None)
+    bar = tqdm(total=len(stamped), desc=f"reading {root.name}", unit="image", disable=None)
     # Pillow warns of odd headers, and of sizes that are looked at. Threads share the filters.
     with warnings.catch_warnings(), bar:
         warnings.simplefilter("ignore")
         try:
-            for some, results in zip(parts, pool.map(part, parts), strict=True):
-                yield from zip(some, results, strict=True)
-                bar.update(len(some))
+            for results in pool.map(part, parts):
+                yield from results
+                bar.update(len(results))
         finally:
             pool.shutdown(cancel_futures=True)

@@ -2,17 +2,18 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
-from simplecnn.data.augmentation import RandomAffine
-from simplecnn.data.image_cache import Decoding, ImageCache, Stamp, cached_images
+from simplecnn.data.image_cache import Decoding, ImageCache, ImageFiles, cached_images
 from simplecnn.data.images import Fit
 from simplecnn.data.resident import ResidentDataModule, Split
 from simplecnn.errors import InputError, short
@@ -37,10 +38,10 @@ class ImageFolderDataModule(ResidentDataModule):
     root: the folder, which is only read. data_dir: where the decoded images are kept.
     image_size, channels, fit: of the decoded images, as in `images.fit_pixels`.
     val_fraction: of the images of a class, to validate; 0: nothing validates, root/val neither.
-    test_fraction: to test. split_seed: drives which ones, and nothing else.
+    test_fraction: to test.
     skip_broken: leave out files that cannot be read.
     max_resident: GB. More than that stays in the file of decoded images, mapped into memory.
-    The rest: ResidentDataModule.
+    options: of ResidentDataModule.
 
     Raises InputError, in sentences that name files, for a folder that cannot be used.
     """
@@ -57,40 +58,18 @@ class ImageFolderDataModule(ResidentDataModule):
         fit: Fit = "pad",
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
-        split_seed: int = 0,
         skip_broken: bool = False,
         max_resident: float = 2.0,
-        normalize: bool = False,
-        batch_size: int = 64,
-        eval_batch_size: int = 500,
-        seed: int = 42,
-        test_each_epoch: bool = False,
-        augmentation: RandomAffine | None = None,
-        clean_epochs: int = 0,
+        **options: Any,
     ) -> None:
         if channels not in (1, 3) or image_size < 1:
             raise ValueError("channels must be 1 or 3, image_size at least 1.")
-        if not (0 <= val_fraction < 1 and 0 < test_fraction < 1 - val_fraction):
-            raise ValueError(
-                f"val_fraction is {val_fraction} and test_fraction {test_fraction}: from 0 and "
-                f"above 0, they must leave something to train on."
-            )
-        super().__init__(
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            seed=seed,
-            validation=val_fraction > 0,
-            test_each_epoch=test_each_epoch,
-            augmentation=augmentation,
-            clean_epochs=clean_epochs,
-            normalize=normalize,
-        )
+        super().__init__(validation=val_fraction > 0, **options)
         self.root = Path(root).expanduser()
         self.data_dir = Path(data_dir).expanduser()
         self.decoding = Decoding(image_size, channels, fit)
         self.image_shape = self.decoding.shape
         self.fractions = {"val": val_fraction, "test": test_fraction}
-        self.split_seed = split_seed
         self.skip_broken = skip_broken
         self.max_resident = max_resident
         self.name = self.root.resolve().name
@@ -102,58 +81,53 @@ class ImageFolderDataModule(ResidentDataModule):
             )
         self.class_names = tuple(path.name for path in _folders(self.folders["train"]))
         self._check_classes()
-        self.images: Tensor | None = None
-        self.splits: dict[str, tuple[Tensor, Tensor]] = {}  # rows of `images`, labels
+        self.images: Tensor | None = None  # of all splits, which hold (rows, labels)
         self._cache: ImageCache | None = None
-        self._recorded: dict[str, list[str]] | None = None
+        self._rows: dict[tuple[str, int], NDArray[np.int64]] = {}  # by folder of split, and class
+        self._recorded: Mapping[str, Sequence[str]] | None = None  # files by split, of a run
 
     def prepare_data(self) -> None:
         """Decode what is new; on each machine, Lightning calls this in one process."""
-        stamps = self._stamps()
-        self._cache = cached_images(self.root, stamps, self.decoding, self.data_dir)
-        broken = self._cache.broken
-        if broken and not self.skip_broken:
+        if self._cache is not None:
+            return
+        files = self._files()
+        cache = cached_images(self.root, files, self.decoding, self.data_dir)
+        if cache.broken and not self.skip_broken:
             raise InputError(
-                f"{len(broken):,} of {len(stamps):,} files in {self.root} cannot be read. Delete "
-                f"them, or type data.skip_broken=true to leave them out:",
-                *_some([reason for _, reason in broken.values()]),
+                f"{len(cache.broken):,} of {len(files.names):,} files in {self.root} cannot be "
+                f"read. Delete them, or type data.skip_broken=true to leave them out:",
+                *_some(list(cache.broken.values())),
             )
+        self._cache = cache
 
-    def setup(self, stage: str | None = None) -> None:
+    @property
+    def cache(self) -> ImageCache:
+        """The decoded images, once `prepare_data` has been called."""
+        assert self._cache is not None
+        return self._cache
+
+    def read(self, stage: str | None) -> None:
         """Read the images, and say which are in which split; all splits, whatever the stage."""
-        if self._cache is None:
-            self.prepare_data()
-        cache = self._cache
-        assert cache is not None
-        self._skip_validation()
+        self.prepare_data()  # in the other processes of a machine: from the file of the first
+        is_mapped = self.cache.num_bytes > self.max_resident * 1e9
         if self.images is None:
-            mapped = cache.num_bytes > self.max_resident * 1e9
-            self.images = torch.from_numpy(cache.pixels(mapped=mapped))
+            self.images = torch.from_numpy(self.cache.pixels(mapped=is_mapped))
             self._assign(stage)
-            self._tell(mapped)
-        if self.trainer is not None:
-            device = self.trainer.strategy.root_device
-            if cache.num_bytes <= self.max_resident * 1e9:
-                self.images = self.images.to(device)
-            self.splits = {
-                name: (rows.to(device), labels.to(device))
-                for name, (rows, labels) in self.splits.items()
-            }
+            if rank_zero_only.rank == 0:
+                self._tell(is_mapped)
+        if self.trainer is not None and not is_mapped:
+            self.images = self.images.to(self.trainer.strategy.root_device)
 
     def split(self, name: str) -> Split:
         """The images of all splits, and which of them are in this one."""
-        if self.images is None:
-            raise RuntimeError(f'The {name} images have not been read: call setup("fit").')
-        rows, labels = self.splits[name]
+        rows, labels, _ = super().split(name)
+        assert self.images is not None
         return Split(self.images, labels, rows)
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint: the classes, and the files of each split."""
-        assert self._cache is not None
-        files = list(self._cache.files)
-        splits = {
-            name: [files[i] for i in rows.tolist()] for name, (rows, _) in self.splits.items()
-        }
+        names = self.cache.files.names
+        splits = {k: [names[i] for i in rows.tolist()] for k, (rows, _) in self.splits.items()}
         return {"classes": list(self.class_names), "splits": splits}
 
     def load_state_dict(self, state_dict: Mapping[str, Any] | None) -> None:
@@ -166,11 +140,10 @@ class ImageFolderDataModule(ResidentDataModule):
                 f"{self.root} has the classes {', '.join(self.class_names)}, and the run "
                 f"{', '.join(state_dict['classes'])}."
             )
-        self._recorded = dict(state_dict["splits"])
+        self._recorded = state_dict["splits"]
         if self.images is not None:
-            device = self.splits["train"][0].device
             self._assign("fit")
-            self.splits = {k: (r.to(device), y.to(device)) for k, (r, y) in self.splits.items()}
+            self.setup("fit")
 
     def holds(self, state_dict: Mapping[str, Any]) -> bool:
         """Whether all images that the run of a checkpoint tested are here."""
@@ -195,96 +168,109 @@ class ImageFolderDataModule(ResidentDataModule):
                     f"knows only what it was trained on."
                 )
 
-    def _stamps(self) -> dict[str, Stamp]:
-        """Size and time of change of each file, by its name below `root`, in order."""
-        stamps: dict[str, Stamp] = {}
+    def _files(self) -> ImageFiles:
+        """All files, by split, class and name: in the order of their names below `root`."""
+        names: list[str] = []
+        stamps: list[NDArray[np.int64]] = []
         mistakes = []
         for split, folder in sorted(self.folders.items()):
-            for name in self.class_names:
-                of_class = dict(_files(folder / name)) if (folder / name).is_dir() else {}
-                if split == "train" and not of_class:
+            for number, of_class in enumerate(folder / name for name in self.class_names):
+                files = _scan(of_class)
+                if split == "train" and not files.names:
                     mistakes.append(
-                        f"{folder / name} has no images: put some directly into it, or delete it."
+                        f"{of_class} has no images: put some directly into it, or delete it."
                     )
-                prefix = (folder / name).relative_to(self.root).as_posix()
-                stamps |= {f"{prefix}/{file}": stamp for file, stamp in sorted(of_class.items())}
+                prefix = of_class.relative_to(self.root).as_posix()
+                self._rows[split, number] = np.arange(len(files.names)) + len(names)
+                names += [f"{prefix}/{name}" for name in files.names]
+                stamps.append(files.stamps)
         if mistakes:
             raise InputError(*_some(mistakes))
-        return stamps
+        return ImageFiles(names, np.concatenate(stamps, axis=1))
 
     def _assign(self, stage: str | None) -> None:
         """Fill `splits`, as the run of a checkpoint did or by folders, classes and seed."""
-        assert self._cache is not None
-        places = {file: i for i, file in enumerate(self._cache.files)}
-        splits = self._recorded or self._drawn(list(places))
-        wanted = ("test",) if stage == "test" else tuple(splits)
-        lost = [file for name in wanted for file in splits[name] if file not in places]
+        splits = self._drawn() if self._recorded is None else self._as_recorded(stage)
+        classes = np.zeros(self.cache.shape[0], np.int64)
+        for (_, number), rows in self._rows.items():
+            classes[rows] = number
+        self.splits = {
+            name: (torch.from_numpy(rows), torch.from_numpy(classes[rows]))
+            for name, rows in splits.items()
+        }
+
+    def _as_recorded(self, stage: str | None) -> dict[str, NDArray[np.int64]]:
+        """The rows of each split of a run, of which `stage` needs all, or those that are tested."""
+        assert self._recorded is not None
+        names, broken = self.cache.files.names, self.cache.broken
+        rows = {name: row for row, name in enumerate(names) if row not in broken}
+        wanted = ("test",) if stage == "test" else tuple(self._recorded)
+        lost = [name for split in wanted for name in self._recorded[split] if name not in rows]
         if lost:
             to_train = " To train on other images, take the weights alone: ckpt_weights_only=true."
             raise InputError(
                 f"{self.root} lacks images that the run had, or they cannot be read any more: "
                 f"{_listed(lost)}. Put them back.{to_train if stage == 'fit' else ''}"
             )
-        numbers = {name: i for i, name in enumerate(self.class_names)}
-        for name, files in splits.items():
-            there = [file for file in files if file in places]
-            rows = torch.tensor([places[file] for file in there], dtype=torch.int64)
-            labels = torch.tensor([numbers[_class_of(f)] for f in there], dtype=torch.int64)
-            self.splits[name] = rows, labels
+        return {
+            split: np.array([rows[name] for name in of_split if name in rows], np.int64)
+            for split, of_split in self._recorded.items()
+        }
 
-    def _drawn(self, files: Sequence[str]) -> dict[str, list[str]]:
-        """The files of each split."""
-        splits: dict[str, list[str]] = {name: [] for name in SPLITS}
-        of_class: dict[str, list[str]] = {name: [] for name in self.class_names}
-        for file in files:
-            split = file.split("/")[0] if file.count("/") == 2 else "train"
-            (of_class[_class_of(file)] if split == "train" else splits[split]).append(file)
-        cut = [
-            name for name in ("val", "test") if name not in self.folders and self.fractions[name]
-        ]
+    def _drawn(self) -> dict[str, NDArray[np.int64]]:
+        """The rows of each split: those of its folder, or a cut from each class."""
+        names = self.cache.files.names
+        readable = np.ones(len(names), bool)
+        readable[list(self.cache.broken)] = False
+        cut = [n for n in ("val", "test") if n not in self.folders and self.fractions[n]]
+        splits: dict[str, list[NDArray[np.int64]]] = {name: [] for name in SPLITS}
         few = []
-        for number, (name, there) in enumerate(of_class.items()):
-            order = np.random.default_rng((self.split_seed, number)).permutation(len(there))
-            sizes = [max(1, round(self.fractions[split] * len(there))) for split in cut]
-            if len(there) <= sum(sizes):
-                files_named = f" ({_listed(there)})" if there else ""
-                few.append(f"{name} has {_number(len(there))}{files_named}")
+        for (split, number), of_class in self._rows.items():
+            rows = of_class[readable[of_class]]
+            if split != "train":
+                splits[split].append(rows)
                 continue
-            starts = np.cumsum([0, *sizes])
-            for split, start, size in zip(cut, starts, sizes, strict=False):
-                splits[split] += [there[i] for i in sorted(order[start : start + size])]
-            splits["train"] += [there[i] for i in sorted(order[starts[-1] :])]
+            order = np.random.default_rng((self.split_seed, number)).permutation(len(rows))
+            sizes = [max(1, round(self.fractions[name] * len(rows))) for name in cut]
+            if len(rows) <= sum(sizes):
+                images = "1 image" if len(rows) == 1 else f"{len(rows)} images"
+                named = f" ({_listed([names[i] for i in rows])})" if len(rows) else ""
+                few.append(f"{self.class_names[number]} has {images}{named}")
+            parts = np.split(order, np.cumsum(sizes))
+            for name, part in zip((*cut, "train"), parts, strict=True):
+                splits[name].append(rows[np.sort(part)])
         if few:
             raise InputError(
                 f"{self.root}: each class needs {len(cut) + 1} images, one for each split. "
                 f"{'; '.join(_some(few))}. Add images, delete the folder of the class, or type "
                 f"data.val_fraction=0 monitor=null to do without validation."
             )
-        if not splits["test"]:
-            raise InputError(f"{self.folders['test']} has no images: delete it to have some cut.")
-        if self.validation_stages[:1] == ("val",) and not splits["val"]:
-            raise InputError(f"{self.folders['val']} has no images: delete it to have some cut.")
-        return splits
+        drawn = {
+            name: np.concatenate([[], *rows]).astype(np.int64) for name, rows in splits.items()
+        }
+        for name in ("test", *self.validation_stages):
+            if not len(drawn[name]):
+                raise InputError(f"{self.folders[name]} has no images: delete it to have some cut.")
+        return drawn
 
-    def _tell(self, mapped: bool) -> None:
-        cache, recorded = self._cache, self._recorded
-        assert cache is not None
-        if rank_zero_only.rank != 0:
-            return
+    # --------------------------------------------------------------------------- what is said
+
+    def _tell(self, is_mapped: bool) -> None:
         log.info("%s", self.describe())
-        if cache.broken:
-            number = "1 file is" if len(cache.broken) == 1 else f"{len(cache.broken):,} files are"
-            log.warning("%s left out; run.json lists all. %s", number, " ".join(
-                _some([reason for _, reason in cache.broken.values()])
-            ))  # fmt: skip
-        if recorded:
-            new = set(cache.files) - {file for files in recorded.values() for file in files}
-            if new:
-                log.info("%s files are new since the run, and left out", f"{len(new):,}")
-        if mapped:
+        broken = list(self.cache.broken.values())
+        if broken:
+            number = "1 file is" if len(broken) == 1 else f"{len(broken):,} files are"
+            log.warning("%s left out; run.json lists all. %s", number, " ".join(_some(broken)))
+        if self._recorded is not None:
+            num_known = sum(map(len, self._recorded.values()))
+            num_new = len(self.cache.files.names) - len(broken) - num_known
+            if num_new > 0:
+                log.info("%s files are new since the run, and left out", f"{num_new:,}")
+        if is_mapped:
+            size = self.cache.num_bytes / 1e9
             log.info(
                 "%.1f GB of images stay on disk: data.max_resident is %g GB",
-                cache.num_bytes / 1e9, self.max_resident,
+                size, self.max_resident,
             )  # fmt: skip
 
     def describe(self) -> str:
@@ -297,8 +283,6 @@ class ImageFolderDataModule(ResidentDataModule):
             named = zip(self.class_names, total, strict=True)
             return f"{head}: {', '.join(f'{name} {n:,}' for name, n in named)}"
         low, high = int(total.argmin()), int(total.argmax())
-        if total[low] == total[high]:
-            return f"{head}: {total[low]:,} of each"
         return (
             f"{head}: from {total[low]:,} ({self.class_names[low]}) to {total[high]:,} "
             f"({self.class_names[high]}), median {int(np.median(total)):,}"
@@ -306,12 +290,11 @@ class ImageFolderDataModule(ResidentDataModule):
 
     def record(self) -> dict[str, Any]:
         """For run.json: how many images of each class are in each split, and what was left out."""
-        assert self._cache is not None
         counts = {
             name: dict(zip(self.class_names, self.class_counts(name), strict=True))
             for name in self.splits
         }
-        return {"images": counts, "left_out": [why for _, why in self._cache.broken.values()]}
+        return {"images": counts, "left_out": list(self.cache.broken.values())}
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -343,29 +326,34 @@ def _folders(folder: Path) -> list[Path]:
     return folders
 
 
-def _files(folder: Path) -> Iterator[tuple[str, Stamp]]:
-    with os.scandir(folder) as entries:
+def _scan(folder: Path) -> ImageFiles:
+    """The files in a folder, by name; none where there is no folder.
+
+    Lists of plain numbers: of 60,000 small containers the garbage collector takes its time.
+    """
+    names: list[str] = []
+    sizes: list[int] = []
+    times: list[int] = []
+    with os.scandir(folder) if folder.is_dir() else nullcontext(()) as entries:
         for entry in entries:
-            if _is_ignored(entry.name):
-                continue
+            size = time = 0
             try:
-                if not entry.is_dir():
-                    status = entry.stat()
-                    yield entry.name, [status.st_size, status.st_mtime_ns]
+                if _is_ignored(entry.name) or entry.is_dir():
+                    continue
+                status = entry.stat()
+                size, time = status.st_size, status.st_mtime_ns
             except OSError:  # a link to nothing, or to itself: whoever reads it says so
-                yield entry.name, [0, 0]
+                pass
+            names.append(entry.name)
+            sizes.append(size)
+            times.append(time)
+    order = sorted(range(len(names)), key=names.__getitem__)
+    stamps = np.array([sizes, times], np.int64)
+    return ImageFiles([names[i] for i in order], stamps[:, order])
 
 
 def _is_ignored(name: str) -> bool:
     return name.startswith(".") or name.lower() in IGNORED
-
-
-def _class_of(file: str) -> str:
-    return file.split("/")[-2]
-
-
-def _number(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"
 
 
 def _some(sentences: Sequence[str]) -> list[str]:

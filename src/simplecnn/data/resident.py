@@ -22,19 +22,18 @@ class Split(NamedTuple):
 class ResidentDataModule(LightningDataModule):
     """Splits of uint8 images on the training device, served by `Batches`.
 
-    A subclass sets `name`, `image_shape` (C, H, W) and `class_names`, and gives a split by
-    `split`, once it has been set up.
+    A subclass sets `name`, `image_shape` (C, H, W) and `class_names`, and fills `splits`, (images,
+    labels) by name, in `read`.
 
+    validation: whether there are validation images.
     batch_size, eval_batch_size: images in a batch of all processes together.
     seed: drives the order and the augmentation of the epochs, and nothing else.
-    validation: whether there are validation images.
+    split_seed: drives which images validate, and nothing else.
     test_each_epoch: run the test set too whenever the validation set is run, as a second loader;
         `validation_stages` names the loaders.
     augmentation: small random changes of the training images.
     clean_epochs: so many of the last epochs see the training images as they are nevertheless.
     normalize: the network subtracts the training images' mean and divides by their deviation.
-
-    Raises ValueError for impossible arguments.
     """
 
     class_names: tuple[str, ...]
@@ -43,40 +42,53 @@ class ResidentDataModule(LightningDataModule):
     def __init__(
         self,
         *,
-        batch_size: int,
-        eval_batch_size: int,
-        seed: int,
-        validation: bool,
-        test_each_epoch: bool,
-        augmentation: RandomAffine | None,
-        clean_epochs: int,
-        normalize: bool,
+        validation: bool = True,
+        batch_size: int = 64,
+        eval_batch_size: int = 500,
+        seed: int = 42,
+        split_seed: int = 0,
+        test_each_epoch: bool = False,
+        augmentation: RandomAffine | None = None,
+        clean_epochs: int = 0,
+        normalize: bool = False,
     ) -> None:
         super().__init__()
-        for name, value, minimum in [
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("seed", seed, 0),
-            ("clean_epochs", clean_epochs, 0),
-        ]:
-            if value < minimum:
-                raise ValueError(f"{name} is {value}: it must be at least {minimum}.")
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.seed = seed
+        self.split_seed = split_seed
         self.augmentation = augmentation
         self.clean_epochs = clean_epochs
         self.normalize = normalize
         stages = [("val", validation), ("test", test_each_epoch)]
         self.validation_stages = tuple(stage for stage, wanted in stages if wanted)
+        self.splits: dict[str, tuple[Tensor, Tensor]] = {}
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    def read(self, stage: str | None) -> None:
+        """Fill `splits` with what `stage` needs and is not there yet; None: with all of them."""
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read what `stage` ("fit", "validate", "test") needs, and have it on the device."""
+        if self.trainer is None:  # nobody else calls it
+            self.prepare_data()
+        self.read(stage)
+        if self.trainer is not None:
+            if not self.validation_stages:
+                self.trainer.limit_val_batches = 0  # or Lightning warns of an empty list
+            device = self.trainer.strategy.root_device
+            self.splits = {k: (x.to(device), y.to(device)) for k, (x, y) in self.splits.items()}
+
     def split(self, name: str) -> Split:
         """The images of "train", "val" or "test". Raises RuntimeError before they are read."""
-        raise NotImplementedError
+        if name not in self.splits:
+            stage = "test" if name == "test" else "fit"
+            raise RuntimeError(f'The {name} images have not been read: call setup("{stage}").')
+        return Split(*self.splits[name])
 
     def class_counts(self, name: str) -> list[int]:
         """How many images of a split each class has."""
@@ -88,17 +100,15 @@ class ResidentDataModule(LightningDataModule):
             return None
         images, labels, rows = self.split("train")
         rows = torch.arange(len(labels)) if rows is None else rows.cpu()
-        counts = torch.zeros(self.image_shape[0], 256, dtype=torch.float64)
+        sums = torch.zeros(2, self.image_shape[0], dtype=torch.float64)
         for part in rows.split(1024):
-            for channel, pixels in enumerate(images[part.to(images.device)].cpu().unbind(1)):
-                counts[channel] += torch.bincount(pixels.flatten(), minlength=256)
-        values = torch.arange(256, dtype=torch.float64) / 255
-        shares = counts / counts.sum(1, keepdim=True)
-        mean = shares @ values
-        std = (shares @ values**2 - mean**2).clamp(min=0).sqrt()
+            values = images[part.to(images.device)].cpu().double() / 255
+            sums += torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))])
+        mean, square = sums / (len(rows) * images[0, 0].numel())
+        std = (square - mean**2).clamp(min=1e-6).sqrt()
         return {
             "mean": [round(m, 6) for m in mean.tolist()],
-            "std": [round(max(s, 1e-3), 6) for s in std.tolist()],
+            "std": [round(s, 6) for s in std.tolist()],
         }
 
     def train_dataloader(self) -> Batches:
@@ -130,9 +140,7 @@ class ResidentDataModule(LightningDataModule):
         Float images (num_classes, C, H, W) in 0..1, ordered by class. They come from the training
         split where the validation split lacks a class.
         """
-        for name in ("val", "train"):
-            if name == "val" and name not in self.validation_stages:
-                continue
+        for name in ("val", "train") if "val" in self.validation_stages else ("train",):
             images, labels, rows = self.split(name)
             classes, first = np.unique(labels.cpu().numpy(), return_index=True)
             if len(classes) == self.num_classes:
@@ -147,11 +155,7 @@ class ResidentDataModule(LightningDataModule):
             labels,
             rows=rows,
             batch_size=batch_size,
-            rank=0 if self.trainer is None else self.trainer.global_rank,
-            world_size=1 if self.trainer is None else self.trainer.world_size,
+            rank=getattr(self.trainer, "global_rank", 0),
+            world_size=getattr(self.trainer, "world_size", 1),
             **options,
         )
-
-    def _skip_validation(self) -> None:
-        if self.trainer is not None and not self.validation_stages:
-            self.trainer.limit_val_batches = 0  # or Lightning warns of an empty list

@@ -3,8 +3,8 @@ left behind."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,21 +65,15 @@ def layer_inputs(
     logits."""
     inputs: OrderedDict[str, Tensor] = OrderedDict()
 
-    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            inputs[name] = args[0].detach().clone()  # what follows may work in place
-            inputs.move_to_end(name)
+    def keep(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        inputs[name] = args[0].detach().clone()  # what follows may work in place
+        inputs.move_to_end(name)
 
-        return hook
-
-    layers = {name: m for name, m in network.named_modules() if isinstance(m, kind)}
-    handles = [m.register_forward_pre_hook(keep(name)) for name, m in layers.items()]
-    try:
-        with evaluation_mode(network), uncompiled(network):
-            return inputs, network(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as stack, evaluation_mode(network), uncompiled(network):
+        for name, module in network.named_modules():
+            if isinstance(module, kind):
+                stack.callback(module.register_forward_pre_hook(partial(keep, name)).remove)
+        return inputs, network(images)
 
 
 @contextmanager
@@ -135,23 +129,12 @@ def _followed(
     network: nn.Module, layers: dict[str, nn.Module], **options: Any
 ) -> Iterator["_Follower"]:
     follower = _Follower(**options)
-    handles = [m.register_forward_hook(follower.begin(name)) for name, m in layers.items()]
-    try:
-        with uncompiled(network), follower:
-            yield follower
-        follower.finish()
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@dataclass(eq=False)
-class _Open:
-    """A layer whose non-linearity has not come yet."""
-
-    name: str
-    output: Tensor  # its own
-    latest: Tensor  # what was made of it since
+    with ExitStack() as stack, uncompiled(network), follower:
+        for name, layer in layers.items():
+            stack.callback(layer.register_forward_hook(partial(follower.begin, name)).remove)
+        yield follower
+    for name, (own, _) in follower.open.items():  # no non-linearity follows them
+        follower.receive(name, own)
 
 
 class _Follower(TorchFunctionMode):
@@ -168,43 +151,37 @@ class _Follower(TorchFunctionMode):
         super().__init__()
         self.receive, self.change = receive, change
         self.names: list[str] = []
-        self.open: list[_Open] = []
+        # Layers whose non-linearity has not come yet: their output, and what was made of it since.
+        self.open: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def begin(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+    def begin(self, name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
         """The forward hook of the layer called `name`."""
-
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            if name not in self.names:
-                self.names.append(name)
-            self.change(output)
-            self.open.append(_Open(name, output, output))
-
-        return hook
-
-    def finish(self) -> None:
-        """Hand over the layers that no non-linearity follows."""
-        for layer in self.open:
-            self.receive(layer.name, layer.output)
-        self.open.clear()
+        if name in self.open:  # of the last pass, and nothing came behind it
+            self.receive(name, self.open[name][0])
+        if name not in self.names:
+            self.names.append(name)
+        self.change(output)
+        self.open[name] = output, output
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         source = args[0] if args else None
-        layer = next((layer for layer in self.open if layer.latest is source), None)
-        ends = function in NON_LINEAR
-        if layer and not ends and _works_in_place(function):  # a shortcut is added, say
-            self.open.remove(layer)
-            self.receive(layer.name, layer.output)  # before it is overwritten
-            layer = None
+        name = next((n for n, (_, latest) in self.open.items() if latest is source), None)
+        if name is None:
+            return function(*args, **(kwargs or {}))
+        if function not in NON_LINEAR and _works_in_place(function):  # a shortcut is added, say
+            own, _ = self.open.pop(name)
+            self.receive(name, own)  # before it is overwritten
+            return function(*args, **(kwargs or {}))
         output = function(*args, **(kwargs or {}))
-        if layer and ends:
-            self.open.remove(layer)
+        if function in NON_LINEAR:
+            del self.open[name]
             self.change(output)
-            self.receive(layer.name, output)
-        elif layer and function in TRANSPARENT:
+            self.receive(name, output)
+        elif function in TRANSPARENT:
             self.change(output)
-            layer.latest = output
+            self.open[name] = self.open[name][0], output
         return output
 
 

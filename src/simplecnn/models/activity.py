@@ -20,18 +20,13 @@ class ActivityMeter:
 
     def __init__(self) -> None:
         self.num_images = 0
-        self._shape: torch.Size | None = None
-        self._channels_last = False
 
     def add(self, output: Tensor) -> None:
         """A batch (N, channels, H, W) or (N, units), all of one size."""
-        output = output.detach().float()
-        if self._shape is None:
-            self._channels_last = not output.is_contiguous() and output.ndim == 4
-            self._shape = output.shape[1:]
-        if self._channels_last:
-            output = output.movedim(1, -1)  # as it lies in memory: then nothing is copied
-        values = output.reshape(len(output), -1)
+        # Channels last, as maps lie in memory: then nothing is copied.
+        values = output.detach().float().movedim(1, -1)
+        self._num_channels = values.shape[-1]
+        values = values.reshape(len(values), -1)
         largest, smallest = values.amax(0), values.amin(0)
         # Sums of rows, the norm and the count of booleans are many times as fast as a sum in
         # double precision, var and the count of numbers; `bool()` twice as fast as `!= 0`.
@@ -44,7 +39,7 @@ class ActivityMeter:
         else:
             self._largest = torch.maximum(self._largest, largest)
             self._smallest = torch.minimum(self._smallest, smallest)
-            self._sums = self._sums + sums
+            self._sums += sums
         self.num_images += len(values)
 
     def result(self) -> dict[str, float]:
@@ -56,20 +51,14 @@ class ActivityMeter:
         something. `zeros`: share of all outputs that are exactly zero. `mean`, `std`: of all
         outputs. Waits for the device. At least one batch must have been added.
         """
-        assert self._shape is not None
         total, square, num_nonzero = self._sums.tolist()
-        count = self.num_images * self._shape.numel()
+        count = self.num_images * self._largest.numel()
         mean = total / count
         dead = self._largest <= 0
-        num_channels = self._shape[0]
-        if self._channels_last:
-            by_channel = dead.view(-1, num_channels).T
-        else:
-            by_channel = dead.view(num_channels, -1)
         counts = {
             "dead": float(dead.float().mean()),
             "always_on": float((self._smallest > 0).float().mean()),
-            "dead_channels": float(by_channel.all(1).sum()),
+            "dead_channels": float(dead.view(-1, self._num_channels).all(0).sum()),
         }
         rectified = bool((self._smallest >= 0).all())
         return {
@@ -83,19 +72,13 @@ class ActivityMeter:
 @torch.no_grad()
 def gradient_norms(modules: Iterable[nn.Conv2d | nn.Linear]) -> Tensor:
     """The Euclidean norm of each layer's weight gradient (layers,), NaN where there is none."""
-    norms = [
-        m.weight.new_full((), torch.nan) if m.weight.grad is None else m.weight.grad.norm()
-        for m in modules
-    ]
-    return torch.stack([norm.float() for norm in norms])
+    grads = [m.weight.new_tensor(torch.nan) if m.weight.grad is None else m.weight.grad
+             for m in modules]  # fmt: skip
+    return torch.stack([grad.norm().float() for grad in grads])
 
 
 @torch.no_grad()
 def update_ratios(modules: Iterable[nn.Conv2d | nn.Linear], before: Iterable[Tensor]) -> Tensor:
     """For each layer the norm of what its weights changed by, over their norm before (layers,)."""
-    return torch.stack(
-        [
-            ((m.weight - old).norm() / old.norm()).float()
-            for m, old in zip(modules, before, strict=True)
-        ]
-    )
+    pairs = zip(modules, before, strict=True)
+    return torch.stack([((m.weight - old).norm() / old.norm()).float() for m, old in pairs])

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from simplecnn.config.build import build, find_class
@@ -16,7 +16,7 @@ from simplecnn.models.metrics import LossAndAccuracy
 Config = Mapping[str, Any]
 Batch = tuple[Tensor, Tensor]
 ADAM: Config = {"_target_": "torch.optim.Adam", "lr": 1e-3}
-STAGES = ("train", "val", "test")
+STAGES = ("train/", "val/", "test/")
 
 
 class Classifier(pl.LightningModule):
@@ -57,20 +57,20 @@ class Classifier(pl.LightningModule):
             self.network.compile(mode=None if compile is True else compile)
         weight = None if class_weights is None else torch.tensor(class_weights)
         self.loss: nn.Module = nn.CrossEntropyLoss(weight, label_smoothing=label_smoothing)
-        self.metrics = nn.ModuleDict()
+        self.means: Any = nn.ModuleDict({stage: LossAndAccuracy() for stage in STAGES})
+        self.metrics: Any = nn.ModuleDict()
         for stage in STAGES:
-            of_stage = {"loss_and_accuracy": LossAndAccuracy(), **self.configure_metrics()}
+            metrics = self.configure_metrics()
             if class_weights is not None:
-                number = len(class_weights)
-                of_stage["macro_acc"] = MulticlassAccuracy(num_classes=number, average="macro")
-            self.metrics[f"{stage}_metrics"] = nn.ModuleDict(of_stage)
+                metrics["macro_acc"] = MulticlassAccuracy(len(class_weights), average="macro")
+            self.metrics[stage] = MetricCollection(metrics, compute_groups=False)
 
     def configure_metrics(self) -> dict[str, Metric]:
         """Further metrics of (logits, labels) by name; called once for each stage."""
         return {}
 
     def setup(self, stage: str) -> None:
-        for module in self.metrics.modules():
+        for module in self.modules():
             if isinstance(module, Metric):  # spawned processes share the memory of the first sums
                 module.reset()
 
@@ -89,7 +89,7 @@ class Classifier(pl.LightningModule):
         return self.network(images.clone(memory_format=torch.channels_last))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss, _ = self._step(batch, "train")
+        loss, _ = self._step(batch, "train/")
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
@@ -98,48 +98,40 @@ class Classifier(pl.LightningModule):
         return logits
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, "test")
+        self._step(batch, "test/")
 
     def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
         images, labels = batch
         logits = self(images)
         loss = self.loss(logits, labels)
-        for metric in self._metrics(stage).values():
-            if isinstance(metric, LossAndAccuracy):
-                metric.update(loss, logits, labels)
-            else:
-                metric.update(logits, labels)
+        self.means[stage].update(loss, logits, labels)
+        self.metrics[stage].update(logits, labels)
         return loss, logits
 
-    def _metrics(self, stage: str) -> dict[str, Metric]:
-        metrics: Any = self.metrics[f"{stage}_metrics"]
-        return dict(metrics.items())
+    def _validation_stages(self) -> list[str]:
+        """What each validation loader holds: our data may run the test set along, as a second."""
+        names = getattr(self.trainer.datamodule, "validation_stages", ("val",))
+        return [f"{name}/" for name in names]
 
     # Metrics are logged when the epoch ends: self.log in each step costs up to a millisecond.
 
     def on_train_epoch_end(self) -> None:
-        self._log("train")
+        self._log("train/")
 
     def on_validation_epoch_end(self) -> None:
         for stage in self._validation_stages():
             self._log(stage)
 
     def on_test_epoch_end(self) -> None:
-        self._log("test")
+        self._log("test/")
 
     def _log(self, stage: str) -> None:
-        values: dict[str, Any] = {}
-        for name, metric in self._metrics(stage).items():
-            if metric.update_called:  # not by a subclass with a step of its own
-                value = metric.compute()
-                values |= value if isinstance(value, dict) else {name: value}
-                metric.reset()
-        logged = {f"{stage}/{key}": value for key, value in values.items()}
-        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
-
-    def _validation_stages(self) -> tuple[str, ...]:
-        """What each validation loader holds: our data may run the test set along, as a second."""
-        return getattr(self.trainer.datamodule, "validation_stages", ("val",))
+        if not self.means[stage].update_called:  # by a subclass with a step of its own
+            return
+        for metrics in (self.means[stage], self.metrics[stage]):
+            values = {f"{stage}{key}": value for key, value in metrics.compute().items()}
+            self.log_dict(values, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+            metrics.reset()
 
     def configure_optimizers(self) -> Any:
         optimizer = build(self.hparams["optimizer"], _partial_=True)(self.network.parameters())
@@ -149,14 +141,14 @@ class Classifier(pl.LightningModule):
         if "total_steps" in inspect.signature(find_class(scheduler["_target_"])).parameters:
             scheduler.setdefault("total_steps", int(self.trainer.estimated_stepping_batches))
         monitor = self.hparams["scheduler_monitor"]
-        epochs = self.trainer.check_val_every_n_epoch or 1
+        # A metric of the validation is there only after epochs with one.
+        waits = monitor and not monitor.startswith("train/")
         return {
             "optimizer": optimizer,
             "lr_scheduler": {
                 "scheduler": build(scheduler, _partial_=True)(optimizer),
                 "interval": self.hparams["scheduler_interval"],
                 "monitor": monitor,
-                # A metric of the validation is there only after epochs with one.
-                "frequency": 1 if not monitor or monitor.startswith("train/") else epochs,
+                "frequency": (self.trainer.check_val_every_n_epoch or 1) if waits else 1,
             },
         }

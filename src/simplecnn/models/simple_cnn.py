@@ -4,9 +4,11 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from simplecnn.models.layers import BlurPool, Crop, Normalize
+
+POOLS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d, "blur": BlurPool}
 
 
 class SimpleCNN(nn.Sequential):
@@ -40,22 +42,16 @@ class SimpleCNN(nn.Sequential):
         image_size: int | None = None,
     ) -> None:
         in_channels, num_classes, image_size = in_channels or 1, num_classes or 10, image_size or 28
-        pools = {"max": nn.MaxPool2d, "average": nn.AvgPool2d, "blur": BlurPool}
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size is {kernel_size}: only odd kernels keep the image size.")
-        if pool not in (*pools, "stride", "none"):
+        if pool not in (*POOLS, "stride", "none"):
             raise ValueError(f"pool is {pool!r}: it must be max, average, blur, stride or none.")
-        if pool != "none" and image_size // 2 ** len(channels) < 1:
-            raise ValueError(
-                f"channels has {len(channels)} blocks, each halves the image: "
-                f"nothing is left of {image_size} pixels."
-            )
-        if crop is not None and not (len(crop) == 2 and 0 <= crop[0] < crop[1] <= image_size):
-            raise ValueError(
-                f"crop is {list(crop)}: it must be two pixels in order, 0 to {image_size}."
-            )
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         if crop is not None:
+            if not (len(crop) == 2 and 0 <= crop[0] < crop[1] <= image_size):
+                raise ValueError(
+                    f"crop is {list(crop)}: it must be two pixels in order, 0 to {image_size}."
+                )
             layers["crop"] = Crop(*crop)
         if normalize is not None:
             layers["normalize"] = Normalize(**normalize)
@@ -63,9 +59,12 @@ class SimpleCNN(nn.Sequential):
         for i, out in enumerate(channels, start=1):
             layers[f"conv{i}"] = nn.Conv2d(width, out, kernel_size, stride, kernel_size // 2)
             layers[f"relu{i}"] = nn.ReLU()
-            if pool in pools:
-                layers[f"pool{i}"] = pools[pool](2)
-            width, size = out, {"none": size, "stride": -(-size // 2)}.get(pool, size // 2)
+            if pool in POOLS:
+                layers[f"pool{i}"] = POOLS[pool](2)
+            width, size = out, {"none": size, "stride": (size + 1) // 2}.get(pool, size // 2)
+        if size == 0:
+            raise ValueError(f"channels has {len(channels)} blocks, each halves the image: "
+                             f"nothing is left of {image_size} pixels.")  # fmt: skip
         if final_pool is not None:
             layers["final_pool"], size = nn.AdaptiveAvgPool2d(final_pool), final_pool
         layers["flatten"] = nn.Flatten()
@@ -86,60 +85,3 @@ class SimpleCNN(nn.Sequential):
         for layer in layers:
             images = layer(images)
         return images
-
-
-class Crop(nn.Module):
-    """Enlarges the pixels `first` up to, not including, `last` to the whole image (N, C, H, W).
-
-    Down and across, by cubic interpolation; what it overshoots is cut off at 0 and 1. No weights.
-    """
-
-    def __init__(self, first: int, last: int) -> None:
-        super().__init__()
-        self.first, self.last = first, last
-
-    def forward(self, images: Tensor) -> Tensor:
-        part = images[..., self.first : self.last, self.first : self.last]
-        return functional.interpolate(part, images.shape[-2:], mode="bicubic").clamp(0, 1)
-
-    def extra_repr(self) -> str:
-        return f"{self.first}, {self.last}"
-
-
-class Normalize(nn.Module):
-    """Images (N, C, H, W) less the `mean` of each channel, divided by its `std`. No weights."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        if len(mean) != len(std) or not all(value > 0 for value in std):
-            raise ValueError("mean and std must be of the same channels, std above 0.")
-        for name, values in (("mean", mean), ("std", std)):  # part of the configuration
-            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std
-
-    def extra_repr(self) -> str:
-        return f"{self.mean.flatten().tolist()}, {self.std.flatten().tolist()}"
-
-
-class BlurPool(nn.Module):
-    """Maximum of 2 x 2 at every pixel, a binomial blur of 3 x 3, then every `stride`-th pixel.
-
-    Halves the size, rounding down, as a 2 x 2 max-pool does, without its aliasing. Has no weights.
-    Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019, arXiv 1904.11486.
-    """
-
-    def __init__(self, stride: int = 2) -> None:
-        super().__init__()
-        self.stride = stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        dense = functional.max_pool2d(x, 2, stride=1)
-        line = dense.new_tensor([0.25, 0.5, 0.25])
-        kernel = torch.outer(line, line).expand(dense.shape[1], 1, 3, 3)
-        padded = functional.pad(dense, (1, 1, 1, 1), mode="replicate")
-        return functional.conv2d(padded, kernel, stride=self.stride, groups=dense.shape[1])
