@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from simplecnn.errors import InputError
 
@@ -21,15 +21,7 @@ MAX_PIXELS = 40_000_000  # width times height
 TOO_MANY = f"has too many pixels: at most {MAX_PIXELS:,} in all are read. Make it smaller first"
 MAX_SIDE = 1024  # pixels; larger images are reduced
 STRIP = 256  # rows that are converted at a time
-TURNS = {  # by EXIF orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+ORIENTATION = ExifTags.Base.Orientation
 Fit = Literal["pad", "crop", "stretch"]
 
 
@@ -65,8 +57,8 @@ def pixels_from_pil(image: Image.Image, *, color: bool = False) -> NDArray[np.ui
         converted = Image.fromarray(np.concatenate(rows))
         converted.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BOX)
     with contextlib.suppress(Exception):  # a photograph says which side is up
-        turn = TURNS.get(image.getexif().get(0x0112, 1))
-        converted = converted if turn is None else converted.transpose(turn)
+        converted.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
+        converted = ImageOps.exif_transpose(converted)
     return np.asarray(converted)
 
 
@@ -127,7 +119,8 @@ def sentences(name: str) -> Iterator[None]:
     except FileNotFoundError:
         raise InputError(f"{name}: there is no such file.") from None
     except Image.UnidentifiedImageError:
-        raise InputError(f"{name} is not an image that can be read ({_formats()}).") from None
+        formats = ", ".join(FORMATS)
+        raise InputError(f"{name} is not an image that can be read ({formats}).") from None
     except Image.DecompressionBombError:  # Pillow's own limit is higher
         raise InputError(f"{name} {TOO_MANY}.") from None
     except MemoryError:
@@ -136,7 +129,3 @@ def sentences(name: str) -> Iterator[None]:
         reason: Any = str(error).strip().splitlines() or [type(error).__name__]
         damaged = "" if reason[0] == TOO_MANY else "is damaged: "
         raise InputError(f"{name} {damaged}{reason[0].rstrip('.')}.") from None
-
-
-def _formats() -> str:
-    return ", ".join(FORMATS)

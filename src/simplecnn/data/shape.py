@@ -47,13 +47,11 @@ def _from_batches(loader: Any, num_classes: int | None) -> tuple[torch.Size, int
     shape: torch.Size | None = None
     largest = -1
     for batch in loader:
-        if not (isinstance(batch, list | tuple) and len(batch) == 2):
-            break
-        images, labels = batch
-        if not isinstance(images, Tensor) or images.ndim != 4:
-            break
-        shape = images.shape[1:]
-        largest = max(largest, int(labels.max()))
+        match batch:
+            case (Tensor(ndim=4) as images, labels):
+                shape, largest = images.shape[1:], max(largest, int(labels.max()))
+            case _:
+                break
         if num_classes is not None:
             break
     if shape is None:
