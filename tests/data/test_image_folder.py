@@ -133,6 +133,15 @@ def test_a_changed_file_is_decoded_again_and_no_other(root, module, monkeypatch)
     assert len(list((root.parent / "data" / "image_folder").glob("*.images"))) == 1
 
 
+def test_images_that_change_while_a_run_begins_are_not_mistaken(root, module):
+    late = module()
+    late.prepare_data()
+    write(root / "cat" / "a.png")
+    module().setup()
+    with pytest.raises(InputError, match="changed while the run began"):
+        late.setup()
+
+
 def test_a_mapped_file_gives_the_same_batches(module):
     resident, mapped = module(batch_size=4), module(batch_size=4, max_resident=0.0)
     resident.setup()

@@ -41,6 +41,7 @@ class ImageCache(NamedTuple):
     """Decoded images: the rows of the pixels (N, C, H, W), in the file `path` behind `offset`."""
 
     path: Path
+    time: int  # when it was written, in nanoseconds
     offset: int
     shape: tuple[int, int, int, int]
     files: ImageFiles
@@ -52,10 +53,13 @@ class ImageCache(NamedTuple):
 
     def pixels(self, *, mapped: bool = False) -> NDArray[np.uint8]:
         """`mapped` leaves them on disk, to be read when they are looked at."""
-        if mapped:
-            return np.memmap(self.path, np.uint8, mode="c", offset=self.offset, shape=self.shape)
-        pixels = np.fromfile(self.path, np.uint8, self.num_bytes, offset=self.offset)
-        return pixels.reshape(self.shape)
+        with self.path.open("rb") as file:
+            if os.fstat(file.fileno()).st_mtime_ns != self.time:  # the rows are others
+                raise InputError("The images changed while the run began: start it again.")
+            if mapped:
+                return np.memmap(file, np.uint8, mode="c", offset=self.offset, shape=self.shape)
+            pixels = np.fromfile(file, np.uint8, self.num_bytes, offset=self.offset)
+            return pixels.reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,8 @@ def _read(path: Path, decoding: Decoding) -> ImageCache | None:
         with path.open("rb") as file:
             names = np.load(file).tobytes().decode(errors="surrogateescape").split("\0")
             files = ImageFiles(names, np.load(file))
-            cache = ImageCache(path, file.tell(), (len(names), *decoding.shape), files, {})
+            time, shape = os.fstat(file.fileno()).st_mtime_ns, (len(names), *decoding.shape)
+            cache = ImageCache(path, time, file.tell(), shape, files, {})
             file.seek(cache.num_bytes, os.SEEK_CUR)
             return cache._replace(broken=dict(json.load(file)))
     except (OSError, EOFError, ValueError):
