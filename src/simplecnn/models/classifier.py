@@ -60,7 +60,7 @@ class Classifier(pl.LightningModule):
         self.means: Any = nn.ModuleDict({stage: LossAndAccuracy() for stage in STAGES})
         self.metrics: Any = nn.ModuleDict()
         for stage in STAGES:
-            metrics = self.configure_metrics()
+            metrics: dict[str, Any] = self.configure_metrics()
             if class_weights is not None:
                 metrics["macro_acc"] = MulticlassAccuracy(len(class_weights), average="macro")
             self.metrics[stage] = MetricCollection(metrics, compute_groups=False)
