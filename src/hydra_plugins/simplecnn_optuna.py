@@ -14,7 +14,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 log = logging.getLogger("simplecnn.sweeps")
 
@@ -34,10 +34,8 @@ class OptunaSweeper(Sweeper):
         pruner: DictConfig | None = None,
         **search: Any,  # objectives and params: read by search.Search
     ) -> None:
-        self.n_trials = n_trials
-        self.n_jobs = n_jobs
-        self.sampler: Any = OmegaConf.to_container(sampler, resolve=True) if sampler else None
-        self.pruner: Any = OmegaConf.to_container(pruner, resolve=True) if pruner else None
+        self.n_trials, self.n_jobs = n_trials, n_jobs
+        self.sampler, self.pruner = sampler, pruner
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -54,13 +52,11 @@ class OptunaSweeper(Sweeper):
 
         search = Search.of(self.config, arguments, OverridesParser.create(self.loader))
         folder = Path(str(self.config.hydra.sweep.dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
         study = open_study(
             folder, objectives=search.objectives, sampler=self.sampler, pruner=self.pruner
         )
         returns: list[JobReturn] = []
-        for batch in self._batches(study, search):
+        for batch in self._batches(study, search.space):
             words = [search.words(trial.params) for trial in batch]
             jobs = self.launcher.launch(words, initial_job_idx=batch[0].number)
             for trial, job in zip(batch, jobs, strict=True):
@@ -69,27 +65,24 @@ class OptunaSweeper(Sweeper):
                 tell(study, trial.number, path, objectives=list(search.objectives))
             returns += jobs
         if len(search.objectives) > 1:
-            for trial in study.best_trials:
+            best = study.best_trials
+            for trial in best:
                 values = zip(search.objectives, trial.values, strict=True)
                 shown = "   ".join(f"{name} {value:.6g}" for name, value in values)
                 log.info("job %d   %s", trial.number, shown)
-            count = len(study.best_trials)
-            log.info("No other trial is better in everything than one of these %d.", count)
+            log.info("No other trial is better in everything than one of these %d.", len(best))
         return returns
 
-    def _batches(self, study: Any, search: Any) -> Iterator[Sequence[Any]]:
+    def _batches(self, study: Any, space: Any) -> Iterator[Sequence[Any]]:
         """Trials with consecutive numbers, as many as run at a time."""
         from simplecnn.sweeps.search import interrupted_trials
 
         size = self.n_jobs or int(getattr(self.launcher, "num_workers", 1))
-        trials = interrupted_trials(study)
         if study.trials:
+            trials = interrupted_trials(study, space)
             done = len(study.trials) - len(trials)
             log.info("The study resumes: %d trials done, %d interrupted.", done, len(trials))
-        while trials:
-            first = trials[0].number
-            batch = [t for i, t in enumerate(trials[:size]) if t.number == first + i]
-            del trials[: len(batch)]
-            yield batch
+            if trials:  # of one batch
+                yield trials
         while (num_left := self.n_trials - len(study.trials)) > 0:
-            yield [study.ask(search.space) for _ in range(min(size, num_left))]
+            yield [study.ask(space) for _ in range(min(size, num_left))]

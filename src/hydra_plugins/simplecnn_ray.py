@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,7 +23,6 @@ class RayLauncher(WorkerLauncher):
     """Gives Ray all jobs at once. `ray` holds the arguments of ray.init and of ray.remote."""
 
     def __init__(self, ray: DictConfig) -> None:
-        super().__init__()
         self.ray: Any = OmegaConf.to_container(ray, resolve=True)
 
     def launch(
@@ -44,14 +44,15 @@ class RayLauncher(WorkerLauncher):
             signal.signal(signal.SIGTERM, handler)  # Ray took it for itself
         remote = ray.remote(**self.ray["remote"])(run_in_worker)
         jobs = list(enumerate(job_overrides, initial_job_idx))
-        running = [remote.remote(*self.arguments(*job)) for job in jobs]
+        state = Singleton.get_state()
+        running = [remote.remote(self.basic, n, list(words), state) for n, words in jobs]
         results = []
         try:
             for job, (number, overrides) in zip(running, jobs, strict=True):
                 try:
                     results.append(ray.get(job))
-                except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
-                    results.append(lost_job(number, overrides, "Ray lost its worker"))
+                except ray.exceptions.RayError as error:  # its worker, node or result is lost
+                    results.append(lost_job(number, overrides, f"Ray: {type(error).__name__}"))
         except (KeyboardInterrupt, SystemExit):
             for job in running:
                 ray.cancel(job)  # a Ctrl-C in its worker: the run records how far it came

@@ -3,45 +3,30 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import hydra
 import pytest
-from children import start
-from conftest import ROOT
+from children import ended, fork, type_in
+from omegaconf import OmegaConf
 
 from hydra_plugins.simplecnn_joblib import JoblibLauncher, worker_environments
+from hydra_plugins.simplecnn_ray import RayLauncher
+from simplecnn import cli as commands
 from simplecnn.config import composition, devices
-from simplecnn.config.composition import compose_config
+from simplecnn.config.composition import compose_config, conf_dir
 from simplecnn.errors import InputError
 from simplecnn.sweeps.plan import plan_sweep
 
-SMALL = ["-m", "hydra.sweep.dir=sweep", "data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2",
-         "+trainer.limit_train_batches=8", "model.network.channels=[4,8]",
-         "callbacks=[checkpoint]", "logger=csv"]  # fmt: skip
-
-# Kills its own process at the end of the second epoch of the run with seed 2, once.
-KILLER = """
-import os, signal
-from pathlib import Path
-from pytorch_lightning import Callback
-
-class Killer(Callback):
-    def on_train_epoch_end(self, trainer, module):
-        flag = Path("killed")
-        if os.environ.get("PL_GLOBAL_SEED") == "2" and trainer.current_epoch == 1:
-            if not flag.exists():
-                flag.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def python_path(folder: Path) -> str:
-    """Where Python looks for modules, and first in `folder`."""
-    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+SMALL = ["-m", "hydra.sweep.dir=sweep", "data=mnist_5k", "trainer=cpu",
+         "+trainer.limit_train_batches=4", "model.network.channels=[4,8]",
+         "callbacks=[checkpoint]", "logger=csv", "test=false"]  # fmt: skip
 
 
 def records(folder: Path) -> list[dict]:
@@ -66,65 +51,63 @@ def test_workers_share_the_cores_and_are_given_one_gpu_each(monkeypatch):
     assert [e["OMP_NUM_THREADS"] for e in worker_environments(16)] == ["1"] * 16
 
 
-@pytest.mark.long
-def test_a_killed_worker_costs_its_job_and_the_same_command_finishes_it(tmp_path):
-    (tmp_path / "killer.py").write_text(KILLER)
-    words = ["seed=1,2,3,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
-             "+callbacks.killer._target_=killer.Killer"]  # fmt: skip
-    own = {"PYTHONPATH": python_path(tmp_path), "SIMPLECNN_TARGETS": "killer.Killer"}
-    done = start(tmp_path, "train.py", *SMALL, *words, **own)
-    assert done.returncode == 1, done.stderr
-    found = records(tmp_path)
-    assert [r["status"] for r in found] == ["finished", "running", "finished", "finished"]
-    assert "4 jobs: 3 finished, 1 killed." in done.stdout
-    assert "job 1 killed: its process ended without a record: killed, or out of " in done.stdout
-    assert [r["device"]["num_threads"] for r in found] == [max(1, os.cpu_count() // 2)] * 4
-    assert "2 jobs at a time, threads of each: " in done.stdout
-    assert re.search(r"^job 1   killed .* seed=2 .*out of memory", done.stderr, re.M)
-    assert "Traceback" not in done.stdout + done.stderr
-
-    done = start(tmp_path, "train.py", *SMALL, *words, **own)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("finished before") == 3
-    after = records(tmp_path)
-    assert [r["status"] for r in after] == ["finished"] * 4
-    assert [after[i] == found[i] for i in range(4)] == [True, False, True, True]
-    assert after[1]["num_epochs"] == 2 and len(after[1]["continued"]) == 1
+# Jobs that import nothing heavy: what a launcher does with its workers.
 
 
-# Says which process it is in, and takes its time.
-SLOW = """
-import os, time
-from pathlib import Path
-from pytorch_lightning import Callback
+def launch(what: Callable[[int], None], *words: str) -> None:
+    """Have Hydra run jobs, two at a time by joblib; each does `what` with its seed."""
 
-class Slow(Callback):
-    def on_train_epoch_end(self, trainer, module):
+    def job(config):
+        what(config.seed)
+
+    sys.argv = ["train.py", "-m", "hydra.sweep.dir=sweep", "hydra/launcher=joblib",
+                "hydra.launcher.n_jobs=2", *words]  # fmt: skip
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(job)()
+
+
+def test_a_killed_worker_costs_its_job_and_each_other_worker_does_several(
+    tmp_path, monkeypatch, capfd
+):
+    def leave_a_note(seed: int) -> None:
+        Path(f"note_{seed}").write_text(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']}")
+        time.sleep(0.5)
+        if seed == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [])
+    # in batches, as a search has them
+    launch(leave_a_note, "seed=1,2,3,4,5,6", "hydra.sweeper.max_batch_size=4")
+    notes = [Path(f"note_{seed}").read_text().split() for seed in range(1, 7)]
+    pids = [pid for pid, _ in notes]
+    assert len(set(pids)) == 3 and pids.count(pids[1]) == 1, notes
+    assert {threads for _, threads in notes} == {str(max(1, os.cpu_count() // 2))}
+    out, err = capfd.readouterr()
+    assert out.count("2 jobs at a time, threads of each: ") == 1
+    assert re.fullmatch(r"job 1   killed   seed=2   its process ended: .* out of memory\?\n", err)
+
+
+def test_workers_end_with_a_command_that_is_killed(tmp_path, monkeypatch):
+    def wait_for_the_end(seed: int) -> None:
         Path(f"pid_{os.getpid()}").touch()
-        time.sleep(0.2)
-"""
+        try:
+            time.sleep(300)
+        except KeyboardInterrupt:
+            Path(f"interrupted_{os.getpid()}").touch()
+            raise
 
-
-@pytest.mark.long
-def test_workers_end_with_a_command_that_is_killed(tmp_path):
-    (tmp_path / "slow.py").write_text(SLOW)
-    words = ["seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
-             "trainer.max_epochs=1000", "+callbacks.slow._target_=slow.Slow"]  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "scripts" / "train.py", *SMALL, *words], cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": python_path(tmp_path), "SIMPLECNN_TARGETS": "slow.Slow"},
-    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    head = fork(lambda: launch(wait_for_the_end, "seed=1,2"), tmp_path / "screen")
     try:
         pids = wait_for(lambda: [int(p.name[4:]) for p in tmp_path.glob("pid_*")], 2, seconds=200)
     finally:
-        process.kill()
-        process.wait()
+        os.kill(head, signal.SIGKILL)
+        ended(head)
     wait_for(lambda: [pid for pid in pids if not is_alive(pid)], 2, seconds=60)
-    assert [r["status"] for r in records(tmp_path)] == ["interrupted"] * 2
+    assert {p.name for p in tmp_path.glob("interrupted_*")} == {f"interrupted_{p}" for p in pids}
 
 
-def wait_for(look: Callable[[], list[int]], length: int, *, seconds: float) -> list[int]:
+def wait_for(look: Callable[[], list], length: int, *, seconds: float) -> list:
     """What `look` gives, once there is so much of it."""
     end = time.monotonic() + seconds
     while len(found := look()) < length:
@@ -141,9 +124,61 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+# Real runs.
+
+# Kills its own process at the end of the second epoch of the run with seed 2, once.
+KILLER = """
+import os, signal
+from pathlib import Path
+from pytorch_lightning import Callback
+
+class Killer(Callback):
+    def on_train_epoch_end(self, trainer, module):
+        flag = Path("killed")
+        if os.environ.get("PL_GLOBAL_SEED") == "2" and trainer.current_epoch == 1:
+            if not flag.exists():
+                flag.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def killer(tmp_path, monkeypatch) -> str:
+    """The word that adds a `Killer` to a run."""
+    (tmp_path / "killer.py").write_text(KILLER)
+    monkeypatch.syspath_prepend(tmp_path)
+    path = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    monkeypatch.setenv("SIMPLECNN_TARGETS", "killer.Killer")
+    return "+callbacks.killer._target_=killer.Killer"
+
+
+@pytest.mark.long
+def test_what_a_killed_worker_lost_is_finished_by_the_same_jobs(tmp_path, killer):
+    words = [*SMALL, "seed=1,2", "trainer.max_epochs=2", killer]
+    joblib = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    done = type_in(tmp_path, "train.py", *words, *joblib)
+    assert done.returncode == 1, done.stderr
+    before = records(tmp_path)
+    assert [r["status"] for r in before] == ["finished", "running"]
+    assert "2 jobs: 1 finished, 1 killed." in done.stdout
+    assert "job 1 killed: its process ended without a record: killed, or out of " in done.stdout
+    assert [r["device"]["num_threads"] for r in before] == [max(1, os.cpu_count() // 2)] * 2
+    assert re.search(r"^job 1   killed .* seed=2 .*out of memory", done.stderr, re.M)
+    assert "Traceback" not in done.stdout + done.stderr
+
+    done = type_in(tmp_path, "train.py", *words)  # a launcher is no part of what was asked
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("finished before") == 1
+    after = records(tmp_path)
+    assert [r["status"] for r in after] == ["finished"] * 2
+    assert after[0] == before[0]
+    assert after[1]["num_epochs"] == 2 and len(after[1]["continued"]) == 1
+
+
 @pytest.fixture
 def ray_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A Ray cluster of two nodes with one core each, on this machine; no other one is touched."""
+    """A Ray cluster of one node with two cores, on this machine; no other one is touched."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     started = subprocess.Popen(
@@ -159,9 +194,8 @@ def ray_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 # Ends the processes that it started, and those alone.
 CLUSTER = """
 from ray.cluster_utils import Cluster
-node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
+node = {"num_cpus": 2, "object_store_memory": 80_000_000, "include_dashboard": False}
 cluster = Cluster(initialize_head=True, head_node_args=node)
-cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
 print("address", cluster.address, flush=True)
 input()
 cluster.shutdown()
@@ -169,35 +203,76 @@ cluster.shutdown()
 
 
 @pytest.mark.long
-def test_ray_runs_the_jobs_on_its_nodes_and_a_stop_reaches_them(tmp_path, ray_address):
-    words = ["seed=1,2", "hydra/launcher=ray", f"hydra.launcher.ray.init.address='{ray_address}'",
-             "trainer.max_epochs=50"]  # fmt: skip
-    command = [sys.executable, ROOT / "scripts" / "train.py", *SMALL, *words]
-    checkpoints = tmp_path / "sweep"
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as head:
-        wait_for(lambda: [1 for _ in checkpoints.glob("*/checkpoints/last.ckpt")], 2, seconds=200)
-        head.terminate()
-        shown, _ = head.communicate(timeout=60)
-    assert head.returncode == 143 and "resume   " in shown, shown
-    before = records(tmp_path)
-    assert [r["status"] for r in before] == ["interrupted"] * 2
+def test_ray_runs_the_jobs_on_its_cluster_and_a_stop_reaches_them(
+    tmp_path, killer, ray_address, monkeypatch
+):
+    """Two jobs finish, one is killed, and one is stopped."""
+    monkeypatch.chdir(tmp_path)
+    words = [*SMALL, "trainer.max_epochs=1,500", "seed=2,1", killer, "hydra/launcher=ray",
+             f"hydra.launcher.ray.init.address='{ray_address}'",
+             "hydra.launcher.ray.remote.max_retries=0"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["scripts/train.py", *words])
+    screen = tmp_path / "screen"
+    screen.touch()
+    head = fork(commands.train, screen)
+    last = tmp_path / "sweep" / "3" / "checkpoints" / "last.ckpt"
 
-    done = start(tmp_path, "train.py", *SMALL, *words)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = records(tmp_path)
-    assert [(r["status"], r["seed"]) for r in found] == [("finished", 1), ("finished", 2)]
-    assert all(len(r["continued"]) == 1 and r["num_epochs"] == 50 for r in found)
-    assert (tmp_path / "sweep" / "sweep.csv").read_text().count("finished") == 2
+    def under_way() -> list[str]:
+        text = screen.read_text()
+        assert "4 jobs: " not in text, text  # the report
+        return re.findall("job 2   killed .* Ray: WorkerCrashedError", text)
+
+    try:
+        wait_for(under_way, 1, seconds=300)
+        wait_for(lambda: [1] * last.exists(), 1, seconds=300)
+    finally:
+        os.kill(head, signal.SIGTERM)
+        code = ended(head)
+    assert code == 143
+    text = screen.read_text()
+    assert "4 jobs: 2 finished, 1 interrupted, 1 killed." in text and "resume   " in text
+    expected = ["finished", "finished", "running", "interrupted"]
+    assert [r["status"] for r in records(tmp_path)] == expected
+
+
+def test_what_ray_loses_of_a_job_is_a_loss_of_this_job(monkeypatch, caplog):
+    """Whatever Ray says: its worker, its node, the node with its result; the others run."""
+    ray = pytest.importorskip("ray")
+    fate = {1: ray.exceptions.NodeDiedError("node"), 2: ray.exceptions.ObjectLostError("0", "", "")}
+    started = {}
+
+    def get(number: int) -> str:
+        if number in fate:
+            raise fate[number]
+        return "done"
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **options: started.update(options))
+    remote = SimpleNamespace(remote=lambda launcher, number, overrides, state: number)
+    monkeypatch.setattr(ray, "remote", lambda **options: lambda function: remote)
+    monkeypatch.setattr(ray, "get", get)
+    config = {"init": {"address": None, "num_cpus": 2}, "remote": {"num_cpus": 1}}
+    launcher = RayLauncher(OmegaConf.create(config))
+    launcher.basic = None
+    done = launcher.launch([["seed=1"], ["seed=2"], ["seed=3"], ["seed=4"]], 0)
+    assert done[0] == done[3] == "done" and [job.overrides for job in done[1:3]] == [
+        ["seed=2"], ["seed=3"],
+    ]  # fmt: skip
+    assert started == {"address": None, "num_cpus": 2, "object_store_memory": 78_643_200}
+    assert [record.message for record in caplog.records] == [
+        "job 1   killed   seed=2   Ray: NodeDiedError",
+        "job 2   killed   seed=3   Ray: ObjectLostError",
+    ]
 
 
 @pytest.mark.long
-def test_submitit_runs_each_job_in_a_process_of_its_own(tmp_path):
-    words = ["seed=1,2", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"]
-    done = start(tmp_path, "train.py", *SMALL, *words)
+def test_submitit_runs_a_job_in_a_process_of_its_own(tmp_path):
+    words = ["seed=1", "trainer.max_epochs=1", "hydra/launcher=submitit_local",
+             "hydra.launcher.timeout_min=5"]  # fmt: skip
+    done = type_in(tmp_path, "train.py", *SMALL, *words)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = records(tmp_path)
-    assert [(r["status"], r["seed"]) for r in found] == [("finished", 1), ("finished", 2)]
-    assert len(list((tmp_path / "sweep" / ".submitit").glob("*/*_result.pkl"))) == 2
+    assert [(r["status"], r["seed"]) for r in records(tmp_path)] == [("finished", 1)]
+    assert len(list((tmp_path / "sweep" / ".submitit").glob("*/*_result.pkl"))) == 1
 
 
 def test_a_launcher_that_is_not_installed_is_one_sentence(monkeypatch):

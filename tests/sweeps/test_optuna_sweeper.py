@@ -12,6 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from hydra_plugins.simplecnn_joblib import JoblibLauncher
+from hydra_plugins.simplecnn_optuna import OptunaSweeper
 from simplecnn.errors import InputError
 from simplecnn.sweeps.plan import plan_sweep
 from simplecnn.sweeps.search import (
@@ -133,8 +135,20 @@ def test_a_study_resumes_with_other_random_numbers(tmp_path):
     assert [t.state for t in second.trials] == [TrialState.COMPLETE, TrialState.RUNNING]
     assert other.params != trial.params
     second.ask()  # a process was killed before it drew anything
-    assert [t.number for t in interrupted_trials(second)] == [1]
+    assert [t.number for t in interrupted_trials(second, SPACE)] == [1]
     assert second.trials[2].state == TrialState.FAIL
+    assert interrupted_trials(second, {**SPACE, "seed": IntDistribution(1, 9)}) == []  # or half
+    assert second.trials[1].state == TrialState.FAIL
+
+
+def test_a_batch_is_as_large_as_joblib_has_workers_and_interrupted_trials_are_the_first(tmp_path):
+    study = open_study(tmp_path, objectives={"val/acc": "max"})
+    for _ in range(2):
+        study.ask(SPACE)
+    sweeper = OptunaSweeper(n_trials=5)
+    sweeper.launcher = JoblibLauncher(n_jobs=2)
+    batches = [[trial.number for trial in batch] for batch in sweeper._batches(study, SPACE)]
+    assert batches == [[0, 1], [2, 3], [4]]
 
 
 def test_with_other_objectives_it_is_another_search():
@@ -208,13 +222,12 @@ def test_a_search_survives_nan_and_resumes_from_disk(tmp_path):
 
 
 @pytest.mark.long
-def test_several_objectives_and_parallel_trials(tmp_path):
-    words = ["hparams_search=optuna", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
+def test_several_objectives_in_batches_of_two(tmp_path):
+    words = ["hparams_search=optuna", "hydra.sweeper.n_jobs=2",
              "hydra.sweeper.objectives={val/acc:max,num_parameters:min}",
              "model.network.channels=[4,8],[8,16]", "hydra.sweeper.n_trials=4"]  # fmt: skip
     done = type_in(tmp_path, "train.py", "-m", *SMALL, *words)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("2 jobs at a time, threads of each: ") == 1
     objectives = {"val/acc": "max", "num_parameters": "min"}
     best = open_study(tmp_path / "sweep", objectives=objectives).best_trials
     assert best

@@ -1,7 +1,6 @@
 """A sweep is read from its directories: what each job did, which is best, what went wrong."""
 
 import csv
-import io
 import json
 import math
 import shlex
@@ -104,33 +103,31 @@ def test_the_table_is_sorted_and_says_everything(mixed, capsys):
     assert lines[0].split() == titles.split()
     assert lines[1].split() == "1 0.001 2 finished 94.00 2 93.00 95.00 0.0600 1.8 2".split()
     failure = "job 3 failed: RuntimeError: no luck\n    log: outputs/s/3/train.log\n"
-    for text in (out, (mixed / "sweep.md").read_text()):
-        assert table in text and failure in text
+    markdown = (mixed / "sweep.md").read_text()
+    for text in (out, markdown):
+        assert table in text and failure in text and "\nreproduce    " in text
+    assert "![The monitored metric against what varied](sweep.png)" in markdown
+    assert (mixed / "sweep.html").is_file() and "view         outputs/s/sweep.html\n" in out
 
 
-def test_the_best_run_and_the_command_that_reproduces_it(mixed, monkeypatch, capsys):
+def test_the_best_run_and_the_command_that_reproduces_it(mixed, monkeypatch):
     monkeypatch.setenv("UV", "uv")  # as under uv run
-    sweep.report(mixed)
-    out = capsys.readouterr().out
-    assert "best job     1: val/acc 94.00 %   model.optimizer.lr=0.001 seed=2\n" in out
-    reproduce = ("uv run scripts/train.py data=mnist_5k +trainer.limit_train_batches=8 "
-                 "model.optimizer.lr=0.001 seed=2\n")  # fmt: skip
-    assert f"reproduce    {reproduce}" in out
-    assert "resume       uv run scripts/train.py -m lr=1,2 seed=1,2\n" in out
-    text = (mixed / "sweep.md").read_text()
-    assert reproduce in text and "![" in text and "(sweep.png)" in text
+    lines = sweep.report_text(sorted_jobs(mixed), SweepDirectory.open(mixed).record).splitlines()
+    assert lines[-3:] == [
+        "best job     1: val/acc 94.00 %   model.optimizer.lr=0.001 seed=2",
+        "reproduce    uv run scripts/train.py data=mnist_5k +trainer.limit_train_batches=8 "
+        "model.optimizer.lr=0.001 seed=2",
+        "resume       uv run scripts/train.py -m lr=1,2 seed=1,2",
+    ]
 
 
-def test_the_command_of_a_ready_search_is_one_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_the_command_of_a_ready_search_is_one_run(tmp_path, monkeypatch):
     monkeypatch.delenv("UV", raising=False)
     words = ["hparams_search=width", "model.network.channels=[8,16]"]
-    write_sweep(Path("a"), [words])
-    write_job(Path("a/0"), words, best=0.5)
-    sweep.report(Path("a"))
-    (command,) = [s for s in capsys.readouterr().out.splitlines() if s.startswith("reproduce")]
-    words = shlex.split(command.partition("scripts/train.py")[2])
-    values, config = compose_checked("train", words)
+    write_job(tmp_path / "0", words, best=0.5)
+    commands = sweep.commands(read_all(tmp_path, "0"), {"command": "scripts/train.py -m"})
+    typed = shlex.split(dict(commands)["reproduce"].partition("scripts/train.py")[2])
+    values, config = compose_checked("train", typed)
     assert values["model"]["network"]["channels"] == [8, 16]
     assert not config.hydra.sweeper.params
 
@@ -149,18 +146,14 @@ def test_repeated_seeds_are_means(mixed):
     assert table[3].split() == ["0.01", "2"]
 
 
-def test_only_seeds_and_no_seeds(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    write_sweep(Path("a"), [["seed=1"], ["seed=2"]])
-    write_job(Path("a/0"), ["seed=1"], best=0.5)
-    write_job(Path("a/1"), ["seed=2"], best=0.7)
-    assert sweep.report(Path("a")) is True
-    assert "60.00 ± 14.14 (2)" in capsys.readouterr().out
-    write_sweep(Path("b"), [["lr=1"], ["lr=2"]])
-    write_job(Path("b/0"), ["lr=1"], best=0.5)
-    write_job(Path("b/1"), ["lr=2"], status="interrupted")
-    assert sweep.report(Path("b")) is False
-    assert "±" not in capsys.readouterr().out
+def test_only_seeds_and_no_seeds(tmp_path):
+    record = {"command": "scripts/train.py -m"}
+    write_job(tmp_path / "0", ["seed=1"], best=0.5)
+    write_job(tmp_path / "1", ["seed=2"], best=0.7)
+    assert "60.00 ± 14.14 (2)" in sweep.report_text(read_all(tmp_path, "01"), record)
+    write_job(tmp_path / "2", ["lr=1"], best=0.5)
+    write_job(tmp_path / "3", ["lr=2"], status="interrupted")
+    assert "±" not in sweep.report_text(read_all(tmp_path, "23"), record)
 
 
 def test_a_loss_is_sorted_upwards_and_nan_is_last(tmp_path):
@@ -203,15 +196,16 @@ def test_a_sweep_without_any_result_has_no_empty_columns(tmp_path):
     assert text.startswith("2 jobs: 1 interrupted, 1 not started.\n\njob  seed")
 
 
-def test_a_job_whose_process_is_there_runs(mixed):
+def test_another_process_sees_a_job_run_and_needs_no_torch(mixed):
     run = RunDirectory(mixed / "4")
     run.lock()
-    code = ("from simplecnn.sweeps.jobs import read_job; from pathlib import Path; import sys\n"
-            "print(read_job(Path(sys.argv[1])).status)")  # fmt: skip
+    code = ("import sys; from pathlib import Path; from simplecnn.sweeps.report import report\n"
+            "report(Path(sys.argv[1]))\n"
+            "assert not {'torch', 'pytorch_lightning'} & set(sys.modules)")  # fmt: skip
     other = subprocess.run(
-        [sys.executable, "-c", code, str(mixed / "4")], capture_output=True, text=True
+        [sys.executable, "-c", code, str(mixed)], capture_output=True, text=True, check=True
     )
-    assert other.stdout == "running\n"
+    assert "6 jobs: 3 finished, 1 failed, 1 running, 1 not started." in other.stdout
     run.release()
     assert sweep_jobs.read_job(mixed / "4").status == "killed"
 
@@ -219,10 +213,11 @@ def test_a_job_whose_process_is_there_runs(mixed):
 def test_pruned_jobs_are_no_failures(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_sweep(Path("a"), [["lr=1"], ["lr=2"]])
-    write_job(Path("a/0"), ["lr=1"], best=0.5, status="pruned")
-    write_job(Path("a/1"), ["lr=2"], best=0.6)
+    write_job(Path("a/0"), ["lr=1"], status="pruned")
+    write_job(Path("a/1"), ["lr=2"])
     assert sweep.report(Path("a")) is True
     assert "2 jobs: 1 finished, 1 pruned." in capsys.readouterr().out
+    assert not Path("a/sweep.png").exists()  # there is nothing to draw
 
 
 def test_the_line_of_a_finished_job(mixed):
@@ -259,7 +254,7 @@ def drawn(monkeypatch):
 
 
 def test_the_picture_shows_each_parameter_and_each_curve(mixed, drawn):
-    png = sweep.picture(sorted_jobs(mixed))
+    sweep.report(mixed)
     ((parameters, results, curves), figure) = drawn[0]
     assert parameters == {"lr": [0.001, 0.001, 0.003, 0.003, 0.01, 0.01]}
     np.testing.assert_allclose(results, [90, 94, 93, math.nan, math.nan, math.nan])
@@ -277,19 +272,20 @@ def test_the_picture_shows_each_parameter_and_each_curve(mixed, drawn):
     assert (crosses.get_ydata() < 90).all()
     assert panel.get_xlabel() == "lr" and panel.get_ylabel() == "best val/acc %"
     assert len(learning.lines) == 3 and learning.get_xlabel() == "epoch"
-    with Image.open(io.BytesIO(png)) as picture:
+    with Image.open(mixed / "sweep.png") as picture:
         width, height = picture.size
     assert width > 1000 and height > 400
 
 
 def test_seeds_that_are_tested_once_are_dots_beside_their_losses(tmp_path, drawn):
+    write_sweep(tmp_path, [[f"seed={seed}"] for seed in (1, 2, 3)])
     for seed, accuracy in [(1, 0.99), (2, 0.97), (3, 0.98)]:
         write_job(tmp_path / str(seed), [f"seed={seed}"], metrics={"test/acc": accuracy},
                   config={"monitor": None})  # fmt: skip
         (tmp_path / str(seed) / "metrics.csv").write_text(
             f"step,epoch,train/loss,test/acc\n7,0,0.{seed},\n15,1,0.0{seed},\n16,2,,{accuracy}\n"
         )
-    sweep.picture(read_all(tmp_path, "123"))
+    sweep.report(tmp_path)
     panel, learning = drawn[0][1].axes
     (dots,) = panel.lines  # and no line from seed to seed
     np.testing.assert_allclose(dots.get_xydata(), [[1, 99], [2, 97], [3, 98]])
@@ -464,10 +460,3 @@ def test_another_run_is_not_resumed(tmp_path):
     with pytest.raises(InputError, match="holds a run already"):
         RunDirectory.resume_or_create(tmp_path, {**run_config(tmp_path), "seed": 8})
     assert read_record(tmp_path)["status"] == "interrupted"
-
-
-def test_a_report_needs_no_torch(mixed):
-    code = ("import sys; from pathlib import Path; from simplecnn.sweeps import report\n"
-            "report.report(Path(sys.argv[1]))\n"
-            "assert not {'torch', 'pytorch_lightning'} & set(sys.modules)")  # fmt: skip
-    subprocess.run([sys.executable, "-c", code, str(mixed)], check=True, capture_output=True)

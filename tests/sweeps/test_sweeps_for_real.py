@@ -22,7 +22,6 @@ from tensorboard.plugins.hparams import api_pb2, backend_context
 from tensorboard.plugins.hparams.list_session_groups import Handler
 
 from simplecnn import cli as commands
-from simplecnn.config.build import build
 from simplecnn.config.composition import conf_dir
 from simplecnn.sweeps import launch
 from simplecnn.sweeps.plan import plan_sweep
@@ -62,32 +61,31 @@ def last(folder: str | Path) -> dict:
 
 
 @pytest.mark.long
-def test_six_jobs_of_which_one_fails(tmp_path):
-    layers = "first,[conv1],[conv9],all,[conv2],[conv1,conv2]"
+def test_three_jobs_of_which_one_fails(tmp_path):
+    layers = "first,[conv9],[conv1,conv2]"
     words = [*SMALL[:-1], "callbacks=[checkpoint,progress,filters]",
-             f"callbacks.filters.layers={layers}", "hydra.sweep.dir=outputs/six"]  # fmt: skip
+             f"callbacks.filters.layers={layers}", "hydra.sweep.dir=outputs/three"]  # fmt: skip
     done = start(tmp_path, "train.py", "-m", *words, PYTHONWARNINGS="error::ResourceWarning")
     assert done.returncode == 1
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    assert sum("] job " in text for text in lines) == 6
-    for number, (text, layer) in enumerate(zip(lines, layers.split(",["), strict=False), start=1):
-        assert text.startswith(f"[{number}/6] job {number - 1}   "), (text, layer)
+    for number, status in enumerate(("finished", "failed", "finished")):
+        assert lines[number].startswith(f"[{number + 1}/3] job {number}   {status}"), lines
     assert "epoch 1/2" not in done.stdout  # the logs have it
-    assert "epoch 1/2" in (tmp_path / "outputs/six/0/train.log").read_text()
-    assert "6 jobs: 5 finished, 1 failed." in lines
+    assert "epoch 1/2" in (tmp_path / "outputs/three/0/train.log").read_text()
+    assert "3 jobs: 2 finished, 1 failed." in lines
     os.chdir(tmp_path)
-    table = rows("outputs/six")
-    assert [row["status"] for row in table] == ["finished"] * 5 + ["failed"]
+    table = rows("outputs/three")
+    assert [row["status"] for row in table] == ["finished"] * 2 + ["failed"]
     assert table[-1]["callbacks.filters.layers"] == "[conv9]"
     assert table[-1]["error"].startswith("InputError: layers: 'conv9' is not a convolution")
     assert "'conv9' is not a convolution" in Path(table[-1]["log"]).read_text()
-    assert {row["best"] for row in table[:-1]} == {table[0]["best"]}  # pictures change nothing
-    assert (tmp_path / "outputs/six/sweep.png").stat().st_size > 10_000
+    assert table[0]["best"] == table[1]["best"]  # pictures change nothing
+    assert (tmp_path / "outputs/three/sweep.png").stat().st_size > 10_000
 
-    repeated = type_in(tmp_path, "sweep.py", "sweep=outputs/six")
+    repeated = type_in(tmp_path, "sweep.py", "sweep=outputs/three")
     assert repeated.returncode == 1 and repeated.stderr == ""
-    assert repeated.stdout.strip() == "\n".join(lines[6:]).strip()
+    assert repeated.stdout.strip() == "\n".join(lines[3:]).strip()
 
 
 class StopIn(pl.Callback):
@@ -101,13 +99,11 @@ class StopIn(pl.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("schedule", ["plateau", "one_cycle"])
 @pytest.mark.long
-def test_an_interrupted_sweep_resumes_as_if_it_had_not_been(schedule, sweep, monkeypatch):
-    words = ["seed=1,2,3", "trainer.max_epochs=3", "model.network.dropout=0.5",
-             f"model/scheduler={schedule}", "model.optimizer.lr=0.02"]  # fmt: skip
-    if schedule == "plateau":
-        words += ["model.scheduler.patience=0", "+model.scheduler.threshold=9"]  # always lower
+def test_an_interrupted_sweep_resumes_as_if_it_had_not_been(sweep, monkeypatch):
+    words = ["seed=1,2,3", "model.network.dropout=0.5", "model/scheduler=plateau",
+             "model.scheduler.patience=0", "+model.scheduler.threshold=9",  # always lower
+             "model.optimizer.lr=0.02", "logger=csv"]  # fmt: skip
     assert sweep(*words, "hydra.sweep.dir=whole")[0] == 0
 
     true = run.build_trainer
@@ -124,7 +120,7 @@ def test_an_interrupted_sweep_resumes_as_if_it_had_not_been(schedule, sweep, mon
     assert code == 130
     assert "3 jobs: 1 finished, 1 interrupted, 1 not started." in out
     assert "resume       " in out and "hydra.sweep.dir=parts" in out
-    assert [r["num_epochs"] for r in records("parts")] == [3, 1]
+    assert [r["num_epochs"] for r in records("parts")] == [2, 1]
     before = Path("parts/0/run.json").read_text()
 
     code, out, _ = sweep(*words, "hydra.sweep.dir=parts")
@@ -146,8 +142,8 @@ def test_an_interrupted_sweep_resumes_as_if_it_had_not_been(schedule, sweep, mon
         for key in ("status", "metrics", "best", "num_epochs"):
             assert one[key] == two[key]
     assert [len(r.get("continued", [])) for r in records("parts")] == [0, 1, 0]
-    if schedule == "plateau":  # the schedule did something
-        assert last("whole/1")["lr_schedulers"][0]["_last_lr"] == [pytest.approx(2e-4)]
+    # the schedule did something
+    assert last("whole/1")["lr_schedulers"][0]["_last_lr"] == [pytest.approx(2e-3)]
 
 
 def test_a_job_that_stopped_in_its_test_is_only_tested(sweep, monkeypatch):
@@ -253,7 +249,7 @@ def test_a_job_leaves_nothing_behind(sweep):
 
 
 def test_every_job_is_a_row_of_tensorboards_hparams(sweep):
-    words = ["model/optimizer=adam,sgd", "seed=1,2", "hydra.sweep.dir=s"]
+    words = ["model/optimizer=adam,sgd", "seed=3", "hydra.sweep.dir=s"]
     assert sweep(*words)[0] == 0
     events = EventMultiplexer().AddRunsFromDirectory("s").Reload()
     context = TBContext(data_provider=MultiplexerDataProvider(events, "s"))
@@ -283,7 +279,7 @@ def test_every_job_is_a_row_of_tensorboards_hparams(sweep):
         for job, record in enumerate(records("s"))
     }
     assert found == expected
-    for job in "0123":  # the curves: an epoch a point, and nothing before
+    for job in "01":  # the curves: an epoch a point, and nothing before
         steps = [e.step for e in events.GetAccumulator(f"{job}/val").Tensors("acc")]
         assert steps == [7, 15]
 
@@ -300,17 +296,22 @@ def test_every_experiment_runs_at_all(sweep):
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("search", "num_jobs"),
-    [("depth", 4), ("grid", 9), ("kernel_size", 4), ("pooling", 3), ("width", 3)],
+    ("search", "num_jobs", "words"),
+    [
+        ("depth", 4, ["seed=1"]),
+        ("grid", 3, ["data.batch_size=64"]),
+        ("kernel_size", 4, ["seed=1"]),
+        ("pooling", 3, ["seed=1"]),
+        ("width", 3, ["seed=1"]),
+    ],
 )
-def test_every_ready_search_asks_a_question_and_trains(search, num_jobs, sweep):
+def test_every_ready_search_asks_a_question_and_trains(search, num_jobs, words, sweep):
     path = conf_dir() / "hparams_search" / f"{search}.yaml"
     assert re.search(r"^# .*\?", path.read_text(), re.M)
     seeds = OmegaConf.load(path).hydra.sweeper.params.get("seed")
     assert seeds == (None if search == "grid" else "1,2,3")
-    words = ["data=mnist_5k", "trainer=cpu", "++trainer.fast_dev_run=true"]
-    own = ["seed=1"] if seeds else []
-    code, out, _ = sweep(f"hparams_search={search}", *words, *own, "hydra.sweep.dir=s", small=())
+    words += ["data=mnist_5k", "trainer=cpu", "++trainer.fast_dev_run=true", "callbacks=none"]
+    code, out, _ = sweep(f"hparams_search={search}", *words, "hydra.sweep.dir=s", small=())
     assert code == 0, out
     assert [row["status"] for row in rows("s")] == ["finished"] * num_jobs
 
@@ -327,34 +328,27 @@ def test_ddp_in_a_sweep(sweep):
 
 
 @pytest.mark.long
-def test_two_simulated_processes_train_each_job_as_one_would(sweep, tmp_path):
+def test_two_simulated_processes_train_a_job_as_one_would(sweep, tmp_path):
     """With its own values, to the results of one process."""
     words = ["trainer.max_epochs=1", "test=false", "logger=csv", "trainer=ddp_sim",
              "callbacks=[checkpoint,progress]"]  # fmt: skip
     small = tuple(w for w in SMALL if not w.startswith(("trainer=", "trainer.max_epochs")))
-    rates = "model.optimizer.lr=1e-9,1e-3"
-    code, out, err = sweep(*words, rates, "hydra.sweep.dir=s", small=small)
+    rate = "model.optimizer.lr=2e-3"
+    code, out, err = sweep(*words, rate, "hydra.sweep.dir=s", small=small)
     assert code == 0, out + err
-    record = records("s")[1]
-    assert [r["device"]["name"] for r in records("s")] == ["2 x CPU"] * 2
-    assert record["num_epochs"] == 1 and "epoch 1/1" in Path("s/1/train.log").read_text()
-
-    pl.seed_everything(42)
-    config = OmegaConf.to_container(OmegaConf.load("s/0/config.yaml"))
-    initial = build(config["model"], _recursive_=False, _convert_="all").state_dict()
-    for name, weights in last("s/0")["state_dict"].items():  # such a rate moves nothing
-        assert (weights - initial[name]).abs().max() < 1e-7, name
+    (record,) = records("s")
+    assert record["device"]["name"] == "2 x CPU" and record["num_epochs"] == 1
+    assert "epoch 1/1" in Path("s/0/train.log").read_text()
 
     alone = tmp_path / "alone"
-    config = compose_run(alone, *words[:3], "callbacks=checkpoint", "model.optimizer.lr=1e-3")
+    config = compose_run(alone, *words[:3], "callbacks=checkpoint", rate)
     run.train(config, alone)
     expected = json.loads((alone / "run.json").read_text())["metrics"]
     assert record["metrics"]["val/acc"] == pytest.approx(expected["val/acc"], abs=0.01)
     assert record["metrics"]["train/loss"] == pytest.approx(expected["train/loss"], abs=1e-4)
-    one, two = last(alone)["state_dict"], last("s/1")["state_dict"]
+    one, two = last(alone)["state_dict"], last("s/0")["state_dict"]
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-4)
-    assert (one["network.conv1.weight"] - initial["network.conv1.weight"]).abs().max() > 1e-3
 
 
 @pytest.mark.long

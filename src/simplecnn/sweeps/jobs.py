@@ -74,15 +74,14 @@ class Job:
         """The newest log in the job's directory."""
         return max(self.path.glob("*.log"), key=lambda p: p.stat().st_mtime, default=None)
 
-    def curve(self, metric: str) -> tuple[list[int], list[float]]:
+    def curve(self, metric: str) -> list[tuple[int, float]]:
         """Epochs (from 1) and values of a metric, from metrics.csv; empty without one."""
         path = self.path / "metrics.csv"
         if not path.is_file():
-            return [], []
+            return []
         with path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row.get(metric) and row.get("epoch")]
-        values = {int(row["epoch"]) + 1: float(row[metric]) for row in rows}
-        return list(values), list(values.values())
+        return list({int(row["epoch"]) + 1: float(row[metric]) for row in rows}.items())
 
 
 def read_job(path: Path, root: Path | None = None) -> Job:

@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
@@ -21,6 +20,7 @@ from simplecnn.config.spelling import word
 from simplecnn.console import only_sweep_lines
 from simplecnn.errors import InputError, RunError, log_error, short
 from simplecnn.run_directory import RunDirectory, read_record
+from simplecnn.signals import Stop
 from simplecnn.slurm import slurm_job, was_requeued
 from simplecnn.sweeps import report
 from simplecnn.sweeps.directory import RECORD, SweepDirectory, source_hashes
@@ -39,14 +39,9 @@ def run_sweep(run: Callable[[], Any], plan: SweepPlan) -> int:
     """
     directory = claim(plan)
     PrepareSweep.current = plan, directory
-    received: list[int] = []
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        received.append(signum)
-        sys.exit(128 + signum)
-
+    stop = Stop()
     # While a job runs in this process, it has handlers of its own.
-    before = signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(signal.SIGTERM, stop.receive)
     code, succeeded = 1, False
     try:
         run()
@@ -60,8 +55,8 @@ def run_sweep(run: Callable[[], Any], plan: SweepPlan) -> int:
         PrepareSweep.current = None
         directory.release()
         succeeded = report.report(directory.path)
-    if received:  # Ray exits with a code of its own
-        return 128 + received[0]
+    if stop.received:  # Ray exits with a code of its own
+        return 128 + stop.received
     return code or int(not succeeded)
 
 

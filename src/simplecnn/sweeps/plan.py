@@ -96,40 +96,31 @@ def _compose_all(
 
 
 def product(words: Sequence[str], parser: OverridesParser) -> list[list[str]]:
-    """The words of each job of a sweep that tries every value of every word. The last word counts.
+    """The words of each job of a sweep that tries every value of every word.
 
     Raises InputError where a word asks for a search in an interval, or for no value.
     """
-    choices: dict[str, list[str]] = {}
     for word in parser.parse_overrides(list(words)):
-        key = word.get_key_element()
         if word.is_sweep_override() and not word.is_discrete_sweep():
+            key = word.get_key_element()
             raise InputError(
                 f"{key} is to be searched in an interval, and this sweep tries every value: "
                 f"list the values ({key}=a,b,c), or search with hparams_search=optuna."
             )
-        values = word.sweep_string_iterator() if word.is_sweep_override() else None
-        choices[key] = [f"{key}={v}" for v in values or [word.get_value_element_as_str()]]
-        if not choices[key]:
-            raise InputError(f"{line(word)} has no value.")
+    choices = _choices(words, parser)
+    if empty := [key for key, values in choices.items() if not values]:
+        raise InputError(f"{empty[0]} has no value.")
     return [list(job) for job in itertools.product(*choices.values())]
 
 
 def sweep_values(words: Sequence[str]) -> list[list[str]]:
     """Command lines without sweeps that try every value of every sweep in `words` once."""
-    choices = []
     mistakes: list[str] = []
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         texts = [line(word) for word in readable(words, mistakes, sweeps=True)]
-        for word in OverridesParser.create(loader()).parse_overrides(texts):
-            if word.is_discrete_sweep():
-                key = word.get_key_element()
-                choices.append([f"{key}={value}" for value in word.sweep_string_iterator()])
-            elif not word.is_sweep_override():
-                choices.append([line(word)])
+        choices = [v for v in _choices(texts, OverridesParser.create(loader())).values() if v]
     if mistakes:
         raise InputError(*mistakes)
-    choices = [values for values in choices if values]
     first = [values[0] for values in choices]
     lines = [
         [*first[:i], value, *first[i + 1 :]]
@@ -140,24 +131,31 @@ def sweep_values(words: Sequence[str]) -> list[list[str]]:
     return lines or [first]
 
 
+def _choices(words: Sequence[str], parser: OverridesParser) -> dict[str, list[str]]:
+    """A word for each value of each key, none for a search in an interval. The last word counts."""
+    choices: dict[str, list[str]] = {}
+    for word in parser.parse_overrides(list(words)):
+        key = word.get_key_element()
+        if word.is_discrete_sweep():
+            choices[key] = [f"{key}={value}" for value in word.sweep_string_iterator()]
+        else:
+            choices[key] = [] if word.is_sweep_override() else [line(word)]
+    return choices
+
+
 def _process_mistakes(values: Config, config: DictConfig) -> Iterator[str]:
     """A sentence where a job would start processes by the sweep's own command, as ddp does."""
     trainer, launcher = values.get("trainer") or {}, config.hydra.launcher
-    strategy = trainer.get("strategy", "auto")
-    if isinstance(strategy, Mapping):
-        name = str(strategy.get("_target_")).rpartition(".")[2]
-        how = f"{name} {strategy.get('start_method', 'popen')}".lower()
-    else:
-        name = how = str(strategy)
-    if not re.match("auto|ddp|fsdp|deepspeed", how) or re.search("spawn|fork|notebook", how):
+    strategy, wanted = trainer.get("strategy", "auto"), trainer.get("devices", "auto")
+    if re.search("spawn|fork|notebook", str(strategy).lower()):
         return
-    wanted = trainer.get("devices", "auto")
     on_gpu = trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda")
     num = max(1, devices.num_cuda_devices()) if on_gpu else 1
     num = len(wanted) if isinstance(wanted, list) else wanted if isinstance(wanted, int) else num
     num *= trainer.get("num_nodes", 1)
     by_slurm = "Slurm" in str(launcher.get("_target_")) and launcher.get("tasks_per_node") == num
     if num > 1 and not by_slurm:
+        name = strategy.get("_target_") if isinstance(strategy, Mapping) else strategy
         yield (
             f"trainer.strategy is {name} with {num} processes: each of them would run the whole "
             f"sweep, with values of its own. In a sweep, type trainer=ddp_sim, "

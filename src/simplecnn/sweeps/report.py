@@ -8,7 +8,6 @@ import io
 import math
 import shlex
 import statistics
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,21 +41,19 @@ def report(path: Path) -> bool:
     sweep = SweepDirectory.open(path)
     jobs = sorted(read_jobs(sweep), key=lambda job: rank([job]))
     text = report_text(jobs, sweep.record)
+    data = page_data(jobs, sweep)
     head = f"# Sweep\n\n    {sweep.record['command']}\n\nStarted {sweep.record['started']}.\n"
     files = {TABLE: csv_text(jobs).encode()}
     if any(job.value is not None for job in jobs):
-        files[PICTURE] = picture(jobs)
+        files[PICTURE] = picture(jobs, data)
         head += f"\n![The monitored metric against what varied]({PICTURE})\n"
     files[TEXT] = f"{head}\n```\n{text}\n```\n".encode()
     for name, content in files.items():
         atomic_write(sweep.path / name, content)
-    page = write_sweep_page(sweep.path, page_data(jobs, sweep)) if jobs else None
     print(f"\n{text}\n{'report':12} {', '.join(short(sweep.path / name) for name in files)}")
     if any(any(job.path.glob("events.out*")) for job in jobs):
         print(f"{'tensorboard':12} {tensorboard(sweep.path)}")
-    if page is not None:
-        print(f"{'view':12} {short(page)}")
-    sys.stdout.flush()
+    print(f"{'view':12} {short(write_sweep_page(sweep.path, data))}", flush=True)
     return bool(jobs) and all(job.status in SUCCEEDED for job in jobs)
 
 
@@ -243,25 +240,25 @@ def value_title(jobs: Sequence[Job]) -> str:
 
 
 def page_data(jobs: Sequence[Job], sweep: SweepDirectory) -> dict[str, Any]:
-    """What `write_sweep_page` shows."""
-    keys, criterion = varied(jobs), criterion_of(jobs)
+    """What `write_sweep_page` shows, and `picture` draws."""
+    names = short_names(varied(jobs))
+    criterion = curve_metric = criterion_of(jobs)
+    if all(len(job.curve(criterion)) < 2 for job in jobs[:NUM_CURVES]):
+        curve_metric = "train/loss"  # what is only tested has no curve
     columns = {name: cells for name, cells in job_columns(jobs).items() if any(cells)}
     rows = []
     for i, job in enumerate(jobs):
         link = f"{job.name}/report.html"
-        epochs, values = job.curve(criterion)
+        curve = job.curve(curve_metric)
         rows.append({
             "name": job.name,
             "status": job.status,
             "link": link if (sweep.path / link).is_file() else None,
             "cells": {name: cells[i] for name, cells in columns.items()},
-            "values": [_number_or_text(job.words.get(key)) for key in keys],
-            "result": None if job.value is None else _scaled(criterion, job.value),
+            "values": [_number_or_text(job.words.get(key)) for key in names],
+            "result": _scaled(criterion, job.value),
             "error": "" if job.status in SUCCEEDED else job.error,
-            "curve": [
-                [epoch, _scaled(criterion, value)]
-                for epoch, value in zip(epochs, values, strict=True)
-            ],
+            "curve": [[epoch, _scaled(curve_metric, value)] for epoch, value in curve],
         })  # fmt: skip
     path = sweep.path.resolve()
     return {
@@ -272,52 +269,42 @@ def page_data(jobs: Sequence[Job], sweep: SweepDirectory) -> dict[str, Any]:
         "summary": summary(jobs),
         "answers": commands(jobs, sweep.record),
         "metric": value_title(jobs),
-        "curve_metric": title(criterion),
-        "mode": jobs[0].mode,
-        "keys": list(short_names(keys).values()),
+        "curve_metric": title(curve_metric),
+        "mode": jobs[0].mode if jobs else "max",
+        "keys": list(names.values()),
         "jobs": rows,
     }
 
 
-def picture(jobs: Sequence[Job]) -> bytes:
-    """A PNG file: the criterion against what varied, and the learning curves of the best jobs."""
+def picture(jobs: Sequence[Job], data: Mapping[str, Any]) -> bytes:
+    """A PNG file of `page_data`: the result against what varied, the curves of the best jobs."""
     from simplecnn.figures.raster import encode_png
     from simplecnn.figures.style import drawing
     from simplecnn.figures.sweep import Curve, sweep_figure
 
-    names = short_names(varied(jobs))
-    criterion = shown = criterion_of(jobs)
-    best = jobs[:NUM_CURVES]
-    if all(len(job.curve(criterion)[0]) < 2 for job in best):  # what is only tested has no curve
-        shown = "train/loss"
     curves = []
-    for job in best:
-        label = ", ".join(f"{name} {value_text(job.words.get(k))}" for k, name in names.items())
-        epochs, values = job.curve(shown)
-        curves.append(
-            Curve(f"job {job.name}: {label}", epochs, [_scaled(shown, v) for v in values])
-        )
-    if len(names) > 1 and seed_groups(jobs):
-        del names["seed"]
-    in_order = sorted(jobs, key=lambda job: number(job.path))  # of the values as they were typed
-    parameters = {
-        name: [_number_or_text(job.words.get(key)) for job in in_order]
-        for key, name in names.items()
-    }
+    for row in (row for row in data["jobs"][:NUM_CURVES] if row["curve"]):
+        values = zip(data["keys"], map(value_text, row["values"]), strict=True)
+        label = ", ".join(f"{name} {value}" for name, value in values)
+        curves.append(Curve(f"job {row['name']}: {label}", *zip(*row["curve"], strict=True)))
+    in_order = sorted(data["jobs"], key=lambda row: number(Path(row["name"])))  # as it was typed
+    parameters = {key: [row["values"][i] for row in in_order] for i, key in enumerate(data["keys"])}
+    if len(parameters) > 1 and seed_groups(jobs):
+        del parameters["seed"]
     with drawing():
         figure = sweep_figure(
             parameters,
-            [_scaled(criterion, job.value) for job in in_order],
-            [curve for curve in curves if curve.epochs],
-            metric=value_title(jobs),
-            curve_metric=title(shown),
-            larger_is_better=jobs[0].mode == "max",
+            [row["result"] for row in in_order],
+            curves,
+            metric=data["metric"],
+            curve_metric=data["curve_metric"],
+            larger_is_better=data["mode"] == "max",
         )
         return encode_png(figure)[0]
 
 
 def _scaled(metric: str, value: float | None) -> float:
-    return math.nan if value is None else (100.0 if is_share(metric) else 1.0) * value
+    return math.nan if value is None else (100 if is_share(metric) else 1) * value
 
 
 def _number_or_text(value: Any) -> float | str:

@@ -143,10 +143,11 @@ def open_study(
     folder: str | Path,
     *,
     objectives: Mapping[str, str],
-    sampler: Config | None = None,
-    pruner: Config | None = None,
+    sampler: Any = None,
+    pruner: Any = None,
 ) -> optuna.Study:
-    """The study in `folder`, begun where there is none. `objectives` map names to max or min."""
+    """The study in `folder`, begun where there is none. `objectives` map names to max or min,
+    `sampler` and `pruner` are nodes of a configuration."""
     study = optuna.create_study(
         storage=_storage(Path(folder) / STUDY),
         study_name=NAME,
@@ -182,13 +183,13 @@ def _storage(path: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(os.path.abspath(path)))
 
 
-def interrupted_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials to resume. One whose process was killed before it drew parameters has failed."""
+def interrupted_trials(study: optuna.Study, space: Space) -> list[FrozenTrial]:
+    """Trials to resume. One whose process was killed before it drew all parameters has failed."""
     running = study.get_trials(states=[TrialState.RUNNING])
     for trial in running:
-        if not trial.params:
+        if trial.params.keys() != space.keys():
             study.tell(trial.number, state=TrialState.FAIL)
-    return [trial for trial in running if trial.params]
+    return [trial for trial in running if trial.params.keys() == space.keys()]
 
 
 def tell(study: optuna.Study, number: int, folder: Path, *, objectives: Sequence[str]) -> None:
@@ -197,8 +198,7 @@ def tell(study: optuna.Study, number: int, folder: Path, *, objectives: Sequence
     Of the monitored metric its best value counts, of another one the last. The run's record then
     says `pruned`, or `failed` where an objective is not a finite number.
     """
-    job = read_job(folder)
-    run = RunDirectory(folder)
+    job, run = read_job(folder), RunDirectory(folder)
     run.record = dict(job.record)
     values: dict[Any, Any] = {"num_parameters": job.record.get("num_parameters"), **job.metrics}
     if job.best:

@@ -7,33 +7,29 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from hydra._internal.core_plugins import basic_launcher
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
 
 log = logging.getLogger("simplecnn.sweeps")
 SECONDS_TO_END = 20  # for interrupted jobs to record how far they came
 
 
-class WorkerLauncher(basic_launcher.BasicLauncher):
-    """Hydra's basic launcher, but for `launch`, which subclasses give: jobs run in workers."""
+class WorkerLauncher(Launcher):
+    """Subclasses give `launch`, which has workers do `run_in_worker(self.basic, …)`."""
 
-    def arguments(self, number: int, overrides: Sequence[str]) -> tuple[Any, ...]:
-        """The arguments of `run_in_worker` for one job."""
-        basic = basic_launcher.BasicLauncher()  # without what a subclass holds of processes
-        basic.setup(
-            hydra_context=self.hydra_context,  # type: ignore[arg-type]
-            task_function=self.task_function,  # type: ignore[arg-type]
-            config=self.config,  # type: ignore[arg-type]
-        )
-        return basic, number, list(overrides), Singleton.get_state()
+    def setup(self, **hydra: Any) -> None:
+        self.basic = BasicLauncher()
+        self.basic.setup(**hydra)
 
 
-def run_in_worker(launcher: Any, number: int, overrides: Sequence[str], state: Any) -> JobReturn:
-    """Run one job in this process as the basic launcher does."""
-    Singleton.set_state(state)
-    result: JobReturn = launcher.launch([overrides], initial_job_idx=number)[0]
-    return result
+def run_in_worker(
+    launcher: BasicLauncher, number: int, overrides: Sequence[str], singletons: Any
+) -> JobReturn:
+    """Run one job in this process, with Hydra's own launcher and the head's `singletons`."""
+    Singleton.set_state(singletons)
+    return launcher.launch([overrides], initial_job_idx=number)[0]
 
 
 def lost_job(number: int, overrides: Sequence[str], reason: str) -> JobReturn:
