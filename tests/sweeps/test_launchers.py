@@ -87,21 +87,24 @@ def test_a_killed_worker_costs_its_job_and_each_other_worker_does_several(
     assert re.fullmatch(r"job 1   killed   seed=2   its process ended: .* out of memory\?\n", err)
 
 
-def test_workers_end_with_a_command_that_is_killed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+def test_workers_end_with_their_command(signum, tmp_path, monkeypatch):
     def wait_for_the_end(seed: int) -> None:
-        Path(f"pid_{os.getpid()}").touch()
-        try:
-            time.sleep(300)
-        except KeyboardInterrupt:
+        def leave_a_note(*_: object) -> None:
             Path(f"interrupted_{os.getpid()}").touch()
-            raise
+            raise SystemExit
+
+        for ending in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(ending, leave_a_note)
+        Path(f"pid_{os.getpid()}").touch()
+        time.sleep(300)
 
     monkeypatch.chdir(tmp_path)
     head = fork(lambda: launch(wait_for_the_end, "seed=1,2"), tmp_path / "screen")
     try:
         pids = wait_for(lambda: [int(p.name[4:]) for p in tmp_path.glob("pid_*")], 2, seconds=200)
     finally:
-        os.kill(head, signal.SIGKILL)
+        os.kill(head, signum)
         ended(head)
     wait_for(lambda: [pid for pid in pids if not is_alive(pid)], 2, seconds=60)
     assert {p.name for p in tmp_path.glob("interrupted_*")} == {f"interrupted_{p}" for p in pids}

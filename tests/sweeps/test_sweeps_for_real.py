@@ -27,7 +27,7 @@ from simplecnn.sweeps import launch
 from simplecnn.sweeps.plan import plan_sweep
 from simplecnn.training import run
 
-SMALL = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2", "+trainer.limit_train_batches=8",
+SMALL = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=1", "+trainer.limit_train_batches=8",
          "model.network.channels=[4,8]", "callbacks=checkpoint"]  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def last(folder: str | Path) -> dict:
 @pytest.mark.long
 def test_three_jobs_of_which_one_fails(tmp_path):
     layers = "first,[conv9],[conv1,conv2]"
-    words = [*SMALL[:-1], "callbacks=[checkpoint,progress,filters]",
+    words = [*SMALL[:-1], "trainer.max_epochs=2", "callbacks=[checkpoint,progress,filters]",
              f"callbacks.filters.layers={layers}", "hydra.sweep.dir=outputs/three"]  # fmt: skip
     done = start(tmp_path, "train.py", "-m", *words, PYTHONWARNINGS="error::ResourceWarning")
     assert done.returncode == 1
@@ -103,7 +103,7 @@ class StopIn(pl.Callback):
 def test_an_interrupted_sweep_resumes_as_if_it_had_not_been(sweep, monkeypatch):
     words = ["seed=1,2,3", "model.network.dropout=0.5", "model/scheduler=plateau",
              "model.scheduler.patience=0", "+model.scheduler.threshold=9",  # always lower
-             "model.optimizer.lr=0.02", "logger=csv"]  # fmt: skip
+             "model.optimizer.lr=0.02", "logger=csv", "trainer.max_epochs=2"]  # fmt: skip
     assert sweep(*words, "hydra.sweep.dir=whole")[0] == 0
 
     true = run.build_trainer
@@ -249,7 +249,7 @@ def test_a_job_leaves_nothing_behind(sweep):
 
 
 def test_every_job_is_a_row_of_tensorboards_hparams(sweep):
-    words = ["model/optimizer=adam,sgd", "seed=3", "hydra.sweep.dir=s"]
+    words = ["model/optimizer=adam,sgd", "seed=3", "trainer.max_epochs=2", "hydra.sweep.dir=s"]
     assert sweep(*words)[0] == 0
     events = EventMultiplexer().AddRunsFromDirectory("s").Reload()
     context = TBContext(data_provider=MultiplexerDataProvider(events, "s"))
@@ -375,7 +375,7 @@ def test_memory_does_not_grow_from_job_to_job(tmp_path):
 
         run.train = train
 
-    words = [*SMALL, "trainer.max_epochs=1", "seed=1,2,3,4", "model.network.hidden=16,32,64"]
+    words = [*SMALL, "test=false", "logger=csv", "seed=1,2,3,4", "model.network.hidden=16,32,64"]
     done = type_in(tmp_path, "train.py", "-m", *words, trouble=measured)
     assert done.returncode == 1 and "12 jobs: 8 finished, 4 failed." in done.stdout, done.stderr
     sizes = json.loads((tmp_path / "sizes.json").read_text())

@@ -146,17 +146,10 @@ def seed_groups(jobs: Sequence[Job]) -> list[list[Job]]:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The shortest ending of each key that no other key shares: `lr`, `batch_size`."""
-    names = {}
-    for key in keys:
-        parts = key.replace("/", ".").split(".")
-        for n in range(1, len(parts) + 1):
-            ending = ".".join(parts[-n:])
-            same = [k for k in keys if f".{k}".replace("/", ".").endswith(f".{ending}")]
-            if len(same) == 1:
-                break
-        names[key] = ending
-    return names
+    """The last part of each key, `lr` or `batch_size`; the whole key where two end alike."""
+    last = {key: key.replace("/", ".").rpartition(".")[2] for key in keys}
+    names = list(last.values())
+    return {key: name if names.count(name) == 1 else key for key, name in last.items()}
 
 
 def value_text(value: Any) -> str:
