@@ -1,7 +1,7 @@
 """Look at what a finished run learned, or compare the networks of a sweep.
 
 uv run scripts/explain.py run=outputs/quickstart/…
-uv run scripts/explain.py run=last parts=[channels,attribution] channels.layers=[conv1]
+uv run scripts/explain.py run=last parts=channels,attribution channels.layers=[conv1]
 uv run scripts/train.py -m hparams_search=ablation hydra.sweep.dir=outputs/ablation
 uv run scripts/explain.py sweep=outputs/ablation
 """

@@ -2,7 +2,7 @@
 
 uv run scripts/report.py run=last                          # report.html in the folder of the run
 uv run scripts/report.py run=outputs/… image=my_seven.png  # with an image of yours
-uv run scripts/report.py 'run=[outputs/…,outputs/…]'
+uv run scripts/report.py run=outputs/…,outputs/…           # two runs on one page
 uv run scripts/report.py sweep=outputs/…                   # sweep.html
 """
 

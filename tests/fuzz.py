@@ -6,18 +6,23 @@ Run in a process of its own, so that it can tell that nothing heavy was imported
 """
 
 import contextlib
-import copy
+import gc
 import io
 import json
 import os
+import pickle
 import random
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from omegaconf import OmegaConf, open_dict, read_write
 
 from simplecnn import command_line as commands
 from simplecnn.config import composition as config
@@ -227,25 +232,53 @@ def verdict(name: str, words: list[str]) -> dict[str, object]:
     return result
 
 
-def compose_once() -> None:
-    """Compose the same words once: nearly all cases differ in single values only."""
-    original = config.compose
-    remembered = cache(
-        lambda name, words, cwd: original(name, list(words), return_hydra_config=True)
-    )
+@contextlib.contextmanager
+def compose_once() -> Iterator[None]:
+    """Read each file, and compose the same words, once; remember what Hydra refuses, and why.
 
-    def compose(name, words, return_hydra_config):
-        if any("searchpath" in word for word in words):
-            return original(name, words, return_hydra_config=True)
+    Composing is most of what a check costs, and most checks are of the same files and groups.
+    """
+    compose, load = config.compose, OmegaConf.load
 
-        return copy.deepcopy(remembered(name, tuple(words), os.getcwd()))
+    @cache
+    def read(text: str) -> bytes:
+        return pickle.dumps(load(io.StringIO(text)))
 
-    config.compose = compose
+    @cache
+    def remembered(name: str, words: tuple[str, ...]) -> bytes | Exception:
+        try:
+            return pickle.dumps(compose(name, list(words), return_hydra_config=True))
+        except Exception as error:
+            return error
+
+    def load_again(file: Any) -> Any:
+        try:
+            return pickle.loads(read(file.read()))
+        except Exception:  # a name; or a file whose mistake is told with its name
+            with contextlib.suppress(AttributeError):
+                file.seek(0)
+            return load(file)
+
+    def compose_again(name: str, words: Sequence[str] = (), return_hydra_config: bool = False):
+        if any("searchpath" in word for word in words) or not return_hydra_config:
+            return compose(name, list(words), return_hydra_config)
+        answer = remembered(name, tuple(words))
+        if isinstance(answer, Exception):
+            raise answer
+        composed = pickle.loads(answer)
+        with read_write(composed), open_dict(composed):
+            composed.hydra.runtime.cwd = os.getcwd()
+        return composed
+
+    with mock.patch.object(config, "compose", compose_again):
+        with mock.patch.object(OmegaConf, "load", load_again):
+            yield
 
 
 def main(num: int, seed: int) -> None:
-    compose_once()
-    with tempfile.TemporaryDirectory() as folder:
+    gc.freeze()  # what is imported need not be searched for garbage time and again
+    gc.set_threshold(100_000)
+    with compose_once(), tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         results = [verdict(*case) for case in cases(num, seed, Path(folder) / "conf")]
         left = sorted(p.name for p in Path(folder).iterdir())

@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -125,6 +126,16 @@ def test_help_and_configuration_are_shown_without_torch(tmp_path):
         assert done.returncode == 0 and expected in done.stdout
         assert done.stdout.endswith("False\n")
     assert list(work.iterdir()) == []
+
+
+def test_two_runs_are_compared_as_they_are_typed(finished_run, tmp_path):
+    for name in ("a", "b"):
+        shutil.copytree(finished_run, tmp_path / name)
+    done = type_in(tmp_path, "report.py", "run=a,b")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "view         a/report_b.html\n"
+    assert (tmp_path / "a" / "report_b.html").stat().st_size > 100_000
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
 
 
 def test_no_digits_and_no_network_is_one_sentence(tmp_path):

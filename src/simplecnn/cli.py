@@ -19,6 +19,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -38,11 +39,11 @@ from simplecnn.errors import InputError, RunError, log_error
 from simplecnn.run_directory import RunDirectory, short
 from simplecnn.slurm import is_further_process
 from simplecnn.sweeps.directory import RECORD as SWEEP_RECORD
-from simplecnn.sweeps.launch import Task, run_job, run_sweep
 from simplecnn.sweeps.plan import SweepPlan
 from simplecnn.training.processor import configure_threads
 
 log = logging.getLogger(__name__)
+Task = Callable[[dict[str, Any], Path], Any]
 seconds: dict[str, float] = {}  # of what this process did before its job
 
 
@@ -57,6 +58,8 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
             try:
                 values = settle(plain, HydraConfig.get(), name)
                 if in_sweep and name == LEAVES_RUNS:
+                    from simplecnn.sweeps.launch import run_job
+
                     return run_job(task, values, folder)
                 return task(values, folder)
             except Exception as error:
@@ -77,8 +80,16 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
                 if name == LEAVES_RUNS:
                     prepare_images(request)
                 if isinstance(request, SweepPlan):
+                    from simplecnn.sweeps.launch import run_sweep
+
                     sys.exit(run_sweep(run, request))
-                run()
+                if request is None or request[1].hydra.output_subdir is not None:
+                    run()
+                else:  # Hydra has nothing to make, and the configuration is composed
+                    values, config = request
+                    HydraConfig.instance().set_config(config)
+                    configure_log(config.hydra.job_logging, config.hydra.verbose)
+                    run(OmegaConf.create(values))
             except InputError as error:
                 print(error, file=sys.stderr)
                 sys.exit(2)
@@ -134,13 +145,23 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
     return best
 
 
-@command("evaluate")
-def evaluate(config: dict[str, Any], folder: Path) -> float:
-    """Evaluate a run's checkpoint on test digits. Returns the accuracy."""
+def _opened(config: dict[str, Any]) -> tuple[RunDirectory, Path]:
+    """The run and the checkpoint that are named, which may be a stranger's."""
     run = RunDirectory.open(latest(config["run"]))
     checkpoint = run.checkpoint(config["checkpoint"])
     checked_parts(run.config(), short(run.path))
     raise_if_links_lead_out(run.path)
+    return run, checkpoint
+
+
+def _listed(value: str | list[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else value or []
+
+
+@command("evaluate")
+def evaluate(config: dict[str, Any], folder: Path) -> float:
+    """Evaluate a run's checkpoint on test digits. Returns the accuracy."""
+    run, checkpoint = _opened(config)
     with start_up():
         from simplecnn.inference import evaluate as evaluation
         from simplecnn.inference.model_card import write_model_card
@@ -155,12 +176,8 @@ def predict(config: dict[str, Any], folder: Path) -> None:
     """Tell what is on a person's own images. Exit code 1 where some cannot be read."""
     from simplecnn.inference.image_files import find_images
 
-    run = RunDirectory.open(latest(config["run"]))
-    checkpoint = run.checkpoint(config["checkpoint"])
-    checked_parts(run.config(), short(run.path))
-    raise_if_links_lead_out(run.path)
-    names = config["image"] if isinstance(config["image"], list) else [config["image"]]
-    files = find_images(names)
+    run, checkpoint = _opened(config)
+    files = find_images(_listed(config["image"]))
     with start_up():
         from simplecnn.inference import predict as prediction
         from simplecnn.inference.trained_run import TrainedRun
@@ -173,13 +190,11 @@ def predict(config: dict[str, Any], folder: Path) -> None:
 @command("export")
 def export(config: dict[str, Any], folder: Path) -> None:
     """Write a run's network as a file for others."""
-    run = RunDirectory.open(latest(config["run"]))
-    checkpoint = run.checkpoint(config["checkpoint"])
+    run, checkpoint = _opened(config)
     suffix = {"torch_export": "pt2"}.get(config["format"], config["format"])
     to = Path(config["to"] or run.path / f"model.{suffix}")
     if not to.parent.is_dir():
         raise InputError(f"to={to}: there is no folder {to.parent}.")
-    checked_parts(run.config(), short(run.path))
     with start_up():
         from simplecnn.inference import export as exports
         from simplecnn.inference.trained_run import TrainedRun
@@ -219,10 +234,7 @@ def report(config: dict[str, Any], folder: Path) -> None:
 
         sweeps.report(Path(latest(config["sweep"], SWEEP_RECORD)))
         return
-    names, files = (
-        [v] if isinstance(v, str) else v or [] for v in (config["run"], config["image"])
-    )
-    runs = [RunDirectory.open(latest(name)) for name in names]
+    runs = [RunDirectory.open(latest(name)) for name in _listed(config["run"])]
     for run in runs:
         checked_parts(run.config(), short(run.path))
         if config["checkpoint"] is not None:
@@ -231,7 +243,8 @@ def report(config: dict[str, Any], folder: Path) -> None:
     with start_up():
         from simplecnn.page.report import write_report
 
-    path = write_report(runs, checkpoint=config["checkpoint"], own_images=files)
+    images = _listed(config["image"])
+    path = write_report(runs, checkpoint=config["checkpoint"], own_images=images)
     log.info("view         %s", short(path))
 
 
@@ -273,8 +286,6 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"The network does not take digits of 1 x 28 x 28: {reason}") from None
-    agree = receptive_field_report(
-        network, images=images, folder=Path(short(folder)), trained=trained
-    )
-    if not agree:
+    path = Path(short(folder))
+    if not receptive_field_report(network, images=images, folder=path, trained=trained):
         raise RunError("The experiments do not agree with the formulas: see the table above.")

@@ -14,8 +14,9 @@ from typing import Any, NoReturn
 
 from omegaconf import OmegaConf
 
+from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
 from simplecnn.config import composition
-from simplecnn.config.build import build, check_classes, first_line, target_nodes
+from simplecnn.config.build import build, check_classes, target_nodes
 from simplecnn.config.composition import (
     Composed,
     command_help,
@@ -24,27 +25,21 @@ from simplecnn.config.composition import (
     settle,
 )
 from simplecnn.config.spelling import meant
-from simplecnn.errors import InputError
-from simplecnn.run_directory import (
-    RECORD,
-    RunDirectory,
-    already_exists,
-    check_checkpoint,
-    read_record,
-    short,
-)
+from simplecnn.errors import InputError, short
+from simplecnn.run_directory import RECORD, RunDirectory, already_exists, read_record
 from simplecnn.slurm import is_further_process, slurm_job, was_requeued
 from simplecnn.sweeps.plan import SweepPlan, plan_sweep, sweep_values
 
 IMAGE_FOLDER = "simplecnn.data.image_folder.ImageFolderDataModule"
 LEAVES_RUNS = "train"  # the command whose jobs are runs, with a record each
+Request = Composed | SweepPlan | None
 
 
-def check_command_line(name: str, argv: Sequence[str]) -> Composed | SweepPlan | None:
+def check_command_line(name: str, argv: Sequence[str]) -> Request:
     """What a command line asks for: one configuration, the plan of a sweep, or only to be shown.
 
     Imports nothing heavy. Raises InputError with every mistake in words, and in keys and values of
-    ours. Prints the help, or the jobs of a dry run, and ends the process with it.
+    ours. Prints the help, and ends the process with it.
     """
     options = _options(argv)
     words = list(options.overrides)
@@ -61,10 +56,7 @@ def check_command_line(name: str, argv: Sequence[str]) -> Composed | SweepPlan |
     shown = options.hydra_help or options.info or options.cfg
     if not shown and (options.multirun or "hydra.mode=MULTIRUN" in words):
         if name == LEAVES_RUNS:
-            plan = plan_sweep(config_name, words)
-            if plan.configs[0][0]["dry_run"]:
-                _list_jobs(plan)
-            return dataclasses.replace(plan, command=list(argv))
+            return dataclasses.replace(plan_sweep(config_name, words), command=list(argv))
         for line in sweep_values(words):
             compose_checked(config_name, line)
         return None
@@ -92,39 +84,50 @@ def check_command_line(name: str, argv: Sequence[str]) -> Composed | SweepPlan |
     return values, config
 
 
-def check_imported(name: str, request: Composed | SweepPlan | None) -> None:
-    """Import the classes that a configuration names, and hold its arguments against them."""
-    composed = request.configs if isinstance(request, SweepPlan) else [request] if request else []
+def check_imported(name: str, request: Request) -> None:
+    """Import the classes that a configuration names, and hold its arguments against them.
+
+    `settle` has then left out, in the values of the request, what is of a class before. Prints
+    what a dry run would do, and ends the process with it.
+    """
     mistakes: dict[str, None] = {}
     checked = set()
-    for values, config in composed:
-        parts = {k: v for k, v in values.items() if any(True for _ in target_nodes(v))}
-        text = json.dumps(parts, default=str, sort_keys=True)
-        if not parts or text in checked:
-            continue
-        checked.add(text)
+    for values, config in _composed(request):
         try:
-            values = settle(values, config.hydra, name)
-            check_classes(values)
-            mistakes |= dict.fromkeys(_differences(values))
+            settle(values, config.hydra, name)
+            parts = {k: v for k, v in values.items() if any(True for _ in target_nodes(v))}
+            text = json.dumps(parts, default=str, sort_keys=True)
+            if parts and text not in checked:
+                checked.add(text)
+                check_classes(values)
+                mistakes |= dict.fromkeys(_differences(values))
         except InputError as error:
             mistakes |= dict.fromkeys(error.mistakes)
     if mistakes:
         raise InputError(*mistakes)
-    if composed and composed[0][0].get("dry_run"):
-        print("This is a valid run; nothing was started.")
+    if any(values.get("dry_run") for values, _ in _composed(request)):
+        if not isinstance(request, SweepPlan):
+            print("This is a valid run; nothing was started.")
+        elif request.jobs is None:
+            print("A search chooses the values of each job. The ends of its space are valid.")
+        else:
+            for number, job in enumerate(request.jobs):
+                print(f"job {number}   {' '.join(w for w in job if not w.startswith('dry_run='))}")
         sys.exit(0)
 
 
-def prepare_images(request: Composed | SweepPlan | None) -> None:
+def prepare_images(request: Request) -> None:
     """Decode folders of images before anything is written: one of the files may be no image."""
-    composed = request.configs if isinstance(request, SweepPlan) else [request] if request else []
     prepared = []
-    for values, config in composed:
-        data = settle(values, config.hydra, LEAVES_RUNS)["data"]
+    for values, _ in _composed(request):
+        data = values["data"]
         if data.get("_target_") == IMAGE_FOLDER and data not in prepared:
             build(data).prepare_data()
             prepared.append(data)
+
+
+def _composed(request: Request) -> Sequence[Composed]:
+    return request.configs if isinstance(request, SweepPlan) else [request] if request else []
 
 
 def _differences(values: dict[str, Any]) -> Iterator[str]:
@@ -132,44 +135,28 @@ def _differences(values: dict[str, Any]) -> Iterator[str]:
     path, model = values.get("ckpt_path"), values.get("model") or {}
     if not path or not values["train"] or values["ckpt_weights_only"]:
         return
-    import torch
-
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(f"{short(path)} is no checkpoint: {first_line(error)}") from None
-    saved = content.get("hyper_parameters") or {}
+    weights_alone = "take its weights alone with ckpt_weights_only=true."
+    saved = read_checkpoint(Path(path)).get("hyper_parameters") or {}
     for part in ("network", "optimizer", "scheduler") if "network" in saved else ():
         its, mine = saved.get(part) or {}, model.get(part) or {}
         its, mine = ({k: v for k, v in node.items() if v is not None} for node in (its, mine))
-        name = its.get("_target_")
-        if name == mine.get("_target_") and str(name).endswith("OneCycleLR"):
-            yield (
-                f"model.scheduler is OneCycleLR, whose length is that of {short(path)}'s run: take "
-                f"its weights alone with ckpt_weights_only=true."
-            )
-            continue
-        compared = {"network": its.keys() & mine.keys(), "scheduler": {"T_max"} & its.keys()}
-        keys = {"_target_", *compared.get(part, ())}
-        if other := [key for key in sorted(keys) if its.get(key) != mine.get(key)]:
-            key = other[0]
+        keys = {"network": its.keys() & mine.keys(), "scheduler": {"T_max"} & its.keys()}
+        different = [
+            key
+            for key in ("_target_", *sorted(keys.get(part, ())))
+            if its.get(key) != mine.get(key)
+        ]
+        if different:
+            key = different[0]
             yield (
                 f"model.{part}.{key} is {mine.get(key)}, and in {short(path)} it is "
-                f"{its.get(key)}: type the same, or take its weights alone with "
-                f"ckpt_weights_only=true."
+                f"{its.get(key)}: type the same, or {weights_alone}"
             )
-
-
-def _list_jobs(plan: SweepPlan) -> NoReturn:
-    """Show the jobs of a sweep, all of them valid, and start none."""
-    check_imported(LEAVES_RUNS, dataclasses.replace(plan, configs=[
-        ({**values, "dry_run": False}, config) for values, config in plan.configs
-    ]))  # fmt: skip
-    if plan.jobs is None:
-        print("A search chooses the values of each job. The ends of its space are valid.")
-    for number, job in enumerate(plan.jobs or ()):
-        print(f"job {number}   {' '.join(w for w in job if not w.startswith('dry_run='))}")
-    sys.exit(0)
+        elif str(its.get("_target_")).endswith("OneCycleLR"):
+            yield (
+                f"model.scheduler is OneCycleLR, whose length is that of {short(path)}'s run: "
+                f"{weights_alone}"
+            )
 
 
 def _check_resume(path: str, words: Sequence[str]) -> None:
@@ -224,16 +211,17 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     """Hydra's options as they are typed. Raises InputError where they make no sense."""
     parser = _Parser(add_help=False)
     parser.add_argument("overrides", nargs="*")
-    for names in (("--help", "-h"), ("--run", "-r"), ("--multirun", "-m"),
-                  ("--shell-completion", "-sc"), ("--hydra-help",), ("--version",),
-                  ("--resolve",)):  # fmt: skip
+    for names in (("--help", "-h"), ("--hydra-help",), ("--version",), ("--resolve",)):
         parser.add_argument(*names, action="store_true")
-    for names in (("--package", "-p"), ("--config-path", "-cp"), ("--config-name", "-cn"),
-                  ("--config-dir", "-cd"), ("--experimental-rerun",)):  # fmt: skip
+    for names in (("--package", "-p"), ("--config-name", "-cn"), ("--config-dir", "-cd"),
+                  ("--config-path", "-cp"), ("--experimental-rerun",)):  # fmt: skip
         parser.add_argument(*names)
-    parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
+    one = parser.add_mutually_exclusive_group()
+    for names in (("--run", "-r"), ("--multirun", "-m"), ("--shell-completion", "-sc")):
+        one.add_argument(*names, action="store_true")
+    one.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
     shown = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
-    parser.add_argument("--info", "-i", const="all", nargs="?", choices=shown)
+    one.add_argument("--info", "-i", const="all", nargs="?", choices=shown)
     args, apart = parser.parse_known_args(argv)
     for word in apart:
         if word.startswith("-"):
@@ -246,12 +234,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         raise InputError("--config-path is not taken: --config-dir adds a folder of your own.")
     if args.experimental_rerun:
         raise InputError("--experimental-rerun is not taken: it runs what is in a pickle.")
-    modes = ("run", "multirun", "cfg", "info", "shell_completion")
-    given = [f"--{mode.replace('_', '-')}" for mode in modes if getattr(args, mode)]
-    if len(given) > 1:
-        raise InputError(f"{' and '.join(given)} do not go together: give one of them.")
-    if args.resolve and not (args.cfg or args.help):
-        raise InputError("--resolve belongs to --cfg: type --cfg job --resolve.")
-    if args.package and not args.cfg:
-        raise InputError("--package belongs to --cfg: type --cfg job --package model.")
+    if (args.resolve or args.package) and not (args.cfg or args.help):
+        flag = "--resolve" if args.resolve else "--package model"
+        raise InputError(f"{flag} belongs to --cfg: type --cfg job {flag}.")
     return args

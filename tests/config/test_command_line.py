@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from children import type_in
+from fuzz import compose_once
 from omegaconf import OmegaConf
 
 from simplecnn.command_line import check_command_line, check_imported
@@ -19,6 +20,12 @@ from simplecnn.config.schema import COMMANDS
 from simplecnn.config.spelling import word
 from simplecnn.errors import InputError
 from simplecnn.run_directory import RunDirectory
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compositions():
+    with compose_once():
+        yield
 
 
 def refused(*words: str, name: str = "train") -> list[str]:
@@ -111,7 +118,7 @@ def test_a_dry_run_lists_the_jobs_and_starts_none(tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
         words = ["-m", "dry_run=true", "seed=1,2", "model.network.pool=max,none"]
-        check_command_line("train", words)
+        check_imported("train", check_command_line("train", words))
     assert end.value.code == 0
     assert capsys.readouterr().out.splitlines() == [
         "job 0   seed=1 model.network.pool=max", "job 1   seed=1 model.network.pool=none",
@@ -123,6 +130,30 @@ def test_a_dry_run_lists_the_jobs_and_starts_none(tmp_path, monkeypatch, capsys)
     assert list(tmp_path.iterdir()) == []
     (found,) = refused("-m", "dry_run=true", "seed=1,x")
     assert found.startswith("seed is 'x'")
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "expected"),
+    [
+        ("report", ["run=a,b/c"], {"run": ["a", "b/c"]}),
+        ("report", ["run=last", "image=one.png,'two 2.png'"], {"image": ["one.png", "two 2.png"]}),
+        ("predict", ["run=last", "image=scans,more/*.jpg"], {"image": ["scans", "more/*.jpg"]}),
+        ("explain", ["run=a,b", "parts=channels,claims"], {"parts": ["channels", "claims"]}),
+        ("explain", ["run=[a,b]", "checkpoint=last"], {"run": ["a", "b"], "checkpoint": "last"}),
+    ],
+)
+def test_a_list_may_be_typed_without_brackets(name, words, expected):
+    values, _ = check_command_line(name, words)
+    assert {key: values[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("evaluate", "run=a,b"), ("report", "run=choice(a,b)"), ("explain", "checkpoint=best,last")],
+)
+def test_several_values_for_one_are_a_sentence(name, word):
+    found = refused(word, name=name)[0]
+    assert found.startswith(f"{word} lists several values: add -m to try them")
 
 
 def test_last_and_a_directory_of_runs_are_the_newest_run(tmp_path, monkeypatch):
@@ -154,7 +185,7 @@ def network(words: list[str]) -> dict[str, Any]:
 )
 def test_a_checkpoint_of_something_else_is_a_sentence(words, sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    torch.save({"hyper_parameters": network([])}, "saved.ckpt")
+    torch.save({"state_dict": {}, "hyper_parameters": network([])}, "saved.ckpt")
     values = compose_config("train", [*words, "ckpt_path=saved.ckpt"])
     request = (values, OmegaConf.create({"hydra": {"overrides": {"task": []}, "runtime": {
         "config_sources": [], "choices": {}}}}))  # fmt: skip
@@ -175,7 +206,7 @@ def test_a_schedule_has_the_length_of_its_run(tmp_path, monkeypatch):
         ("one_cycle", "model.scheduler is OneCycleLR, whose length is that of saved.ckpt's run"),
     ):
         words = [f"model/scheduler={choice}"]
-        torch.save({"hyper_parameters": network(words)}, "saved.ckpt")
+        torch.save({"state_dict": {}, "hyper_parameters": network(words)}, "saved.ckpt")
         words += ["trainer.max_epochs=20", "ckpt_path=saved.ckpt"]
         with pytest.raises(InputError, match=re.escape(sentence)):
             check_imported("train", (compose_config("train", words), OmegaConf.create(hydra)))

@@ -6,11 +6,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from fuzz import GOOD, compose_once
+from omegaconf import OmegaConf
 
-from simplecnn.config import devices
+from simplecnn.config import composition, devices
 from simplecnn.config.composition import compose_config, conf_dir
 from simplecnn.errors import InputError
 from simplecnn.sweeps.plan import plan_sweep, sweep_values
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compositions():
+    with compose_once():
+        yield
 
 
 def mistakes(*words: str, name: str = "train") -> list[str]:
@@ -153,6 +161,30 @@ def test_one_sentence_for_one_mistake(word, sentence, monkeypatch):
         *(word.split() if word.startswith(("data=", "experiment=best ", "lr = ")) else [word])
     )
     assert found.startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("train", [f"++{w.lstrip('+')}" for w in GOOD
+                   if "." in w.partition("=")[0] and "scheduler" not in w and "=" in w]),
+        ("train", ["seed=3", "experiment=quickstart", "++model.optimizer.eps=1e-7", "~seed=3",
+                   "+callbacks.mine={a:1,b:[2]}", "model/scheduler=cosine", "++trainer.devices=2",
+                   "hydra.run.dir=x/${seed}", "+hydra.job.env_set.A=b", "~callbacks.best",
+                   "data.data_dir='a b'", "+callbacks.mine={c:${name}}", "+seed=4", "name=a-b"]),
+        ("explain", ["run=[a,b]", "channels.layers=first", "~data", "hydra.verbose=true"]),
+    ],
+)  # fmt: skip
+def test_what_is_checked_is_what_hydra_composes(name, words):
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        expected = compose(name, words, return_hydra_config=True)
+        found = composition._compose_words(name, words, [])
+    for config in (expected, found):
+        config.hydra.job.override_dirname = ""
+    found, expected = (OmegaConf.to_container(config) for config in (found, expected))
+    assert found == expected
 
 
 def test_all_mistakes_are_reported_at_once():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from children import type_in
 from conftest import ROOT
+from fuzz import compose_once
 
 from simplecnn.config.build import build, check_classes
 from simplecnn.config.composition import compose_config
@@ -18,6 +19,12 @@ from simplecnn.training.build import build_trainer
 from simplecnn.training.run import state_restored
 
 NUM_CASES, SEED = 520, 6
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compositions():
+    with compose_once():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +120,6 @@ COMBINATIONS = [
     ("data=mnist_5k data.val_size=5000", "data.val_size is 5000: at most 4499 leave"),
     ("trainer.limit_val_batches=0.01", "trainer.limit_val_batches is 0.01: of 10 batches not one"),
     ("+trainer.limit_val_batches=0", "monitor is 'val/acc': this run logs train/loss"),
-    ("+trainer.val_check_interval=5000", "trainer.val_check_interval is 5000: an epoch has 860"),
     ("model/scheduler=one_cycle trainer.max_epochs=-1", "model.scheduler needs to know how long"),
     ("model/scheduler=plateau model.scheduler_monitor=val/f1", "model.scheduler_monitor is 'val/"),
     ("callbacks=[default,early_stopping] callbacks.early_stopping.monitor=test/acc",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fuzz import compose_once
 
 from simplecnn.command_line import check_command_line
 from simplecnn.config.build import TargetNotAllowed, build, check_classes
@@ -39,6 +40,12 @@ PLACES = [
     "+trainer.profiler", "+trainer.strategy",
     "+callbacks.mine", "+logger.mine", "callbacks.best", "+model.network.image_size",
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compositions():
+    with compose_once():
+        yield
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import sys
 import pytest
 import pytorch_lightning as pl
 import torch
+from fuzz import compose_once
 from omegaconf import OmegaConf
 
 from simplecnn.config import schema
@@ -20,6 +21,13 @@ from simplecnn.config.build import (
 )
 from simplecnn.config.composition import compose_config
 from simplecnn.errors import InputError
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compositions():
+    with compose_once():
+        yield
+
 
 SCHEDULERS = torch.optim.lr_scheduler
 NEEDED = {  # arguments without a default

@@ -23,7 +23,7 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from simplecnn.config.schema import CIFAR10, IMAGE_SIZE, MNIST, OURS, Classifier, ImageFolder
+from simplecnn.config.schema import IMAGE_SIZE, OURS, Classifier
 from simplecnn.config.spelling import cut, did_you_mean, show, unknown
 from simplecnn.errors import InputError, RunError
 
@@ -187,16 +187,11 @@ def _not_allowed(target: Any) -> str:
 # ---------------------------------------------------------------------------------------- nodes
 
 
-def target_nodes(config: Any, key: str = "") -> Iterator[tuple[str, Config]]:
-    """Every node below `config` (plain dicts and lists) that has a `_target_`, with its key."""
-    if isinstance(config, Mapping):
-        if "_target_" in config:
-            yield key, config
-        for name, value in config.items():
-            yield from target_nodes(value, f"{key}.{name}" if key else str(name))
-    elif isinstance(config, list | tuple):
-        for i, value in enumerate(config):
-            yield from target_nodes(value, f"{key}[{i}]")
+def target_nodes(config: Any) -> Iterator[tuple[str, Config]]:
+    """Every node of `config` (plain dicts and lists) that has a `_target_`, with its key."""
+    for key, value in _values(config):
+        if isinstance(value, Mapping) and "_target_" in value:
+            yield key, value
 
 
 def name_mistakes(config: Any) -> dict[str, str]:
@@ -206,22 +201,23 @@ def name_mistakes(config: Any) -> dict[str, str]:
         for key, node in target_nodes(config)
         if not is_allowed(node["_target_"])
     }
-    for key, text in _texts(config):
-        if "${" in text:
-            sentences[key] = f"{key} is {show(text)}: it refers to something that is not resolved."
+    for key, value in _values(config):
+        for text in value if isinstance(value, Mapping) else [value]:
+            if isinstance(text, str) and "${" in text:
+                problem = "it refers to something that is not resolved"
+                sentences[key] = f"{key} is {show(text)}: {problem}."
     return sentences
 
 
-def _texts(config: Any, key: str = "") -> Iterator[tuple[str, str]]:
+def _values(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """`config` and everything in it, each with its key."""
+    yield key, config
     if isinstance(config, Mapping):
         for name, value in config.items():
-            yield from _texts(str(name), key)
-            yield from _texts(value, f"{key}.{name}" if key else str(name))
+            yield from _values(value, f"{key}.{name}" if key else str(name))
     elif isinstance(config, list | tuple):
         for i, value in enumerate(config):
-            yield from _texts(value, f"{key}[{i}]")
-    elif isinstance(config, str):
-        yield key, config
+            yield from _values(value, f"{key}[{i}]")
 
 
 def build(config: Config, *args: Any, **kwargs: Any) -> Any:
@@ -308,40 +304,30 @@ def check_classes(config: Config) -> None:
 def argument_mistakes(key: str, node: Config, target: Any) -> Iterator[str]:
     """What is wrong with the arguments of a node, by the signature of its class."""
     try:
-        signature = inspect.signature(target)
+        parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):  # of a class in C
         return
-    is_class = isinstance(target, type)
-    function = vars(target).get("__init__", target.__init__) if is_class else target
     try:
-        hints = get_type_hints(function)
+        hints = get_type_hints(target.__init__ if isinstance(target, type) else target)
     except Exception:  # a name that is imported for type checkers only
         hints = {}
-    named = {
-        name: p
-        for name, p in signature.parameters.items()
-        if p.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-    }
-    kinds = {p.kind for p in signature.parameters.values()}
-    given = GIVEN_IN_CODE.get(re.sub(r"^(model\.scheduler)\W.*", r"\1", key), set())
-    positional = list(named)[: len(node.get("_args_") or [])]
+    takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())
+    by_name = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    names = [name for name, p in parameters.items() if p.kind in by_name]
+    made = GIVEN_IN_CODE.get(re.sub(r"^(model\.scheduler)\W.*", r"\1", key), set()) & set(names)
     for name, value in node.items():
+        path = f"{key}.{name}"
         if name in HYDRA_WORDS:
             continue
-        path = f"{key}.{name}"
-        if name in given & set(named):
+        if name in made:
             yield f"{path} cannot be given: it is made by the code, from the rest."
-        elif name in positional:
-            yield f"{path} is given twice: in _args_ too."
-        elif name not in named:
-            if Parameter.VAR_KEYWORD not in kinds:
-                names = sorted(set(named) - given)
-                yield unknown(path, name, names, f"of {node['_target_']}")
+        elif name not in names and not takes_any:
+            yield unknown(path, name, sorted(set(names) - made), f"of {node['_target_']}")
         elif wanted := _type_problem(hints.get(name), value):
             yield f"{path} is {show(value)}: {node['_target_']} takes {wanted}."
-    for name, parameter in named.items():
-        needed = parameter.default is Parameter.empty and not node.get("_partial_")
-        if needed and name not in {*node, *given, *positional}:
+    given = {*node, *made, *names[: len(node.get("_args_") or [])]}
+    for name in names if not node.get("_partial_") else ():
+        if parameters[name].default is Parameter.empty and name not in given:
             yield f"{key}.{name} is missing: {node['_target_']} needs it."
 
 
@@ -359,10 +345,9 @@ def _type_problem(annotation: Any, value: Any) -> str | None:
     return None
 
 
-def _refusals(config: Config, targets: Mapping[str, Any]) -> Iterator[str]:
+def _refusals(config: Config, targets: Mapping[str, Any]) -> list[str]:
     """What classes say to their arguments when they are built."""
-    model: dict[str, Any] = config.get("model") or {}
-    trainer = config.get("trainer")
+    refused: list[str] = []
 
     def attempt(key: str, what: Callable[[], Any]) -> Any:
         try:
@@ -370,67 +355,47 @@ def _refusals(config: Config, targets: Mapping[str, Any]) -> Iterator[str]:
         except Exception as error:
             refused.append(f"{key}: {first_line(error)}")
 
-    refused: list[str] = []
+    model: Config = config.get("model") or {}
     if "model.optimizer" in targets:
         optimizer = attempt("model.optimizer", partial(_trial_optimizer, model["optimizer"]))
         if optimizer is not None and "model.scheduler" in targets:
-            node = dict(model["scheduler"])
-            parameters = inspect.signature(targets["model.scheduler"]).parameters
-            if "total_steps" in parameters and not {"total_steps", "epochs"} & set(node):
-                node["total_steps"] = 100  # known when the run begins
+            node = model["scheduler"]
+            if "total_steps" in inspect.signature(targets["model.scheduler"]).parameters:
+                node = {"total_steps": 100, **node}  # known when the run begins
             attempt("model.scheduler", partial(build, node, optimizer=optimizer))
-    network = model.get("network") or {}
-    if "model.network" in targets and all(map(_is_light, dict(target_nodes(network)).values())):
-        with _imported("torch.device")("meta"):
-            built = attempt("model.network", partial(build, network))
-            is_ours = (
-                OURS.get(str(model.get("_target_"))) is Classifier
-            )  # another may reshape images
-            if is_ours and built is not None and (shape := _image_shape(config.get("data") or {})):
-                attempt("model.network", partial(_take_image, built, shape))
+    if "model.network" in targets:
+        attempt("model.network", partial(_try_network, config))
     nodes = {key: node for key, node in (config.get("callbacks") or {}).items() if node}
     callbacks = [attempt(f"callbacks.{key}", partial(build, node)) for key, node in nodes.items()]
-    if trainer and not refused:
+    if config.get("trainer") and not refused:
         given = {"callbacks": callbacks, "logger": False, "enable_model_summary": False}
-        bar = _imported("pytorch_lightning.callbacks.ProgressBar")
-        saves = _imported("pytorch_lightning.callbacks.Checkpoint")
-        given["enable_progress_bar"] = any(isinstance(c, bar) for c in callbacks)
-        given["enable_checkpointing"] = any(isinstance(c, saves) for c in callbacks)
-        needs_logger = _imported("pytorch_lightning.callbacks.LearningRateMonitor")
-        given["callbacks"] = [c for c in callbacks if not isinstance(c, needs_logger)]
-        attempt("trainer", partial(build, {**given, **trainer}))
-    yield from refused
+        attempt("trainer", partial(build, {**given, **config["trainer"]}))
+    return refused
 
 
-def _image_shape(data: Config) -> tuple[int, int, int] | None:
-    """Channels, height and width of the images of our data; None for other data."""
-    model: Any = OURS.get(str(data.get("_target_")))
-    if model not in (MNIST, CIFAR10, ImageFolder):
-        return None
-    size: Any = data.get("image_size") or getattr(model, "image_size", IMAGE_SIZE)
-    channels: Any = data.get("channels") or getattr(model, "channels", 1)
-    return channels, size, size
-
-
-def _take_image(network: Any, shape: tuple[int, int, int]) -> None:
-    """Raise InputError where a network on torch's meta device does not take such an image."""
+def _try_network(config: Config) -> None:
+    """Build a network without memory, and give it an image of our data, where that is known."""
+    model, data = config["model"], config.get("data") or {}
+    for _, node in target_nodes(model["network"]):
+        if not node["_target_"].startswith(("torch.", "torchvision.")) or node.get("weights"):
+            return  # nobody knows what it does; or it downloads
     torch = importlib.import_module("torch")
-    try:
-        network.eval()(torch.zeros(1, *shape))
-    except NotImplementedError:  # without memory, nobody can tell
-        return
-    except Exception as error:
-        size = " x ".join(map(str, shape))
-        raise InputError(f"it does not take these images, {size}: {first_line(error)}") from None
-
-
-def _is_light(node: Config) -> bool:
-    """Whether building a network is known to do nothing but that: it downloads no weights."""
-    name, downloads = node["_target_"], {"weights", "weights_backbone"}
-    if name.startswith("torchvision."):
-        has = set(inspect.signature(find_class(name)).parameters)
-        return not (downloads & set(node) or "weights_backbone" in has)
-    return name.startswith("torch.")
+    images: Any = OURS.get(str(data.get("_target_")))
+    with torch.device("meta"):
+        network = build(model["network"])
+        # Another module than ours may reshape the images.
+        if images is None or OURS.get(str(model.get("_target_"))) is not Classifier:
+            return
+        size = data.get("image_size") or getattr(images, "image_size", IMAGE_SIZE)
+        shape = data.get("channels") or getattr(images, "channels", 1), size, size
+        try:
+            network.eval()(torch.zeros(1, *shape))
+        except NotImplementedError:  # without memory, nobody can tell
+            return
+        except Exception as error:
+            text = " x ".join(map(str, shape))
+            reason = first_line(error)
+            raise InputError(f"it does not take these images, {text}: {reason}") from None
 
 
 def _trial_optimizer(node: Config) -> Any:

