@@ -307,8 +307,9 @@ def argument_mistakes(key: str, node: Config, target: Any) -> Iterator[str]:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):  # of a class in C
         return
+    is_class = isinstance(target, type)
     try:
-        hints = get_type_hints(target.__init__ if isinstance(target, type) else target)
+        hints = get_type_hints(target.__init__ if is_class else target)
     except Exception:  # a name that is imported for type checkers only
         hints = {}
     takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())
