@@ -86,7 +86,8 @@ class JoblibLauncher(WorkerLauncher):
                     worker.terminate()
                 wait([job for job in jobs if job.running()], timeout=SECONDS_TO_END)
                 for worker in workers:
-                    worker.kill()
+                    if worker.is_alive() and worker.pid:
+                        os.kill(worker.pid, signal.SIGKILL)  # loky's processes have no kill()
                 raise
 
 

@@ -247,7 +247,7 @@ def test_the_run_folder_of_someone_else_does_no_harm(which, harm):
     model = f"model: {{_target_: simplecnn.models.classifier.Classifier, {network}}}"
     config = f"{model}\ntrainer: {{}}\n{text}\n"
     (folder / "config.yaml").write_bytes(config.encode(errors="surrogateescape"))
-    (folder / "run.json").write_text("{}")
+    (folder / "run.json").write_text('{"status": "finished"}')
     with pytest.raises(InputError) as caught:
         checked_parts(RunDirectory.open(folder).config(), short(folder))
     told = "\n".join(caught.value.mistakes)

@@ -25,6 +25,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from children import (
+    PATIENCE,
     as_nobody,
     assert_same,
     checkpoint,
@@ -451,12 +452,11 @@ def test_two_processes_end_with_their_head_and_are_resumed_exactly(tmp_path, pro
              "model.network.dropout=0.5", "model.network.hidden=16", "test=false"]  # fmt: skip
     whole, longer, folder = (tmp_path / name for name in ("whole", "longer", "killed"))
     side_by_side([whole_run(whole, *words, "trainer.max_epochs=2")])
-    # Forked, for processes that are spawned import everything.
-    configure(longer, *words, "trainer.max_epochs=9", "trainer.strategy=ddp_fork")
+    configure(longer, *words, "trainer.max_epochs=9")
 
     head = begin(folder, longer)
     last = folder / "checkpoints" / "last.ckpt"
-    wait_until(last.exists, 90, lambda: log_of(folder))
+    wait_until(last.exists, PATIENCE, lambda: log_of(folder))
     others = children_of(head)
     assert len(others) >= 2
     os.kill(head, signal.SIGKILL)
@@ -465,7 +465,7 @@ def test_two_processes_end_with_their_head_and_are_resumed_exactly(tmp_path, pro
     assert not RunDirectory(folder).is_locked()
 
     head = begin(folder, longer)
-    wait_until(lambda: read_checkpoint(last)["epoch"] == 2, 90, lambda: log_of(folder))
+    wait_until(lambda: read_checkpoint(last)["epoch"] == 2, PATIENCE, lambda: log_of(folder))
     others, start = children_of(head), time.monotonic()
     os.kill(head, signal.SIGINT)
     assert ended(head) == 130
