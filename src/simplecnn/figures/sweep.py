@@ -122,12 +122,15 @@ def _draw_parameter(
         ]
     for label, (color, mark), chosen in groups:
         x, y = places[chosen], values[chosen]
-        ax.plot(x, y, mark, color=color, markersize=4, alpha=0.75)
+        is_mean = label == "mean"
+        points = None if is_mean else label
+        ax.plot(x, y, mark, color=color, markersize=4, alpha=0.75, label=points)
         where = np.unique(x)
         repeated = len(where) <= max(8, len(x) / 2)
-        if label != "mean" or (repeated and name != "seed"):  # seeds have no order
+        if not is_mean or (repeated and name != "seed"):  # seeds have no order
             means = [y[x == place].mean() for place in where]
-            ax.plot(where, means, "-", color=color, linewidth=1.2, alpha=0.8, label=label)
+            mean = label if is_mean else None
+            ax.plot(where, means, "-", color=color, linewidth=1.2, alpha=0.8, label=mean)
     if not good.all():  # below the worst result
         low, high = ax.get_ylim()
         ax.set_ylim(low - 0.08 * (high - low), high)
