@@ -13,6 +13,7 @@ from conftest import compose_run
 from pages import default_run, like_mnist, networks
 from PIL import Image
 from torch import nn
+from torch.nn.utils import prune
 
 from simplecnn.config.composition import compose_config
 from simplecnn.errors import InputError
@@ -20,6 +21,7 @@ from simplecnn.inference.image_files import read_image
 from simplecnn.inference.networks import load_network
 from simplecnn.models.simple_cnn import SimpleCNN
 from simplecnn.page import html
+from simplecnn.page.gather import _datamodule as page_datamodule
 from simplecnn.page.gather import gather
 from simplecnn.page.network import NoChain, chain, network_data
 from simplecnn.page.report import write_report
@@ -179,6 +181,20 @@ def test_a_network_that_raises_and_data_that_are_absent(finished_run, monkeypatc
     assert "layers" in data["runs"][0]["network"]
 
 
+@pytest.mark.parametrize("version", ["earlier", "this"])
+def test_answers_of_other_weights_are_not_shown(version, finished_run, tmp_path):
+    """Those of an earlier version's run, and of a pass some steps before the checkpoint."""
+    run = RunDirectory.open(shutil.copytree(finished_run, tmp_path / "run"))
+    before = gather([run])["images"]["confusion"]
+    content = torch.load(run.path / "checkpoints" / "best.ckpt", weights_only=True)
+    assert content["callbacks"]["Mistakes"]["step"] == content["global_step"]
+    labels = page_datamodule(run).split("val").labels
+    all_wrong = {"predictions": (labels + 1) % 10, "wrong": labels >= 0, "step": torch.tensor(1)}
+    content["callbacks"]["Mistakes"] = all_wrong if version == "this" else {"drawn_at_step": 16}
+    torch.save(content, run.path / "checkpoints" / "best.ckpt")
+    assert gather([run])["images"]["confusion"] == before
+
+
 def test_an_image_of_ones_own_is_read_as_predict_reads_it(finished_run, tmp_path):
     gray = np.full((90, 60), 255, np.uint8)
     gray[20:70, 28:36] = 10
@@ -195,6 +211,12 @@ def test_an_image_of_ones_own_is_read_as_predict_reads_it(finished_run, tmp_path
     assert [share for _, share in sorted(item["answers"][0])] == pytest.approx(expected, abs=0.01)
     with pytest.raises(InputError, match="no such file"):
         gather([run], own_images=["nothing.png"])
+
+
+def test_a_layer_whose_weights_are_computed_has_them_under_their_own_name():
+    layer = prune.identity(nn.Conv2d(1, 2, 3), "weight")
+    (described,) = chain(nn.Sequential(layer), (1, 5, 5))
+    assert list(described["weights"]) == ["weight", "bias"]
 
 
 def test_a_chain_is_described_with_the_shapes_that_torch_gives():

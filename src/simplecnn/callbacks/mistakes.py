@@ -14,7 +14,8 @@ class Mistakes(ValidationCallback):
     """The `number` most confident mistakes of a validation pass: which are new, which persist.
 
     Of several processes, those of rank zero. A checkpoint holds `answers`: of the pass before it,
-    the predicted class of every image and whether it is wrong, (N,) in the order of the pass.
+    the predicted class of every image and whether it is wrong, (N,) in the order of the pass, and
+    the `step` of that pass.
     """
 
     def __init__(self, dirpath: str, number: int = 40, every_n_epochs: int = 10) -> None:
@@ -56,6 +57,7 @@ class Mistakes(ValidationCallback):
         """Compare the answers with those of the pass before."""
         before, answers, worst = self.answers, _joined(self._answers), _joined(self._worst)
         self.answers, self._answers, self._worst = answers, [], []
+        self.answers["step"] = torch.tensor(self.validated_at)
         wrong = answers["wrong"]
         compared = len(before.get("wrong", ())) == len(wrong)  # else it was of other images
         was_wrong = before["wrong"] if compared else torch.zeros_like(wrong)

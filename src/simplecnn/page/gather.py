@@ -102,7 +102,11 @@ class _Part:
             path = run.checkpoint(checkpoint) if checkpoint else run.any_checkpoint()
             content = read_checkpoint(path)
             self.network, network = load_network(path), network_config(content, path) or {}
-            self.kept = content.get("callbacks", {}).get("Mistakes", {})
+            kept = content.get("callbacks", {}).get("Mistakes", {})
+            # Not of weights before these: a checkpoint may follow an epoch without validation. Runs
+            # of earlier versions kept other things.
+            if int(kept.get("step", -1)) == int(content["global_step"]):
+                self.kept = kept
             # LastCheckpoint writes between two epochs, ModelCheckpoint within one.
             epoch = int(content["epoch"]) + (path.name == "best.ckpt")
             self.checkpoint = f"{path.name}, after epoch {epoch}"

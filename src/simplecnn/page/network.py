@@ -118,14 +118,14 @@ def _describe(name: str, module: nn.Module, x: Tensor) -> dict[str, Any] | None:
     if isinstance(m, IDENTITIES):
         return None
     if kind is nn.Linear:
-        return {"kind": "linear", "weights": dict(m.named_parameters())}
+        return {"kind": "linear", "weights": _weights(m)}
     if kind is nn.Conv2d and m.padding_mode == "zeros":
         padding = {"valid": (0, 0), "same": [  # what is odd is at the end
             d * (k - 1) // 2 for d, k in zip(m.dilation, m.kernel_size, strict=True)
         ]}.get(m.padding, m.padding)  # fmt: skip
         return {
             "kind": "convolution", "stride": m.stride, "padding": padding, "dilation": m.dilation,
-            "groups": m.groups, "weights": dict(m.named_parameters()),
+            "groups": m.groups, "weights": _weights(m),
         }  # fmt: skip
     if kind in (nn.BatchNorm1d, nn.BatchNorm2d) and m.running_mean is not None:
         factor = (m.running_var + m.eps).rsqrt() * (m.weight if m.affine else 1)
@@ -154,6 +154,12 @@ def _describe(name: str, module: nn.Module, x: Tensor) -> dict[str, Any] | None:
     if kind is nn.Flatten and m.start_dim == 1 and m.end_dim in (-1, x.ndim - 1):
         return {"kind": "flatten"}
     raise NoChain(f"The page cannot compute the layer {name}, {module}.")
+
+
+def _weights(module: Any) -> dict[str, Tensor]:
+    """By the names that JavaScript knows: a pruned or normalized layer's parameters have others."""
+    weights = {"weight": module.weight, "bias": module.bias}
+    return {name: value for name, value in weights.items() if value is not None}
 
 
 def _pair(value: Any) -> tuple[int, int]:

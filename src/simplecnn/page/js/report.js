@@ -77,7 +77,7 @@ function workSection() {
 
   /**
    * Shows values at work under a name; null: nothing. `answers` are those that Python wrote, pairs
-   * of a class and its probability for each run, where the page cannot compute them.
+   * of a class and its probability for each run: they are shown where the page cannot compute them.
    */
   function show(values, name, answers = []) {
     if (name !== DRAWING || values === null) pointing.clear?.();
