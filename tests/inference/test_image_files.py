@@ -89,6 +89,15 @@ def test_a_photograph_that_lies_on_its_side_is_turned(drawing, tmp_path):
     assert np.abs(like_mnist(read_image(tmp_path / "x.jpg")) - expected).mean() < 0.03
 
 
+def test_damaged_metadata_do_not_hide_which_side_is_up(tmp_path):
+    turned = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    resolution = struct.pack("<HHI4s", 0x011A, 2, 4, b"ab\0\0")  # a text, where a number belongs
+    header = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2)
+    exif = header + turned + resolution + struct.pack("<I", 0)
+    Image.new("L", (60, 40)).save(tmp_path / "x.jpg", exif=exif)
+    assert read_image(tmp_path / "x.jpg").shape == (60, 40)
+
+
 def test_the_digit_is_put_in_the_middle(drawing):
     digit = like_mnist(np.asarray(drawing, np.float32) / 255)
     rows, columns = np.indices(digit.shape)
