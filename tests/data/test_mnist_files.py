@@ -122,6 +122,11 @@ def test_the_next_mirror_is_asked(behavior, files, mirror, data_dir):
     assert downloaded(data_dir) == original(files)
 
 
+def test_a_mirror_that_is_no_address_is_a_sentence(data_dir):
+    message = refusal(mnist_files.prepare, data_dir, mirrors=["my-mirror"])
+    assert f"could not be downloaded (my-mirror/{SMALL}.gz: unknown url type" in message
+
+
 @pytest.mark.parametrize(
     ("behavior", "reason"),
     [

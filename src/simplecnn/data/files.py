@@ -151,7 +151,7 @@ def download_file(path: Path, urls: Sequence[str], sha256: str, *, timeout: floa
                 log.info("Downloading %s", url)
                 try:
                     content = _content(url, timeout)
-                except (OSError, HTTPException) as error:
+                except (OSError, HTTPException, ValueError) as error:  # ValueError: no address
                     problems[url] = str(error) or type(error).__name__
                     continue
                 if problem := _wrong_sum(content, sha256):
