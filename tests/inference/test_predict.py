@@ -1,6 +1,7 @@
 """Image files of all kinds in any number: answers, files that are written, sentences."""
 
 import csv
+import errno
 import gzip
 import io
 import logging
@@ -8,11 +9,13 @@ import struct
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from children import type_in
+from matplotlib.figure import Figure
 from PIL import Image
 
 from simplecnn.data.mnist import MNISTDataModule
@@ -137,6 +140,14 @@ def test_a_bad_file_is_a_row_and_the_others_are_done(run, digits, tmp_path):
     assert len(caught.value.mistakes) == 2 and not (tmp_path / "none").exists()
     with pytest.raises(InputError, match="out exists already: name another folder"):
         predict(run, [str(tmp_path / "good.png")], to=str(tmp_path / "out"))
+
+
+def test_a_disk_that_is_full_is_a_sentence(run, digits, monkeypatch, tmp_path):
+    Image.fromarray(digits[0][0]).save(tmp_path / "one.png")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(Figure, "savefig", Mock(side_effect=full))
+    with pytest.raises(InputError, match=r"answers cannot be written: No space left on device\."):
+        predict(run, [str(tmp_path / "one.png")], to=str(tmp_path / "answers"))
 
 
 def test_names_stand_for_files(tmp_path):

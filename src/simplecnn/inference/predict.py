@@ -86,20 +86,24 @@ def predict(
     except OSError as error:
         mistake = f"{short(folder)} cannot be written: {error.strerror}."
         raise InputError(f"{mistake} Name another folder with to=…") from None
-    with (folder / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()})
     num_unsure = f"{sum(row['unsure'] for row in good):,} {word}"
-    with drawing(ink=run.preprocessing.box is not None):
-        title = f"{num_unsure} (orange): below {threshold:g}"
-        _contact_sheet(good, title).savefig(folder / "contact_sheet.png")
-        if explain:
-            (folder / "explained").mkdir()
-            for i, row in enumerate(tqdm(good, desc="explaining", leave=False, disable=None)):
-                name = f"{i:0{len(str(len(good)))}d}_{Path(row['file']).stem[:60]}.png"
-                explained(run, row, invert=invert).savefig(folder / "explained" / name)
+    try:
+        with (folder / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
+            writer.writeheader()
+            for row in rows:
+                cells = row.items()
+                writer.writerow({k: f"{v:.6f}" if isinstance(v, float) else v for k, v in cells})
+        with drawing(ink=run.preprocessing.box is not None):
+            title = f"{num_unsure} (orange): below {threshold:g}"
+            _contact_sheet(good, title).savefig(folder / "contact_sheet.png")
+            if explain:
+                (folder / "explained").mkdir()
+                for i, row in enumerate(tqdm(good, desc="explaining", leave=False, disable=None)):
+                    name = f"{i:0{len(str(len(good)))}d}_{Path(row['file']).stem[:60]}.png"
+                    explained(run, row, invert=invert).savefig(folder / "explained" / name)
+    except OSError as error:  # a full disk, say
+        raise InputError(f"{short(folder)} cannot be written: {error.strerror}.") from None
     log.info("%s", _table(rows, run.class_names, word))
     log.info("%s: below %g", num_unsure, threshold)
     if reject is not None and data_dir:
