@@ -83,9 +83,9 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
                     from simplecnn.sweeps.launch import run_sweep
 
                     sys.exit(run_sweep(run, request))
-                if request is None or request[1].hydra.output_subdir is not None:
+                if request is None or not _is_ready(request[1].hydra):
                     run()
-                else:  # Hydra has nothing to make, and the configuration is composed
+                else:  # the configuration is composed
                     values, config = request
                     HydraConfig.instance().set_config(config)
                     configure_log(config.hydra.job_logging, config.hydra.verbose)
@@ -101,6 +101,12 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
         return main
 
     return decorate
+
+
+def _is_ready(hydra: Any) -> bool:
+    """Whether Hydra has nothing to make before its job: no folder, no file, no environment."""
+    is_there = hydra.output_subdir is None and Path(hydra.run.dir).is_dir()
+    return is_there and not hydra.job.chdir and not hydra.job.env_set
 
 
 @contextmanager
