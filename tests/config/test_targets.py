@@ -339,3 +339,13 @@ def test_a_package_that_is_missing_names_its_extra(package):
     told = first_line(ModuleNotFoundError(f"`Monitor` requires {package} to be installed."))
     assert told.endswith(f"The extra monitor has {package}: type uv sync --extra monitor.")
     assert first_line(ValueError(f"{package} is given")) == f"{package} is given"
+
+
+def test_a_network_that_would_download_its_backbone_is_not_tried(monkeypatch):
+    def download(*args, **kwargs):
+        raise AssertionError("it downloads")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", download)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
+    target = "torchvision.models.deeplabv3_resnet50"
+    check_classes({"model": {"network": {"_target_": target}}})

@@ -378,8 +378,12 @@ def _try_network(config: Config) -> None:
     """Build a network without memory, and give it an image of our data, where that is known."""
     model, data = config["model"], config.get("data") or {}
     for _, node in target_nodes(model["network"]):
-        if not node["_target_"].startswith(("torch.", "torchvision.")) or node.get("weights"):
+        name = node["_target_"]
+        if not name.startswith(("torch.", "torchvision.")) or node.get("weights"):
             return  # nobody knows what it does; or it downloads
+        if name.startswith("torchvision."):
+            if "weights_backbone" in inspect.signature(find_class(name)).parameters:
+                return  # it downloads those, unless they are null
     torch = importlib.import_module("torch")
     images: Any = OURS.get(str(data.get("_target_")))
     with torch.device("meta"):
