@@ -119,6 +119,7 @@ COMBINATIONS = [
     ("model.network.channels=[65536,65536]", "model.network.channels and hidden make 39,"),
     ("data=mnist_5k data.val_size=5000", "data.val_size is 5000: at most 4499 leave"),
     ("trainer.limit_val_batches=0.01", "trainer.limit_val_batches is 0.01: of 10 batches not one"),
+    ("+trainer.val_check_interval=5000", "trainer.val_check_interval is 5000: an epoch has 860"),
     ("+trainer.limit_val_batches=0", "monitor is 'val/acc': this run logs train/loss"),
     ("model/scheduler=one_cycle trainer.max_epochs=-1", "model.scheduler needs to know how long"),
     ("model/scheduler=plateau model.scheduler_monitor=val/f1", "model.scheduler_monitor is 'val/"),

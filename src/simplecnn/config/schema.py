@@ -465,6 +465,15 @@ class Train(Parts):
             if isinstance(share, float) and share and batches and batches * share < 1:
                 yield (f"trainer.limit_{name}_batches is {share}: of {batches} batches not one is "
                        f"left. Type a whole number of batches.")
+        num_batches = math.ceil(sizes["train"][0] / data.batch_size)
+        limit = 1.0 if trainer.limit_train_batches is None else trainer.limit_train_batches
+        if isinstance(limit, float):
+            num_batches = int(num_batches * limit)
+        else:
+            num_batches = min(num_batches, limit)
+        interval = trainer.val_check_interval
+        if isinstance(interval, int) and interval > num_batches and trainer.check_val_every_n_epoch:
+            yield f"trainer.val_check_interval is {interval}: an epoch has {num_batches} batches."
 
     def _of_metrics(self) -> Iterator[str]:
         """Metrics that something waits for, and that nobody logs."""
