@@ -4,6 +4,7 @@ Hydra's own plugin of that name gives up the sweep when one process is killed. H
 a pool of one process of joblib's: with it only its job is lost.
 """
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -87,7 +88,8 @@ class JoblibLauncher(WorkerLauncher):
                 wait([job for job in jobs if job.running()], timeout=SECONDS_TO_END)
                 for worker in workers:
                     if worker.is_alive() and worker.pid:
-                        os.kill(worker.pid, signal.SIGKILL)  # loky's processes have no kill()
+                        with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                            os.kill(worker.pid, signal.SIGKILL)  # loky's processes have no kill()
                 raise
 
 
