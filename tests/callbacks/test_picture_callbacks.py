@@ -124,6 +124,18 @@ def test_confusion_counts_the_validation_images(finished_run, last):
     assert confusion["step"] == 16
 
 
+def test_a_resumed_run_has_the_confusion_of_the_pass_before(tmp_path):
+    before, after = Confusion(str(tmp_path)), Confusion(str(tmp_path))
+    assert before.state_dict() == {}
+    before.add(torch.eye(3), torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 1]))
+    before.validated_at = 7
+    before.finish()
+    torch.save(before.state_dict(), tmp_path / "state.pt")
+    after.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert (after._counts.tolist(), after.validated_at) == (before._counts.tolist(), 7)
+    assert after._counts.tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 0]]
+
+
 def test_health_is_that_of_all_validation_images(finished_run, last):
     module, images, _, logits = last
     activity = arrays(finished_run, "health_activity")

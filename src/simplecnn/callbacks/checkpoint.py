@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import (
 )
 
 from simplecnn.callbacks.between_epochs import BetweenEpochs
-from simplecnn.callbacks.mistakes import Mistakes
+from simplecnn.callbacks.validation import ValidationCallback
 
 STATE = "simplecnn"  # key of what we add to Lightning's checkpoint
 
@@ -55,7 +55,7 @@ class LastCheckpoint(BetweenEpochs):
             return
         # A new run from the checkpoint of another one: best, patience, time, … begin anew.
         for callback in trainer.callbacks:
-            if isinstance(callback, EarlyStopping | ModelCheckpoint | Timer | Mistakes):
+            if isinstance(callback, EarlyStopping | ModelCheckpoint | Timer | ValidationCallback):
                 checkpoint["callbacks"].pop(callback.state_key, None)
         # What was typed holds: the state of the optimizer is taken over, not what was changed.
         typed = (pl_module.hparams.get("optimizer") or {}) if pl_module.hparams else {}

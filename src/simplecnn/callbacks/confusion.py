@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -16,7 +17,8 @@ from simplecnn.figures.confusion import confusion_figure
 class Confusion(ValidationCallback):
     """Counts of true (a row) and predicted classes (a column), with the recall of each class.
 
-    Those of the last validation pass, of all processes.
+    Those of the last validation pass, of all processes. A checkpoint holds them: there may be no
+    other pass before a resumed run draws.
     """
 
     cumulative = True
@@ -25,6 +27,15 @@ class Confusion(ValidationCallback):
         super().__init__(dirpath, every_n_epochs)
         self._metric: MulticlassConfusionMatrix | None = None  # of the pass under way
         self._counts: Any = None
+
+    def state_dict(self) -> dict[str, Any]:
+        if self._counts is None:
+            return {}
+        return {"counts": torch.from_numpy(self._counts), "step": self.validated_at}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if "counts" in state_dict:
+            self._counts, self.validated_at = state_dict["counts"].numpy(), state_dict["step"]
 
     def add(self, logits: Tensor, images: Tensor, labels: Tensor) -> None:
         if self._metric is None:
