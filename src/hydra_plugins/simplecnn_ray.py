@@ -51,6 +51,8 @@ class RayLauncher(WorkerLauncher):
             for job, (number, overrides) in zip(running, jobs, strict=True):
                 try:
                     results.append(ray.get(job))
+                except ray.exceptions.RayTaskError:  # an exception of the job itself
+                    raise
                 except ray.exceptions.RayError as error:  # its worker, node or result is lost
                     results.append(lost_job(number, overrides, f"Ray: {type(error).__name__}"))
         except (KeyboardInterrupt, SystemExit):

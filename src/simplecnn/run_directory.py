@@ -36,7 +36,7 @@ from simplecnn.locked_directory import LockedDirectory
 from simplecnn.old_runs import upgrade_config
 
 RECORD = "run.json"
-FORMAT = 2  # of the run directory: what can be resumed
+FORMAT = 3  # of the run directory: what can be resumed
 CONFIG = "config.yaml"
 VERSIONED = ("simplecnn", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
 

@@ -221,7 +221,7 @@ def write_only() -> None:
 
     def train(config: dict[str, Any], path: Path, **given: Any) -> float:
         (path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
-        (path / "run.json").write_text(json.dumps({"status": "interrupted", "format": 2, **given}))
+        (path / "run.json").write_text(json.dumps({"status": "interrupted", "format": 3, **given}))
         return 0.5
 
     run.train = train
@@ -276,7 +276,7 @@ def test_nothing_is_written_through_a_link_out_of_a_run(tmp_path, monkeypatch):
     (run / "images").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
     for file in ("config.yaml", "run.json"):
-        (run / file).write_text('{"format": 2}')
+        (run / file).write_text('{"format": 3}')
     (run / "images" / "inside").symlink_to(run / "run.json")
     check_command_line("train", ["resume=run"])
     (run / "images" / "out").symlink_to(tmp_path / "elsewhere")

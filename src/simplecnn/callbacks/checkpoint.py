@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import (
     StochasticWeightAveraging,
     Timer,
 )
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from simplecnn.callbacks.between_epochs import BetweenEpochs
 from simplecnn.callbacks.validation import ValidationCallback
@@ -79,6 +80,8 @@ class LastCheckpoint(BetweenEpochs):
             logger.save()
             if hasattr(logger, "flush"):
                 logger.flush()
+            elif isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+                logger.experiment.flush()
         self._saving = True
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saving = False

@@ -239,6 +239,9 @@ def _compose_words(name: str, words: Sequence[str], mistakes: list[str]) -> Dict
     typed = config.hydra.overrides
     typed.hydra = [line(word) for word in parsed if word.is_hydra_override()]
     typed.task = [line(word) for word in parsed if not word.is_hydra_override()]
+    named = OmegaConf.to_container(OmegaConf.masked_copy(config.hydra, ["run", "sweep"]))
+    if "override_dirname" in str(named) and not mistakes:  # only Hydra knows it
+        return compose(name, list(map(line, parsed)), return_hydra_config=True)
     return config
 
 

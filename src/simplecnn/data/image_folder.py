@@ -64,6 +64,11 @@ class ImageFolderDataModule(ResidentDataModule):
     ) -> None:
         if channels not in (1, 3) or image_size < 1:
             raise ValueError("channels must be 1 or 3, image_size at least 1.")
+        if not (0 <= val_fraction < 1 and 0 < test_fraction < 1 - val_fraction):
+            raise ValueError(
+                f"val_fraction is {val_fraction} and test_fraction {test_fraction}: from 0 and "
+                f"above 0, and together less than 1."
+            )
         super().__init__(validation=val_fraction > 0, **options)
         self.root = Path(root).expanduser()
         self.data_dir = Path(data_dir).expanduser()

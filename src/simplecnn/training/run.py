@@ -108,8 +108,8 @@ class Run:
         self.trainer: Any = None
         # A run that is resumed has metrics, and a best checkpoint: its value, its epoch from 1.
         self.results = directory.record
-        self.results |= {"metrics": {}, "best": None} | self.results
-        self.results |= {"num_epochs": 0, "ended": None}
+        self.results |= {"metrics": {}, "best": None, "num_epochs": 0} | self.results
+        self.results["ended"] = None
 
     def fit_and_test(self) -> float | None:
         config = self.config
