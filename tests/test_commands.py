@@ -91,6 +91,18 @@ def test_what_is_typed_wrong_costs_nothing(tmp_path):
             ["model.optimizer.lr=-1"],
             "model.optimizer: torch.optim.Adam",
         ),
+        (
+            type_in,
+            "train.py",
+            ["model.network.width=8"],
+            "model.network.width is not a key of simplecnn.models.simple_cnn.SimpleCNN. There",
+        ),
+        (
+            type_in,
+            "train.py",
+            ["model.optimizr.lr=1"],
+            "model.optimizr.lr is not a key of model. Did you mean optimizer?",
+        ),
         (start, "evaluate.py", [], "run is missing: type run="),
         (
             type_in,
@@ -145,8 +157,7 @@ def test_no_digits_and_no_network_is_one_sentence(tmp_path):
     assert "Traceback" not in done.stdout + done.stderr
     sentence = only(line for line in done.stderr.splitlines() if "mnist_5k" in line)
     assert "digits" in sentence and "data=mnist_5k" in sentence
-    folder = only((tmp_path / "outputs" / "train").iterdir())
-    assert json.loads((folder / "run.json").read_text())["status"] == "failed"
+    assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.long

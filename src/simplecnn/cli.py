@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from simplecnn.command_line import (
     LEAVES_RUNS,
     check_command_line,
     check_imported,
-    prepare_images,
+    prepare_data,
     raise_if_links_lead_out,
 )
 from simplecnn.config import composition
@@ -44,6 +45,7 @@ from simplecnn.training.processor import configure_threads
 
 log = logging.getLogger(__name__)
 Task = Callable[[dict[str, Any], Path], Any]
+CHECKPOINTS = "checkpoints/*.ckpt"
 seconds: dict[str, float] = {}  # of what this process did before its job
 
 
@@ -78,7 +80,7 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
                     check_imported(name, request)
                     seconds["import"] = time.perf_counter() - start
                 if name == LEAVES_RUNS:
-                    prepare_images(request)
+                    prepare_data(request)
                 if isinstance(request, SweepPlan):
                     from simplecnn.sweeps.launch import run_sweep
 
@@ -90,9 +92,9 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
                     HydraConfig.instance().set_config(config)
                     configure_log(config.hydra.job_logging, config.hydra.verbose)
                     run(OmegaConf.create(values))
-            except InputError as error:
+            except (InputError, RunError) as error:
                 print(error, file=sys.stderr)
-                sys.exit(2)
+                sys.exit(2 if isinstance(error, InputError) else 1)
             except KeyboardInterrupt:  # where no run listens: nothing is lost
                 print("Interrupted.", file=sys.stderr)
                 sys.exit(130)
@@ -153,7 +155,7 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
 
 def _opened(config: dict[str, Any]) -> tuple[RunDirectory, Path]:
     """The run and the checkpoint that are named, which may be a stranger's."""
-    run = RunDirectory.open(latest(config["run"]))
+    run = RunDirectory.open(latest(config["run"], needs=CHECKPOINTS))
     checkpoint = run.checkpoint(config["checkpoint"])
     checked_parts(run.config(), short(run.path))
     raise_if_links_lead_out(run.path)
@@ -216,7 +218,8 @@ def explain(config: dict[str, Any], folder: Path) -> None:
         from simplecnn.inference.model_card import write_model_card
 
     runs = config["run"]
-    runs = [latest(run) for run in runs] if isinstance(runs, list) else runs and latest(runs)
+    newest = partial(latest, needs=CHECKPOINTS)
+    runs = list(map(newest, runs)) if isinstance(runs, list) else runs and newest(runs)
     sweep = config["sweep"] and latest(config["sweep"], SWEEP_RECORD)
     explanation.explain({**config, "run": runs, "sweep": sweep})
     if isinstance(runs, str):
@@ -269,7 +272,9 @@ def convolution(config: dict[str, Any], folder: Path) -> None:
 @command("receptive_field")
 def receptive_field(config: dict[str, Any], folder: Path) -> None:
     """Print and draw what each layer of a network sees, checked by two experiments."""
-    run = RunDirectory.open(latest(config["run"])) if config["run"] else None
+    run = None
+    if config["run"]:
+        run = RunDirectory.open(latest(config["run"], needs=CHECKPOINTS))
     checkpoint = run.any_checkpoint() if run else None
     model = checked_parts(run.config(), short(run.path))["model"] if run else config["model"]
     with start_up():

@@ -6,6 +6,7 @@ Only `check_imported` imports anything heavy.
 import argparse
 import dataclasses
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,6 @@ from simplecnn.run_directory import RECORD, RunDirectory, already_exists, read_r
 from simplecnn.slurm import is_further_process, slurm_job, was_requeued
 from simplecnn.sweeps.plan import SweepPlan, plan_sweep, sweep_values
 
-IMAGE_FOLDER = "simplecnn.data.image_folder.ImageFolderDataModule"
 LEAVES_RUNS = "train"  # the command whose jobs are runs, with a record each
 Request = Composed | SweepPlan | None
 
@@ -116,12 +116,16 @@ def check_imported(name: str, request: Request) -> None:
         sys.exit(0)
 
 
-def prepare_images(request: Request) -> None:
-    """Decode folders of images before anything is written: one of the files may be no image."""
+def prepare_data(request: Request) -> None:
+    """Fetch or decode data of ours before a run has a directory: they may not be there, or damaged.
+
+    Raises InputError or RunError.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)  # till Hydra's
     prepared = []
     for values, _ in _composed(request):
         data = values["data"]
-        if data.get("_target_") == IMAGE_FOLDER and data not in prepared:
+        if str(data.get("_target_")).startswith("simplecnn.data.") and data not in prepared:
             build(data).prepare_data()
             prepared.append(data)
 

@@ -164,6 +164,9 @@ def test_last_and_a_directory_of_runs_are_the_newest_run(tmp_path, monkeypatch):
         (path / "run.json").write_text("{}")
         os.utime(path / "run.json", (at, at))
     assert latest("last") == "outputs/b/1" and latest("outputs/a") == "outputs/a/2"
+    assert latest("last", needs="*.ckpt") == "outputs/b/1"  # there is no other
+    (tmp_path / "outputs/a/1/x.ckpt").touch()
+    assert latest("last", needs="*.ckpt") == "outputs/a/1"
     assert latest("outputs/a/1") == "outputs/a/1" and latest("elsewhere") == "elsewhere"
 
 
@@ -256,7 +259,9 @@ def test_words_carry_any_name_through_hydra(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["it's", 'a "quote", [a]=ü'])
 def test_a_run_is_resumed_in_its_own_directory(name, tmp_path):
     where = f"outputs/{name}"
-    first = type_in(tmp_path, "train.py", word("hydra.run.dir", where), trouble=write_only)
+    first = type_in(
+        tmp_path, "train.py", "data=mnist_5k", word("hydra.run.dir", where), trouble=write_only
+    )
     assert first.returncode == 0, first.stderr
     path = tmp_path / where
     record = json.loads((path / "run.json").read_text())

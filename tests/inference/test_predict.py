@@ -151,7 +151,7 @@ def test_a_disk_that_is_full_is_a_sentence(run, digits, monkeypatch, tmp_path):
 
 
 def test_names_stand_for_files(tmp_path):
-    for name in ("a.png", "sub/b.JPG", "sub/deep/c.npy", "sub/notes.txt"):
+    for name in ("a.png", "sub/b.JPG", "sub/deep/c.npy", "sub/notes.txt", "sub/.venv/d.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).touch()
 

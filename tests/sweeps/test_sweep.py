@@ -134,7 +134,7 @@ def test_the_command_of_a_ready_search_is_one_run(tmp_path, monkeypatch):
 
 def test_repeated_seeds_are_means(mixed):
     jobs = sweep_jobs.read_jobs(SweepDirectory.open(mixed))
-    table = sweep.mean_table(sweep_jobs.seed_groups(jobs)).splitlines()
+    table = sweep._table(sweep.mean_columns(sweep_jobs.seed_groups(jobs))).splitlines()
     assert table[0].split() == "lr best val/acc % test/acc % test/loss jobs".split()
     # one job of two; 0.92 and its deviation 0.04 / sqrt(2); none
     assert table[1].split() == "0.003 93.00 94.00 0.0700 2".split()

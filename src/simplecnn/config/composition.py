@@ -27,7 +27,7 @@ from yaml import MarkedYAMLError, YAMLError
 
 from simplecnn.config.build import find_class, first_line, name_mistakes, target_nodes
 from simplecnn.config.mistakes import mistakes as schema_mistakes
-from simplecnn.config.schema import COMMANDS, Texts, Train
+from simplecnn.config.schema import COMMANDS, OURS, Texts, Train
 from simplecnn.config.spelling import cut, did_you_mean, dotted, meant, unknown
 from simplecnn.errors import InputError
 
@@ -94,12 +94,17 @@ ConfigStore.instance().store(
 )
 
 
-def latest(name: str, record: str = "run.json") -> str:
-    """The newest run for `last`, the newest one below a directory of runs, else `name` itself."""
+def latest(name: str, record: str = "run.json", *, needs: str = "") -> str:
+    """The newest run for `last`, the newest one below a directory of runs, else `name` itself.
+
+    needs: a pattern of files, without which a run counts only where none has them.
+    """
     top = Path("outputs" if name == "last" else name)
     if (top / record).exists() or not top.is_dir():
         return name
     records = [path for depth in ("*/", "*/*/") for path in top.glob(f"{depth}{record}")]
+    if needs:
+        records = [path for path in records if any(path.parent.glob(needs))] or records
     return str(max(records, key=lambda path: path.stat().st_mtime).parent) if records else name
 
 
@@ -357,13 +362,26 @@ def _key_mistake(word: Override, config: DictConfig, error: Exception) -> str:
         return f"{key} is not a key of the configuration. Type {cut(f'{full_key}={value}')}"
     if not isinstance(parent, dict) or not parent_key:
         names = [*plain, *(g for g in groups if "/" not in g and not g.startswith("hydra"))]
-        first = key.split(".")[0]
+        place, first = _where_it_ends(key, plain)
+        if place:
+            names = [str(k) for k in _select(plain, place) if not str(k).startswith("_")]
+            return unknown(key, first, names, f"of {place}")
         return unknown(key, first, list(dict.fromkeys(names)), "of the configuration")
     target = parent.get("_target_")
     names = [str(k) for k in parent if not str(k).startswith("_")]
-    if target and not did_you_mean(last, names):
+    ours = OURS.get(target)
+    if target and not did_you_mean(last, names) and not (ours and last not in ours.model_fields):
         return f"{key} is not set yet: add it with a plus, +{cut(text)}"
     return unknown(key, last, names, f"of {target or parent_key}")
+
+
+def _where_it_ends(key: str, config: Config) -> tuple[str, str]:
+    """The part of a key that there is, and the first name below it that there is not."""
+    parts = key.split(".")
+    for i, part in enumerate(parts):
+        if not isinstance(_select(config, ".".join(parts[: i + 1])), Mapping):
+            return ".".join(parts[:i]), part
+    return key, ""
 
 
 def _better(key: str, sentence: str, values: Config, config: DictConfig) -> str:

@@ -30,8 +30,9 @@ STDIN = "-"
 
 
 def find_images(names: Sequence[str]) -> list[str]:
-    """The files behind files, folders (searched below), patterns and `-` (standard input), once.
+    """The files behind files, folders, patterns and `-` (standard input), once.
 
+    A folder is searched below too, but for what is hidden in it.
     Raises InputError, with a sentence each, where a name stands for no image.
     """
     files: dict[str, None] = {}
@@ -40,7 +41,11 @@ def find_images(names: Sequence[str]) -> list[str]:
     for name in names:
         path = Path(name).expanduser()
         if path.is_dir():
-            there: Iterable[Path] = path.rglob("*")
+            there: Iterable[Path] = (
+                file
+                for file in path.rglob("*")
+                if not any(part.startswith(".") for part in file.relative_to(path).parts)
+            )
             sentence = f"there is no image in this folder ({suffixes})"
         elif name != STDIN and not path.exists() and glob.has_magic(name):
             there = map(Path, glob.glob(str(path), recursive=True))

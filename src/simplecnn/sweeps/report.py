@@ -62,7 +62,7 @@ def report_text(jobs: Sequence[Job], record: Mapping[str, Any]) -> str:
     best = jobs[0] if jobs and jobs[0].value is not None else None
     parts = [
         summary(jobs),
-        mean_table(seed_groups(jobs)) if best else "",
+        _table(mean_columns(seed_groups(jobs))) if best else "",
         _table(job_columns(jobs)),
     ]
     parts += [
@@ -177,7 +177,7 @@ def job_columns(jobs: Sequence[Job]) -> dict[str, list[str]]:
     return columns
 
 
-def mean_table(groups: Sequence[Sequence[Job]]) -> str:
+def mean_columns(groups: Sequence[Sequence[Job]]) -> dict[str, list[str]]:
     """A row for all jobs that differ in their seed only: mean ± standard deviation (n)."""
     jobs = [job for group in groups for job in group]
     names = short_names([key for key in varied(jobs) if key != "seed"])
@@ -189,7 +189,7 @@ def mean_table(groups: Sequence[Sequence[Job]]) -> str:
             mean_text(metric, (job.metrics.get(metric) for job in group)) for group in groups
         ]
     columns["jobs"] = [str(len(group)) for group in groups]
-    return _table(columns)
+    return {name: cells for name, cells in columns.items() if any(cells)}
 
 
 def _table(columns: Mapping[str, Sequence[str]]) -> str:
@@ -246,6 +246,7 @@ def page_data(jobs: Sequence[Job], sweep: SweepDirectory) -> dict[str, Any]:
     if all(len(job.curve(criterion)) < 2 for job in jobs[:NUM_CURVES]):
         curve_metric = "train/loss"  # what is only tested has no curve
     columns = {name: cells for name, cells in job_columns(jobs).items() if any(cells)}
+    has_best = bool(jobs) and jobs[0].value is not None
     rows = []
     for i, job in enumerate(jobs):
         link = f"{job.name}/report.html"
@@ -268,6 +269,7 @@ def page_data(jobs: Sequence[Job], sweep: SweepDirectory) -> dict[str, Any]:
         "command": as_typed(sweep.record["command"]),
         "summary": summary(jobs),
         "answers": commands(jobs, sweep.record),
+        "means": mean_columns(seed_groups(jobs)) if has_best else {},
         "metric": value_title(jobs),
         "curve_metric": title(curve_metric),
         "mode": jobs[0].mode if jobs else "max",

@@ -15,7 +15,7 @@ from simplecnn.callbacks.report import Report
 from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
-from simplecnn.run_directory import RECORD, RunDirectory, read_record
+from simplecnn.run_directory import RECORD, RunDirectory, read_record, short
 from simplecnn.signals import Interrupted, Stop
 from simplecnn.slurm import requeue, slurm_job
 from simplecnn.training.build import build_datamodule, build_module, build_trainer
@@ -261,6 +261,7 @@ class Run:
             device={"name": device, "why": why, "num_threads": torch.get_num_threads()},
         )
         if self.directory.writes:
+            log.info("directory    %s", short(self.directory.path))
             log.info("%s parameters on %s: %s", f"{number:,}", device, why)
 
 

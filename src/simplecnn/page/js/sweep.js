@@ -6,13 +6,23 @@ import { copyButton, element, fitted, shape } from "./dom.js";
 const data = JSON.parse(document.getElementById("data").textContent);
 const { jobs, keys, metric, mode } = data;
 const rows = new Map(); // of the table, by the name of the job
-document.querySelector("main").append(headOfSweep(), jobTable(), values(), curves());
+document.querySelector("main").append(headOfSweep(), meanTable(), jobTable(), values(), curves());
 
 function headOfSweep() {
   return element("header", {},
     element("p", { class: "brand" }, "simplecnn · sweep"), element("h1", {}, data.title), data.folder && element("p", { class: "note" }, data.folder), element("p", {}, data.summary),
     ...[["command", data.command], ...data.answers].map(([word, text]) => element("div", { class: "command" },
       element("span", { class: "label" }, word), element("code", {}, text), word === "best job" ? null : copyButton(text))));
+}
+
+/** Mean ± standard deviation (n) of the jobs that differ in their seed only; nothing without seeds. */
+function meanTable() {
+  const columns = Object.entries(data.means);
+  if (!columns.length) return "";
+  const rowsOfCells = columns[0][1].map((_, i) => element("tr", {}, ...columns.map(([, cells]) => element("td", {}, cells[i]))));
+  return element("section", { id: "means" }, element("h2", {}, "Means over seeds"),
+    element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "means over seeds" },
+      element("table", { class: "jobs" }, element("thead", {}, element("tr", {}, ...columns.map(([name]) => element("th", { scope: "col" }, name)))), element("tbody", {}, ...rowsOfCells))));
 }
 
 function jobTable() {
