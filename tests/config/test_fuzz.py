@@ -94,7 +94,7 @@ def test_what_is_valid_can_be_built(fuzzed, tmp_path, monkeypatch, proves):
         ("train.py", ["--cfg", "x"], "Argument --cfg/-c: invalid choice: 'x'"),
         ("train.py", ["--cfg"], "Argument --cfg/-c: expected one argument."),
         ("train.py", ["--resolve"], "--resolve belongs to --cfg"),
-        ("train.py", ["--run", "-m", "seed=1,2"], "--multirun/-m: not allowed with"),
+        ("train.py", ["--run", "-m", "seed=1,2"], "Argument --multirun/-m: not allowed"),
         ("train.py", ["--config-path", "/"], "--config-path is not taken"),
         ("train.py", ["--experimental-rerun", "x"], "--experimental-rerun is not taken"),
         ("train.py", ["--config-dir", "none"], "--config-dir none: there is no such folder."),
