@@ -617,10 +617,13 @@ def test_the_page_of_a_sweep(browser, tmp_path):
     path = write_sweep_page(tmp_path, {
         "title": "sweep", "command": "train.py -m", "summary": "4 jobs", "mode": "max",
         "answers": [["best job", "2"]], "metric": "best val/acc %", "curve_metric": "val/acc %",
-        "keys": ["lr"], "jobs": jobs,
+        "means": {"lr": ["0.1"], "best val/acc %": ["91.50 ± 2.12 (2)"]}, "keys": ["lr"],
+        "jobs": jobs,
     })  # fmt: skip
     with Tab(browser, path) as tab:
         page = tab.page
+        means = page.locator(".means tbody td")
+        assert means.all_inner_texts() == ["0.1", "91.50 ± 2.12 (2)"]
         column = page.locator(".jobs tbody tr td:first-child")
         page.get_by_role("button", name="val/acc %").click()
         assert column.all_inner_texts() == ["0", "1", "2", "3"]  # no value: last

@@ -22,7 +22,7 @@ function meanTable() {
   const rowsOfCells = columns[0][1].map((_, i) => element("tr", {}, ...columns.map(([, cells]) => element("td", {}, cells[i]))));
   return element("section", { id: "means" }, element("h2", {}, "Means over seeds"),
     element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "means over seeds" },
-      element("table", { class: "jobs" }, element("thead", {}, element("tr", {}, ...columns.map(([name]) => element("th", { scope: "col" }, name)))), element("tbody", {}, ...rowsOfCells))));
+      element("table", { class: "means" }, element("thead", {}, element("tr", {}, ...columns.map(([name]) => element("th", { scope: "col" }, name)))), element("tbody", {}, ...rowsOfCells))));
 }
 
 function jobTable() {
