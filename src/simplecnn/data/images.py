@@ -57,10 +57,11 @@ def pixels_from_pil(image: Image.Image, *, color: bool = False) -> NDArray[np.ui
         converted = Image.fromarray(np.concatenate(rows))
         converted.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BOX)
     with contextlib.suppress(Exception):  # a photograph says which side is up
-        # Without its other metadata: where those are damaged, they cannot be written again.
-        upright = Image.fromarray(np.asarray(converted))
-        upright.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
-        converted = ImageOps.exif_transpose(upright)
+        if (side := image.getexif().get(ORIENTATION, 1)) != 1:
+            # Without its other metadata: where those are damaged, they cannot be written again.
+            upright = Image.fromarray(np.asarray(converted))
+            upright.getexif()[ORIENTATION] = side
+            converted = ImageOps.exif_transpose(upright)
     return np.asarray(converted)
 
 
