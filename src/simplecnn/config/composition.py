@@ -369,7 +369,7 @@ def _key_mistake(word: Override, config: DictConfig, error: Exception) -> str:
         return unknown(key, first, list(dict.fromkeys(names)), "of the configuration")
     target = parent.get("_target_")
     names = [str(k) for k in parent if not str(k).startswith("_")]
-    ours = OURS.get(target)
+    ours = OURS.get(str(target))
     if target and not did_you_mean(last, names) and not (ours and last not in ours.model_fields):
         return f"{key} is not set yet: add it with a plus, +{cut(text)}"
     return unknown(key, last, names, f"of {target or parent_key}")
