@@ -16,8 +16,7 @@ from simplecnn.callbacks.feature_maps import FeatureMaps
 from simplecnn.callbacks.filter_history import FilterHistory, is_moment
 from simplecnn.callbacks.filters import Filters
 from simplecnn.callbacks.health import Health
-from simplecnn.callbacks.history import History
-from simplecnn.callbacks.image_callback import log_spaced
+from simplecnn.callbacks.image_callback import History, log_spaced
 from simplecnn.callbacks.mistakes import Mistakes
 from simplecnn.checkpoint_file import read_checkpoint
 from simplecnn.config.build import build

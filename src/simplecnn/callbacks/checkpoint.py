@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from simplecnn.callbacks.between_epochs import BetweenEpochs
-from simplecnn.callbacks.validation import ValidationCallback
+from simplecnn.callbacks.image_callback import ValidationCallback
 
 STATE = "simplecnn"  # key of what we add to Lightning's checkpoint
 

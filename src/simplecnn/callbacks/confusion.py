@@ -8,9 +8,13 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from simplecnn.callbacks.image_callback import Picture
+from simplecnn.callbacks.image_callback import (
+    Picture,
+    ValidationCallback,
+    split_name,
+    watched_split,
+)
 from simplecnn.callbacks.probes import class_names
-from simplecnn.callbacks.validation import ValidationCallback, split_name, watched_split
 from simplecnn.figures.confusion import confusion_figure
 
 

@@ -6,8 +6,13 @@ import numpy as np
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from simplecnn.callbacks.history import History
-from simplecnn.callbacks.image_callback import ImageCallback, Picture, draws, steps_per_epoch
+from simplecnn.callbacks.image_callback import (
+    History,
+    ImageCallback,
+    Picture,
+    draws,
+    steps_per_epoch,
+)
 from simplecnn.figures.curves import curves_figure
 
 STEPS_PER_EPOCH = 50  # measured

@@ -2,8 +2,8 @@
 
 from pytorch_lightning import LightningModule, Trainer
 
-from simplecnn.callbacks.history import History
 from simplecnn.callbacks.image_callback import (
+    History,
     LayerCallback,
     Picture,
     draws,

@@ -6,16 +6,17 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from simplecnn.callbacks.history import History
 from simplecnn.callbacks.image_callback import (
+    History,
     ImageCallback,
     Picture,
     draws,
+    in_training,
     log_spaced,
     network_of,
+    split_name,
     steps_per_epoch,
 )
-from simplecnn.callbacks.validation import in_training, split_name
 from simplecnn.figures.health import health_figure
 from simplecnn.models.activations import watched
 from simplecnn.models.activity import (

@@ -1,19 +1,19 @@
-"""What the picture callbacks share: when they draw, of which layers, and where a picture goes."""
+"""What the picture callbacks share: when they draw, what they keep, where a picture goes."""
 
 import time
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pytorch_lightning import LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 from simplecnn.atomic import atomic_write
 from simplecnn.callbacks.between_epochs import BetweenEpochs
-from simplecnn.callbacks.history import write_npz
 from simplecnn.errors import InputError
 from simplecnn.figures.raster import encode_png
 from simplecnn.figures.style import drawing
@@ -124,3 +124,103 @@ def log_spaced(num_steps: int, number: int) -> list[int]:
         return []
     steps = np.geomspace(1, max(num_steps, 1), number + 1)[:-1].round().astype(int)
     return sorted(set(steps.tolist()) - {num_steps})
+
+
+class ValidationCallback(ImageCallback):
+    """Sees the logits (N, classes) that `validation_step` returns, of the first loader.
+
+    A subclass adds up the batches of a pass by `add`, which must not wait for the device, and
+    evaluates them by `finish`. `validated_at` is the step of the last pass.
+    """
+
+    validated_at = -1
+
+    def add(self, logits: Tensor, images: Tensor, labels: Tensor) -> None:
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        raise NotImplementedError
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        is_logits = isinstance(outputs, Tensor) and outputs.ndim == 2
+        if is_logits and dataloader_idx == 0 and in_training(trainer):
+            self.validated_at = trainer.global_step
+            self.add(outputs, *batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if in_training(trainer) and self.validated_at == trainer.global_step:
+            self.finish()
+
+    def when_validated(self, trainer: Trainer, when: str) -> str:
+        """`when`, the words for now, if the last pass was now; else the step of that pass."""
+        is_now = self.validated_at == trainer.global_step
+        return when if is_now else f"as it was at step {self.validated_at}"
+
+
+def in_training(trainer: Trainer) -> bool:
+    """Whether this validation pass belongs to the training and is no trial run."""
+    return bool(
+        trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.fast_dev_run
+    )
+
+
+def watched_split(trainer: Trainer) -> str:
+    """Which split the first validation loader gives: "val" or "test"."""
+    return next(iter(getattr(trainer.datamodule, "validation_stages", ())), "val")
+
+
+def split_name(trainer: Trainer) -> str:
+    """The word for that split in a title."""
+    return {"val": "validation", "test": "test"}[watched_split(trainer)]
+
+
+class History:
+    """A row of named arrays for each of some steps, kept in the file `path`.
+
+    It begins with the rows that the file holds up to `step`: those of a run that is resumed there.
+    `arrays` stacks the rows: `step` (n,), and for every name (n, ...). A name that a row lacks is
+    NaN there.
+    """
+
+    def __init__(self, path: Path, step: int = 0) -> None:
+        self.path = path
+        self.rows: dict[int, dict[str, NDArray]] = {}
+        if path.is_file():
+            with np.load(path) as file:
+                arrays = dict(file)
+            for i, row_step in enumerate(arrays.pop("step").tolist()):
+                if row_step <= step:
+                    self.add(row_step, **{name: values[i] for name, values in arrays.items()})
+
+    def add(self, step: int, **values: ArrayLike) -> None:
+        self.rows.setdefault(step, {}).update({k: np.asarray(v) for k, v in values.items()})
+
+    def arrays(self) -> dict[str, NDArray]:
+        steps = sorted(self.rows)
+        names = list(dict.fromkeys(name for step in steps for name in self.rows[step]))
+        stacked = {"step": np.array(steps, np.int64)}
+        for name in names:
+            known = next(self.rows[step][name] for step in steps if name in self.rows[step])
+            gap = np.full(known.shape, np.nan)
+            stacked[name] = np.stack([self.rows[step].get(name, gap) for step in steps])
+        return stacked
+
+    def save(self) -> None:
+        if self.rows:
+            write_npz(self.path, self.arrays())
+
+
+def write_npz(path: Path, arrays: Mapping[str, NDArray]) -> None:
+    """Write arrays atomically into a file that NumPy loads without pickle."""
+    buffer = BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, buffer.getvalue())

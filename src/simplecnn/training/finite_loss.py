@@ -8,8 +8,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from simplecnn.callbacks.image_callback import network_of
-from simplecnn.callbacks.validation import in_training
+from simplecnn.callbacks.image_callback import in_training, network_of
 from simplecnn.errors import RunError
 from simplecnn.receptive_field.trace import named_outputs
 
