@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
 from simplecnn.config import composition
-from simplecnn.config.build import build, check_classes, target_nodes
+from simplecnn.config.build import build, check_classes, first_line, target_nodes
 from simplecnn.config.composition import (
     Composed,
     command_help,
@@ -26,7 +26,7 @@ from simplecnn.config.composition import (
     settle,
 )
 from simplecnn.config.spelling import meant
-from simplecnn.errors import InputError, short
+from simplecnn.errors import InputError, RunError, short
 from simplecnn.run_directory import RECORD, RunDirectory, already_exists, read_record
 from simplecnn.slurm import is_further_process, slurm_job, was_requeued
 from simplecnn.sweeps.plan import SweepPlan, plan_sweep, sweep_values
@@ -117,17 +117,26 @@ def check_imported(name: str, request: Request) -> None:
 
 
 def prepare_data(request: Request) -> None:
-    """Fetch or decode data of ours before a run has a directory: they may not be there, or damaged.
+    """Fetch or decode the data before a run has a directory: they may not be there, or damaged.
+
+    Of a run whose data module is not of ours, Lightning does so. Of a sweep, it is done here, once
+    for all jobs, so that no other node needs the internet.
 
     Raises InputError or RunError.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)  # till Hydra's
     prepared = []
     for values, _ in _composed(request):
-        data = values["data"]
-        if str(data.get("_target_")).startswith("simplecnn.data.") and data not in prepared:
-            build(data).prepare_data()
+        data = {key: value for key, value in values["data"].items() if key != "seed"}
+        is_ours = str(data.get("_target_")).startswith("simplecnn.data.")
+        if (is_ours or isinstance(request, SweepPlan)) and data not in prepared:
             prepared.append(data)
+            try:
+                build(data).prepare_data()
+            except (InputError, RunError):
+                raise
+            except Exception as error:
+                raise RunError(f"{data['_target_']}.prepare_data: {first_line(error)}") from error
 
 
 def _composed(request: Request) -> Sequence[Composed]:

@@ -22,6 +22,7 @@ from tensorboard.plugins.hparams import api_pb2, backend_context
 from tensorboard.plugins.hparams.list_session_groups import Handler
 
 from simplecnn import cli as commands
+from simplecnn import command_line
 from simplecnn.config.composition import conf_dir
 from simplecnn.sweeps import launch
 from simplecnn.sweeps.plan import plan_sweep
@@ -205,20 +206,19 @@ def test_the_head_fetches_each_data_set_once_before_any_job(sweep, monkeypatch):
     plan = plan_sweep("train", ["data=mnist,mnist_5k", "seed=1,2"])
     fetched = []
     monkeypatch.setattr(
-        launch,
+        command_line,
         "build",
         lambda node: SimpleNamespace(prepare_data=lambda: fetched.append(node["dataset"])),
     )
-    launch.fetch_data(plan)
+    command_line.prepare_data(plan)
     assert fetched == ["MNIST", "MNIST5k"]
 
 
 def test_a_sweep_whose_data_cannot_be_had_starts_no_job(sweep):
     missing = ["data=mnist", "data.data_dir=nothing", "+data.download=false", "trainer=cpu"]
     code, out, err = sweep("seed=1,2", "hydra.sweep.dir=s", small=tuple(missing))
-    assert code == 1 and "2 jobs: 2 not started." in out
+    assert code == 1 and out == "" and not Path("s").exists()
     assert "nothing" in err and err.count("download=false") == 1, err
-    assert [path.name for path in Path("s").iterdir() if path.is_dir()] == []
 
 
 def test_another_sweep_in_the_folder_is_refused(sweep):

@@ -14,11 +14,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
-from simplecnn.config.build import build
-from simplecnn.config.composition import settle
 from simplecnn.config.spelling import word
 from simplecnn.console import only_sweep_lines
-from simplecnn.errors import InputError, RunError, log_error, short
+from simplecnn.errors import log_error, short
 from simplecnn.run_directory import RunDirectory, read_record
 from simplecnn.signals import Stop
 from simplecnn.slurm import slurm_job, was_requeued
@@ -38,7 +36,7 @@ def run_sweep(run: Callable[[], Any], plan: SweepPlan) -> int:
     where the directory cannot be locked.
     """
     directory = claim(plan)
-    PrepareSweep.current = plan, directory
+    PrepareSweep.directory = directory.path
     stop = Stop()
     # While a job runs in this process, it has handlers of its own.
     before = signal.signal(signal.SIGTERM, stop.receive)
@@ -52,7 +50,7 @@ def run_sweep(run: Callable[[], Any], plan: SweepPlan) -> int:
         code = 128 + signal.SIGINT
     finally:
         signal.signal(signal.SIGTERM, before)
-        PrepareSweep.current = None
+        PrepareSweep.directory = None
         directory.release()
         succeeded = report.report(directory.path)
     if stop.received:  # Ray exits with a code of its own
@@ -88,37 +86,19 @@ def _directory_of_slurm_job(root: Path) -> Path | None:
 class PrepareSweep(Callback):
     """Hydra's callback, named in conf/hydra/default.yaml: what is done once, before the jobs.
 
-    Names the sweep's directory from the root, for jobs in processes of another working directory,
-    and downloads the data, so that no other node needs the internet.
+    Names the sweep's directory from the root, for jobs in processes of another working directory.
     """
 
-    current: ClassVar[tuple[SweepPlan, SweepDirectory] | None] = None  # of this process
+    directory: ClassVar[Path | None] = None  # of the sweep of this process
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if self.current is None:  # another command than train
+        if self.directory is None:  # another command than train
             return
-        plan, directory = self.current
-        path = os.path.abspath(directory.path)
+        path = os.path.abspath(self.directory)
         with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.sweep.dir = path
             # Each job is composed from these words, in its own process.
             config.hydra.overrides.hydra.append(word("hydra.sweep.dir", path))
-        try:
-            fetch_data(plan)
-        except (InputError, RunError) as error:  # which Hydra would turn into a warning
-            log.error("%s", error)
-            sys.exit(1)
-
-
-def fetch_data(plan: SweepPlan) -> None:
-    """Download the data of all jobs, where a file is missing."""
-    fetched: list[Any] = []
-    for values, config in plan.configs:
-        data = settle(values, config.hydra, "train").get("data")
-        what = {key: value for key, value in (data or {}).items() if key != "seed"}
-        if data and what not in fetched:
-            fetched.append(what)
-            build(data).prepare_data()
 
 
 def run_job(task: Task, config: dict[str, Any], folder: Path) -> float | None:
