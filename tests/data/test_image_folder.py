@@ -114,7 +114,7 @@ def test_a_changed_file_is_decoded_again_and_no_other(root, module, monkeypatch)
     decoded: list[str] = []
     read = image_cache.read_pixels
     monkeypatch.setattr(
-        image_cache, "read_pixels", lambda p, **k: decoded.append(p.name) or read(p, **k)
+        image_cache, "read_pixels", lambda p, **k: decoded.append(Path(p).name) or read(p, **k)
     )
     data = module()
     data.setup()
@@ -373,8 +373,8 @@ def test_of_two_at_once_one_decodes(root, monkeypatch, module):
     decoded: list[str] = []
     read = image_cache.read_pixels
 
-    def slow(path: Path, **options: bool) -> np.ndarray:
-        decoded.append(path.name)
+    def slow(path: str, **options: bool) -> np.ndarray:
+        decoded.append(Path(path).name)
         time.sleep(0.05)
         return read(path, **options)
 

@@ -113,10 +113,11 @@ def test_the_table_is_sorted_and_says_everything(mixed, capsys):
 def test_the_best_run_and_the_command_that_reproduces_it(mixed, monkeypatch):
     monkeypatch.setenv("UV", "uv")  # as under uv run
     lines = sweep.report_text(sorted_jobs(mixed), SweepDirectory.open(mixed).record).splitlines()
-    assert lines[-3:] == [
-        "best job     1: val/acc 94.00 %   model.optimizer.lr=0.001 seed=2",
+    assert lines[-4:] == [  # with lr=0.001, a job with 94.00, and a mean of 92.00
+        "best mean    best val/acc % 93.00   model.optimizer.lr=0.003",
+        "best job     2: val/acc 93.00 %   model.optimizer.lr=0.003 seed=1",
         "reproduce    uv run scripts/train.py data=mnist_5k +trainer.limit_train_batches=8 "
-        "model.optimizer.lr=0.001 seed=2",
+        "model.optimizer.lr=0.003 seed=1",
         "resume       uv run scripts/train.py -m lr=1,2 seed=1,2",
     ]
 

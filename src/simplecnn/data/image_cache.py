@@ -74,7 +74,7 @@ class Decoding:
     def shape(self) -> tuple[int, int, int]:
         return self.channels, self.size, self.size
 
-    def __call__(self, path: Path) -> NDArray[np.uint8] | str:
+    def __call__(self, path: str) -> NDArray[np.uint8] | str:
         """The pixels, or a sentence on what is wrong with the file."""
         try:
             pixels = fit_pixels(read_pixels(path, color=self.channels == 3), self.size, self.fit)
@@ -172,7 +172,9 @@ def _decoded(
         kept = {f: row for row, f in enumerate(_stamped(before.files)) if row not in before.broken}
 
     def part(some: list[Stamped]) -> list[NDArray[np.uint8] | str]:
-        return [pixels[kept[file]] if file in kept else decoding(root / file[0]) for file in some]
+        return [
+            pixels[kept[file]] if file in kept else decoding(f"{root}/{file[0]}") for file in some
+        ]
 
     stamped = _stamped(files)
     parts = [stamped[i : i + TOGETHER] for i in range(0, len(stamped), TOGETHER)]

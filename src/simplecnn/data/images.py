@@ -5,6 +5,8 @@ and it is converted a strip at a time, so that not more than 5 bytes a pixel are
 """
 
 import contextlib
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +27,13 @@ ORIENTATION = ExifTags.Base.Orientation
 Fit = Literal["pad", "crop", "stretch"]
 
 
-def read_pixels(path: Path, *, color: bool = False, name: str | None = None) -> NDArray[np.uint8]:
+class NotAnImage(ValueError):
+    """Numbers that make no image, and why not."""
+
+
+def read_pixels(
+    path: str | Path, *, color: bool = False, name: str | None = None
+) -> NDArray[np.uint8]:
     """An image file as (H, W), or (H, W, 3), 0 black to 255 white; transparent is white.
 
     Of several pictures in a file the first one counts; what is larger than `MAX_SIDE` is reduced.
@@ -34,10 +42,10 @@ def read_pixels(path: Path, *, color: bool = False, name: str | None = None) -> 
     """
     name = name or str(path)
     with sentences(name):
-        num_bytes = path.stat().st_size
-        if not path.is_file():
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{name}: that is not a file.")
-        check_size(num_bytes, name)
+        check_size(status.st_size, name)
         with Image.open(path, formats=FORMATS) as image:
             return pixels_from_pil(image, color=color)
 
@@ -56,6 +64,8 @@ def pixels_from_pil(image: Image.Image, *, color: bool = False) -> NDArray[np.ui
         rows = [_strip(image, top, mode) for top in range(0, image.height, STRIP)]
         converted = Image.fromarray(np.concatenate(rows))
         converted.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BOX)
+    if not image.info:  # as of a plain PNG: no metadata at all
+        return np.asarray(converted)
     with contextlib.suppress(Exception):  # a photograph says which side is up
         if (side := image.getexif().get(ORIENTATION, 1)) != 1:
             # Without its other metadata: where those are damaged, they cannot be written again.
@@ -130,5 +140,6 @@ def sentences(name: str) -> Iterator[None]:
         raise InputError(f"{name} does not fit in memory.") from None
     except Exception as error:  # whatever a decoder makes of a damaged file
         reason: Any = str(error).strip().splitlines() or [type(error).__name__]
-        damaged = "" if reason[0] == TOO_MANY else "is damaged: "
-        raise InputError(f"{name} {damaged}{reason[0].rstrip('.')}.") from None
+        fault = "is no image: " if isinstance(error, NotAnImage) else "is damaged: "
+        fault = "" if reason[0] == TOO_MANY else fault
+        raise InputError(f"{name} {fault}{reason[0].rstrip('.')}.") from None

@@ -17,6 +17,7 @@ from simplecnn.data.images import (
     MAX_BYTES,
     MAX_PIXELS,
     TOO_MANY,
+    NotAnImage,
     check_size,
     pixels_from_pil,
     read_pixels,
@@ -92,20 +93,20 @@ def image_from_array(array: NDArray[Any], *, color: bool = False) -> NDArray[np.
     """An array (H, W), (H, W, C) or (C, H, W) of 1 or 3 channels as gray values or colors.
 
     Integers count from 0 to the largest of their type, floats to 1, or to 255 where one is above 1.
-    Raises ValueError where it is no image.
+    Raises NotAnImage where it is none.
     """
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
         array = np.moveaxis(array, 0, 2)
     is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3))
     if not is_image or not array.size or array.dtype.kind not in "buif":
-        raise ValueError(
-            f"its shape is {tuple(array.shape)} of {array.dtype}: an image is (H, W), (H, W, C) or "
-            f"(C, H, W) of 1 or 3 channels, of numbers"
+        raise NotAnImage(
+            f"its shape is {tuple(array.shape)} of {array.dtype}: an image is "
+            f"(H, W), (H, W, C) or (C, H, W) of 1 or 3 channels, of numbers"
         )
     limit = np.iinfo(array.dtype).max if array.dtype.kind in "ui" else 1.0
     values = array.astype(np.float32)
     if not np.isfinite(values).all():
-        raise ValueError("some of its numbers are not finite")
+        raise NotAnImage("some of its numbers are not finite")
     if array.dtype.kind == "f" and values.max() > 1 or limit > 65535:
         limit = 255.0
     values = np.clip(values / limit, 0, 1)

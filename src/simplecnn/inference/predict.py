@@ -142,7 +142,7 @@ def _table(rows: Sequence[Row], names: Sequence[str], word: str) -> str:
     shown = list(rows)
     if len(rows) > MAX_ROWS:
         shown = [row for row in rows if row.get("unsure", True)][:MAX_ROWS]
-    cells = [["file", "class", "probability", "then", "", "", "image"]]
+    cells = [["file", "class", "probability", "second", "probability", "", "image"]]
     for row in shown:
         if "error" in row:
             cells.append([row["file"], "-", "", "", "", "", "not read"])

@@ -1,5 +1,6 @@
 """What is done to an image before a network sees it, step by step. No torch."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -80,7 +81,8 @@ class Preprocessing:
         try:
             return self.steps(read_image(name, color=self.color), invert=invert)
         except InputError as error:
-            raise InputError(str(error).replace("image:", f"image={name}:")) from None
+            reason = re.sub("^image:", lambda _: f"image={name}:", str(error))
+            raise InputError(reason) from None
 
     def array(self, image: Pixels, *, invert: bool | None = None) -> Pixels:
         """The image (channels, size, size) that comes out."""

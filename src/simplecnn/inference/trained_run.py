@@ -76,7 +76,7 @@ class Predictions:
             [str(i), name, percent(share), second, percent(second_share)]
             for i, (name, share, second, second_share) in enumerate(self.rows())
         ]
-        return table([["", "class", "probability", "then", ""], *rows])
+        return table([["", "class", "probability", "second", "probability"], *rows])
 
 
 class TrainedRun:

@@ -76,10 +76,19 @@ def report_text(jobs: Sequence[Job], record: Mapping[str, Any]) -> str:
 
 
 def commands(jobs: Sequence[Job], record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The best job, and what to type; a word and a text each."""
+    """The best job, and what to type; a word and a text each.
+
+    Where seeds are repeated, it is that of the best mean: the best of all jobs may be luck.
+    """
     answers = []
     if jobs and jobs[0].value is not None:
-        best = jobs[0]
+        groups = seed_groups(jobs)
+        best = groups[0][0] if groups else jobs[0]
+        if groups:
+            mean = mean_text(best.criterion, (job.value for job in groups[0]))
+            keys = [key for key in varied(jobs) if key != "seed"]
+            words = f"{value_title(jobs)} {mean}   {typed(best, keys)}".rstrip()
+            answers.append(("best mean" if len(groups) > 1 else "mean", words))
         words = [shlex.split(record["command"])[0], *best.overrides]
         if any(word.startswith("hparams_search=") for word in words):
             words.append("hydra.sweeper.params=null")  # what the file sets, but one run of it
