@@ -2,8 +2,8 @@
 
 import logging
 import os
+import stat
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -333,22 +333,21 @@ def _scan(folder: Path) -> ImageFiles:
     names: list[str] = []
     sizes: list[int] = []
     times: list[int] = []
-    with os.scandir(folder) if folder.is_dir() else nullcontext(()) as entries:
-        for entry in entries:
-            size = time = 0
-            try:
-                if _is_ignored(entry.name) or entry.is_dir():
-                    continue
-                status = entry.stat()
-                size, time = status.st_size, status.st_mtime_ns
-            except OSError:  # a link to nothing, or to itself: whoever reads it says so
-                pass
-            names.append(entry.name)
-            sizes.append(size)
-            times.append(time)
-    order = sorted(range(len(names)), key=names.__getitem__)
-    stamps = np.array([sizes, times], np.int64)
-    return ImageFiles([names[i] for i in order], stamps[:, order])
+    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+        size = time = 0
+        if _is_ignored(name):
+            continue
+        try:
+            status = os.stat(f"{folder}/{name}")
+            if stat.S_ISDIR(status.st_mode):
+                continue
+            size, time = status.st_size, status.st_mtime_ns
+        except OSError:  # a link to nothing, or to itself: whoever reads it says so
+            pass
+        names.append(name)
+        sizes.append(size)
+        times.append(time)
+    return ImageFiles(names, np.array([sizes, times], np.int64))
 
 
 def _is_ignored(name: str) -> bool:

@@ -4,22 +4,19 @@ import glob
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from simplecnn.data.images import (
-    FORMATS,
     MAX_BYTES,
     MAX_PIXELS,
     TOO_MANY,
     NotAnImage,
     check_size,
-    pixels_from_pil,
+    decode,
     read_pixels,
     sentences,
 )
@@ -77,8 +74,7 @@ def read_image(name: str | Path, *, color: bool = False) -> NDArray[np.float32]:
         if str(name) == STDIN:
             content = sys.stdin.buffer.read(MAX_BYTES + 1)
             check_size(len(content), f"image={name}")
-            with Image.open(BytesIO(content), formats=FORMATS) as image:
-                return (pixels_from_pil(image, color=color) / 255).astype(np.float32)
+            return (decode(content, color=color) / 255).astype(np.float32)
         path = Path(name)
         if path.suffix.lower() == ".npy" and path.is_file():
             check_size(path.stat().st_size, f"image={name}")
