@@ -16,6 +16,7 @@ import importlib.util
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+NOWHERE = "/nowhere/run"  # a directory, until a test has its own
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -129,7 +131,7 @@ def ten_digits(bundled: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.n
 
 def compose_run(folder: Path, *words: str) -> dict[str, Any]:
     """The configuration of a small run on the bundled digits, whose folder is `folder`."""
-    from simplecnn.config.composition import compose_config
+    from simplecnn.run_directory import moved
 
     small = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2",
              "+trainer.limit_train_batches=8", "model.network.channels=[4,8]"]  # fmt: skip
@@ -137,7 +139,16 @@ def compose_run(folder: Path, *words: str) -> dict[str, Any]:
     if "model" in taken:
         taken.add("model.network.channels")
     small = [word for word in small if word.lstrip("+").partition("=")[0] not in taken]
-    return compose_config("train", [*small, *words, f"hydra.run.dir={folder}"])
+    surroundings = tuple(sorted((k, v) for k, v in os.environ.items() if "SIMPLECNN" in k))
+    return moved(_composed((*small, *words), os.getcwd(), surroundings), NOWHERE, str(folder))
+
+
+@cache
+def _composed(words: tuple[str, ...], *surroundings: object) -> dict[str, Any]:
+    """Once: composing takes a third of a second, and many tests ask for the same run."""
+    from simplecnn.config.composition import compose_config
+
+    return compose_config("train", [*words, f"hydra.run.dir={NOWHERE}"])
 
 
 @pytest.fixture(scope="session")

@@ -232,7 +232,7 @@ def test_a_job_leaves_nothing_behind(sweep):
     variables, threads = dict(os.environ), torch.get_num_threads()
     code, out, _ = sweep(
         "+trainer.deterministic=true,false", "model.network.dropout=0.5",
-        "seed=5,1", "hydra.sweep.dir=s",
+        "seed=1", "hydra.sweep.dir=s",
     )  # fmt: skip
     assert code == 0
     assert dict(os.environ) == variables and torch.get_num_threads() == threads
@@ -242,8 +242,8 @@ def test_a_job_leaves_nothing_behind(sweep):
         "+trainer.deterministic=false", "model.network.dropout=0.5",
         "seed=1", "hydra.sweep.dir=alone",
     )[0] == 0  # fmt: skip
-    assert_same(last("s/3")["state_dict"], last("alone/0")["state_dict"])
-    assert_same(last("s/1")["state_dict"], last("s/3")["state_dict"])
+    assert_same(last("s/1")["state_dict"], last("alone/0")["state_dict"])
+    assert_same(last("s/0")["state_dict"], last("s/1")["state_dict"])
     command = next(text for text in out.splitlines() if text.startswith("reproduce "))
     assert "model.network.dropout=0.5" in command and "hydra" not in command
 
@@ -353,7 +353,7 @@ def test_two_simulated_processes_train_a_job_as_one_would(sweep, tmp_path):
 
 @pytest.mark.long
 def test_memory_does_not_grow_from_job_to_job(tmp_path):
-    """After 12 jobs, 4 of them failed, hardly more than after 3: a job's digits alone are 4 MB."""
+    """After 9 jobs, 3 of them failed, hardly more than after 3: a job's digits alone are 4 MB."""
 
     def measured() -> None:
         from simplecnn.models.classifier import Classifier
@@ -375,9 +375,9 @@ def test_memory_does_not_grow_from_job_to_job(tmp_path):
 
         run.train = train
 
-    words = [*SMALL, "test=false", "logger=csv", "seed=1,2,3,4", "model.network.hidden=16,32,64"]
+    words = [*SMALL, "test=false", "logger=csv", "seed=1,2,3", "model.network.hidden=16,32,64"]
     done = type_in(tmp_path, "train.py", "-m", *words, trouble=measured)
-    assert done.returncode == 1 and "12 jobs: 8 finished, 4 failed." in done.stdout, done.stderr
+    assert done.returncode == 1 and "9 jobs: 6 finished, 3 failed." in done.stdout, done.stderr
     sizes = json.loads((tmp_path / "sizes.json").read_text())
-    assert len(sizes) == 12
-    assert sizes[-1] - sizes[2] <= 30, sizes
+    assert len(sizes) == 9
+    assert sizes[-1] - sizes[2] <= 20, sizes

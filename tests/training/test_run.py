@@ -14,8 +14,10 @@ from children import events
 from conftest import compose_run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
 from simplecnn.errors import InputError, RunError
+from simplecnn.explain.subject import load_subject
 from simplecnn.inference.evaluate import TestData, evaluate, measure
 from simplecnn.inference.networks import load_network
 from simplecnn.models.classifier import Classifier
@@ -210,6 +212,29 @@ def test_another_network_by_configuration_alone(tmp_path):
     names = {re.sub("_epoch.*", "", p.stem) for p in (folder / "images").glob("*.png")}
     assert {"filters_0", "filters_3", "filter_history_0", "maps_0", "maps_3", "health"} <= names
     assert json.loads((folder / "run.json").read_text())["num_parameters"] == 61_706
+
+
+class Lazy(nn.Sequential):
+    """A network that does not say how large its images are."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.LazyConv2d(4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+def test_lazy_layers_take_their_sizes_from_the_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIMPLECNN_TARGETS", f"{__name__}.Lazy")
+    lazy = ["model=simplecnn", f"model.network._target_={__name__}.Lazy"]
+    words = [*lazy, "callbacks=[checkpoint,filters]"]
+    train(compose_run(tmp_path / "lazy", *words), tmp_path / "lazy")
+    run = RunDirectory.open(tmp_path / "lazy")
+    assert run.record["num_parameters"] == 40 + 4 * 26 * 26 * 10 + 10
+    assert evaluate(run, run.checkpoint(), data=None) == pytest.approx(
+        run.record["metrics"]["test/acc"], abs=1e-6
+    )
+    subject = load_subject(run, run.checkpoint())
+    trained, untrained = (n[3].weight for n in (subject.network, subject.untrained))
+    assert trained.shape == untrained.shape and not torch.equal(trained, untrained)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,10 @@
 
 from pytorch_lightning import LightningModule, Trainer
 
-from simplecnn.callbacks.image_callback import LayerCallback, Picture, network_of
+from simplecnn.callbacks.image_callback import LayerCallback, Picture
 from simplecnn.callbacks.probes import class_names, probes
 from simplecnn.figures.feature_maps import feature_maps_figure
-from simplecnn.models.activations import feature_maps
+from simplecnn.models.activations import feature_maps, network_of
 
 
 class FeatureMaps(LayerCallback):

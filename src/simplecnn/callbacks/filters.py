@@ -2,9 +2,9 @@
 
 from pytorch_lightning import LightningModule, Trainer
 
-from simplecnn.callbacks.image_callback import LayerCallback, Picture, network_of
+from simplecnn.callbacks.image_callback import LayerCallback, Picture
 from simplecnn.figures.filters import filters_figure
-from simplecnn.models.activations import convolutions
+from simplecnn.models.activations import convolutions, network_of
 
 
 class Filters(LayerCallback):

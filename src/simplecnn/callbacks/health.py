@@ -13,12 +13,11 @@ from simplecnn.callbacks.image_callback import (
     draws,
     in_training,
     log_spaced,
-    network_of,
     split_name,
     steps_per_epoch,
 )
 from simplecnn.figures.health import health_figure
-from simplecnn.models.activations import watched
+from simplecnn.models.activations import network_of, watched
 from simplecnn.models.activity import (
     LAYERS,
     ActivityMeter,

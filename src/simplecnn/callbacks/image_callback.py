@@ -17,7 +17,7 @@ from simplecnn.callbacks.between_epochs import BetweenEpochs
 from simplecnn.errors import InputError
 from simplecnn.figures.raster import encode_png
 from simplecnn.figures.style import drawing
-from simplecnn.models.activations import convolutions
+from simplecnn.models.activations import convolutions, network_of
 
 
 class Picture(NamedTuple):
@@ -105,12 +105,6 @@ class LayerCallback(ImageCallback):
 def draws(trainer: Trainer) -> bool:
     """Whether this process draws at all."""
     return bool(trainer.is_global_zero and not trainer.fast_dev_run)
-
-
-def network_of(module: LightningModule) -> nn.Module:
-    """The network that pictures show: the module's `network`, or the whole of it."""
-    network = getattr(module, "network", module)
-    return network if isinstance(network, nn.Module) else module
 
 
 def steps_per_epoch(trainer: Trainer) -> int:

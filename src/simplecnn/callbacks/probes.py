@@ -7,6 +7,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
+from simplecnn.data import shape
+
 MAX_CLASSES = 10  # rows of a picture
 MAX_BATCHES = 50  # of other data that are searched for one image a class
 
@@ -28,16 +30,10 @@ def probes(trainer: Trainer, module: LightningModule) -> tuple[Tensor, Tensor] |
     return images.to(module.device, module.dtype), labels
 
 
-def class_names(trainer: Trainer, num_classes: int) -> list[str]:
+def class_names(trainer: Trainer, num_classes: int) -> tuple[str, ...]:
     """The names that the data module or its data set gives, else 0, 1, 2, …"""
-    loader: Any = trainer.train_dataloader or trainer.val_dataloaders
-    dataset = getattr(loader, "dataset", None)
-    for source, attribute in ((trainer.datamodule, "class_names"), (trainer.datamodule, "classes"),
-                              (dataset, "classes")):  # fmt: skip
-        names = getattr(source, attribute, None)
-        if isinstance(names, list | tuple) and len(names) == num_classes:
-            return [str(name) for name in names]
-    return [str(i) for i in range(num_classes)]
+    loader = trainer.train_dataloader or trainer.val_dataloaders
+    return shape.class_names(trainer.datamodule, loader, num_classes)
 
 
 def _first_of_each_class(trainer: Trainer) -> tuple[Tensor, Tensor] | None:

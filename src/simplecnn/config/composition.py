@@ -4,6 +4,7 @@ All mistakes of the words, and of the keys and values of ours, are found at once
 configuration may be says `schema`; what classes of other packages accept, `build`.
 """
 
+import copy
 import importlib.util
 import os
 import re
@@ -11,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
@@ -48,6 +50,7 @@ MAX_NAME = 48  # characters that a directory's name has of what was typed
 Config = Mapping[str, Any]
 Composed = tuple[dict[str, Any], DictConfig]  # plain values, and all of it with Hydra's part
 claimed: dict[str, str] = {}  # the directory of this process's "run", if chosen
+_compositions: WeakKeyDictionary[ConfigLoader, dict[Any, DictConfig]] = WeakKeyDictionary()
 
 
 # ------------------------------------------------------------------------------------ resolvers
@@ -120,7 +123,7 @@ def conf_dir() -> Path:
 def command_help(name: str) -> str:
     """What `--help` shows: purpose and examples, choices, and the keys with their comments."""
     purpose, *blocks = _blocks(f"{name}.yaml")
-    with _initialized():
+    with initialized():
         choices = compose(name, return_hydra_config=True).hydra.runtime.choices
         hidden = re.compile("hydra|arguments|local|paths|.*@")
         groups = [str(group) for group in sorted(choices) if not hidden.match(str(group))]
@@ -174,7 +177,7 @@ def compose_checked(name: str, overrides: Sequence[str]) -> Composed:
                 f"{package}, or pip install 'simplecnn[{package}]'."
             )
     mistakes: list[str] = []
-    with _initialized():
+    with initialized():
         config = _compose_words(name, overrides, mistakes)
         try:
             with _as_in_a_job(config):
@@ -202,8 +205,8 @@ def compose_checked(name: str, overrides: Sequence[str]) -> Composed:
     return values, config
 
 
-def _initialized() -> AbstractContextManager[Any]:
-    """Hydra, ready to compose; within a job it is already."""
+def initialized() -> AbstractContextManager[Any]:
+    """Hydra, ready to compose; within a job, and within another call, it is already."""
     if GlobalHydra.instance().is_initialized():
         return nullcontext()
     return initialize_config_dir(str(conf_dir()), version_base="1.3")
@@ -233,7 +236,7 @@ def _compose_words(name: str, words: Sequence[str], mistakes: list[str]) -> Dict
         else:
             choices.append(word)
     try:
-        config = compose(name, list(map(line, choices)), return_hydra_config=True)
+        config = _composition(name, *map(line, choices))
     except CANNOT_COMPOSE as error:
         raise InputError(*mistakes, gist(error)) from None
     for word in others:
@@ -248,6 +251,15 @@ def _compose_words(name: str, words: Sequence[str], mistakes: list[str]) -> Dict
     if "override_dirname" in str(named) and not mistakes:  # only Hydra knows it
         return compose(name, list(map(line, parsed)), return_hydra_config=True)
     return config
+
+
+def _composition(name: str, *choices: str) -> DictConfig:
+    """What Hydra composes of the words that choose options, once while it stays initialized: the
+    jobs of a sweep mostly differ in other words."""
+    known = _compositions.setdefault(loader(), {})
+    if (name, *choices) not in known:
+        known[name, *choices] = compose(name, list(choices), return_hydra_config=True)
+    return copy.deepcopy(known[name, *choices])
 
 
 def line(word: Override) -> str:
@@ -491,7 +503,7 @@ def settle(values: dict[str, Any], hydra: Any, name: str) -> dict[str, Any]:
     kept = ("callbacks=", "logger=", "hydra.searchpath=")
     typed = [*hydra.overrides.hydra, *hydra.overrides.task]
     typed = [word for word in typed if word.startswith(kept)]
-    with _initialized():
+    with initialized():
         before = _plain(compose(name, [*typed, *groups]))
     mistakes: list[str] = []
     for place in places:

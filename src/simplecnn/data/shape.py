@@ -1,4 +1,4 @@
-"""What a network must know of the data: size and channels of an image, number of classes."""
+"""What is to be known of any data: size and channels of an image, how many classes, their names."""
 
 import os
 from typing import Any, NamedTuple
@@ -35,6 +35,17 @@ def data_shape(datamodule: LightningDataModule) -> DataShape:
             shape, num_classes = _from_batches(loader, num_classes)
     channels, height, width = shape
     return DataShape(channels, max(height, width), num_classes)
+
+
+def class_names(datamodule: Any, loader: Any, num_classes: int) -> tuple[str, ...]:
+    """The names that a data module or its data set gives; 0, 1, 2, … where there are none."""
+    dataset = getattr(loader, "dataset", None)
+    for source, attribute in ((datamodule, "class_names"), (datamodule, "classes"),
+                              (dataset, "classes")):  # fmt: skip
+        names = getattr(source, attribute, None)
+        if isinstance(names, list | tuple) and len(names) == num_classes:
+            return tuple(map(str, names))
+    return tuple(map(str, range(num_classes)))
 
 
 def _num_classes(source: Any) -> int | None:

@@ -94,7 +94,7 @@ def load_subject(
     return Subject(
         name=f"{short(run.path)}, {checkpoint.name}",
         network=network,
-        untrained=untrained_network(checkpoint, config.get("seed") or 0),
+        untrained=untrained_network(checkpoint, config.get("seed") or 0, images[:1]),
         images=images,
         labels=labels,
         class_names=test.class_names(num_classes),

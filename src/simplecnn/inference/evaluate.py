@@ -21,6 +21,7 @@ from simplecnn.config.build import build, first_line
 from simplecnn.config.spelling import cut
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
+from simplecnn.data.shape import class_names
 from simplecnn.errors import InputError, short
 from simplecnn.figures.inference.reliability import reliability_figure
 from simplecnn.figures.style import drawing
@@ -100,19 +101,7 @@ class TestData:
         return torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches])
 
     def class_names(self, num_classes: int) -> tuple[str, ...]:
-        """The names of the data module or of its data set; 0, 1, 2, … where it has none."""
         return class_names(self.datamodule, self.loader, num_classes)
-
-
-def class_names(datamodule: Any, loader: Any, num_classes: int) -> tuple[str, ...]:
-    """The names that a data module or its data set gives; 0, 1, 2, … where there are none."""
-    dataset = getattr(loader, "dataset", None)
-    for source, attribute in ((datamodule, "class_names"), (datamodule, "classes"),
-                              (dataset, "classes")):  # fmt: skip
-        names = getattr(source, attribute, None)
-        if isinstance(names, list | tuple) and len(names) == num_classes:
-            return tuple(map(str, names))
-    return tuple(map(str, range(num_classes)))
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from simplecnn.checkpoint_file import read_checkpoint
 from simplecnn.config.build import build, first_line
 from simplecnn.errors import InputError, short
+from simplecnn.models.activations import network_of
 from simplecnn.old_runs import upgrade_hyper_parameters, upgrade_network
 from simplecnn.run_directory import RunDirectory
 
@@ -33,17 +34,22 @@ def load_network(path: Path) -> nn.Module:
     config = network_config(content, path)
     weights = content["state_dict"]
     if config is None:
-        return _network_of(_loaded(_model_config(path), weights, path))
+        return network_of(_loaded(_model_config(path), weights, path))
     own = {n.removeprefix(PREFIX): value for n, value in weights.items() if n.startswith(PREFIX)}
     return _loaded(config, own, path)
 
 
-def untrained_network(path: Path, seed: int) -> nn.Module:
-    """The same network with the weights that a seed draws, in evaluation mode."""
+def untrained_network(path: Path, seed: int, image: Tensor) -> nn.Module:
+    """The same network with the weights that a seed draws, in evaluation mode.
+
+    It sees one image (1, C, H, W), for lazy layers take their sizes from it.
+    """
     config = network_config(read_checkpoint(path), path)
     torch.manual_seed(seed)
-    network: nn.Module = build(config) if config else _network_of(build(_model_config(path)))
-    return network.eval().requires_grad_(False)
+    network: nn.Module = build(config) if config else network_of(build(_model_config(path)))
+    with torch.no_grad():
+        network.eval()(image)
+    return network.requires_grad_(False)
 
 
 def network_config(content: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
@@ -76,12 +82,6 @@ def _model_config(path: Path) -> dict[str, Any]:
         )
     model: dict[str, Any] = directory.config()["model"]
     return model
-
-
-def _network_of(module: nn.Module) -> nn.Module:
-    """The network of a LightningModule."""
-    network = getattr(module, "network", module)
-    return network if isinstance(network, nn.Module) else module
 
 
 def _loaded(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> nn.Module:

@@ -34,6 +34,12 @@ NON_LINEAR = {
 IN_PLACE = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__ipow__"}
 
 
+def network_of(module: nn.Module) -> nn.Module:
+    """The network of a LightningModule: its `network`, or the whole of it."""
+    network = getattr(module, "network", module)
+    return network if isinstance(network, nn.Module) else module
+
+
 def convolutions(network: nn.Module) -> OrderedDict[str, nn.Conv2d]:
     """Every 2-D convolution of a network by its module name, in the order of definition."""
     return OrderedDict((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from simplecnn.inference.evaluate import class_names
+from simplecnn.data.shape import class_names
 
 MAX_IMAGES = 10_000  # of the split, that are looked at
 MAX_CLASSIFIED = 1_000  # by the network, where the run kept no answers

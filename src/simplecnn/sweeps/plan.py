@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
@@ -16,7 +15,7 @@ from simplecnn.config import devices
 from simplecnn.config.composition import (
     Composed,
     compose_checked,
-    conf_dir,
+    initialized,
     line,
     loader,
     readable,
@@ -44,10 +43,14 @@ def plan_sweep(name: str, words: Sequence[str]) -> SweepPlan:
 
     Raises InputError with all the mistakes of all jobs.
     """
+    with initialized():  # once: most jobs have one composition
+        return _plan(name, words)
+
+
+def _plan(name: str, words: Sequence[str]) -> SweepPlan:
     mistakes: list[str] = []
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        words = [line(word) for word in readable(words, mistakes, sweeps=True)]
-        parser = OverridesParser.create(loader())
+    words = [line(word) for word in readable(words, mistakes, sweeps=True)]
+    parser = OverridesParser.create(loader())
     each_value = sweep_values(words)
     try:
         config = compose_checked(name, each_value[0])[1]
@@ -116,7 +119,7 @@ def product(words: Sequence[str], parser: OverridesParser) -> list[list[str]]:
 def sweep_values(words: Sequence[str]) -> list[list[str]]:
     """Command lines without sweeps that try every value of every sweep in `words` once."""
     mistakes: list[str] = []
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialized():
         texts = [line(word) for word in readable(words, mistakes, sweeps=True)]
         choices = [v for v in _choices(texts, OverridesParser.create(loader())).values() if v]
     if mistakes:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import (
     BatchSizeFinder,
     Checkpoint,
@@ -15,12 +16,14 @@ from pytorch_lightning.callbacks import (
 )
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
+from torch.nn.parameter import is_lazy
 
 from simplecnn.callbacks.checkpoint import LastCheckpoint
 from simplecnn.config.build import build, find_class
 from simplecnn.data.resident import ResidentDataModule
 from simplecnn.data.shape import data_shape
 from simplecnn.errors import InputError
+from simplecnn.models.activations import evaluation_mode, network_of, uncompiled
 from simplecnn.models.classifier import Classifier
 from simplecnn.signals import Stop
 from simplecnn.training.checkpoint_io import AtomicCheckpointIO
@@ -61,7 +64,17 @@ def build_module(config: Config, datamodule: pl.LightningDataModule) -> pl.Light
     # A Classifier builds its network itself: the checkpoint then holds the configuration.
     recursive = not issubclass(find_class(model["_target_"]), Classifier)
     module: pl.LightningModule = build(model, _recursive_=recursive, _convert_="all")
+    if any(map(is_lazy, module.parameters())):
+        _give_sizes(module, datamodule)
     return module
+
+
+def _give_sizes(module: pl.LightningModule, datamodule: pl.LightningDataModule) -> None:
+    """Have lazy layers (LazyLinear, …) see a blank image of the data: optimizers need weights."""
+    shape, network = data_shape(datamodule), network_of(module)
+    image = torch.zeros(1, shape.in_channels, shape.image_size, shape.image_size)
+    with torch.no_grad(), evaluation_mode(network), uncompiled(network):
+        network(image)
 
 
 def _normalization(network: Config, datamodule: pl.LightningDataModule) -> Any:

@@ -8,8 +8,9 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from simplecnn.callbacks.image_callback import in_training, network_of
+from simplecnn.callbacks.image_callback import in_training
 from simplecnn.errors import RunError
+from simplecnn.models.activations import network_of
 from simplecnn.receptive_field.trace import named_outputs
 
 EVERY_N_STEPS = 50  # how often the loss is read from a GPU, or agreed on by several processes

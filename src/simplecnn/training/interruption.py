@@ -47,9 +47,11 @@ def processes_end_with_this_one(trainer: Trainer, stop: Stop) -> Iterator[None]:
     try:
         yield
     except (Interrupted, KeyboardInterrupt):
-        kill = getattr(trainer.strategy.launcher, "kill", None)
-        if kill is not None:
-            kill(9)
+        launcher: Any = trainer.strategy.launcher
+        if launcher is not None:
+            launcher.kill(9)
+            # Lightning watches them, and kills this process too, seconds after one has failed.
+            launcher.procs.clear()
         raise
     except ProcessExitedException:
         if stop.received is not None:

@@ -12,7 +12,7 @@ function headOfSweep() {
   return element("header", {},
     element("p", { class: "brand" }, "simplecnn · sweep"), element("h1", {}, data.title), data.folder && element("p", { class: "note" }, data.folder), element("p", {}, data.summary),
     ...[["command", data.command], ...data.answers].map(([word, text]) => element("div", { class: "command" },
-      element("span", { class: "label" }, word), element("code", {}, text), word === "best job" ? null : copyButton(text))));
+      element("span", { class: "label" }, word), element("code", {}, text), ["reproduce", "resume"].includes(word) ? copyButton(text) : null)));
 }
 
 /** Mean ± standard deviation (n) of the jobs that differ in their seed only; nothing without seeds. */
