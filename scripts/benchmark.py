@@ -34,7 +34,8 @@ ROWS = {
 FLOP_PER_IMAGE = 11.74e6  # of a training step of SimpleCNN: three passes, less conv1's input
 BATCH = 64
 TUTORIAL_SEEDS = (1, 2, 3)
-SHARE_TO_99 = 0.6  # of an epoch: with half of one, the mean is 98.95 %
+# Just enough of its epoch: with half of it, the mean is 98.99 %.
+TO_99 = ["experiment=fast", "data.normalize=true", "+trainer.limit_train_batches=0.55"]
 DATA = os.environ.get("SIMPLECNN_DATA", "")  # where MNIST is; without it, 5,000 digits are used
 
 
@@ -315,15 +316,14 @@ def start_up(args: argparse.Namespace) -> str:
 def to_99(args: argparse.Namespace) -> str:
     """Seconds of training to a mean of 99 % on the test digits: ours, and the tutorial's loop."""
     seeds = ",".join(str(seed) for seed in range(1, args.repeats + 1))
-    share = f"+trainer.limit_train_batches={SHARE_TO_99}"
     with tempfile.TemporaryDirectory() as folder:
-        train(folder, "-m", "experiment=fast", share, f"seed={seeds}", "hydra.sweep.dir=sweep")
+        train(folder, "-m", *TO_99, f"seed={seeds}", "hydra.sweep.dir=sweep")
         records = [json.loads(p.read_text()) for p in Path(folder, "sweep").glob("*/run.json")]
     fast = statistics.mean(record["seconds_of_fit"]["steps"] for record in records)
     fast_acc = statistics.mean(record["metrics"]["test/acc"] for record in records)
     seconds, accuracy = tutorial_to_99()
     return (
-        f"experiment=fast {share}: {fast_acc:.2%} after {fast:.1f} s (n = {len(records)})\n"
+        f"{' '.join(TO_99)}: {fast_acc:.2%} after {fast:.1f} s (n = {len(records)})\n"
         f"the tutorial's loop: {accuracy:.2%} after {seconds:.1f} s, {seconds / fast:.1f} times as "
         f"long (n = {len(TUTORIAL_SEEDS)})"
     )
