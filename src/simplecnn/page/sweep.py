@@ -15,9 +15,9 @@ def write_sweep_page(folder: Path, data: Mapping[str, Any]) -> Path:
 
     data: `title`, `folder` (or none), `command`, `summary`, `answers` (pairs of a word and a text;
     those of "reproduce" and "resume" are commands), `means` (over seeds, cells by column),
-    `metric`, `mode`, `keys` (what varied) and `jobs`, each with `name`, `status`, `link` (to its own page, or None),
-    `cells` (text by column), `values` (one a key), `result` (a number or None), `error` and
-    `curve` (pairs of epoch and value).
+    `metric`, `mode`, `keys` (what varied) and `jobs`, each with `name`, `status`, `link` (to its
+    own page, or None), `cells` (text by column), `values` (one a key), `result` (a number or None),
+    `error` and `curve` (pairs of epoch and value).
     """
     path = folder / PAGE
     atomic_write(path, render("sweep", data, title=f"{data['title']} · simplecnn"))
