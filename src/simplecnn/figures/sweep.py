@@ -86,7 +86,6 @@ def sweep_figure(
     grid = figure.add_gridspec(num_all, num_columns)
     num_failed = int(np.isnan(values).sum())
     failed = f", {num_failed} without a result (crosses)" if num_failed else ""
-    style.head(figure, f"{len(values)} jobs{failed}")
     for i, name in enumerate(scales):
         ax = figure.add_subplot(grid[i // num_columns, i % num_columns])
         others = [other for other in scales if other != name]
@@ -96,6 +95,7 @@ def sweep_figure(
         ax = figure.add_subplot(grid[num_rows, :])
         _draw_parallel(ax, scales, values, metric, larger_is_better)
     _draw_curves(figure.add_subplot(grid[-1, 1 if one else slice(None)]), curves, curve_metric)
+    style.head(figure, f"{len(values)} jobs{failed}")
     return figure
 
 
