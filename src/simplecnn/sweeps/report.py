@@ -87,8 +87,8 @@ def commands(jobs: Sequence[Job], record: Mapping[str, Any]) -> list[tuple[str, 
         if groups:
             mean = mean_text(best.criterion, (job.value for job in groups[0]))
             keys = [key for key in varied(jobs) if key != "seed"]
-            words = f"{value_title(jobs)} {mean}   {typed(best, keys)}".rstrip()
-            answers.append(("best mean" if len(groups) > 1 else "mean", words))
+            text = f"{value_title(jobs)} {mean}   {typed(best, keys)}".rstrip()
+            answers.append(("best mean" if len(groups) > 1 else "mean", text))
         words = [shlex.split(record["command"])[0], *best.overrides]
         if any(word.startswith("hparams_search=") for word in words):
             words.append("hydra.sweeper.params=null")  # what the file sets, but one run of it
