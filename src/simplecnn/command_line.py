@@ -119,24 +119,23 @@ def check_imported(name: str, request: Request) -> None:
 def prepare_data(request: Request) -> None:
     """Fetch or decode the data before a run has a directory: they may not be there, or damaged.
 
-    Of a run whose data module is not of ours, Lightning does so. Of a sweep, it is done here, once
-    for all jobs, so that no other node needs the internet.
-
-    Raises InputError or RunError.
+    For a data module of the user's own, Lightning does so; for a sweep, it is done here, once for
+    all jobs, so that no other node needs the internet. Raises InputError or RunError.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)  # till Hydra's
     prepared = []
     for values, _ in _composed(request):
-        data = {key: value for key, value in values["data"].items() if key != "seed"}
-        is_ours = str(data.get("_target_")).startswith("simplecnn.data.")
-        if (is_ours or isinstance(request, SweepPlan)) and data not in prepared:
-            prepared.append(data)
+        data, name = values["data"], str(values["data"].get("_target_"))
+        what = {key: value for key, value in data.items() if key != "seed"}
+        is_ours = name.startswith("simplecnn.data.")
+        if (is_ours or isinstance(request, SweepPlan)) and what not in prepared:
+            prepared.append(what)
             try:
                 build(data).prepare_data()
             except (InputError, RunError):
                 raise
-            except Exception as error:
-                raise RunError(f"{data['_target_']}.prepare_data: {first_line(error)}") from error
+            except Exception as error:  # of a class of the user's own
+                raise RunError(f"{name}.prepare_data: {first_line(error)}") from error
 
 
 def _composed(request: Request) -> Sequence[Composed]:

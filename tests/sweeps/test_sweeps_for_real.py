@@ -24,6 +24,7 @@ from tensorboard.plugins.hparams.list_session_groups import Handler
 from simplecnn import cli as commands
 from simplecnn import command_line
 from simplecnn.config.composition import conf_dir
+from simplecnn.errors import RunError
 from simplecnn.sweeps import launch
 from simplecnn.sweeps.plan import plan_sweep
 from simplecnn.training import run
@@ -212,6 +213,13 @@ def test_the_head_fetches_each_data_set_once_before_any_job(sweep, monkeypatch):
     )
     command_line.prepare_data(plan)
     assert fetched == ["MNIST", "MNIST5k"]
+
+    def fails():
+        raise OSError("no luck")
+
+    monkeypatch.setattr(command_line, "build", lambda node: SimpleNamespace(prepare_data=fails))
+    with pytest.raises(RunError, match=r"MNISTDataModule\.prepare_data: no luck"):
+        command_line.prepare_data(plan)
 
 
 def test_a_sweep_whose_data_cannot_be_had_starts_no_job(sweep):

@@ -48,7 +48,7 @@ def read_pixels(
             raise InputError(f"{name}: that is not a file.")
         check_size(status.st_size, name)
         with open(path, "rb") as file:
-            return decode(file.read(), color=color)
+            return decode(file.read(MAX_BYTES), color=color)
 
 
 def decode(content: bytes, *, color: bool = False) -> NDArray[np.uint8]:
