@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
@@ -50,7 +49,7 @@ MAX_NAME = 48  # characters that a directory's name has of what was typed
 Config = Mapping[str, Any]
 Composed = tuple[dict[str, Any], DictConfig]  # plain values, and all of it with Hydra's part
 claimed: dict[str, str] = {}  # the directory of this process's "run", if chosen
-_compositions: WeakKeyDictionary[ConfigLoader, dict[Any, DictConfig]] = WeakKeyDictionary()
+_compositions: dict[tuple[str, ...], DictConfig] | None = None  # by words, in `composing_once`
 
 
 # ------------------------------------------------------------------------------------ resolvers
@@ -212,6 +211,18 @@ def initialized() -> AbstractContextManager[Any]:
     return initialize_config_dir(str(conf_dir()), version_base="1.3")
 
 
+@contextmanager
+def composing_once() -> Iterator[None]:
+    """Inside, Hydra composes the same choices once: most jobs of a sweep differ in other words."""
+    global _compositions
+    with initialized():
+        _compositions = {}
+        try:
+            yield
+        finally:
+            _compositions = None
+
+
 def _is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
@@ -254,12 +265,13 @@ def _compose_words(name: str, words: Sequence[str], mistakes: list[str]) -> Dict
 
 
 def _composition(name: str, *choices: str) -> DictConfig:
-    """What Hydra composes of the words that choose options, once while it stays initialized: the
-    jobs of a sweep mostly differ in other words."""
-    known = _compositions.setdefault(loader(), {})
-    if (name, *choices) not in known:
-        known[name, *choices] = compose(name, list(choices), return_hydra_config=True)
-    return copy.deepcopy(known[name, *choices])
+    """What Hydra composes of the words that choose options."""
+    words = name, *choices
+    if _compositions is None:
+        return compose(name, list(choices), return_hydra_config=True)
+    if words not in _compositions:
+        _compositions[words] = compose(name, list(choices), return_hydra_config=True)
+    return copy.deepcopy(_compositions[words])
 
 
 def line(word: Override) -> str:

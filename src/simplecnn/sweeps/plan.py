@@ -15,6 +15,7 @@ from simplecnn.config import devices
 from simplecnn.config.composition import (
     Composed,
     compose_checked,
+    composing_once,
     initialized,
     line,
     loader,
@@ -43,7 +44,7 @@ def plan_sweep(name: str, words: Sequence[str]) -> SweepPlan:
 
     Raises InputError with all the mistakes of all jobs.
     """
-    with initialized():  # once: most jobs have one composition
+    with composing_once():
         return _plan(name, words)
 
 
