@@ -203,3 +203,15 @@ def test_removal_reaches_through_normalization(ten_digits):
     second = F.relu(network.second(F.max_pool2d(first, 2)))
     torch.testing.assert_close(without, network.last(second).mean((2, 3)))
     assert num_hooks(network) == 0
+
+
+def test_removal_reaches_a_layer_without_a_non_linearity(ten_digits):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, 10))
+    network.requires_grad_(False)
+    images = torch.from_numpy(ten_digits[0])
+    with removed(network, "0", 1):
+        without = network(images)
+    assert not torch.equal(without, network(images))
+    network[0].weight[1] = network[0].bias[1] = 0
+    torch.testing.assert_close(without, network(images))

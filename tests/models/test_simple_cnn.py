@@ -143,3 +143,12 @@ def test_the_final_pool_takes_any_image_size():
     assert network(torch.rand(2, 1, 224, 224)).shape == (2, 10)
     maps = torch.nn.Sequential(*list(network)[:-4])(torch.rand(2, 1, 64, 64))
     assert maps.shape == (2, 64, 4, 4)
+
+
+def test_maps_are_pooled_before_relu_while_training(ten_digits):
+    """Which has a quarter to do then; elsewhere layers come in the order of their names."""
+    network, sizes = SimpleCNN(), []
+    network.relu1.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-1]))
+    for training in (True, False):
+        network.train(training)(torch.from_numpy(ten_digits[0]))
+    assert sizes == [14, 28]

@@ -546,6 +546,20 @@ def test_a_rate_that_a_schedule_has_lowered_stays_lowered(lr, expected, tmp_path
 
 
 @OTHER_CALLBACKS
+def test_another_rate_is_that_of_the_schedule_too(tmp_path):
+    """Twice the rate, in a schedule that computes each epoch's from the first one."""
+    target = "torch.optim.lr_scheduler.CosineAnnealingWarmRestarts"
+    cosine = ["model/scheduler=cosine", f"model.scheduler._target_={target}"]
+    cosine.append("+model.scheduler.T_0=10")
+    do(tmp_path / "a", NOT_PICTURES, *cosine)
+    start = f"ckpt_path='{tmp_path}/a/checkpoints/last.ckpt'"
+    more = ["model.optimizer.lr=2e-3", "trainer.max_epochs=4", add("Watch")]
+    do(tmp_path / "b", NOT_PICTURES, *cosine, start, *more)
+    expected = [2e-3 * (1 + math.cos(math.pi * epoch / 10)) / 2 for epoch in (2, 3)]
+    assert Watch.rates[::STEPS] == pytest.approx(expected)
+
+
+@OTHER_CALLBACKS
 def test_the_best_checkpoint_trains_on(finished_run, tmp_path):
     start = f"ckpt_path='{finished_run}/checkpoints/best.ckpt'"
     best = record_of(finished_run)["best"]["epoch"]
