@@ -70,6 +70,11 @@ def test_each_command_has_its_own_help(name, capsys):
         ("train", ["hparams_search=optuna"], "hparams_search describes several runs: add -m"),
         ("train", ["hparams_search=grid"], "hparams_search describes several runs: add -m"),
         ("train", ["trainer.max_epoch=3"], "trainer.max_epoch is not a key of pytorch_lightning."),
+        (
+            "train",
+            ["trainer.epochs=3"],
+            "trainer.epochs is not a key of pytorch_lightning.Trainer. Did you mean max_epochs?",
+        ),
         ("train", ["model.optimizer.lr=-1"], "model.optimizer: torch.optim.Adam refuses its "),
         ("train", ["+model.optimizer.lrr=1"], "model.optimizer.lrr is not a key of torch.optim."),
         ("train", ["-m", "model.optimizer.lr=-1,1"], "model.optimizer: torch.optim.Adam refuses "),

@@ -147,7 +147,7 @@ def test_a_disk_that_is_full_is_a_sentence(run, digits, monkeypatch, tmp_path):
     Image.fromarray(digits[0][0]).save(tmp_path / "one.png")
     full = OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr(Figure, "savefig", Mock(side_effect=full))
-    with pytest.raises(InputError, match=r"answers cannot be written: No space left on device\."):
+    with pytest.raises(RunError, match=r"answers cannot be written: No space left on device\."):
         predict(run, [str(tmp_path / "one.png")], to=str(tmp_path / "answers"))
 
 

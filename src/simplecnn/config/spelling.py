@@ -21,7 +21,8 @@ def unknown(key: str, name: Any, names: Sequence[Any], where: str) -> str:
 def did_you_mean(given: str, names: Collection[str], cutoff: float = 0.6) -> str:
     """The question whether the nearest of `names` was meant, or nothing where none is near."""
     same = [name for name in names if name.lower() == given.lower()]
-    near = same or difflib.get_close_matches(given, names, 3, cutoff)
+    fuller = [name for name in names if name in (f"max_{given}", f"num_{given}")]  # epochs
+    near = same or fuller or difflib.get_close_matches(given, names, 3, cutoff)
     if not near:
         return ""
     swapped = (name for name in near if sorted(name) == sorted(given))  # modle: model, not mode

@@ -137,7 +137,7 @@ def _write(
     broken: list[tuple[int, str]] = []
     names = "\0".join(files.names).encode(errors="surrogateescape")
     try:
-        with temporary.open("wb", buffering=1 << 20) as file:
+        with temporary.open("wb") as file:
             np.save(file, np.frombuffer(names, np.uint8))
             np.save(file, files.stamps)
             for row, result in enumerate(_decoded(root, files, decoding, before)):

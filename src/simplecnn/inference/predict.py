@@ -58,8 +58,8 @@ def predict(
     a picture of each prediction. Answers below the probability `reject` are not decided; how many
     images of other data sets in `data_dir` are decided nevertheless is printed.
 
-    Raises InputError where no file can be read: nothing is written then. Raises RunError, at the
-    end, where some cannot.
+    Raises InputError where no file can be read: nothing is written then. Raises RunError where the
+    folder cannot be written, and, at the end, where some files could not be read.
     """
     if explain and importlib.util.find_spec("captum") is None:
         raise InputError(
@@ -103,7 +103,7 @@ def predict(
                     name = f"{i:0{len(str(len(good)))}d}_{Path(row['file']).stem[:60]}.png"
                     explained(run, row, invert=invert).savefig(folder / "explained" / name)
     except OSError as error:  # a full disk, say
-        raise InputError(f"{short(folder)} cannot be written: {error.strerror}.") from None
+        raise RunError(f"{short(folder)} cannot be written: {error.strerror}.") from None
     log.info("%s", _table(rows, run.class_names, word))
     log.info("%s: below %g", num_unsure, threshold)
     if reject is not None and data_dir:
