@@ -15,10 +15,10 @@ import torch
 from conftest import compose_run
 from PIL import Image
 
-from simplecnn.data import image_cache
+from simplecnn.data import decoding, image_cache
 from simplecnn.data.image_folder import ImageFolderDataModule
 from simplecnn.data.mnist import MNISTDataModule
-from simplecnn.errors import InputError
+from simplecnn.errors import InputError, RunError
 from simplecnn.inference.image_files import read_image
 from simplecnn.inference.preprocessing import Preprocessing
 from simplecnn.models.classifier import Classifier
@@ -112,9 +112,9 @@ def test_folders_of_splits_are_taken_and_what_is_missing_is_cut(root, module):
 def test_a_changed_file_is_decoded_again_and_no_other(root, module, monkeypatch):
     module().setup()
     decoded: list[str] = []
-    read = image_cache.read_pixels
+    read = decoding.read_pixels
     monkeypatch.setattr(
-        image_cache, "read_pixels", lambda p, **k: decoded.append(Path(p).name) or read(p, **k)
+        decoding, "read_pixels", lambda p, **k: decoded.append(Path(p).name) or read(p, **k)
     )
     data = module()
     data.setup()
@@ -342,15 +342,15 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from simplecnn.data import image_cache
+from simplecnn.data import decoding, image_cache
 def slow(path, **options):
     print("decodes", flush=True)
     time.sleep(100)
-image_cache.read_pixels = slow
+decoding.read_pixels = slow
 root, data_dir = map(Path, sys.argv[1:])
 names = sorted(path.relative_to(root).as_posix() for path in root.glob("*/*"))
 files = image_cache.ImageFiles(names, np.zeros((2, len(names)), np.int64))
-image_cache.cached_images(root, files, image_cache.Decoding(8, 3, "pad"), data_dir)
+image_cache.cached_images(root, files, decoding.Decoding(8, 3, "pad"), data_dir)
 """
 
 
@@ -368,17 +368,53 @@ def test_kill_while_decoding_leaves_nothing_half_written(root, module):
     assert {p.suffix for p in folder.iterdir()} == {".images", ".lock"}
 
 
+def test_processes_decode_the_same(root, module, monkeypatch):
+    (root / "cat" / "notes.txt").write_text("no image")
+    by_threads = module(skip_broken=True)
+    by_threads.setup()
+    monkeypatch.setattr(image_cache, "MANY", 0)
+    by_processes = module(skip_broken=True, data_dir=str(root.parent / "other"))
+    monkeypatch.delattr(decoding, "read_pixels")  # not in this process
+    by_processes.setup()
+    assert torch.equal(by_processes.images, by_threads.images)
+    assert by_processes.record() == by_threads.record()
+
+
+PROCESSES = """
+import sys
+from simplecnn.data.decoding import Decoding
+for pixels in Decoding(8, 3, "pad").many(sys.argv[1:] * 100_000, processes=True):
+    print("decoded", flush=True)
+"""
+
+
+def test_processes_that_decode_end_with_the_one_that_asks(root):
+    words = [sys.executable, "-c", PROCESSES, str(root / "cat" / "cat0.png")]
+    head = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert head.stdout.readline() == "decoded\n"
+    head.kill()
+    _, errors = head.communicate(timeout=10)  # until nobody holds its end of the pipe any more
+    assert errors == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills as Linux does")
+def test_a_killed_process_that_decodes_is_a_sentence(root, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "false")
+    with pytest.raises(RunError, match="process that decodes images was killed"):
+        list(decoding.Decoding(8, 3, "pad").many([str(root / "cat" / "cat0.png")], processes=True))
+
+
 def test_of_two_at_once_one_decodes(root, monkeypatch, module):
     """As processes do: each opens the lock file anew."""
     decoded: list[str] = []
-    read = image_cache.read_pixels
+    read = decoding.read_pixels
 
     def slow(path: str, **options: bool) -> np.ndarray:
         decoded.append(Path(path).name)
         time.sleep(0.05)
         return read(path, **options)
 
-    monkeypatch.setattr(image_cache, "read_pixels", slow)
+    monkeypatch.setattr(decoding, "read_pixels", slow)
     threads = [threading.Thread(target=module().setup) for _ in range(3)]
     for thread in threads:
         thread.start()

@@ -6,14 +6,12 @@ which have black ones. The key stands for the folder and for how its images are 
 changes is decoded again, the others are copied.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
-import warnings
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,11 +20,11 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from simplecnn.data.images import Fit, fit_pixels, read_pixels
+from simplecnn.data.decoding import Decoding
 from simplecnn.errors import InputError, short
 
 SMALL = 8_000  # bytes of a file
-TOGETHER = 128  # files that a thread decodes before it takes others
+MANY = 5_000  # files: what starting processes pays for
 Stamped = tuple[str, int, int]  # name, size, time of a file
 
 
@@ -60,27 +58,6 @@ class ImageCache(NamedTuple):
                 return np.memmap(file, np.uint8, mode="c", offset=self.offset, shape=self.shape)
             pixels = np.fromfile(file, np.uint8, self.num_bytes, offset=self.offset)
             return pixels.reshape(self.shape)
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How image files become pixels (channels, size, size)."""
-
-    size: int
-    channels: int
-    fit: Fit
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.channels, self.size, self.size
-
-    def __call__(self, path: str) -> NDArray[np.uint8] | str:
-        """The pixels, or a sentence on what is wrong with the file."""
-        try:
-            pixels = fit_pixels(read_pixels(path, color=self.channels == 3), self.size, self.fit)
-        except InputError as error:
-            return str(error)
-        return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
 
 
 def cached_images(root: Path, files: ImageFiles, decoding: Decoding, data_dir: Path) -> ImageCache:
@@ -160,32 +137,17 @@ def _stamped(files: ImageFiles) -> list[Stamped]:
 def _decoded(
     root: Path, files: ImageFiles, decoding: Decoding, before: ImageCache | None
 ) -> Iterator[NDArray[np.uint8] | str]:
-    """Each file's pixels, or what is wrong with it, in order; a bar shows how far it is.
-
-    By threads: Pillow decodes and resizes without Python's lock. Of small files that is so little
-    that threads would wait for each other.
-    """
-    num_threads = os.cpu_count() if files.stamps[0].mean() > SMALL else 1
+    """Each file's pixels, or what is wrong with it, in order; a bar shows how far it is."""
+    stamped = _stamped(files)
     kept: dict[Stamped, int] = {}
     if before is not None:
         pixels = before.pixels(mapped=True)
         kept = {f: row for row, f in enumerate(_stamped(before.files)) if row not in before.broken}
-
-    def part(some: list[Stamped]) -> list[NDArray[np.uint8] | str]:
-        return [
-            pixels[kept[file]] if file in kept else decoding(f"{root}/{file[0]}") for file in some
-        ]
-
-    stamped = _stamped(files)
-    parts = [stamped[i : i + TOGETHER] for i in range(0, len(stamped), TOGETHER)]
-    pool = ThreadPoolExecutor(max_workers=num_threads)
+    new = [f"{root}/{file[0]}" for file in stamped if file not in kept]
+    is_small = files.stamps[0].mean() < SMALL and len(new) > MANY
+    decoded = decoding.many(new, processes=is_small)
     bar = tqdm(total=len(stamped), desc=f"reading {root.name}", unit="image", disable=None)
-    # Pillow warns of odd headers, and of sizes that are looked at. Threads share the filters.
-    with warnings.catch_warnings(), bar:
-        warnings.simplefilter("ignore")
-        try:
-            for results in pool.map(part, parts):
-                yield from results
-                bar.update(len(results))
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with contextlib.closing(decoded), bar:
+        for file in stamped:
+            yield pixels[kept[file]] if file in kept else next(decoded)
+            bar.update()

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
-from simplecnn.data.image_cache import Decoding, ImageCache, ImageFiles, cached_images
+from simplecnn.data.decoding import Decoding
+from simplecnn.data.image_cache import ImageCache, ImageFiles, cached_images
 from simplecnn.data.images import Fit
 from simplecnn.data.resident import ResidentDataModule, Split
 from simplecnn.errors import InputError, short
