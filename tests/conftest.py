@@ -39,12 +39,15 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_screen_of_another_test() -> Iterator[None]:
-    """A command that runs in this process logs to the screen, and would do so in later tests."""
+def nothing_of_another_test() -> Iterator[None]:
+    """A command that runs in this process would log to the screen in later tests, and remembers
+    what was typed."""
     yield
     composition = sys.modules.get("simplecnn.config.composition")
     if composition is not None:
         composition.claimed.clear()
+        composition.primary.clear()
+        composition.TypedFolder.path = None
     root = logging.getLogger()
     for handler in root.handlers[:]:
         if type(handler).__name__ == "ScreenHandler":

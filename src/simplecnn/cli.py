@@ -79,7 +79,7 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
                     start = time.perf_counter()
                     check_imported(name, request)
                     seconds["import"] = time.perf_counter() - start
-                if name == LEAVES_RUNS:
+                if name == LEAVES_RUNS and request is not None:
                     prepare_data(request)
                 if isinstance(request, SweepPlan):
                     from simplecnn.sweeps.launch import run_sweep

@@ -20,12 +20,13 @@ from simplecnn.config import composition
 from simplecnn.config.build import build, check_classes, first_line, target_nodes
 from simplecnn.config.composition import (
     Composed,
+    TypedFolder,
     command_help,
     compose_checked,
     latest,
     settle,
 )
-from simplecnn.config.spelling import meant
+from simplecnn.config.spelling import in_quotes, meant
 from simplecnn.errors import InputError, RunError, short
 from simplecnn.run_directory import RECORD, RunDirectory, already_exists, read_record
 from simplecnn.slurm import is_further_process, slurm_job, was_requeued
@@ -48,25 +49,30 @@ def check_command_line(name: str, argv: Sequence[str]) -> Request:
         sys.exit(0)
     if options.shell_completion or (options.hydra_help or options.info) and not words:
         return None
-    if options.config_dir:
-        if not Path(options.config_dir).is_dir():
-            raise InputError(f"--config-dir {options.config_dir}: there is no such folder.")
-        words.append(f"hydra.searchpath=['file://{Path(options.config_dir).absolute()}']")
-    config_name = options.config_name or name
+    if options.config_dir and not Path(options.config_dir).is_dir():
+        raise InputError(f"--config-dir {options.config_dir}: there is no such folder.")
+    TypedFolder.path = options.config_dir and os.path.abspath(options.config_dir)
+    composition.primary = {name: options.config_name or name}
     shown = options.hydra_help or options.info or options.cfg
     if not shown and (options.multirun or "hydra.mode=MULTIRUN" in words):
         if name == LEAVES_RUNS:
-            return dataclasses.replace(plan_sweep(config_name, words), command=list(argv))
+            return dataclasses.replace(plan_sweep(name, words), command=list(argv))
         for line in sweep_values(words):
-            compose_checked(config_name, line)
+            compose_checked(name, line)
         return None
     if name == LEAVES_RUNS and was_requeued():
         _take_up_requeued(words)
-    values, config = compose_checked(config_name, words)
+    values, config = compose_checked(name, words)
     if options.cfg == "job" and options.package not in (None, "_global_"):
         if OmegaConf.select(config, options.package) is None:
             raise InputError(f"--package {options.package}: the configuration has no such part.")
-    if shown or is_further_process():
+    if shown:
+        given = config.hydra.overrides
+        lists = [w for w in (*given.task, *given.hydra) if w not in words]
+        if lists:  # Hydra, which shows it, reads key=a,b as a sweep
+            raise InputError(f"With --cfg, write a list in brackets: {in_quotes(lists[0])}.")
+        return None
+    if is_further_process():
         return None
     if config.hydra.sweeper.get("params"):
         key = "hparams_search" if config.hydra.runtime.choices.get("hparams_search") else "sweeper"

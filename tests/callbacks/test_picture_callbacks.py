@@ -106,6 +106,7 @@ def test_mistakes_are_compared_with_those_of_the_pass_before(tmp_path):
     assert shown["places"] == [4, 3] and not shown["compared"]
     resumed = Mistakes(str(tmp_path), number=2)
     resumed.load_state_dict(mistakes.state_dict())
+    assert {key: value.tolist() for key, value in resumed._shown.items()} == shown  # to be drawn
     for callback in (mistakes, resumed):
         shown = validate(callback, [0, 1, 0, 1, 1, 0])  # wrong: 2, 3, 5
         assert shown["places"] == [5, 3] and shown["new"] == [True, False]

@@ -467,7 +467,8 @@ def test_plateau_waits_for_the_validations_that_there_are(tmp_path):
 @pytest.mark.parametrize("max_steps", [11, 16])
 def test_one_cycle_ends_with_max_steps(max_steps, tmp_path):
     record = do(tmp_path / "a", NOT_PICTURES, "model/scheduler=one_cycle", "trainer.max_epochs=9",
-                f"+trainer.max_steps={max_steps}", add("Watch"))  # fmt: skip
+                f"+trainer.max_steps={max_steps}", "+trainer.min_epochs=3",  # which waits for it
+                "+trainer.min_steps=99", add("Watch"))  # fmt: skip
     assert Watch.rates == pytest.approx(one_cycle(1e-3, max_steps))
     assert checkpoint(tmp_path / "a")["global_step"] == max_steps
     assert record["ended"] == f"stopped after epoch 2: max_steps={max_steps}"

@@ -19,7 +19,7 @@ class Mistakes(ValidationCallback):
 
     Of several processes, those of rank zero. A checkpoint holds `answers`: of the pass before it,
     the predicted class of every image and whether it is wrong, (N,) in the order of the pass, and
-    the `step` of that pass.
+    the `step` of that pass; and what of it is not drawn yet.
     """
 
     def __init__(self, dirpath: str, number: int = 40, every_n_epochs: int = 10) -> None:
@@ -31,11 +31,12 @@ class Mistakes(ValidationCallback):
         self._shown: dict[str, Tensor] = {}  # those of the last pass, until they are drawn
         self._num_classes = 0
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return self.answers
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        return {"answers": self.answers, "shown": self._shown}
 
-    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
-        self.answers = state_dict
+    def load_state_dict(self, state_dict: dict[str, dict[str, Tensor]]) -> None:
+        self.answers, self._shown = state_dict.get("answers", {}), state_dict.get("shown", {})
+        self.validated_at = int(self.answers.get("step", -1))
 
     def add(self, logits: Tensor, images: Tensor, labels: Tensor) -> None:
         self._num_classes = logits.shape[1]

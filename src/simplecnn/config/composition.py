@@ -15,12 +15,15 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
@@ -49,6 +52,7 @@ MAX_NAME = 48  # characters that a directory's name has of what was typed
 Config = Mapping[str, Any]
 Composed = tuple[dict[str, Any], DictConfig]  # plain values, and all of it with Hydra's part
 claimed: dict[str, str] = {}  # the directory of this process's "run", if chosen
+primary: dict[str, str] = {}  # by command, what --config-name says
 _compositions: dict[tuple[str, ...], DictConfig] | None = None  # by words, in `composing_once`
 
 
@@ -90,6 +94,19 @@ def _env(name: str, *default: Any) -> str | None:
 OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
 OmegaConf.register_new_resolver("output_subdir", _output_subdir, replace=True)
 OmegaConf.register_new_resolver("oc.env", _env, replace=True)
+
+
+class TypedFolder(SearchPathPlugin):
+    """Has the folder of `--config-dir` searched here too, not only where Hydra runs the command."""
+
+    path: str | None = None
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if self.path is not None:
+            search_path.append("command-line", f"file://{self.path}")
+
+
+Plugins.instance().register(TypedFolder)
 # In the defaults of conf/trainer/auto.yaml: Trainer's other arguments need no plus.
 ConfigStore.instance().store(
     group="arguments", name="any", node=OmegaConf.create({}, flags={"struct": False})
@@ -260,7 +277,7 @@ def _compose_words(name: str, words: Sequence[str], mistakes: list[str]) -> Dict
     typed.task = [line(word) for word in parsed if not word.is_hydra_override()]
     named = OmegaConf.to_container(OmegaConf.masked_copy(config.hydra, ["run", "sweep"]))
     if "override_dirname" in str(named) and not mistakes:  # only Hydra knows it
-        return compose(name, list(map(line, parsed)), return_hydra_config=True)
+        return _compose(name, *map(line, parsed))
     return config
 
 
@@ -268,10 +285,14 @@ def _composition(name: str, *choices: str) -> DictConfig:
     """What Hydra composes of the words that choose options."""
     words = name, *choices
     if _compositions is None:
-        return compose(name, list(choices), return_hydra_config=True)
+        return _compose(*words)
     if words not in _compositions:
-        _compositions[words] = compose(name, list(choices), return_hydra_config=True)
+        _compositions[words] = _compose(*words)
     return copy.deepcopy(_compositions[words])
+
+
+def _compose(name: str, *words: str) -> DictConfig:
+    return compose(primary.get(name, name), list(words), return_hydra_config=True)
 
 
 def line(word: Override) -> str:
@@ -326,7 +347,7 @@ def _options(group: str, further: Sequence[Override] = ()) -> list[str]:
     if not group or group.startswith("hydra.") or "." in group:
         return []
     words = [line(word) for word in further if word.key_or_group == "hydra.searchpath"]
-    name = "train" if words else None
+    name = primary.get("train", "train") if words else None
     return sorted(loader().get_group_options(group, config_name=name, overrides=words))
 
 
@@ -516,7 +537,7 @@ def settle(values: dict[str, Any], hydra: Any, name: str) -> dict[str, Any]:
     typed = [*hydra.overrides.hydra, *hydra.overrides.task]
     typed = [word for word in typed if word.startswith(kept)]
     with initialized():
-        before = _plain(compose(name, [*typed, *groups]))
+        before = _plain(_compose(name, *typed, *groups))
     mistakes: list[str] = []
     for place in places:
         above, _, last = place.rpartition(".")

@@ -428,6 +428,13 @@ class Train(Parts):
             yield "train and test are both false: there is nothing to do."
         elif not self.train and self.ckpt_path is None:
             yield "train is false: say with ckpt_path=<file> which checkpoint to test."
+        optimizer = getattr(self.model, "optimizer", None)
+        more, is_fused = self.trainer.model_extra or {}, (
+            isinstance(optimizer, Node) and (optimizer.model_extra or {}).get("fused"))
+        if is_fused and more.get("gradient_clip_val") and "mixed" in str(more.get("precision")):
+            yield (f"trainer.gradient_clip_val is {more['gradient_clip_val']}: with the precision "
+                   f"{more['precision']}, a fused optimizer takes no clipping. Type "
+                   f"model.optimizer.fused=false.")
         scheduler, trainer = getattr(self.model, "scheduler", None), self.trainer
         endless = trainer.max_epochs in (None, -1) and trainer.max_steps == -1
         if isinstance(scheduler, Node):

@@ -22,5 +22,6 @@ class MaxSteps(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step >= self.max_steps:
-            trainer.should_stop = True
+            trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
+            trainer.should_stop = True  # which waits for those two, and max_steps does not
             self.why_stopped = f"max_steps={self.max_steps}"
