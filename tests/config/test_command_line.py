@@ -133,8 +133,6 @@ def test_a_primary_configuration_in_a_folder_of_ones_own(tmp_path):
     assert refused(*mine, "seeed=5") == [
         "seeed is not a key of the configuration. Did you mean seed?"
     ]
-    (found,) = refused("--config-name", "mine")
-    assert found.startswith("Cannot find primary config 'mine'.")
 
 
 def test_keys_may_be_whole_numbers():
