@@ -302,7 +302,6 @@ def test_every_experiment_runs_at_all(sweep):
     assert {row["status"] for row in table} == {"finished"}
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("search", "num_jobs", "words"),
     [
@@ -313,15 +312,23 @@ def test_every_experiment_runs_at_all(sweep):
         ("width", 3, ["seed=1"]),
     ],
 )
-def test_every_ready_search_asks_a_question_and_trains(search, num_jobs, words, sweep):
+def test_every_ready_search_asks_a_question_that_can_be_answered(search, num_jobs, words, sweep):
+    """The dry run builds each network, and gives it an image."""
     path = conf_dir() / "hparams_search" / f"{search}.yaml"
     assert re.search(r"^# .*\?", path.read_text(), re.M)
     seeds = OmegaConf.load(path).hydra.sweeper.params.get("seed")
     assert seeds == (None if search == "grid" else "1,2,3")
-    words += ["data=mnist_5k", "trainer=cpu", "++trainer.fast_dev_run=true", "callbacks=none"]
-    code, out, _ = sweep(f"hparams_search={search}", *words, "hydra.sweep.dir=s", small=())
+    code, out, _ = sweep(f"hparams_search={search}", *words, "dry_run=true", small=())
+    jobs = out.splitlines()
+    assert code == 0 and len(set(jobs)) == num_jobs and not list(Path().iterdir())
+    assert all(job.startswith(f"job {number} ") for number, job in enumerate(jobs))
+
+
+def test_a_ready_search_trains(sweep):
+    words = ["data=mnist_5k", "trainer=cpu", "++trainer.fast_dev_run=true", "callbacks=none"]
+    code, out, _ = sweep("hparams_search=depth", "seed=1", *words, "hydra.sweep.dir=s", small=())
     assert code == 0, out
-    assert [row["status"] for row in rows("s")] == ["finished"] * num_jobs
+    assert [row["status"] for row in rows("s")] == ["finished"] * 4
 
 
 def test_ddp_in_a_sweep(sweep):

@@ -334,12 +334,16 @@ def _scan(folder: Path) -> ImageFiles:
     names: list[str] = []
     sizes: list[int] = []
     times: list[int] = []
-    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+    is_there = folder.is_dir()
+    # Where the system can, a name is looked up from the folder, and not its whole path each time.
+    opened = os.open(folder, os.O_RDONLY) if is_there and os.stat in os.supports_dir_fd else None
+    for name in sorted(os.listdir(folder)) if is_there else ():
         size = time = 0
         if _is_ignored(name):
             continue
         try:
-            status = os.stat(f"{folder}/{name}")
+            path = f"{folder}/{name}" if opened is None else name
+            status = os.stat(path, dir_fd=opened)
             if stat.S_ISDIR(status.st_mode):
                 continue
             size, time = status.st_size, status.st_mtime_ns
@@ -348,6 +352,8 @@ def _scan(folder: Path) -> ImageFiles:
         names.append(name)
         sizes.append(size)
         times.append(time)
+    if opened is not None:
+        os.close(opened)
     return ImageFiles(names, np.array([sizes, times], np.int64))
 
 
