@@ -1,6 +1,7 @@
 """A run folder belongs to one run, is readable at any moment, and says what is wrong with it."""
 
 import json
+import os
 import zipfile
 
 import pytest
@@ -51,6 +52,10 @@ def test_what_is_not_a_run_is_named(tmp_path, monkeypatch):
         RunDirectory.open("outputs/a/b")
     folder = RunDirectory.create("outputs/a/c", CONFIG)
     with pytest.raises(InputError, match=r"The newest run here: run=outputs/a/c$"):
+        RunDirectory.open("outputs/a/d")
+    newer = RunDirectory.create("outputs/newer", CONFIG)
+    os.utime(newer.path / "run.json", (2e9, 2e9))
+    with pytest.raises(InputError, match=r"The newest run here: run=outputs/newer$"):
         RunDirectory.open("outputs/a/d")
     (folder.path / "run.json").write_text("{")
     with pytest.raises(InputError, match="run.json is damaged"):

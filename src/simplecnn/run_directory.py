@@ -314,5 +314,6 @@ def git_revision() -> dict[str, Any] | None:
 
 def _newest_run(key: str) -> str:
     """A hint that names the newest run here, where there is one."""
-    records = sorted(Path("outputs").glob(f"*/*/{RECORD}"), key=lambda p: p.stat().st_mtime)
+    records = [path for depth in ("*", "*/*") for path in Path("outputs").glob(f"{depth}/{RECORD}")]
+    records.sort(key=lambda path: path.stat().st_mtime)
     return f" The newest run here: {key}={records[-1].parent}" if records else ""

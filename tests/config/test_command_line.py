@@ -76,6 +76,16 @@ def test_each_command_has_its_own_help(name, capsys):
             ["+trainer.precision=bf16-mixed", "+trainer.gradient_clip_val=1"],
             "trainer.gradient_clip_val is 1: with the precision bf16-mixed, a fused optimizer",
         ),
+        (
+            "train",
+            [
+                "model.network._target_=torchvision.models.resnet18",
+                "model.network.num_classes=10",
+                "data.channels=3",
+                "data.normalize=true",
+            ],
+            "model.network: data.normalize is true, and torchvision.models.resnet18 has no",
+        ),
         ("train", ["lr", "=", "3"], "Write lr=3, without spaces around the '='."),
         ("train", ["hparams_search=optuna"], "hparams_search describes several runs: add -m"),
         ("train", ["hparams_search=grid"], "hparams_search describes several runs: add -m"),

@@ -227,8 +227,12 @@ def test_a_run_tests_what_it_was_not_trained_on(root, tmp_path):
     assert first["network"]["normalize"] == second["network"]["normalize"]
     # The folder has moved: other data, and yet the run's own.
     moved = root.rename(tmp_path / "moved")
-    elsewhere = TestData({**config["data"], "root": str(moved)}, last, is_other=True)
+    there = {**config["data"], "root": str(moved), "image_size": 64}  # the default
+    elsewhere = TestData(config["data"], last, there)
     assert files(elsewhere.datamodule, "test") == before
+    assert elsewhere.datamodule.image_shape == (3, 16, 16)
+    with pytest.raises(InputError, match="data.fit is crop, and the network was trained with pad"):
+        TestData(config["data"], last, {**there, "fit": "crop"})
     with pytest.raises(InputError, match="classes cat, dog, and the network tells cat, cow apart"):
         elsewhere.check_classes(["cat", "cow"])
     moved.rename(root)
@@ -507,7 +511,11 @@ def test_the_model_card_tells_of_the_images(run):
     card = model_card(RunDirectory.open(run))
     assert "| class | train | val | test |" in card and "| disk | 17 | 5 | 2 |" in card
     assert "- data.normalize: true" in card and "- model.class_weights: balanced" in card
-    assert ", n = 3 |" in card  # the interval of the run's own test
+    accuracy = json.loads((run / "run.json").read_text())["metrics"]["test/macro_acc"]
+    assert f", n = 3 | {100 * accuracy:.2f} % |" in card  # the run's own test, with its interval
+    directory = RunDirectory.open(run)
+    directory.record["class_names"] = ["<i>a|b", "square"]
+    assert r"Classes: &lt;i&gt;a\|b, square." in model_card(directory)
 
 
 class Reshaping(Classifier):

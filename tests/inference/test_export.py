@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from simplecnn.errors import InputError, RunError
 from simplecnn.inference import export as exports
-from simplecnn.inference.export import FORMATS, export, real_images
+from simplecnn.inference.export import FORMATS, digits_for, export
 from simplecnn.inference.networks import load_network, load_safetensors
 from simplecnn.inference.trained_run import TrainedRun, load_run
 from simplecnn.models.simple_cnn import SimpleCNN
@@ -56,7 +56,7 @@ def test_a_file_answers_like_the_network(format, good_run, tmp_path, caplog):
     with caplog.at_level("INFO", "simplecnn"):
         record = export(run, path, format)
     answers, metadata = read(path, format)
-    digits = real_images(run)
+    digits = digits_for(run)
     assert digits.shape == (1000, 1, 28, 28)
     with torch.no_grad():
         for size in (1, 7, 1000):
@@ -102,7 +102,7 @@ def test_the_command(good_run, tmp_path):
     # a process of its own: a fork has none of the threads that ONNX Runtime waits for
     done = start(tmp_path, "export.py", f"run={good_run}", "to=mine.safetensors")
     assert done.returncode == 0 and "mine.safetensors   safetensors, 98,442" in done.stdout
-    images = real_images(load_run(good_run))[:10]
+    images = digits_for(load_run(good_run))[:10]
     expected = load_network(good_run / "checkpoints" / "best.ckpt")(images)
     assert torch.equal(load_safetensors(tmp_path / "mine.safetensors")(images), expected)
     before = sorted(path.name for path in tmp_path.iterdir())

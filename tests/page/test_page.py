@@ -143,6 +143,10 @@ def test_a_run_of_other_images_is_compared_as_far_as_it_goes(finished_run, tmp_p
     known, unknown = data["images"]["confusion"]
     assert np.sum(known) == 500 and unknown is None
     assert {item["predicted"][1] for item in data["images"]["items"]} == {None}
+    other = RunDirectory.open(tmp_path / "b")
+    other.record["class_names"] = ["cat", "dog"]
+    with pytest.raises(InputError, match="has other classes than .*compared on the same images"):
+        gather([RunDirectory.open(finished_run), other])
     alone = gather([RunDirectory.open(tmp_path / "b")])  # gray three times is still ink
     assert alone["box"] == 20 and alone["shape"] == [3, 28, 28] and alone["fit"] is None
 
@@ -187,10 +191,11 @@ def test_answers_of_other_weights_are_not_shown(version, finished_run, tmp_path)
     run = RunDirectory.open(shutil.copytree(finished_run, tmp_path / "run"))
     before = gather([run])["images"]["confusion"]
     content = torch.load(run.path / "checkpoints" / "best.ckpt", weights_only=True)
-    assert content["callbacks"]["Mistakes"]["step"] == content["global_step"]
+    assert content["callbacks"]["Mistakes"]["answers"]["step"] == content["global_step"]
     labels = page_datamodule(run).split("val").labels
     all_wrong = {"predictions": (labels + 1) % 10, "wrong": labels >= 0, "step": torch.tensor(1)}
-    content["callbacks"]["Mistakes"] = all_wrong if version == "this" else {"drawn_at_step": 16}
+    kept = {"answers": all_wrong, "shown": {}}
+    content["callbacks"]["Mistakes"] = kept if version == "this" else {"drawn_at_step": 16}
     torch.save(content, run.path / "checkpoints" / "best.ckpt")
     assert gather([run])["images"]["confusion"] == before
 

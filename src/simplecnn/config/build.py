@@ -377,6 +377,11 @@ def _refusals(config: Config, targets: Mapping[str, Any]) -> list[str]:
 def _try_network(config: Config) -> None:
     """Build a network without memory, and give it an image of our data, where that is known."""
     model, data = config["model"], config.get("data") or {}
+    if data.get("normalize") and "normalize" not in model["network"]:
+        raise InputError(
+            f"data.normalize is true, and {model['network']['_target_']} has no argument for it. "
+            f"Begin your network with simplecnn.models.simple_cnn.Normalize, its mean and its std."
+        )
     for _, node in target_nodes(model["network"]):
         name = node["_target_"]
         if not name.startswith(("torch.", "torchvision.")) or node.get("weights"):

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -49,7 +49,7 @@ class Decoding:
         """The same for several files."""
         return [self.one(path) for path in paths]
 
-    def many(self, paths: Sequence[str], *, processes: bool) -> Iterator[Pixels | str]:
+    def many(self, paths: Sequence[str], *, processes: bool) -> Generator[Pixels | str, None, None]:
         """The same for many files, in their order, by as many workers as there are cores.
 
         Threads do for photographs, which Pillow decodes and resizes without Python's lock. Of small

@@ -271,7 +271,8 @@ class ImageFolderDataModule(ResidentDataModule):
             num_known = sum(map(len, self._recorded.values()))
             num_new = len(self.cache.files.names) - len(broken) - num_known
             if num_new > 0:
-                log.info("%s files are new since the run, and left out", f"{num_new:,}")
+                number = "1 file is" if num_new == 1 else f"{num_new:,} files are"
+                log.info("%s new since the run, and left out", number)
 
     def describe(self) -> str:
         """A line: how many images, of which class, in which split."""
@@ -283,6 +284,8 @@ class ImageFolderDataModule(ResidentDataModule):
             named = zip(self.class_names, total, strict=True)
             return f"{head}: {', '.join(f'{name} {n:,}' for name, n in named)}"
         low, high = int(total.argmin()), int(total.argmax())
+        if total[low] == total[high]:
+            return f"{head}: {total[low]:,} of each"
         return (
             f"{head}: from {total[low]:,} ({self.class_names[low]}) to {total[high]:,} "
             f"({self.class_names[high]}), median {int(np.median(total)):,}"
@@ -302,8 +305,9 @@ def _split_folders(root: Path) -> dict[str, Path]:
     if not root.is_dir():
         there = "that is a file, not a folder" if root.exists() else "there is no such folder"
         raise InputError(
-            f"data.root={root}: {there}. Looked in {Path.cwd()}. The images of a run that have "
-            f"moved are found by data=image_folder data.root=<where they are now>."
+            f"data.root={root}: {there}. Looked in {Path.cwd()}. Where the images of a run have "
+            f"moved, evaluate and explain find them by data=image_folder data.root=<where they are "
+            f"now>; to resume it, put them back, or a link to them."
         )
     names = [path.name for path in _folders(root)]
     if "train" in names and set(names) <= set(SPLITS):

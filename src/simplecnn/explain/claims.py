@@ -28,7 +28,7 @@ EQUIVARIANT = 1e-4  # relative error of a map
 INVARIANT = 99  # % of all pairs of shifts get the same answer
 MOSTLY_INK = 50  # % of a filter's response
 ONE_ANSWER = f"Pairs of shifts to ±{NEAR} with one answer"
-COMMANDS = "uv run scripts/train.py -m seed=1,2,3, then uv run scripts/explain.py sweep=last"
+COMMANDS = "the run's command with -m seed=1,2,3, then uv run scripts/explain.py sweep=last"
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def load_subject(
     Raises InputError where the network does not take these images.
     """
     config = run.config()
-    test = TestData(data or config["data"], checkpoint, is_other=data is not None)
+    test = TestData(config["data"], checkpoint, data)
     test.check_classes(run.record.get("class_names"))
     network = load_network(checkpoint)
     images, labels = test.tensors()

@@ -18,6 +18,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from simplecnn.atomic import atomic_write
 from simplecnn.checkpoint_file import read_checkpoint
 from simplecnn.config.build import build, first_line
+from simplecnn.config.schema import ImageFolder
 from simplecnn.config.spelling import cut
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
@@ -43,7 +44,7 @@ def evaluate(directory: RunDirectory, checkpoint: Path, *, data: Mapping[str, An
     to images/. Returns the accuracy.
     """
     configure_lightning_logging()
-    images = TestData(data or directory.config()["data"], checkpoint, is_other=data is not None)
+    images = TestData(directory.config()["data"], checkpoint, data)
     images.check_classes(directory.record.get("class_names"))
     result = measure(load_network(checkpoint), images)
     name = f"{checkpoint.stem} on {result['num_images']:,} test images of {images.name}"
@@ -55,26 +56,30 @@ def evaluate(directory: RunDirectory, checkpoint: Path, *, data: Mapping[str, An
 
 
 class TestData:
-    """The test images of a data module, ours or another, and what its classes are called.
+    """The test images of a run's data, or of `other` data, and what the classes are called.
 
-    `checkpoint` is that of a run on the same data: what it says of them (which images were trained
-    on) the data module takes from it, as Lightning's Trainer would. Where it `is_other` data, only
-    a folder that holds all images which the run tested does: the run's own, moved.
+    config: that of the run's data. checkpoint: what it says of them (which images were trained on)
+    the data module takes from it, as Lightning's Trainer would. Of other data, only a folder that
+    holds all images which the run tested does: the run's own, moved. Folders are decoded as the
+    network was trained.
 
-    Raises InputError where it has no test images.
+    Raises InputError where there are no test images.
     """
 
     __test__ = False  # pytest takes it for a test
 
     def __init__(
-        self, config: Mapping[str, Any], checkpoint: Path | None = None, *, is_other: bool = False
+        self,
+        config: Mapping[str, Any],
+        checkpoint: Path | None = None,
+        other: Mapping[str, Any] | None = None,
     ) -> None:
-        self.datamodule = build(config)
+        self.datamodule = build(config if other is None else _decoded_as(config, other))
         state = None
         if checkpoint is not None:
             state = read_checkpoint(checkpoint).get(type(self.datamodule).__qualname__)
         is_folder = isinstance(self.datamodule, ImageFolderDataModule)
-        if state and (not is_other or is_folder and self.datamodule.holds(state)):
+        if state and (other is None or is_folder and self.datamodule.holds(state)):
             self.datamodule.load_state_dict(state)
         name = getattr(self.datamodule, "name", None)  # Lightning has it, and leaves it None
         self.name = str(name or type(self.datamodule).__name__)
@@ -102,6 +107,20 @@ class TestData:
 
     def class_names(self, num_classes: int) -> tuple[str, ...]:
         return class_names(self.datamodule, self.loader, num_classes)
+
+
+def _decoded_as(of_run: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Other data; where both are folders of images, in the size, color and shape of the run's."""
+    keys = ("image_size", "channels", "fit")
+    both = all(set(keys) <= set(config) for config in (of_run, other))
+    for key in keys if both else ():
+        default = ImageFolder.model_fields[key].default
+        if other[key] not in (default, of_run[key]):
+            raise InputError(
+                f"data.{key} is {other[key]}, and the network was trained with {of_run[key]}: "
+                f"leave it out."
+            )
+    return {**other, **{key: of_run[key] for key in keys if both}}
 
 
 @torch.no_grad()

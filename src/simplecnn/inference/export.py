@@ -26,7 +26,7 @@ from simplecnn.run_directory import write_json
 
 log = logging.getLogger(__name__)
 
-NUM_CHECKED = 1000  # real images on which the file must answer like the network
+NUM_CHECKED = 1000  # digits on which the file must answer like the network
 TOLERANCE = 1e-4  # of a logit
 INPUT, OUTPUT = "images", "logits"
 Answers = Callable[[Tensor], Tensor]
@@ -39,7 +39,7 @@ def export(run: TrainedRun, to: Path, format: str = "safetensors") -> dict[str, 
         exporter; `torch_export`, a program for `torch.export.load`. The latter two take any number
         of images. Preprocessing, class names and metrics are in the metadata of each.
 
-    What is to be written first answers on 1,000 real images: the same classes, logits within 1e-4.
+    What is to be written first answers on 1,000 digits: the same classes, logits within 1e-4.
     Gives the content of the JSON file. Raises InputError where it cannot be exported or written,
     RunError where the answers differ.
     """
@@ -64,7 +64,7 @@ def export(run: TrainedRun, to: Path, format: str = "safetensors") -> dict[str, 
     opset = f"   opset {facts['opset']}" if "opset" in facts else ""
     log.info(
         f"{short(to)}   {format}, {record['num_parameters']:,} parameters, {len(content):,} bytes"
-        f"{opset}\nsha256 {record['sha256']}\nchecked on {checked['num_images']:,} real images: "
+        f"{opset}\nsha256 {record['sha256']}\nchecked on {checked['num_images']:,} digits: "
         f"the same classes, logits within {checked['largest_difference']:.1e}"
     )
     return record
@@ -88,8 +88,8 @@ def describe(run: TrainedRun) -> dict[str, Any]:
 
 
 def check(run: TrainedRun, answers: Answers) -> dict[str, Any]:
-    """Hold the answers (N, classes) of a file against the network's on real images."""
-    images = real_images(run)
+    """Hold the answers (N, classes) of a file against the network's on digits."""
+    images = digits_for(run)
     with torch.no_grad():
         pairs = [(run.network(part), answers(part)) for part in images.split(BATCH)]
     expected, exported = (torch.cat(logits) for logits in zip(*pairs, strict=True))
@@ -103,7 +103,7 @@ def check(run: TrainedRun, answers: Answers) -> dict[str, Any]:
     return {"num_images": len(images), "largest_difference": difference}
 
 
-def real_images(run: TrainedRun) -> Tensor:
+def digits_for(run: TrainedRun) -> Tensor:
     """1,000 bundled digits as the network takes them, in any size and color."""
     digits, _ = read_bundled()
     return run.prepare(digits[:: len(digits) // NUM_CHECKED])

@@ -4,6 +4,7 @@ After Mitchell et al., "Model Cards for Model Reporting", FAT* 2019. Made of wha
 holds; no torch.
 """
 
+import html
 import json
 import logging
 import math
@@ -64,7 +65,7 @@ def model_card(directory: RunDirectory) -> str:
             f"{record.get('num_parameters') or math.nan:,} parameters, trained on "
             f"{(record.get('device') or {}).get('name')}: "
             f"{record.get('ended') or 'how it ended is not recorded'}.",
-            f"Classes: {', '.join(record.get('class_names') or ['not recorded'])}.",
+            f"Classes: {', '.join(map(_plain, record.get('class_names') or ['not recorded']))}.",
         ],
         "Data": _folder(config["data"], splits) if splits else _data(config["data"], dataset),
         "Recipe": [
@@ -93,6 +94,11 @@ def flat(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield name, config if isinstance(config, str) else json.dumps(config, default=str)
 
 
+def _plain(name: str) -> str:
+    """The name of a class as text in Markdown, whatever its folder is called."""
+    return html.escape(name, quote=False).replace("|", "\\|")
+
+
 def _name(node: Mapping[str, Any]) -> str:
     return str(node["_target_"]).rpartition(".")[2]
 
@@ -114,7 +120,8 @@ def _folder(data: Mapping[str, Any], splits: Mapping[str, Mapping[str, int]]) ->
     yield f"| class | {' | '.join(splits)} |"
     yield "|---" * (1 + len(splits)) + "|"
     for name in next(iter(splits.values())):
-        yield f"| {name} | {' | '.join(str(counts.get(name, 0)) for counts in splits.values())} |"
+        numbers = " | ".join(str(counts.get(name, 0)) for counts in splits.values())
+        yield f"| {_plain(name)} | {numbers} |"
     yield f"| all | {' | '.join(str(sum(counts.values())) for counts in splits.values())} |"
 
 
@@ -127,7 +134,8 @@ def _metrics(
     if "test/acc" in metrics:
         accuracy = _accuracy(metrics["test/acc"], num_test)
         loss = metrics.get("test/loss", math.nan)
-        yield f"| the test set, as the run ended | {accuracy} | | {loss:.4f} | | |"
+        macro = f"{100 * metrics['test/macro_acc']:.2f} %" if "test/macro_acc" in metrics else ""
+        yield f"| the test set, as the run ended | {accuracy} | {macro} | {loss:.4f} | | |"
     for name, result in evaluations.items():
         shares = ("macro_acc", "top2_acc", "ece")
         macro, top2, error = (f"{100 * result[k]:.2f} %" if k in result else "" for k in shares)
@@ -154,8 +162,8 @@ def _weaknesses(path: Path, evaluations: Mapping[str, Any]) -> Iterator[str]:
         pairs = [(n, classes[i], classes[j]) for i, row in enumerate(result["confusion"])
                  for j, n in enumerate(row) if i != j and n]  # fmt: skip
         pairs.sort(key=lambda pair: -pair[0])
-        most = ", ".join(f"{a} as {b} ({n})" for n, a, b in pairs[:NUM_CONFUSIONS])
-        yield f"- {name}: least right on {worst} ({100 * recall[worst]:.2f} %);"
+        most = ", ".join(f"{_plain(a)} as {_plain(b)} ({n})" for n, a, b in pairs[:NUM_CONFUSIONS])
+        yield f"- {name}: least right on {_plain(worst)} ({100 * recall[worst]:.2f} %);"
         yield f"  most often predicts {most or 'the right class, always'}."
     robustness = _read(path / "explain" / "robustness" / "robustness.json")
     for group in robustness.get("groups", {}).values():

@@ -57,6 +57,12 @@ def gather(
     """
     parts = [_Part(run, checkpoint) for run in runs]
     names = runs[0].record.get("class_names")
+    for run in runs[1:]:
+        if names and run.record.get("class_names") not in (None, names):
+            raise InputError(
+                f"{short(run.path)} has other classes than {short(runs[0].path)}: two runs are "
+                f"compared on the same images."
+            )
     number = len(names or ()) or next((n for part in parts if (n := part.num_classes())), None)
     try:
         images = read_images(datamodule or _datamodule(runs[0]), number)
@@ -102,7 +108,7 @@ class _Part:
             path = run.checkpoint(checkpoint) if checkpoint else run.any_checkpoint()
             content = read_checkpoint(path)
             self.network, network = load_network(path), network_config(content, path) or {}
-            kept = content.get("callbacks", {}).get("Mistakes", {})
+            kept = content.get("callbacks", {}).get("Mistakes", {}).get("answers", {})
             # Not of weights before these: a checkpoint may follow an epoch without validation. Runs
             # of earlier versions kept other things.
             if int(kept.get("step", -1)) == int(content["global_step"]):

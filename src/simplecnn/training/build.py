@@ -57,7 +57,9 @@ def build_module(config: Config, datamodule: pl.LightningDataModule) -> pl.Light
             shape = data_shape(datamodule)
             network = {**network, **{key: getattr(shape, key) for key in missing}}
         if getattr(datamodule, "normalize", False):
-            network = {**network, "normalize": _normalization(network, datamodule)}
+            _read(datamodule)
+            mean_and_std = network.get("normalize") or datamodule.normalization()
+            network = {**network, "normalize": mean_and_std}
         model["network"] = network
     if model.get("class_weights") == "balanced":
         model["class_weights"] = _balanced(datamodule)
@@ -75,16 +77,6 @@ def _give_sizes(module: pl.LightningModule, datamodule: pl.LightningDataModule) 
     image = torch.zeros(1, shape.in_channels, shape.image_size, shape.image_size)
     with torch.no_grad(), evaluation_mode(network), uncompiled(network):
         network(image)
-
-
-def _normalization(network: Config, datamodule: pl.LightningDataModule) -> Any:
-    if "normalize" not in network:
-        raise InputError(
-            f"data.normalize is true: {network['_target_']} has no argument for it. Begin your "
-            f"network with simplecnn.models.simple_cnn.Normalize, its mean and its std."
-        )
-    _read(datamodule)
-    return network["normalize"] or datamodule.normalization()
 
 
 def _balanced(datamodule: pl.LightningDataModule) -> list[float]:

@@ -1,0 +1,12 @@
+"""Tables of text."""
+
+from simplecnn.table import table
+
+
+def test_columns_are_aligned_on_a_terminal():
+    """A Chinese or Japanese character takes two columns there."""
+    assert table([["class", "n"], ["梨", "12"], ["apple", "3"]]).splitlines() == [
+        "class    n",
+        "梨      12",
+        "apple    3",
+    ]
