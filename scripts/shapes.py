@@ -6,7 +6,7 @@
 its own; the same ones each time.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -48,4 +48,9 @@ def main(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="a new folder")
+    try:
+        main(parser.parse_args().folder)
+    except OSError as error:
+        raise SystemExit(f"{error.filename} cannot be written: {error.strerror}.") from None

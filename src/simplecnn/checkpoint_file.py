@@ -1,6 +1,7 @@
 """Checkpoints on disk: written atomically; what is wrong with one, in a sentence."""
 
 import io
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +14,8 @@ ZIP = b"PK\x03\x04"  # how torch's files begin
 MAX_GROWTH = 20  # times that a file may grow when it is unpacked
 
 
-def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint atomically.
+def write_checkpoint(content: Mapping[str, Any], path: Path, *, checked: bool = False) -> None:
+    """Write a checkpoint atomically; `checked`: only if it could be read again.
 
     Raises RunError where it cannot be written; the one before it is then as it was.
     """
@@ -22,6 +23,16 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
 
     buffer = io.BytesIO()
     torch.save(content, buffer)
+    if checked:
+        try:
+            torch.load(io.BytesIO(buffer.getbuffer()), weights_only=True)
+        except Exception as error:
+            refused = re.search(r"GLOBAL (\S+)", str(error))
+            raise RunError(
+                f"No run could be resumed from {short(path)}, which was not written: what "
+                f"on_save_checkpoint and state_dict give must be tensors and plain values"
+                f"{f', not {refused[1]}' if refused else ''}."
+            ) from None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, buffer.getbuffer())

@@ -10,6 +10,7 @@ by Ctrl-C, 143 by SIGTERM. A sweep is done when all its jobs are.
 import atexit
 import gc
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
+from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
 from simplecnn.command_line import (
@@ -72,6 +74,9 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
             sys.exit(code)
 
         def main() -> None:
+            script = Path(sys.argv[0])
+            if script.is_file() and os.path.realpath(sys.path[0]) == str(script.resolve().parent):
+                del sys.path[0]  # or `report`, say, would be scripts/report.py, not one's own
             run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)
             try:
                 with start_up():
@@ -106,9 +111,10 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
 
 
 def _is_ready(hydra: Any) -> bool:
-    """Whether Hydra has nothing to make before its job: no folder, no file, no environment."""
-    is_there = hydra.output_subdir is None and Path(hydra.run.dir).is_dir()
-    return is_there and not hydra.job.chdir and not hydra.job.env_set
+    """Whether Hydra has nothing to do but its job: no folder, file, environment or callback."""
+    is_there = hydra.output_subdir is None and Path(hydra.runtime.output_dir).is_dir()
+    has_own_callbacks = set(hydra.callbacks or ()) - {"prepare_sweep"}
+    return is_there and not (hydra.job.chdir or hydra.job.env_set or has_own_callbacks)
 
 
 @contextmanager
@@ -139,6 +145,8 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
         from simplecnn.training import run
 
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    if config["ckpt_path"] is not None and HydraConfig.get().job.chdir:
+        config["ckpt_path"] = to_absolute_path(config["ckpt_path"])
     requested = config.get("resume") is not None or "run" in composition.claimed
     if requested:
         config = RunDirectory.open(folder).config_here()
@@ -277,6 +285,8 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
         run = RunDirectory.open(latest(config["run"], needs=CHECKPOINTS))
     checkpoint = run.any_checkpoint() if run else None
     model = checked_parts(run.config(), short(run.path))["model"] if run else config["model"]
+    if "network" not in model:
+        raise InputError(f"{model['_target_']} builds its network itself: its fields are not told.")
     with start_up():
         import torch
 

@@ -47,13 +47,18 @@ def check_command_line(name: str, argv: Sequence[str]) -> Request:
     if options.help:
         print(command_help(name))
         sys.exit(0)
-    if options.shell_completion or (options.hydra_help or options.info) and not words:
+    shows = options.hydra_help or options.info
+    if options.shell_completion or options.version or shows and not words:
         return None
+    if options.cfg == "hydra" and options.resolve:
+        raise InputError(
+            "--cfg hydra is a part, which refers to the rest: type --cfg all --resolve."
+        )
     if options.config_dir and not Path(options.config_dir).is_dir():
         raise InputError(f"--config-dir {options.config_dir}: there is no such folder.")
     TypedFolder.path = options.config_dir and os.path.abspath(options.config_dir)
     composition.primary = {name: options.config_name or name}
-    shown = options.hydra_help or options.info or options.cfg
+    shown = shows or options.cfg
     if not shown and (options.multirun or "hydra.mode=MULTIRUN" in words):
         if name == LEAVES_RUNS:
             return dataclasses.replace(plan_sweep(name, words), command=list(argv))
@@ -65,7 +70,7 @@ def check_command_line(name: str, argv: Sequence[str]) -> Request:
     values, config = compose_checked(name, words)
     if options.cfg == "job" and options.package not in (None, "_global_"):
         if OmegaConf.select(config, options.package) is None:
-            raise InputError(f"--package {options.package}: the configuration has no such part.")
+            raise InputError(f"--package {options.package}: the configuration has nothing there.")
     if shown:
         given = config.hydra.overrides
         lists = [w for w in (*given.task, *given.hydra) if w not in words]
@@ -80,7 +85,7 @@ def check_command_line(name: str, argv: Sequence[str]) -> Request:
     if values.get("resume") is not None:
         _check_resume(values["resume"], words)
         return None
-    run_dir = Path(config.hydra.run.dir)
+    run_dir = Path(short(config.hydra.runtime.output_dir))
     if name == LEAVES_RUNS and "run" not in composition.claimed and (run_dir / RECORD).exists():
         raise InputError(already_exists(run_dir))
     if problem := _cannot_be_made(run_dir):
@@ -182,9 +187,9 @@ def _check_resume(path: str, words: Sequence[str]) -> None:
     others = [w for w in words if not w.lstrip("+").startswith(("resume=", "hydra."))]
     if others:
         raise InputError(
-            f"{others[0]}: resume uses the run's own configuration and directory. To "
-            f"change something, type ckpt_path={path}/checkpoints/last.ckpt instead, and all words "
-            f"of the run."
+            f"{others[0]}: resume uses the run's own configuration and directory. To change "
+            f"something, type ckpt_path={latest(path)}/checkpoints/last.ckpt instead, and all "
+            f"words of the run."
         )
     raise_if_links_lead_out(RunDirectory.to_resume(latest(path)).path)
 

@@ -88,6 +88,35 @@ def test_each_command_has_its_own_help(name, capsys):
         ),
         ("train", ["lr", "=", "3"], "Write lr=3, without spaces around the '='."),
         ("train", ["hparams_search=optuna"], "hparams_search describes several runs: add -m"),
+        (
+            "train",
+            ["callbacks.early_stopping.patience=3"],
+            "callbacks.early_stopping is not there: type callbacks=[default,early_stopping] before",
+        ),
+        (
+            "train",
+            ["callbacks.largest._target_=watch.Largest"],
+            "callbacks.largest is not set yet: add it with a plus, +callbacks.largest._target_=w",
+        ),
+        (
+            "train",
+            ["model/optimizer.lr=0.1"],
+            "'model/optimizer.lr=0.1' cannot be read: keys have dots, type model.optimizer.lr=0.1",
+        ),
+        (
+            "train",
+            ["model.network.channels=16,32"],
+            "model.network.channels=16,32 lists several values: add -m to try them, or write a "
+            "list as model.network.channels=[16,32].",
+        ),
+        ("train", ["hydra.mode=X"], "hydra.mode=X: "),
+        ("train", ["--cfg", "hydra", "--resolve"], "--cfg hydra is a part, which refers to the"),
+        ("train", ["+callbacks.best.save_last=true"], "callbacks.best.save_last: last.ckpt is w"),
+        (
+            "train",
+            ["data=mnist_5k", "+trainer.overfit_batches=0.05", "data.eval_batch_size=500"],
+            "trainer.overfit_batches is 0.05: of 1 batches not one is left. Type a whole number",
+        ),
         ("train", ["hparams_search=grid"], "hparams_search describes several runs: add -m"),
         ("train", ["trainer.max_epoch=3"], "trainer.max_epoch is not a key of pytorch_lightning."),
         (
@@ -143,6 +172,12 @@ def test_a_primary_configuration_in_a_folder_of_ones_own(tmp_path):
     assert refused(*mine, "seeed=5") == [
         "seeed is not a key of the configuration. Did you mean seed?"
     ]
+
+
+def test_a_directory_may_refer_to_what_hydra_knows():
+    _, config = check_command_line("train", ["hydra.run.dir=x_${hydra:job.name}", "seed=5"])
+    assert config.hydra.runtime.output_dir == os.path.abspath("x_train")
+    assert check_command_line("train", ["--version"]) is None
 
 
 def test_keys_may_be_whole_numbers():
@@ -272,7 +307,9 @@ def test_a_run_directory_says_what_was_typed():
     words = ["experiment=quickstart", "+model.optimizer.betas=[0.9,0.99]", "seed=3",
              "model/optimizer=adamw", "~callbacks.health", "paths.data_dir=/a"]  # fmt: skip
     (name,) = Path(compose_config("train", words)["paths"]["output_dir"]).parts[-1:]
-    assert re.fullmatch(r"[\d-]+_[\d-]+_betas-0.90.99_seed-3_optimizer-adamw_no-health", name), name
+    assert re.fullmatch(r"[\d-]+_[\d-]+_betas-0.9-0.99_seed-3_optimizer-adamw_no-health", name), (
+        name
+    )
     long = compose_config("train", ["+data.mirrors=[" + "a" * 300 + "]"])["paths"]["output_dir"]
     assert len(Path(long).name) < 120
 

@@ -408,6 +408,13 @@ def test_a_killed_process_that_decodes_is_a_sentence(root, monkeypatch):
         list(decoding.Decoding(8, 3, "pad").many([str(root / "cat" / "cat0.png")], processes=True))
 
 
+def test_too_few_images_are_told_before_a_run_has_a_directory(tmp_path, module):
+    for name in ("cat", "dog"):
+        write(tmp_path / "few" / name / "a.png")
+    with pytest.raises(InputError, match="each class needs 3 images, one for each split. cat has"):
+        module(root=str(tmp_path / "few")).prepare_data()
+
+
 def test_of_two_at_once_one_decodes(root, monkeypatch, module):
     """As processes do: each opens the lock file anew."""
     decoded: list[str] = []

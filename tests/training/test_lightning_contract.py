@@ -34,7 +34,8 @@ LIGHTNING = [
         *("StochasticWeightAveraging", "WeightAveraging"),
     )
 ]
-MINE = ["Watch", "Hooks", "MyThroughputMonitor", "Fails", "Stops", "Slow", "Untested"]
+MINE = ["Watch", "Hooks", "MyThroughputMonitor", "Fails", "Stops", "Slow", "Untested",
+        "Unreadable", "Saves", "Streams", "TwoLoaders"]  # fmt: skip
 STAGES = ("train", "val", "test")
 STEPS = 8  # of an epoch of compose_run
 NOT_PICTURES = "callbacks=[checkpoint,lr_monitor,progress]"
@@ -124,6 +125,41 @@ class Slow(pl.Callback):
             time.sleep(1.2)
 
 
+class Unreadable(pl.Callback):
+    def state_dict(self) -> dict[str, Any]:
+        return {"path": Path("x")}
+
+
+# Modules and data of a stranger.
+
+
+class Saves(Classifier):
+    def __init__(self, *args: Any, widths: list[int] = [8, 16], **kwargs: Any) -> None:  # noqa: B006
+        super().__init__(*args, **kwargs)
+        self.save_hyperparameters()
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self) -> Any:
+        return ((torch.rand(1, 28, 28), i % 10) for i in range(160))
+
+
+class Streams(pl.LightningDataModule):
+    """Without a length, and without images to test."""
+
+    num_classes = 10
+
+    def train_dataloader(self) -> Any:
+        return torch.utils.data.DataLoader(Stream(), batch_size=20)
+
+    val_dataloader = train_dataloader
+
+
+class TwoLoaders(Streams):
+    def val_dataloader(self) -> Any:
+        return [self.train_dataloader(), self.train_dataloader()]
+
+
 # Runs.
 
 
@@ -175,6 +211,49 @@ def checkpoint(folder: Path, name: str = "last") -> dict[str, Any]:
 
 def first_weight(module: pl.LightningModule) -> torch.Tensor:
     return module.network.conv1.weight
+
+
+# What a module, its data or its callbacks may give.
+
+
+def test_hyperparameters_may_be_anything(tmp_path):
+    do(tmp_path / "a", f"model._target_={__name__}.Saves", NOT_PICTURES)
+
+
+def test_data_without_a_length_and_without_a_test(tmp_path):
+    streams = [f"data._target_={__name__}.Streams", "callbacks=default"]
+    train(compose_run(tmp_path / "a", *streams), tmp_path / "a")
+    record = record_of(tmp_path / "a")
+    assert record["status"] == "finished" and {"train/acc", "val/acc"} == {
+        name for name in record["metrics"] if name.endswith("acc")
+    }
+    assert list((tmp_path / "a" / "images").glob("maps_conv1*.png"))
+    two = [f"data._target_={__name__}.TwoLoaders", NOT_PICTURES]
+    with pytest.raises(RunError, match="more validation loaders than the stages val/"):
+        train(compose_run(tmp_path / "b", *two), tmp_path / "b")
+
+
+def test_the_best_is_that_of_the_monitor_wherever_it_lies(tmp_path):
+    """Of the loss, the first epoch is the highest; another callback, before ours, keeps others."""
+    elsewhere = tmp_path / "elsewhere"
+    words = ["monitor=val/loss", "mode=max", NOT_PICTURES, "+callbacks.best.save_weights_only=true",
+             f"callbacks.best.dirpath={elsewhere}"]  # fmt: skip
+    config = compose_run(tmp_path / "a", *words)
+    accurate = {**config["callbacks"]["best"], "monitor": "val/acc", "filename": "accurate"}
+    config["callbacks"] = {"accurate": accurate, **config["callbacks"]}
+    best = train(config, tmp_path / "a")
+    losses = rows_of(tmp_path / "a" / "metrics.csv", "val/loss")
+    assert best == pytest.approx(losses[STEPS - 1], abs=1e-5) and losses[STEPS - 1] > losses[15]
+    assert record_of(tmp_path / "a")["best"]["epoch"] == 1
+    assert sorted(p.name for p in elsewhere.iterdir()) == ["accurate.ckpt", "best.ckpt"]
+
+
+def test_what_could_not_be_read_again_is_told_at_the_first_checkpoint(tmp_path):
+    with pytest.raises(RunError, match="must be tensors and plain values, not pathlib"):
+        train(compose_run(tmp_path / "a", add("Unreadable"), NOT_PICTURES), tmp_path / "a")
+    record = record_of(tmp_path / "a")
+    assert record["status"] == "failed" and record["num_epochs"] == 0
+    assert not list((tmp_path / "a" / "checkpoints").glob("*.ckpt"))
 
 
 # Hooks.

@@ -105,6 +105,9 @@ KINDS = {
     "averages of epochs": [
         CHECKPOINTS, f"+callbacks.swa={{_target_:{CALLBACKS}.StochasticWeightAveraging,"
         "swa_lrs:0.01,swa_epoch_start:2,annealing_epochs:2}"],
+    "an early stop that waits": [
+        "callbacks=[checkpoint,progress,early_stopping]", "callbacks.early_stopping.patience=1",
+        "+callbacks.early_stopping.min_delta=2", "+trainer.min_steps=20"],
     "a stranger's loader": [CHECKPOINTS, f"data._target_={__name__}.Shuffled"],
 }  # fmt: skip
 

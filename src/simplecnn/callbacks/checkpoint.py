@@ -29,6 +29,10 @@ class LastCheckpoint(BetweenEpochs):
         self.path = Path(dirpath) / "last.ckpt"
         self.ended: str | None = None
         self._saving = False
+        self._should_stop = False  # of the run that is resumed
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop |= self._should_stop
 
     def epoch_done(self, trainer: Trainer, module: LightningModule, *, is_last: bool) -> None:
         if is_last:
@@ -47,12 +51,14 @@ class LastCheckpoint(BetweenEpochs):
             counts["ready"] = counts["started"]
         if self._saving:
             metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-            checkpoint[STATE] = {"metrics": metrics, "ended": self.ended}
+            stops = trainer.should_stop  # an early stop may wait for min_epochs or min_steps
+            checkpoint[STATE] = {"metrics": metrics, "ended": self.ended, "should_stop": stops}
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if Path(trainer.ckpt_path or "").absolute().parent == self.path.absolute().parent:
+            self._should_stop = (checkpoint.get(STATE) or {}).get("should_stop", False)
             return
         # A new run from the checkpoint of another one: best, patience, time, … begin anew.
         for callback in trainer.callbacks:

@@ -32,12 +32,15 @@ def probes(trainer: Trainer, module: LightningModule) -> tuple[Tensor, Tensor] |
 
 def class_names(trainer: Trainer, num_classes: int) -> tuple[str, ...]:
     """The names that the data module or its data set gives, else 0, 1, 2, …"""
-    loader = trainer.train_dataloader or trainer.val_dataloaders
+    # Not by `or`, which asks for a length: an IterableDataset has none.
+    loader = trainer.train_dataloader
+    loader = trainer.val_dataloaders if loader is None else loader
     return shape.class_names(trainer.datamodule, loader, num_classes)
 
 
 def _first_of_each_class(trainer: Trainer) -> tuple[Tensor, Tensor] | None:
-    loaders: Any = trainer.val_dataloaders or trainer.train_dataloader
+    loaders: Any = trainer.val_dataloaders
+    loaders = trainer.train_dataloader if loaders is None else loaders
     loader = loaders[0] if isinstance(loaders, list) else loaders
     chosen: dict[int, Tensor] = {}
     for i, batch in enumerate(loader):

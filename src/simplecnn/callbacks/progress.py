@@ -22,7 +22,7 @@ def split_metric(key: str) -> tuple[str, str]:
 
 def value_text(key: str, value: float) -> str:
     """`98.76 %` of an accuracy, `0.0412` of a loss."""
-    return f"{100 * value:.2f} %" if "acc" in key else f"{value:.4f}"
+    return f"{100 * round(value, 6):.2f} %" if "acc" in key else f"{value:.4f}"
 
 
 def metric_text(key: str, value: float) -> str:

@@ -20,6 +20,8 @@ from inspect import Parameter
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_original_cwd
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -94,8 +96,8 @@ def find_class(target: Any) -> Any:
     if not is_allowed(target):
         raise TargetNotAllowed(_not_allowed(target))
     module_name, _, name = target.rpartition(".")
-    if _local_file(module_name) and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    if _local_file(module_name) and str(_here()) not in sys.path:
+        sys.path.append(str(_here()))
     try:
         module = importlib.import_module(module_name)
         if module_name == "torchvision.models":
@@ -103,7 +105,7 @@ def find_class(target: Any) -> Any:
     except Exception as error:
         near = did_you_mean(name, module.list_models()) if isinstance(error, ValueError) else ""
         reason = first_line(error) if not near else "there is no such network"
-        looked = f" Looked in {os.getcwd()} and in the installed packages."
+        looked = f" Looked in {_here()} and in the installed packages."
         raise InputError(f"{target} cannot be imported: {reason}.{near or looked}") from error
     if not hasattr(module, name):
         near = did_you_mean(name, dir(module))
@@ -139,6 +141,12 @@ def _own_targets() -> set[str]:
     return {t.strip() for t in os.environ.get(OWN_TARGETS, "").split(",") if t.strip()}
 
 
+def _here() -> Path:
+    """Where the command was typed, also in a job that changed its directory."""
+    is_elsewhere = HydraConfig.initialized() and HydraConfig.get().job.chdir
+    return Path(get_original_cwd()) if is_elsewhere else Path.cwd()
+
+
 def _package_root() -> Path:
     return Path(__file__).resolve().parents[2]
 
@@ -155,7 +163,7 @@ def _local_file(module: str) -> Path | None:
     None where it belongs to a virtual environment, lies in the directory of a run, which may be
     a stranger's, or where an installed package has the same name.
     """
-    root = Path.cwd()
+    root = _here()
     file = _module_file(module, root) if module else None
     if file is None or not file.resolve().is_relative_to(root.resolve()):
         return None
@@ -180,7 +188,7 @@ def _not_allowed(target: Any) -> str:
         return f"{show(target)} takes functions, and a configuration has none: write a subclass."
     return (
         f"{show(target)} is not on the list of classes that a configuration may build, nor a class "
-        f"in a file below {os.getcwd()}. If you trust it, allow it: {OWN_TARGETS}={target}"
+        f"in a file below {_here()}. If you trust it, allow it: {OWN_TARGETS}={target}"
     )
 
 

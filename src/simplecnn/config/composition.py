@@ -74,7 +74,7 @@ def _what_was_typed(words: Sequence[str]) -> str:
         key, _, value = text.partition("=")
         if not key.lstrip("+~").startswith(("hydra", "experiment", "name", "paths", "ckpt_path")):
             last = re.split("[./@+~]", key)[-1]
-            pair = f"no-{last}" if text.startswith("~") else f"{last}-{value}"
+            pair = f"no-{last}" if text.startswith("~") else f"{last}-{value.replace(',', '-')}"
             name += "_" + re.sub(r"[^\w.+-]", "", pair, flags=re.ASCII)
     return name[:MAX_NAME]
 
@@ -324,17 +324,20 @@ def readable(
                 key, _, values = text.partition("=")
                 word, sweep = parser.parse_override(f"{key}=[{values}]"), None
         except CANNOT_COMPOSE:
-            mistakes.append(
-                f"{cut(text)!r} cannot be read: write key=value, in quotes where needed."
-            )
+            key, _, value = text.partition("=")
+            hint = "write key=value, in quotes where needed."
+            if re.fullmatch(r"[+~]*[\w/]+/\w+\.[\w.]+", key):
+                hint = f"keys have dots, type {key.replace('/', '.')}={value}"
+            mistakes.append(f"{cut(text)!r} cannot be read: {hint}")
             continue
         if sweep is None:
             yield word
         else:
             several = "lists several values" if word.is_discrete_sweep() else "is a search"
+            values = text.partition("=")[2] if re.search("=[^=(]*$", text) else "1,2"
             mistakes.append(
                 f"{cut(text)} {several}: add -m to try them, or write a list as "
-                f"{word.key_or_group}=[1,2]."
+                f"{word.key_or_group}=[{cut(values)}]."
             )
 
 
@@ -394,7 +397,7 @@ def _key_mistake(word: Override, config: DictConfig, error: Exception) -> str:
         return f"{key} is {f'not {value}' if there else 'not there'}: nothing can be deleted."
     if word.is_add() and there:
         return f"{key} is set already: leave the plus out, {cut(text.lstrip('+'))}"
-    if there or word.package is not None:
+    if there or word.package is not None or key.startswith("hydra."):
         return f"{cut(text)}: {gist(error)}"
     if key.replace(".", "/") in groups:
         return f"{key} is a group of options: type {key.replace('.', '/')}={cut(value)}"
@@ -408,6 +411,10 @@ def _key_mistake(word: Override, config: DictConfig, error: Exception) -> str:
     if not isinstance(parent, dict) or not parent_key:
         names = [*plain, *(g for g in groups if "/" not in g and not g.startswith("hydra"))]
         place, first = _where_it_ends(key, plain)
+        if place in ("callbacks", "logger") and first in _options(place):
+            return f"{place}.{first} is not there: type {place}=[default,{first}] before it."
+        if place in ("callbacks", "logger") and last == "_target_":
+            return f"{place}.{first} is not set yet: add it with a plus, +{cut(text)}"
         if place:
             names = [str(k) for k in _select(plain, place) if not str(k).startswith("_")]
             return unknown(key, first, names, f"of {place}")

@@ -428,10 +428,15 @@ class Train(Parts):
             yield "train and test are both false: there is nothing to do."
         elif not self.train and self.ckpt_path is None:
             yield "train is false: say with ckpt_path=<file> which checkpoint to test."
-        optimizer = getattr(self.model, "optimizer", None)
-        more, is_fused = self.trainer.model_extra or {}, (
-            isinstance(optimizer, Node) and (optimizer.model_extra or {}).get("fused"))
-        if is_fused and more.get("gradient_clip_val") and "mixed" in str(more.get("precision")):
+        for name, node in (self.callbacks or {}).items():
+            more = getattr(node, "model_extra", None) or {}
+            if more.get("save_last") and (more.get("dirpath") or "").endswith("/checkpoints"):
+                yield (f"callbacks.{name}.save_last: last.ckpt is written by callbacks.last, "
+                       f"between two epochs, where alone a run resumes exactly. Leave it out.")
+        optimizer = getattr(getattr(self.model, "optimizer", None), "model_extra", None) or {}
+        more = self.trainer.model_extra or {}
+        is_mixed = "mixed" in str(more.get("precision"))
+        if is_mixed and more.get("gradient_clip_val") and optimizer.get("fused"):
             yield (f"trainer.gradient_clip_val is {more['gradient_clip_val']}: with the precision "
                    f"{more['precision']}, a fused optimizer takes no clipping. Type "
                    f"model.optimizer.fused=false.")
@@ -463,15 +468,18 @@ class Train(Parts):
         if isinstance(data, ImageFolder):  # how many images there are, no configuration knows
             return
         both, num_test = data.num_images
+        overfit = trainer.overfit_batches
         sizes = {"train": (both - data.val_size, data.batch_size),
                  "val": (data.val_size, data.eval_batch_size),
                  "test": (num_test, data.eval_batch_size)}
         for name, (num_images, batch_size) in sizes.items():
-            share = getattr(trainer, f"limit_{name}_batches")
+            share, argument = getattr(trainer, f"limit_{name}_batches"), f"limit_{name}_batches"
+            if overfit and name != "test":
+                share, argument = overfit, "overfit_batches"
             batches = math.ceil(num_images / batch_size)
             if isinstance(share, float) and share and batches and batches * share < 1:
-                yield (f"trainer.limit_{name}_batches is {share}: of {batches} batches not one is "
-                       f"left. Type a whole number of batches.")
+                yield (f"trainer.{argument} is {share}: of {batches} batches not one is left. "
+                       f"Type a whole number of batches.")
         num_batches = math.ceil(sizes["train"][0] / data.batch_size)
         limit = 1.0 if trainer.limit_train_batches is None else trainer.limit_train_batches
         if isinstance(limit, float):

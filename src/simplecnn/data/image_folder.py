@@ -105,6 +105,8 @@ class ImageFolderDataModule(ResidentDataModule):
                 *_some(list(cache.broken.values())),
             )
         self._cache = cache
+        if self._recorded is None:
+            self._drawn()  # which raises where a class has too few
 
     @property
     def cache(self) -> ImageCache:

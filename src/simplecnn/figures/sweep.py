@@ -181,7 +181,7 @@ def _draw_curves(ax: Axes, curves: Sequence[Curve], metric: str) -> None:
     for (color, mark), curve in zip(LINES, curves, strict=False):
         ax.plot(curve.epochs, curve.values, f"{mark}-", color=color, linewidth=1.3, markersize=3.5,
                 label=curve.label)  # fmt: skip
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if curves:
         ax.legend(fontsize=style.NOTE, framealpha=0.8)
     else:

@@ -87,8 +87,11 @@ class TestData:
         self.datamodule.setup("test")
         loader = self.datamodule.test_dataloader()
         self.loader = loader[0] if isinstance(loader, list) else loader
-        if self.loader is None or not any(True for _ in self.loader):  # it may have no length
+        first = None if self.loader is None else next(iter(self.loader), None)  # it has no length
+        if first is None:
             raise InputError(f"data: {self.name} has no test images.")
+        if not (isinstance(first, list | tuple) and len(first) == 2):
+            raise InputError(f"data: a batch of {self.name} is no pair of images and labels.")
 
     def check_classes(self, of_run: Sequence[str] | None) -> None:
         """Raise InputError where a folder of images has other classes than the run."""

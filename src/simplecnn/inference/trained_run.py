@@ -174,8 +174,8 @@ class TrainedRun:
         except ValueError as error:
             raise InputError(f"images: {error}.") from None
         raise InputError(
-            f"images is a {type(images).__name__}: give Pillow images, arrays, tensors, names of "
-            f"files, or a list of them."
+            f"images is of type {type(images).__name__}: give Pillow images, arrays, tensors, "
+            f"names of files, or a list of them."
         )
 
     def _class_names(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from simplecnn.config.build import build, find_class
+from simplecnn.errors import RunError
 from simplecnn.models.metrics import LossAndAccuracy
 
 Config = Mapping[str, Any]
@@ -94,7 +95,13 @@ class Classifier(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """The logits (N, num_classes), for callbacks to look at."""
-        _, logits = self._step(batch, self._validation_stages()[dataloader_idx])
+        stages = self._validation_stages()
+        if dataloader_idx >= len(stages):
+            raise RunError(
+                f"The data have more validation loaders than the stages {', '.join(stages)}, which "
+                f"Classifier logs: give one loader, or write a LightningModule of your own."
+            )
+        _, logits = self._step(batch, stages[dataloader_idx])
         return logits
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:

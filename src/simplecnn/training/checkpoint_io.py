@@ -19,12 +19,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self._is_first = True
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         start = time.perf_counter()
-        write_checkpoint(checkpoint, Path(path))
+        write_checkpoint(checkpoint, Path(path), checked=self._is_first)
+        self._is_first = False
         self.seconds += time.perf_counter() - start
 
     def load_checkpoint(

@@ -58,9 +58,12 @@ class TensorBoard(TensorBoardLogger):
 
         TensorBoard takes the description of all runs from the first one that has one, and hides
         what differs: so no run has one, and it looks at all of them. True and false are words:
-        torch writes them as numbers, and then the table says 1.0000.
+        torch writes them as numbers, and then the table says 1.0000. So is what is no plain value,
+        of a module that calls `save_hyperparameters`.
         """
-        words = {k: str(v).lower() if isinstance(v, bool) else v for k, v in params.items()}
+        given = vars(params) if isinstance(params, Namespace) else params
+        words = {k: v if type(v) in (int, float, str) else str(v) for k, v in given.items()}
+        words |= {k: str(v).lower() for k, v in given.items() if isinstance(v, bool)}
         _, start, end = hparams(words, {})
         writer = self.experiment.file_writer
         writer.add_summary(start)

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities import rank_zero_only
 
-from simplecnn.callbacks.checkpoint import STATE, why_ended
+from simplecnn.callbacks.checkpoint import STATE, LastCheckpoint, why_ended
 from simplecnn.callbacks.report import Report
-from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
+from simplecnn.checkpoint_file import check_checkpoint, problem, read_checkpoint
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
 from simplecnn.run_directory import RECORD, RunDirectory, read_record, short
@@ -153,8 +154,13 @@ class Run:
             best = trainer.strategy.broadcast(self._best_checkpoint())
             tested = read_checkpoint(Path(best)) if best else tested
             self.directory.update()
-        if config["test"] and type(module).test_step is pl.LightningModule.test_step:
-            log.info("%s has no test_step: nothing is tested", type(module).__name__)
+        without = []
+        if type(module).test_step is pl.LightningModule.test_step:
+            without.append(f"{type(module).__name__} has no test_step")
+        if type(datamodule).test_dataloader is pl.LightningDataModule.test_dataloader:
+            without.append(f"{type(datamodule).__name__} has no test_dataloader")
+        if config["test"] and without:
+            log.info("%s: nothing is tested", ", ".join(without))
         elif config["test"]:
             if tested:
                 # Not by `ckpt_path`: a WeightAveraging that has trained would restore the weights
@@ -170,7 +176,7 @@ class Run:
     def record(self, status: str, **entries: Any) -> Path | None:
         """Write how the run ended to run.json and to TensorBoard's HPARAMS tab; gives its page."""
         last = self.directory.last_checkpoint()
-        if last and status != "finished":
+        if last and status != "finished" and not problem(last):
             content = read_checkpoint(last)
             metrics = (content.get(STATE) or {}).get("metrics", {})
             self.results["metrics"] = _metrics(metrics) | self.results["metrics"]
@@ -230,18 +236,22 @@ class Run:
 
     def _best_checkpoint(self) -> Path | None:
         """The best checkpoint, which is tested, or None: the weights at the end are."""
-        callback = self.trainer.checkpoint_callback
-        monitor = getattr(callback, "monitor", None)
-        if monitor is None:
+        wanted = self.config["monitor"], self.config["mode"]
+        callbacks = [c for c in self.trainer.checkpoint_callbacks if getattr(c, "monitor", None)]
+        # Not one that keeps the best by another metric, if there is one that does by this.
+        callbacks.sort(key=lambda c: (c.monitor, c.mode) != wanted)
+        if not callbacks:
             return None
-        name = Path(callback.best_model_path or "best.ckpt").name
-        path = self.directory.path / "checkpoints" / name
-        if not path.is_file():
+        callback = callbacks[0]
+        there = Path(callback.best_model_path or "best.ckpt")
+        paths = self.directory.path / "checkpoints" / there.name, there  # a run may have moved
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
             return None
         content = read_checkpoint(path)
-        scores = [s for s in content["callbacks"].values() if s.get("monitor") == monitor]
-        value = next((s["best_model_score"] for s in scores if "best_model_score" in s), None)
-        if value is not None:
+        state = content.get("callbacks", {}).get(callback.state_key, {})
+        value = state.get("best_model_score", callback.best_model_score)
+        if value is not None and (callback.monitor, callback.mode) == wanted:
             best = {"value": round(float(value), 6), "epoch": content["epoch"] + 1}
             self.results["best"] = best
         return path
@@ -263,6 +273,8 @@ class Run:
         if self.directory.writes:
             log.info("directory    %s", short(self.directory.path))
             log.info("%s parameters on %s: %s", f"{number:,}", device, why)
+            if not any(isinstance(c, LastCheckpoint | Checkpoint) for c in self.trainer.callbacks):
+                log.info("no checkpoint is kept: callbacks=[default,…] adds to the default ones")
 
 
 def load_weights(module: pl.LightningModule, content: Config) -> None:
