@@ -286,7 +286,9 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
     checkpoint = run.any_checkpoint() if run else None
     model = checked_parts(run.config(), short(run.path))["model"] if run else config["model"]
     if "network" not in model:
-        raise InputError(f"{model['_target_']} builds its network itself: its fields are not told.")
+        raise InputError(
+            f"{model['_target_']} builds its network itself: there is no model.network."
+        )
     with start_up():
         import torch
 

@@ -385,7 +385,8 @@ def _refusals(config: Config, targets: Mapping[str, Any]) -> list[str]:
 def _try_network(config: Config) -> None:
     """Build a network without memory, and give it an image of our data, where that is known."""
     model, data = config["model"], config.get("data") or {}
-    if data.get("normalize") and "normalize" not in model["network"]:
+    images: Any = OURS.get(str(data.get("_target_")))
+    if images and data.get("normalize") and "normalize" not in model["network"]:
         raise InputError(
             f"data.normalize is true, and {model['network']['_target_']} has no argument for it. "
             f"Begin your network with simplecnn.models.simple_cnn.Normalize, its mean and its std."
@@ -398,7 +399,6 @@ def _try_network(config: Config) -> None:
             if "weights_backbone" in inspect.signature(find_class(name)).parameters:
                 return  # it downloads those, unless they are null
     torch = importlib.import_module("torch")
-    images: Any = OURS.get(str(data.get("_target_")))
     with torch.device("meta"):
         network = build(model["network"])
         # Another module than ours may reshape the images.
