@@ -1,6 +1,7 @@
 """What the pictures of a run show is what the run did; what they keep can be drawn again."""
 
 import csv
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -113,6 +114,26 @@ def test_mistakes_are_compared_with_those_of_the_pass_before(tmp_path):
         assert [c[0] for c in shown["classes"]] == [0, 1] and shown["labels"] == [2, 0]
         counts = [shown[f"num_{name}"] for name in ("images", "wrong", "new", "fixed")]
         assert counts == [6, 3, 2, 2] and shown["compared"]
+
+
+def test_one_mistake_is_told_in_the_singular(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        "simplecnn.callbacks.mistakes.mistakes_figure", lambda *_, title, **__: titles.append(title)
+    )
+    trainer = Mock(datamodule=None, train_dataloader=None, val_dataloaders=None)
+    for wrong, new, fixed in ((1, 0, 1), (2, 2, 0)):
+        mistakes = Mistakes(str(tmp_path))
+        numbers = {"images": 100, "wrong": wrong, "new": new, "fixed": fixed}
+        shown = {f"num_{name}": torch.tensor(number) for name, number in numbers.items()}
+        shown |= {name: torch.zeros(wrong, dtype=torch.bool)
+                  for name in ("images", "labels", "classes", "probabilities", "new")}  # fmt: skip
+        mistakes._shown = shown | {"compared": torch.tensor(True)}
+        mistakes.draw(trainer, None, "now")
+    assert "The most confident mistake on 100" in titles[0]
+    assert "1 persists (gray); 1 is no longer wrong" in titles[0]
+    assert "The 2 most confident mistakes on 100" in titles[1]
+    assert "0 persist (gray); 0 are no longer wrong" in titles[1]
 
 
 def test_confusion_counts_the_validation_images(finished_run, last):

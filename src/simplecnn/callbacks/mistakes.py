@@ -84,16 +84,19 @@ class Mistakes(ValidationCallback):
             return {}  # no pass since the last picture
         shown = {name: values.numpy() for name, values in self._shown.items()}
         self._shown = {}
+        number, fixed = len(shown["labels"]), shown["num_fixed"]
+        old = shown["num_wrong"] - shown["num_new"]
+        which = "most confident mistake" if number == 1 else f"{number} most confident mistakes"
         title = (
-            f"The {len(shown['labels'])} most confident mistakes on {shown['num_images']:,} "
+            f"The {which} on {shown['num_images']:,} "
             f"{split_name(trainer)} images, {self.when_validated(trainer, when)}\n"
             f"{shown['num_wrong']} wrong"
         )
         if shown["compared"]:
             title += (
                 f": {shown['num_new']} new since the pass before (orange), "
-                f"{shown['num_wrong'] - shown['num_new']} persist (gray); "
-                f"{shown['num_fixed']} are no longer wrong"
+                f"{old} {'persists' if old == 1 else 'persist'} (gray); "
+                f"{fixed} {'is' if fixed == 1 else 'are'} no longer wrong"
             )
         figure = mistakes_figure(
             shown["images"],
