@@ -112,3 +112,13 @@ def test_a_residual_network_in_color():
     layers = found.record["groups"]["all"]["layers"]
     assert max(layers["down"]["interior"][::4]) < 1e-5 and layers["down"]["jump"] == "4"
     assert layers["inner"]["interior"][1] < 1e-5
+
+
+def test_a_picture_of_some_layers_says_of_how_many(bundled):
+    layers = [nn.Conv2d(1, 1, 3, padding=1) for _ in range(9)]
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(784, 10)).requires_grad_(False)
+    found = translation([replace(digit_subject(bundled), network=network)], num_images=9, reach=1)
+    figure = dict(found.figures)["layers"]
+    assert len(found.record["groups"]["all"]["layers"]) == 9
+    assert len(figure.axes) == 8 and "8 of 9 layers" in figure._suptitle.get_text()
+    assert "(0: maps move along), 8 of 9 layers: 0 " in found.lines[-1]

@@ -67,7 +67,7 @@ def _moved_maps(network: nn.Module, images: Tensor) -> Evidence:
     reach = min(8, min(images.shape[-2:]) // 3)
     errors = equivariance_errors(network, images, reach=reach)
     left, along, before_pooling, pooled = {}, {}, {}, {}
-    for name in growing(errors):
+    for name in growing(errors)[0]:
         if (step := errors[name].jump) in errors[name].whole_steps:
             left[name] = float(errors[name].unmoved[int(step)])
             if np.isfinite(errors[name].interior[int(step)]):

@@ -77,9 +77,11 @@ def translation(
     ]
     figures = [("accuracy_by_shift", shift_maps_figure(maps, near=NEAR, setting=setting))]
     for title, of_group in layers.items():
-        if shown := {name: of_group[name] for name in growing(of_group)}:
+        chosen, among = growing(of_group)
+        if shown := {name: of_group[name] for name in chosen}:
             name = "layers" if len(grouped) == 1 else f"layers_{file_name(title)}"
-            figure = layers_figure(shown, title=title, num_networks=len(grouped[title]))
+            heading = ", ".join(filter(None, (title, among)))
+            figure = layers_figure(shown, title=heading, num_networks=len(grouped[title]))
             figures.append((name, figure))
     if len(grouped) > 1:
         panels = [
@@ -256,17 +258,18 @@ def _inside(axis: Axis, shift: int) -> Tensor:
     return torch.from_numpy((low >= shift) & (high < num_pixels))
 
 
-def growing(errors: Mapping[str, LayerError]) -> list[str]:
-    """The layers worth a panel: the first of those with equal errors, at most eight."""
+def growing(errors: Mapping[str, LayerError]) -> tuple[list[str], str]:
+    """The layers worth a panel: the first of those with equal errors, at most eight; and of how
+    many they are, where there are more."""
     names: list[str] = []
     for name, error in errors.items():
         same = names and np.array_equal(errors[names[-1]].all_units, error.all_units)
         if not same and not name.startswith("relu"):
             names.append(name)
-    if len(names) > MAX_LAYERS:
-        places = np.linspace(0, len(names) - 1, MAX_LAYERS).astype(int)
-        names = [names[i] for i in places]
-    return names
+    if len(names) <= MAX_LAYERS:
+        return names, ""
+    places = np.linspace(0, len(names) - 1, MAX_LAYERS).astype(int)
+    return [names[i] for i in places], f"{MAX_LAYERS} of {len(names)} layers"
 
 
 def mean_errors(by_network: Sequence[Mapping[str, LayerError]]) -> dict[str, LayerError]:
@@ -292,15 +295,16 @@ def _lines(
     lines = [f"{setting}; moved: shifts of up to {NEAR} pixels to either side"]
     lines += table(rows).splitlines()
     for title, errors in layers.items():
-        interior = {n: errors[n].interior[errors[n].whole_steps] for n in growing(errors)}
+        chosen, among = growing(errors)
+        interior = {n: errors[n].interior[errors[n].whole_steps] for n in chosen}
         exact = [
             f"{name} {np.nanmax(error):.0e}"
             for name, error in interior.items()
             if np.isfinite(error).any()
         ]
         if exact:
-            of = f"{title}: " if title else ""
+            of, some = f"{title}: " if title else "", f", {among}" if among else ""
             lines.append(
-                f"{of}interior error at whole steps (0: maps move along): {', '.join(exact)}"
+                f"{of}interior error at whole steps (0: maps move along){some}: {', '.join(exact)}"
             )
     return lines
