@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from simplecnn.errors import InputError
 from simplecnn.explain.channel_cards import (
+    _table,
     channel_cards,
     chosen_layers,
     crop,
@@ -54,6 +55,18 @@ def test_selectivity_of_known_means():
     assert channel.preferred == 1
     channel.class_means[:] = 0
     assert np.isnan(channel.selectivity)
+
+
+def test_a_class_is_named_only_where_it_loses():
+    channel = bare_channel(num_classes=2)
+    for changes, told in (
+        ([0.25, -0.5], "b -50.00"),
+        ([0.25, 0.0], "none"),
+        ([np.nan] * 2, "none"),
+    ):
+        channel.acc_change_per_class = np.array(changes)
+        (row,) = _table([channel], ["a", "b"])[1:]
+        assert told in row
 
 
 def test_crops_are_exact_fields():

@@ -230,11 +230,12 @@ def _table(channels: Sequence[Channel], class_names: Sequence[str]) -> list[str]
     for channel in channels:
         per_class = channel.acc_change_per_class
         worst = int(np.nan_to_num(per_class).argmin())
+        lost = 100 * per_class[worst]
         rows.append(
             (
                 f"{channel.layer} {channel.index}",
                 f"{100 * channel.acc_change:+.2f}",
-                f"{class_names[worst]} {100 * per_class[worst]:+.2f}",
+                f"{class_names[worst]} {lost:+.2f}" if round(lost, 2) < 0 else "none",
                 f"{channel.selectivity:.2f}",
             )
         )
