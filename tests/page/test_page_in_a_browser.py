@@ -322,6 +322,7 @@ def test_the_explanation_is_beside_the_maps(tab):
 def test_filters_through_time(tab, run):
     with np.load(run / "images" / "filter_history_conv1.npz") as file:
         weights, steps = file["weights"], file["step"]
+    assert "Random weights reach" in tab.locator("#filters").inner_text()
     slider = tab.get_by_label("moment of conv1")
     slider.focus()
     tab.keyboard.press("Home")
@@ -469,6 +470,35 @@ def test_text_of_a_run_is_shown_as_text(browser, run, tmp_path):
         )
         assert corner == 0  # shown as it is, not as ink on paper
         page.wait_for_function("document.documentElement.scrollWidth <= 1320")
+
+
+@pytest.mark.parametrize("width", [360, 1320])
+def test_long_names_are_told_apart_and_stay_in_their_places(width, browser, run, tmp_path):
+    data = gather([RunDirectory.open(run)])
+    data["classes"] = [*(f"species number {i:02d} long" for i in range(9)), 30 * "\u5317"]
+    shown = data["runs"][0]
+    shown["pictures"][0]["name"] = 12 * "filter_history_features_"
+    moments, filters, *_ = shown["filters"]["shape"]
+    shown["filters"]["shape"] = [moments, 1, filters, 3, 3]
+    (tmp_path / "long.html").write_bytes(html.render("report", data, title="long"))
+    with Tab(browser, tmp_path / "long.html", viewport={"width": width, "height": 780}) as tab:
+        page = tab.page
+        page.wait_for_function(f"() => document.documentElement.scrollWidth <= {width}")
+        for names in (".bars .class", ".matrix tbody th"):
+            words = page.locator(names).all_inner_texts()
+            assert len(set(words)) == 10 and words[3] == "species…03 long"
+            cut = "all => all.filter((one) => one.scrollWidth > one.clientWidth).length"
+            assert page.locator(names).evaluate_all(cut) == 0
+        assert page.locator(".matrix thead th").nth(4).inner_text() == "species…03 long"
+        row = page.locator(".matrix tbody th").first
+        before = row.bounding_box()
+        moved = page.locator("#confusion .scroll").evaluate(
+            "area => { area.scrollLeft = 300; return area.scrollLeft; }"
+        )
+        assert moved > 0 and row.bounding_box() == before
+        color = row.evaluate("one => getComputedStyle(one).backgroundColor")
+        assert color == "rgb(255, 255, 255)"
+        assert "0.57" not in page.locator("#filters").inner_text()
 
 
 SHAPES = """

@@ -30,6 +30,12 @@ export function table(rows, attributes = {}) {
         i === 0 ? element("th", { scope: "row" }, cell) : element("td", {}, cell)))))));
 }
 
+/** The name of a class for a narrow place: of a long one the first and the last characters. */
+export function shortName(name) {
+  const letters = [...name], part = /[\u2e80-\uffff]/.test(name) ? 3 : 7; // Chinese letters are wide
+  return letters.length <= 2 * part + 1 ? name : [...letters.slice(0, part), "…", ...letters.slice(-part)].join("");
+}
+
 /** Calls `draw(width)` now that the element is on the page, and whenever its width changes. */
 export function fitted(target, draw) {
   let before = 0;

@@ -1,7 +1,7 @@
 // A network at work: the image, the maps of every layer, the answer; a cell under the pointer.
 import { digits, largest, percent } from "./arrays.js";
 import { paintImage, paintTiles, scaleOf } from "./colors.js";
-import { element, fitted } from "./dom.js";
+import { element, fitted, shortName } from "./dom.js";
 import { runNetwork, softmax } from "./network.js";
 import { explanation } from "./pointing.js";
 import { receptiveField } from "./windows.js";
@@ -231,7 +231,7 @@ export function probabilityBars(classes, heading) {
       list.replaceChildren(...shown.map((i) => {
         const bar = element("span", { class: "bar" });
         bar.style.width = `${100 * probabilities[i]}%`;
-        return element("li", { class: i === best ? "best" : null }, element("span", { class: "class", title: classes[i] }, classes[i]),
+        return element("li", { class: i === best ? "best" : null }, element("span", { class: "class", title: classes[i] }, shortName(classes[i])),
           element("span", { class: "track" }, bar), element("span", { class: "share" }, percent(probabilities[i])));
       }));
     },

@@ -1,7 +1,7 @@
 // The confusion matrix and the images behind its cells; where two runs differ.
 import { percent } from "./arrays.js";
 import { css, paintImage } from "./colors.js";
-import { element } from "./dom.js";
+import { element, shortName } from "./dom.js";
 import { letter, title } from "./head.js";
 
 /** Small pictures of items, each shown at work by `open` when it is clicked. */
@@ -77,8 +77,8 @@ function matrix(data, heading, counts, run, open) {
   const names = data.classes;
   return element("div", {}, heading && element("h3", {}, heading),
     element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "confusion matrix" }, element("table", { class: "matrix" },
-      element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "true"), ...names.map((name) => element("th", { scope: "col", title: name }, name)), element("th", { scope: "col" }, "found"))),
-      element("tbody", {}, ...counts.map((row, i) => element("tr", {}, element("th", { scope: "row", title: names[i] }, names[i]), ...row.map((count, j) => cell(count, i, j)),
+      element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "true"), ...names.map((name) => element("th", { scope: "col", title: name }, shortName(name))), element("th", { scope: "col" }, "found"))),
+      element("tbody", {}, ...counts.map((row, i) => element("tr", {}, element("th", { scope: "row", title: names[i] }, shortName(names[i])), ...row.map((count, j) => cell(count, i, j)),
         element("td", { class: "recall" }, row.some(Boolean) ? percent(row[i] / row.reduce((a, b) => a + b, 0)) : "")))))),
     behind);
 }
