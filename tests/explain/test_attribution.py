@@ -1,5 +1,8 @@
 """Attributions add up, blame what is to blame, and know a map that tells nothing."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import torch
 from looked_at import color_subject, digit_subject
@@ -78,6 +81,14 @@ def test_findings(bundled, tmp_path):
     (row,) = (line for line in found.lines if line.startswith("occlusion"))
     assert row.split()[1] == f"{100 * (1 - infidelity):.0f}"  # percent that the map explains
     assert (path / "attribution.png").stat().st_size > 9999
+
+
+def test_long_names_of_classes_are_short_and_below_each_other(bundled):
+    names = tuple(f"a bird of the northern mountains, number {i}" for i in range(10))
+    subject = replace(digit_subject(bundled, num_steps=5), class_names=names)
+    ((_, figure),) = attribution(subject, num_right=0, num_wrong=1).figures
+    note = next(ax.get_ylabel() for ax in figure.axes if "WRONG" in ax.get_ylabel())
+    assert re.fullmatch(r"WRONG, p . 0.\d+\n(a bird of the … number \d)\n→ (?!\1)a bird.*", note)
 
 
 def test_a_residual_network_in_color():

@@ -1,11 +1,19 @@
 """What people call their classes and their sweeps' values is written as it is."""
 
 import numpy as np
+import pytest
 from matplotlib.text import Text
+from paper import NASTY, SPECIES, assert_words_fit, drawn_words
 
+from simplecnn.figures.explain.attribution import attribution_figure
+from simplecnn.figures.explain.channel_cards import Channel, Patch, card_figure, index_figure
 from simplecnn.figures.explain.comparison import Panel, Series, comparison_figure
 from simplecnn.figures.explain.embedding import embedding_figure
-from simplecnn.figures.raster import encode_png
+from simplecnn.figures.health import health_figure
+from simplecnn.figures.inference.contact_sheet import contact_sheet_figure
+from simplecnn.figures.inference.prediction import prediction_figure
+from simplecnn.figures.raster import MAX_NAME, encode_png, plain, short_name, text_width
+from simplecnn.figures.style import drawing
 
 NAMES = [r"dog $\foo$", "$x$", "costs $"]
 
@@ -34,3 +42,124 @@ def test_a_legend_of_two_rows_is_below_the_title():
     encode_png(figure)
     (ax,) = figure.axes
     assert ax.get_legend().get_window_extent().y1 < ax.title.get_window_extent().y0
+
+
+@pytest.fixture
+def fonts():
+    with drawing():
+        yield
+
+
+def said(figure) -> list[str]:
+    return [text.get_text() for text in drawn_words(figure)]
+
+
+def random_channel(number: int, num_classes: int, *, lost: bool = True) -> Channel:
+    rng = np.random.default_rng(number)
+    channel = Channel(
+        "layer4.0.downsample.0", number, rng.normal(size=(4, 3, 3)), np.arange(9), np.ones(9),
+        np.zeros((9, 2)), 100 * rng.random(num_classes) ** 4, np.linspace(0, 1234, 41), np.ones(40),
+    )  # fmt: skip
+    channel.acc_change, channel.loss_change = -0.01 * lost, 0.01
+    channel.acc_change_per_class = -lost * rng.random(num_classes)
+    channel.class_means[0], channel.acc_change_per_class[-1] = 100, -1.0 * lost
+    return channel
+
+
+def test_a_short_name_keeps_its_ends_and_is_as_narrow_as_asked(fonts):
+    assert [short_name(name) for name in ("x", SPECIES[7])] == ["x", SPECIES[7]]
+    assert short_name("abcdefghijklmnopqrstuvwxyz") == "abcdefghijklmn…rstuvwxyz"
+    for name in [*NASTY, SPECIES[0]]:
+        assert len(short_name(name)) <= MAX_NAME
+        narrow = short_name(name, 90)
+        assert text_width(narrow) <= 90 and narrow[0] == name[0] and narrow[-1] == name[-1]
+    assert [plain(x) for x in (100, 1234.4, -250, 0.1234)] == ["100", "1,234", "−250", "0.123"]
+
+
+@pytest.mark.parametrize("names", [SPECIES, NASTY], ids=["species", "nasty"])
+def test_any_names_fit_on_a_contact_sheet(names, fonts):
+    labels = [f"{short_name(name)} ?\n97 %" for name in names]
+    unsure = np.arange(len(names)) % 2 == 0
+    figure = contact_sheet_figure(np.ones((len(names), 1, 28, 28)), labels, unsure, title="Sheet")
+    assert_words_fit(figure)
+    assert figure.canvas.get_width_height()[0] <= 1800
+
+
+@pytest.mark.parametrize("names", [SPECIES, NASTY], ids=["species", "nasty"])
+def test_a_prediction_has_the_most_probable_of_many_classes(names, fonts):
+    shares = np.arange(1.0, 1 + len(names)) / sum(range(1 + len(names)))
+    image = np.ones((28, 28))
+    figure = prediction_figure([("read", image)], names, shares, {}, image, title="page.png")
+    assert_words_fit(figure)
+    bars = figure.axes[2]
+    if names is SPECIES:
+        assert bars.get_title() == "the 10 most probable of 60 classes"
+        names = SPECIES[:49:-1]
+    assert [t.get_text() for t in bars.get_yticklabels()] == list(map(short_name, names))
+
+
+def test_any_names_fit_beside_an_attribution(fonts):
+    names = [*NASTY, SPECIES[0]]
+    notes = [f"WRONG, p > 0.999\n{short_name(name)}\n→ {short_name(name)}" for name in names]
+    number = len(names)
+    figure = attribution_figure(
+        [np.ones((1, 28, 28))] * number, notes, [[np.ones((28, 28))] * 6] * number,
+        [["50 %"] * 6] * number, titles=["random weights\nocclusion\nexplains 9 %"] * 6,
+        title="Which pixels",
+    )  # fmt: skip
+    assert_words_fit(figure)
+    assert set(notes) <= set(said(figure))
+
+
+@pytest.mark.parametrize("names", [SPECIES, NASTY, list("0123456789")])
+def test_any_names_fit_on_a_channel_card(names, fonts):
+    patches = [Patch(np.ones((1, 26, 26)), names[i % len(names)], 123.45) for i in range(9)]
+    channel = random_channel(3, len(names))
+    figure = card_figure(channel, patches, names, field_size=(26, 26), limit=1.0, title="Channel")
+    assert_words_fit(figure)
+    words = said(figure)
+    assert words.count("100") == 2 and "1,234" in words  # no powers of ten
+    if names is SPECIES:
+        assert words.count(SPECIES[3]) == 2 and f"{SPECIES[3]}\n123.45" in words
+
+
+@pytest.mark.parametrize("names", [SPECIES, NASTY], ids=["species", "nasty"])
+def test_any_names_fit_on_the_index_of_channels(names, fonts):
+    channels = [random_channel(i, len(names)) for i in range(20)]
+    figure = index_figure(channels, names, "Which channels matter")
+    assert_words_fit(figure)
+    width = figure.axes[0].get_window_extent().width
+    assert width > 0.45 * figure.bbox.width  # the matrix, not its names
+    figure = index_figure([random_channel(0, len(names), lost=False)], names, "Which matter")
+    assert_words_fit(figure)
+    assert not figure.axes and "no channel costs accuracy" in said(figure)[0]
+
+
+@pytest.mark.parametrize("names", [SPECIES, NASTY, SPECIES[:36], [f"c{i}" for i in range(120)]])
+def test_each_of_many_classes_has_a_sign_of_its_own(names, fonts):
+    number = len(names)
+    points, labels = np.random.default_rng(0).random((2 * number, 2)), np.arange(2 * number)
+    figure = embedding_figure(
+        points, labels % number, labels > 0, class_names=names, title="What stands before fc"
+    )
+    title, entries = figure._suptitle, [t for x in figure.legends for t in x.get_texts()]
+    figure.canvas.draw()
+    assert_words_fit(figure, [title, *entries])
+    assert figure.axes[0].get_window_extent().width > 850
+    signs = {path.get_label(): path.get_paths()[0] for path in figure.axes[0].collections[:number]}
+    assert len({path.vertices.tobytes() for path in signs.values()}) == number
+    if number > 108:
+        assert not entries and "true class, of 0 to 119" in title.get_text()
+    else:
+        named = [text.get_text().partition(": ")[2] for text in entries]
+        assert named == list(map(short_name, names))
+
+
+def test_long_names_of_layers_fit_beside_the_health(fonts):
+    layers = ["conv1", "layer4.0.downsample.0", "features.denseblock4.denselayer16.conv2"]
+    numbers = {"step": np.arange(1, 3), **{name: np.ones((2, 3)) for name in ("norm", "update")}}
+    figure = health_figure(layers, numbers, {})
+    figure.canvas.draw()
+    entries = figure.legends[0].get_texts()
+    assert_words_fit(figure, entries)
+    assert [text.get_text() for text in entries][:2] == layers[:2]

@@ -21,7 +21,7 @@ from PIL import Image
 from simplecnn.data.mnist import MNISTDataModule
 from simplecnn.errors import InputError, RunError
 from simplecnn.inference.image_files import find_images, image_from_array, read_image
-from simplecnn.inference.predict import attribution, predict
+from simplecnn.inference.predict import _contact_sheet, attribution, predict
 from simplecnn.inference.preprocessing import Preprocessing
 from simplecnn.inference.trained_run import load_run
 
@@ -181,6 +181,14 @@ def test_an_image_from_standard_input(run, digits, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(buffer))
     (row,) = answers(predict(run, ["-"], to=str(tmp_path / "out")))
     assert (row["file"], row["class"]) == ("-", run.predict(digits[0][0]).classes[0])
+
+
+def test_a_long_name_is_short_on_the_contact_sheet():
+    row = {"class": 40 * "a" + 40 * "b", "probability": 0.5, "image": np.ones((1, 9, 9))}
+    figure = _contact_sheet([row | {"unsure": True}, row | {"unsure": False}], "title")
+    words = [text.get_text() for text in figure.axes[0].texts]
+    name = f"{14 * 'a'}…{9 * 'b'}"
+    assert words == [f"{name} ?\n50 %", f"{name}\n50 %"]
 
 
 def test_each_prediction_is_drawn_from_the_file_to_the_answer(run, digits, tmp_path):

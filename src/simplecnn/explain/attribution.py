@@ -16,6 +16,7 @@ from simplecnn.errors import InputError
 from simplecnn.explain.findings import Findings, rounded
 from simplecnn.explain.subject import Subject, logits
 from simplecnn.figures.explain.attribution import attribution_figure
+from simplecnn.figures.raster import short_name
 from simplecnn.models.activations import convolutions, evaluation_mode, feature_maps, watched
 from simplecnn.table import table
 
@@ -49,10 +50,12 @@ def attribution(
     }
     columns = [(state, m, *states[state][m]) for state in states for m in METHODS]
     notes = []
+    arrow = "\n→ " if max(map(len, names)) > 4 else " → "
     for image, target in zip(chosen.tolist(), targets.tolist(), strict=True):
         sign = "right" if right[image] else "WRONG"
-        answer = f"{names[subject.labels[image]]} → {names[target]}"
-        notes.append(f"{sign}: {answer}\np {_probability(float(probability[image]))}")
+        label, answer = short_name(names[subject.labels[image]]), short_name(names[target])
+        p = _probability(float(probability[image]))
+        notes.append(f"{sign}, p {p}\n{label}{arrow}{answer}")
     grid = " x ".join(map(str, states["trained"]["Grad-CAM"][0].shape[1:]))
     about = f"{len(chosen) - len(worst)} right and {len(worst)} of {len(wrong)} wrong answers"
     setting = f"{about} on {len(right):,} test images of {subject.data_name}"

@@ -11,7 +11,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from simplecnn.figures.curves import log_ticks, say, time_axes
-from simplecnn.figures.style import LABEL, NOTE, POSITIVE, ROUND, TITLE, new_figure
+from simplecnn.figures.raster import short_name
+from simplecnn.figures.style import NOTE, POSITIVE, ROUND, TITLE, new_figure
 
 FLOOR = 1e-7  # smaller gradients and changes are not drawn: a schedule may end at a rate of 0
 MAX_NAMES = 10  # in the legend of layers
@@ -75,6 +76,7 @@ def health_figure(
                 log_ticks(ax.yaxis)
     named = np.unique(np.linspace(0, len(layers) - 1, min(len(layers), MAX_NAMES)).astype(int))
     handles = [Line2D([], [], color=colors[i], linewidth=2) for i in named]
-    figure.legend(handles, [layers[i] for i in named], loc="upper left", frameon=False,
-                  bbox_to_anchor=(0.875, 0.9), fontsize=LABEL)  # fmt: skip
+    names = [short_name(layers[i], 160) for i in named]
+    figure.legend(handles, names, loc="upper left", frameon=False, handlelength=1.2,
+                  bbox_to_anchor=(0.875, 0.9), fontsize=NOTE)  # fmt: skip
     return figure

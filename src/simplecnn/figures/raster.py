@@ -32,6 +32,7 @@ MARGIN, BAR = 14, 92  # pixels around the picture; to the right, for the color b
 HEADER = 62  # pixels for the title of two lines
 MIN_FOR_DOTS = 9  # pixels of a value
 MAX_NAME = 24  # characters of a class
+BOX = "—'"  # as wide as a letter that is missing
 
 
 class Mosaic:
@@ -95,20 +96,35 @@ class Mosaic:
         self.box(x, 0, 12, height, fill=False, linewidth=0.4)
         for value in sorted({low, 0.0, high}):
             y = height * (high - value) / (high - low)
-            words = f"{value:,.0f}" if abs(value) >= 100 else number(value)
-            self.write(x + 17, y, words, va="center")
+            self.write(x + 17, y, plain(value), va="center")
         self.write(x, height + 10, name, size=SMALL, va="top", color=FAINT)
 
 
-def short_name(name: str) -> str:
-    """The name of a class for a narrow place: of a long one the first and the last characters."""
-    return name if len(name) <= MAX_NAME else f"{name[:14]}…{name[-9:]}"
+def plain(value: float) -> str:
+    """A number at an axis: three digits, and no power of ten for 100 and more."""
+    return number(value, ",.0f" if abs(value) >= 100 else "z.3g")
+
+
+def short_name(name: str, width: float = math.inf, size: float = NOTE) -> str:
+    """The name of a class for a narrow place: of a long one the first and the last characters.
+
+    No more than MAX_NAME, and no more than take `width` pixels, `size` in points.
+    """
+    for most in range(MAX_NAME, 2, -1):
+        end = 3 * most // 8
+        short = name if len(name) <= most else f"{name[: most - 1 - end]}…{name[-end:]}"
+        if text_width(short, size) <= width:
+            break
+    return short
 
 
 def text_width(text: str, size: float = NOTE) -> int:
     """Pixels that `text` takes from left to right, `size` in points."""
     font = _font(text, size, "normal")
-    return math.ceil(max(font.getlength(line) for line in text.split("\n")))
+    has = get_font(str(font.path)).get_char_index
+    # matplotlib draws a box, wider than any letter, where no font has it.
+    letters = (c if c.isascii() or has(ord(c)) else BOX for c in text)
+    return math.ceil(max(font.getlength(line) for line in "".join(letters).split("\n")))
 
 
 def join(tiles: NDArray, *, zoom: int, gap: int | tuple[int, int], dots: bool = False) -> NDArray:

@@ -21,6 +21,7 @@ from simplecnn.data.batches import scale
 from simplecnn.errors import InputError, RunError, short
 from simplecnn.figures.inference.contact_sheet import contact_sheet_figure
 from simplecnn.figures.inference.prediction import prediction_figure
+from simplecnn.figures.raster import short_name
 from simplecnn.figures.style import drawing
 from simplecnn.inference.image_files import STDIN
 from simplecnn.inference.trained_run import TrainedRun, percent
@@ -168,8 +169,10 @@ def _contact_sheet(rows: Sequence[Row], title: str) -> Figure:
     least_sure = np.argsort([row["probability"] for row in rows], kind="stable")[:MAX_TILES]
     shown = [rows[i] for i in sorted(least_sure)]
     which = "" if len(shown) == len(rows) else f", the {len(shown)} least sure are shown"
-    labels = [f"{row['class']}{' ?' * row['unsure']}\n{percent(row['probability'], digits=0)}"
-              for row in shown]  # fmt: skip
+    labels = [
+        f"{short_name(row['class'])}{' ?' * row['unsure']}\n{percent(row['probability'], digits=0)}"
+        for row in shown
+    ]
     return contact_sheet_figure(
         np.stack([row["image"] for row in shown]),
         labels,

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from simplecnn.figures import style
+from simplecnn.figures.raster import text_width
 from simplecnn.figures.style import NOTE
 
 
@@ -25,15 +26,17 @@ def attribution_figure(
     """
     half = len(titles) // 2
     ratios = [1.0] * (half + 1) + [0.12] + [1.0] * half
-    figure = style.new_figure(1.32 * (2 * half + 1) + 1.0, 1.42 * len(images) + 1.15)
+    width = 1.32 * (2 * half + 1) + 0.8 + max(map(text_width, notes)) / style.DPI
+    figure = style.new_figure(width, 1.42 * len(images) + 1.15)
     grid = figure.subplots(len(images), len(ratios), squeeze=False, width_ratios=ratios)
     for i, row in enumerate(grid):
         image, *axes = (ax for j, ax in enumerate(row) if j != half + 1)
         row[half + 1].set_axis_off()
         style.tile(image, style.image_colors(images[i]), style.DIGIT)
         image.set_ylabel(
-            notes[i], fontsize=NOTE, color=style.WRONG if "WRONG" in notes[i] else "black"
-        )
+            notes[i], fontsize=NOTE, color=style.WRONG if "WRONG" in notes[i] else "black",
+            rotation=0, ha="right", va="center",
+        )  # fmt: skip
         for ax, values, score in zip(axes, maps[i], scores[i], strict=True):
             scale = style.signed_scale(values)
             style.mark_negative(style.tile(ax, values, style.SIGNED, scale))

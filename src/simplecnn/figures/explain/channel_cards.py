@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 
 from simplecnn.figures import style
 from simplecnn.figures.filters import dots_words
-from simplecnn.figures.raster import Mosaic, join
+from simplecnn.figures.raster import Mosaic, join, plain, short_name, text_width
 from simplecnn.figures.style import BETTER, FAINT, NOTE, SIGNED, SMALL, WRONG, number
 
-WIDTH, HEIGHT = 1230, 550  # pixels of a card below its title
+WIDTH, HEIGHT = 1230, 462  # pixels of a card below its title, without the names of its charts
 TOP = 40  # of weights, images and the first chart
 IMAGES = 340  # left edge of the images
+STEP = 150  # from image to image
 LEFT, SPAN, CHART = 850, 350, 104  # charts: left edge, width, height
+MAX_NAMED, MAX_NAME = 20, 150  # classes below a chart; pixels of a name that is turned
 BAR = "0.45"
 
 
@@ -96,7 +98,12 @@ def card_figure(
     All is drawn into one Axes whose units are pixels: a network has a hundred cards, and an Axes
     a tile would take four times as long.
     """
-    mosaic = Mosaic(WIDTH, HEIGHT, title=title, colors=SIGNED, scale=Normalize(-limit, limit))
+    names = [short_name(name, MAX_NAME, SMALL) for name in class_names]
+    widest = max(text_width(name, SMALL) for name in names)
+    turned = widest + 4 > SPAN / min(len(names), MAX_NAMED)
+    room = max(44, widest + 12) if turned else 44
+    size, scale = (WIDTH, HEIGHT + 2 * room), Normalize(-limit, limit)
+    mosaic = Mosaic(*size, title=title, colors=SIGNED, scale=scale)
     _draw_weights(mosaic, channel.weights, limit)
     if channel.dead:
         mosaic.write(IMAGES, TOP - 14, "dead: zero on all test images", color=WRONG)
@@ -105,32 +112,40 @@ def card_figure(
     _draw_histogram(mosaic, channel)
     selective = "zero for all" if channel.dead else f"selectivity {channel.selectivity:.2f}"
     _draw_classes(
-        mosaic, TOP + 178, class_names, channel.class_means,
-        f"mean activation by class, {selective}", [BAR] * len(class_names),
+        mosaic, TOP + 178, names, channel.class_means,
+        f"mean activation by class, {selective}", [BAR] * len(names), turned,
     )  # fmt: skip
     lost = -100 * channel.acc_change_per_class
     _draw_classes(
-        mosaic, TOP + 356, class_names, lost,
+        mosaic, TOP + 178 + CHART + 30 + room, names, lost,
         f"points lost without it: {number(-100 * channel.acc_change, 'z.2f')} in all, "
         f"loss {number(channel.loss_change, '+.3f')}",
-        [WRONG if value > 0 else BETTER for value in lost],
+        [WRONG if value > 0 else BETTER for value in lost], turned,
     )  # fmt: skip
     return mosaic.figure
 
 
 def index_figure(channels: Sequence[Channel], class_names: Sequence[str], title: str) -> Figure:
     """A row a channel, a column a class: the accuracy lost, in points, when it is removed."""
-    figure = style.new_figure(8.4, max(0.19 * len(channels), 2.4) + 1.3)
-    ax = figure.add_subplot()
     table = -100 * np.array([[c.acc_change, *c.acc_change_per_class] for c in channels])
+    if not np.nan_to_num(table).any():
+        figure = style.new_figure(8.4, 1.0)
+        sentence = "no channel costs accuracy: every class is right as often without it"
+        figure.text(0.5, 0.2, sentence, fontsize=NOTE, ha="center")
+        style.head(figure, title)
+        return figure
+    names = [short_name(name) for name in class_names]
+    widest, columns = max(map(text_width, names)) / style.DPI, len(names) + 1  # inches
+    turned = widest + 0.05 > 5.5 / columns
+    height = max(0.19 * len(channels), 2.4) + 1.3
+    figure = style.new_figure(8.3 + widest + max(0, 0.11 * columns - 5.5), height + widest * turned)
+    ax = figure.add_subplot()
     scale = style.signed_scale(np.nan_to_num(table))
     style.tile(ax, table, SIGNED, scale)
     ax.set_aspect("auto")
-    ax.set_xticks(range(len(class_names) + 1), ["all", *class_names], fontsize=NOTE)
+    ax.set_xticks(range(columns), ["all", *names], fontsize=NOTE, rotation=90 * turned)
     places = range(len(channels))
     ax.set_yticks(places, [f"{c.layer} {c.index}" for c in channels], fontsize=NOTE)
-    if max(map(len, class_names)) > 3:
-        ax.tick_params(axis="x", rotation=45)
     ax.axvline(0.5, color="black", lw=1)
     for (row, column), value in np.ndenumerate(table):
         if len(class_names) <= 12 and np.isfinite(value) and round(value, 2):
@@ -140,7 +155,7 @@ def index_figure(channels: Sequence[Channel], class_names: Sequence[str], title:
                 color="white" if abs(scale(value) - 0.5) > 0.33 else "black",
             )  # fmt: skip
     right = ax.secondary_yaxis("right")
-    notes = [f"{c.selectivity:.2f}  {class_names[c.preferred]}" for c in channels]
+    notes = [f"{c.selectivity:.2f}  {names[c.preferred]}" for c in channels]
     right.set_yticks(places, notes, fontsize=NOTE)
     what = "selectivity (0: all classes alike, 1: one class) and its class"
     right.set_ylabel(what, fontsize=NOTE, labelpad=8)
@@ -186,20 +201,23 @@ def _draw_weights(mosaic: Mosaic, weights: NDArray, limit: float) -> None:
 
 
 def _draw_patches(mosaic: Mosaic, patches: Sequence[Patch], field_size: tuple[int, int]) -> None:
-    size = " x ".join(map(str, field_size))
+    seen = " x ".join(map(str, field_size))
     padded = any(np.isnan(patch.pixels).any() for patch in patches)
     mosaic.write(
         IMAGES, TOP - 14, f"the {len(patches)} test images that excite it most,\neach cut to "
-        f"the {size} pixels it sees{'; ochre: padding' if padded else ''}",
+        f"the {seen} pixels it sees{'; ochre: padding' if padded else ''}",
     )  # fmt: skip
-    for i, patch in enumerate(patches):
+    captions = [(short_name(p.label, STEP - 8, SMALL), number(p.value, ".2f")) for p in patches]
+    two_lines = any(text_width(": ".join(caption)) > STEP - 8 for caption in captions)
+    between, size = ("\n", SMALL) if two_lines else (": ", NOTE)
+    for i, (patch, caption) in enumerate(zip(patches, captions, strict=True)):
         row, column = divmod(i, 3)
-        x, y = IMAGES + 150 * column, TOP + 168 * row
+        x, y = IMAGES + STEP * column, TOP + 168 * row
         _, height, width = patch.pixels.shape
         zoom = max(1, 130 // max(height, width))
         mosaic.put_image(patch.pixels, x, y, zoom)
         mosaic.box(x, y, zoom * width, zoom * height, fill=False, ec="0.6", lw=0.5)
-        mosaic.write(x, y + zoom * height + 17, f"{patch.label}: {number(patch.value, '.2f')}")
+        mosaic.write(x, y + zoom * height + 5, between.join(caption), size=size, va="top")
 
 
 def _draw_histogram(mosaic: Mosaic, channel: Channel) -> None:
@@ -213,7 +231,7 @@ def _draw_histogram(mosaic: Mosaic, channel: Channel) -> None:
         mosaic.write(LEFT - 6, TOP + CHART * power / 4, label, size=SMALL, ha="right", va="center")
     ends = [(0.0, "left", channel.edges[0]), (1.0, "right", channel.edges[-1])]
     for place, side, value in ends[: 1 if channel.dead else 2]:
-        mosaic.write(LEFT + place * SPAN, TOP + CHART + 18, number(value), size=SMALL, ha=side)
+        mosaic.write(LEFT + place * SPAN, TOP + CHART + 18, plain(value), size=SMALL, ha=side)
 
 
 def _draw_classes(
@@ -223,8 +241,9 @@ def _draw_classes(
     values: NDArray,
     title: str,
     colors: Sequence[str],
+    turned: bool,
 ) -> None:
-    """A bar a class."""
+    """A bar a class, its name below it, `turned` where they are long."""
     mosaic.write(LEFT, top - 14, title)
     values = np.nan_to_num(values)
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
@@ -234,12 +253,11 @@ def _draw_classes(
     for value in dict.fromkeys((low, 0.0, high)):
         y = zero - value * unit
         if value == 0.0 or abs(y - zero) > 12:
-            mosaic.write(LEFT - 6, y, number(value, ".2g"), size=SMALL, ha="right", va="center")
-    long = max(map(len, names)) > 2
-    for i in range(0, len(names), max(1, -(-len(names) // 20))):  # only as many names as fit
+            mosaic.write(LEFT - 6, y, plain(value), size=SMALL, ha="right", va="center")
+    for i in range(0, len(names), -(-len(names) // MAX_NAMED)):  # only as many names as fit
         x = LEFT + SPAN * (i + 0.5) / len(names)
-        mosaic.write(x, top + CHART + 6, names[i][:12], size=SMALL, ha="center", va="top",
-                     rotation=30 * long)  # fmt: skip
+        mosaic.write(x, top + CHART + 6, names[i], size=SMALL, ha="center", va="top",
+                     rotation=90 * turned)  # fmt: skip
 
 
 def _bars(

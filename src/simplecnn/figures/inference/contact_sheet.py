@@ -7,9 +7,10 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from simplecnn.figures import style
+from simplecnn.figures.raster import text_width
 
 COLUMNS = 16
-TILE, TEXT = 0.62, 0.3  # inches of an image, and of the lines below it
+TILE, TEXT, GAP = 0.62, 0.3, 0.08  # inches of an image, of the lines below it, between two
 UNSURE = style.NEW
 
 
@@ -20,14 +21,15 @@ def contact_sheet_figure(
 
     unsure: boolean (N,); such an image has a thick orange frame, and its label is orange.
     """
-    columns = min(COLUMNS, max(8, len(images)))
+    step = GAP + max(TILE, *(text_width(label, style.SMALL) / style.DPI for label in labels))
+    columns = min(int(COLUMNS * (TILE + GAP) / step), max(8, len(images)))
     rows = -(-len(images) // columns)
-    width, height = columns * (TILE + 0.08), rows * (TILE + TEXT)
+    width, height = columns * step, rows * (TILE + TEXT)
     figure = style.new_figure(width + 0.2, height + 0.6)
     ax = figure.subplots()
     ax.set_axis_off()
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-        x, y = i % columns * (TILE + 0.08) + 0.04, i // columns * (TILE + TEXT) + 0.03
+        x, y = (i % columns + 0.5) * step - TILE / 2, i // columns * (TILE + TEXT) + 0.03
         ax.imshow(style.image_colors(image), interpolation="nearest",
                   extent=(x, x + TILE, y + TILE, y))  # fmt: skip
         color, thickness = (UNSURE, 2.5) if unsure[i] else ("0.8", 0.5)

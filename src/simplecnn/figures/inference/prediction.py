@@ -9,9 +9,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from simplecnn.figures import style
+from simplecnn.figures.raster import short_name
 
 WIDTH = 8.0  # inches
 MAX_MAPS = 64  # of a layer
+MAX_BARS, MAX_SHOWN = 12, 10  # classes; of more than MAX_BARS, the most probable
 
 
 def prediction_figure(
@@ -29,8 +31,9 @@ def prediction_figure(
     maps: of each layer (channels, H, W). attribution: (H, W), positive where a pixel speaks for the
     answer, negative where it speaks against it.
     """
-    figure = style.new_figure(WIDTH, 3.3 + 1.2 * len(maps))
-    heights = [1.5, 1.1, *[1.15] * len(maps)]
+    num_bars = len(class_names) if len(class_names) <= MAX_BARS else MAX_SHOWN
+    heights = [1.7, 0.4 + 0.14 * num_bars, *[1.2] * len(maps)]
+    figure = style.new_figure(WIDTH, 0.4 + sum(heights))
     parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
     axes = parts[0].subplots(1, len(steps) + 1, squeeze=False)[0]
     for ax, (what, pixels) in zip(axes, steps, strict=False):
@@ -40,7 +43,7 @@ def prediction_figure(
         style.tile(axes[-1], attribution, style.SIGNED, style.signed_scale(attribution))
     )
     _label(axes[-1], "red speaks for the answer,\nblue (dots) against it")
-    _draw_probabilities(parts[1].subplots(), class_names, probabilities)
+    _draw_probabilities(parts[1].subplots(), class_names, probabilities, num_bars)
     for part, (name, values) in zip(parts[2:], maps.items(), strict=True):
         shown = values[:MAX_MAPS]
         ax = part.subplots()
@@ -54,16 +57,22 @@ def prediction_figure(
     return figure
 
 
-def _draw_probabilities(ax: Axes, names: Sequence[str], probabilities: NDArray) -> None:
-    best = int(probabilities.argmax())
-    colors = [style.WRONG if i == best else "0.6" for i in range(len(names))]
-    bars = ax.bar(range(len(names)), probabilities, color=colors)
-    if len(names) <= 20:
-        ax.bar_label(bars, [f"{100 * p:.1f} %" for p in probabilities], fontsize=style.SMALL)
-    ax.set_xticks(range(len(names)), names, rotation=0 if len(names[0]) < 4 else 20)
-    ax.set_ylim(0, 1.18)
-    ax.set_yticks([0, 1], ["0", "1"])
-    style.dress(ax)
+def _draw_probabilities(
+    ax: Axes, names: Sequence[str], probabilities: NDArray, num_bars: int
+) -> None:
+    """A bar a class, in their order; of more than `num_bars` the most probable ones."""
+    classes, title = list(range(len(names))), ""
+    if len(names) > num_bars:
+        classes = np.argsort(-probabilities, kind="stable")[:num_bars].tolist()
+        title = f"the {num_bars} most probable of {len(names)} classes"
+    best = probabilities.argmax()
+    colors = [style.WRONG if i == best else "0.6" for i in classes]
+    bars = ax.barh(range(num_bars), probabilities[classes], color=colors)
+    ax.bar_label(bars, [f"{100 * probabilities[i]:.1f} %" for i in classes], padding=3,
+                 fontsize=style.SMALL)  # fmt: skip
+    ax.set_yticks(range(num_bars), [short_name(names[i]) for i in classes])
+    ax.set(xlim=(0, 1.08), xticks=[0, 1], ylim=(num_bars - 0.4, -0.6))
+    style.dress(ax, title=title)
 
 
 def _side_by_side(maps: NDArray) -> NDArray:
