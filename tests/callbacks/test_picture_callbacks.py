@@ -74,7 +74,7 @@ def test_mistakes_are_those_of_the_network(finished_run, last):
     _, images, labels, logits = last
     taken = logits.argmax(1)
     checkpoint = read_checkpoint(finished_run / "checkpoints" / "last.ckpt")
-    answers = checkpoint["callbacks"]["Mistakes"]
+    answers = checkpoint["callbacks"]["Mistakes"]["answers"]
     assert torch.equal(answers["predictions"], taken.int())
     assert torch.equal(answers["wrong"], taken != labels)
     shown = arrays(finished_run, "mistakes_val_epoch=002_step=000016")
