@@ -1,4 +1,4 @@
-"""Aligned text tables, for the screen and the log."""
+"""Aligned text tables and shares, for the screen and the log."""
 
 from collections.abc import Sequence
 from operator import add
@@ -19,3 +19,10 @@ def table(rows: Sequence[Sequence[str]], *, gap: int = 3) -> str:
 def _width(text: str) -> int:
     """Columns that a terminal gives a text: two for each Chinese or Japanese character."""
     return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def percent(share: float, *, digits: int = 1) -> str:
+    """Never 100 % for what is less than certain."""
+    if share < 1 and float(f"{100 * share:.{digits}f}") >= 100:
+        return f"> {100 - 10**-digits:.{digits}f} %"
+    return f"{100 * share:.{digits}f} %"

@@ -96,6 +96,10 @@ def test_a_prediction_has_the_most_probable_of_many_classes(names, fonts):
         assert bars.get_title() == "the 10 most probable of 60 classes"
         names = SPECIES[:49:-1]
     assert [t.get_text() for t in bars.get_yticklabels()] == list(map(short_name, names))
+    sure = prediction_figure(
+        [("read", image)], ["a", "b"], np.array([0.9998, 0.0002]), {}, image, title="a"
+    )
+    assert [t.get_text() for t in sure.axes[2].texts] == ["> 99.9 %", "0.0 %"]
 
 
 def test_any_names_fit_beside_an_attribution(fonts):

@@ -24,10 +24,10 @@ from simplecnn.figures.inference.prediction import prediction_figure
 from simplecnn.figures.raster import short_name
 from simplecnn.figures.style import drawing
 from simplecnn.inference.image_files import STDIN
-from simplecnn.inference.trained_run import TrainedRun, percent
+from simplecnn.inference.trained_run import TrainedRun
 from simplecnn.models.activations import feature_maps
 from simplecnn.models.simple_cnn import Crop
-from simplecnn.table import table
+from simplecnn.table import percent, table
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from simplecnn.inference.networks import load_network, network_config
 from simplecnn.inference.preprocessing import Pixels, Preprocessing
 from simplecnn.models.activations import feature_maps
 from simplecnn.run_directory import RunDirectory
-from simplecnn.table import table
+from simplecnn.table import percent, table
 
 BATCH = 500  # images at once
 
@@ -199,10 +199,3 @@ def load_run(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
     path = directory.checkpoint(checkpoint) if checkpoint else directory.any_checkpoint()
     checked_parts(directory.config(), short(directory.path))
     return TrainedRun(directory, path)
-
-
-def percent(share: float, *, digits: int = 1) -> str:
-    """Never 100 % for what is less than certain."""
-    if share < 1 and float(f"{100 * share:.{digits}f}") >= 100:
-        return f"> {100 - 10**-digits:.{digits}f} %"
-    return f"{100 * share:.{digits}f} %"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from simplecnn.figures import style
 from simplecnn.figures.raster import short_name
+from simplecnn.table import percent
 
 WIDTH = 8.0  # inches
 MAX_MAPS = 64  # of a layer
@@ -68,7 +69,7 @@ def _draw_probabilities(
     best = probabilities.argmax()
     colors = [style.WRONG if i == best else "0.6" for i in classes]
     bars = ax.barh(range(num_bars), probabilities[classes], color=colors)
-    ax.bar_label(bars, [f"{100 * probabilities[i]:.1f} %" for i in classes], padding=3,
+    ax.bar_label(bars, [percent(probabilities[i]) for i in classes], padding=3,
                  fontsize=style.SMALL)  # fmt: skip
     ax.set_yticks(range(num_bars), [short_name(names[i]) for i in classes])
     ax.set(xlim=(0, 1.08), xticks=[0, 1], ylim=(num_bars - 0.4, -0.6))
