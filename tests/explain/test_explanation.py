@@ -39,7 +39,7 @@ def test_all_parts_of_a_run(finished_run, tmp_path, caplog):
     record = json.loads((folder / "channels" / "channels.json").read_text())
     assert record["num_searched"] == 500 and record["num_images"] == 50
     assert "accuracy unmoved" in caplog.text and "Weight sharing gives" in caplog.text
-    assert caplog.text.count("3 networks of different seeds. Type uv run scripts/train.py -m") == 1
+    assert caplog.text.count("3 networks of different seeds. Type the run's command with -m") == 1
     assert "tensorboard --samples_per_plugin images=500 --logdir" in caplog.text
 
     # A part that is done a second time takes its own place and leaves the others.

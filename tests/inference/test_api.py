@@ -57,7 +57,7 @@ def test_images_of_every_kind_and_size_get_the_same_answer(good_run, bundled, tm
     maps = run.feature_maps([large, digit])
     assert maps["conv2"].shape == (2, 32, 14, 14) and maps["conv2"].min() == 0
     for images, sentence in [
-        (3, "images is a int: give Pillow images, arrays"),
+        (3, "images is of type int: give Pillow images, arrays"),
         ([], "images: there is none"),
         (np.zeros((28, 28)), "nothing to see in it"),
         (np.full((28, 28), np.nan), "not finite"),

@@ -51,7 +51,7 @@ class LastCheckpoint(BetweenEpochs):
             counts["ready"] = counts["started"]
         if self._saving:
             metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-            stops = trainer.should_stop  # an early stop may wait for min_epochs or min_steps
+            stops = bool(trainer.should_stop)  # an early stop may wait for min_epochs or min_steps
             checkpoint[STATE] = {"metrics": metrics, "ended": self.ended, "should_stop": stops}
 
     def on_load_checkpoint(

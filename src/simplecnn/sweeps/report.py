@@ -252,8 +252,9 @@ def page_data(jobs: Sequence[Job], sweep: SweepDirectory) -> dict[str, Any]:
     """What `write_sweep_page` shows, and `picture` draws."""
     names = short_names(varied(jobs))
     criterion = curve_metric = criterion_of(jobs)
-    if not any(job.curve(criterion) for job in jobs[:NUM_CURVES]):
-        curve_metric = "train/loss"  # what is only tested has no curve
+    longest = max((len(job.curve(criterion)) for job in jobs[:NUM_CURVES]), default=0)
+    if longest < (2 if criterion.startswith("test/") else 1):
+        curve_metric = "train/loss"  # what is tested once has no curve
     columns = {name: cells for name, cells in job_columns(jobs).items() if any(cells)}
     has_best = bool(jobs) and jobs[0].value is not None
     rows = []

@@ -19,14 +19,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._is_first = True
+        self._written: set[str] = set()  # names: the first of each is checked
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         start = time.perf_counter()
-        write_checkpoint(checkpoint, Path(path), checked=self._is_first)
-        self._is_first = False
+        name = Path(path).name
+        write_checkpoint(checkpoint, Path(path), checked=name not in self._written)
+        self._written.add(name)
         self.seconds += time.perf_counter() - start
 
     def load_checkpoint(

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from simplecnn.callbacks.checkpoint import STATE, LastCheckpoint, why_ended
 from simplecnn.callbacks.report import Report
-from simplecnn.checkpoint_file import check_checkpoint, problem, read_checkpoint
+from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
+from simplecnn.errors import InputError
 from simplecnn.run_directory import RECORD, RunDirectory, read_record, short
 from simplecnn.signals import Interrupted, Stop
 from simplecnn.slurm import requeue, slurm_job
@@ -176,11 +178,12 @@ class Run:
     def record(self, status: str, **entries: Any) -> Path | None:
         """Write how the run ended to run.json and to TensorBoard's HPARAMS tab; gives its page."""
         last = self.directory.last_checkpoint()
-        if last and status != "finished" and not problem(last):
-            content = read_checkpoint(last)
-            metrics = (content.get(STATE) or {}).get("metrics", {})
-            self.results["metrics"] = _metrics(metrics) | self.results["metrics"]
-            self.results["num_epochs"] = content["epoch"]
+        if last and status != "finished":
+            with suppress(InputError):  # a damaged one says nothing
+                content = read_checkpoint(last)
+                metrics = (content.get(STATE) or {}).get("metrics", {})
+                self.results["metrics"] = _metrics(metrics) | self.results["metrics"]
+                self.results["num_epochs"] = content["epoch"]
         if self.trainer is not None:
             self._close_loggers(finished=status == "finished")
             for callback in self.trainer.callbacks:
