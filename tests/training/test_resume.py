@@ -464,7 +464,7 @@ def test_two_processes_end_with_their_head_and_are_resumed_exactly(tmp_path, pro
     assert len(others) >= 2
     os.kill(head, signal.SIGKILL)
     assert ended(head) == -signal.SIGKILL
-    assert not psutil.wait_procs(others, timeout=60)[1]
+    assert not psutil.wait_procs(others, timeout=10)[1]
     assert not RunDirectory(folder).is_locked()
 
     head = begin(folder, longer)

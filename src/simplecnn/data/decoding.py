@@ -73,7 +73,8 @@ def _processes(
 ) -> Iterator[Callable[[Sequence[str]], list[Pixels | str]]]:
     """A function for threads, which has processes do what `decoding.some` does.
 
-    They read from a pipe, and end with it: also where this process is killed.
+    They read from a pipe, and end with it: also where this process is killed. (Those of joblib wait
+    for ever then; those of multiprocessing import the script that is run once more.)
     """
     command = [sys.executable, "-P", "-m", __name__]
     idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()

@@ -267,14 +267,13 @@ class ImageFolderDataModule(ResidentDataModule):
         log.info("%s", self.describe())
         broken = list(self.cache.broken.values())
         if broken:
-            number = "1 file is" if len(broken) == 1 else f"{len(broken):,} files are"
+            number = _files_are(len(broken))
             log.warning("%s left out; run.json lists all. %s", number, " ".join(_some(broken)))
         if self._recorded is not None:
             num_known = sum(map(len, self._recorded.values()))
             num_new = len(self.cache.files.names) - len(broken) - num_known
             if num_new > 0:
-                number = "1 file is" if num_new == 1 else f"{num_new:,} files are"
-                log.info("%s new since the run, and left out", number)
+                log.info("%s new since the run, and left out", _files_are(num_new))
 
     def describe(self) -> str:
         """A line: how many images, of which class, in which split."""
@@ -365,6 +364,10 @@ def _scan(folder: Path) -> ImageFiles:
 
 def _is_ignored(name: str) -> bool:
     return name.startswith(".") or name.lower() in IGNORED
+
+
+def _files_are(number: int) -> str:
+    return "1 file is" if number == 1 else f"{number:,} files are"
 
 
 def _some(sentences: Sequence[str]) -> list[str]:

@@ -87,7 +87,7 @@ class TestData:
         self.datamodule.setup("test")
         loader = self.datamodule.test_dataloader()
         self.loader = loader[0] if isinstance(loader, list) else loader
-        first = None if self.loader is None else next(iter(self.loader), None)  # it has no length
+        first = None if self.loader is None else next(iter(self.loader), None)
         if first is None:
             raise InputError(f"data: {self.name} has no test images.")
         if not (isinstance(first, list | tuple) and len(first) == 2):
