@@ -1,4 +1,4 @@
-"""Feature maps are what stands after each convolution's ReLU, in any network."""
+"""Feature maps are the outputs of each convolution's ReLU, in any network."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from simplecnn.models.simple_cnn import SimpleCNN
 
 
 class Functional(nn.Module):
-    """ReLU as a function, normalization before it, one convolution without any, a shared ReLU."""
+    """A functional ReLU after normalization, an in-place ReLU, a convolution without a ReLU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ def num_hooks(network: nn.Module) -> int:
     return sum(len(m._forward_hooks) for m in network.modules())
 
 
-def test_simplecnn_as_the_tutorial_does_it(ten_digits):
+def test_feature_maps_are_those_of_the_tutorial(ten_digits):
     torch.manual_seed(0)
     network = SimpleCNN()
     x = torch.from_numpy(ten_digits[0])
@@ -47,16 +47,16 @@ def test_simplecnn_as_the_tutorial_does_it(ten_digits):
         second = F.relu(network.conv2(F.max_pool2d(first, 2)))
         third = F.relu(network.conv3(F.max_pool2d(second, 2)))
     assert list(maps) == ["conv1", "conv2", "conv3"]
-    for found, expected in zip(maps.values(), (first, second, third), strict=True):
-        assert torch.equal(found, expected)
+    for actual, expected in zip(maps.values(), (first, second, third), strict=True):
+        assert torch.equal(actual, expected)
     assert torch.equal(logits, network(x).detach())
 
 
-def test_functions_normalization_and_in_place(ten_digits):
+def test_functional_normalized_and_in_place_activations(ten_digits):
     torch.manual_seed(0)
     network = Functional()
     x = torch.from_numpy(ten_digits[0])
-    network(x)  # the running mean of the normalization is no longer zero
+    network(x)  # moves the running mean away from zero
     maps, _ = feature_maps(network, x)
     network.eval()
     with torch.no_grad():
@@ -66,10 +66,10 @@ def test_functions_normalization_and_in_place(ten_digits):
     assert list(maps) == ["first", "second", "last"]
     assert torch.equal(maps["first"], first)
     assert torch.equal(maps["second"], second)
-    assert torch.equal(maps["last"], last) and (last < 0).any()  # no ReLU behind it
+    assert torch.equal(maps["last"], last) and (last < 0).any()  # no ReLU follows
 
 
-def test_color_residual_network():
+def test_feature_maps_of_resnet18():
     torch.manual_seed(0)
     network = torchvision.models.resnet18(num_classes=10)
     maps, logits = feature_maps(network, torch.randn(2, 3, 64, 64))
@@ -79,7 +79,7 @@ def test_color_residual_network():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_nothing_is_left_behind(training, ten_digits):
+def test_hooks_modes_and_state_are_restored(training, ten_digits):
     torch.manual_seed(0)
     network = Functional().train(training)
     network.norm.eval()
@@ -94,7 +94,7 @@ def test_nothing_is_left_behind(training, ten_digits):
     assert all(p.grad is None for p in network.parameters())
 
 
-def test_a_compiled_network_gives_the_same_maps(ten_digits):
+def test_a_compiled_network_has_the_same_feature_maps(ten_digits):
     torch.manual_seed(0)
     network = SimpleCNN()
     images = torch.from_numpy(ten_digits[0])
@@ -105,14 +105,14 @@ def test_a_compiled_network_gives_the_same_maps(ten_digits):
     assert all(torch.equal(maps[name], expected[name]) for name in maps)
 
 
-def test_nothing_is_left_behind_by_a_failure():
+def test_hooks_and_modes_are_restored_after_an_error():
     network = Functional()
     with pytest.raises(RuntimeError):
         feature_maps(network, torch.zeros(1, 3, 28, 28))
     assert num_hooks(network) == 0 and network.training
 
 
-def test_evaluation_mode_restores_a_mixed_state():
+def test_evaluation_mode_restores_the_mode_of_every_module():
     network = Functional()
     network.norm.eval()
     with evaluation_mode(network):
@@ -121,7 +121,7 @@ def test_evaluation_mode_restores_a_mixed_state():
 
 
 class Residual(nn.Module):
-    """A shortcut added in place, after normalization and without one."""
+    """Shortcuts added in place, to a convolution with and without normalization."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class Residual(nn.Module):
         return self.fc(F.relu(out).mean((2, 3)))
 
 
-def test_a_shortcut_added_in_place_does_not_change_what_a_layer_gave(ten_digits):
+def test_feature_maps_are_stored_before_a_shortcut_is_added_in_place(ten_digits):
     torch.manual_seed(0)
     network = Residual().eval()
     x = torch.from_numpy(ten_digits[0])
@@ -155,25 +155,27 @@ def test_a_shortcut_added_in_place_does_not_change_what_a_layer_gave(ten_digits)
     assert torch.equal(maps["third"], third)
 
 
-def test_each_pass_hands_over_each_layer_once(ten_digits):
+def test_each_forward_pass_delivers_each_layer_once(ten_digits):
     network = SimpleCNN().eval()
-    seen: list[tuple[str, tuple[int, ...], bool]] = []
+    received: list[tuple[str, tuple[int, ...], bool]] = []
 
     def receive(name: str, output: torch.Tensor) -> None:
-        seen.append((name, tuple(output.shape), bool((output < 0).any())))
+        received.append((name, tuple(output.shape), bool((output < 0).any())))
 
     with torch.inference_mode(), watched(network, receive, (nn.Conv2d, nn.Linear)) as names:
-        for count in (3, 7):
-            network(torch.from_numpy(ten_digits[0][:count]))
+        for num_images in (3, 7):
+            network(torch.from_numpy(ten_digits[0][:num_images]))
     assert names == ["conv1", "conv2", "conv3", "fc1", "fc2"]
-    assert seen[:4] == [("conv1", (3, 16, 28, 28), False), ("conv2", (3, 32, 14, 14), False),
-                        ("conv3", (3, 64, 7, 7), False), ("fc1", (3, 128), False)]  # fmt: skip
-    assert [entry[:2] for entry in seen[-2:]] == [("fc2", (3, 10)), ("fc2", (7, 10))]
-    assert len(seen) == 10 and num_hooks(network) == 0
+    assert received[:4] == [
+        ("conv1", (3, 16, 28, 28), False), ("conv2", (3, 32, 14, 14), False),
+        ("conv3", (3, 64, 7, 7), False), ("fc1", (3, 128), False),
+    ]  # fmt: skip
+    assert [entry[:2] for entry in received[-2:]] == [("fc2", (3, 10)), ("fc2", (7, 10))]
+    assert len(received) == 10 and num_hooks(network) == 0
 
 
 @pytest.mark.parametrize("layer", ["conv1", "conv3"])
-def test_a_removed_channel_is_one_whose_weights_are_zero(layer, ten_digits):
+def test_removing_a_channel_equals_zeroing_its_weights(layer, ten_digits):
     torch.manual_seed(0)
     network = SimpleCNN().eval().requires_grad_(False)
     images = torch.from_numpy(ten_digits[0])
@@ -181,37 +183,37 @@ def test_a_removed_channel_is_one_whose_weights_are_zero(layer, ten_digits):
     maps, _ = feature_maps(network, images)
     channel = int(maps[layer].mean((0, 2, 3)).argmax())
     with removed(network, layer, channel):
-        without = network(images)
+        ablated = network(images)
         second_pass = network(images)
-    assert torch.equal(without, second_pass) and torch.equal(network(images), expected)
+    assert torch.equal(ablated, second_pass) and torch.equal(network(images), expected)
     module = network.get_submodule(layer)
     module.weight[channel] = module.bias[channel] = 0
-    torch.testing.assert_close(without, network(images))
-    assert not torch.equal(without, expected) and num_hooks(network) == 0
+    torch.testing.assert_close(ablated, network(images))
+    assert not torch.equal(ablated, expected) and num_hooks(network) == 0
 
 
-def test_removal_reaches_through_normalization(ten_digits):
+def test_a_channel_is_removed_after_normalization_too(ten_digits):
     torch.manual_seed(0)
     network = Functional().requires_grad_(False)
     images = torch.from_numpy(ten_digits[0])
-    network(images)  # the running mean of the normalization is no longer zero
+    network(images)  # moves the running mean away from zero
     network.eval()
     with removed(network, "first", 2):
-        without = network(images)
+        ablated = network(images)
     first = F.relu(network.norm(network.first(images)))
     first[:, 2] = 0
     second = F.relu(network.second(F.max_pool2d(first, 2)))
-    torch.testing.assert_close(without, network.last(second).mean((2, 3)))
+    torch.testing.assert_close(ablated, network.last(second).mean((2, 3)))
     assert num_hooks(network) == 0
 
 
-def test_removal_reaches_a_layer_without_a_non_linearity(ten_digits):
+def test_a_channel_is_removed_without_a_non_linearity(ten_digits):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, 10))
     network.requires_grad_(False)
     images = torch.from_numpy(ten_digits[0])
     with removed(network, "0", 1):
-        without = network(images)
-    assert not torch.equal(without, network(images))
+        ablated = network(images)
+    assert not torch.equal(ablated, network(images))
     network[0].weight[1] = network[0].bias[1] = 0
-    torch.testing.assert_close(without, network(images))
+    torch.testing.assert_close(ablated, network(images))

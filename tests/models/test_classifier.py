@@ -1,4 +1,4 @@
-"""The LightningModule: its losses are torch's, its checkpoints plain and complete."""
+"""The LightningModule: PyTorch's losses and steps, and self-contained checkpoints."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ LENET = {
 
 
 def save(module: Classifier, path) -> str:
-    """A checkpoint as Lightning writes it."""
+    """Write a checkpoint by Lightning's Trainer, and return its path."""
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, barebones=False,
         enable_progress_bar=False, enable_model_summary=False,
@@ -48,14 +48,14 @@ def test_metrics_are_means_over_images_not_over_batches():
     torch.manual_seed(0)
     logits, labels = torch.randn(50, 10), torch.randint(0, 10, (50,))
     metrics = LossAndAccuracy()
-    for part in (slice(0, 32), slice(32, 50)):  # batches of different size
+    for part in (slice(0, 32), slice(32, 50)):  # batches of different sizes
         metrics.update(F.cross_entropy(logits[part], labels[part]), logits[part], labels[part])
-    found = metrics.compute()
-    torch.testing.assert_close(found["loss"], F.cross_entropy(logits, labels))
-    torch.testing.assert_close(found["acc"], (logits.argmax(1) == labels).float().mean())
+    means = metrics.compute()
+    torch.testing.assert_close(means["loss"], F.cross_entropy(logits, labels))
+    torch.testing.assert_close(means["acc"], (logits.argmax(1) == labels).float().mean())
 
 
-def test_label_smoothing_is_torchs():
+def test_label_smoothing_is_that_of_pytorch():
     torch.manual_seed(0)
     module = Classifier(NETWORK, label_smoothing=0.1)
     logits, labels = torch.randn(8, 10), torch.randint(0, 10, (8,))
@@ -73,30 +73,30 @@ def test_a_checkpoint_is_plain_and_rebuilds_the_network(network, compiled, tmp_p
     content = torch.load(path, weights_only=True)
     assert content["hyper_parameters"]["network"] == network
 
-    def plain(value) -> bool:
+    def is_plain(value) -> bool:
         if isinstance(value, dict):
-            return all(plain(v) for v in value.values())
+            return all(is_plain(v) for v in value.values())
         if isinstance(value, list | tuple):
-            return all(plain(v) for v in value)
+            return all(is_plain(v) for v in value)
         return value is None or isinstance(value, bool | int | float | str)
 
-    assert plain(dict(content["hyper_parameters"]))
+    assert is_plain(dict(content["hyper_parameters"]))
     keys = [f"network.{key}" for key in Classifier(network).network.state_dict()]
-    assert list(content["state_dict"]) == keys  # compiled or not
+    assert list(content["state_dict"]) == keys  # whether compiled or not
 
     torch.manual_seed(1)
-    again = Classifier.load_from_checkpoint(path, weights_only=True)
+    restored = Classifier.load_from_checkpoint(path, weights_only=True)
     images = torch.from_numpy(ten_digits[0])
-    for p, q in zip(module.parameters(), again.parameters(), strict=True):
+    for p, q in zip(module.parameters(), restored.parameters(), strict=True):
         assert torch.equal(p, q)
     if not compiled:
-        assert torch.equal(again(images), module(images))
-        assert sum(p.numel() for p in again.parameters()) == sum(
+        assert torch.equal(restored(images), module(images))
+        assert sum(p.numel() for p in restored.parameters()) == sum(
             p.numel() for p in module.parameters()
         )
 
 
-def test_a_hostile_checkpoint_builds_nothing(tmp_path):
+def test_a_malicious_checkpoint_executes_nothing(tmp_path):
     path = save(Classifier(NETWORK), tmp_path / "a.ckpt")
     content = torch.load(path, weights_only=True)
     harm = tmp_path / "harm"
@@ -108,20 +108,20 @@ def test_a_hostile_checkpoint_builds_nothing(tmp_path):
 
 
 def test_all_layers_compute_channels_last_with_contiguous_weights():
-    """The first one too, whose images of one channel could be taken for either format."""
-    module, formats = Classifier(NETWORK), []
+    """Including the first: single-channel images are contiguous in either memory format."""
+    module, outputs = Classifier(NETWORK), []
     for layer in (module.network.conv1, module.network.conv2):
-        layer.register_forward_hook(lambda layer, inputs, output: formats.append(output))
+        layer.register_forward_hook(lambda layer, inputs, output: outputs.append(output))
         assert layer.weight.is_contiguous()
     module(torch.rand(4, 1, 28, 28))
-    assert len(formats) == 2
-    for output in formats:
+    assert len(outputs) == 2
+    for output in outputs:
         assert output.is_contiguous(memory_format=torch.channels_last)
         assert not output.is_contiguous()
 
 
-def test_the_rate_can_be_found_and_set():
-    """By Lightning's LearningRateFinder."""
+def test_lr_gets_and_sets_the_rate_of_the_optimizer():
+    """Lightning's LearningRateFinder relies on this property."""
     module = Classifier(NETWORK, {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.5})
     assert module.lr == 0.1
     module.lr = 0.02
@@ -143,39 +143,39 @@ def test_scheduler_steps_at_its_interval(scheduler, interval, expected, clip, te
     optimizer = {"_target_": "torch.optim.SGD", "lr": 0.1}
     module = Classifier(NETWORK, optimizer, scheduler, scheduler_interval=interval)
     batches = same_batch(ten_digits, times=5)
-    seen: list[float] = []
+    rates: list[float] = []
 
-    class Watch(pl.Callback):
+    class RateRecorder(pl.Callback):
         def on_train_batch_start(self, trainer, *_):
-            seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=[Watch()],
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[RateRecorder()],
         gradient_clip_val=clip,
     )  # fmt: skip
     trainer.fit(module, batches, batches)
-    assert len(seen) == 10
+    assert len(rates) == 10
     if interval == "epoch":
-        assert seen == [expected[0]] * 5 + [expected[1]] * 5
-    else:  # up to the peak and down to nothing, over all ten steps of the run
-        assert seen[0] == pytest.approx(expected[0])
-        assert seen[-1] == pytest.approx(expected[1], abs=1e-6)
-        assert max(seen) == pytest.approx(0.1, rel=0.1)
-        assert 0 < seen.index(max(seen)) < 9
+        assert rates == [expected[0]] * 5 + [expected[1]] * 5
+    else:  # rises to the peak and falls to nearly zero over all ten steps of the run
+        assert rates[0] == pytest.approx(expected[0])
+        assert rates[-1] == pytest.approx(expected[1], abs=1e-6)
+        assert max(rates) == pytest.approx(0.1, rel=0.1)
+        assert 0 < rates.index(max(rates)) < 9
 
 
-def test_training_step_is_the_bare_step(ten_digits):
-    """Three Adam steps by the Trainer and by hand: the same weights, bit for bit."""
+def test_training_equals_a_plain_pytorch_loop(ten_digits):
+    """Three Adam steps by the Trainer and by a loop: identical weights."""
     images, labels = map(torch.from_numpy, ten_digits)
     torch.manual_seed(0)
     module = Classifier({"_target_": "simplecnn.models.simple_cnn.SimpleCNN"})
-    by_hand = SimpleCNN().to(memory_format=torch.channels_last)
-    by_hand.load_state_dict(module.network.state_dict())
-    optimizer = torch.optim.Adam(by_hand.parameters(), lr=1e-3)
+    plain = SimpleCNN().to(memory_format=torch.channels_last)
+    plain.load_state_dict(module.network.state_dict())
+    optimizer = torch.optim.Adam(plain.parameters(), lr=1e-3)
     for _ in range(3):
         optimizer.zero_grad()
-        F.cross_entropy(by_hand(images), labels).backward()
+        F.cross_entropy(plain(images), labels).backward()
         optimizer.step()
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
@@ -184,28 +184,28 @@ def test_training_step_is_the_bare_step(ten_digits):
     batches = same_batch(ten_digits, times=3)
     trainer.fit(module, batches, batches)
     assert trainer.global_step == 3
-    for (name, p), q in zip(by_hand.named_parameters(), module.network.parameters(), strict=True):
+    for (name, p), q in zip(plain.named_parameters(), module.network.parameters(), strict=True):
         assert torch.equal(p, q), name
     assert set(trainer.callback_metrics) == {"train/loss", "train/acc", "val/loss", "val/acc"}
 
 
-def test_a_process_of_several_ends_its_threads_before_the_interpreter_does(tmp_path):
+def test_leaving_the_process_group_joins_its_threads(tmp_path):
     def threads() -> list[str]:
         names = [task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir()]
         return [name.strip() for name in names if "gloo" in name]
 
     store = f"file://{tmp_path}/store"
     torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
-    left = SimpleNamespace(model=torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2)))
-    left.itself = left  # as Lightning's objects know each other
-    del left
+    cycle = SimpleNamespace(model=torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2)))
+    cycle.itself = cycle  # as Lightning's objects refer to each other
+    del cycle
     if Path("/proc/self/task").is_dir():
         assert threads()
     leave_group()
     assert not torch.distributed.is_initialized()
     if Path("/proc/self/task").is_dir():
         assert not threads()
-    leave_group()  # there is none
+    leave_group()  # without a group, does nothing
 
 
 class TopTwo(Classifier):
@@ -213,13 +213,15 @@ class TopTwo(Classifier):
         return {"top2": MulticlassAccuracy(10, top_k=2, average="micro")}
 
 
-class OwnStep(Classifier):
+class CustomStep(Classifier):
     def training_step(self, batch, batch_idx):
         return F.cross_entropy(self(batch[0]), batch[1])
 
 
-@pytest.mark.parametrize(("kind", "metrics"), [(TopTwo, {"loss", "acc", "top2"}), (OwnStep, set())])
-def test_a_subclass_logs_what_it_measures(kind, metrics, ten_digits):
+@pytest.mark.parametrize(
+    ("kind", "metrics"), [(TopTwo, {"loss", "acc", "top2"}), (CustomStep, set())]
+)
+def test_a_subclass_logs_its_metrics(kind, metrics, ten_digits):
     torch.manual_seed(0)
     module = kind(NETWORK)
     before = [p.clone() for p in module.parameters()]
@@ -240,12 +242,12 @@ def test_a_subclass_logs_what_it_measures(kind, metrics, ten_digits):
     assert not all(torch.equal(p, q) for p, q in zip(before, module.parameters(), strict=True))
 
 
-def test_a_plateau_schedule_steps_in_epochs_with_a_validation(ten_digits):
+def test_a_plateau_scheduler_steps_only_in_epochs_with_validation(ten_digits):
     plateau = {
         "_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau",
         "patience": 0,
         "factor": 0.5,
-        "threshold": 1e9,  # nothing is ever better
+        "threshold": 1e9,  # no epoch counts as an improvement
     }
     module = Classifier(NETWORK, scheduler=plateau, scheduler_monitor="val/loss")
     trainer = pl.Trainer(
@@ -254,4 +256,4 @@ def test_a_plateau_schedule_steps_in_epochs_with_a_validation(ten_digits):
     )  # fmt: skip
     batches = same_batch(ten_digits, times=1)
     trainer.fit(module, batches, batches)
-    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(2.5e-4)  # twice
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(2.5e-4)  # halved twice

@@ -1,4 +1,4 @@
-"""SimpleCNN is the tutorial's function, in every bit that matters."""
+"""SimpleCNN computes exactly what the tutorial's network computes; its options and errors."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from simplecnn.models.simple_cnn import SimpleCNN
 
 
 class Tutorial(nn.Module):
-    """The tutorial's network, written down from its description."""
+    """The tutorial's network, written from its description."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,23 +27,23 @@ class Tutorial(nn.Module):
 
 def test_same_logits_from_the_tutorials_weights(ten_digits):
     torch.manual_seed(0)
-    tutorial, ours = Tutorial(), SimpleCNN()
-    ours.load_state_dict(tutorial.state_dict(), strict=True)
+    tutorial, network = Tutorial(), SimpleCNN()
+    network.load_state_dict(tutorial.state_dict(), strict=True)
     images = torch.from_numpy(ten_digits[0])
-    torch.testing.assert_close(ours(images), tutorial(images), rtol=0, atol=0)
-    # Another memory layout is the same function, to rounding.
-    layout = ours.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(layout(images), tutorial(images), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(network(images), tutorial(images), rtol=0, atol=0)
+    # Channels last is the same function up to rounding.
+    network.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(network(images), tutorial(images), rtol=1e-5, atol=1e-6)
 
 
 def test_same_gradients_as_the_tutorial(ten_digits):
     torch.manual_seed(0)
-    tutorial, ours = Tutorial(), SimpleCNN()
-    ours.load_state_dict(tutorial.state_dict())
+    tutorial, network = Tutorial(), SimpleCNN()
+    network.load_state_dict(tutorial.state_dict())
     images, labels = (torch.from_numpy(a) for a in ten_digits)
-    for network in (tutorial, ours):
-        F.cross_entropy(network(images), labels).backward()
-    for (name, p), q in zip(tutorial.named_parameters(), ours.parameters(), strict=True):
+    for model in (tutorial, network):
+        F.cross_entropy(model(images), labels).backward()
+    for (name, p), q in zip(tutorial.named_parameters(), network.parameters(), strict=True):
         torch.testing.assert_close(q.grad, p.grad, rtol=0, atol=0, msg=name)
 
 
@@ -67,7 +67,7 @@ def test_number_of_parameters(arguments, parameters):
     assert network(images).shape == (2, arguments.get("num_classes", 10))
 
 
-def test_pooling_by_mean_and_by_stride(ten_digits):
+def test_average_and_stride_pooling(ten_digits):
     average, stride = SimpleCNN(pool="average"), SimpleCNN(pool="stride")
     assert [name for name, _ in average.named_children()] == list(
         dict(SimpleCNN().named_children())
@@ -81,15 +81,15 @@ def test_pooling_by_mean_and_by_stride(ten_digits):
     average.load_state_dict(SimpleCNN().state_dict(), strict=True)
 
 
-def test_blurred_pooling_and_none(ten_digits):
+def test_blur_pooling_and_no_pooling(ten_digits):
     images = torch.from_numpy(ten_digits[0])
     blur, none = SimpleCNN(pool="blur"), SimpleCNN(pool="none", channels=[2, 3])
     assert blur(images).shape == none(images).shape == (10, 10)
-    blur.load_state_dict(SimpleCNN().state_dict(), strict=True)  # no weights of its own
+    blur.load_state_dict(SimpleCNN().state_dict(), strict=True)  # BlurPool has no weights
     assert none.fc1.in_features == 3 * 28 * 28
-    step = torch.zeros(1, 1, 8, 8)
-    step[..., 4:] = 1  # maxima from column 3 on, blurred with 1/4, 1/2, 1/4, every second kept
-    assert blur.pool1(step)[0, 0, 0].tolist() == [0, 0.25, 1, 1]
+    edge = torch.zeros(1, 1, 8, 8)
+    edge[..., 4:] = 1  # maxima are 1 from column 3; blurred by 1/4, 1/2, 1/4; columns 0, 2, 4, 6
+    assert blur.pool1(edge)[0, 0, 0].tolist() == [0, 0.25, 1, 1]
     assert blur.pool1(torch.rand(2, 5, 7, 9)).shape == (2, 5, 3, 4)
 
 
@@ -97,22 +97,22 @@ def test_a_crop_is_the_first_layer_and_has_no_weights(ten_digits):
     images = torch.from_numpy(ten_digits[0])
     cropped, plain = SimpleCNN(crop=[4, 28]), SimpleCNN()
     plain.load_state_dict(cropped.state_dict(), strict=True)
-    part = F.interpolate(images[..., 4:28, 4:28], (28, 28), mode="bicubic").clamp(0, 1)
-    assert torch.equal(cropped(images), plain(part))
-    whole = SimpleCNN(crop=[0, 28])
-    whole.load_state_dict(plain.state_dict(), strict=True)
-    torch.testing.assert_close(whole(images), plain(images), rtol=1e-5, atol=1e-6)
+    zoomed = F.interpolate(images[..., 4:28, 4:28], (28, 28), mode="bicubic").clamp(0, 1)
+    assert torch.equal(cropped(images), plain(zoomed))
+    uncropped = SimpleCNN(crop=[0, 28])
+    uncropped.load_state_dict(plain.state_dict(), strict=True)
+    torch.testing.assert_close(uncropped(images), plain(images), rtol=1e-5, atol=1e-6)
     for crop in ([4], [28, 4], [0, 29]):
-        with pytest.raises(ValueError, match="two pixels in order, 0 to 28"):
+        with pytest.raises(ValueError, match="two increasing integers, 0 to 28"):
             SimpleCNN(crop=crop)
 
 
-def test_dropout_stands_before_the_last_layer():
+def test_dropout_is_before_the_last_layer():
     assert list(dict(SimpleCNN(dropout=0.3).named_children()))[-2:] == ["dropout", "fc2"]
     assert "dropout" not in dict(SimpleCNN().named_children())
 
 
-def test_impossible_networks_are_sentences():
+def test_invalid_arguments_raise_value_error():
     with pytest.raises(ValueError, match="kernel_size is 4: only odd kernels"):
         SimpleCNN(kernel_size=4)
     with pytest.raises(
@@ -130,23 +130,22 @@ def test_normalization_is_the_first_layer_and_has_no_weights():
     plain = SimpleCNN(in_channels=3, image_size=16)
     plain.load_state_dict(network.state_dict())
     images = torch.rand(4, 3, 16, 16)
-    by_hand = torch.stack([(images[:, c] - m) / s for c, (m, s) in
+    normalized = torch.stack([(images[:, c] - m) / s for c, (m, s) in
                            enumerate(zip(*statistics.values(), strict=True))], 1)  # fmt: skip
-    torch.testing.assert_close(network(images), plain(by_hand), rtol=0, atol=0)
+    torch.testing.assert_close(network(images), plain(normalized), rtol=0, atol=0)
     with pytest.raises(ValueError, match="std above 0"):
         SimpleCNN(normalize={"mean": [0.0], "std": [0.0]})
 
 
-def test_the_final_pool_takes_any_image_size():
+def test_the_final_pool_accepts_any_image_size():
     network = SimpleCNN(final_pool=4, image_size=64)
     assert network.fc1.in_features == 64 * 4 * 4
     assert network(torch.rand(2, 1, 224, 224)).shape == (2, 10)
-    maps = torch.nn.Sequential(*list(network)[:-4])(torch.rand(2, 1, 64, 64))
+    maps = nn.Sequential(*list(network)[:-4])(torch.rand(2, 1, 64, 64))
     assert maps.shape == (2, 64, 4, 4)
 
 
-def test_maps_are_pooled_before_relu_while_training(ten_digits):
-    """Which has a quarter to do then; elsewhere layers come in the order of their names."""
+def test_max_pooling_runs_before_relu_in_training_only(ten_digits):
     network, sizes = SimpleCNN(), []
     network.relu1.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-1]))
     for training in (True, False):

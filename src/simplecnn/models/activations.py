@@ -1,5 +1,4 @@
-"""What the convolutions of any network compute, to look at and to remove. Torch only; no hook is
-left behind."""
+"""Read and ablate the activations of any network, by hooks and a torch function mode."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-# What stands between a convolution and its non-linearity without ending the layer.
+# Functions that may stand between a layer and its non-linearity.
 TRANSPARENT = {
     functional.batch_norm,
     functional.dropout,
@@ -35,30 +34,30 @@ IN_PLACE = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__",
 
 
 def network_of(module: nn.Module) -> nn.Module:
-    """The network of a LightningModule: its `network`, or the whole of it."""
+    """Return the network of a LightningModule: its `network` attribute, or the module itself."""
     network = getattr(module, "network", module)
     return network if isinstance(network, nn.Module) else module
 
 
 def convolutions(network: nn.Module) -> OrderedDict[str, nn.Conv2d]:
-    """Every 2-D convolution of a network by its module name, in the order of definition."""
+    """Return every 2-D convolution of a network by its module name, in order of definition."""
     return OrderedDict((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
 
 
 @torch.no_grad()
 def feature_maps(network: nn.Module, images: Tensor) -> tuple[OrderedDict[str, Tensor], Tensor]:
-    """The output (N, channels, H, W) of every convolution, after its non-linearity, and the logits.
+    """Return the feature maps (N, channels, H, W) of every convolution, and the logits.
 
-    The non-linearity (ReLU, say) may be a module or a function call, and normalization may stand
-    before it; a convolution with none behind it gives its own output. Runs in evaluation mode
-    and restores the mode of every module.
+    A convolution's feature maps are its output after normalization, if any, and the non-linearity
+    (a module or a function call); without a non-linearity, the convolution's own output. Runs in
+    evaluation mode, and restores the mode of every module.
     """
     maps: dict[str, Tensor] = {}
 
-    def keep(name: str, output: Tensor) -> None:
-        maps[name] = output.detach().clone()  # what follows may work in place
+    def store(name: str, output: Tensor) -> None:
+        maps[name] = output.detach().clone()  # later layers may work in place
 
-    with evaluation_mode(network), watched(network, keep) as names:
+    with evaluation_mode(network), watched(network, store) as names:
         logits = network(images)
     return OrderedDict((name, maps[name]) for name in names), logits
 
@@ -67,18 +66,20 @@ def feature_maps(network: nn.Module, images: Tensor) -> tuple[OrderedDict[str, T
 def layer_inputs(
     network: nn.Module, images: Tensor, kind: type[nn.Module]
 ) -> tuple[OrderedDict[str, Tensor], Tensor]:
-    """What the last call of every layer of a kind is given, in the order of the calls, and the
-    logits."""
+    """Return the input of every layer of type `kind`, in order of execution, and the logits.
+
+    For a layer that is called several times, the input of its last call.
+    """
     inputs: OrderedDict[str, Tensor] = OrderedDict()
 
-    def keep(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        inputs[name] = args[0].detach().clone()  # what follows may work in place
+    def store(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        inputs[name] = args[0].detach().clone()  # later layers may work in place
         inputs.move_to_end(name)
 
     with ExitStack() as stack, evaluation_mode(network), uncompiled(network):
         for name, module in network.named_modules():
             if isinstance(module, kind):
-                stack.callback(module.register_forward_pre_hook(partial(keep, name)).remove)
+                stack.callback(module.register_forward_pre_hook(partial(store, name)).remove)
         return inputs, network(images)
 
 
@@ -88,32 +89,36 @@ def watched(
     receive: Callable[[str, Tensor], None],
     kinds: type[nn.Module] | tuple[type[nn.Module], ...] = nn.Conv2d,
 ) -> Iterator[list[str]]:
-    """Inside, each pass through `network` hands `receive` what every layer of `kinds` computes.
+    """Call `receive(name, output)` for every layer of type `kinds` in each forward pass.
 
-    That is its name and its output after its non-linearity, or its own output where none follows:
-    then it may come only when the context ends. The tensor is lent: copy what shall be kept.
-    Gives the names of the layers in the order in which they are reached.
+    The output is taken after the non-linearity; without one, it is the layer's own output and may
+    be passed on only when the context exits. The tensor may be overwritten later: clone to keep it.
+
+    Yields the names of the layers in order of execution, which fills during the first pass.
     """
     layers = {name: m for name, m in network.named_modules() if isinstance(m, kinds)}
-    with _followed(network, layers, receive=receive) as follower:
-        yield follower.names
+    with _tracked(network, layers, receive=receive) as tracker:
+        yield tracker.names
 
 
 @contextmanager
 def removed(network: nn.Module, layer: str, channel: int) -> Iterator[None]:
-    """Inside, a channel of a convolution is zero: in its output, in that of a normalization behind
-    it, and in that of the non-linearity after them."""
+    """Ablate a channel of a convolution inside the context.
 
-    def remove(output: Tensor) -> None:
+    Sets the channel to zero in the convolution's output, and again after the normalization and the
+    non-linearity that follow.
+    """
+
+    def zero(output: Tensor) -> None:
         output[:, channel] = 0
 
-    with _followed(network, {layer: network.get_submodule(layer)}, change=remove):
+    with _tracked(network, {layer: network.get_submodule(layer)}, modify=zero):
         yield
 
 
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every module is in the mode it was in."""
+    """Set evaluation mode inside the context, then restore the mode of every module."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -124,74 +129,78 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
 
 
 def uncompiled(network: nn.Module) -> AbstractContextManager[Any]:
-    """Inside, a compiled network runs as it was written, so that hooks and modes see its parts."""
+    """Run a compiled network eagerly inside the context, so that hooks and modes see its layers."""
     if any(module._compiled_call_impl is not None for module in network.modules()):
         return torch.compiler.set_stance("force_eager")
-    return nullcontext()  # the compiler takes seconds to import
+    return nullcontext()  # importing the compiler takes seconds
 
 
 @contextmanager
-def _followed(
+def _tracked(
     network: nn.Module, layers: dict[str, nn.Module], **options: Any
-) -> Iterator["_Follower"]:
-    follower = _Follower(**options)
-    with ExitStack() as stack, uncompiled(network), follower:
+) -> Iterator["_ActivationTracker"]:
+    tracker = _ActivationTracker(**options)
+    with ExitStack() as stack, uncompiled(network), tracker:
         for name, layer in layers.items():
-            stack.callback(layer.register_forward_hook(partial(follower.begin, name)).remove)
-        yield follower
-    for name, (own, _) in follower.open.items():  # no non-linearity follows them
-        follower.receive(name, own)
+            stack.callback(layer.register_forward_hook(partial(tracker.begin, name)).remove)
+        yield tracker
+    for name, (output, _) in tracker.pending.items():  # no non-linearity followed
+        tracker.receive(name, output)
 
 
-class _Follower(TorchFunctionMode):
-    """Follows the output of each layer to the first non-linear function applied to it.
+class _ActivationTracker(TorchFunctionMode):
+    """Track the output of each layer up to the first non-linear function that is applied to it.
 
-    `change` may write into each tensor on the way, `receive` gets the last one.
+    Args:
+        receive: called with the layer's name and the tensor after the non-linearity.
+        modify: called with each tensor on the way, which it may modify in place.
     """
 
     def __init__(
         self,
         receive: Callable[[str, Tensor], None] = lambda name, output: None,
-        change: Callable[[Tensor], None] = lambda output: None,
+        modify: Callable[[Tensor], None] = lambda output: None,
     ) -> None:
         super().__init__()
-        self.receive, self.change = receive, change
+        self.receive, self.modify = receive, modify
         self.names: list[str] = []
-        # Layers whose non-linearity has not come yet: their output, and what was made of it since.
-        self.open: dict[str, tuple[Tensor, Tensor]] = {}
+        # Layers whose non-linearity is yet to come: their output, and the latest tensor made of it.
+        self.pending: dict[str, tuple[Tensor, Tensor]] = {}
 
     def begin(self, name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        """The forward hook of the layer called `name`."""
-        if name in self.open:  # of the last pass, and nothing came behind it
-            self.receive(name, self.open[name][0])
+        """Start tracking the output of layer `name`; a forward hook."""
+        if name in self.pending:  # no non-linearity followed in the previous pass
+            self.receive(name, self.pending[name][0])
         if name not in self.names:
             self.names.append(name)
-        self.change(output)
-        self.open[name] = output, output
+        self.modify(output)
+        self.pending[name] = output, output
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        kwargs = kwargs or {}
         source = args[0] if args else None
-        name = next((n for n, (_, latest) in self.open.items() if latest is source), None)
+        name = next((n for n, (_, latest) in self.pending.items() if latest is source), None)
         if name is None:
-            return function(*args, **(kwargs or {}))
-        if function not in NON_LINEAR and _works_in_place(function):  # a shortcut is added, say
-            own, _ = self.open.pop(name)
-            self.receive(name, own)  # before it is overwritten
-            return function(*args, **(kwargs or {}))
-        output = function(*args, **(kwargs or {}))
+            return function(*args, **kwargs)
+        if function not in NON_LINEAR and _is_in_place(function):
+            # A shortcut is added, say: pass the output on before it is overwritten.
+            layer_output, _ = self.pending.pop(name)
+            self.receive(name, layer_output)
+            return function(*args, **kwargs)
+        output = function(*args, **kwargs)
         if function in NON_LINEAR:
-            del self.open[name]
-            self.change(output)
+            del self.pending[name]
+            self.modify(output)
             self.receive(name, output)
         elif function in TRANSPARENT:
-            self.change(output)
-            self.open[name] = self.open[name][0], output
+            self.modify(output)
+            self.pending[name] = self.pending[name][0], output
         return output
 
 
-def _works_in_place(function: Any) -> bool:
-    """By the names that torch gives: add_, __iadd__."""
+def _is_in_place(function: Any) -> bool:
+    """Whether a function is in-place by PyTorch's naming conventions: add_, __iadd__."""
     name = getattr(function, "__name__", "")
     return (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE

@@ -1,4 +1,4 @@
-"""The LightningModule: a network, its loss, its metrics, its optimizer."""
+"""The LightningModule: a network with its loss, metrics, optimizer and learning rate schedule."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -21,22 +21,23 @@ STAGES = ("train/", "val/", "test/")
 
 
 class Classifier(pl.LightningModule):
-    """Any network from images (N, C, H, W) to logits (N, num_classes), trained by cross-entropy.
+    """Train a network from images (N, C, H, W) to logits (N, num_classes) by cross-entropy.
 
-    `network`, `optimizer` and `scheduler` are configurations, plain dicts with a `_target_`, not
-    objects: a checkpoint holds them and is enough to build the network again
-    (`Classifier.load_from_checkpoint(path)`).
+    `network`, `optimizer` and `scheduler` are configurations, plain dicts with a `_target_`, which
+    are saved as hyperparameters: a checkpoint is enough to rebuild the network, by
+    `Classifier.load_from_checkpoint(path)`.
 
-    scheduler_interval: whether the scheduler steps once an `epoch` or once a `step`.
-    scheduler_monitor: the metric that ReduceLROnPlateau waits for.
-    class_weights: how much an image of each class counts in the loss; None: all the same. The
-        configuration says `balanced` instead: inversely to how many images it trains on. With
-        weights, the mean accuracy of the classes is logged too (`macro_acc`).
-    compile: whether torch.compile compiles the network, or the mode in which it does:
-        `reduce-overhead` (CUDA graphs), `max-autotune`.
+    Loss and accuracy (`acc`, 0 to 1) are logged once per epoch, as `train/loss`, `val/acc` and so
+    on. Subclasses may assign another `self.loss`, a module called with (logits, labels), and add
+    metrics in `configure_metrics`.
 
-    Logs loss and accuracy (`acc`, 0 to 1) of `train/`, `val/` and `test/`, once an epoch. A
-    subclass gives another `self.loss` (logits, labels), or more metrics by `configure_metrics`.
+    Args:
+        scheduler_interval: step the scheduler every `epoch` or every `step`.
+        scheduler_monitor: the metric that ReduceLROnPlateau monitors.
+        class_weights: the weight of each class in the loss; None weights all classes equally. If
+            given, the macro accuracy (`macro_acc`), the mean over classes, is logged too.
+        compile: compile the network by torch.compile; a string is its mode, such as
+            `reduce-overhead` (CUDA graphs) or `max-autotune`.
     """
 
     def __init__(
@@ -54,11 +55,11 @@ class Classifier(pl.LightningModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.network: nn.Module = build(network)
-        if compile:  # in place: the keys of a checkpoint stay the same
+        if compile:  # in place, which leaves the keys of the state dict unchanged
             self.network.compile(mode=None if compile is True else compile)
         weight = None if class_weights is None else torch.tensor(class_weights)
         self.loss: nn.Module = nn.CrossEntropyLoss(weight, label_smoothing=label_smoothing)
-        self.means: Any = nn.ModuleDict({stage: LossAndAccuracy() for stage in STAGES})
+        self.loss_and_accuracy: Any = nn.ModuleDict({stage: LossAndAccuracy() for stage in STAGES})
         self.metrics: Any = nn.ModuleDict()
         for stage in STAGES:
             metrics: dict[str, Any] = self.configure_metrics()
@@ -67,12 +68,13 @@ class Classifier(pl.LightningModule):
             self.metrics[stage] = MetricCollection(metrics, compute_groups=False)
 
     def configure_metrics(self) -> dict[str, Metric]:
-        """Further metrics of (logits, labels) by name; called once for each stage."""
+        """Return additional metrics of (logits, labels) by name; called once per stage."""
         return {}
 
     def setup(self, stage: str) -> None:
+        # Spawned processes share the memory of the initial metric states: reset allocates new ones.
         for module in self.modules():
-            if isinstance(module, Metric):  # spawned processes share the memory of the first sums
+            if isinstance(module, Metric):
                 module.reset()
 
     @property
@@ -85,8 +87,8 @@ class Classifier(pl.LightningModule):
         self.hparams["optimizer"] = {**self.hparams["optimizer"], "lr": value}
 
     def forward(self, images: Tensor) -> Tensor:
-        # Channels last in memory, and all layers follow: on a CPU they are 1.4 times as fast. Not
-        # the weights, which torch's pruning takes to be contiguous.
+        # All layers follow the memory format of their input; channels-last is 1.4 times as fast on
+        # a CPU. Weights stay contiguous, as torch.nn.utils.prune expects them.
         return self.network(images.clone(memory_format=torch.channels_last))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -94,12 +96,12 @@ class Classifier(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """The logits (N, num_classes), for callbacks to look at."""
+        """Return the logits (N, num_classes), which callbacks receive."""
         stages = self._validation_stages()
         if dataloader_idx >= len(stages):
             raise RunError(
-                f"The data have more validation loaders than the stages {', '.join(stages)}, which "
-                f"Classifier logs: give one loader, or write a LightningModule of your own."
+                f"The data module has more validation loaders than the stages {', '.join(stages)} "
+                f"that Classifier logs: return a single loader, or write a custom LightningModule."
             )
         _, logits = self._step(batch, stages[dataloader_idx])
         return logits
@@ -111,16 +113,16 @@ class Classifier(pl.LightningModule):
         images, labels = batch
         logits = self(images)
         loss = self.loss(logits, labels)
-        self.means[stage].update(loss, logits, labels)
+        self.loss_and_accuracy[stage].update(loss, logits, labels)
         self.metrics[stage].update(logits, labels)
         return loss, logits
 
     def _validation_stages(self) -> list[str]:
-        """What each validation loader holds: our data may run the test set along, as a second."""
+        """Return the stage of each validation loader: the second may serve the test set."""
         names = getattr(self.trainer.datamodule, "validation_stages", ("val",))
         return [f"{name}/" for name in names]
 
-    # Metrics are logged when the epoch ends: self.log in each step costs up to a millisecond.
+    # Metrics are logged at the end of the epoch: self.log in every step costs up to 1 ms.
 
     def on_train_epoch_end(self) -> None:
         self._log("train/")
@@ -133,9 +135,9 @@ class Classifier(pl.LightningModule):
         self._log("test/")
 
     def _log(self, stage: str) -> None:
-        if not self.means[stage].update_called:  # by a subclass with a step of its own
+        if not self.loss_and_accuracy[stage].update_called:  # a subclass overrides the step
             return
-        for metrics in (self.means[stage], self.metrics[stage]):
+        for metrics in (self.loss_and_accuracy[stage], self.metrics[stage]):
             values = {f"{stage}{key}": value for key, value in metrics.compute().items()}
             self.log_dict(values, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
             metrics.reset()
@@ -148,14 +150,16 @@ class Classifier(pl.LightningModule):
         if "total_steps" in inspect.signature(find_class(scheduler["_target_"])).parameters:
             scheduler.setdefault("total_steps", int(self.trainer.estimated_stepping_batches))
         monitor = self.hparams["scheduler_monitor"]
-        # A metric of the validation is there only after epochs with one.
-        waits = monitor and not monitor.startswith("train/")
+        frequency = 1
+        if monitor and not monitor.startswith("train/"):
+            # Validation metrics exist only after epochs with a validation.
+            frequency = self.trainer.check_val_every_n_epoch or 1
         return {
             "optimizer": optimizer,
             "lr_scheduler": {
                 "scheduler": build(scheduler, _partial_=True)(optimizer),
                 "interval": self.hparams["scheduler_interval"],
                 "monitor": monitor,
-                "frequency": (self.trainer.check_val_every_n_epoch or 1) if waits else 1,
+                "frequency": frequency,
             },
         }

@@ -1,4 +1,4 @@
-"""Layers without weights: a crop, a normalization and a pool without aliasing. Plain torch."""
+"""Layers without weights: a crop, a normalization and an anti-aliased pooling. Plain PyTorch."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,9 @@ from torch.nn import functional
 
 
 class Crop(nn.Module):
-    """Enlarges the pixels `first` up to, not including, `last` to the whole image (N, C, H, W).
+    """Zoom in on rows and columns `first` to `last - 1` of images (N, C, H, W).
 
-    Down and across, by cubic interpolation; what it overshoots is cut off at 0 and 1. No weights.
+    The crop is resized to H x W by bicubic interpolation; overshoot is clamped to [0, 1].
     """
 
     def __init__(self, first: int, last: int) -> None:
@@ -18,15 +18,15 @@ class Crop(nn.Module):
         self.first, self.last = first, last
 
     def forward(self, images: Tensor) -> Tensor:
-        part = images[..., self.first : self.last, self.first : self.last]
-        return functional.interpolate(part, images.shape[-2:], mode="bicubic").clamp(0, 1)
+        cropped = images[..., self.first : self.last, self.first : self.last]
+        return functional.interpolate(cropped, images.shape[-2:], mode="bicubic").clamp(0, 1)
 
     def extra_repr(self) -> str:
         return f"{self.first}, {self.last}"
 
 
 class Normalize(nn.Module):
-    """Images (N, C, H, W) less the `mean` of each channel, divided by its `std`. No weights."""
+    """Subtract each channel's `mean` from images (N, C, H, W) and divide by its `std`."""
 
     mean: Tensor
     std: Tensor
@@ -34,8 +34,9 @@ class Normalize(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if len(mean) != len(std) or not all(value > 0 for value in std):
-            raise ValueError("mean and std must be of the same channels, std above 0.")
-        for name, values in (("mean", mean), ("std", std)):  # part of the configuration
+            raise ValueError("mean and std must have one value per channel, std above 0.")
+        # Not persistent: the values are part of the configuration.
+        for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -46,9 +47,9 @@ class Normalize(nn.Module):
 
 
 class BlurPool(nn.Module):
-    """Maximum of 2 x 2 at every pixel, a binomial blur of 3 x 3, then every `stride`-th pixel.
+    """Anti-aliased max-pooling: a 2 x 2 maximum with stride 1, a 3 x 3 binomial blur, subsampling.
 
-    Halves the size, rounding down, as a 2 x 2 max-pool does, without its aliasing. Has no weights.
+    With the default `stride`, halves the size, rounding down, as a 2 x 2 max-pool does.
     Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019, arXiv 1904.11486.
     """
 
@@ -57,8 +58,9 @@ class BlurPool(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        dense = functional.max_pool2d(x, 2, stride=1)
-        line = dense.new_tensor([0.25, 0.5, 0.25])
-        kernel = torch.outer(line, line).expand(dense.shape[1], 1, 3, 3)
-        padded = functional.pad(dense, (1, 1, 1, 1), mode="replicate")
-        return functional.conv2d(padded, kernel, stride=self.stride, groups=dense.shape[1])
+        maxima = functional.max_pool2d(x, 2, stride=1)
+        num_channels = maxima.shape[1]
+        binomial = maxima.new_tensor([0.25, 0.5, 0.25])
+        kernel = torch.outer(binomial, binomial).expand(num_channels, 1, 3, 3)
+        padded = functional.pad(maxima, (1, 1, 1, 1), mode="replicate")
+        return functional.conv2d(padded, kernel, stride=self.stride, groups=num_channels)

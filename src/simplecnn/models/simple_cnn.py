@@ -1,4 +1,4 @@
-"""SimpleCNN: convolution, ReLU and pooling blocks, then two linear layers. Plain torch."""
+"""SimpleCNN: blocks of convolution, ReLU and pooling, then two linear layers. Plain PyTorch."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -12,18 +12,24 @@ POOLS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d, "blur": BlurPool}
 
 
 class SimpleCNN(nn.Sequential):
-    """Images (N, in_channels, image_size, image_size), 0 to 1, to logits (N, num_classes).
+    """A small CNN from images (N, in_channels, image_size, image_size) to logits (N, num_classes).
 
-    Each block is a convolution that keeps the size, ReLU, and a 2 x 2 max-pool that halves it
-    (rounding down): 28, 14, 7, 3 with the defaults, 98,442 parameters. Layers carry the names
-    of the tutorial's network (`conv1` … `fc2`), so its weights load here unchanged.
+    Each block is a convolution that preserves the image size, a ReLU, and a 2 x 2 max-pool that
+    halves the size, rounding down. The defaults take 28 x 28 pixels to 14, 7 and 3 pixels a side
+    with 98,442 parameters. Layers have the tutorial's names (`conv1` … `fc2`), so the state dict
+    of its network loads unchanged. Pixel values are in [0, 1].
 
-    pool: `max`; `average`; `blur` (BlurPool); `stride`: no pool, the convolution itself takes steps
-        of two pixels, which halves the size rounding up; `none`: nothing shrinks.
-    final_pool: the last maps are averaged to so many units a side, whatever the image size.
-    normalize: `mean` and `std` of each channel, subtracted and divided by first (Normalize).
-    crop: the network sees pixels `crop[0]` up to, not including, `crop[1]`, enlarged (Crop).
-    in_channels, num_classes, image_size: those of MNIST where they are None: 1, 10, 28.
+    Args:
+        channels: output channels of each block's convolution.
+        kernel_size: side of the kernels, in pixels; odd.
+        hidden: units of the first linear layer.
+        dropout: dropout probability before the last linear layer.
+        pool: `max`, `average` or `blur` (BlurPool); `stride`: no pooling layer, the convolution has
+            stride 2, which halves the size, rounding up; `none`: every block keeps the size.
+        final_pool: average-pool the last feature maps to this size, whatever the image size.
+        crop: zoom in on rows and columns `crop[0]` to `crop[1] - 1` first (Crop).
+        normalize: `mean` and `std` of each channel, by which images are standardized (Normalize).
+        in_channels, num_classes, image_size: None for those of MNIST: 1, 10, 28.
     """
 
     def __init__(
@@ -50,25 +56,32 @@ class SimpleCNN(nn.Sequential):
         if crop is not None:
             if not (len(crop) == 2 and 0 <= crop[0] < crop[1] <= image_size):
                 raise ValueError(
-                    f"crop is {list(crop)}: it must be two pixels in order, 0 to {image_size}."
+                    f"crop is {list(crop)}: it must be two increasing integers, 0 to {image_size}."
                 )
             layers["crop"] = Crop(*crop)
         if normalize is not None:
             layers["normalize"] = Normalize(**normalize)
-        width, size, stride = in_channels, image_size, 2 if pool == "stride" else 1
-        for i, out in enumerate(channels, start=1):
-            layers[f"conv{i}"] = nn.Conv2d(width, out, kernel_size, stride, kernel_size // 2)
+        size = image_size
+        stride = 2 if pool == "stride" else 1
+        for i, out_channels in enumerate(channels, start=1):
+            padding = kernel_size // 2
+            layers[f"conv{i}"] = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding)
             layers[f"relu{i}"] = nn.ReLU()
             if pool in POOLS:
                 layers[f"pool{i}"] = POOLS[pool](2)
-            width, size = out, {"none": size, "stride": (size + 1) // 2}.get(pool, size // 2)
+                size //= 2
+            elif pool == "stride":
+                size = (size + 1) // 2
+            in_channels = out_channels
         if size == 0:
-            raise ValueError(f"channels has {len(channels)} blocks, each halves the image: "
-                             f"nothing is left of {image_size} pixels.")  # fmt: skip
+            raise ValueError(
+                f"channels has {len(channels)} blocks, each of which halves the image: nothing is "
+                f"left of {image_size} pixels."
+            )
         if final_pool is not None:
             layers["final_pool"], size = nn.AdaptiveAvgPool2d(final_pool), final_pool
         layers["flatten"] = nn.Flatten()
-        layers["fc1"] = nn.Linear(width * size**2, hidden)
+        layers["fc1"] = nn.Linear(in_channels * size**2, hidden)
         layers["relu_fc1"] = nn.ReLU()
         if dropout > 0:
             layers["dropout"] = nn.Dropout(dropout)
@@ -78,10 +91,12 @@ class SimpleCNN(nn.Sequential):
     def forward(self, images: Tensor) -> Tensor:
         layers = list(self)
         if self.training:
-            # ReLU and maximum commute, gradients included: pool first, ReLU has a quarter to do.
+            # Max-pooling and ReLU commute, gradients included: after pooling, ReLU has a quarter of
+            # the values to process. Evaluation keeps the order, for feature maps before pooling.
             for i, layer in enumerate(layers):
                 if isinstance(layer, nn.MaxPool2d):
                     layers[i - 1], layers[i] = layer, layers[i - 1]
+        x = images
         for layer in layers:
-            images = layer(images)
-        return images
+            x = layer(x)
+        return x
