@@ -1,4 +1,4 @@
-"""CIFAR-10, from a small archive of its format."""
+"""CIFAR-10, read from a small archive in its format."""
 
 import hashlib
 import io
@@ -15,7 +15,7 @@ from simplecnn.data.files import DataError
 
 
 def write(path: Path, *, num_images: int = 20, label: int | None = None) -> np.ndarray:
-    """An archive with six files of so many images; gives their records (6, N, 3073)."""
+    """Write an archive of six files with `num_images` images each; return records (6, N, 3073)."""
     rng = np.random.default_rng(0)
     records = rng.integers(0, 256, (6, num_images, 3073), np.uint8)
     records[:, :, 0] = np.arange(num_images) % 10 if label is None else label
@@ -37,16 +37,16 @@ def test_images_and_labels_are_those_of_the_archive(tmp_path):
     assert torch.equal(images, torch.from_numpy(records[5, :, 1:]).view(-1, 3, 32, 32))
     assert labels.tolist() == records[5, :, 0].tolist()
     assert data.class_counts("val") == [1] * 10 and data.class_counts("train") == [9] * 10
-    both = torch.cat([data.split(name).images for name in ("train", "val")])
+    train_val = torch.cat([data.split(name).images for name in ("train", "val")])
     stacked = records[:5].reshape(100, -1)[:, 1:]
-    assert {x.tobytes() for x in both.flatten(1).numpy()} == {x.tobytes() for x in stacked}
+    assert {x.tobytes() for x in train_val.flatten(1).numpy()} == {x.tobytes() for x in stacked}
     train = data.split("train").images.double() / 255
     assert data.normalization()["mean"] == pytest.approx(train.mean((0, 2, 3)).tolist(), abs=1e-6)
     batch, _ = next(iter(data.train_dataloader()))
     assert batch.shape == (64, 3, 32, 32) and batch.dtype == torch.float32
 
 
-def test_a_download_is_checked_before_it_has_its_name(tmp_path, monkeypatch):
+def test_a_download_is_verified_before_it_is_stored(tmp_path, monkeypatch):
     source = tmp_path / "source" / "cifar-10-binary.tar.gz"
     write(source)
     monkeypatch.setattr(cifar10, "URL", source.as_uri())
@@ -61,21 +61,21 @@ def test_a_download_is_checked_before_it_has_its_name(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "sentence"),
+    ("damage", "sentence"),
     [
-        (lambda path: path.write_bytes(b"no archive"), "is damaged"),
+        (lambda path: path.write_bytes(b"not an archive"), "is damaged"),
         (lambda path: path.write_bytes(path.read_bytes()[:5000]), "is damaged"),
-        (lambda path: write(path, label=11), "holds the label 11"),
+        (lambda path: write(path, label=11), "contains the label 11"),
     ],
 )
-def test_a_damaged_archive_is_a_sentence(tmp_path, spoil, sentence):
+def test_a_damaged_archive_raises_data_error(tmp_path, damage, sentence):
     path = tmp_path / "cifar-10-binary.tar.gz"
     write(path)
-    spoil(path)
+    damage(path)
     with pytest.raises(DataError, match=sentence):
         CIFAR10DataModule(data_dir=str(tmp_path), val_size=10).setup()
 
 
-def test_without_a_download_it_says_where_to_get_it(tmp_path):
+def test_without_download_the_error_contains_the_url(tmp_path):
     with pytest.raises(DataError, match=r"is missing.*https://www.cs.toronto.edu"):
         CIFAR10DataModule(data_dir=str(tmp_path), download=False).setup()

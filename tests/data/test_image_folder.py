@@ -1,4 +1,4 @@
-"""A folder a class: the same tensors as other data, decoded once, split as the run split it."""
+"""Image folders: the same tensors as other data, decoded once, split as the checkpoint says."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ from simplecnn.models.classifier import Classifier
 
 
 def write(path: Path, pixels: np.ndarray | None = None, **options: object) -> Path:
-    """An image file; without pixels, one of 8 x 6 whose colors its name draws."""
+    """Write an image file; by default 8 x 6 pixels whose random colors depend on the name."""
     if pixels is None:
         pixels = np.random.default_rng(list(str(path.name).encode())).integers(
             0, 256, (6, 8, 3), np.uint8
@@ -47,8 +47,8 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def module(root: Path) -> Callable[..., ImageFolderDataModule]:
     def module(**options: object) -> ImageFolderDataModule:
-        given = {"root": str(root), "data_dir": str(root.parent / "data"), "image_size": 8}
-        return ImageFolderDataModule(**{**given, **options})
+        defaults = {"root": str(root), "data_dir": str(root.parent / "data"), "image_size": 8}
+        return ImageFolderDataModule(**defaults | options)
 
     return module
 
@@ -57,7 +57,7 @@ def files(data: ImageFolderDataModule, split: str) -> list[str]:
     return data.state_dict()["splits"][split]
 
 
-def test_digits_as_png_are_the_tensors_of_mnist_5k(tmp_path):
+def test_png_files_of_mnist_5k_are_the_same_tensors(tmp_path):
     digits = MNISTDataModule(dataset="MNIST5k")
     digits.setup()
     for split, (images, labels) in digits.splits.items():
@@ -80,7 +80,7 @@ def test_digits_as_png_are_the_tensors_of_mnist_5k(tmp_path):
     assert all(torch.equal(a, b) for a, b in probes)
 
 
-def test_splits_are_cut_by_class_and_seed(module):
+def test_splits_are_sampled_by_class_and_seed(module):
     data = module()
     data.setup()
     assert data.record() == {
@@ -88,16 +88,16 @@ def test_splits_are_cut_by_class_and_seed(module):
                    "test": {"cat": 1, "dog": 1}},
         "left_out": [],
     }  # fmt: skip
-    everywhere = [file for split in ("train", "val", "test") for file in files(data, split)]
-    assert len(set(everywhere)) == 15
-    again, other = module(), module(split_seed=1)
-    again.setup()
-    other.setup()
-    assert again.state_dict() == data.state_dict() != other.state_dict()
-    assert data.describe() == ("15 images of 2 classes (11 train, 2 val, 2 test): cat 10, dog 5")
+    all_files = [file for split in ("train", "val", "test") for file in files(data, split)]
+    assert len(set(all_files)) == 15
+    same_seed, other_seed = module(), module(split_seed=1)
+    same_seed.setup()
+    other_seed.setup()
+    assert same_seed.state_dict() == data.state_dict() != other_seed.state_dict()
+    assert data.describe() == "15 images of 2 classes (11 train, 2 val, 2 test): cat 10, dog 5"
 
 
-def test_folders_of_splits_are_taken_and_what_is_missing_is_cut(root, module):
+def test_split_folders_are_used_and_missing_splits_sampled(root, module):
     (root / "train").mkdir()
     for name in ("cat", "dog"):
         (root / name).rename(root / "train" / name)
@@ -109,7 +109,7 @@ def test_folders_of_splits_are_taken_and_what_is_missing_is_cut(root, module):
     assert counts["val"] == {"cat": 1, "dog": 1} and counts["train"] == {"cat": 9, "dog": 4}
 
 
-def test_a_changed_file_is_decoded_again_and_no_other(root, module, monkeypatch):
+def test_only_changed_files_are_decoded_again(root, module, monkeypatch):
     module().setup()
     decoded: list[str] = []
     read = decoding.read_pixels
@@ -128,46 +128,47 @@ def test_a_changed_file_is_decoded_again_and_no_other(root, module, monkeypatch)
     names = data.cache.files.names
     assert names == sorted(names) and len(names) == 15 and "cat/cat0.png" not in names
     assert (data.images[names.index("cat/cat3.png")] == 77).all()
-    kept = np.asarray(Image.open(root / "dog" / "dog2.png").resize((8, 6)))
-    assert (data.images[names.index("dog/dog2.png"), :, 1:7].permute(1, 2, 0).numpy() == kept).all()
+    expected = np.asarray(Image.open(root / "dog" / "dog2.png").resize((8, 6)))
+    unchanged = data.images[names.index("dog/dog2.png"), :, 1:7].permute(1, 2, 0).numpy()
+    assert (unchanged == expected).all()
     assert len(list((root.parent / "data" / "image_folder").glob("*.images"))) == 1
 
 
-def test_images_that_change_while_a_run_begins_are_not_mistaken(root, module):
-    late = module()
-    late.prepare_data()
+def test_images_that_change_while_a_run_begins_raise_input_error(root, module):
+    data = module()
+    data.prepare_data()
     write(root / "cat" / "a.png")
-    module().setup()
+    module().setup()  # rewrites the cache
     with pytest.raises(InputError, match="changed while the run began"):
-        late.setup()
+        data.setup()
 
 
-def test_a_mapped_file_gives_the_same_batches(module):
+def test_memory_mapped_images_give_the_same_batches(module):
     resident, mapped = module(batch_size=4), module(batch_size=4, max_resident=0.0)
     resident.setup()
     mapped.setup()
     assert mapped.normalization() is None
-    for _ in range(2):  # epochs, each in its own order
+    for _ in range(2):  # epochs
         for (a, y), (b, z) in zip(
             resident.train_dataloader(), mapped.train_dataloader(), strict=True
         ):
             assert torch.equal(a, b) and torch.equal(y, z)
 
 
-def test_the_statistics_are_those_of_the_training_images(module):
+def test_normalization_is_that_of_the_training_images(module):
     data = module(normalize=True)
     data.setup()
     images, _, rows = data.split("train")
     values = images[rows].double() / 255
     expected = {"mean": values.mean((0, 2, 3)), "std": values.std((0, 2, 3), correction=0)}
-    for name, numbers in data.normalization().items():
-        assert torch.allclose(torch.tensor(numbers).double(), expected[name], atol=1e-6)
+    for name, values in data.normalization().items():
+        assert torch.allclose(torch.tensor(values).double(), expected[name], atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("fit", "top", "left"), [("pad", 0.0, 1.0), ("crop", 1.0, 1.0), ("stretch", 1.0, 1.0)]
 )
-def test_fit(root, module, fit, top, left):
+def test_fit_pads_crops_or_stretches(root, module, fit, top, left):
     write(root / "cat" / "a.png", np.full((20, 40, 3), 255, np.uint8))
     data = module(fit=fit)
     data.setup()
@@ -178,7 +179,7 @@ def test_fit(root, module, fit, top, left):
 
 @pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_predict_sees_the_pixels_that_training_saw(root, module, fit, channels):
+def test_predict_preprocesses_images_as_training_does(root, module, fit, channels):
     data = module(fit=fit, channels=channels)
     data.setup()
     images, _, rows = data.split("test")
@@ -187,12 +188,12 @@ def test_predict_sees_the_pixels_that_training_saw(root, module, fit, channels):
     preprocessing = Preprocessing.of(config, {"in_channels": None, "image_size": None})
     for row, file in zip(rows, files(data, "test"), strict=True):
         pixels = read_image(root / file, color=preprocessing.color)
-        seen = preprocessing.array(pixels)
-        assert seen.shape == (channels, 8, 8)
-        np.testing.assert_array_equal((255 * seen).round(), images[row].numpy())
+        array = preprocessing.array(pixels)
+        assert array.shape == (channels, 8, 8)
+        np.testing.assert_array_equal((255 * array).round(), images[row].numpy())
 
 
-def test_a_run_tests_what_it_was_not_trained_on(root, tmp_path):
+def test_a_run_is_always_tested_on_the_images_of_its_test_split(root, tmp_path):
     from simplecnn.inference.evaluate import TestData
     from simplecnn.training.run import train
 
@@ -206,45 +207,45 @@ def test_a_run_tests_what_it_was_not_trained_on(root, tmp_path):
     assert record["images"]["test"] == {"cat": 1, "dog": 1}
     last = folder / "checkpoints" / "last.ckpt"
     data = TestData(config["data"], last)
-    before = files(data.datamodule, "test")
-    for i in range(30):  # with them, another cut would be made
+    test_files = files(data.datamodule, "test")
+    for i in range(30):  # would change the sampled splits
         write(root / "cat" / f"a{i}.png")
-    assert files(TestData(config["data"], last).datamodule, "test") == before
-    assert files(TestData(config["data"]).datamodule, "test") != before
-    # Trained on, it is trained on the same images, by which its network is normalized.
-    further = compose_run(
-        tmp_path / "further", "data=image_folder", f"data.root={root}", "trainer.max_epochs=3",
+    assert files(TestData(config["data"], last).datamodule, "test") == test_files
+    assert files(TestData(config["data"]).datamodule, "test") != test_files
+    # Resumed, it trains on the same images, and normalizes by their statistics.
+    resumed = compose_run(
+        tmp_path / "resumed", "data=image_folder", f"data.root={root}", "trainer.max_epochs=3",
         f"paths.data_dir={tmp_path}", "data.image_size=16", "callbacks=[checkpoint]",
         "logger=none", "data.normalize=true", f"ckpt_path={last}",
     )  # fmt: skip
-    train(further, tmp_path / "further")
-    after = json.loads((tmp_path / "further" / "run.json").read_text())
-    assert after["images"] == record["images"]
+    train(resumed, tmp_path / "resumed")
+    resumed_record = json.loads((tmp_path / "resumed" / "run.json").read_text())
+    assert resumed_record["images"] == record["images"]
     first, second = (
         torch.load(f / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]
-        for f in (folder, tmp_path / "further")
+        for f in (folder, tmp_path / "resumed")
     )
     assert first["network"]["normalize"] == second["network"]["normalize"]
-    # The folder has moved: other data, and yet the run's own.
+    # A folder that has moved is recognized by its files, and decoded as in training.
     moved = root.rename(tmp_path / "moved")
-    there = {**config["data"], "root": str(moved), "image_size": 64}  # the default
-    elsewhere = TestData(config["data"], last, there)
-    assert files(elsewhere.datamodule, "test") == before
-    assert elsewhere.datamodule.image_shape == (3, 16, 16)
+    moved_config = {**config["data"], "root": str(moved), "image_size": 64}  # the default size
+    moved_data = TestData(config["data"], last, moved_config)
+    assert files(moved_data.datamodule, "test") == test_files
+    assert moved_data.datamodule.image_shape == (3, 16, 16)
     with pytest.raises(InputError, match="data.fit is crop, and the network was trained with pad"):
-        TestData(config["data"], last, {**there, "fit": "crop"})
+        TestData(config["data"], last, {**moved_config, "fit": "crop"})
     with pytest.raises(InputError, match="classes cat, dog, and the network tells cat, cow apart"):
-        elsewhere.check_classes(["cat", "cow"])
+        moved_data.check_classes(["cat", "cow"])
     moved.rename(root)
-    (root / before[0]).unlink()
-    with pytest.raises(InputError, match=f"lacks images that the run had.*{before[0]}"):
+    (root / test_files[0]).unlink()
+    with pytest.raises(InputError, match=f"lacks images that the run used.*{test_files[0]}"):
         TestData(config["data"], last)
 
 
-# ----------------------------------------------------------------------------- what goes wrong
+# ------------------------------------------------------------------------------------- errors
 
 
-def test_a_root_that_is_read_only_is_only_read(root, module):
+def test_root_is_never_written_to(root, module):
     before = sorted((p, p.stat().st_mtime_ns) for p in root.rglob("*"))
     for path in (root, root / "cat", root / "dog"):
         path.chmod(0o555)
@@ -254,11 +255,11 @@ def test_a_root_that_is_read_only_is_only_read(root, module):
     assert sorted((p, p.stat().st_mtime_ns) for p in root.rglob("*")) == before
 
 
-def test_bad_files_are_named_all_at_once_and_can_be_left_out(root, module):
-    (root / "cat" / "notes.txt").write_text("no image")
+def test_unreadable_files_are_reported_together_and_can_be_skipped(root, module):
+    (root / "cat" / "notes.txt").write_text("not an image")
     (root / "cat" / "half.png").write_bytes((root / "cat" / "cat1.png").read_bytes()[:70])
     (root / "dog" / "loop.png").symlink_to(root / "dog" / "loop.png")
-    (root / "dog" / "nothing.png").symlink_to(root / "elsewhere.png")
+    (root / "dog" / "nothing.png").symlink_to(root / "missing.png")
     bomb = Image.new("1", (20_000, 20_000))
     bomb.save(root / "dog" / "bomb.png")
     for name in ("Thumbs.db", ".DS_Store", "desktop.ini"):
@@ -278,65 +279,64 @@ def test_bad_files_are_named_all_at_once_and_can_be_left_out(root, module):
     assert len(data.record()["left_out"]) == 5 and data.images.shape == (20, 3, 8, 8)
 
 
-def test_a_folder_that_cannot_be_used(root, module):
-    def sentence(**options: object) -> str:
+def test_unusable_folders_raise_input_error(root, module):
+    def message(**options: object) -> str:
         with pytest.raises(InputError) as error:
             module(**options).setup()
         return str(error.value)
 
-    assert "there is no such folder" in sentence(root=str(root / "none"))
-    assert "is a file, not a folder" in sentence(root=str(root / "cat" / "cat0.png"))
-    assert "there is no folder in" in sentence(root=str(root / "cat"))
+    assert "there is no such folder" in message(root=str(root / "none"))
+    assert "is a file, not a folder" in message(root=str(root / "cat" / "cat0.png"))
+    assert "there is no folder in" in message(root=str(root / "cat"))
     (root / "cow").mkdir()
-    assert f"{root / 'cow'} has no images" in sentence()
+    assert f"{root / 'cow'} has no images" in message()
     write(root / "cow" / "a.png")
     write(root / "cow" / "b.png")
-    found = sentence()
-    assert (
-        "each class needs 3 images" in found and "cow has 2 images (cow/a.png, cow/b.png)" in found
-    )
+    too_few = message()
+    assert "each class needs 3 images" in too_few
+    assert "cow has 2 images (cow/a.png, cow/b.png)" in too_few
     module(val_fraction=0.0).setup()
-    (root / "cow" / "around").symlink_to(root)  # within a class: no image
+    (root / "cow" / "around").symlink_to(root)  # folders in a class are ignored
     write(root / "cow" / "c.png")
     module().setup()
     (root / "loop").symlink_to(root.parent)
-    assert f"{root / 'loop'} is a link to a folder that it lies in" in sentence()
+    assert f"{root / 'loop'} is a link to a folder that contains it" in message()
     (root / "loop").unlink()
     (root / "one" / "cat").mkdir(parents=True)
-    assert "there is only cat in" in sentence(root=str(root / "one"))
+    assert "there is only cat in" in message(root=str(root / "one"))
 
 
-def test_what_lies_beside_the_classes(root, module):
-    with pytest.raises(InputError, match=r"decoded images, in .*, would lie among the classes"):
+def test_data_dir_and_unknown_folders_beside_the_classes_raise_input_error(root, module):
+    with pytest.raises(InputError, match="decoded images, in .*, would be stored among"):
         module(data_dir=str(root / "data"))
     for name in ("cat", "dog"):
         write(root / "train" / name / "0.png")
-    with pytest.raises(InputError, match="beside train there is cat, dog, and splits are called"):
+    with pytest.raises(InputError, match="beside train there is cat, dog, but splits must be"):
         module()
 
 
-def test_a_class_to_test_that_was_not_trained(root, module):
+def test_a_test_class_without_training_images_raises_input_error(root, module):
     (root / "train").mkdir()
     for name in ("cat", "dog"):
         (root / name).rename(root / "train" / name)
     write(root / "test" / "cow" / "a.png")
-    with pytest.raises(InputError, match="has the classes cow, which .*train has not"):
+    with pytest.raises(InputError, match="has the classes cow, which .*train lacks"):
         module()
 
 
-def test_names_in_unicode(tmp_path, module):
+def test_unicode_names(tmp_path, module):
     for name in ("Äpfel", "梨 子"):
         for i in range(3):
             write(tmp_path / "früchte" / name / f"ø{i}.jpg")
     data = module(root=str(tmp_path / "früchte"))
     data.setup()
     assert data.class_names == ("Äpfel", "梨 子")
-    again = module(root=str(tmp_path / "früchte"))
-    again.setup()
-    assert torch.equal(again.images, data.images)
+    cached = module(root=str(tmp_path / "früchte"))
+    cached.setup()
+    assert torch.equal(cached.images, data.images)
 
 
-def test_a_cache_that_cannot_be_written(root, module):
+def test_an_unwritable_cache_raises_input_error(root, module):
     (root.parent / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written: .*paths.data_dir="):
         module(data_dir=str(root.parent / "file")).setup()
@@ -348,7 +348,7 @@ from pathlib import Path
 import numpy as np
 from simplecnn.data import decoding, image_cache
 def slow(path, **options):
-    print("decodes", flush=True)
+    print("decoding", flush=True)
     time.sleep(100)
 decoding.read_pixels = slow
 root, data_dir = map(Path, sys.argv[1:])
@@ -358,10 +358,10 @@ image_cache.cached_images(root, files, decoding.Decoding(8, 3, "pad"), data_dir)
 """
 
 
-def test_kill_while_decoding_leaves_nothing_half_written(root, module):
-    words = [sys.executable, "-c", SCRIPT, str(root), str(root.parent / "data")]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "decodes\n"
+def test_a_process_killed_while_decoding_leaves_no_partial_cache(root, module):
+    command = [sys.executable, "-c", SCRIPT, str(root), str(root.parent / "data")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "decoding\n"
     process.kill()
     process.communicate()
     folder = root.parent / "data" / "image_folder"
@@ -372,51 +372,53 @@ def test_kill_while_decoding_leaves_nothing_half_written(root, module):
     assert {p.suffix for p in folder.iterdir()} == {".images", ".lock"}
 
 
-def test_processes_decode_the_same(root, module, monkeypatch):
-    (root / "cat" / "notes.txt").write_text("no image")
+def test_processes_decode_like_threads(root, module, monkeypatch):
+    (root / "cat" / "notes.txt").write_text("not an image")
     by_threads = module(skip_broken=True)
     by_threads.setup()
-    monkeypatch.setattr(image_cache, "MANY", 0)
+    monkeypatch.setattr(image_cache, "MIN_FILES_FOR_PROCESSES", 0)
     by_processes = module(skip_broken=True, data_dir=str(root.parent / "other"))
-    monkeypatch.delattr(decoding, "read_pixels")  # not in this process
+    monkeypatch.delattr(decoding, "read_pixels")  # proves that this process does not decode
     by_processes.setup()
     assert torch.equal(by_processes.images, by_threads.images)
     assert by_processes.record() == by_threads.record()
 
 
-PROCESSES = """
+DECODE_IN_PROCESSES = """
 import sys
 from simplecnn.data.decoding import Decoding
-for pixels in Decoding(8, 3, "pad").many(sys.argv[1:] * 100_000, processes=True):
+paths = sys.argv[1:] * 100_000
+for pixels in Decoding(8, 3, "pad").decode_in_parallel(paths, processes=True):
     print("decoded", flush=True)
 """
 
 
-def test_processes_that_decode_end_with_the_one_that_asks(root):
-    words = [sys.executable, "-c", PROCESSES, str(root / "cat" / "cat0.png")]
-    head = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert head.stdout.readline() == "decoded\n"
-    head.kill()
-    _, errors = head.communicate(timeout=10)  # until nobody holds its end of the pipe any more
+def test_decoding_processes_exit_when_their_parent_is_killed(root):
+    command = [sys.executable, "-c", DECODE_IN_PROCESSES, str(root / "cat" / "cat0.png")]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert parent.stdout.readline() == "decoded\n"
+    parent.kill()
+    _, errors = parent.communicate(timeout=10)  # until every process has closed the pipe
     assert errors == ""
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="kills as Linux does")
-def test_a_killed_process_that_decodes_is_a_sentence(root, monkeypatch):
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
+def test_a_killed_decoding_process_raises_run_error(root, monkeypatch):
     monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(RunError, match="process that decodes images was killed"):
-        list(decoding.Decoding(8, 3, "pad").many([str(root / "cat" / "cat0.png")], processes=True))
+        paths = [str(root / "cat" / "cat0.png")]
+        list(decoding.Decoding(8, 3, "pad").decode_in_parallel(paths, processes=True))
 
 
-def test_too_few_images_are_told_before_a_run_has_a_directory(tmp_path, module):
+def test_prepare_data_reports_too_few_images(tmp_path, module):
     for name in ("cat", "dog"):
         write(tmp_path / "few" / name / "a.png")
     with pytest.raises(InputError, match="each class needs 3 images, one for each split. cat has"):
         module(root=str(tmp_path / "few")).prepare_data()
 
 
-def test_of_two_at_once_one_decodes(root, monkeypatch, module):
-    """As processes do: each opens the lock file anew."""
+def test_concurrent_setups_decode_once(root, monkeypatch, module):
+    """In threads, which stand in for processes: each opens the lock file itself."""
     decoded: list[str] = []
     read = decoding.read_pixels
 
@@ -434,30 +436,30 @@ def test_of_two_at_once_one_decodes(root, monkeypatch, module):
     assert len(decoded) == 15
 
 
-def test_the_command_says_it_before_anything_is_written(root, tmp_path, monkeypatch, capsys):
+def test_the_command_reports_errors_before_it_writes_anything(root, tmp_path, monkeypatch, capsys):
     from simplecnn.cli import train
 
-    (root / "cat" / "notes.txt").write_text("no image")
+    (root / "cat" / "notes.txt").write_text("not an image")
     monkeypatch.chdir(tmp_path)
-    words = ["train.py", "data=image_folder", f"data.root={root}", f"paths.data_dir={tmp_path}"]
-    monkeypatch.setattr(sys, "argv", words)
+    argv = ["train.py", "data=image_folder", f"data.root={root}", f"paths.data_dir={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit) as end:
         train()
     assert end.value.code == 2
     assert "notes.txt is not an image" in capsys.readouterr().err
     assert not (tmp_path / "outputs").exists()
-    monkeypatch.setattr(sys, "argv", words[:2])
+    monkeypatch.setattr(sys, "argv", argv[:2])
     with pytest.raises(SystemExit) as end:
         train()
     assert end.value.code == 2 and "data.root is missing" in capsys.readouterr().err
 
 
-# --------------------------------------------------------------------------- what a run makes of it
+# ------------------------------------------------------------------------- runs on such a folder
 
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Disks and squares in color, 24 x 24: 24 of one class, 8 of the other."""
+    """Colored disks and squares of 24 x 24 pixels: 24 images of one class, 8 of the other."""
     root = tmp_path_factory.mktemp("data") / "shapes"
     rng = np.random.default_rng(0)
     for name, number in (("disk", 24), ("square", 8)):
@@ -472,7 +474,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with all that follows the data: normalization, weights, colors, a large network."""
+    """A run with normalization, balanced class weights, color augmentation and a final pool."""
     from simplecnn.training.run import train
 
     folder = tmp_path_factory.mktemp("runs") / "shapes"
@@ -486,13 +488,13 @@ def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_network_follows_its_images(run, shapes):
+def test_the_network_is_adapted_to_the_images(run, shapes):
     from simplecnn.inference.networks import load_network
 
     network = load_network(run / "checkpoints" / "last.ckpt")
     assert network.conv1.in_channels == 3 and network.fc2.out_features == 2
-    config = json.loads((run / "run.json").read_text())
-    assert config["images"]["train"] == {"disk": 17, "square": 5}
+    record = json.loads((run / "run.json").read_text())
+    assert record["images"]["train"] == {"disk": 17, "square": 5}
     data = ImageFolderDataModule(
         root=str(shapes), data_dir=str(shapes.parent), image_size=24, normalize=True,
         val_fraction=0.2,
@@ -502,7 +504,7 @@ def test_a_network_follows_its_images(run, shapes):
     assert torch.equal(network.normalize.mean.flatten(), expected)
 
 
-def test_the_mean_of_the_classes_is_logged_where_they_are_weighted(run, shapes):
+def test_macro_accuracy_is_logged_with_class_weights_only(run, shapes):
     metrics = json.loads((run / "run.json").read_text())["metrics"]
     assert {f"{stage}/macro_acc" for stage in ("train", "val", "test")} <= set(metrics)
     data = ["data=image_folder", f"data.root={shapes}", "monitor=val/macro_acc"]
@@ -511,7 +513,7 @@ def test_the_mean_of_the_classes_is_logged_where_they_are_weighted(run, shapes):
         compose_run(run, *data)
 
 
-def test_the_model_card_tells_of_the_images(run):
+def test_the_model_card_describes_the_images(run):
     from simplecnn.inference.model_card import model_card
     from simplecnn.run_directory import RunDirectory
 
@@ -519,17 +521,17 @@ def test_the_model_card_tells_of_the_images(run):
     assert "| class | train | val | test |" in card and "| disk | 17 | 5 | 2 |" in card
     assert "- data.normalize: true" in card and "- model.class_weights: balanced" in card
     accuracy = json.loads((run / "run.json").read_text())["metrics"]["test/macro_acc"]
-    assert f", n = 3 | {100 * accuracy:.2f} % |" in card  # the run's own test, with its interval
+    assert f", n = 3 | {100 * accuracy:.2f} % |" in card  # with its interval
     directory = RunDirectory.open(run)
     directory.record["class_names"] = ["<i>a|b", "square"]
     assert r"Classes: &lt;i&gt;a\|b, square." in model_card(directory)
 
 
 class Reshaping(Classifier):
-    """May give its network something else than the images: nobody can tell."""
+    """A module that may transform the images before its network, which the check cannot know."""
 
 
-def test_a_network_that_does_not_take_the_images_is_one_sentence(shapes, tmp_path, monkeypatch):
+def test_a_network_that_rejects_the_images_raises_input_error(shapes, tmp_path, monkeypatch):
     from simplecnn.config.build import check_classes
 
     config = compose_run(tmp_path, "data=image_folder", f"data.root={shapes}", "model=lenet")
@@ -539,7 +541,7 @@ def test_a_network_that_does_not_take_the_images_is_one_sentence(shapes, tmp_pat
     check_classes({**config, "model": {**config["model"], "_target_": f"{__name__}.Reshaping"}})
 
 
-def test_balanced_weights_give_each_class_the_same_sum(run):
+def test_balanced_class_weights_sum_to_the_same_for_each_class(run):
     from simplecnn.models.classifier import Classifier
 
     module = Classifier.load_from_checkpoint(
@@ -548,14 +550,14 @@ def test_balanced_weights_give_each_class_the_same_sum(run):
     assert module.loss.weight.tolist() == pytest.approx([22 / (2 * 17), 22 / (2 * 5)])
 
 
-def test_the_pictures_are_in_color_and_name_the_classes(run):
+def test_figures_show_color_images_of_each_class(run):
     names = {path.stem.split("_epoch")[0] for path in (run / "images").glob("*.png")}
     assert {"filters_conv1", "maps_conv1", "maps_conv2", "confusion_val", "curves"} <= names
-    shown = np.load(next((run / "images").glob("maps_conv1_epoch=002*.npz")))
-    assert shown["images"].shape == (2, 3, 24, 24) and shown["labels"].tolist() == [0, 1]
+    arrays = np.load(next((run / "images").glob("maps_conv1_epoch=002*.npz")))
+    assert arrays["images"].shape == (2, 3, 24, 24) and arrays["labels"].tolist() == [0, 1]
 
 
-def test_evaluation_tells_classes_apart(run):
+def test_evaluation_reports_recall_and_precision_per_class(run):
     from simplecnn.inference.evaluate import evaluate
     from simplecnn.run_directory import RunDirectory
 
@@ -566,12 +568,12 @@ def test_evaluation_tells_classes_apart(run):
     recall = counts.diagonal() / counts.sum(1)
     assert list(result["acc_per_class"]) == ["disk", "square"]
     assert result["macro_acc"] == pytest.approx(recall.mean(), abs=1e-6)
-    for i, share in enumerate(result["precision_per_class"].values()):
+    for i, precision in enumerate(result["precision_per_class"].values()):
         predicted = counts[:, i].sum()
-        assert share == (pytest.approx(counts[i, i] / predicted) if predicted else None)
+        assert precision == (pytest.approx(counts[i, i] / predicted) if predicted else None)
 
 
-def test_an_image_of_ones_own_is_on_the_page_as_predict_reads_it(run, tmp_path):
+def test_the_page_shows_custom_images_as_predict_reads_them(run, tmp_path):
     import simplecnn
     from simplecnn.page.gather import gather
     from simplecnn.run_directory import RunDirectory

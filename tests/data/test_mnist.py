@@ -1,4 +1,4 @@
-"""Splits; what Lightning gets from them, run after run."""
+"""MNIST's data module: its splits, and the batches that Lightning gets, in every mode."""
 
 import hashlib
 from pathlib import Path
@@ -21,7 +21,7 @@ from simplecnn.data.batches import Batches
 from simplecnn.data.files import FILES, NUM_IMAGES, DataError
 from simplecnn.data.mnist import MNISTDataModule, stratified_cut
 
-# Lightning 2.6.6 with torch 2.15 in every fit
+# raised by Lightning 2.6.6 with torch 2.15 in every fit
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 
 
@@ -33,7 +33,7 @@ def files(mnist_dir, bundled, tmp_path_factory) -> Originals:
 @pytest.fixture(autouse=True)
 def _know(files, bundled, monkeypatch):
     files.know(monkeypatch)
-    monkeypatch.setattr(mnist_files, "read_bundled", lambda: bundled)  # once for all tests
+    monkeypatch.setattr(mnist_files, "read_bundled", lambda: bundled)  # read once per session
 
 
 # ----------------------------------------------------------------------------------- splits
@@ -47,7 +47,7 @@ SPLIT_SUMS = {
 
 @settings(derandomize=True, deadline=None, max_examples=50)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.data(), st.integers(0, 9))
-def test_a_cut_keeps_the_proportions(labels, data, seed):
+def test_a_stratified_cut_keeps_the_class_proportions(labels, data, seed):
     size = data.draw(st.integers(0, len(labels)))
     labels = np.array(labels)
     cut = stratified_cut(labels, size, seed=seed)
@@ -59,7 +59,7 @@ def test_a_cut_keeps_the_proportions(labels, data, seed):
     np.testing.assert_array_equal(cut, stratified_cut(labels, size, seed=seed))
 
 
-def test_another_seed_cuts_otherwise():
+def test_a_stratified_cut_depends_on_the_seed():
     labels = np.repeat(np.arange(10), 50)
     cuts = [tuple(stratified_cut(labels, 50, seed=seed)) for seed in range(5)]
     assert len(set(cuts)) == 5
@@ -78,7 +78,7 @@ def digits(data: MNISTDataModule, name: str) -> set[bytes]:
     return {image.tobytes() for image in images.numpy()}
 
 
-def test_the_bundled_digits_are_split_in_three(bundled):
+def test_the_bundled_digits_are_split_into_disjoint_parts(bundled):
     data = bundled_digits()
     data.prepare_data()
     data.setup()
@@ -88,12 +88,12 @@ def test_the_bundled_digits_are_split_in_three(bundled):
     assert set.union(*parts.values()) == {image.tobytes() for image in bundled[0]}
     for name, number in [("train", 400), ("val", 50), ("test", 50)]:
         assert torch.bincount(data.splits[name][1]).tolist() == [number] * 10
-    known = {image.tobytes(): label for image, label in zip(*bundled, strict=True)}
+    expected = {image.tobytes(): label for image, label in zip(*bundled, strict=True)}
     for images, labels in data.splits.values():
-        assert [known[image.tobytes()] for image in images.numpy()] == labels.tolist()
+        assert [expected[image.tobytes()] for image in images.numpy()] == labels.tolist()
 
 
-def test_only_split_seed_changes_the_validation_digits():
+def test_only_split_seed_changes_the_validation_split():
     def parts(**keywords) -> list[set[bytes]]:
         data = bundled_digits(**keywords)
         data.setup()
@@ -107,7 +107,7 @@ def test_only_split_seed_changes_the_validation_digits():
 
 
 def test_the_splits_are_those_of_earlier_versions():
-    """Accuracies of runs can be compared only while the same digits validate and test."""
+    """Accuracies of runs are comparable only on the same validation and test images."""
     data = bundled_digits()
     data.setup()
     sums = {
@@ -118,7 +118,7 @@ def test_the_splits_are_those_of_earlier_versions():
 
 
 @pytest.mark.parametrize("val_size", [0, 777])
-def test_mnist_is_split_and_its_test_set_left_alone(val_size, files):
+def test_val_is_split_from_train_and_test_is_unchanged(val_size, files):
     data = MNISTDataModule(data_dir=str(files.data_dir), val_size=val_size)
     data.prepare_data()
     data.setup()
@@ -136,13 +136,13 @@ def test_mnist_is_split_and_its_test_set_left_alone(val_size, files):
     labels = np.frombuffer(contents[FILES["train"][1]], np.uint8, offset=8)
     val = stratified_cut(labels, val_size, seed=0)
     train = np.setdiff1d(np.arange(num_train), val)
-    for name, places in [("train", train), ("val", val)]:
-        np.testing.assert_array_equal(data.splits[name][0].numpy(), images[places])
-        assert data.splits[name][1].tolist() == labels[places].tolist()
+    for name, indices in [("train", train), ("val", val)]:
+        np.testing.assert_array_equal(data.splits[name][0].numpy(), images[indices])
+        assert data.splits[name][1].tolist() == labels[indices].tolist()
     assert data.validation_stages == (("val",) if val_size else ())
 
 
-def test_each_stage_reads_its_own_files(files):
+def test_each_stage_reads_the_files_it_needs(files):
     data = MNISTDataModule(data_dir=str(files.data_dir), val_size=9)
     data.setup("test")
     assert list(data.splits) == ["test"]
@@ -156,16 +156,16 @@ def test_each_stage_reads_its_own_files(files):
         assert set(data.splits) == {"train", "val", "test"}
 
 
-def test_a_fit_without_test_files_does_not_begin(files, tmp_path):
+def test_missing_test_files_end_a_fit_before_training(files, tmp_path):
     files.link(tmp_path, *FILES["train"])
     data = MNISTDataModule(data_dir=str(tmp_path), val_size=9, download=False)
     module = Recorder()
     with pytest.raises(DataError, match="put the files t10k-images-idx3-ubyte, t10k-labels"):
         trainer(max_epochs=1).fit(module, data)
-    assert module.seen == []  # better before the training than after it
+    assert module.batches == []
 
 
-def test_setup_downloads_what_is_missing(files, tmp_path):
+def test_setup_downloads_missing_files(files, tmp_path):
     with serve(files.zipped) as mirror:
         data = MNISTDataModule(data_dir=str(tmp_path), val_size=9, mirrors=[mirror.url])
         data.setup("test")
@@ -177,23 +177,24 @@ def test_setup_downloads_what_is_missing(files, tmp_path):
     assert len(data.test_dataloader()) == files.num_images["test"] // 500
 
 
-def test_three_channels_repeat_gray():
+def test_three_channels_repeat_the_gray_image():
     gray, color = bundled_digits(), bundled_digits(channels=3)
     for data in (gray, color):
         data.setup()
     assert (gray.image_shape, color.image_shape) == ((1, 28, 28), (3, 28, 28))
     batches = zip(gray.train_dataloader(), color.train_dataloader(), strict=True)
-    for (one, labels), (three, same) in batches:
-        assert three.is_contiguous() and three.shape == (len(labels), 3, 28, 28)
-        assert torch.equal(three, one.expand(-1, 3, -1, -1)) and torch.equal(labels, same)
+    for (gray_images, gray_labels), (images, labels) in batches:
+        assert images.is_contiguous() and images.shape == (len(labels), 3, 28, 28)
+        assert torch.equal(images, gray_images.expand(-1, 3, -1, -1))
+        assert torch.equal(labels, gray_labels)
     assert torch.equal(color.probes()[0], gray.probes()[0].expand(-1, 3, -1, -1))
-    changed = bundled_digits(channels=3, augmentation=RandomAffine(degrees=20), batch_size=100)
-    changed.setup()
-    images, _ = next(iter(changed.train_dataloader()))
+    augmented = bundled_digits(channels=3, augmentation=RandomAffine(degrees=20), batch_size=100)
+    augmented.setup()
+    images, _ = next(iter(augmented.train_dataloader()))
     assert torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 0], images[:, 2])
 
 
-def test_probes_are_the_first_of_each_class():
+def test_probes_are_the_first_image_of_each_class():
     data = bundled_digits()
     data.setup("fit")
     images, labels = data.probes()
@@ -205,7 +206,7 @@ def test_probes_are_the_first_of_each_class():
         first = val_labels.tolist().index(label)
         assert torch.equal(images[label, 0], val_images[first] / 255)
     few = bundled_digits(val_size=5)
-    few.setup("fit")  # five classes are not in the validation split
+    few.setup("fit")  # the validation split lacks five classes
     train_images, train_labels = few.splits["train"]
     firsts = [train_labels.tolist().index(label) for label in range(10)]
     assert torch.equal(few.probes()[0][:, 0], train_images[firsts] / 255)
@@ -215,8 +216,8 @@ def test_probes_are_the_first_of_each_class():
     ("keywords", "sentence"),
     [
         ({"channels": 2}, "channels is 2: it must be 1, or 3 to repeat gray."),
-        ({"val_size": -1}, "val_size is -1: it must be 0 to {most}."),
-        ({"val_size": 60_000}, "val_size is 60000: it must be 0 to {most}."),
+        ({"val_size": -1}, "val_size is -1: it must be 0 to {max_val_size}."),
+        ({"val_size": 60_000}, "val_size is 60000: it must be 0 to {max_val_size}."),
         ({"data_dir": None}, "data_dir is null: MNIST needs a folder for its files."),
         (
             {"dataset": "mnist"},
@@ -224,17 +225,17 @@ def test_probes_are_the_first_of_each_class():
         ),
     ],
 )
-def test_impossible_arguments(keywords, sentence, files):
+def test_invalid_arguments_raise_value_error(keywords, sentence, files):
     with pytest.raises(ValueError) as caught:
         MNISTDataModule(**{"data_dir": "data", "val_size": 9, **keywords})
-    assert str(caught.value) == sentence.format(most=files.num_images["train"] - 1)
+    assert str(caught.value) == sentence.format(max_val_size=files.num_images["train"] - 1)
     if not {"data_dir", "dataset"} & keywords.keys():
         with pytest.raises(ValueError) as caught:
             bundled_digits(**keywords)
-        assert str(caught.value) == sentence.format(most=4499)
+        assert str(caught.value) == sentence.format(max_val_size=4499)
 
 
-def test_what_a_run_wants_to_know():
+def test_names_and_shapes():
     data = MNISTDataModule(data_dir="data", dataset="FashionMNIST", val_size=9)
     assert (data.name, data.num_classes, data.image_shape) == ("FashionMNIST", 10, (1, 28, 28))
     assert data.class_names[-1] == "Ankle boot"
@@ -246,19 +247,19 @@ def test_what_a_run_wants_to_know():
 
 
 class Recorder(pl.LightningModule):
-    """A linear classifier that remembers what it was given."""
+    """A linear classifier that records the batches it receives."""
 
     def __init__(self) -> None:
         super().__init__()
         self.linear = torch.nn.Linear(784, 10)
         torch.nn.init.zeros_(self.linear.weight)
         torch.nn.init.zeros_(self.linear.bias)
-        self.seen: list[tuple[int, int, list[int]]] = []
-        self.evaluated: list[tuple[int, torch.Tensor]] = []
+        self.batches: list[tuple[int, int, list[int]]] = []  # epoch, index, labels
+        self.evaluated: list[tuple[int, torch.Tensor]] = []  # index of the loader, labels
 
     def training_step(self, batch, batch_idx):
         images, labels = batch
-        self.seen.append((self.current_epoch, batch_idx, labels.tolist()))
+        self.batches.append((self.current_epoch, batch_idx, labels.tolist()))
         return F.cross_entropy(self.linear(images.flatten(1)), labels)
 
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
@@ -283,17 +284,17 @@ def trainer(**keywords) -> pl.Trainer:
 
 
 def small(**keywords) -> MNISTDataModule:
-    """8 batches in an epoch."""
+    """Eight training batches per epoch."""
     return bundled_digits(batch_size=500, eval_batch_size=300, **keywords)
 
 
-def test_a_trainer_gets_the_order_of_a_plain_loop():
+def test_a_trainer_gets_the_batches_of_a_plain_loop():
     module = Recorder()
     trainer(max_epochs=3).fit(module, small())
     data = small()
     data.setup()
     loader = data.train_dataloader()
-    assert module.seen == [
+    assert module.batches == [
         (epoch, index, labels.tolist())
         for epoch in range(3)
         for index, (_, labels) in enumerate(loader)
@@ -302,7 +303,7 @@ def test_a_trainer_gets_the_order_of_a_plain_loop():
 
 
 def orders(num_epochs: int) -> list[list[list[int]]]:
-    """The labels that a plain loop sees: epoch by epoch, batch by batch."""
+    """Return the labels that a plain loop gets, by epoch and batch."""
     data = small()
     data.setup()
     loader = data.train_dataloader()
@@ -319,63 +320,62 @@ def orders(num_epochs: int) -> list[list[list[int]]]:
         ({"accumulate_grad_batches": 2}, 8),
     ],
 )
-def test_lightning_s_options_keep_the_order_of_each_epoch(options, num_batches):
+def test_trainer_options_keep_the_order_of_each_epoch(options, num_batches):
     module = Recorder()
     trainer(max_epochs=2, **options).fit(module, small())
-    assert module.seen == [
+    assert module.batches == [
         (epoch, index, labels)
         for epoch, batches in enumerate(orders(2))
         for index, labels in enumerate(batches[:num_batches])
     ]
-    checks_an_epoch = 2 if "val_check_interval" in options else 1
-    num_checks = 2 * checks_an_epoch + ("num_sanity_val_steps" in options)
+    checks_per_epoch = 2 if "val_check_interval" in options else 1
+    num_checks = 2 * checks_per_epoch + ("num_sanity_val_steps" in options)
     assert [len(labels) for _, labels in module.evaluated] == [300, 200] * num_checks
 
 
 @pytest.mark.parametrize("reload", [0, 1])
-def test_a_resumed_run_sees_the_order_of_its_epoch(reload, tmp_path):
+def test_a_resumed_run_continues_with_the_same_batches(reload, tmp_path):
     def fit(num_epochs: int, ckpt_path: Path | None = None) -> tuple[pl.Trainer, Recorder]:
         module, data = Recorder(), small(augmentation=RandomAffine(degrees=10))
-        fitting = trainer(max_epochs=num_epochs, reload_dataloaders_every_n_epochs=reload)
-        fitting.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
-        return fitting, module
+        pl_trainer = trainer(max_epochs=num_epochs, reload_dataloaders_every_n_epochs=reload)
+        pl_trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+        return pl_trainer, module
 
-    _, whole = fit(3)
+    _, uninterrupted = fit(3)
     stopped, _ = fit(1)
     stopped.save_checkpoint(tmp_path / "last.ckpt")
     _, resumed = fit(3, tmp_path / "last.ckpt")
-    assert resumed.seen == [seen for seen in whole.seen if seen[0] >= 1]
-    assert torch.equal(resumed.linear.weight, whole.linear.weight)
+    assert resumed.batches == [batch for batch in uninterrupted.batches if batch[0] >= 1]
+    assert torch.equal(resumed.linear.weight, uninterrupted.linear.weight)
 
 
 @pytest.mark.parametrize("name", ["mnist", "mnist_5k"])
-def test_a_tenth_of_the_batches_is_one_or_more(name, monkeypatch):
+def test_a_tenth_of_the_evaluation_batches_is_at_least_one(name, monkeypatch):
     monkeypatch.setitem(NUM_IMAGES, "train", 60_000)
     monkeypatch.setitem(NUM_IMAGES, "test", 10_000)
     config = yaml.safe_load((ROOT / "conf" / "data" / f"{name}.yaml").read_text())
-    kept = {key: config[key] for key in ("dataset", "eval_batch_size")}
-    data = MNISTDataModule(data_dir="data", **kept)
+    options = {key: config[key] for key in ("dataset", "eval_batch_size")}
+    data = MNISTDataModule(data_dir="data", **options)
     for split in ("val", "test"):
         images = torch.zeros(data.split_sizes[split], 28, 28, dtype=torch.uint8)
         data.splits[split] = images, torch.arange(len(images))
     data.setup = lambda stage: None
     data.prepare_data = lambda: None
-    for split, run, num_batches in [
+    for split, method, num_batches in [
         ("val", "validate", 1),
         ("test", "test", {"mnist": 2, "mnist_5k": 1}[name]),
     ]:
         module = Recorder()
-        getattr(trainer(**{f"limit_{split}_batches": 0.1}), run)(module, data)
+        getattr(trainer(**{f"limit_{split}_batches": 0.1}), method)(module, data)
         assert len(module.evaluated) == num_batches
 
 
-def test_no_validation_set_is_no_validation():
+def test_val_size_0_disables_validation():
     data = bundled_digits(val_size=0, batch_size=900)
     module = Recorder()
-    fitting = trainer(max_epochs=2)
-    fitting.fit(module, data)
+    trainer(max_epochs=2).fit(module, data)
     assert data.val_dataloader() == []
-    assert len(module.seen) == 10
+    assert len(module.batches) == 10
     assert module.evaluated == []
     assert torch.equal(data.probes()[1], torch.arange(10))
 
@@ -392,17 +392,17 @@ def test_the_test_set_after_each_epoch_is_a_second_loader():
     assert torch.equal(labels, data.splits["test"][1])
 
 
-def test_overfitting_sees_the_same_batches():
+def test_overfit_batches_repeats_the_same_batches():
     module = Recorder()
     data = small(augmentation=RandomAffine(degrees=45))
     trainer(max_epochs=2, overfit_batches=2).fit(module, data)
-    assert [seen[:2] for seen in module.seen] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    assert module.seen[0][2] == module.seen[2][2]
-    assert module.seen[1][2] == module.seen[3][2]
-    assert set(module.seen[0][2]) == set(range(10))  # not the first few, sorted by class
+    assert [batch[:2] for batch in module.batches] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert module.batches[0][2] == module.batches[2][2]
+    assert module.batches[1][2] == module.batches[3][2]
+    assert set(module.batches[0][2]) == set(range(10))  # shuffled: the digits are sorted by class
 
 
-def test_a_trainer_tests_on_the_official_digits(files):
+def test_a_trainer_tests_on_the_official_test_set(files):
     module = Recorder()
     trainer().test(module, MNISTDataModule(data_dir=str(files.data_dir), val_size=9))
     labels = torch.cat([labels for _, labels in module.evaluated])
@@ -421,7 +421,7 @@ def test_processes_of_a_trainer_share_the_batches():
         data.setup()
         return [data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
 
-    for alone, first, second in zip(loaders(0, 1), loaders(0, 2), loaders(1, 2), strict=True):
-        for whole, *parts in zip(alone, first, second, strict=True):
-            for i in (0, 1):
-                assert torch.equal(whole[i], torch.cat([part[i] for part in parts]))
+    for single, first, second in zip(loaders(0, 1), loaders(0, 2), loaders(1, 2), strict=True):
+        for batch, *parts in zip(single, first, second, strict=True):
+            for i in (0, 1):  # images, labels
+                assert torch.equal(batch[i], torch.cat([part[i] for part in parts]))

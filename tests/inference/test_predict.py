@@ -132,7 +132,7 @@ def test_a_bad_file_is_a_row_and_the_others_are_done(run, digits, tmp_path):
     assert rows["good.png"]["class"] == digits[1][0] and rows["good.png"]["error"] == ""
     assert "nothing to see in it" in rows["blank.png"]["error"]
     assert "is not an image that can be read" in rows["text.png"]["error"]
-    wrong = "shape.npy is no image: its shape is (5, 28, 28) of float64: an image is (H, W)"
+    wrong = "shape.npy is not an image: its shape is (5, 28, 28) of float64: an image is (H, W)"
     assert wrong in rows["shape.npy"]["error"]
     assert "is damaged" in rows["objects.npy"]["error"]
     bad = [str(tmp_path / name) for name in ("blank.png", "text.png")]

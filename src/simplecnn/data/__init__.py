@@ -1,1 +1,1 @@
-"""The LightningDataModules and what they are made of."""
+"""The LightningDataModules, and the reading, caching, batching and augmentation of images."""

@@ -1,4 +1,4 @@
-"""Small random changes of training images, made on whole batches. Torch and NumPy only."""
+"""Random augmentation of training images, a batch at a time. Imports PyTorch and NumPy only."""
 
 import math
 
@@ -7,15 +7,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-NUM_LINES = 5  # along each axis, of the net that RandomElastic bends
+NUM_LINES = 5  # control points of RandomElastic along each axis
 
 
 class RandomAffine:
-    """Turns, resizes, slants and moves each image a little, anew in each epoch.
+    """Rotate, scale, shear and translate each image randomly, anew in each epoch.
 
-    Each is drawn evenly from minus to plus its argument: `degrees` of rotation, `scale` as a share
-    (0.1: from 0.9 to 1.1 times the size), `shear` as a share (0.1: a pixel sideways every ten
-    pixels), `shift` in pixels along both axes. What comes in from outside is black.
+    Each parameter is drawn uniformly between minus and plus its argument. Pixels from outside the
+    image are black.
+
+    Args:
+        degrees: rotation, in degrees.
+        scale: relative change of size; 0.1 for factors from 0.9 to 1.1.
+        shear: horizontal displacement per vertical pixel; 0.1 for one pixel in ten.
+        shift: translation along both axes, in pixels.
     """
 
     def __init__(
@@ -27,51 +32,57 @@ class RandomAffine:
         self.shift = shift
 
     def draw(self, num_images: int, image_size: int, rng: np.random.Generator) -> Tensor:
-        """Maps from output to input coordinates (N, 2, 3), both from -1 to 1, for each image."""
+        """Draw the parameters of each image's transform, as `__call__` takes them.
+
+        Here: affine matrices (N, 2, 3) from output to input coordinates, both in [-1, 1].
+        """
         angle, scale, shear, *shift = rng.uniform(-1, 1, (5, num_images)).astype(np.float32)
         angle = math.radians(self.degrees) * angle
         cos, sin = np.cos(angle), np.sin(angle)
         slant = self.shear * shear
         size = 1 / (1 + self.scale * scale)
         right, down = (2 * self.shift / image_size * part for part in shift)
-        # A rotation after a slant, at a size.
+        # The matrix is size * rotation @ shear.
         rows = [size * cos, size * (cos * slant - sin), right]
         rows += [size * sin, size * (sin * slant + cos), down]
         return torch.from_numpy(np.stack(rows, axis=1).reshape(num_images, 2, 3))
 
-    def __call__(self, images: Tensor, maps: Tensor) -> Tensor:
-        """Float images (N, C, H, W) seen through their maps, by linear interpolation."""
+    def __call__(self, images: Tensor, params: Tensor) -> Tensor:
+        """Transform float images (N, C, H, W) by bilinear interpolation."""
         num_images, _, height, width = images.shape
-        # One matrix product for the batch: affine_grid makes one an image, 10 times as slow.
-        grid = maps.flatten(0, 1) @ self.surfaces(height, width).to(maps.device)
+        # One matrix product for the batch; affine_grid does one per image, 10 times as slow.
+        grid = params.flatten(0, 1) @ self.basis(height, width).to(params.device)
         grid = grid.view(num_images, 2, height, width).permute(0, 2, 3, 1)
         return functional.grid_sample(images, grid, align_corners=False)
 
-    def surfaces(self, height: int, width: int) -> Tensor:
-        """What the columns of a map are factors of, at each pixel (K, H * W): x, y and 1."""
-        still = functional.affine_grid(torch.eye(2, 3)[None], [1, 1, height, width], False)
-        return torch.cat([still.view(-1, 2).T, torch.ones(1, height * width)])
+    def basis(self, height: int, width: int) -> Tensor:
+        """Return the basis functions (K, H * W) whose coefficients are the parameters (N, 2, K).
+
+        Here: x, y and 1 at each pixel.
+        """
+        identity = functional.affine_grid(torch.eye(2, 3)[None], [1, 1, height, width], False)
+        return torch.cat([identity.view(-1, 2).T, torch.ones(1, height * width)])
 
 
 class RandomFlip(RandomAffine):
-    """The same, and a share `flip` of the images mirrored, left for right."""
+    """RandomAffine, and mirror images left to right with probability `flip`."""
 
     def __init__(self, *, flip: float = 0.5, **affine: float) -> None:
         super().__init__(**affine)
         self.flip = flip
 
     def draw(self, num_images: int, image_size: int, rng: np.random.Generator) -> Tensor:
-        maps = super().draw(num_images, image_size, rng)
-        mirrored = torch.from_numpy(rng.random(num_images) < self.flip)
-        maps[mirrored, :, 0] *= -1  # the pixel x to the right is read x to the left
-        return maps
+        params = super().draw(num_images, image_size, rng)
+        is_flipped = torch.from_numpy(rng.random(num_images) < self.flip)
+        params[is_flipped, :, 0] *= -1  # x is sampled at -x
+        return params
 
 
 class RandomColor(RandomFlip):
-    """The same, and the colors of each image changed a little.
+    """RandomFlip, and jitter the colors of each image.
 
-    `brightness`, `contrast` and `saturation` are shares: 0.2 for factors from 0.8 to 1.2. Contrast
-    is about the mean of the image, saturation about the gray of each pixel.
+    `brightness`, `contrast` and `saturation` are relative changes: 0.2 for factors from 0.8 to 1.2.
+    Contrast is relative to the mean of the image, saturation to the gray value of each pixel.
     """
 
     def __init__(
@@ -86,14 +97,14 @@ class RandomColor(RandomFlip):
         self.color = brightness, contrast, saturation
 
     def draw(self, num_images: int, image_size: int, rng: np.random.Generator) -> Tensor:
-        """Affine maps, and beside them the three factors, twice (N, 2, 3 + 3)."""
-        maps = super().draw(num_images, image_size, rng)
+        """Draw affine matrices, followed by the three factors in both rows (N, 2, 3 + 3)."""
+        params = super().draw(num_images, image_size, rng)
         factors = 1 + rng.uniform(-1, 1, (num_images, 1, 3)) * self.color
-        return torch.cat([maps, torch.from_numpy(factors).float().expand(-1, 2, 3)], dim=2)
+        return torch.cat([params, torch.from_numpy(factors).float().expand(-1, 2, 3)], dim=2)
 
-    def __call__(self, images: Tensor, maps: Tensor) -> Tensor:
-        images = super().__call__(images, maps[:, :, :3].contiguous())
-        brightness, contrast, saturation = maps[:, 0, 3:].T.view(3, -1, 1, 1, 1)
+    def __call__(self, images: Tensor, params: Tensor) -> Tensor:
+        images = super().__call__(images, params[:, :, :3].contiguous())
+        brightness, contrast, saturation = params[:, 0, 3:].T.view(3, -1, 1, 1, 1)
         images = images * brightness
         mean = images.mean((1, 2, 3), keepdim=True)
         images = torch.lerp(mean, images, contrast)
@@ -102,10 +113,10 @@ class RandomColor(RandomFlip):
 
 
 class RandomElastic(RandomAffine):
-    """The same as RandomAffine, and each image bent a little, as handwriting differs by hand.
+    """RandomAffine, and deform each image elastically, as handwriting varies.
 
-    The crossings of a net of 5 x 5 lines move along both axes, by normally distributed pixels with
-    `bend` as their standard deviation, and what lies between follows smoothly. After Simard,
+    A grid of 5 x 5 control points is displaced along both axes by normally distributed pixels with
+    standard deviation `bend`; displacements between them are interpolated. After Simard,
     Steinkraus and Platt, "Best Practices for Convolutional Neural Networks", ICDAR 2003.
     """
 
@@ -114,15 +125,15 @@ class RandomElastic(RandomAffine):
         self.bend = bend
 
     def draw(self, num_images: int, image_size: int, rng: np.random.Generator) -> Tensor:
-        """Affine maps, and how far the crossings move (N, 2, 3 + 25)."""
-        maps = super().draw(num_images, image_size, rng)
-        moves = rng.standard_normal((num_images, 2, NUM_LINES**2), dtype=np.float32)
-        moves *= 2 * self.bend / image_size
-        return torch.cat([maps, torch.from_numpy(moves)], dim=2)
+        """Draw affine matrices, followed by the displacements (N, 2, 3 + 25)."""
+        params = super().draw(num_images, image_size, rng)
+        displacements = rng.standard_normal((num_images, 2, NUM_LINES**2), dtype=np.float32)
+        displacements *= 2 * self.bend / image_size
+        return torch.cat([params, torch.from_numpy(displacements)], dim=2)
 
-    def surfaces(self, height: int, width: int) -> Tensor:
-        crossings = torch.eye(NUM_LINES**2).view(-1, 1, NUM_LINES, NUM_LINES)
-        between = functional.interpolate(
-            crossings, (height, width), mode="bicubic", align_corners=True
+    def basis(self, height: int, width: int) -> Tensor:
+        control_points = torch.eye(NUM_LINES**2).view(-1, 1, NUM_LINES, NUM_LINES)
+        weights = functional.interpolate(
+            control_points, (height, width), mode="bicubic", align_corners=True
         )
-        return torch.cat([super().surfaces(height, width), between.flatten(1)])
+        return torch.cat([super().basis(height, width), weights.flatten(1)])

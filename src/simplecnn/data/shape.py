@@ -1,4 +1,4 @@
-"""What is to be known of any data: size and channels of an image, how many classes, their names."""
+"""Image shape, number of classes and class names of any LightningDataModule."""
 
 import os
 from typing import Any, NamedTuple
@@ -18,10 +18,11 @@ class DataShape(NamedTuple):
 
 
 def data_shape(datamodule: LightningDataModule) -> DataShape:
-    """From the data module's `image_shape` (C, H, W) and `num_classes`, or from its training data.
+    """Return the data module's `image_shape` (C, H, W) and `num_classes`, or infer them.
 
-    What it does not say is looked up: `classes` of the data module or of its data set, else one
-    pass over the training labels. Raises InputError where batches are not (images, labels).
+    The number of classes is inferred from the `classes` of the data module or of its data set, or
+    else from all training labels; the image shape from the first training batch. `image_size` is
+    the larger of H and W. Raises InputError if batches are not (images, labels).
     """
     shape = getattr(datamodule, "image_shape", None)
     num_classes = _num_classes(datamodule)
@@ -31,14 +32,14 @@ def data_shape(datamodule: LightningDataModule) -> DataShape:
         datamodule.setup("fit")
         loader: Any = datamodule.train_dataloader()
         num_classes = num_classes or _num_classes(getattr(loader, "dataset", None))
-        with isolate_rng():  # a loader that shuffles must not change the run
+        with isolate_rng():  # shuffling here must not change the run
             shape, num_classes = _from_batches(loader, num_classes)
     channels, height, width = shape
     return DataShape(channels, max(height, width), num_classes)
 
 
 def class_names(datamodule: Any, loader: Any, num_classes: int) -> tuple[str, ...]:
-    """The names that a data module or its data set gives; 0, 1, 2, … where there are none."""
+    """Return the class names of a data module or its data set, or else 0, 1, 2, …"""
     dataset = getattr(loader, "dataset", None)
     for source, attribute in ((datamodule, "class_names"), (datamodule, "classes"),
                               (dataset, "classes")):  # fmt: skip
@@ -49,26 +50,28 @@ def class_names(datamodule: Any, loader: Any, num_classes: int) -> tuple[str, ..
 
 
 def _num_classes(source: Any) -> int | None:
-    number = getattr(source, "num_classes", None)
+    if num_classes := getattr(source, "num_classes", None):
+        return int(num_classes)
     classes = getattr(source, "classes", None)
-    return int(number) if number else len(classes) if isinstance(classes, list | tuple) else None
+    return len(classes) if isinstance(classes, list | tuple) else None
 
 
 def _from_batches(loader: Any, num_classes: int | None) -> tuple[torch.Size, int]:
+    """Return the image shape (C, H, W) and, if not given, the number of classes."""
     shape: torch.Size | None = None
-    largest = -1
+    max_label = -1
     for batch in loader:
         match batch:
             case (Tensor(ndim=4) as images, labels):
-                shape, largest = images.shape[1:], max(largest, int(labels.max()))
+                shape, max_label = images.shape[1:], max(max_label, int(labels.max()))
             case _:
                 break
         if num_classes is not None:
             break
     if shape is None:
         raise InputError(
-            "data: its training batches are not (images (N, C, H, W), labels (N,)), so that the "
-            "network cannot be fitted to them. Type model.network.in_channels, image_size and "
+            "data: its training batches are not (images (N, C, H, W), labels (N,)), so the network "
+            "cannot be adapted to them. Type model.network.in_channels, image_size and "
             "num_classes."
         )
-    return shape, num_classes or largest + 1
+    return shape, num_classes or max_label + 1
