@@ -31,7 +31,7 @@ def files(mnist_dir, bundled, tmp_path_factory) -> Originals:
 
 
 @pytest.fixture(autouse=True)
-def _know(files, bundled, monkeypatch):
+def _use_originals(files, bundled, monkeypatch):
     files.know(monkeypatch)
     monkeypatch.setattr(mnist_files, "read_bundled", lambda: bundled)  # read once per session
 

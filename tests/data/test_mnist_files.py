@@ -36,7 +36,7 @@ def files(mnist_dir, bundled, tmp_path_factory) -> Originals:
 
 
 @pytest.fixture(autouse=True)
-def _know(files, monkeypatch):
+def _use_originals(files, monkeypatch):
     files.know(monkeypatch)
 
 

@@ -167,10 +167,10 @@ class ImageFolderDataModule(ResidentDataModule):
     def _check_classes(self) -> None:
         train = self.folders["train"]
         if len(self.class_names) < 2:
-            has = f"only {self.class_names[0]}" if self.class_names else "no folder"
+            existing = f"only {self.class_names[0]}" if self.class_names else "no folder"
             raise InputError(
-                f"data.root={self.root}: there is {has} in {train}, but at least two classes are "
-                f"needed. Create one folder per class, named after the class, with its images."
+                f"data.root={self.root}: there is {existing} in {train}, but at least two classes "
+                f"are needed. Create one folder per class, named after the class, with its images."
             )
         for folder in self.folders.values():
             unknown = [path.name for path in _folders(folder) if path.name not in self.class_names]
@@ -201,7 +201,7 @@ class ImageFolderDataModule(ResidentDataModule):
         return ImageFiles(names, np.concatenate(stamps, axis=1))
 
     def _assign(self, stage: str | None) -> None:
-        """Set `splits` to those of the checkpoint, if any, or to sampled ones."""
+        """Fill `splits` by the checkpoint, if one is loaded, or by folders and sampling."""
         if self._recorded is None:
             splits = self._sample_splits()
         else:
@@ -217,7 +217,7 @@ class ImageFolderDataModule(ResidentDataModule):
     def _recorded_splits(self, stage: str | None) -> dict[str, NDArray[np.int64]]:
         """Return the rows of each split of the checkpoint.
 
-        Raises InputError if an image is missing, of the test split for stage "test", else of any.
+        Raises InputError if an image is missing: a test image for stage "test", else any image.
         """
         assert self._recorded is not None
         names, broken = self.cache.files.names, self.cache.broken
@@ -269,8 +269,8 @@ class ImageFolderDataModule(ResidentDataModule):
         for name in ("test", *self.validation_stages):
             if not len(split_rows[name]):
                 raise InputError(
-                    f"{self.folders[name]} has no images: delete it to sample this split from the "
-                    f"training images."
+                    f"{self.folders[name]} has no images: delete the folder to sample this split "
+                    f"from the training images."
                 )
         return split_rows
 
@@ -299,7 +299,7 @@ class ImageFolderDataModule(ResidentDataModule):
             return f"{head}: {', '.join(f'{name} {n:,}' for name, n in counted)}"
         low, high = int(total.argmin()), int(total.argmax())
         if total[low] == total[high]:
-            return f"{head}: {total[low]:,} of each"
+            return f"{head}: {total[low]:,} per class"
         return (
             f"{head}: from {total[low]:,} ({self.class_names[low]}) to {total[high]:,} "
             f"({self.class_names[high]}), median {int(np.median(total)):,}"

@@ -69,7 +69,7 @@ def pixels_from_pil(image: Image.Image, *, color: bool = False) -> NDArray[np.ui
     image.load()
     converted: Image.Image = image
     if image.mode != mode or "transparency" in image.info or max(image.size) > MAX_SIDE:
-        rows = [_strip(image, top, mode) for top in range(0, image.height, STRIP)]
+        rows = [_convert_strip(image, top, mode) for top in range(0, image.height, STRIP)]
         converted = Image.fromarray(np.concatenate(rows))
         converted.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BOX)
     if not image.info:  # no metadata, as in a plain PNG
@@ -84,7 +84,7 @@ def pixels_from_pil(image: Image.Image, *, color: bool = False) -> NDArray[np.ui
     return np.asarray(converted)
 
 
-def _strip(image: Image.Image, top: int, mode: str) -> NDArray[np.uint8]:
+def _convert_strip(image: Image.Image, top: int, mode: str) -> NDArray[np.uint8]:
     """Convert up to STRIP rows, from `top`, to mode L or RGB."""
     strip = image.crop((0, top, image.width, min(top + STRIP, image.height)))
     if strip.mode.startswith("I;16") or strip.mode in ("I", "F"):
@@ -127,7 +127,7 @@ def fit_pixels(pixels: NDArray[np.uint8], size: int, fit: Fit) -> NDArray[np.uin
 
 
 def check_size(num_bytes: int, name: str) -> None:
-    """Raise InputError if `num_bytes` of the file `name` are too many to read."""
+    """Raise InputError if a file of `num_bytes` is too large to read."""
     if num_bytes > MAX_BYTES:
         raise InputError(f"{name} has {num_bytes:,} bytes: at most {MAX_BYTES:,} are read.")
 

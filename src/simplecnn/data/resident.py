@@ -12,10 +12,7 @@ from simplecnn.data.batches import Batches, scale
 
 
 class Split(NamedTuple):
-    """uint8 images (N, C, H, W), labels (M,), and the indices (M,) of the labeled images.
-
-    Without `rows`, the labels belong to all images in order.
-    """
+    """uint8 images (N, C, H, W), labels (M,) and the indices (M,) of their images; None for all."""
 
     images: Tensor
     labels: Tensor
@@ -79,9 +76,9 @@ class ResidentDataModule(LightningDataModule):
         raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the splits that `stage` ("fit", "validate", "test") needs, and move them to device.
+        """Read the splits that `stage` ("fit", "validate" or "test") needs onto the device.
 
-        Without a Trainer, also prepares the data.
+        Without a Trainer, prepares the data first.
         """
         if self.trainer is None:
             self.prepare_data()

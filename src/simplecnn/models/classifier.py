@@ -17,7 +17,7 @@ from simplecnn.models.metrics import LossAndAccuracy
 Config = Mapping[str, Any]
 Batch = tuple[Tensor, Tensor]
 ADAM: Config = {"_target_": "torch.optim.Adam", "lr": 1e-3}
-STAGES = ("train/", "val/", "test/")
+STAGES = ("train/", "val/", "test/")  # with a slash: nn.ModuleDict rejects the key "train"
 
 
 class Classifier(pl.LightningModule):
