@@ -212,18 +212,18 @@ def test_a_run_is_always_tested_on_the_images_of_its_test_split(root, tmp_path):
         write(root / "cat" / f"a{i}.png")
     assert files(TestData(config["data"], last).datamodule, "test") == test_files
     assert files(TestData(config["data"]).datamodule, "test") != test_files
-    # Resumed, it trains on the same images, and normalizes by their statistics.
-    resumed = compose_run(
-        tmp_path / "resumed", "data=image_folder", f"data.root={root}", "trainer.max_epochs=3",
+    # A run continued from its checkpoint trains on the same images, with the same normalization.
+    continued = compose_run(
+        tmp_path / "continued", "data=image_folder", f"data.root={root}", "trainer.max_epochs=3",
         f"paths.data_dir={tmp_path}", "data.image_size=16", "callbacks=[checkpoint]",
         "logger=none", "data.normalize=true", f"ckpt_path={last}",
     )  # fmt: skip
-    train(resumed, tmp_path / "resumed")
-    resumed_record = json.loads((tmp_path / "resumed" / "run.json").read_text())
-    assert resumed_record["images"] == record["images"]
+    train(continued, tmp_path / "continued")
+    continued_record = json.loads((tmp_path / "continued" / "run.json").read_text())
+    assert continued_record["images"] == record["images"]
     first, second = (
         torch.load(f / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]
-        for f in (folder, tmp_path / "resumed")
+        for f in (folder, tmp_path / "continued")
     )
     assert first["network"]["normalize"] == second["network"]["normalize"]
     # A folder that has moved is recognized by its files, and decoded as in training.
