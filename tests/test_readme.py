@@ -1,4 +1,4 @@
-"""What the README says to type is typed: one's own network, loss, data, callback and module."""
+"""The README's section "Your own code": each code block is run with the command below it."""
 
 import json
 import os
@@ -14,29 +14,29 @@ FILES = {
     for block in re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
 }
 COMMANDS = re.findall(r"^    uv run scripts/train\.py (.*)$", SECTION, re.MULTILINE)
-SMALL = ["trainer=cpu", "trainer.max_epochs=2", "+trainer.limit_train_batches=6"]
+FEW_BATCHES = ["trainer=cpu", "trainer.max_epochs=2", "+trainer.limit_train_batches=6"]
 
 
-def test_each_part_takes_a_file_of_its_own_and_a_command():
+def test_each_code_block_has_a_file_name_and_a_command():
     assert list(FILES) == ["nets.py", "losses.py", "shapes.py", "watch.py", "modules.py"]
     assert len(COMMANDS) == len(FILES)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("name", "command"), list(zip(FILES, COMMANDS, strict=True)))
-def test_ones_own_code_by_configuration_alone(name, command, tmp_path):
+def test_code_block_runs_with_its_command(name, command, tmp_path):
     (tmp_path / name).write_text(FILES[name])
-    words = command.split()
-    if "data._target_=shapes.Stripes" not in words:
-        words.append("data=mnist_5k")
-    # Beside the scripts there is a shapes.py too, which Python would find first.
-    typed = start if name == "shapes.py" else type_in
-    done = typed(tmp_path, "train.py", *words, *SMALL, "hydra.run.dir=run")
+    overrides = command.split()
+    if "data._target_=shapes.Stripes" not in overrides:
+        overrides.append("data=mnist_5k")
+    # A new process: scripts/ has a shapes.py, too, which this process may have imported.
+    run_script = start if name == "shapes.py" else type_in
+    done = run_script(tmp_path, "train.py", *overrides, *FEW_BATCHES, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     metrics = record["metrics"]
     assert record["status"] == "finished" and record["num_epochs"] == 2
-    pictures = {path.name.partition("_epoch")[0] for path in (tmp_path / "run/images").iterdir()}
+    figures = {path.name.partition("_epoch")[0] for path in (tmp_path / "run/images").iterdir()}
     expected = {
         "nets.py": ({"test/acc"}, {"filters_stem", "maps_body"}),
         "losses.py": ({"test/top2", "val/top2"}, {"filters_conv1", "maps_conv3"}),
@@ -44,7 +44,7 @@ def test_ones_own_code_by_configuration_alone(name, command, tmp_path):
         "watch.py": ({"test/acc"}, {"filters_conv1"}),
         "modules.py": ({"val/error"}, {"health.png", "curves.png"}),
     }[name]
-    assert expected[0] <= set(metrics) and expected[1] <= pictures
+    assert expected[0] <= set(metrics) and expected[1] <= figures
     if name == "losses.py":
         assert record["best"]["value"] == pytest.approx(metrics["val/top2"], abs=0.3)
         assert "top2" in done.stdout  # in the table
@@ -55,24 +55,25 @@ def test_ones_own_code_by_configuration_alone(name, command, tmp_path):
         assert 0 < json.loads((tmp_path / "run/run.json").read_text())["best"]["value"] < 1
     assert done.returncode == 0, done.stderr
     (result,) = json.loads((tmp_path / "run" / "evaluation.json").read_text()).values()
-    if "test/acc" in metrics and name != "shapes.py":  # whose images are random, anew each time
+    if "test/acc" in metrics and name != "shapes.py":  # its images are random in each process
         assert result["acc"] == pytest.approx(metrics["test/acc"], abs=1e-6)
 
 
 @pytest.mark.long
-def test_torchvisions_networks_take_gray_digits_three_times(tmp_path):
-    (words,) = re.findall(r"`(model\.network\._target_=torchvision[^`]*)`", SECTION)
+def test_torchvision_networks_run_with_the_overrides_of_the_readme(tmp_path):
+    (overrides,) = re.findall(r"`(model\.network\._target_=torchvision[^`]*)`", SECTION)
     done = type_in(
-        tmp_path, "train.py", *words.split(), "data=mnist_5k", "trainer=cpu", "hydra.run.dir=run",
-        "trainer.max_epochs=1", "+trainer.limit_train_batches=2", "+trainer.limit_val_batches=1",
-        "+trainer.limit_test_batches=1", "callbacks=[checkpoint,progress,filters]",
+        tmp_path, "train.py", *overrides.split(), "data=mnist_5k", "trainer=cpu",
+        "hydra.run.dir=run", "trainer.max_epochs=1", "+trainer.limit_train_batches=2",
+        "+trainer.limit_val_batches=1", "+trainer.limit_test_batches=1",
+        "callbacks=[checkpoint,progress,filters]",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "images" / "filters_conv1_epoch=001_step=000002.png").is_file()
 
 
 @pytest.mark.long
-def test_an_import_that_fails_says_why_and_where_was_looked(tmp_path):
+def test_a_failed_import_is_reported_with_its_reason_and_directory(tmp_path):
     (tmp_path / "broken.py").write_text("import nothing_like_it\n\nclass Net: ...\n")
     done = start(tmp_path, "train.py", "model.network._target_=broken.Net", "data=mnist_5k")
     assert done.returncode == 2 and "Traceback" not in done.stderr
