@@ -1,4 +1,4 @@
-"""A card says what a channel is: the best images truly are, and removing it truly removes it."""
+"""Channel cards: the most activating images, selectivity, and the effect of removing a channel."""
 
 import json
 
@@ -13,10 +13,10 @@ from simplecnn.errors import InputError
 from simplecnn.explain.channel_cards import (
     _table,
     channel_cards,
-    chosen_layers,
     crop,
     measure_removal,
     most_active,
+    resolve_layers,
 )
 from simplecnn.explain.subject import logits
 from simplecnn.figures.explain.channel_cards import Channel
@@ -24,13 +24,13 @@ from simplecnn.models.activations import feature_maps
 from simplecnn.receptive_field.fields import receptive_fields
 
 
-def bare_channel(num_classes: int) -> Channel:
+def empty_channel(num_classes: int) -> Channel:
     zeros = np.zeros(9)
     return Channel("0", 0, zeros, zeros, zeros, zeros, np.zeros(num_classes), zeros, zeros)
 
 
-def test_effect_of_a_removal_that_is_known():
-    """Channel 0 tells bright images, and without it all of them are class 1."""
+def test_removal_with_a_known_effect():
+    """Channel 0 detects bright images: without it, all images are predicted as class 1."""
     network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Flatten())
     network.requires_grad_(False)
     network[0].weight[:] = torch.tensor([2.0, 0.0]).view(2, 1, 1, 1)
@@ -38,7 +38,7 @@ def test_effect_of_a_removal_that_is_known():
     images = torch.tensor([0.9, 0.8, 0.1, 0.2]).view(4, 1, 1, 1)
     labels = torch.tensor([0, 0, 1, 0])
     before = logits(network, images)
-    channel = bare_channel(num_classes=3)
+    channel = empty_channel(num_classes=3)
     measure_removal(channel, network, images, labels, before)
     assert channel.acc_change == -0.5
     assert channel.acc_change_per_class[:2].tolist() == [pytest.approx(-2 / 3), 0]
@@ -48,7 +48,7 @@ def test_effect_of_a_removal_that_is_known():
 
 
 def test_selectivity_of_known_means():
-    channel = bare_channel(num_classes=3)
+    channel = empty_channel(num_classes=3)
     for means, expected in (([4, 1, 1], 0.6), ([2, 2, 2], 0), ([0, 3, 0], 1), ([-1, 3, -2], 1)):
         channel.class_means = np.array(means, float)
         assert channel.selectivity == pytest.approx(expected)
@@ -57,19 +57,19 @@ def test_selectivity_of_known_means():
     assert np.isnan(channel.selectivity)
 
 
-def test_a_class_is_named_only_where_it_loses():
-    channel = bare_channel(num_classes=2)
-    for changes, told in (
+def test_the_worst_class_is_named_only_if_it_loses_accuracy():
+    channel = empty_channel(num_classes=2)
+    for changes, worst in (
         ([0.25, -0.5], "b -50.00"),
         ([0.25, 0.0], "none"),
         ([np.nan] * 2, "none"),
     ):
         channel.acc_change_per_class = np.array(changes)
         (row,) = _table([channel], ["a", "b"])[1:]
-        assert told in row
+        assert worst in row
 
 
-def test_crops_are_exact_fields():
+def test_crops_are_exact_receptive_fields():
     image = np.arange(784.0).reshape(1, 28, 28)
     fields = receptive_fields(
         nn.Sequential(nn.Conv2d(1, 1, 5, 2, 2), nn.Conv2d(1, 1, 28, 1, 14)), 28
@@ -79,15 +79,15 @@ def test_crops_are_exact_fields():
     corner = crop(image, fields["0"], (0, 0))
     assert np.isnan(corner[0, :2]).all() and np.isnan(corner[0, :, :2]).all()
     assert np.array_equal(corner[0, 2:, 2:], image[0, :3, :3])
-    assert crop(image, fields["1"], (0, 0)).shape[1] <= 28  # larger than the image: cut
+    assert crop(image, fields["1"], (0, 0)).shape[1] <= 28  # larger than the image: clipped
 
 
 def test_cards_of_digits(bundled):
     subject = digit_subject(bundled)
-    found = channel_cards(subject, num_images=100)
-    record, arrays = json.loads(json.dumps(found.record)), found.arrays
+    findings = channel_cards(subject, num_images=100)
+    record, arrays = json.loads(json.dumps(findings.record)), findings.arrays
     assert len(record["channels"]) == record["num_cards"] == record["num_channels"] == 12
-    maps, answers = feature_maps(subject.network, subject.images)
+    maps, _ = feature_maps(subject.network, subject.images)
     for layer in ("conv1", "conv2"):
         peaks = maps[layer].amax((2, 3))
         for channel in range(peaks.shape[1]):
@@ -101,11 +101,11 @@ def test_cards_of_digits(bundled):
         assert arrays[f"{layer}/counts"].sum(1) == pytest.approx(100 * maps[layer][0, 0].numel())
     changes = [channel["acc_change"] for channel in record["channels"]]
     assert changes == sorted(changes) and record["num_images"] == 100
-    assert all(0 <= u["selectivity"] <= 1 for u in record["channels"] if not u["dead"])
+    assert all(0 <= c["selectivity"] <= 1 for c in record["channels"] if not c["dead"])
 
 
 @pytest.mark.parametrize("color", [False, True])
-def test_all_words_of_a_card_are_on_it(bundled, color):
+def test_all_text_lies_inside_the_figures(bundled, color):
     subject = color_subject() if color else digit_subject(bundled)
     figures = dict(channel_cards(subject, layers="last", num_images=20).figures)
     for name in ("index", next(name for name in figures if name != "index")):
@@ -121,33 +121,35 @@ def test_dead_channels_and_few_cards(bundled):
     subject = digit_subject(bundled, num_steps=2)
     subject.network.conv2.weight[5] = 0
     subject.network.conv2.bias[5] = -1
-    found = channel_cards(subject, num_images=50, num_cards=200)
-    (dead,) = (u for u in found.record["channels"] if (u["layer"], u["channel"]) == ("conv2", 5))
+    findings = channel_cards(subject, num_images=50, num_cards=200)
+    channels = findings.record["channels"]
+    (dead,) = (c for c in channels if (c["layer"], c["channel"]) == ("conv2", 5))
     assert dead["dead"] and dead["selectivity"] is None and dead["acc_change"] == 0
-    assert found.lines[-1].endswith("are dead")
+    assert findings.lines[-1].endswith("channels are dead (zero on all test images)")
     few = channel_cards(subject, layers=["conv2"], num_images=50, num_cards=3)
     assert few.record["num_cards"] == 3 and few.record["num_channels"] == 8
-    assert all(u["channel"] != 5 for u in few.record["channels"])  # the most active ones
-    assert few.lines[-1].startswith("3 of 8 channels removed")
+    assert all(c["channel"] != 5 for c in few.record["channels"])  # only the most active ones
+    assert few.lines[-2].startswith("3 of 8 channels were removed")
     assert np.isfinite(few.arrays["conv2/acc_change"]).sum() == 3
     names = [name for name, _ in few.figures]
-    assert names == ["index", *(u["card"] for u in few.record["channels"])]
+    assert names == ["index", *(c["card"] for c in few.record["channels"])]
 
 
 def test_a_residual_network_in_color():
-    found = channel_cards(color_subject(), num_images=40)
-    assert {channel["card"] for channel in found.record["channels"]} == {
+    findings = channel_cards(color_subject(), num_images=40)
+    assert {channel["card"] for channel in findings.record["channels"]} == {
         f"{layer}_{i:03d}"
         for layer, n in (("stem", 6), ("inner", 6), ("down", 8))
         for i in range(n)
     }
 
 
-def test_what_is_not_there():
-    with pytest.raises(
-        InputError, match="There is no convolution conv9: all, first, last, or of 0"
-    ):
-        chosen_layers(nn.Sequential(nn.Conv2d(1, 1, 3)), "conv9")
+def test_layers_that_do_not_exist():
+    message = (
+        "conv9 is not a convolution of this network; allowed are all, first, last, or a list from 0"
+    )
+    with pytest.raises(InputError, match=message):
+        resolve_layers(nn.Sequential(nn.Conv2d(1, 1, 3)), "conv9")
     with pytest.raises(InputError, match="Linear has no 2-D convolution"):
-        chosen_layers(nn.Linear(2, 2), "all")
+        resolve_layers(nn.Linear(2, 2), "all")
     assert most_active({}, 5) == []

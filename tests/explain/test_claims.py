@@ -1,4 +1,4 @@
-"""Measurements on networks that are known, and the rules at their edges."""
+"""The measurements on networks with known results, and the rules for judging claims."""
 
 import numpy as np
 import pytest
@@ -15,13 +15,13 @@ from simplecnn.explain.evidence import (
     ink_share,
     locality,
 )
-from simplecnn.explain.intervals import interval_over, mean_interval, over, share_interval
+from simplecnn.explain.intervals import interval_over, mean_interval, sample_size, share_interval
 
 
-def test_intervals_of_textbooks():
-    found = mean_interval([1.0, 2.0, 3.0])
-    assert found.mean == 2 and found.high - 2 == pytest.approx(4.302653 / 3**0.5)
-    assert found.text() == "2.00 [-0.48, 4.48]" and mean_interval([5.0]).text() == "5.00"
+def test_intervals_equal_published_values():
+    interval = mean_interval([1.0, 2.0, 3.0])
+    assert interval.mean == 2 and interval.high - 2 == pytest.approx(4.302653 / 3**0.5)
+    assert interval.text() == "2.00 [-0.48, 4.48]" and mean_interval([5.0]).text() == "5.00"
     assert mean_interval([1.0, 1.0]).record() == {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 2}
     assert mean_interval([5.0]).record()["low"] is None
     share = share_interval(81, 263)  # Newcombe 1998, method 3
@@ -29,25 +29,25 @@ def test_intervals_of_textbooks():
     assert share_interval(10, 10).high == pytest.approx(1) and share_interval(10, 10).low < 0.75
 
 
-def test_an_interval_is_over_what_there_are_several_of():
+def test_intervals_are_over_networks_or_over_the_images_of_one():
     shares = np.array([[1.0, 0.5], [0.5, 0.5], [0.25, 0.25]])
     assert interval_over(shares) == mean_interval([0.75, 0.5, 0.25], share=True)
-    assert over(shares) == "3 networks"
+    assert sample_size(shares) == "3 networks"
     assert interval_over(shares[:1]) == mean_interval([1.0, 0.5], share=True)
     assert interval_over(np.array([[True, False, True]])) == share_interval(2, 3)
-    assert over(np.zeros((1, 2000))) == "2,000 images"
+    assert sample_size(np.zeros((1, 2000))) == "2,000 images"
 
 
-def first(weight: list) -> nn.Sequential:
+def single_filter(weight: list) -> nn.Sequential:
     layer = nn.Conv2d(1, 1, 3, bias=False)
     layer.weight.data = torch.tensor(weight, dtype=torch.float32).view(1, 1, 3, 3)
     return nn.Sequential(layer)
 
 
-def test_what_filters_do():
+def test_ink_and_edge_shares_of_known_filters():
     torch.manual_seed(0)
     images = torch.rand(20, 1, 28, 28)
-    box, sobel = first([1] * 9), first([-1, 0, 1, -2, 0, 2, -1, 0, 1])
+    box, sobel = single_filter([1] * 9), single_filter([-1, 0, 1, -2, 0, 2, -1, 0, 1])
     assert ink_share(box, images) == pytest.approx(1, abs=1e-6)
     assert ink_share(sobel, images) == pytest.approx(0, abs=0.01)
     assert edge_share(box) == pytest.approx(0, abs=1e-12) and edge_share(sobel) > 0.95
@@ -61,7 +61,7 @@ def test_exactness_and_locality(bundled):
     assert 0 < exactness(subject.network, subject.images[:4]) < 1e-6
     assert locality(subject.network, subject.images[:4], seed=0) == {"conv1": 100, "conv2": 100}
 
-    class Global(nn.Module):  # a convolution that hears of the whole image
+    class Global(nn.Module):  # a convolution whose output depends on the whole image
         def __init__(self) -> None:
             super().__init__()
             self.conv = nn.Conv2d(1, 2, 3)
@@ -70,25 +70,21 @@ def test_exactness_and_locality(bundled):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.conv(x).mean((2, 3))
 
-    blind = Global().requires_grad_(False)
-    plain = exactness(blind, subject.images[:4])
-    assert plain > 1e-3
+    assert exactness(Global().requires_grad_(False), subject.images[:4]) > 1e-3
 
 
 def test_class_shares_of_known_images():
-    class Ink(nn.Sequential):
-        """The peak of channel 0 is the pixel at the centre."""
-
-    network = Ink(nn.Conv2d(1, 2, 1, bias=False), nn.Flatten())
+    """Channel 0 is the brightness of an image of one pixel, channel 1 is constant."""
+    network = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.Flatten())
     network[0].weight.data = torch.tensor([1.0, 0.0]).view(2, 1, 1, 1)
     images = torch.tensor([0.1, 0.2, 0.8, 0.9]).view(4, 1, 1, 1)
     labels = torch.tensor([0, 0, 1, 1])
     shares, areas = class_shares(network, images, labels, 2)
-    assert shares["0"] == pytest.approx(0.49 / 0.50)  # of the channel that is not constant
+    assert shares["0"] == pytest.approx(0.49 / 0.50)  # constant channels do not count
     assert areas.tolist() == [1.0, 0.5]
 
 
-def good() -> Evidence:
+def supporting_evidence() -> Evidence:
     filters = {str(i): 20.0 for i in range(1, 5)}
     return {
         "exactness": {"first layer": 1e-7}, "locality": {"a": 100.0}, "gain": {"answers": 80.0},
@@ -102,21 +98,23 @@ def good() -> Evidence:
     }  # fmt: skip
 
 
-def results(evidence: list[Evidence], without: list[float] = ()) -> list[str]:
-    return [claim.result for claim in judge(evidence, without)]
+def results(evidence: list[Evidence], without_pooling: list[float] = ()) -> list[str]:
+    return [claim.result for claim in judge(evidence, without_pooling)]
 
 
-def test_the_rules():
-    three = [good(), good(), good()]
+def test_rules_for_judging_claims():
+    good = supporting_evidence()
+    three = [good, good, good]
     assert results(three, [90, 91, 92]) == [HELD] * 5
     assert results(three) == [HELD, HELD, IN_PART, HELD, HELD]
     assert results(three[:2], [90, 90]) == [NOT_JUDGED] * 5
 
     def one_with(**changes: dict[str, float]) -> list[str]:
+        """The results if one of three networks differs; `ink__trained` is `ink/trained`."""
         changed = {key.replace("__", "/"): value for key, value in changes.items()}
-        return results([good(), good(), {**good(), **changed}], [90, 90, 90])
+        return results([good, good, {**good, **changed}], [90, 90, 90])
 
-    assert one_with(gain={"answers": 0}) == [NOT_JUDGED] * 5  # it names one class each time
+    assert one_with(gain={"answers": 0}) == [NOT_JUDGED] * 5  # always predicts one class
     assert one_with(exactness={"first layer": 1e-3})[0] == NOT_SHOWN
     assert one_with(exactness={"first layer": np.nan})[0] == NOT_SHOWN
     assert one_with(locality={"a": 99})[0] == NOT_SHOWN
@@ -129,35 +127,34 @@ def test_the_rules():
     assert one_with(effective={"a": 4, "b": 4})[4] == IN_PART
     assert one_with(sizes={"a": 4, "b": 4})[4] == NOT_SHOWN
     same = {"a": 20.0, "b": 20.0}
-    flat = {**good(), "class_share/trained": same, "singled_out/trained": {"last": 0.0},
+    flat = {**good, "class_share/trained": same, "singled_out/trained": {"last": 0.0},
             "edges/trained": {"first layer": 20.0}}  # fmt: skip
     assert results([flat] * 3)[3] == NOT_SHOWN
-    none = {**good(), "before_pooling": {}, "pooled": {}}
-    assert results([none] * 3)[2] == NOT_SHOWN
-    third = judge(three, ())[2]
-    assert "not: compared with networks without pooling" in third.reason
+    no_pooling = {**good, "before_pooling": {}, "pooled": {}}
+    assert results([no_pooling] * 3)[2] == NOT_SHOWN
+    reason = judge(three, ())[2].reason
+    assert reason.startswith("confirmed: pooling reduces the resolution, maps change less")
+    assert "; not confirmed: comparison with the same networks without pooling" in reason
     few = judge(three[:1], ())[0]
-    assert few.reason == "it takes 3 networks of different seeds, here: 1"
+    assert few.reason == "this needs 3 networks with different seeds, not 1"
 
 
 def test_claims_on_networks(bundled):
     subjects = [digit_subject(bundled, seed=i) for i in range(3)]
-    found = claims(subjects, num_images=40)
-    assert [f"{name}.png" for name, _ in found.figures] == [
-        claim["figure"] for claim in found.record["claims"]
-    ]
-    by_claim = {v["figure"]: v for v in found.record["claims"]}
-    assert by_claim["claim_2_weight_sharing.png"]["result"] == IN_PART
-    numbers = by_claim["claim_2_weight_sharing.png"]["numbers"]
+    findings = claims(subjects, num_images=40)
+    by_figure = {claim["figure"]: claim for claim in findings.record["claims"]}
+    assert [f"{name}.png" for name, _ in findings.figures] == list(by_figure)
+    assert by_figure["claim_2_weight_sharing.png"]["result"] == IN_PART
+    numbers = by_figure["claim_2_weight_sharing.png"]["numbers"]
     interval = numbers["% of pairs of shifts to ±4 with one answer"]
     assert interval["n"] == 3 and interval["low"] < interval["mean"] < interval["high"] < 99
-    text = "\n".join(found.lines)
+    text = "\n".join(findings.lines)
     assert text.startswith("3 networks, 40 test images")
     assert "HELD IN PART: Weight sharing gives translation invariance" in text
 
 
 def test_a_residual_network_in_color():
-    found = claims([color_subject()], num_images=12)
-    assert {v["result"] for v in found.record["claims"]} == {NOT_JUDGED}
-    panels = [len(figure.axes) for _, figure in found.figures]
-    assert panels == [2, 2, 1, 3, 1]  # its pooling is no layer that could be looked at
+    findings = claims([color_subject()], num_images=12)
+    assert {claim["result"] for claim in findings.record["claims"]} == {NOT_JUDGED}
+    panels = [len(figure.axes) for _, figure in findings.figures]
+    assert panels == [2, 2, 1, 3, 1]  # its pooling is a function, not a layer

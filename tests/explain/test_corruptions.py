@@ -1,4 +1,4 @@
-"""Each corruption does what its name says, by so much, and the same for the same seed."""
+"""Each corruption has the stated effect and amount, and is deterministic in its seed."""
 
 import pytest
 import torch
@@ -24,17 +24,17 @@ def test_seeded_bounded_and_worse_with_severity(kind, digits):
     assert torch.equal(digits, before)
     assert torch.equal(corrupt(digits, kind, 0, seed=1), digits)
     assert changes[0] > 0 and changes[-1] > 1.2 * changes[0]
-    seeds_matter = kind not in ("brightness", "inversion", "blur")
+    is_random = kind not in ("brightness", "inversion", "blur")
     other = corrupt(digits, kind, 3, seed=2)
-    assert torch.equal(other, corrupt(digits, kind, 3, seed=1)) != seeds_matter
+    assert torch.equal(other, corrupt(digits, kind, 3, seed=1)) != is_random
 
 
-def test_known_images():
+def test_amounts_on_known_images():
     dot = torch.zeros(1, 1, 28, 28)
     dot[0, 0, 14, 14] = 1.0
-    moved = corrupt(dot, "shift", 5, seed=0)
-    place = (moved[0, 0] == 1).nonzero()[0].float() - 14
-    assert moved.sum() == 1 and 5.2 <= float(place.norm()) <= 6.8
+    shifted = corrupt(dot, "shift", 5, seed=0)
+    displacement = (shifted[0, 0] == 1).nonzero()[0].float() - 14
+    assert shifted.sum() == 1 and 5.2 <= float(displacement.norm()) <= 6.8
     bright = corrupt(dot, "brightness", 2, seed=0)
     assert bright[0, 0, 0, 0] == pytest.approx(0.2) and bright[0, 0, 14, 14] == 1
     negative = corrupt(dot, "inversion", 5, seed=0)
@@ -49,8 +49,8 @@ def test_known_images():
     assert noise.std() == pytest.approx(0.1, abs=0.002)
 
 
-def test_turns_and_sizes(digits):
-    """A square grows by the factor or shrinks by it; a bar is turned by the angle."""
+def test_rotation_angle_and_scale_factor():
+    """A square is enlarged or reduced by the factor; a bar is rotated by the angle."""
     square = torch.zeros(20, 1, 28, 28)
     square[..., 9:19, 9:19] = 1
     areas = corrupt(square, "scale", 3, seed=0).sum((1, 2, 3)) / 100
@@ -61,8 +61,8 @@ def test_turns_and_sizes(digits):
     bar[..., 4:24, 13:15] = 1
     for corrupted in corrupt(bar, "rotation", 4, seed=0)[:, 0]:
         rows, columns = (corrupted > 0.5).nonzero().double().T
-        slope = torch.cov(torch.stack([rows, columns]))
-        angle = 0.5 * torch.atan2(2 * slope[0, 1], slope[0, 0] - slope[1, 1])
+        covariance = torch.cov(torch.stack([rows, columns]))
+        angle = 0.5 * torch.atan2(2 * covariance[0, 1], covariance[0, 0] - covariance[1, 1])
         assert abs(float(angle.rad2deg())) == pytest.approx(45, abs=3)
 
 

@@ -1,4 +1,4 @@
-"""scripts/explain.py from a run's folder: what is written, what is said, what is refused."""
+"""scripts/explain.py on run directories: the files it writes, its log and its errors."""
 
 import json
 import logging
@@ -20,8 +20,8 @@ FEW = ["channels.num_images=50", "channels.layers=first", "translation.num_image
        "attribution.num_wrong=1"]  # fmt: skip
 
 
-def config(*words: str) -> dict:
-    return compose_config("explain", [*FEW, *words])
+def config(*overrides: str) -> dict:
+    return compose_config("explain", [*FEW, *overrides])
 
 
 def test_all_parts_of_a_run(finished_run, tmp_path, caplog):
@@ -38,11 +38,12 @@ def test_all_parts_of_a_run(finished_run, tmp_path, caplog):
         json.loads((folder / part / f"{part}.json").read_text())
     record = json.loads((folder / "channels" / "channels.json").read_text())
     assert record["num_searched"] == 500 and record["num_images"] == 50
-    assert "accuracy unmoved" in caplog.text and "Weight sharing gives" in caplog.text
-    assert caplog.text.count("3 networks of different seeds. Type the run's command with -m") == 1
+    assert "accuracy unshifted" in caplog.text and "Weight sharing gives" in caplog.text
+    command = "3 networks with different seeds. Type the run's command with -m"
+    assert caplog.text.count(command) == 1
     assert "tensorboard --samples_per_plugin images=500 --logdir" in caplog.text
 
-    # A part that is done a second time takes its own place and leaves the others.
+    # A part that is computed again replaces its own folder only.
     (folder / "robustness" / "old.png").touch()
     stamp = (folder / "channels" / "channels.json").stat().st_mtime_ns
     explain(config(f"run={run}", "parts=[robustness]", "seed=1"))
@@ -54,54 +55,55 @@ def test_all_parts_of_a_run(finished_run, tmp_path, caplog):
 def test_several_runs_are_compared(finished_run, tmp_path):
     for i in range(2):
         shutil.copytree(finished_run, tmp_path / "runs" / str(i))
-    words = f"run=[{tmp_path}/runs/0,{tmp_path}/runs/1]"
-    runs, parts, folder = plan(config(words))
+    run = f"run=[{tmp_path}/runs/0,{tmp_path}/runs/1]"
+    runs, parts, folder = plan(config(run))
     assert parts == ["translation", "robustness", "claims"] and len(runs) == 2
     assert folder == tmp_path / "runs" / "explain"
-    explain(config(words, "parts=robustness"))
+    explain(config(run, "parts=robustness"))
     errors = np.load(folder / "robustness" / "robustness.npz")["errors"]
     assert errors.shape == (2, 9, 6) and np.array_equal(errors[0], errors[1])
 
 
-def test_what_cannot_be_had_is_a_sentence(finished_run, tmp_path, monkeypatch):
-    def refused(*words: str) -> str:
+def test_errors_are_sentences(finished_run, tmp_path):
+    def error_of(*overrides: str) -> str:
         with pytest.raises(InputError) as error:
-            explain(config(*words))
+            explain(config(*overrides))
         return str(error.value)
 
     run = f"run={finished_run}"
-    assert refused().startswith("Say what to explain: run=<folder of a run>")
-    assert refused(run, "sweep=x").startswith("Say what to explain")
-    assert refused("run=none").startswith("run=none: there is no such folder.")
+    assert error_of().startswith("Specify what to explain by exactly one of run=<run directory>")
+    assert error_of(run, "sweep=x").startswith("Specify what to explain by exactly one of")
+    assert error_of("run=none").startswith("run=none: there is no such folder.")
     (tmp_path / "file").touch()
-    assert refused(f"run={tmp_path}/file").endswith(
+    assert error_of(f"run={tmp_path}/file").endswith(
         "/file: this is a file, name the folder of a run."
     )
-    assert refused("sweep=none").startswith("sweep=none: there is no such folder.")
+    assert error_of("sweep=none").startswith("sweep=none: there is no such folder.")
     assert (
-        refused(run, "parts=[channels,channel]")
-        == f"parts is channel: choose all, or a list of {', '.join(PARTS)}."
+        error_of(run, "parts=[channels,channel]")
+        == f"parts is channel: it must be all, or a list of {', '.join(PARTS)}."
     )
-    assert refused(run, "parts=[]").startswith("parts is [")
-    assert refused(run, "channels.layers=[conv1,conv7]") == (
-        "There is no convolution conv7: all, first, last, or of conv1, conv2."
+    assert error_of(run, "parts=[]").startswith("parts is [")
+    assert error_of(run, "channels.layers=[conv1,conv7]") == (
+        "channels.layers: conv7 is not a convolution of this network; allowed are all, first, "
+        "last, or a list from conv1, conv2."
     )
-    assert "channels look at one network" in refused(
+    assert "channels can explain only one network" in error_of(
         f"run=[{finished_run},{finished_run}]", "parts=channels"
     )
-    bare = tmp_path / "bare"
-    shutil.copytree(finished_run, bare)
-    shutil.rmtree(bare / "checkpoints")
-    assert "In this run: none." in refused(f"run={bare}")
-    foreign = (bare / "config.yaml").read_text()
-    (bare / "config.yaml").write_text(foreign.replace("crop: null", "crop: all"))
-    assert "model.network.crop is 'all': it must be a list" in refused(f"run={bare}")
-    assert not (finished_run / "explain").exists() and not (bare / "explain").exists()
+    broken = tmp_path / "broken"
+    shutil.copytree(finished_run, broken)
+    shutil.rmtree(broken / "checkpoints")
+    assert "In this run: none." in error_of(f"run={broken}")
+    content = (broken / "config.yaml").read_text()
+    (broken / "config.yaml").write_text(content.replace("crop: null", "crop: all"))
+    assert "model.network.crop is 'all': it must be a list" in error_of(f"run={broken}")
+    assert not (finished_run / "explain").exists() and not (broken / "explain").exists()
     with pytest.raises(InputError, match="channels.num_images is 0: it must be a whole"):
         config(run, "channels.num_images=0")
 
 
-def test_without_captum_is_a_sentence(finished_run, monkeypatch):
+def test_missing_captum_is_reported_with_the_command_that_installs_it(finished_run, monkeypatch):
     monkeypatch.setattr("simplecnn.explain.explanation.find_spec", lambda name: None)
     with pytest.raises(InputError, match="attribution needs .* Type uv sync --extra explain"):
         plan(config(f"run={finished_run}"))
@@ -123,7 +125,7 @@ def test_images_of_the_wrong_size(finished_run):
             load_subject(run, run.any_checkpoint())
 
 
-def test_all_of_a_part_is_written_or_nothing(tmp_path):
+def test_findings_are_saved_completely_or_not_at_all(tmp_path):
     Findings([], {"x": 1}, {}, []).save(tmp_path, "a")
 
     def figures():

@@ -1,4 +1,4 @@
-"""Shifts are exact, consistency is the pairs' count, maps move along where theory says so."""
+"""Shifts are exact, consistency counts pairs, and maps are equivariant where theory says so."""
 
 import itertools
 from dataclasses import replace
@@ -13,13 +13,13 @@ from simplecnn.explain.translation import (
     accuracy_by_shift,
     equivariance_errors,
     measure_shifts,
-    measures,
+    shift_metrics,
     shifted,
     translation,
 )
 
 
-def test_shifted_moves_and_fills_with_zeros():
+def test_shifted_fills_with_zeros():
     image = torch.arange(1.0, 10).view(1, 1, 3, 3)
     assert shifted(image, 1, 0)[0, 0].tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 6]]
     assert shifted(image, 0, -2)[0, 0].tolist() == [[3, 0, 0], [6, 0, 0], [9, 0, 0]]
@@ -27,76 +27,75 @@ def test_shifted_moves_and_fills_with_zeros():
     assert torch.equal(shifted(image, 0, 0), image)
 
 
-def test_consistency_is_that_of_all_pairs():
+def test_consistency_counts_all_pairs_of_shifts():
     rng = np.random.default_rng(0)
     answers = rng.integers(0, 3, (11, 11, 4))
-    found = measures({"answers": answers, "labels": np.zeros(4, int)})
-    near = answers[1:10, 1:10].reshape(81, 4)  # to 4 pixels
+    metrics = shift_metrics({"answers": answers, "labels": np.zeros(4, int)})
+    near = answers[1:10, 1:10].reshape(81, 4)  # shifts by up to 4 pixels
     pairs = [near[i] == near[j] for i, j in itertools.product(range(81), repeat=2)]
-    assert found["consistency"] == pytest.approx(np.mean(pairs, 0))
-    assert found["near_accuracy"] == pytest.approx((near == 0).mean(0))
-    assert found["accuracy"].tolist() == (answers[5, 5] == 0).tolist()
-    few = measures({"answers": answers[4:7, 4:7], "labels": np.zeros(4, int)})
+    assert metrics["consistency"] == pytest.approx(np.mean(pairs, 0))
+    assert metrics["near_accuracy"] == pytest.approx((near == 0).mean(0))
+    assert metrics["accuracy"].tolist() == (answers[5, 5] == 0).tolist()
+    few = shift_metrics({"answers": answers[4:7, 4:7], "labels": np.zeros(4, int)})
     assert few["near_accuracy"] == pytest.approx((answers[4:7, 4:7] == 0).mean((0, 1)))
 
 
-class Quadrant(nn.Module):
-    """Class 0 where the ink is in the left half, else 1."""
+class Halves(nn.Module):
+    """Predicts class 0 for ink in the left half, otherwise class 1."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.stack([x[..., :4].sum((1, 2, 3)), x[..., 4:].sum((1, 2, 3))], 1)
 
 
-def test_accuracy_by_shift_of_a_network_that_is_known():
+def test_accuracy_by_shift_of_a_known_network():
     images = torch.zeros(2, 1, 8, 8)
     images[0, 0, 4, 3] = images[1, 0, 4, 4] = 1
-    shifts = measure_shifts(Quadrant(), images, torch.tensor([0, 1]), reach=2)
+    shifts = measure_shifts(Halves(), images, torch.tensor([0, 1]), reach=2)
     accuracy = accuracy_by_shift(shifts)
     assert accuracy[0].tolist() == [0.5, 0.5, 1.0, 0.5, 0.5]  # rows dy, columns dx
     assert accuracy.shape == (5, 5) and shifts["ink"].min() == 1
     assert (accuracy == accuracy[0]).all()
 
 
-def test_maps_move_along_by_whole_units_away_from_borders(bundled):
+def test_maps_shift_with_the_image_by_multiples_of_the_stride_away_from_borders(bundled):
     subject = digit_subject(bundled, num_steps=5)
     errors = equivariance_errors(subject.network, subject.images[:30], reach=4)
     assert list(errors)[:3] == ["conv1", "relu1", "pool1"] and "fc1" not in errors
     assert (errors["conv1"].interior <= 1e-6).all()
     assert (errors["pool2"].interior[[0, 4]] <= 1e-6).all()
-    assert (errors["pool2"].interior[1:4] > 0.01).all()  # steps of 4 pixels
-    assert (errors["conv2"].all_units[[2, 4]] > 1e-3).all()  # the border is seen
+    assert (errors["pool2"].interior[1:4] > 0.01).all()  # its total stride is 4 pixels
+    assert (errors["conv2"].all_units[[2, 4]] > 1e-3).all()  # includes the border
     assert (errors["conv1"].unmoved[1:] > 0.1).all() and errors["conv1"].unmoved[0] == 0
     assert errors["conv1"].num_interior[1] == 26 * 25 + 25 * 26
-    with torch.no_grad():  # the same, step by step
-        still = subject.network.conv1(subject.images[:30])
+    with torch.no_grad():  # the same error by its definition
+        original = subject.network.conv1(subject.images[:30])
         changes = [
-            subject.network.conv1(shifted(subject.images[:30], *move)) - still
-            for move in ((1, 0), (0, 1))
+            subject.network.conv1(shifted(subject.images[:30], *shift)) - original
+            for shift in ((1, 0), (0, 1))
         ]
-    expected = float(torch.stack(changes).norm() / (2**0.5 * still.norm()))
+    expected = float(torch.stack(changes).norm() / (2**0.5 * original.norm()))
     assert errors["conv1"].unmoved[1] == pytest.approx(expected, rel=1e-4)
 
 
-def test_findings_of_one_and_of_several(bundled, tmp_path):
-    one = digit_subject(bundled)
-    found = translation([one], num_images=30, num_maps=10, reach=2)
-    path = found.save(tmp_path, "translation")
+def test_findings_of_one_network_and_of_several(bundled, tmp_path):
+    findings = translation([digit_subject(bundled)], num_images=30, num_maps=10, reach=2)
+    path = findings.save(tmp_path, "translation")
     names = {p.name for p in path.iterdir()}
     assert names == {
         "accuracy_by_shift.png", "layers.png", "translation.json", "translation.npz"
     }  # fmt: skip
     arrays = np.load(path / "translation.npz")
     accuracy = (arrays["0/answers"] == arrays["0/labels"]).mean(-1)
-    group = found.record["groups"]["all"]
+    group = findings.record["groups"]["all"]
     assert group["accuracy"]["mean"] == pytest.approx(accuracy[2, 2])
     assert group["accuracy"]["low"] < accuracy[2, 2] < group["accuracy"]["high"]
-    assert f"{100 * accuracy[2, 2]:.2f} [" in found.lines[2]
-    others = [
+    assert f"{100 * accuracy[2, 2]:.2f} [" in findings.lines[3]
+    subjects = [
         replace(digit_subject(bundled, seed=i, num_steps=5), values={"model.network.pool": pool})
         for i, pool in [(1, "max"), (2, "max"), (3, "none")]
     ]  # fmt: skip
-    several = translation(others, num_images=30, num_maps=10, reach=1)
-    assert [line.split("   ")[-1].strip() for line in several.lines[2:4]] == [
+    several = translation(subjects, num_images=30, num_maps=10, reach=1)
+    assert [line.split("   ")[-1].strip() for line in several.lines[3:5]] == [
         "2 networks",
         "30 images",
     ]
@@ -108,17 +107,18 @@ def test_findings_of_one_and_of_several(bundled, tmp_path):
 
 
 def test_a_residual_network_in_color():
-    found = translation([color_subject()], num_images=20, num_maps=8, reach=4)
-    layers = found.record["groups"]["all"]["layers"]
+    findings = translation([color_subject()], num_images=20, num_maps=8, reach=4)
+    layers = findings.record["groups"]["all"]["layers"]
     assert max(layers["down"]["interior"][::4]) < 1e-5 and layers["down"]["jump"] == "4"
     assert layers["inner"]["interior"][1] < 1e-5
 
 
-def test_a_picture_of_some_layers_says_of_how_many(bundled):
+def test_a_figure_of_some_layers_states_how_many_of_all(bundled):
     layers = [nn.Conv2d(1, 1, 3, padding=1) for _ in range(9)]
     network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(784, 10)).requires_grad_(False)
-    found = translation([replace(digit_subject(bundled), network=network)], num_images=9, reach=1)
-    figure = dict(found.figures)["layers"]
-    assert len(found.record["groups"]["all"]["layers"]) == 9
+    subject = replace(digit_subject(bundled), network=network)
+    findings = translation([subject], num_images=9, reach=1)
+    figure = dict(findings.figures)["layers"]
+    assert len(findings.record["groups"]["all"]["layers"]) == 9
     assert len(figure.axes) == 8 and "8 of 9 layers" in figure._suptitle.get_text()
-    assert "(0: maps move along), 8 of 9 layers: 0 " in found.lines[-1]
+    assert "(0: maps shift with the image exactly), 8 of 9 layers: 0 " in findings.lines[-1]

@@ -1,4 +1,4 @@
-"""What people call their classes and their sweeps' values is written as it is."""
+"""Arbitrary names of classes, layers and swept values are drawn verbatim and fit."""
 
 import numpy as np
 import pytest
@@ -19,16 +19,17 @@ NAMES = [r"dog $\foo$", "$x$", "costs $"]
 
 
 def formulas(figure) -> set[str]:
-    encode_png(figure)  # raises where a formula cannot be read
+    """The texts that matplotlib parses as math."""
+    encode_png(figure)  # raises an error for invalid math
     texts = figure.findobj(Text)
     return {t.get_text() for t in texts if "$" in t.get_text() and t.get_parse_math()}
 
 
-def test_a_dollar_in_a_name_begins_no_formula():
+def test_a_dollar_sign_in_a_name_does_not_start_math():
     series = {name: Series(np.array([[0.1], [0.01], [1e-4]])) for name in NAMES}
     panel = Panel("", "%", NAMES, series, logarithmic=True)
-    found = formulas(comparison_figure([panel], title="$ y $"))
-    assert found and all(text.startswith(r"$\mathdefault{10^{") for text in found)  # of the axis
+    ticks = formulas(comparison_figure([panel], title="$ y $"))
+    assert ticks and all(text.startswith(r"$\mathdefault{10^{") for text in ticks)
     points, labels = np.random.default_rng(0).random((6, 2)), np.arange(6) % 3
     for names in (NAMES, ["$", "\\", "{"]):
         figure = embedding_figure(points, labels, labels > 0, class_names=names, title=NAMES[0])
@@ -36,7 +37,7 @@ def test_a_dollar_in_a_name_begins_no_formula():
         assert [t.get_text() for t in figure.legends[0].get_texts()][0] == f"0: {names[0]}"
 
 
-def test_a_legend_of_two_rows_is_below_the_title():
+def test_a_legend_with_two_rows_does_not_cover_the_title():
     series = {f"pool {i}, augmentation none": Series(np.ones((3, 1))) for i in range(6)}
     figure = comparison_figure([Panel("a title", "%", ["a", "b", "c"], series)], title="all")
     encode_png(figure)
@@ -50,7 +51,7 @@ def fonts():
         yield
 
 
-def said(figure) -> list[str]:
+def texts(figure) -> list[str]:
     return [text.get_text() for text in drawn_words(figure)]
 
 
@@ -66,7 +67,7 @@ def random_channel(number: int, num_classes: int, *, lost: bool = True) -> Chann
     return channel
 
 
-def test_a_short_name_keeps_its_ends_and_is_as_narrow_as_asked(fonts):
+def test_short_names_keep_their_ends_and_fit_the_width(fonts):
     assert [short_name(name) for name in ("x", SPECIES[7])] == ["x", SPECIES[7]]
     assert short_name("abcdefghijklmnopqrstuvwxyz") == "abcdefghijklmn…rstuvwxyz"
     for name in [*NASTY, SPECIES[0]]:
@@ -86,7 +87,7 @@ def test_any_names_fit_on_a_contact_sheet(names, fonts):
 
 
 @pytest.mark.parametrize("names", [SPECIES, NASTY], ids=["species", "nasty"])
-def test_a_prediction_has_the_most_probable_of_many_classes(names, fonts):
+def test_a_prediction_shows_the_most_probable_of_many_classes(names, fonts):
     shares = np.arange(1.0, 1 + len(names)) / sum(range(1 + len(names)))
     image = np.ones((28, 28))
     figure = prediction_figure([("read", image)], names, shares, {}, image, title="page.png")
@@ -112,7 +113,7 @@ def test_any_names_fit_beside_an_attribution(fonts):
         title="Which pixels",
     )  # fmt: skip
     assert_words_fit(figure)
-    assert set(notes) <= set(said(figure))
+    assert set(notes) <= set(texts(figure))
 
 
 @pytest.mark.parametrize("names", [SPECIES, NASTY, list("0123456789")])
@@ -121,10 +122,10 @@ def test_any_names_fit_on_a_channel_card(names, fonts):
     channel = random_channel(3, len(names))
     figure = card_figure(channel, patches, names, field_size=(26, 26), limit=1.0, title="Channel")
     assert_words_fit(figure)
-    words = said(figure)
-    assert words.count("100") == 2 and "1,234" in words  # no powers of ten
+    drawn = texts(figure)
+    assert drawn.count("100") == 2 and "1,234" in drawn  # no powers of ten
     if names is SPECIES:
-        assert words.count(SPECIES[3]) == 2 and f"{SPECIES[3]}\n123.45" in words
+        assert drawn.count(SPECIES[3]) == 2 and f"{SPECIES[3]}\n123.45" in drawn
 
 
 @pytest.mark.parametrize("names", [SPECIES, NASTY], ids=["species", "nasty"])
@@ -133,33 +134,33 @@ def test_any_names_fit_on_the_index_of_channels(names, fonts):
     figure = index_figure(channels, names, "Which channels matter")
     assert_words_fit(figure)
     width = figure.axes[0].get_window_extent().width
-    assert width > 0.45 * figure.bbox.width  # the matrix, not its names
+    assert width > 0.45 * figure.bbox.width  # the matrix takes more space than the names
     figure = index_figure([random_channel(0, len(names), lost=False)], names, "Which matter")
     assert_words_fit(figure)
-    assert not figure.axes and "no channel costs accuracy" in said(figure)[0]
+    assert not figure.axes and "no channel costs accuracy" in texts(figure)[0]
 
 
 @pytest.mark.parametrize("names", [SPECIES, NASTY, SPECIES[:36], [f"c{i}" for i in range(120)]])
-def test_each_of_many_classes_has_a_sign_of_its_own(names, fonts):
+def test_each_of_many_classes_has_its_own_symbol(names, fonts):
     number = len(names)
     points, labels = np.random.default_rng(0).random((2 * number, 2)), np.arange(2 * number)
     figure = embedding_figure(
-        points, labels % number, labels > 0, class_names=names, title="What stands before fc"
+        points, labels % number, labels > 0, class_names=names, title="Input of the layer fc"
     )
     title, entries = figure._suptitle, [t for x in figure.legends for t in x.get_texts()]
     figure.canvas.draw()
     assert_words_fit(figure, [title, *entries])
     assert figure.axes[0].get_window_extent().width > 850
-    signs = {path.get_label(): path.get_paths()[0] for path in figure.axes[0].collections[:number]}
-    assert len({path.vertices.tobytes() for path in signs.values()}) == number
+    symbols = {p.get_label(): p.get_paths()[0] for p in figure.axes[0].collections[:number]}
+    assert len({path.vertices.tobytes() for path in symbols.values()}) == number
     if number > 108:
-        assert not entries and "true class, of 0 to 119" in title.get_text()
+        assert not entries and "index of the true class, 0 to 119" in title.get_text()
     else:
-        named = [text.get_text().partition(": ")[2] for text in entries]
-        assert named == list(map(short_name, names))
+        legend = [text.get_text().partition(": ")[2] for text in entries]
+        assert legend == list(map(short_name, names))
 
 
-def test_long_names_of_layers_fit_beside_the_health(fonts):
+def test_long_layer_names_fit_beside_the_health_figure(fonts):
     layers = ["conv1", "layer4.0.downsample.0", "features.denseblock4.denselayer16.conv2"]
     numbers = {"step": np.arange(1, 3), **{name: np.ones((2, 3)) for name in ("norm", "update")}}
     figure = health_figure(layers, numbers, {})

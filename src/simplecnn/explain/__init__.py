@@ -1,1 +1,1 @@
-"""What a network learned, and what holds of what is said of it."""
+"""Explanations of trained networks: what they learned, and which claims about them hold."""

@@ -1,7 +1,7 @@
-"""Which pixels an answer rests on, by three methods, and how far each is to be trusted.
+"""Attribution maps by three methods, each with a fidelity score and a sanity check.
 
-Beside each map stands the same method on the network as it began: what looks alike in both is a
-property of the image, not of what was learned. Adebayo et al., "Sanity Checks for Saliency Maps",
+The sanity check applies the same method to the network before training: what both maps have in
+common comes from the image, not from learning. Adebayo et al., "Sanity Checks for Saliency Maps",
 NeurIPS 2018.
 """
 
@@ -21,28 +21,32 @@ from simplecnn.models.activations import convolutions, evaluation_mode, feature_
 from simplecnn.table import table
 
 METHODS = ("integrated gradients", "occlusion", "Grad-CAM")
-NUM_STEPS = 32  # of the path from a black image
-NUM_PERTURBATIONS = 64  # squares blackened for each infidelity
+NUM_STEPS = 32  # of integrated gradients, from a black image to the image
+NUM_PERTURBATIONS = 64  # blacked-out squares per infidelity
 
 
 def attribution(
     subject: Subject, *, num_right: int = 3, num_wrong: int = 3, seed: int = 0
 ) -> Findings:
-    """Maps for some images with a right answer and for the most confident wrong ones.
+    """Attribute the predictions of random correctly classified images and of the most confident
+    misclassified ones.
 
-    Each map is for the class that the network predicts.
+    Each map explains the predicted class.
     """
     names = subject.class_names
     probability, predicted = logits(subject.network, subject.images).softmax(1).max(1)
-    right = predicted == subject.labels
-    places = right.nonzero().flatten()
-    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))
-    wrong = (~right).nonzero().flatten()
-    worst = wrong[probability[wrong].argsort(descending=True, stable=True)[:num_wrong]]
-    chosen = torch.cat([places[order[:num_right]], worst])
-    if not len(chosen):
-        raise InputError("num_right and num_wrong are both 0: there is nothing to attribute.")
-    images, targets = subject.images[chosen], predicted[chosen]
+    is_correct = predicted == subject.labels
+    correct, wrong = is_correct.nonzero().flatten(), (~is_correct).nonzero().flatten()
+    order = torch.randperm(len(correct), generator=torch.Generator().manual_seed(seed))
+    by_confidence = probability[wrong].argsort(descending=True, stable=True)
+    most_confident = wrong[by_confidence[:num_wrong]]
+    selected = torch.cat([correct[order[:num_right]], most_confident])
+    if not len(selected):
+        raise InputError(
+            f"attribution.num_right={num_right} and attribution.num_wrong={num_wrong} select no "
+            f"image: {len(correct):,} test images are classified correctly, {len(wrong):,} are not."
+        )
+    images, targets = subject.images[selected], predicted[selected]
     layer = grad_cam_layer(subject.network, images[:1])
     states = {
         "trained": attributions(subject.network, images, targets, seed=seed),
@@ -51,48 +55,54 @@ def attribution(
     columns = [(state, m, *states[state][m]) for state in states for m in METHODS]
     notes = []
     arrow = "\n→ " if max(map(len, names)) > 4 else " → "
-    for image, target in zip(chosen.tolist(), targets.tolist(), strict=True):
-        sign = "right" if right[image] else "WRONG"
-        label, answer = short_name(names[subject.labels[image]]), short_name(names[target])
+    for image, target in zip(selected.tolist(), targets.tolist(), strict=True):
+        mark = "correct" if is_correct[image] else "WRONG"
+        true_class, prediction = short_name(names[subject.labels[image]]), short_name(names[target])
         p = _probability(float(probability[image]))
-        notes.append(f"{sign}, p {p}\n{label}{arrow}{answer}")
+        notes.append(f"{mark}, p {p}\n{true_class}{arrow}{prediction}")
     grid = " x ".join(map(str, states["trained"]["Grad-CAM"][0].shape[1:]))
-    about = f"{len(chosen) - len(worst)} right and {len(worst)} of {len(wrong)} wrong answers"
-    setting = f"{about} on {len(right):,} test images of {subject.data_name}"
+    num_selected_wrong = len(most_confident)
+    setting = (
+        f"{len(selected) - num_selected_wrong} correct and {num_selected_wrong} of {len(wrong)} "
+        f"wrong predictions on {len(subject.labels):,} test images of {subject.data_name}"
+    )
     figure = attribution_figure(
         list(images.numpy()),
         notes,
         [[maps[i] for *_, maps, _ in columns] for i in range(len(images))],
         [[_percent(1 - loss[i]) for *_, loss in columns] for i in range(len(images))],
         titles=[f"{s}\n{m}\nexplains {_percent(1 - loss.mean())}" for s, m, _, loss in columns],
-        title="Which pixels speak for the predicted class (red) or against it (blue, with a dot)\n"
-        f"{setting}\n"
-        f"each map on a scale of its own, ± its largest value; Grad-CAM on the {grid} grid of "
-        f"{layer}; percent: how much of the answer's change the map explains when squares of the "
-        "image are blackened",
+        title="Pixels that support the predicted class (red) or oppose it (blue, with a dot)\n"
+        f"{setting}; beside each image: true class → predicted class\n"
+        f"each map is scaled to ± its largest magnitude; Grad-CAM on the {grid} grid of {layer}; "
+        "percent: share of the change in the class score that the map explains when squares of "
+        "the image are blacked out (100 %: all, 0 %: no better than an empty map)",
     )
-    rows = [("explained by the map", *states, "rank correlation of both")]
+    rows = [("score change explained by the map", *states, "rank correlation of the two maps")]
     record = {}
     for method in METHODS:
-        (ours, infidelity), (others, of_others) = (state[method] for state in states.values())
-        correlation = _rank_correlations(ours, others)
-        explained = (_percent(1 - loss.mean()) for loss in (infidelity, of_others))
+        maps, losses = states["trained"][method]
+        random_maps, random_losses = states["random weights"][method]
+        correlation = _rank_correlations(maps, random_maps)
+        explained = (_percent(1 - x.mean()) for x in (losses, random_losses))
         rows.append((method, *explained, f"{correlation.mean():+.2f}"))
         record[method] = {
-            "infidelity": rounded(infidelity),
-            "infidelity_random_weights": rounded(of_others),
+            "infidelity": rounded(losses),
+            "infidelity_random_weights": rounded(random_losses),
             "rank_correlation_with_random_weights": rounded(correlation),
         }
     return Findings(
         lines=[
-            f"{setting}; how much of the answer's change a map explains",
-            "when squares of the image are blackened (100 %: all of it; 0 %: like an empty map)",
+            setting,
+            "share of the change in the class score that a map explains when squares of the image",
+            "are blacked out (100 %: all, 0 %: no better than an empty map); a rank correlation",
+            "near 1 means that the map shows the image rather than what the network learned",
             *table(rows).splitlines(),
         ],
         record={
             "subject": subject.name,
-            "images": chosen.tolist(),
-            "true": subject.labels[chosen].tolist(),
+            "images": selected.tolist(),
+            "true": subject.labels[selected].tolist(),
             "predicted": targets.tolist(),
             "num_wrong": len(wrong),
             "grad_cam_layer": layer,
@@ -107,12 +117,11 @@ def attribution(
 def attributions(
     network: nn.Module, images: Tensor, targets: Tensor, *, seed: int
 ) -> dict[str, tuple[NDArray, NDArray]]:
-    """All three methods on images (N, C, H, W), for the classes `targets` (N,): the maps
-    (N, h, w) and the `infidelity` (N,) of each.
+    """Apply all three methods to images (N, C, H, W) for the classes `targets` (N,).
 
-    Maps are summed over color channels. Integrated gradients begin at a black image; occlusion
-    blackens squares of a seventh of the image, half overlapping; Grad-CAM has the last convolution
-    with more than one unit, at its own grid.
+    Returns the maps (N, h, w), summed over color channels, and the `infidelity` (N,) by method.
+    Integrated gradients start from a black image; occlusion blacks out squares with a seventh of
+    the image's side, half overlapping; Grad-CAM is computed on the grid of `grad_cam_layer`.
     """
     from captum.attr import IntegratedGradients, Occlusion
 
@@ -130,32 +139,33 @@ def attributions(
             perturbations_per_eval=32,
         )
         cam = grad_cam(network, images, targets, grad_cam_layer(network, images[:1]))
-        found = {}
+        results = {}
         for method, maps in zip(METHODS, (gradients, occlusion, cam), strict=True):
             on_pixels = functional.interpolate(maps, images.shape[-2:], mode="nearest")
             values = on_pixels.expand_as(images)
             loss = infidelity(network, images, targets, values, seed=seed)
-            found[method] = maps.detach().sum(1).numpy(), loss
-        return found
+            results[method] = maps.detach().sum(1).numpy(), loss
+        return results
 
 
 def grad_cam(network: nn.Module, images: Tensor, targets: Tensor, layer: str) -> Tensor:
-    """(N, 1, h, w) on the grid of a convolution, what speaks against the class included.
+    """Return the signed Grad-CAM maps (N, 1, h, w) on the grid of a convolution.
 
-    The sum over channels of the activation after the non-linearity, times the mean gradient of the
-    answer. Selvaraju et al., "Grad-CAM", ICCV 2017, arXiv 1610.02391, without its last ReLU.
+    The sum over channels of the activation after the non-linearity times the mean gradient of the
+    target's logit. Selvaraju et al., "Grad-CAM", ICCV 2017, arXiv 1610.02391, without the final
+    ReLU, so that pixels that oppose the class are negative.
     """
     outputs: dict[str, Tensor] = {}
     values: dict[str, Tensor] = {}
 
     def keep(name: str, output: Tensor) -> None:
         outputs[name] = output
-        values[name] = output.detach().clone()  # what follows may work in place
+        values[name] = output.detach().clone()  # later operations may modify it in place
 
     with watched(network, keep):
-        # A gradient flows through the network from its input on, whether its weights ask or not.
-        answers = network(images.clone().requires_grad_()).gather(1, targets[:, None]).sum()
-    (gradient,) = torch.autograd.grad(answers, outputs[layer])
+        # With an input that requires grad, frozen weights do not matter.
+        scores = network(images.clone().requires_grad_()).gather(1, targets[:, None]).sum()
+    (gradient,) = torch.autograd.grad(scores, outputs[layer])
     return (gradient.mean((2, 3), keepdim=True) * values[layer]).sum(1, keepdim=True)
 
 
@@ -163,25 +173,26 @@ def grad_cam(network: nn.Module, images: Tensor, targets: Tensor, layer: str) ->
 def infidelity(
     network: nn.Module, images: Tensor, targets: Tensor, values: Tensor, *, seed: int
 ) -> NDArray:
-    """(N,) how much of the answer's change `values` (N, C, H, W) leave unexplained, from 0 to 1.
+    """Return the share (N,) of the logit's change that attributions (N, C, H, W) leave unexplained.
 
-    Of Yeh et al. ("On the (In)fidelity and Sensitivity of Explanations", NeurIPS 2019): squares of
-    the image are blackened, the same for all methods, and the values, scaled as suits them best,
-    have to predict how the answer changes. In shares of an empty map's: 0 is all of it, 1 nothing.
+    The infidelity of Yeh et al. ("On the (In)fidelity and Sensitivity of Explanations", NeurIPS
+    2019), relative to that of an empty map: 0 means that everything is explained, 1 nothing.
+    Random squares of the image are blacked out, the same for all methods, and the optimally scaled
+    attributions have to predict how the logit of the target changes.
     """
-    from captum.metrics import infidelity as of_captum
+    from captum.metrics import infidelity as captum_infidelity
 
     def perturb(x: Tensor) -> tuple[Tensor, Tensor]:
-        # What is taken away, in shares of each pixel: maps are in units of the answer.
-        taken = _squares(x, generator)
-        return taken, x * (1 - taken)
+        # The removed fraction of each pixel, not its value: maps are in units of the logit.
+        removed = _squares(x, generator)
+        return removed, x * (1 - removed)
 
     scores = []
-    for attributed in (values, torch.zeros_like(values)):
+    for maps in (values, torch.zeros_like(values)):
         generator = torch.Generator().manual_seed(seed)
         scores.append(
-            of_captum(
-                network, perturb, images, attributed, target=targets,
+            captum_infidelity(
+                network, perturb, images, maps, target=targets,
                 n_perturb_samples=NUM_PERTURBATIONS, normalize=True,
                 max_examples_per_batch=len(images) * min(NUM_PERTURBATIONS, 32),
             )
@@ -190,7 +201,7 @@ def infidelity(
 
 
 def _squares(images: Tensor, generator: torch.Generator) -> Tensor:
-    """One in a random square of each image, its side a quarter of the image's; zero elsewhere."""
+    """Return a mask of one random square per image, with a quarter of the image's side."""
     height, width = images.shape[-2:]
     side = max(1, min(height, width) // 4)
     top = torch.randint(height - side + 1, (len(images), 1, 1, 1), generator=generator)
@@ -201,16 +212,19 @@ def _squares(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def grad_cam_layer(network: nn.Module, image: Tensor) -> str:
-    """The last convolution that still has more than one unit."""
+    """Return the name of the last convolution whose feature map is larger than 1 x 1."""
     maps, _ = feature_maps(network, image)
     names = [n for n in convolutions(network) if n in maps and maps[n][0, 0].numel() > 1]
     if not names:
-        raise InputError("attribution: no convolution of this network has more than one unit.")
+        raise InputError(
+            "attribution: Grad-CAM needs a convolution whose feature map is larger than 1 x 1, "
+            "and this network has none."
+        )
     return names[-1]
 
 
 def _probability(p: float) -> str:
-    """Never 1 for what is less than certain."""
+    """Format a probability without rounding up to 1."""
     return f"= {p:.3f}" if p < 0.9995 else "> 0.999"
 
 
@@ -218,12 +232,11 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _rank_correlations(ours: NDArray, others: NDArray) -> NDArray:
-    """Spearman's, of two maps of each image; NaN where one is constant."""
-    pairs = zip(ours, others, strict=True)
+def _rank_correlations(first: NDArray, second: NDArray) -> NDArray:
+    """Spearman's rank correlation of two maps per image; NaN where one is constant."""
     return np.array(
         [
             stats.spearmanr(a.ravel(), b.ravel()).statistic if np.ptp(a) and np.ptp(b) else np.nan
-            for a, b in pairs
+            for a, b in zip(first, second, strict=True)
         ]
     )

@@ -1,6 +1,6 @@
-"""One card a channel: its weights, what excites it, which class it is for, what breaks without it.
+"""Channel cards: what activates a channel, its preferred class, and the accuracy lost without it.
 
-Removing a channel is an experiment; everything else on the card is what one sees beside it.
+Only the removal is an intervention; the rest of a card is correlational.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,9 @@ from simplecnn.models.activations import convolutions, feature_maps, removed
 from simplecnn.receptive_field.fields import Field, receptive_fields
 from simplecnn.table import table
 
-NUM_BEST = 9  # images that excite a channel most
+NUM_BEST = 9  # images on a card
 NUM_BINS = 40
-NUM_RANKED = 40  # channels in the index
+NUM_RANKED = 40  # channels in the index figure
 
 
 def channel_cards(
@@ -33,17 +33,17 @@ def channel_cards(
     num_cards: int = 128,
     seed: int = 0,
 ) -> Findings:
-    """A card for each channel of `layers`, and an index that ranks them by effect.
+    """Draw a card for each channel of `layers`, and an index that ranks them by lost accuracy.
 
-    The best images are sought among all test images; histograms, class means and removals take
-    `num_images` of them, each class in its proportion. Where there are more than `num_cards`
-    channels, the most active ones of each layer are removed and get a card, and it is said.
+    The most activating images are searched among all test images; histograms, class means and
+    removals use a stratified sample of `num_images`. If there are more than `num_cards` channels,
+    only the most active ones of each layer are removed and get a card.
     """
     network, names = subject.network, subject.class_names
-    of_layer = layer_fields(network, tuple(subject.images.shape[1:]))
-    chosen = [name for name in chosen_layers(network, layers) if name in of_layer]
+    field_by_layer = layer_fields(network, tuple(subject.images.shape[1:]))
+    layer_names = [name for name in resolve_layers(network, layers) if name in field_by_layer]
     images, labels = subject.sample(num_images, seed=seed)
-    by_layer = record_channels(network, subject.images, images, labels, chosen, len(names))
+    by_layer = record_channels(network, subject.images, images, labels, layer_names, len(names))
     before = logits(network, images)
     ranked = most_active(by_layer, num_cards)
     for channel in ranked:
@@ -51,21 +51,23 @@ def channel_cards(
     ranked.sort(key=lambda channel: (channel.acc_change, -channel.loss_change))
     accuracy = float((before.argmax(1) == labels).float().mean())
     setting = f"{len(labels):,} of {len(subject.labels):,} test images of {subject.data_name}"
-    everything = [channel for channels in by_layer.values() for channel in channels]
-    num_dead = sum(channel.dead for channel in everything)
+    all_channels = [channel for channels in by_layer.values() for channel in channels]
+    num_dead = sum(channel.dead for channel in all_channels)
     num_harmless = sum(channel.acc_change >= 0 for channel in ranked)
     return Findings(
         lines=[
-            f"accuracy {100 * accuracy:.2f} % on {setting}; one channel removed at a time:",
+            f"accuracy {100 * accuracy:.2f} % on {setting}",
+            "most important channels, by the accuracy lost when only this channel is set to zero:",
             *_table(ranked[:5], names),
-            f"{len(ranked)} of {len(everything)} channels removed: {num_harmless} of them cost no "
-            f"accuracy; {num_dead} of {len(everything)} are dead",
+            f"{len(ranked)} of {len(all_channels)} channels were removed, one at a time; "
+            f"{num_harmless} of these removals cost no accuracy;",
+            f"{num_dead} of {len(all_channels)} channels are dead (zero on all test images)",
         ],
         record={
             "subject": subject.name,
             "num_images": len(labels),
             "num_searched": len(subject.labels),
-            "num_channels": len(everything),
+            "num_channels": len(all_channels),
             "num_cards": len(ranked),
             "acc": accuracy,
             "channels": [_row(channel, names) for channel in ranked],
@@ -76,30 +78,35 @@ def channel_cards(
             for f in fields(Channel)
             if f.name not in ("layer", "index")
         },
-        figures=_figures(ranked, by_layer, of_layer, setting, subject),
+        figures=_figures(ranked, by_layer, field_by_layer, setting, subject),
     )
 
 
-def chosen_layers(network: nn.Module, layers: str | Sequence[str]) -> list[str]:
-    """The convolutions that `layers` names: all, first, last, or a list. Raises InputError."""
-    there = list(convolutions(network))
-    if not there:
-        raise InputError(f"{type(network).__name__} has no 2-D convolution to look at.")
+def resolve_layers(network: nn.Module, layers: str | Sequence[str]) -> list[str]:
+    """Return the names of the convolutions selected by `layers`: all, first, last, or a list.
+
+    Raises InputError if one does not exist or the network has none.
+    """
+    names = list(convolutions(network))
+    if not names:
+        raise InputError(f"channels: {type(network).__name__} has no 2-D convolution.")
     if isinstance(layers, str):
-        layers = {"all": there, "first": there[:1], "last": there[-1:]}.get(layers, [layers])
+        layers = {"all": names, "first": names[:1], "last": names[-1:]}.get(layers, [layers])
     for name in layers:
-        if name not in there:
+        if name not in names:
             raise InputError(
-                f"There is no convolution {name}: all, first, last, or of {', '.join(there)}."
+                f"channels.layers: {name} is not a convolution of this network; allowed are all, "
+                f"first, last, or a list from {', '.join(names)}."
             )
     return list(layers)
 
 
 def layer_fields(network: nn.Module, size: Sequence[int]) -> dict[str, Field]:
-    """The receptive fields by the names of the convolutions, of the last call of each."""
+    """Return the receptive field of each convolution, at its last call if there are several."""
     by_call = receptive_fields(network, size)
     by_layer = {}
     for name in convolutions(network):
+        # Repeated calls of a layer are named name_1, name_2, and so on.
         for call in (name, *(f"{name}_{i}" for i in range(1, len(by_call)))):
             if call in by_call:
                 by_layer[name] = by_call[call]
@@ -114,54 +121,60 @@ def record_channels(
     names: Sequence[str],
     num_classes: int,
 ) -> dict[str, list[Channel]]:
-    """The channels of the layers `names`: the best of `images` for each, and histograms and class
-    means of `sample` with its `labels`."""
-    seen: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {name: [] for name in names}
+    """Return the channels of the layers `names` with their activation statistics.
+
+    The most activating images are found among `images`; histograms and class means are those of
+    `sample` with its `labels`.
+    """
+    batches: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {name: [] for name in names}
     widths = {}
-    for part in images.split(BATCH):
-        maps, _ = feature_maps(network, part)
+    for batch in images.split(BATCH):
+        maps, _ = feature_maps(network, batch)
         for name in names:
             widths[name] = maps[name].shape[3]
             values = maps[name].flatten(2)
-            seen[name].append((*values.max(2), values.amin(2)))
-    # By layer, each (N, M): the peaks, their places in the flat map, and the lowest values.
+            batches[name].append((*values.max(2), values.amin(2)))
+    # By layer, each (N, channels): the peaks, their indices in the flattened map, and the minima.
     extremes = {
-        name: tuple(map(torch.cat, zip(*parts, strict=True))) for name, parts in seen.items()
+        name: tuple(map(torch.cat, zip(*parts, strict=True))) for name, parts in batches.items()
     }
-    ends = {name: (low.amin(0), peaks.amax(0)) for name, (peaks, _, low) in extremes.items()}
-    members = functional.one_hot(labels, num_classes).float()
-    shares = members / members.sum(0).clamp(min=1)
+    ranges = {name: (low.amin(0), peaks.amax(0)) for name, (peaks, _, low) in extremes.items()}
+    one_hot = functional.one_hot(labels, num_classes).float()
+    class_weights = one_hot / one_hot.sum(0).clamp(min=1)  # sums over them are class means
     means = {name: torch.zeros(()) for name in names}
     counts = {name: torch.zeros(()) for name in names}
-    for part, share in zip(sample.split(BATCH), shares.split(BATCH), strict=True):
-        maps, _ = feature_maps(network, part)
+    for batch, weights in zip(sample.split(BATCH), class_weights.split(BATCH), strict=True):
+        maps, _ = feature_maps(network, batch)
         for name in names:
-            means[name] = means[name] + maps[name].mean((2, 3)).T @ share
-            counts[name] = counts[name] + _histograms(maps[name], *ends[name])
+            means[name] = means[name] + maps[name].mean((2, 3)).T @ weights
+            counts[name] = counts[name] + _histograms(maps[name], *ranges[name])
     by_layer = {}
     for name in names:
-        peaks, places, _ = extremes[name]
+        peaks, indices, _ = extremes[name]
         best = peaks.argsort(dim=0, descending=True, stable=True)[:NUM_BEST]
-        peak_at = places.gather(0, best).T.numpy()
-        low, high = ends[name]
-        of_channels = zip(
+        best_indices = indices.gather(0, best).T.numpy()
+        low, high = ranges[name]
+        fields_by_channel = zip(
             convolutions(network)[name].weight.detach().numpy(),
             best.T.numpy(),
             peaks.gather(0, best).T.numpy(),
-            np.stack(np.divmod(peak_at, widths[name]), -1),
+            np.stack(np.divmod(best_indices, widths[name]), -1),
             means[name].numpy(),
             np.linspace(low.numpy(), high.numpy(), NUM_BINS + 1, axis=1),
             counts[name].numpy(),
             strict=True,
         )
-        by_layer[name] = [Channel(name, i, *arrays) for i, arrays in enumerate(of_channels)]
+        by_layer[name] = [Channel(name, i, *arrays) for i, arrays in enumerate(fields_by_channel)]
     return by_layer
 
 
 def _histograms(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Counts (M, bins) of the values (N, M, H, W) of each channel between its own ends."""
+    """Count the values of maps (N, M, H, W) in bins from low to high (M,) of each channel.
+
+    Returns (M, bins).
+    """
     width = (high - low).clamp(min=1e-30)
-    values = maps.flatten(2).transpose(0, 1).flatten(1)  # (M, all)
+    values = maps.flatten(2).transpose(0, 1).flatten(1)  # (M, N * H * W)
     bins = ((values - low[:, None]) / width[:, None] * NUM_BINS).long().clamp_(0, NUM_BINS - 1)
     return torch.stack([channel.bincount(minlength=NUM_BINS) for channel in bins]).float()
 
@@ -169,42 +182,49 @@ def _histograms(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
 def measure_removal(
     channel: Channel, network: nn.Module, images: Tensor, labels: Tensor, before: Tensor
 ) -> None:
-    """Tell a channel what the network answers without it, compared with its logits `before`."""
+    """Set the channel's changes in accuracy and loss when it is removed from the network.
+
+    `before` are the logits (N, classes) of the complete network on `images`.
+    """
     with removed(network, channel.layer, channel.index):
-        without = logits(network, images)
-    change = (without.argmax(1) == labels).double() - (before.argmax(1) == labels).double()
-    members = functional.one_hot(labels, len(channel.class_means)).double()
-    worse = functional.cross_entropy(without, labels) - functional.cross_entropy(before, labels)
+        after = logits(network, images)
+    change = (after.argmax(1) == labels).double() - (before.argmax(1) == labels).double()
+    one_hot = functional.one_hot(labels, len(channel.class_means)).double()
     channel.acc_change = float(change.mean())
-    channel.acc_change_per_class = (change @ members / members.sum(0)).numpy()  # 0 / 0 is NaN
-    channel.loss_change = float(worse)
+    channel.acc_change_per_class = (change @ one_hot / one_hot.sum(0)).numpy()  # 0 / 0 is NaN
+    channel.loss_change = float(
+        functional.cross_entropy(after, labels) - functional.cross_entropy(before, labels)
+    )
 
 
 def most_active(by_layer: Mapping[str, Sequence[Channel]], num_cards: int) -> list[Channel]:
-    """The channels that get a card: all, or of each layer its share, those with most activity."""
+    """Return all channels, or the most active ones of each layer in proportion to its width.
+
+    Every layer keeps at least one channel.
+    """
     total = sum(map(len, by_layer.values()))
-    chosen: list[Channel] = []
+    selected: list[Channel] = []
     for channels in by_layer.values():
         width = len(channels)
-        share = width if total <= num_cards else max(1, width * num_cards // total)
-        chosen += sorted(channels, key=lambda c: -np.abs(c.class_means).mean())[:share]
-    return chosen
+        num = width if total <= num_cards else max(1, width * num_cards // total)
+        selected += sorted(channels, key=lambda c: -np.abs(c.class_means).mean())[:num]
+    return selected
 
 
-def crop(image: NDArray, field: Field, place: Sequence[int]) -> NDArray:
-    """What the unit at `place` sees of an image (C, H, W): (C, h, w), NaN in the padding.
+def crop(image: NDArray, field: Field, position: Sequence[int]) -> NDArray:
+    """Crop an image (C, H, W) to the receptive field of a position: (C, h, w), NaN in the padding.
 
-    A field larger than the image is cut at the image's border.
+    A receptive field larger than the image is clipped to the image.
     """
     patch = image.astype(np.float32)
-    ends = field.interval((int(place[0]), int(place[1])))
-    for axis, (first, last) in enumerate(ends, start=1):
+    intervals = field.interval((int(position[0]), int(position[1])))
+    for axis, (first, last) in enumerate(intervals, start=1):
         size = image.shape[axis]
         if last - first + 1 > size:
             first, last = max(first, 0), min(last, size - 1)
-        seen = np.arange(first, last + 1)
-        patch = patch.take(seen, axis, mode="clip")
-        patch.swapaxes(0, axis)[(seen < 0) | (seen >= size)] = np.nan
+        pixels = np.arange(first, last + 1)
+        patch = patch.take(pixels, axis, mode="clip")
+        patch.swapaxes(0, axis)[(pixels < 0) | (pixels >= size)] = np.nan
     return patch
 
 
@@ -226,16 +246,19 @@ def _row(channel: Channel, class_names: Sequence[str]) -> dict[str, object]:
 
 
 def _table(channels: Sequence[Channel], class_names: Sequence[str]) -> list[str]:
-    rows = [("channel", "accuracy, points", "most lost of a class", "selectivity (0 to 1)")]
+    rows = [
+        ("channel", "accuracy change (points)", "worst class (points)",
+         "selectivity (1: one class only)")
+    ]  # fmt: skip
     for channel in channels:
         per_class = channel.acc_change_per_class
         worst = int(np.nan_to_num(per_class).argmin())
-        lost = 100 * per_class[worst]
+        change = 100 * per_class[worst]
         rows.append(
             (
                 f"{channel.layer} {channel.index}",
                 f"{100 * channel.acc_change:+.2f}",
-                f"{class_names[worst]} {lost:+.2f}" if round(lost, 2) < 0 else "none",
+                f"{class_names[worst]} {change:+.2f}" if round(change, 2) < 0 else "none",
                 f"{channel.selectivity:.2f}",
             )
         )
@@ -245,16 +268,16 @@ def _table(channels: Sequence[Channel], class_names: Sequence[str]) -> list[str]
 def _figures(
     ranked: Sequence[Channel],
     by_layer: Mapping[str, Sequence[Channel]],
-    of_layer: Mapping[str, Field],
+    field_by_layer: Mapping[str, Field],
     setting: str,
     subject: Subject,
 ) -> Figures:
     num_channels = sum(map(len, by_layer.values()))
-    of_all = "" if len(ranked) == num_channels else f", of {num_channels} in all"
+    total = "" if len(ranked) == num_channels else f" (of {num_channels} in the layers)"
     shown = ranked[:NUM_RANKED]
     title = (
-        f"Which channels matter: accuracy lost without them\nthe first {len(shown)} by effect, of "
-        f"{len(ranked)} removed{of_all}; {setting}"
+        "Which channels matter: accuracy lost in total and by class when a channel is removed\n"
+        f"the top {len(shown)} of {len(ranked)} removed channels{total}; {setting}"
     )
     yield "index", index_figure(shown, subject.class_names, title)
     limits = {
@@ -262,18 +285,20 @@ def _figures(
         for name, channels in by_layer.items()
     }
     for rank, channel in enumerate(ranked, start=1):
-        field = of_layer[channel.layer]
+        field = field_by_layer[channel.layer]
+        peaks = zip(channel.best, channel.places, channel.peaks, strict=True)
         patches = [
             Patch(
-                crop(subject.images[index].numpy(), field, place),
+                crop(subject.images[index].numpy(), field, position),
                 subject.class_names[int(subject.labels[index])],
                 float(peak),
             )
-            for index, place, peak in zip(channel.best, channel.places, channel.peaks, strict=True)
+            for index, position, peak in peaks
         ]
         title = (
-            f"{channel.layer}, channel {channel.index}: number {rank} of {len(ranked)} by what "
-            f"breaks without it\n{setting}; selectivity: 0 all classes alike, 1 one class only"
+            f"{channel.layer}, channel {channel.index}: rank {rank} of {len(ranked)} by the "
+            f"accuracy lost without it\n{setting}; "
+            "selectivity: 0 is all classes equally, 1 one class only"
         )
         yield channel.card, card_figure(
             channel, patches, subject.class_names,

@@ -1,8 +1,8 @@
-"""The tutorial's five summary claims, each with what was measured on trained networks.
+"""The five summary claims of the tutorial, judged by measurements on trained networks.
 
-A claim is held, held in part, or not shown: by rules that stand beside each measurement here,
-with 95 % intervals over networks that differ in their seed. With fewer than three networks none is
-judged; the numbers are given all the same.
+A claim is held, held in part, or not shown, by the rules beside each measurement below and by 95 %
+intervals over networks with different seeds. With fewer than three networks the numbers are
+reported, but no claim is judged.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,19 +23,57 @@ from simplecnn.table import table
 
 HELD, IN_PART, NOT_SHOWN, NOT_JUDGED = "held", "held in part", "not shown", "not judged"
 MIN_SEEDS = 3
-EXACT = 1e-5  # of the sum of the absolute terms: some times what float32 rounds away
-EQUIVARIANT = 1e-4  # relative error of a map
-INVARIANT = 99  # % of all pairs of shifts get the same answer
-MOSTLY_INK = 50  # % of a filter's response
-ONE_ANSWER = f"Pairs of shifts to ±{NEAR} with one answer"
+EXACT = 1e-5  # relative to the sum of the absolute terms: a few times the rounding of float32
+EQUIVARIANT = 1e-4  # largest relative error of a map that shifts with the image
+INVARIANT = 99  # % of shift pairs with the same prediction
+MOSTLY_INK = 50  # % of a filter's response that brightness explains
+CONSISTENCY = f"Same prediction for shifts up to ±{NEAR} pixels"
 COMMANDS = "the run's command with -m seed=1,2,3, then uv run scripts/explain.py sweep=last"
+
+# What is printed for the numbers, by their key in the record.
+LABELS = {
+    "% of a median filter's response that brightness explains": (
+        "response of the median first-layer filter explained by brightness, %"
+    ),
+    "largest difference from the definition": (
+        "largest difference from the definition, relative to the sum of absolute terms"
+    ),
+    f"% of pairs of shifts to ±{NEAR} with one answer": (
+        f"same prediction for two shifts by up to {NEAR} pixels, % of all pairs"
+    ),
+    "largest interior error of a map moved along": (
+        "largest relative error of a map that should shift with the image"
+    ),
+    "change by 1 pixel after pooling, in shares of before": (
+        "map change for a shift by 1 pixel after pooling, relative to before pooling"
+    ),
+    "points of consistency more than without pooling": (
+        "same prediction for two shifts: gained over networks without pooling, points"
+    ),
+    "points of edge energy more than before training": (
+        "edge energy of first-layer filters: gained by training, points"
+    ),
+    "points of class variance, last layer over first": (
+        "between-class variance of channels: last minus first layer, points"
+    ),
+    "the same, last layer over before training": (
+        "between-class variance of the last layer: gained by training, points"
+    ),
+    "% of last channels that single out a class": (
+        f"channels of the last convolution with a ROC AUC ≥ {SINGLES_OUT} for one class, %"
+    ),
+    "pixels of the last layer's effective field (95 %)": (
+        "last layer: side of the square with 95 % of the gradient, pixels"
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What is said, by which numbers and parts it is judged, and what its figure shows.
+    """A claim with the numbers and parts by which it is judged, and the panels of its figure.
 
-    It is held if all parts are true; in part if those `needed` are, or without such if any is.
+    It is held if all parts are true. It is held in part if all `needed` parts are true or, without
+    needed parts, if any part is.
     """
 
     claim: str
@@ -44,7 +82,7 @@ class Claim:
     parts: Mapping[str, bool]
     panels: Sequence[Panel]
     needed: Sequence[str] = ()
-    why_not: str = ""  # it cannot be judged
+    why_not: str = ""  # the reason why it cannot be judged
 
     @property
     def result(self) -> str:
@@ -57,44 +95,48 @@ class Claim:
 
     @property
     def reason(self) -> str:
-        """Which parts are true, and which are not."""
+        """The parts that are confirmed and those that are not."""
         if self.why_not:
             return self.why_not
         true = ", ".join(p for p, is_true in self.parts.items() if is_true)
         false = ", ".join(p for p, is_true in self.parts.items() if not is_true)
-        return "; ".join(x for x in (true, false and f"not: {false}") if x)
+        return "; ".join(
+            f"{heading}: {parts}"
+            for heading, parts in (("confirmed", true), ("not confirmed", false))
+            if parts
+        )
 
 
 def claims(subjects: Sequence[Subject], *, num_images: int = 300, seed: int = 0) -> Findings:
-    """The five claims, judged on the first group of networks that differ in their seed only.
+    """Judge the five claims on the first group of networks, which differ only in their seed.
 
-    Networks without pooling but otherwise the same, where a sweep trained them, are what the claim
-    on pooling is compared with. `num_images` test images are shown to each network.
+    If a sweep also trained the same networks without pooling, the claim on pooling is compared
+    with them. Measurements use `num_images` test images per network.
     """
     values = dict(subjects[0].values)
-    ours = [s for s in subjects if s.values == values]
+    group = [s for s in subjects if s.values == values]
     pool = next((key for key in values if key.endswith("network.pool")), "")
     is_pooled = bool(pool) and values[pool] != "none"
     unpooled = [s for s in subjects if is_pooled and s.values == {**values, pool: "none"}]
-    evidence = [gather(s, num_images=num_images, seed=seed) for s in ours]
-    without = [consistency(s, num_images=num_images, seed=seed) for s in unpooled]
-    num_seen = len(ours[0].sample(num_images, seed=seed)[1])
-    results = judge(evidence, without)
+    evidence = [gather(s, num_images=num_images, seed=seed) for s in group]
+    without_pooling = [consistency(s, num_images=num_images, seed=seed) for s in unpooled]
+    num_sampled = len(group[0].sample(num_images, seed=seed)[1])
+    results = judge(evidence, without_pooling)
     name = " ".join(f"{k}={value_text(v)}" for k, v in values.items())
-    setting = f"{len(ours)} network{'s' * (len(ours) > 1)}{f' of {name}' if name else ''}, "
-    setting += f"{num_seen} test images of {ours[0].data_name}{' each' * (len(ours) > 1)}"
+    setting = f"{len(group)} network{'s' * (len(group) > 1)}{f' with {name}' if name else ''}, "
+    setting += f"{num_sampled} test images of {group[0].data_name}{' each' * (len(group) > 1)}"
     lines = [setting]
-    if len(ours) < MIN_SEEDS:
+    if len(group) < MIN_SEEDS:
         lines.append(
-            f"Not judged: that takes {MIN_SEEDS} networks of different seeds. Type {COMMANDS}."
+            f"Not judged: this needs {MIN_SEEDS} networks with different seeds. Type {COMMANDS}."
         )
     titles = [f"{r.claim}: {r.result}\n{r.reason}\n{setting}" for r in results]
     return Findings(
         lines=[*lines, *_lines(results)],
         record={
-            "networks": [s.name for s in ours],
+            "networks": [s.name for s in group],
             "without_pooling": [s.name for s in unpooled],
-            "num_images": num_seen,
+            "num_images": num_sampled,
             "claims": [
                 {
                     "claim": r.claim,
@@ -107,9 +149,9 @@ def claims(subjects: Sequence[Subject], *, num_images: int = 300, seed: int = 0)
             ],
         },
         arrays={
-            f"{i}/{what}/{name}": np.array(x)
+            f"{i}/{measurement}/{name}": np.array(x)
             for i, e in enumerate(evidence)
-            for what, numbers in e.items()
+            for measurement, numbers in e.items()
             for name, x in numbers.items()
         },
         figures=[
@@ -119,27 +161,30 @@ def claims(subjects: Sequence[Subject], *, num_images: int = 300, seed: int = 0)
     )
 
 
-def judge(evidence: Sequence[Evidence], without: Sequence[float]) -> list[Claim]:
-    """The five claims; `without`: the consistencies, in percent, of networks without pooling."""
+def judge(evidence: Sequence[Evidence], without_pooling: Sequence[float]) -> list[Claim]:
+    """Judge the five claims by the evidence of each network.
+
+    `without_pooling`: the consistencies, in percent, of the same networks without pooling.
+    """
     judged = (
         _convolution(evidence),
         _weight_sharing(evidence),
-        _pooling(evidence, without),
+        _pooling(evidence, without_pooling),
         _hierarchy(evidence),
         _receptive_field(evidence),
     )
     why_not = ""
     if len(evidence) < MIN_SEEDS:
-        why_not = f"it takes {MIN_SEEDS} networks of different seeds, here: {len(evidence)}"
+        why_not = f"this needs {MIN_SEEDS} networks with different seeds, not {len(evidence)}"
     elif min(e["gain"]["answers"] for e in evidence) <= 0:
-        why_not = "a network is no better than to name the most frequent class each time"
+        why_not = "a network is no better than always predicting the most frequent class"
     return [replace(claim, why_not=why_not) for claim in judged]
 
 
 def _convolution(evidence: Sequence[Evidence]) -> Claim:
     ink = mean_interval(np.median(_values(evidence, "ink/trained"), 1))
     exact = _values(evidence, "exactness")[:, 0]
-    equal, blind = "equal to the definition", "blind to what lies outside the field"
+    equal, local = "equals the definition", "ignores pixels outside the receptive field"
     return Claim(
         "Convolution is a sliding dot product and detects local patterns",
         "claim_1_convolution",
@@ -149,27 +194,29 @@ def _convolution(evidence: Sequence[Evidence]) -> Claim:
         },
         {
             equal: bool((exact <= EXACT).all()),
-            blind: bool((_values(evidence, "locality") == 100).all()),
-            "patterns rather than brightness": ink.high < MOSTLY_INK,
+            local: bool((_values(evidence, "locality") == 100).all()),
+            f"brightness explains less than {MOSTLY_INK} % of a median filter's response": (
+                ink.high < MOSTLY_INK
+            ),
         },
         [
             _panel(
-                evidence, "What brightness alone explains of the first filters' response", "%",
-                _states("ink"), note="filters, from most to least", top=100.0,
+                evidence, "First-layer responses explained by brightness", "% of variance",
+                _states("ink"), note="filters, in descending order", top=100.0,
             ),
             _panel(
-                evidence, "Unchanged by noise outside the field", "% of images",
+                evidence, "Unchanged by noise outside the receptive field", "% of images",
                 {"trained": "locality"}, top=105.0,
             ),
         ],
-        needed=(equal, blind),
+        needed=(equal, local),
     )  # fmt: skip
 
 
 def _weight_sharing(evidence: Sequence[Evidence]) -> Claim:
     same = mean_interval(_values(evidence, "consistency")[:, 0])
     largest = [max(e["moved_along"].values(), default=np.nan) for e in evidence]
-    moves = "maps move along, away from borders and by whole units"
+    equivariant = "maps shift with the image, away from borders and by multiples of the stride"
     return Claim(
         "Weight sharing gives translation invariance",
         "claim_2_weight_sharing",
@@ -178,39 +225,41 @@ def _weight_sharing(evidence: Sequence[Evidence]) -> Claim:
             "largest interior error of a map moved along": mean_interval(largest),
         },
         {
-            moves: all(error <= EQUIVARIANT for error in largest),  # NaN is not
-            "answers stay the same": same.low >= INVARIANT,
+            equivariant: all(error <= EQUIVARIANT for error in largest),  # False for NaN
+            f"at least {INVARIANT} % of shift pairs get the same prediction": same.low >= INVARIANT,
         },
         [
             _panel(
-                evidence, "A map when the image moves by one unit", "relative change",
-                {"as it was": "left_in_place", "moved along, interior": "moved_along"},
+                evidence, "Map change for a shift by one stride", "relative difference",
+                {"map in place": "left_in_place", "map shifted along": "moved_along"},
                 logarithmic=True,
             ),
-            _panel(evidence, ONE_ANSWER, "%", {"trained": "consistency"}, top=100.0),
+            _panel(evidence, CONSISTENCY, "% of pairs", {"trained": "consistency"}, top=100.0),
         ],
-        needed=(moves,),
+        needed=(equivariant,),
     )  # fmt: skip
 
 
-def _pooling(evidence: Sequence[Evidence], without: Sequence[float]) -> Claim:
+def _pooling(evidence: Sequence[Evidence], without_pooling: Sequence[float]) -> Claim:
     ratios = _values(evidence, "pooled") / _values(evidence, "before_pooling")
-    shrinks = mean_interval(ratios.mean(1) if ratios.size else [np.nan] * len(evidence))
-    numbers = {"change by 1 pixel after pooling, in shares of before": shrinks}
+    ratio = mean_interval(ratios.mean(1) if ratios.size else [np.nan] * len(evidence))
+    numbers = {"change by 1 pixel after pooling, in shares of before": ratio}
+    downsamples = "pooling reduces the resolution"
     parts = {
-        "fewer units": all(e["pooled"] for e in evidence),
-        "maps change less": shrinks.high < 1,
+        downsamples: all(e["pooled"] for e in evidence),
+        "maps change less after pooling": ratio.high < 1,
     }
     consistencies = _values(evidence, "consistency")[:, 0]
-    if len(without) == len(evidence):
-        gain = mean_interval(consistencies - without)
+    if len(without_pooling) == len(evidence):
+        gain = mean_interval(consistencies - without_pooling)
         numbers["points of consistency more than without pooling"] = gain
-        parts["answers more consistent than without pooling"] = gain.low > 0
+        parts["predictions are more consistent than without pooling"] = gain.low > 0
     else:
-        parts["compared with networks without pooling"] = False
-    compared = {"trained": Series(consistencies[None])}
-    if without:
-        compared = {"with pooling": compared["trained"], "without": Series(np.array([without]))}
+        parts["comparison with the same networks without pooling (there are none)"] = False
+    with_pooling = Series(consistencies[None])
+    compared = {"trained": with_pooling}
+    if without_pooling:
+        compared = {"with pooling": with_pooling, "without": Series(np.array([without_pooling]))}
     return Claim(
         "Pooling downsamples and gives invariance",
         "claim_3_pooling",
@@ -218,42 +267,47 @@ def _pooling(evidence: Sequence[Evidence], without: Sequence[float]) -> Claim:
         parts,
         [
             _panel(
-                evidence, "A map when the image moves by 1 pixel", "relative change",
+                evidence, "Map change for a shift by 1 pixel", "relative difference",
                 {"before pooling": "before_pooling", "after": "pooled"},
             ),
-            Panel(ONE_ANSWER, "%", ["answers"], compared, top=100.0),
+            Panel(CONSISTENCY, "% of pairs", ["predictions"], compared, top=100.0),
         ],
-        needed=("fewer units",),
+        needed=(downsamples,),
     )  # fmt: skip
 
 
 def _hierarchy(evidence: Sequence[Evidence]) -> Claim:
     trained, untrained = (_values(evidence, key) for key in _states("class_share").values())
-    edges_now, edges_before = (_values(evidence, key)[:, 0] for key in _states("edges").values())
-    edges = mean_interval(edges_now - edges_before)
-    climb = mean_interval(trained[:, -1] - trained[:, 0])
-    learned = mean_interval(trained[:, -1] - untrained[:, -1])
-    objects = mean_interval(_values(evidence, "singled_out/trained")[:, 0])
+    edges_after, edges_before = (_values(evidence, key)[:, 0] for key in _states("edges").values())
+    edges = mean_interval(edges_after - edges_before)
+    by_depth = mean_interval(trained[:, -1] - trained[:, 0])
+    by_training = mean_interval(trained[:, -1] - untrained[:, -1])
+    detectors = mean_interval(_values(evidence, "singled_out/trained")[:, 0])
     return Claim(
         "A hierarchy: edges, textures, parts, objects",
         "claim_4_hierarchy",
         {
             "points of edge energy more than before training": edges,
-            "points of class variance, last layer over first": climb,
-            "the same, last layer over before training": learned,
-            "% of last channels that single out a class": objects,
+            "points of class variance, last layer over first": by_depth,
+            "the same, last layer over before training": by_training,
+            "% of last channels that single out a class": detectors,
         },
         {
-            "first filters became edges": edges.low > 0,
-            "classes part with depth, more than before training": climb.low > 0 and learned.low > 0,
-            "most last channels single out one class": objects.low > 50,
+            "training makes first-layer filters more like edges": edges.low > 0,
+            "channels separate classes better with depth and with training": (
+                by_depth.low > 0 and by_training.low > 0
+            ),
+            "most channels of the last layer detect one class": detectors.low > 50,
         },
         [
-            _panel(evidence, "Edges among the first filters", "% of energy", _states("edges")),
-            _panel(evidence, "Variance of a channel between classes", "%", _states("class_share")),
+            _panel(evidence, "Edges in first-layer filters", "% of energy", _states("edges")),
             _panel(
-                evidence, "Last channels that single out a class",
-                f"% with ROC area ≥ {SINGLES_OUT}", _states("singled_out"), top=100.0,
+                evidence, "Between-class variance of channels", "% of variance",
+                _states("class_share"),
+            ),
+            _panel(
+                evidence, "Last-layer channels that detect one class",
+                f"% with ROC AUC ≥ {SINGLES_OUT}", _states("singled_out"), top=100.0,
             ),
         ],
     )  # fmt: skip
@@ -261,38 +315,48 @@ def _hierarchy(evidence: Sequence[Evidence]) -> Claim:
 
 def _receptive_field(evidence: Sequence[Evidence]) -> Claim:
     sizes, effective = _values(evidence, "sizes"), _values(evidence, "effective")
+    theory = "the theoretical size grows with each layer"
     return Claim(
         "The receptive field grows with depth",
         "claim_5_receptive_field",
         {"pixels of the last layer's effective field (95 %)": mean_interval(effective[:, -1])},
-        {"in theory": _grows(sizes), "as measured, layer by layer": _grows(effective)},
+        {theory: _grows(sizes), "the measured size grows with each layer": _grows(effective)},
         [
             _panel(
                 evidence, "Receptive field", "pixels",
-                {"in theory": "sizes", "square with 95 % of the gradient": "effective"},
+                {"in theory": "sizes", "measured: square with 95 % of the gradient": "effective"},
             )
         ],
-        needed=("in theory",),
+        needed=(theory,),
     )  # fmt: skip
 
 
-def _states(what: str) -> dict[str, str]:
-    return {state: f"{what}/{state}" for state in ("trained", "untrained")}
+def _states(measurement: str) -> dict[str, str]:
+    return {state: f"{measurement}/{state}" for state in ("trained", "untrained")}
 
 
-def _values(evidence: Sequence[Evidence], what: str, names: Iterable[str] = ()) -> NDArray:
-    """One measurement (networks, names), by default those of the first network; NaN where one has
-    none."""
-    names = list(names) or list(evidence[0][what])
-    return np.array([[e[what].get(name, np.nan) for name in names] for e in evidence], float)
+def _values(evidence: Sequence[Evidence], measurement: str, names: Iterable[str] = ()) -> NDArray:
+    """Return a measurement as an array (networks, names), NaN where a network lacks a name.
+
+    By default, the names are those of the first network.
+    """
+    names = list(names) or list(evidence[0][measurement])
+    return np.array([[e[measurement].get(name, np.nan) for name in names] for e in evidence], float)
 
 
 def _panel(
-    evidence: Sequence[Evidence], title: str, unit: str, shown: Mapping[str, str], **options: Any
+    evidence: Sequence[Evidence],
+    title: str,
+    unit: str,
+    measurements: Mapping[str, str],
+    **options: Any,
 ) -> Panel:
-    """Measurements by what the legend says of each; options are those of a Panel."""
-    names = list(evidence[0][next(iter(shown.values()))])
-    series = {label: Series(_values(evidence, what, names).T) for label, what in shown.items()}
+    """Return a panel of `measurements`, legend label to measurement; options are Panel's."""
+    names = list(evidence[0][next(iter(measurements.values()))])
+    series = {
+        label: Series(_values(evidence, measurement, names).T)
+        for label, measurement in measurements.items()
+    }
     return Panel(title, unit, names, series, **options)
 
 
@@ -301,9 +365,9 @@ def _grows(by_layer: NDArray) -> bool:
 
 
 def _lines(results: Sequence[Claim]) -> list[str]:
-    """Each claim with what became of it, and its numbers, which stand in one column."""
+    """Return the result and reason of each claim, and its numbers, aligned over all claims."""
     rows = [
-        (f"  {name}", x.text(".1e" if 0 < abs(x.mean) < 0.01 else ".2f"))
+        (f"  {LABELS[name]}", x.text(".1e" if 0 < abs(x.mean) < 0.01 else ".2f"))
         for r in results
         for name, x in r.numbers.items()
     ]

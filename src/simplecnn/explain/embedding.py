@@ -1,4 +1,4 @@
-"""Where a network puts images before it decides: for TensorBoard's projector, and as a picture."""
+"""Penultimate-layer embeddings, for TensorBoard's projector and as a 2-D figure."""
 
 from pathlib import Path
 
@@ -11,32 +11,33 @@ from simplecnn.explain.subject import BATCH, Subject
 from simplecnn.figures.explain.embedding import embedding_figure
 from simplecnn.models.activations import layer_inputs
 
-LARGEST_SPRITE = 8192  # pixels a side: what browsers take as one texture
-# The projector names points by the first column that is not all numbers.
+MAX_SPRITE = 8192  # pixels per side: the largest texture that browsers support
+# The projector labels points by the first column that is not entirely numeric.
 HEADER = ["answer", "class", "predicted", "right", "probability", "image"]
 
 
 def embedding(subject: Subject, *, num_images: int = 2000, seed: int = 0) -> Findings:
-    """The input of the last linear layer for `num_images` test images, with sprites and labels.
+    """Embed `num_images` test images by the input of the network's last linear layer.
 
-    The folder is a log directory of TensorBoard: its projector shows it.
+    The saved folder is a TensorBoard log directory: the projector shows the points with their
+    images and labels.
     """
     side = int(subject.images.shape[-2])
-    num_images = min(num_images, (LARGEST_SPRITE // side) ** 2)
+    num_images = min(num_images, (MAX_SPRITE // side) ** 2)
     images, labels = subject.sample(num_images, seed=seed)
-    layer, points, answers = penultimate(subject.network, images)
-    probability, predicted = answers.softmax(1).max(1)
+    layer, points, logits = penultimate(subject.network, images)
+    probability, predicted = logits.softmax(1).max(1)
     centered = (points - points.mean(0)).double()
     _, singular, axes = torch.linalg.svd(centered, full_matrices=False)
     plane = centered @ axes[:2].T
     share = float((singular[:2] ** 2).sum() / (singular**2).sum().clamp(min=1e-30))
     setting = f"{len(labels):,} of {len(subject.labels):,} test images of {subject.data_name}"
     names = subject.class_names
-    answered = zip(labels.tolist(), predicted.tolist(), probability.tolist(), strict=True)
+    predictions = zip(labels.tolist(), predicted.tolist(), probability.tolist(), strict=True)
     metadata = [
         [f"{names[t]} → {names[p]}", names[t], names[p], "yes" if t == p else "no", f"{q:.4f}",
          str(i)]
-        for i, (t, p, q) in enumerate(answered)
+        for i, (t, p, q) in enumerate(predictions)
     ]  # fmt: skip
 
     def write(folder: Path) -> None:
@@ -50,14 +51,14 @@ def embedding(subject: Subject, *, num_images: int = 2000, seed: int = 0) -> Fin
     figure = embedding_figure(
         plane.numpy(), labels.numpy(), (predicted == labels).numpy(), class_names=names,
         title=(
-            f"What stands before {layer}: {points.shape[1]} numbers an image, the two "
-            f"directions of most variance ({100 * share:.0f} % of it)\n{setting}"
+            f"Input of the layer {layer} ({points.shape[1]} features per image), projected onto "
+            f"the first two principal components ({100 * share:.0f} % of the variance)\n{setting}"
         ),
     )  # fmt: skip
     return Findings(
         lines=[
-            f"input of {layer}, {points.shape[1]} numbers for each of {setting}; "
-            f"two directions hold {100 * share:.0f} % of the variance",
+            f"input of the layer {layer} ({points.shape[1]} features per image) for {setting};",
+            f"the first two principal components hold {100 * share:.0f} % of the variance",
         ],
         record={
             "subject": subject.name,
@@ -79,14 +80,14 @@ def embedding(subject: Subject, *, num_images: int = 2000, seed: int = 0) -> Fin
 
 
 def penultimate(network: nn.Module, images: Tensor) -> tuple[str, Tensor, Tensor]:
-    """The name of the last linear layer to be called, its input (N, D), and the logits.
+    """Return the name of the linear layer that is called last, its input (N, D), and the logits.
 
-    A network without linear layers gives its logits for both.
+    For a network without linear layers, the name is `output` and the logits are returned twice.
     """
-    points, answers, layer = [], [], "output"
-    for part in images.split(BATCH):
-        inputs, logits = layer_inputs(network, part, nn.Linear)
+    points, outputs, layer = [], [], "output"
+    for batch in images.split(BATCH):
+        inputs, logits = layer_inputs(network, batch, nn.Linear)
         layer = list(inputs)[-1] if inputs else "output"
         points.append(inputs[layer].flatten(1) if inputs else logits)
-        answers.append(logits)
-    return layer, torch.cat(points), torch.cat(answers)
+        outputs.append(logits)
+    return layer, torch.cat(points), torch.cat(outputs)

@@ -1,4 +1,4 @@
-"""What a network learned, in parts: which parts for which runs, and where they are written."""
+"""The command behind scripts/explain.py: select runs and parts, compute each part and save it."""
 
 import logging
 import os
@@ -18,7 +18,8 @@ from simplecnn.sweeps.jobs import read_jobs, varied
 log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
 
-# In the order in which they are done: the function of a part, and whether it compares networks.
+# In the order in which they run: the module and function of a part, and whether it compares
+# several networks.
 PARTS = {
     "channels": ("channel_cards", False),
     "attribution": ("attribution", False),
@@ -31,41 +32,41 @@ FOLDER = "explain"
 
 
 def plan(config: Config) -> tuple[list[tuple[RunDirectory, Path, dict[str, Any]]], list[str], Path]:
-    """The runs with their checkpoints and what a sweep varied, the parts, and the folder for it.
+    """Return (run, checkpoint, swept values) for each run, the parts, and the output folder.
 
-    Imports no torch. Raises InputError where runs, checkpoints or parts cannot be had.
+    Does not import torch, so that mistakes are reported within a second. Raises InputError if a
+    run, a checkpoint or a part does not exist or cannot be explained.
     """
-    given = [key for key in ("run", "sweep") if config[key]]
-    if len(given) != 1:
+    if bool(config["run"]) == bool(config["sweep"]):
         raise InputError(
-            "Say what to explain: run=<folder of a run>, run=[<folder>,<folder>,…] or "
-            "sweep=<folder of a sweep>, one of them."
+            "Specify what to explain by exactly one of run=<run directory>, "
+            "run=[<run directory>,<run directory>,…] and sweep=<sweep directory>."
         )
     if config["sweep"]:
         runs, folder = _runs_of_sweep(config["sweep"]), Path(config["sweep"])
     else:
-        asked = config["run"] if isinstance(config["run"], list) else [config["run"]]
-        runs = [(RunDirectory.open(path), {}) for path in asked]
+        paths = config["run"] if isinstance(config["run"], list) else [config["run"]]
+        runs = [(RunDirectory.open(path), {}) for path in paths]
         folder = runs[0][0].path
         if len(runs) > 1:
             folder = Path(os.path.commonpath([run.path.absolute() for run, _ in runs]))
     for run, _ in runs:
         checked_parts(run.config(), short(run.path))
-    which = config["checkpoint"]
-    chosen = [
-        (run, run.checkpoint(which) if which else run.any_checkpoint(), values)
+    checkpoint = config["checkpoint"]
+    with_checkpoints = [
+        (run, run.checkpoint(checkpoint) if checkpoint else run.any_checkpoint(), values)
         for run, values in runs
     ]
-    return chosen, _parts(config["parts"], several=len(runs) > 1), folder / FOLDER
+    return with_checkpoints, _parts(config["parts"], several=len(runs) > 1), folder / FOLDER
 
 
 def explain(config: Config) -> Path:
-    """Do the parts that `config` asks for and write each into a folder of its own.
+    """Compute the parts that `config` selects, save each to a subfolder, and return their folder.
 
-    All of a part is written, or nothing of it. Returns the folder of them all.
+    A part is saved completely or not at all.
     """
     runs, parts, folder = plan(config)
-    # After the plan: a mistake is answered before torch is imported.
+    # Imported only now: these import torch, and the plan reports mistakes without it.
     from simplecnn.console import configure_lightning_logging
     from simplecnn.explain.subject import Subject, load_subject
     from simplecnn.figures.style import drawing
@@ -78,14 +79,17 @@ def explain(config: Config) -> Path:
     first = subjects[0]
     for other in subjects:
         if other.data_name != first.data_name or other.images.shape != first.images.shape:
+            first_data, other_data = (
+                f"{s.data_name}, shape {tuple(s.images.shape)}" for s in (first, other)
+            )
             raise InputError(
-                f"{first.name} was made for {first.data_name}, {other.name} for "
-                f"{other.data_name}: they cannot be compared. Name one set for all: data=mnist."
+                f"{first.name} is tested on {first_data}, and {other.name} on {other_data}: they "
+                "cannot be compared. Select one data set for all of them, for example data=mnist."
             )
     log.info("%s\nparts: %s", _heading(runs), ", ".join(parts))
     for part in parts:
         start = time.perf_counter()
-        if len(subjects) > 1:  # it can take minutes
+        if len(subjects) > 1:  # can take minutes
             log.info("\n%s of %d networks ...", part, len(subjects))
         name, compares = PARTS[part]
         function = getattr(import_module(f"simplecnn.explain.{name}"), name)
@@ -103,31 +107,38 @@ def explain(config: Config) -> Path:
     return folder
 
 
-def _parts(asked: Any, *, several: bool) -> list[str]:
+def _parts(selected: Any, *, several: bool) -> list[str]:
+    """Check the config value `parts` and return the parts in the order in which they run."""
     comparing = [part for part, (_, compares) in PARTS.items() if compares]
-    if asked == "all":
-        asked = comparing if several else list(PARTS)
-    names = asked if isinstance(asked, list) else [asked]
+    if selected == "all":
+        selected = comparing if several else list(PARTS)
+    names = selected if isinstance(selected, list) else [selected]
     unknown = [name for name in names if name not in PARTS]
     if unknown or not names:
-        what = ", ".join(map(str, unknown)) or "empty"
-        raise InputError(f"parts is {what}: choose all, or a list of {', '.join(PARTS)}.")
+        value = ", ".join(map(str, unknown)) or "empty"
+        raise InputError(f"parts is {value}: it must be all, or a list of {', '.join(PARTS)}.")
     single = [name for name in names if name not in comparing]
     if single and several:
-        raise InputError(f"parts: {', '.join(single)} look at one network: name a single run=….")
+        raise InputError(
+            f"parts: {', '.join(single)} can explain only one network. Give a single run=…, or "
+            f"choose from {', '.join(comparing)}."
+        )
     if "attribution" in names and find_spec("captum") is None:
         raise InputError(
-            "parts: attribution needs what a plain installation leaves out. Type "
+            "parts: attribution needs Captum, an optional dependency. Type "
             "uv sync --extra explain, or pip install 'simplecnn[explain]'."
         )
     return [part for part in PARTS if part in names]
 
 
 def _runs_of_sweep(path: str) -> list[tuple[RunDirectory, dict[str, Any]]]:
-    """The finished runs of a sweep with what was varied, seeds apart, in the order of the jobs."""
+    """Return the finished runs of a sweep, in job order, with their values of the swept keys.
+
+    The seed is left out, so that runs that differ only in their seed form one group.
+    """
     jobs = [job for job in read_jobs(SweepDirectory.open(path)) if job.status == "finished"]
     if not jobs:
-        raise InputError(f"sweep={path}: none of its runs has finished.")
+        raise InputError(f"sweep={path}: no run of this sweep has finished.")
     keys = [key for key in varied(jobs) if key != "seed"]
     return [(RunDirectory.open(job.path), {k: job.words.get(k) for k in keys}) for job in jobs]
 
@@ -137,5 +148,5 @@ def _heading(runs: Sequence[tuple[RunDirectory, Path, Any]]) -> str:
     if len(runs) > 1:
         return f"{len(runs)} runs, from {short(run.path)} to {short(runs[-1][0].path)}"
     accuracy = (read_record(run.path).get("metrics") or {}).get("test/acc")
-    said = f", test accuracy {100 * accuracy:.2f} %" if accuracy is not None else ""
-    return f"{short(run.path)}, {checkpoint.name}{said}"
+    result = f", test accuracy {100 * accuracy:.2f} %" if accuracy is not None else ""
+    return f"{short(run.path)}, {checkpoint.name}{result}"

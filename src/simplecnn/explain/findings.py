@@ -1,4 +1,4 @@
-"""What one part of an explanation found, and how it is written: all of it, or nothing."""
+"""The results of one part of an explanation, saved atomically."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -18,10 +18,10 @@ Figures = Iterable[tuple[str, Figure]]
 
 @dataclass(frozen=True)
 class Findings:
-    """Pictures by name, the arrays they are drawn from, numbers for a record, lines to print.
+    """Lines to print, a JSON record, the arrays behind the figures, and (name, figure) pairs.
 
-    `figures` may draw only when it is read, so that a hundred of them are never held at once.
-    `write`, where given, puts further files into the folder that it is called with.
+    `figures` may be a generator, so that only one of a hundred figures is in memory at a time.
+    `write`, if given, is called with the folder to write additional files to it.
     """
 
     lines: list[str]
@@ -31,7 +31,10 @@ class Findings:
     write: Callable[[Path], None] | None = None
 
     def save(self, folder: Path, name: str) -> Path:
-        """Write all of it to `folder/name`, in the place of what was there. Gives that path."""
+        """Write everything to `folder/name` and return that path.
+
+        An existing `folder/name` is replaced once all files are written; on an error it is kept.
+        """
         path = folder / name
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder, prefix=f".{name}.") as temporary:
@@ -50,5 +53,5 @@ class Findings:
 
 
 def rounded(values: Iterable[float]) -> list[float | None]:
-    """Four digits of each, for a JSON file, which knows no NaN."""
+    """Round to four significant digits for JSON, which has no NaN: None instead."""
     return [None if np.isnan(value) else float(f"{value:.4g}") for value in values]

@@ -1,4 +1,4 @@
-"""How far a number can be trusted: 95 % intervals of means and of shares."""
+"""95 % confidence intervals of means and of proportions."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over n numbers and where it lies with 95 % confidence; NaN ends where n is 1."""
+    """The mean of n numbers and its 95 % confidence interval, NaN for n = 1."""
 
     mean: float
     low: float
@@ -24,19 +24,19 @@ class Interval:
     n: int
 
     def text(self, spec: str = ".2f", *, factor: float = 1.0) -> str:
-        """`98.91 [98.70, 99.12]`, or the mean alone where there is no interval."""
+        """Format as `98.91 [98.70, 99.12]`, or as the mean alone without an interval."""
         mean, low, high = (format(factor * x, spec) for x in (self.mean, self.low, self.high))
         return mean if math.isnan(self.low) else f"{mean} [{low}, {high}]"
 
     def record(self) -> dict[str, float | int | None]:
-        """For a JSON file, which knows no NaN."""
+        """Return the fields for JSON, which has no NaN: None instead."""
         return {key: x if math.isfinite(x) else None for key, x in vars(self).items()}
 
 
 def mean_interval(numbers: Sequence[float] | NDArray[Any], *, share: bool = False) -> Interval:
-    """Of the mean of independent numbers (one a seed), by Student's t.
+    """Student's t interval for the mean of independent numbers, for example one per seed.
 
-    The ends of a `share` stay within 0 and 1.
+    With `share`, numbers are fractions, and the interval is clipped to 0 and 1.
     """
     values = np.asarray(numbers, dtype=float)
     n, mean = len(values), float(values.mean())
@@ -46,16 +46,16 @@ def mean_interval(numbers: Sequence[float] | NDArray[Any], *, share: bool = Fals
 
 
 def share_interval(count: int, n: int) -> Interval:
-    """Of a share of n independent images, by Wilson's score."""
+    """Wilson's score interval for the proportion `count / n` of independent images."""
     low, high = stats.binomtest(count, n).proportion_ci(LEVEL, method="wilson")
     return Interval(count / n, float(low), float(high), n)
 
 
 def interval_over(shares: NDArray) -> Interval:
-    """Of the mean of shares (networks, images), from 0 to 1.
+    """The interval for the mean of fractions (networks, images) from 0 to 1.
 
-    Over networks where there are several: they differ by more than the choice of images does. Of
-    one network, over its images.
+    Several networks are the sample: they vary more than the choice of images does. For a single
+    network, its images are the sample.
     """
     if len(shares) > 1:
         return mean_interval(shares.mean(1), share=True)
@@ -64,13 +64,13 @@ def interval_over(shares: NDArray) -> Interval:
     return mean_interval(shares[0], share=True)
 
 
-def over(shares: NDArray) -> str:
-    """What the interval of these shares (networks, images) is over: `3 networks`."""
+def sample_size(shares: NDArray) -> str:
+    """The sample of `interval_over(shares)`, for example `3 networks` or `500 images`."""
     return f"{len(shares)} networks" if len(shares) > 1 else f"{shares.size:,} images"
 
 
 def percent_series(shares: Sequence[NDArray]) -> Series:
-    """What a figure compares: shares (networks, images) for each category, in percent."""
+    """Convert fractions (networks, images), one array per category, to a series in percent."""
     means = [100 * share.mean(1) for share in shares]
     values = np.full((len(means), max(map(len, means))), np.nan)
     for row, mean in zip(values, means, strict=True):

@@ -1,4 +1,4 @@
-"""A trained network and the test images it is looked at with, from a run's folder."""
+"""A trained network with the test images that explain it, loaded from a run directory."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,54 +16,54 @@ from simplecnn.models.activations import evaluation_mode
 from simplecnn.run_directory import RunDirectory, short
 from simplecnn.sweeps.jobs import short_names, value_text
 
-BATCH = 500  # images at once: what a layer makes of them still fits the cache
+BATCH = 500  # images per forward pass: the activations of a layer still fit the CPU's cache
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One network, trained and as it began, with its test images (N, C, H, W) and labels (N,)."""
+    """A trained network and its initial state, with test images (N, C, H, W) and labels (N,)."""
 
     name: str
     network: nn.Module
-    untrained: nn.Module  # the same network with the weights that its seed draws
+    untrained: nn.Module  # the same network with the initial weights that its seed draws
     images: Tensor
     labels: Tensor
     class_names: tuple[str, ...]
     data_name: str = "images"
-    values: Mapping[str, Any] = field(default_factory=dict)  # what a sweep varied, seeds apart
-    ink: bool = True  # gray images are drawings, not photographs
+    values: Mapping[str, Any] = field(default_factory=dict)  # swept keys except seed
+    ink: bool = True  # gray images are drawings, shown as dark ink on white, not photographs
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
 
     def sample(self, num_images: int, *, seed: int) -> tuple[Tensor, Tensor]:
-        """At most so many images and their labels, each class in its proportion, in data order."""
+        """Return a stratified sample of at most `num_images` images and labels, in data order."""
         if num_images >= len(self.labels):
             return self.images, self.labels
-        places = torch.from_numpy(stratified_cut(self.labels.numpy(), num_images, seed=seed))
-        return self.images[places], self.labels[places]
+        indices = torch.from_numpy(stratified_cut(self.labels.numpy(), num_images, seed=seed))
+        return self.images[indices], self.labels[indices]
 
 
 def groups(subjects: Sequence[Subject]) -> dict[str, list[int]]:
-    """The places of networks that differ in their seed only, by what they have in common."""
+    """Group networks that differ only in their seed: title (`width 8, pool max`) to indices."""
     keys = list(dict.fromkeys(key for subject in subjects for key in subject.values))
     names = short_names(keys)
     members: dict[str, list[int]] = {}
-    for place, subject in enumerate(subjects):
+    for index, subject in enumerate(subjects):
         title = ", ".join(f"{names[k]} {value_text(subject.values.get(k))}" for k in keys)
-        members.setdefault(title, []).append(place)
+        members.setdefault(title, []).append(index)
     return members
 
 
-def file_name(title: str) -> str:
-    """The title of a group as a part of a file's name."""
+def slug(title: str) -> str:
+    """The title of a group as part of a file name."""
     return "".join(c if c.isalnum() else "_" for c in title).strip("_")
 
 
-def mean_over(grouped: Mapping[str, Sequence[int]]) -> str:
-    """How many networks a number stands for, in the words of a title; empty where it is one."""
-    sizes = [len(places) for places in grouped.values()]
+def mean_note(grouped: Mapping[str, Sequence[int]]) -> str:
+    """A suffix for titles, for example `, mean over 3 networks`; empty without several seeds."""
+    sizes = [len(indices) for indices in grouped.values()]
     if len(sizes) > 1 and len(set(sizes)) == 1 and sizes[0] > 1:
         return f", mean over {sizes[0]} networks each"
     return f", mean over {' / '.join(map(str, sizes))} networks" if max(sizes) > 1 else ""
@@ -76,9 +76,9 @@ def load_subject(
     data: Mapping[str, Any] | None = None,
     values: Mapping[str, Any] | None = None,
 ) -> Subject:
-    """The network in a checkpoint of a run, with the test images of the run or of `data`.
+    """Load the network of a checkpoint, with the test images of its run or of `data`.
 
-    Raises InputError where the network does not take these images.
+    Raises InputError if the network does not accept these images or has fewer classes.
     """
     config = run.config()
     test = TestData(config["data"], checkpoint, data)
@@ -88,8 +88,8 @@ def load_subject(
     num_classes = logits_of(network, images[:1]).shape[1]
     if num_classes <= int(labels.max()):
         raise InputError(
-            f"The network of {short(run.path)} tells {num_classes} classes apart, and the test "
-            f"images have {int(labels.max()) + 1}."
+            f"The network of {short(run.path)} has {num_classes} classes, but the test images "
+            f"have {int(labels.max()) + 1}."
         )
     return Subject(
         name=f"{short(run.path)}, {checkpoint.name}",
@@ -106,6 +106,6 @@ def load_subject(
 
 @torch.no_grad()
 def logits(network: nn.Module, images: Tensor) -> Tensor:
-    """(N, classes), in evaluation mode, some hundred images at a time."""
+    """Return the logits (N, classes) in evaluation mode, computed in batches."""
     with evaluation_mode(network):
         return torch.cat([network(part) for part in images.split(BATCH)])

@@ -1,6 +1,6 @@
-"""The shift report: what becomes of a network's answers, and of its maps, when the image moves.
+"""The shift report: how predictions and feature maps change when the image is shifted.
 
-Equivariant means that a map moves along with the image; invariant, that it stays as it is.
+A layer is equivariant if its map shifts with the image, invariant if its map does not change.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from simplecnn.explain.findings import Findings, rounded
-from simplecnn.explain.intervals import interval_over, over, percent_series
-from simplecnn.explain.subject import Subject, file_name, groups, logits, mean_over
+from simplecnn.explain.intervals import interval_over, percent_series, sample_size
+from simplecnn.explain.subject import Subject, groups, logits, mean_note, slug
 from simplecnn.figures.explain.comparison import Panel, comparison_figure
 from simplecnn.figures.explain.translation import (
     LayerError,
@@ -26,14 +26,14 @@ from simplecnn.receptive_field.fields import Field, receptive_fields
 from simplecnn.receptive_field.trace import named_outputs
 from simplecnn.table import table
 
-NEAR = 4  # pixels: shifts in which an image of MNIST loses no ink
+NEAR = 4  # pixels: shifts by which MNIST digits stay inside the image
 MIN_NORM = 1e-12
-MAX_LAYERS = 8  # panels
-CURVES = ("all_units", "interior", "unmoved")  # of a LayerError
-MEASURES = {
-    "accuracy": "accuracy, unmoved",
-    "near_accuracy": f"accuracy, shifts to ±{NEAR}",
-    "consistency": f"consistency, shifts to ±{NEAR}",
+MAX_LAYERS = 8  # panels of the figure
+CURVES = ("all_units", "interior", "unmoved")  # fields of LayerError
+METRICS = {
+    "accuracy": "accuracy, unshifted",
+    "near_accuracy": f"accuracy, shifted by up to {NEAR} pixels",
+    "consistency": f"same prediction for two shifts up to {NEAR} pixels",
 }
 
 
@@ -45,78 +45,83 @@ def translation(
     reach: int = 8,
     seed: int = 0,
 ) -> Findings:
-    """The shift report of one network, or of several that are compared by what a sweep varied.
+    """Report the effect of shifts on one network, or compare several by their swept values.
 
-    Accuracies take `num_images` test images of each network, the maps of the layers `num_maps`.
+    Predictions use `num_images` test images per network, shifted by up to `reach` pixels; the
+    feature maps of the layers use `num_maps` images.
     """
     grouped = groups(subjects)
-    shifts, errors = [], []  # of each network
+    shifts, errors = [], []  # by network
     for subject in subjects:
         images, labels = subject.sample(num_images, seed=seed)
         shifts.append(measure_shifts(subject.network, images, labels, reach=reach))
         few, _ = subject.sample(num_maps, seed=seed)
         errors.append(equivariance_errors(subject.network, few, reach=reach))
-    # By group and measure: (networks, images).
-    measured = {
-        title: {key: np.array([measures(shifts[i])[key] for i in members]) for key in MEASURES}
+    # By group and metric: (networks, images).
+    metrics = {
+        title: {key: np.array([shift_metrics(shifts[i])[key] for i in members]) for key in METRICS}
         for title, members in grouped.items()
     }
     layers = {
         title: mean_errors([errors[i] for i in members]) for title, members in grouped.items()
     }
     num = len(shifts[0]["labels"])
-    setting = f"n = {num:,} test images of {subjects[0].data_name}{mean_over(grouped)}"
+    setting = f"{num:,} test images of {subjects[0].data_name}{mean_note(grouped)}"
     maps = [
         ShiftMap(
             title,
             100 * np.mean([accuracy_by_shift(shifts[i]) for i in members], 0),
             np.mean([shifts[i]["ink"] for i in members], 0) if subjects[0].ink else None,
-            100 * float(measured[title]["consistency"].mean()),
+            100 * float(metrics[title]["consistency"].mean()),
         )
         for title, members in grouped.items()
     ]
     figures = [("accuracy_by_shift", shift_maps_figure(maps, near=NEAR, setting=setting))]
-    for title, of_group in layers.items():
-        chosen, among = growing(of_group)
-        if shown := {name: of_group[name] for name in chosen}:
-            name = "layers" if len(grouped) == 1 else f"layers_{file_name(title)}"
-            heading = ", ".join(filter(None, (title, among)))
-            figure = layers_figure(shown, title=heading, num_networks=len(grouped[title]))
-            figures.append((name, figure))
+    for title, group_errors in layers.items():
+        names, note = plotted_layers(group_errors)
+        if names:
+            plotted = {name: group_errors[name] for name in names}
+            file_name = "layers" if len(grouped) == 1 else f"layers_{slug(title)}"
+            heading = ", ".join(filter(None, (title, note)))
+            figure = layers_figure(plotted, title=heading, num_networks=len(grouped[title]))
+            figures.append((file_name, figure))
     if len(grouped) > 1:
         panels = [
             Panel(
                 title, "%", list(grouped),
-                {"networks": percent_series([shares[key] for shares in measured.values()])},
+                {"networks": percent_series([group[key] for group in metrics.values()])},
                 from_zero=False,
             )
-            for key, title in MEASURES.items()
+            for key, title in METRICS.items()
         ]  # fmt: skip
-        heading = f"What moving costs each network; dot: network; line: 95 % interval\n{setting}"
+        heading = (
+            "Accuracy and consistency under shifts (higher is better)\n"
+            f"diamond: mean; dot: one network; line: 95 % confidence interval\n{setting}"
+        )
         figures.append(("shift_report", comparison_figure(panels, title=heading)))
     return Findings(
-        lines=_lines(measured, layers, setting),
+        lines=_lines(metrics, layers, setting),
         record={
             "num_images": num,
             "near": NEAR,
             "groups": {
                 title or "all": {
                     "networks": [subjects[i].name for i in grouped[title]],
-                    **{key: interval_over(shares).record() for key, shares in measures.items()},
+                    **{key: interval_over(values).record() for key, values in group.items()},
                     "layers": {
                         name: {"jump": str(error.jump)}
                         | {key: rounded(getattr(error, key)) for key in CURVES}
                         for name, error in layers[title].items()
                     },
                 }
-                for title, measures in measured.items()
+                for title, group in metrics.items()
             },
         },
-        arrays={f"{i}/{key}": x for i, found in enumerate(shifts) for key, x in found.items()}
+        arrays={f"{i}/{key}": x for i, arrays in enumerate(shifts) for key, x in arrays.items()}
         | {
             f"{i}/{name}/{key}": getattr(error, key)
-            for i, of_network in enumerate(errors)
-            for name, error in of_network.items()
+            for i, network_errors in enumerate(errors)
+            for name, error in network_errors.items()
             for key in (*CURVES, "num_interior")
         },
         figures=figures,
@@ -124,23 +129,24 @@ def translation(
 
 
 def shifted(images: Tensor, dy: int, dx: int) -> Tensor:
-    """Images (…, H, W) moved down by dy and to the right by dx pixels; zeros come in."""
+    """Shift images (…, H, W) down by dy and right by dx pixels, filling with zeros."""
     height, width = images.shape[-2:]
-    moved = torch.zeros_like(images)
+    result = torch.zeros_like(images)
     if abs(dy) < height and abs(dx) < width:
-        moved[..., max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)] = images[
+        result[..., max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)] = images[
             ..., max(-dy, 0) : height + min(-dy, 0), max(-dx, 0) : width + min(-dx, 0)
         ]
-    return moved
+    return result
 
 
 def measure_shifts(
     network: nn.Module, images: Tensor, labels: Tensor, *, reach: int
 ) -> dict[str, NDArray]:
-    """A network's answers to images moved by every (dy, dx) from -reach to reach pixels.
+    """Predict the classes of images shifted by every (dy, dx) from -reach to reach pixels.
 
-    `answers` (2 reach + 1, 2 reach + 1, N), rows are dy, columns dx; `labels` (N,); and `ink`
-    (2 reach + 1, 2 reach + 1), the share of the ink that is still in the image.
+    Returns the predictions `answers` (2 reach + 1, 2 reach + 1, N), rows dy and columns dx, the
+    `labels` (N,), and `ink` (2 reach + 1, 2 reach + 1), the fraction of the images' total
+    brightness that is still inside.
     """
     steps = range(-reach, reach + 1)
     answers = np.empty((len(steps), len(steps), len(images)), np.int16)
@@ -148,23 +154,25 @@ def measure_shifts(
     total = float(images.sum()) or 1.0
     for i, dy in enumerate(steps):
         for j, dx in enumerate(steps):
-            moved = shifted(images, dy, dx)
-            answers[i, j] = logits(network, moved).argmax(1).numpy()
-            ink[i, j] = float(moved.sum()) / total
+            images_shifted = shifted(images, dy, dx)
+            answers[i, j] = logits(network, images_shifted).argmax(1).numpy()
+            ink[i, j] = float(images_shifted.sum()) / total
     return {"answers": answers, "labels": labels.numpy(), "ink": ink}
 
 
 def accuracy_by_shift(shifts: Mapping[str, NDArray]) -> NDArray:
-    """(2 reach + 1, 2 reach + 1)"""
+    """Return the accuracy (2 reach + 1, 2 reach + 1) from the result of `measure_shifts`."""
     return (shifts["answers"] == shifts["labels"]).mean(-1)
 
 
-def measures(shifts: Mapping[str, NDArray]) -> dict[str, NDArray]:
-    """By image, each (N,): whether it is right unmoved, the share of near shifts (at most NEAR
-    pixels to either side) that are right, and how often two random near shifts get one answer.
+def shift_metrics(shifts: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    """Return three metrics of each image (N,) from the result of `measure_shifts`.
 
-    The last is exact: the sum of squared shares of each answer. Zhang, "Making Convolutional
-    Networks Shift-Invariant Again", ICML 2019, draws the pairs instead.
+    `accuracy`: whether the unshifted image is classified correctly. `near_accuracy`: the fraction
+    of shifts by up to NEAR pixels with a correct prediction. `consistency`: the probability that
+    two random shifts among them get the same prediction, computed exactly as the sum of the
+    squared frequencies of the predictions; Zhang, "Making Convolutional Networks Shift-Invariant
+    Again", ICML 2019, samples pairs instead.
     """
     answers, labels = shifts["answers"], shifts["labels"]
     reach = len(answers) // 2
@@ -178,21 +186,21 @@ def measures(shifts: Mapping[str, NDArray]) -> dict[str, NDArray]:
 
 
 def equivariance_errors(network: nn.Module, images: Tensor, *, reach: int) -> dict[str, LayerError]:
-    """For every layer whose units lie on a grid with one step in both directions.
+    """Measure the errors of every layer whose map is a grid with equal strides in both directions.
 
-    Where a shift is no multiple of the step, a map can only move by a fraction: it is compared
-    with the unmoved map interpolated between its two neighbouring places.
+    If a shift is not a multiple of the total stride, the expected map is interpolated linearly
+    between its two neighboring positions.
     """
     fields = receptive_fields(network, tuple(images.shape[1:]))
     fields = {name: field for name, field in fields.items() if _comparable(field)}
-    still = _maps(network, images, fields)
+    original = _maps(network, images, fields)
     sums = {name: np.zeros((reach + 1, len(CURVES), 2)) for name in fields}
     num_interior = {name: np.zeros(reach + 1, int) for name in fields}
     for shift in range(reach + 1):
-        for axis, move in enumerate([(shift, 0), (0, shift)]):
-            moved = _maps(network, shifted(images, *move), fields)
+        for axis, (dy, dx) in enumerate([(shift, 0), (0, shift)]):
+            after = _maps(network, shifted(images, dy, dx), fields)
             for name, field in fields.items():
-                differences, num = _differences(still[name], moved[name], field, axis, shift)
+                differences, num = _differences(original[name], after[name], field, axis, shift)
                 sums[name][shift] += differences
                 num_interior[name][shift] += num
     errors = {}
@@ -207,6 +215,7 @@ def equivariance_errors(network: nn.Module, images: Tensor, *, reach: int) -> di
 
 
 def _comparable(f: Field) -> bool:
+    """Whether the field's positions form a grid, larger than 1 x 1, with equal strides."""
     on_grid = all(axis.dim is not None and axis.inner == 1 for axis in f.axes)
     dims = {axis.dim for axis in f.axes}
     return (
@@ -217,13 +226,13 @@ def _comparable(f: Field) -> bool:
 
 @torch.no_grad()
 def _maps(network: nn.Module, images: Tensor, fields: Mapping[str, Field]) -> dict[str, Tensor]:
-    """Outputs with the rows of units second to last and the columns last."""
+    """Return the outputs of the layers, with the spatial dimensions last."""
     maps: dict[str, Tensor] = {}
 
     def receive(name: str, module: nn.Module, output: Tensor) -> None:
         if name in fields:
             dims = [axis.dim for axis in fields[name].axes if axis.dim is not None]
-            maps[name] = output.movedim(dims, (-2, -1)).clone()  # ReLU may work in place
+            maps[name] = output.movedim(dims, (-2, -1)).clone()  # an in-place ReLU may follow
 
     with named_outputs(network, receive):
         network(images)
@@ -231,49 +240,58 @@ def _maps(network: nn.Module, images: Tensor, fields: Mapping[str, Field]) -> di
 
 
 def _differences(
-    still: Tensor, moved: Tensor, field: Field, axis: int, shift: int
+    original: Tensor, after: Tensor, field: Field, axis: int, shift: int
 ) -> tuple[NDArray, int]:
-    """(curves, 2): sums of the squared differences and of the squares of the reference, and the
-    number of interior positions, for a shift along an axis."""
+    """Compare the maps of a layer before and `after` the image is shifted along `axis`.
+
+    Returns for each of CURVES the sums of the squared differences and of the squared reference,
+    (curves, 2), and the number of interior positions.
+    """
     along, across = field.axes[axis], field.axes[1 - axis]
     if axis == 0:
-        still, moved = still.mT, moved.mT  # the units along the shift are last
-    units, rest = divmod(Fraction(shift) / Fraction(field.stride[axis] or 1), 1)
-    first = int(units) + (rest > 0)  # the first unit whose old places exist
-    ours = moved[..., first:]
-    length = ours.shape[-1]
-    reference = still[..., first - int(units) :][..., :length]
-    if rest:
-        reference = (1 - float(rest)) * reference + float(rest) * still[..., :length]
+        original, after = original.mT, after.mT  # the axis of the shift is last
+    whole, fraction = divmod(Fraction(shift) / Fraction(field.stride[axis] or 1), 1)
+    first = int(whole) + (fraction > 0)  # the first position whose expected value is in the map
+    actual = after[..., first:]
+    length = actual.shape[-1]
+    expected = original[..., first - int(whole) :][..., :length]
+    if fraction:
+        expected = (1 - float(fraction)) * expected + float(fraction) * original[..., :length]
     interior = _inside(across, 0)[:, None] & _inside(along, shift)[first:]
-    pairs = [(ours, reference), (ours[..., interior], reference[..., interior]), (moved, still)]
+    pairs = [
+        (actual, expected),
+        (actual[..., interior], expected[..., interior]),
+        (after, original),
+    ]
     sums = [[float((a - b).square().sum()), float(b.square().sum())] for a, b in pairs]
     return np.array(sums), int(interior.sum())
 
 
 def _inside(axis: Axis, shift: int) -> Tensor:
-    """Which units saw nothing but the image before the shift, and see nothing else after it."""
-    num_units, num_pixels = axis.used.shape
-    low, high = np.array([axis.interval(unit) for unit in range(num_units)]).T
+    """Which positions see neither padding nor the zeros that a shift fills in."""
+    num_positions, num_pixels = axis.used.shape
+    low, high = np.array([axis.interval(position) for position in range(num_positions)]).T
     return torch.from_numpy((low >= shift) & (high < num_pixels))
 
 
-def growing(errors: Mapping[str, LayerError]) -> tuple[list[str], str]:
-    """The layers worth a panel: the first of those with equal errors, at most eight; and of how
-    many they are, where there are more."""
+def plotted_layers(errors: Mapping[str, LayerError]) -> tuple[list[str], str]:
+    """Select at most MAX_LAYERS layers, without ReLUs and without repetitions of the same errors.
+
+    Also returns a note such as `8 of 20 layers`, empty if no layer had to be left out.
+    """
     names: list[str] = []
     for name, error in errors.items():
-        same = names and np.array_equal(errors[names[-1]].all_units, error.all_units)
-        if not same and not name.startswith("relu"):
+        repeated = names and np.array_equal(errors[names[-1]].all_units, error.all_units)
+        if not repeated and not name.startswith("relu"):
             names.append(name)
     if len(names) <= MAX_LAYERS:
         return names, ""
-    places = np.linspace(0, len(names) - 1, MAX_LAYERS).astype(int)
-    return [names[i] for i in places], f"{MAX_LAYERS} of {len(names)} layers"
+    indices = np.linspace(0, len(names) - 1, MAX_LAYERS).astype(int)
+    return [names[i] for i in indices], f"{MAX_LAYERS} of {len(names)} layers"
 
 
 def mean_errors(by_network: Sequence[Mapping[str, LayerError]]) -> dict[str, LayerError]:
-    """The mean of each curve over networks of one kind."""
+    """Average each curve over networks with the same layers."""
     return {
         name: LayerError(
             error.jump, *(np.mean([getattr(e[name], key) for e in by_network], 0) for key in CURVES)
@@ -283,28 +301,33 @@ def mean_errors(by_network: Sequence[Mapping[str, LayerError]]) -> dict[str, Lay
 
 
 def _lines(
-    measured: Mapping[str, Mapping[str, NDArray]],
+    metrics: Mapping[str, Mapping[str, NDArray]],
     layers: Mapping[str, Mapping[str, LayerError]],
     setting: str,
 ) -> list[str]:
-    head = "in %, with 95 % intervals", "accuracy unmoved", "accuracy moved", "consistency"
-    rows: list[tuple[str, ...]] = [(*head, "interval over")]
-    for title, measures in measured.items():
-        numbers = [interval_over(shares).text(factor=100) for shares in measures.values()]
-        rows.append((title or "this network", *numbers, over(measures["accuracy"])))
-    lines = [f"{setting}; moved: shifts of up to {NEAR} pixels to either side"]
-    lines += table(rows).splitlines()
+    header = "in % [95 % interval]", "accuracy unshifted", "accuracy shifted", "consistency"
+    rows: list[tuple[str, ...]] = [(*header, "interval over")]
+    for title, group in metrics.items():
+        numbers = [interval_over(values).text(factor=100) for values in group.values()]
+        rows.append((title or "this network", *numbers, sample_size(group["accuracy"])))
+    lines = [
+        f"{setting}; shifted: by up to {NEAR} pixels in each direction; consistency: how often two",
+        "such shifts of an image get the same prediction",
+        *table(rows).splitlines(),
+    ]
     for title, errors in layers.items():
-        chosen, among = growing(errors)
-        interior = {n: errors[n].interior[errors[n].whole_steps] for n in chosen}
-        exact = [
+        names, note = plotted_layers(errors)
+        interior = {name: errors[name].interior[errors[name].whole_steps] for name in names}
+        worst = [
             f"{name} {np.nanmax(error):.0e}"
             for name, error in interior.items()
             if np.isfinite(error).any()
         ]
-        if exact:
-            of, some = f"{title}: " if title else "", f", {among}" if among else ""
-            lines.append(
-                f"{of}interior error at whole steps (0: maps move along){some}: {', '.join(exact)}"
-            )
+        if worst:
+            prefix, suffix = f"{title}: " if title else "", f", {note}" if note else ""
+            lines += [
+                f"{prefix}equivariance error away from the border, relative to the map, for "
+                "shifts by multiples of the stride",
+                f"(0: maps shift with the image exactly){suffix}: {', '.join(worst)}",
+            ]
     return lines

@@ -1,1 +1,1 @@
-"""The pictures of scripts/explain.py: arrays in, matplotlib Figure out."""
+"""Figures of scripts/explain.py: functions from arrays to matplotlib Figures."""

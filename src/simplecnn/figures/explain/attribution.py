@@ -1,4 +1,4 @@
-"""Maps of which pixels count, beside the image, and those of a network that learned nothing."""
+"""Attribution maps of a trained network, beside those of the same network before training."""
 
 from collections.abc import Sequence
 
@@ -20,12 +20,13 @@ def attribution_figure(
     titles: Sequence[str],
     title: str,
 ) -> Figure:
-    """A row an image (C, H, W) with its note and its maps (h, w), a score below each.
+    """Draw one row per image (C, H, W): its note, the image, and its maps (h, w) with their scores.
 
-    The first half of the columns is of the trained network, the second of random weights.
+    `titles` name the columns of maps: the first half shows the trained network, the second half
+    random weights. A note that starts with WRONG is drawn in red.
     """
     half = len(titles) // 2
-    ratios = [1.0] * (half + 1) + [0.12] + [1.0] * half
+    ratios = [1.0] * (half + 1) + [0.12] + [1.0] * half  # a gap between the two halves
     width = 1.32 * (2 * half + 1) + 0.8 + max(map(text_width, notes)) / style.DPI
     figure = style.new_figure(width, 1.42 * len(images) + 1.15)
     grid = figure.subplots(len(images), len(ratios), squeeze=False, width_ratios=ratios)
@@ -34,7 +35,8 @@ def attribution_figure(
         row[half + 1].set_axis_off()
         style.tile(image, style.image_colors(images[i]), style.DIGIT)
         image.set_ylabel(
-            notes[i], fontsize=NOTE, color=style.WRONG if "WRONG" in notes[i] else "black",
+            notes[i], fontsize=NOTE,
+            color=style.WRONG if notes[i].startswith("WRONG") else "black",
             rotation=0, ha="right", va="center",
         )  # fmt: skip
         for ax, values, score in zip(axes, maps[i], scores[i], strict=True):
@@ -47,7 +49,7 @@ def attribution_figure(
             for ax, name in zip(axes, titles, strict=True):
                 ax.set_title(name, fontsize=NOTE)
     style.color_bar(
-        figure, grid, style.SIGNED, Normalize(-1, 1), "of the largest value of each map",
+        figure, grid, style.SIGNED, Normalize(-1, 1), "relative to the map's largest magnitude",
         shrink=0.4, ticks=[-1, 0, 1],
     )  # fmt: skip
     style.head(figure, title)

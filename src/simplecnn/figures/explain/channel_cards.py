@@ -1,4 +1,4 @@
-"""One channel on one card, and the index that ranks the channels by what they are worth."""
+"""A card for each channel, and an index that ranks channels by the accuracy lost without them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,68 +13,69 @@ from simplecnn.figures.filters import dots_words
 from simplecnn.figures.raster import Mosaic, join, plain, short_name, text_width
 from simplecnn.figures.style import BETTER, FAINT, NOTE, SIGNED, SMALL, WRONG, number
 
-WIDTH, HEIGHT = 1230, 462  # pixels of a card below its title, without the names of its charts
-TOP = 40  # of weights, images and the first chart
+# Pixels on a card.
+WIDTH, HEIGHT = 1230, 462  # of a card below its title, without the class names below its charts
+TOP = 40  # top edge of the weights, the images and the first chart
 IMAGES = 340  # left edge of the images
-STEP = 150  # from image to image
+STEP = 150  # between the left edges of two images
 LEFT, SPAN, CHART = 850, 350, 104  # charts: left edge, width, height
-MAX_NAMED, MAX_NAME = 20, 150  # classes below a chart; pixels of a name that is turned
+MAX_NAMED, MAX_NAME = 20, 150  # number of class names below a chart; length of a rotated name
 BAR = "0.45"
 
 
 @dataclass(frozen=True)
 class Patch:
-    """What one position sees of one image: (C, h, w), NaN in the padding."""
+    """The receptive field of one position of a channel in one image."""
 
-    pixels: NDArray
-    label: str
-    value: float  # of the channel there
+    pixels: NDArray  # (C, h, w), NaN in the padding
+    label: str  # the image's true class
+    value: float  # activation at the position
 
 
 @dataclass(eq=False)
 class Channel:
-    """What images tell of one channel of a convolution, and what changes when it is removed.
+    """Activation statistics of one channel of a convolution, and the effect of removing it.
 
-    Activations are those after the non-linearity. The peak on an image is the largest activation
-    over all positions. What changes is NaN until it is measured.
+    Activations are taken after the non-linearity. The peak of an image is the largest activation
+    over all positions. Changes are NaN until the channel has been removed.
     """
 
     layer: str
     index: int
     weights: NDArray  # (C, K, L)
-    best: NDArray  # (9,) the images with the highest peaks, different ones, best first
-    peaks: NDArray  # (9,) their peaks
-    places: NDArray  # (9, 2) row and column of the peak in the map
-    class_means: NDArray  # (classes,) mean activation on the images of a class
-    edges: NDArray  # (bins + 1,) of the histogram, from the lowest to the highest activation
-    counts: NDArray  # (bins,) activations at all positions
-    acc_change: float = np.nan  # in shares from 0 to 1
-    loss_change: float = np.nan
-    acc_change_per_class: NDArray = field(init=False)  # (classes,)
+    best: NDArray  # (9,) indices of the images with the highest peaks, in descending order
+    peaks: NDArray  # (9,) peaks of these images
+    places: NDArray  # (9, 2) row and column of the peaks in the feature map
+    class_means: NDArray  # (classes,) mean activation over the images of a class
+    edges: NDArray  # (bins + 1,) histogram edges, from the lowest to the highest activation
+    counts: NDArray  # (bins,) histogram of the activations at all positions
+    acc_change: float = np.nan  # of the accuracy from 0 to 1; negative: lost without the channel
+    loss_change: float = np.nan  # of the cross-entropy; positive: worse without the channel
+    acc_change_per_class: NDArray = field(init=False)  # (classes,) of the accuracy of each class
 
     def __post_init__(self) -> None:
         self.acc_change_per_class = np.full(len(self.class_means), np.nan)
 
     @property
     def card(self) -> str:
-        """The name of its picture."""
+        """The name of the channel's figure."""
         return f"{self.layer.replace('.', '_')}_{self.index:03d}"
 
     @property
     def dead(self) -> bool:
-        """Whether it is zero everywhere on all images."""
+        """Whether the activation is zero at all positions of all images."""
         return bool(self.edges[0] == 0 and self.edges[-1] == 0)
 
     @property
     def preferred(self) -> int:
-        """The class on whose images it is most active."""
+        """The class with the highest mean activation."""
         return int(self.class_means.argmax())
 
     @property
     def selectivity(self) -> float:
-        """From 0, alike for all classes, to 1, active on one class only; NaN if never active.
+        """From 0, equally active for all classes, to 1, active for one class only; NaN if inactive.
 
-        (a - b) / (a + b), a the mean of the class with the highest, b the mean over the others.
+        (a - b) / (a + b) with the mean activation a of the preferred class and b of all others.
         Morcos et al., "On the importance of single directions for generalization", ICLR 2018.
         """
         means = np.maximum(self.class_means, 0)
@@ -92,60 +93,62 @@ def card_figure(
     limit: float,
     title: str,
 ) -> Figure:
-    """Weights, the images that excite the channel most, charts of activations and classes.
+    """Draw a channel's weights, the images that activate it most, and charts by class.
 
-    `patches`: what the channel sees of the best images. `limit`: end of the layer's color scale.
-    All is drawn into one Axes whose units are pixels: a network has a hundred cards, and an Axes
-    a tile would take four times as long.
+    `patches` are the receptive fields (`field_size` pixels) of its peaks, `limit` is the largest
+    absolute weight of the layer. Everything is drawn into a single Axes in units of pixels: a
+    network has a hundred cards, and one Axes per tile would take four times as long.
     """
     names = [short_name(name, MAX_NAME, SMALL) for name in class_names]
     widest = max(text_width(name, SMALL) for name in names)
-    turned = widest + 4 > SPAN / min(len(names), MAX_NAMED)
-    room = max(44, widest + 12) if turned else 44
-    size, scale = (WIDTH, HEIGHT + 2 * room), Normalize(-limit, limit)
+    rotated = widest + 4 > SPAN / min(len(names), MAX_NAMED)
+    names_height = max(44, widest + 12) if rotated else 44
+    size, scale = (WIDTH, HEIGHT + 2 * names_height), Normalize(-limit, limit)
     mosaic = Mosaic(*size, title=title, colors=SIGNED, scale=scale)
     _draw_weights(mosaic, channel.weights, limit)
     if channel.dead:
-        mosaic.write(IMAGES, TOP - 14, "dead: zero on all test images", color=WRONG)
+        mosaic.write(IMAGES, TOP - 14, "dead: its activation is zero on all test images",
+                     color=WRONG)  # fmt: skip
     else:
         _draw_patches(mosaic, patches, field_size)
     _draw_histogram(mosaic, channel)
-    selective = "zero for all" if channel.dead else f"selectivity {channel.selectivity:.2f}"
+    selectivity = "always zero" if channel.dead else f"selectivity {channel.selectivity:.2f}"
     _draw_classes(
         mosaic, TOP + 178, names, channel.class_means,
-        f"mean activation by class, {selective}", [BAR] * len(names), turned,
+        f"mean activation by class, {selectivity}", [BAR] * len(names), rotated,
     )  # fmt: skip
     lost = -100 * channel.acc_change_per_class
     _draw_classes(
-        mosaic, TOP + 178 + CHART + 30 + room, names, lost,
-        f"points lost without it: {number(-100 * channel.acc_change, 'z.2f')} in all, "
+        mosaic, TOP + 178 + CHART + 30 + names_height, names, lost,
+        f"accuracy lost without it: {number(-100 * channel.acc_change, 'z.2f')} points, "
         f"loss {number(channel.loss_change, '+.3f')}",
-        [WRONG if value > 0 else BETTER for value in lost], turned,
+        [WRONG if value > 0 else BETTER for value in lost], rotated,
     )  # fmt: skip
     return mosaic.figure
 
 
 def index_figure(channels: Sequence[Channel], class_names: Sequence[str], title: str) -> Figure:
-    """A row a channel, a column a class: the accuracy lost, in points, when it is removed."""
+    """Draw the accuracy lost without a channel, in points: one row per channel, one column per
+    class."""
     table = -100 * np.array([[c.acc_change, *c.acc_change_per_class] for c in channels])
     if not np.nan_to_num(table).any():
         figure = style.new_figure(8.4, 1.0)
-        sentence = "no channel costs accuracy: every class is right as often without it"
+        sentence = "no channel costs accuracy: removing any one of them changes no class's accuracy"
         figure.text(0.5, 0.2, sentence, fontsize=NOTE, ha="center")
         style.head(figure, title)
         return figure
     names = [short_name(name) for name in class_names]
     widest, columns = max(map(text_width, names)) / style.DPI, len(names) + 1  # inches
-    turned = widest + 0.05 > 5.5 / columns
-    height = max(0.19 * len(channels), 2.4) + 1.3
-    figure = style.new_figure(8.3 + widest + max(0, 0.11 * columns - 5.5), height + widest * turned)
+    rotated = widest + 0.05 > 5.5 / columns
+    height = max(0.19 * len(channels), 2.4) + 1.3 + widest * rotated
+    figure = style.new_figure(8.3 + widest + max(0, 0.11 * columns - 5.5), height)
     ax = figure.add_subplot()
     scale = style.signed_scale(np.nan_to_num(table))
     style.tile(ax, table, SIGNED, scale)
     ax.set_aspect("auto")
-    ax.set_xticks(range(columns), ["all", *names], fontsize=NOTE, rotation=90 * turned)
-    places = range(len(channels))
-    ax.set_yticks(places, [f"{c.layer} {c.index}" for c in channels], fontsize=NOTE)
+    ax.set_xticks(range(columns), ["all", *names], fontsize=NOTE, rotation=90 * rotated)
+    rows = range(len(channels))
+    ax.set_yticks(rows, [f"{c.layer} {c.index}" for c in channels], fontsize=NOTE)
     ax.axvline(0.5, color="black", lw=1)
     for (row, column), value in np.ndenumerate(table):
         if len(class_names) <= 12 and np.isfinite(value) and round(value, 2):
@@ -156,13 +159,13 @@ def index_figure(channels: Sequence[Channel], class_names: Sequence[str], title:
             )  # fmt: skip
     right = ax.secondary_yaxis("right")
     notes = [f"{c.selectivity:.2f}  {names[c.preferred]}" for c in channels]
-    right.set_yticks(places, notes, fontsize=NOTE)
-    what = "selectivity (0: all classes alike, 1: one class) and its class"
-    right.set_ylabel(what, fontsize=NOTE, labelpad=8)
+    right.set_yticks(rows, notes, fontsize=NOTE)
+    label = "selectivity (0: all classes equally, 1: one class only) and preferred class"
+    right.set_ylabel(label, fontsize=NOTE, labelpad=8)
     right.tick_params(length=0)
     ax.tick_params(length=0)
     style.color_bar(
-        figure, ax, SIGNED, scale, "points of accuracy lost, one scale", shrink=0.5, pad=0.02
+        figure, ax, SIGNED, scale, "accuracy lost in percentage points", shrink=0.5, pad=0.02
     )
     style.head(figure, title)
     return figure
@@ -179,12 +182,12 @@ def _draw_weights(mosaic: Mosaic, weights: NDArray, limit: float) -> None:
     tiles = tiles.reshape(rows, columns, height, width)
     picture = join(tiles, zoom=zoom, gap=max(1, zoom // 4), dots=not numbered)
     bottom, right = TOP + picture.shape[0], picture.shape[1]
-    # Gray behind the gaps between kernels: white is a weight of zero.
+    # Gray gaps between kernels, because white is a weight of zero.
     mosaic.box(0, TOP, right, picture.shape[0], fc="0.88", ec="0.6", lw=0.5, zorder=-1)
     mosaic.put(picture, 0, TOP)
     norm = float(np.linalg.norm(weights.astype(np.float64)))
-    what = f"{num_inputs} x {height} x {width}" if num_inputs > 1 else f"{height} x {width}"
-    mosaic.write(0, TOP - 14, f"weights {what}, norm {norm:.2f}")
+    shape = f"{num_inputs} x {height} x {width}" if num_inputs > 1 else f"{height} x {width}"
+    mosaic.write(0, TOP - 14, f"weights {shape}, norm {norm:.2f}")
     for (i, j), value in np.ndenumerate(weights[0]) if numbered else ():
         mosaic.write(
             (j + 0.5) * zoom, TOP + (i + 0.5) * zoom, number(value, "z.2f"), ha="center",
@@ -197,15 +200,16 @@ def _draw_weights(mosaic: Mosaic, weights: NDArray, limit: float) -> None:
                            (right, "right", limit)):  # fmt: skip
         mosaic.write(x, bottom + 44, number(value, ".2g"), ha=side)
     dots = "" if numbered else dots_words(zoom)
-    mosaic.write(0, bottom + 68, f"one scale for the layer{dots}", color=FAINT)
+    mosaic.write(0, bottom + 68, f"same scale for the layer{dots}", color=FAINT)
 
 
 def _draw_patches(mosaic: Mosaic, patches: Sequence[Patch], field_size: tuple[int, int]) -> None:
-    seen = " x ".join(map(str, field_size))
+    size_text = " x ".join(map(str, field_size))
     padded = any(np.isnan(patch.pixels).any() for patch in patches)
     mosaic.write(
-        IMAGES, TOP - 14, f"the {len(patches)} test images that excite it most,\neach cut to "
-        f"the {seen} pixels it sees{'; ochre: padding' if padded else ''}",
+        IMAGES, TOP - 14,
+        f"the {len(patches)} test images that activate it most (class: activation),\n"
+        f"cropped to its receptive field of {size_text}{'; ochre: padding' * padded}",
     )  # fmt: skip
     captions = [(short_name(p.label, STEP - 8, SMALL), number(p.value, ".2f")) for p in patches]
     two_lines = any(text_width(": ".join(caption)) > STEP - 8 for caption in captions)
@@ -223,15 +227,15 @@ def _draw_patches(mosaic: Mosaic, patches: Sequence[Patch], field_size: tuple[in
 def _draw_histogram(mosaic: Mosaic, channel: Channel) -> None:
     share = channel.counts / (channel.counts.sum() or 1.0)
     near_zero = f", {100 * share[0]:.0f} % near zero" if channel.edges[0] == 0 else ""
-    mosaic.write(LEFT, TOP - 14, f"activations at all positions{near_zero}")
-    lowest = 1e-4  # of all activations; the axis is logarithmic from here to 1
+    mosaic.write(LEFT, TOP - 14, f"histogram of activations{near_zero}")
+    lowest = 1e-4  # fraction of all activations: start of the logarithmic axis, which ends at 1
     heights = CHART * np.clip(np.log10(np.maximum(share, 1e-12) / lowest) / 4, 0, 1)
     _bars(mosaic, TOP + CHART, heights, [BAR] * len(share), gap=0.0)
     for power, label in ((0, "100 %"), (2, "1 %"), (4, "0.01 %")):
         mosaic.write(LEFT - 6, TOP + CHART * power / 4, label, size=SMALL, ha="right", va="center")
     ends = [(0.0, "left", channel.edges[0]), (1.0, "right", channel.edges[-1])]
-    for place, side, value in ends[: 1 if channel.dead else 2]:
-        mosaic.write(LEFT + place * SPAN, TOP + CHART + 18, plain(value), size=SMALL, ha=side)
+    for position, side, value in ends[: 1 if channel.dead else 2]:
+        mosaic.write(LEFT + position * SPAN, TOP + CHART + 18, plain(value), size=SMALL, ha=side)
 
 
 def _draw_classes(
@@ -241,9 +245,9 @@ def _draw_classes(
     values: NDArray,
     title: str,
     colors: Sequence[str],
-    turned: bool,
+    rotated: bool,
 ) -> None:
-    """A bar a class, its name below it, `turned` where they are long."""
+    """Draw one bar per class with its name below it, `rotated` if names are long."""
     mosaic.write(LEFT, top - 14, title)
     values = np.nan_to_num(values)
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
@@ -257,14 +261,14 @@ def _draw_classes(
     for i in range(0, len(names), -(-len(names) // MAX_NAMED)):  # only as many names as fit
         x = LEFT + SPAN * (i + 0.5) / len(names)
         mosaic.write(x, top + CHART + 6, names[i], size=SMALL, ha="center", va="top",
-                     rotation=90 * turned)  # fmt: skip
+                     rotation=90 * rotated)  # fmt: skip
 
 
 def _bars(
-    mosaic: Mosaic, foot: float, heights: NDArray, colors: Sequence[str], *, gap: float
+    mosaic: Mosaic, zero: float, heights: NDArray, colors: Sequence[str], *, gap: float
 ) -> None:
-    """Bars of `heights` pixels over the whole chart, and the line at their foot."""
+    """Draw bars of `heights` pixels across the chart, and the axis line at y = `zero`."""
     width = SPAN / len(heights)
     left = LEFT + width * (np.arange(len(heights)) + gap / 2)
-    mosaic.ax.bar(left, -heights, width * (1 - gap), bottom=foot, align="edge", color=colors)
-    mosaic.ax.plot([LEFT, LEFT + SPAN], [foot] * 2, color="black", lw=0.5)
+    mosaic.ax.bar(left, -heights, width * (1 - gap), bottom=zero, align="edge", color=colors)
+    mosaic.ax.plot([LEFT, LEFT + SPAN], [zero] * 2, color="black", lw=0.5)

@@ -1,4 +1,4 @@
-"""Corrupted images beside the errors they cause, on one sheet."""
+"""Corrupted example images beside the error rates that they cause."""
 
 from collections.abc import Sequence
 
@@ -21,10 +21,11 @@ def corruption_figure(
     margins: NDArray,
     title: str,
 ) -> Figure:
-    """A row a kind. Left: an image (kinds, 6, C, H, W) from unchanged to the worst; right: the
-    errors (kinds, 6) in percent on one scale from 0, with the `margins` of their intervals or NaN.
+    """Draw one row per kind of corruption and one column per severity, 0 to 5.
 
-    amounts: (kinds, 5) by how much, in `units`.
+    Left: example images `tiles` (kinds, 6, C, H, W). Right: error rates `errors` (kinds, 6) in
+    percent, with the half-widths `margins` (kinds, 6) of their intervals or NaN, and the `amounts`
+    (kinds, 5) of the corruption in `units`.
     """
     num_kinds, num_columns = errors.shape
     figure = style.new_figure(9.6, 0.64 * num_kinds + 0.9)
@@ -39,13 +40,13 @@ def corruption_figure(
     left.imshow(sheet, interpolation="nearest")
     rows = [f"{k}\n{u}" for k, u in zip(kinds, units, strict=True)]
     left.set_yticks([(i + 0.5) * step_y for i in range(num_kinds)], rows, fontsize=NOTE)
-    names = ["unchanged", "severity 1", *map(str, range(2, num_columns))]
+    names = ["original", "severity 1", *map(str, range(2, num_columns))]
     left.set_xticks([j * step_x + width / 2 for j in range(num_columns)], names, fontsize=NOTE)
     left.spines[:].set_visible(False)
     scale = Normalize(0, 100)
     style.tile(right, errors, style.POSITIVE, scale)
     right.set_aspect("auto")
-    right.set_box_aspect(sheet.shape[0] / sheet.shape[1])  # its rows beside those on the left
+    right.set_box_aspect(sheet.shape[0] / sheet.shape[1])  # align its rows with those on the left
     right.set_xticks(range(num_columns), names, fontsize=NOTE)
     for (i, j), error in np.ndenumerate(errors):
         margin = "" if np.isnan(margins[i, j]) else f" ± {margins[i, j]:.1f}"
@@ -57,6 +58,6 @@ def corruption_figure(
     for ax in (left, right):
         ax.tick_params(length=0)
         ax.xaxis.tick_top()
-    style.color_bar(figure, [left, right], style.POSITIVE, scale, "error in %, one scale")
+    style.color_bar(figure, [left, right], style.POSITIVE, scale, "error rate in %")
     style.head(figure, title)
     return figure

@@ -1,1 +1,1 @@
-"""The pictures of predict and evaluate: arrays in, matplotlib Figure out."""
+"""Figures of predict and evaluate: functions from arrays to matplotlib Figures."""

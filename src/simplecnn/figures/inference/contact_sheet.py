@@ -1,4 +1,4 @@
-"""Many images on one sheet, each with its predicted class; what is uncertain is marked."""
+"""A contact sheet of images with their predicted classes; uncertain predictions are marked."""
 
 from collections.abc import Sequence
 
@@ -10,16 +10,16 @@ from simplecnn.figures import style
 from simplecnn.figures.raster import text_width
 
 COLUMNS = 16
-TILE, TEXT, GAP = 0.62, 0.3, 0.08  # inches of an image, of the lines below it, between two
+TILE, TEXT, GAP = 0.62, 0.3, 0.08  # inches: an image, the label below it, between two columns
 UNSURE = style.NEW
 
 
 def contact_sheet_figure(
     images: NDArray, labels: Sequence[str], unsure: NDArray, *, title: str
 ) -> Figure:
-    """Draw images (N, C, H, W), 0 to 1, of 1 or 3 channels, in their order, a label below each.
+    """Draw images (N, C, H, W) from 0 to 1, with 1 or 3 channels, each with a label below it.
 
-    unsure: boolean (N,); such an image has a thick orange frame, and its label is orange.
+    Where `unsure` (N,) is true, the frame is thick and orange, and the label is orange.
     """
     step = GAP + max(TILE, *(text_width(label, style.SMALL) / style.DPI for label in labels))
     columns = min(int(COLUMNS * (TILE + GAP) / step), max(8, len(images)))

@@ -1,4 +1,4 @@
-"""One prediction: what was done to the image, what the network answers, and what led to it."""
+"""One prediction: preprocessing, class probabilities, attribution and feature maps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,8 +13,8 @@ from simplecnn.figures.raster import short_name
 from simplecnn.table import percent
 
 WIDTH = 8.0  # inches
-MAX_MAPS = 64  # of a layer
-MAX_BARS, MAX_SHOWN = 12, 10  # classes; of more than MAX_BARS, the most probable
+MAX_MAPS = 64  # per layer
+MAX_BARS, MAX_SHOWN = 12, 10  # with more than MAX_BARS classes, the MAX_SHOWN most probable
 
 
 def prediction_figure(
@@ -26,24 +26,29 @@ def prediction_figure(
     *,
     title: str,
 ) -> Figure:
-    """Draw one image from the file to the answer.
+    """Draw one image on its way from the file to the prediction.
 
-    steps: what was done and the pixels (H, W) or (H, W, 3), 0 to 1. probabilities: (classes,).
-    maps: of each layer (channels, H, W). attribution: (H, W), positive where a pixel speaks for the
-    answer, negative where it speaks against it.
+    Args:
+        steps: the name of each preprocessing step and its result (H, W) or (H, W, 3), 0 to 1.
+        class_names: the names of all classes.
+        probabilities: (classes,)
+        maps: the feature maps (channels, H, W) of each layer.
+        attribution: (H, W), positive for pixels that support the prediction, negative for pixels
+            that oppose it.
+        title: the title of the figure.
     """
     num_bars = len(class_names) if len(class_names) <= MAX_BARS else MAX_SHOWN
     heights = [1.7, 0.4 + 0.14 * num_bars, *[1.2] * len(maps)]
     figure = style.new_figure(WIDTH, 0.4 + sum(heights))
     parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
     axes = parts[0].subplots(1, len(steps) + 1, squeeze=False)[0]
-    for ax, (what, pixels) in zip(axes, steps, strict=False):
+    for ax, (name, pixels) in zip(axes, steps, strict=False):
         ax.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        _label(ax, what)
+        _label(ax, name)
     style.mark_negative(
         style.tile(axes[-1], attribution, style.SIGNED, style.signed_scale(attribution))
     )
-    _label(axes[-1], "red speaks for the answer,\nblue (dots) against it")
+    _label(axes[-1], "red supports the prediction,\nblue (dots) opposes it")
     _draw_probabilities(parts[1].subplots(), class_names, probabilities, num_bars)
     for part, (name, values) in zip(parts[2:], maps.items(), strict=True):
         shown = values[:MAX_MAPS]
@@ -53,7 +58,7 @@ def prediction_figure(
         style.tile(ax, _side_by_side(shown), colors, scale)
         more = f", the first {MAX_MAPS}" if len(values) > MAX_MAPS else ""
         size = " x ".join(map(str, values.shape[1:]))
-        _label(ax, f"{name}: {len(values)} channels of {size}{more}, one scale")
+        _label(ax, f"{name}: {len(values)} channels of {size}{more}, same scale")
     style.head(figure, title)
     return figure
 
@@ -61,7 +66,7 @@ def prediction_figure(
 def _draw_probabilities(
     ax: Axes, names: Sequence[str], probabilities: NDArray, num_bars: int
 ) -> None:
-    """A bar a class, in their order; of more than `num_bars` the most probable ones."""
+    """Draw one bar per class in class order, or the `num_bars` most probable classes."""
     classes, title = list(range(len(names))), ""
     if len(names) > num_bars:
         classes = np.argsort(-probabilities, kind="stable")[:num_bars].tolist()
@@ -77,7 +82,7 @@ def _draw_probabilities(
 
 
 def _side_by_side(maps: NDArray) -> NDArray:
-    """(channels, H, W) in two rows, four where they are many, with NaN between them."""
+    """Tile maps (channels, H, W) in one, two or four rows, separated by NaN."""
     rows = 4 if len(maps) > 32 else 2 if len(maps) > 8 else 1
     columns = -(-len(maps) // rows)
     _, height, width = maps.shape

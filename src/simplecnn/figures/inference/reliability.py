@@ -1,4 +1,4 @@
-"""A reliability diagram: how often answers are right, by how sure the network is of them."""
+"""A reliability diagram: accuracy by confidence."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,9 +12,10 @@ BAR, GAP = style.COLORS[0], style.NEW
 def reliability_figure(
     counts: NDArray, confidences: NDArray, accuracies: NDArray, *, title: str
 ) -> Figure:
-    """Bins of equal width from 0 to 1: images in each (bins,), mean confidence, accuracy.
+    """Draw the accuracy in bins of confidence, which have equal widths from 0 to 1.
 
-    NaN where a bin is empty. Calibrated answers lie on the diagonal; below it is overconfidence.
+    Number of images, mean confidence and accuracy are (bins,), NaN where a bin is empty. Bars of a
+    calibrated network end on the diagonal; bars below it mean overconfidence.
     """
     edges = np.linspace(0, 1, len(counts) + 1)
     width = edges[1]
@@ -28,13 +29,13 @@ def reliability_figure(
     for x, y in zip(confidences, accuracies, strict=True):
         ax.plot([x, x], [x, y], color=GAP, lw=1.5)
     ax.set(xlim=(0, 1), ylim=(0, 1.02))
-    style.dress(ax, y="share that is right")
+    style.dress(ax, y="accuracy")
     ax.legend(fontsize=style.NOTE, frameon=False, loc="upper left")
     below.bar(
         edges[:-1], np.maximum(counts, 0.5), width, align="edge", color="0.6", edgecolor="white"
     )
     below.set_yscale("log")
     below.set_ylim(0.5, max(counts.max(), 1) * 2)
-    style.dress(below, x="confidence: probability of the answer", y="images")
+    style.dress(below, x="confidence: probability of the predicted class", y="number of images")
     style.head(figure, title)
     return figure
