@@ -99,6 +99,7 @@ def test_findings_of_one_network_and_of_several(bundled, tmp_path):
         "2 networks",
         "30 images",
     ]
+    assert several.record["near"] == 1 and "shifted: by up to 1 px" in several.lines[1]
     assert set(several.record["groups"]) == {"pool max", "pool none"}
     assert several.record["groups"]["pool max"]["consistency"]["n"] == 2
     assert {name for name, _ in several.figures} == {

@@ -131,8 +131,10 @@ def test_any_names_fit_on_a_channel_card(names, fonts):
 @pytest.mark.parametrize("names", [SPECIES, NASTY], ids=["species", "nasty"])
 def test_any_names_fit_on_the_index_of_channels(names, fonts):
     channels = [random_channel(i, len(names)) for i in range(20)]
+    channels[0].class_means[:] = 0
     figure = index_figure(channels, names, "Which channels matter")
     assert_words_fit(figure)
+    assert texts(figure).count("none") == 1  # selectivity of a channel that is never active
     width = figure.axes[0].get_window_extent().width
     assert width > 0.45 * figure.bbox.width  # the matrix takes more space than the names
     figure = index_figure([random_channel(0, len(names), lost=False)], names, "Which matter")

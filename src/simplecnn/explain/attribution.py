@@ -61,9 +61,8 @@ def attribution(
         p = _probability(float(probability[image]))
         notes.append(f"{mark}, p {p}\n{true_class}{arrow}{prediction}")
     grid = " x ".join(map(str, states["trained"]["Grad-CAM"][0].shape[1:]))
-    num_selected_wrong = len(most_confident)
     setting = (
-        f"{len(selected) - num_selected_wrong} correct and {num_selected_wrong} of {len(wrong)} "
+        f"{len(selected) - len(most_confident)} correct and {len(most_confident)} of {len(wrong)} "
         f"wrong predictions on {len(subject.labels):,} test images of {subject.data_name}"
     )
     figure = attribution_figure(
@@ -201,7 +200,7 @@ def infidelity(
 
 
 def _squares(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return a mask of one random square per image, with a quarter of the image's side."""
+    """Return masks (N, C, H, W): 1 in a random square, a quarter of the image's side, else 0."""
     height, width = images.shape[-2:]
     side = max(1, min(height, width) // 4)
     top = torch.randint(height - side + 1, (len(images), 1, 1, 1), generator=generator)

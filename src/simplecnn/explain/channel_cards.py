@@ -259,7 +259,7 @@ def _table(channels: Sequence[Channel], class_names: Sequence[str]) -> list[str]
                 f"{channel.layer} {channel.index}",
                 f"{100 * channel.acc_change:+.2f}",
                 f"{class_names[worst]} {change:+.2f}" if round(change, 2) < 0 else "none",
-                f"{channel.selectivity:.2f}",
+                "none" if np.isnan(channel.selectivity) else f"{channel.selectivity:.2f}",
             )
         )
     return table(rows).splitlines()
@@ -273,7 +273,7 @@ def _figures(
     subject: Subject,
 ) -> Figures:
     num_channels = sum(map(len, by_layer.values()))
-    total = "" if len(ranked) == num_channels else f" (of {num_channels} in the layers)"
+    total = "" if len(ranked) == num_channels else f" ({num_channels} in total)"
     shown = ranked[:NUM_RANKED]
     title = (
         "Which channels matter: accuracy lost in total and by class when a channel is removed\n"

@@ -27,7 +27,6 @@ EXACT = 1e-5  # relative to the sum of the absolute terms: a few times the round
 EQUIVARIANT = 1e-4  # largest relative error of a map that shifts with the image
 INVARIANT = 99  # % of shift pairs with the same prediction
 MOSTLY_INK = 50  # % of a filter's response that brightness explains
-CONSISTENCY = f"Same prediction for shifts up to ±{NEAR} pixels"
 COMMANDS = "the run's command with -m seed=1,2,3, then uv run scripts/explain.py sweep=last"
 
 # What is printed for the numbers, by their key in the record.
@@ -125,12 +124,15 @@ def claims(subjects: Sequence[Subject], *, num_images: int = 300, seed: int = 0)
     name = " ".join(f"{k}={value_text(v)}" for k, v in values.items())
     setting = f"{len(group)} network{'s' * (len(group) > 1)}{f' with {name}' if name else ''}, "
     setting += f"{num_sampled} test images of {group[0].data_name}{' each' * (len(group) > 1)}"
-    lines = [setting]
+    lines = [f"{setting}; mean [95 % interval over networks]" if len(group) > 1 else setting]
     if len(group) < MIN_SEEDS:
         lines.append(
             f"Not judged: this needs {MIN_SEEDS} networks with different seeds. Type {COMMANDS}."
         )
-    titles = [f"{r.claim}: {r.result}\n{r.reason}\n{setting}" for r in results]
+    titles = [
+        "\n".join([f"{r.claim}: {r.result}", *r.reason.split("; "), f"{setting}; dot: one network"])
+        for r in results
+    ]
     return Findings(
         lines=[*lines, *_lines(results)],
         record={
@@ -214,9 +216,10 @@ def _convolution(evidence: Sequence[Evidence]) -> Claim:
 
 
 def _weight_sharing(evidence: Sequence[Evidence]) -> Claim:
-    same = mean_interval(_values(evidence, "consistency")[:, 0])
+    consistencies = _values(evidence, "consistency")[:, 0]
+    same = mean_interval(consistencies)
     largest = [max(e["moved_along"].values(), default=np.nan) for e in evidence]
-    equivariant = "maps shift with the image, away from borders and by multiples of the stride"
+    equivariant = "maps shift with the image by multiples of the stride, away from borders"
     return Claim(
         "Weight sharing gives translation invariance",
         "claim_2_weight_sharing",
@@ -231,10 +234,10 @@ def _weight_sharing(evidence: Sequence[Evidence]) -> Claim:
         [
             _panel(
                 evidence, "Map change for a shift by one stride", "relative difference",
-                {"map in place": "left_in_place", "map shifted along": "moved_along"},
+                {"vs. original map": "left_in_place", "vs. shifted original map": "moved_along"},
                 logarithmic=True,
             ),
-            _panel(evidence, CONSISTENCY, "% of pairs", {"trained": "consistency"}, top=100.0),
+            _consistency_panel({"trained": consistencies}),
         ],
         needed=(equivariant,),
     )  # fmt: skip
@@ -255,11 +258,11 @@ def _pooling(evidence: Sequence[Evidence], without_pooling: Sequence[float]) -> 
         numbers["points of consistency more than without pooling"] = gain
         parts["predictions are more consistent than without pooling"] = gain.low > 0
     else:
-        parts["comparison with the same networks without pooling (there are none)"] = False
-    with_pooling = Series(consistencies[None])
-    compared = {"trained": with_pooling}
+        needs = f"needs {len(evidence)} such networks"
+        parts[f"predictions are more consistent than without pooling ({needs})"] = False
+    compared = {"trained": consistencies}
     if without_pooling:
-        compared = {"with pooling": with_pooling, "without": Series(np.array([without_pooling]))}
+        compared = {"with pooling": consistencies, "without": np.array(without_pooling)}
     return Claim(
         "Pooling downsamples and gives invariance",
         "claim_3_pooling",
@@ -270,7 +273,7 @@ def _pooling(evidence: Sequence[Evidence], without_pooling: Sequence[float]) -> 
                 evidence, "Map change for a shift by 1 pixel", "relative difference",
                 {"before pooling": "before_pooling", "after": "pooled"},
             ),
-            Panel(CONSISTENCY, "% of pairs", ["predictions"], compared, top=100.0),
+            _consistency_panel(compared),
         ],
         needed=(downsamples,),
     )  # fmt: skip
@@ -360,6 +363,13 @@ def _panel(
     return Panel(title, unit, names, series, **options)
 
 
+def _consistency_panel(consistencies: Mapping[str, NDArray]) -> Panel:
+    """Return a panel of consistencies in percent, one per network, by legend label."""
+    series = {label: Series(values[None]) for label, values in consistencies.items()}
+    title = f"Same prediction for shifts up to ±{NEAR} pixels"
+    return Panel(title, "% of pairs", ["predictions"], series, top=100.0)
+
+
 def _grows(by_layer: NDArray) -> bool:
     return by_layer.shape[1] > 1 and bool((np.diff(by_layer) > 0).all())
 
@@ -375,6 +385,7 @@ def _lines(results: Sequence[Claim]) -> list[str]:
     lines = []
     for r in results:
         judged = r.result != NOT_JUDGED
-        lines += [f"{r.result.upper()}: {r.claim}", f"  {r.reason}"] if judged else [r.claim]
+        lines.append(f"{r.result.upper()}: {r.claim}" if judged else r.claim)
+        lines += [f"  {part}" for part in r.reason.split("; ")] if judged else []
         lines += [next(numbers) for _ in r.numbers]
     return lines

@@ -56,7 +56,7 @@ def _brightness(images: Tensor, amount: float, generator: Generator) -> Tensor:
 
 
 def _stripe(images: Tensor, pixels: float, generator: Generator) -> Tensor:
-    """Draw a white stripe across the middle half of each image, vertical with probability 1/2."""
+    """Draw a stripe of ones across the middle half of each image, vertical with probability 1/2."""
     width = max(1, round(_length(images, pixels)))
     corrupted = images.clone()
     random = torch.rand(2, len(images), generator=generator).T.tolist()
@@ -113,12 +113,12 @@ _shear = _random_direction(lambda degrees, sign: {"shear": [sign * degrees, 0.0]
 
 CORRUPTIONS = {
     "noise": Corruption("standard deviation", (0.1, 0.2, 0.3, 0.4, 0.5), _noise),
-    "shift": Corruption("pixels of 28", (1, 2, 3, 4, 6), _shift),
+    "shift": Corruption("pixels (of 28)", (1, 2, 3, 4, 6), _shift),
     "rotation": Corruption("degrees", (10, 20, 30, 45, 60), _rotation),
     "scale": Corruption("factor", (1.1, 1.2, 1.35, 1.5, 1.75), _scale),
     "shear": Corruption("degrees", (10, 20, 30, 40, 50), _shear),
-    "brightness": Corruption("added (1: white)", (0.1, 0.2, 0.4, 0.6, 0.8), _brightness),
-    "stripe": Corruption("pixels of 28", (1, 2, 3, 4, 6), _stripe),
+    "brightness": Corruption("added (range 0 to 1)", (0.1, 0.2, 0.4, 0.6, 0.8), _brightness),
+    "stripe": Corruption("pixels (of 28)", (1, 2, 3, 4, 6), _stripe),
     "inversion": Corruption("share of width", (0.2, 0.4, 0.6, 0.8, 1.0), _inversion),
-    "blur": Corruption("sigma, pixels of 28", (0.5, 1.0, 1.5, 2.0, 3.0), _blur),
+    "blur": Corruption("sigma, pixels (of 28)", (0.5, 1.0, 1.5, 2.0, 3.0), _blur),
 }

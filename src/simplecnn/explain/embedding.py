@@ -51,8 +51,8 @@ def embedding(subject: Subject, *, num_images: int = 2000, seed: int = 0) -> Fin
     figure = embedding_figure(
         plane.numpy(), labels.numpy(), (predicted == labels).numpy(), class_names=names,
         title=(
-            f"Input of the layer {layer} ({points.shape[1]} features per image), projected onto "
-            f"the first two principal components ({100 * share:.0f} % of the variance)\n{setting}"
+            f"Input of the layer {layer}: first two principal components ({100 * share:.0f} % of "
+            f"the variance)\n{points.shape[1]} features per image, {setting}"
         ),
     )  # fmt: skip
     return Findings(

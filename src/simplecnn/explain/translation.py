@@ -31,9 +31,9 @@ MIN_NORM = 1e-12
 MAX_LAYERS = 8  # panels of the figure
 CURVES = ("all_units", "interior", "unmoved")  # fields of LayerError
 METRICS = {
-    "accuracy": "accuracy, unshifted",
-    "near_accuracy": f"accuracy, shifted by up to {NEAR} pixels",
-    "consistency": f"same prediction for two shifts up to {NEAR} pixels",
+    "accuracy": "accuracy unshifted",
+    "near_accuracy": "accuracy shifted",
+    "consistency": "consistency",
 }
 
 
@@ -65,8 +65,12 @@ def translation(
     layers = {
         title: mean_errors([errors[i] for i in members]) for title, members in grouped.items()
     }
-    num = len(shifts[0]["labels"])
+    num, near = len(shifts[0]["labels"]), min(NEAR, reach)
     setting = f"{num:,} test images of {subjects[0].data_name}{mean_note(grouped)}"
+    legend = (
+        f"shifted: by up to {near} px in each direction; consistency: how often two such shifts "
+        "get the same prediction"
+    )
     maps = [
         ShiftMap(
             title,
@@ -76,7 +80,7 @@ def translation(
         )
         for title, members in grouped.items()
     ]
-    figures = [("accuracy_by_shift", shift_maps_figure(maps, near=NEAR, setting=setting))]
+    figures = [("accuracy_by_shift", shift_maps_figure(maps, near=near, setting=setting))]
     for title, group_errors in layers.items():
         names, note = plotted_layers(group_errors)
         if names:
@@ -95,15 +99,15 @@ def translation(
             for key, title in METRICS.items()
         ]  # fmt: skip
         heading = (
-            "Accuracy and consistency under shifts (higher is better)\n"
-            f"diamond: mean; dot: one network; line: 95 % confidence interval\n{setting}"
+            f"Accuracy and consistency under shifts (higher is better)\n{legend}\n{setting}; "
+            "diamond: mean; dot: one network; line: 95 % confidence interval"
         )
         figures.append(("shift_report", comparison_figure(panels, title=heading)))
     return Findings(
-        lines=_lines(metrics, layers, setting),
+        lines=[setting, legend, *_lines(metrics, layers)],
         record={
             "num_images": num,
-            "near": NEAR,
+            "near": near,
             "groups": {
                 title or "all": {
                     "networks": [subjects[i].name for i in grouped[title]],
@@ -154,9 +158,9 @@ def measure_shifts(
     total = float(images.sum()) or 1.0
     for i, dy in enumerate(steps):
         for j, dx in enumerate(steps):
-            images_shifted = shifted(images, dy, dx)
-            answers[i, j] = logits(network, images_shifted).argmax(1).numpy()
-            ink[i, j] = float(images_shifted.sum()) / total
+            inputs = shifted(images, dy, dx)
+            answers[i, j] = logits(network, inputs).argmax(1).numpy()
+            ink[i, j] = float(inputs.sum()) / total
     return {"answers": answers, "labels": labels.numpy(), "ink": ink}
 
 
@@ -226,7 +230,7 @@ def _comparable(f: Field) -> bool:
 
 @torch.no_grad()
 def _maps(network: nn.Module, images: Tensor, fields: Mapping[str, Field]) -> dict[str, Tensor]:
-    """Return the outputs of the layers, with the spatial dimensions last."""
+    """Return the outputs of the layers named in `fields`, with the spatial dimensions last."""
     maps: dict[str, Tensor] = {}
 
     def receive(name: str, module: nn.Module, output: Tensor) -> None:
@@ -301,33 +305,26 @@ def mean_errors(by_network: Sequence[Mapping[str, LayerError]]) -> dict[str, Lay
 
 
 def _lines(
-    metrics: Mapping[str, Mapping[str, NDArray]],
-    layers: Mapping[str, Mapping[str, LayerError]],
-    setting: str,
+    metrics: Mapping[str, Mapping[str, NDArray]], layers: Mapping[str, Mapping[str, LayerError]]
 ) -> list[str]:
-    header = "in % [95 % interval]", "accuracy unshifted", "accuracy shifted", "consistency"
-    rows: list[tuple[str, ...]] = [(*header, "interval over")]
+    rows: list[tuple[str, ...]] = [("in % [95 % interval]", *METRICS.values(), "interval over")]
     for title, group in metrics.items():
         numbers = [interval_over(values).text(factor=100) for values in group.values()]
         rows.append((title or "this network", *numbers, sample_size(group["accuracy"])))
-    lines = [
-        f"{setting}; shifted: by up to {NEAR} pixels in each direction; consistency: how often two",
-        "such shifts of an image get the same prediction",
-        *table(rows).splitlines(),
-    ]
+    lines = table(rows).splitlines()
     for title, errors in layers.items():
         names, note = plotted_layers(errors)
         interior = {name: errors[name].interior[errors[name].whole_steps] for name in names}
-        worst = [
+        largest = [
             f"{name} {np.nanmax(error):.0e}"
             for name, error in interior.items()
             if np.isfinite(error).any()
         ]
-        if worst:
+        if largest:
             prefix, suffix = f"{title}: " if title else "", f", {note}" if note else ""
             lines += [
-                f"{prefix}equivariance error away from the border, relative to the map, for "
-                "shifts by multiples of the stride",
-                f"(0: maps shift with the image exactly){suffix}: {', '.join(worst)}",
+                f"{prefix}largest relative equivariance error away from the border, for shifts by "
+                "multiples of the stride",
+                f"(0: maps shift with the image exactly){suffix}: {', '.join(largest)}",
             ]
     return lines

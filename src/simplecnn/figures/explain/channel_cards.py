@@ -158,9 +158,12 @@ def index_figure(channels: Sequence[Channel], class_names: Sequence[str], title:
                 color="white" if abs(scale(value) - 0.5) > 0.33 else "black",
             )  # fmt: skip
     right = ax.secondary_yaxis("right")
-    notes = [f"{c.selectivity:.2f}  {names[c.preferred]}" for c in channels]
+    notes = [
+        "none" if np.isnan(c.selectivity) else f"{c.selectivity:.2f}  {names[c.preferred]}"
+        for c in channels
+    ]
     right.set_yticks(rows, notes, fontsize=NOTE)
-    label = "selectivity (0: all classes equally, 1: one class only) and preferred class"
+    label = "selectivity (0: all classes equally,\n1: one class only), preferred class"
     right.set_ylabel(label, fontsize=NOTE, labelpad=8)
     right.tick_params(length=0)
     ax.tick_params(length=0)

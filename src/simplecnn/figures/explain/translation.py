@@ -89,8 +89,8 @@ def shift_maps_figure(maps: Sequence[ShiftMap], *, near: int, setting: str) -> F
         contour = ""
     style.head(
         figure,
-        f"Accuracy when the image is shifted; {setting}\n{contour}consistency: how often two "
-        f"shifts of an image by up to {near} pixels get the same prediction (higher is better)",
+        f"Accuracy when the image is shifted; {setting}\n{contour}"
+        f"consistency: same prediction for two shifts by up to {near} pixels",
     )
     return figure
 
