@@ -152,13 +152,13 @@ def record_channels(
     for name in names:
         peaks, indices, _ = extremes[name]
         best = peaks.argsort(dim=0, descending=True, stable=True)[:NUM_BEST]
-        best_indices = indices.gather(0, best).T.numpy()
+        peak_indices = indices.gather(0, best).T.numpy()
         low, high = ranges[name]
         fields_by_channel = zip(
             convolutions(network)[name].weight.detach().numpy(),
             best.T.numpy(),
             peaks.gather(0, best).T.numpy(),
-            np.stack(np.divmod(best_indices, widths[name]), -1),
+            np.stack(np.divmod(peak_indices, widths[name]), -1),
             means[name].numpy(),
             np.linspace(low.numpy(), high.numpy(), NUM_BINS + 1, axis=1),
             counts[name].numpy(),

@@ -1,4 +1,4 @@
-"""The results of one part of an explanation, saved atomically."""
+"""The results of one part of an explanation, and how they are saved: completely or not at all."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping

@@ -1,4 +1,4 @@
-"""A trained network with the test images that explain it, loaded from a run directory."""
+"""A trained network with its test images, loaded from a run directory."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class Subject:
     labels: Tensor
     class_names: tuple[str, ...]
     data_name: str = "images"
-    values: Mapping[str, Any] = field(default_factory=dict)  # swept keys except seed
+    values: Mapping[str, Any] = field(default_factory=dict)  # of the swept keys, without the seed
     ink: bool = True  # gray images are drawings, shown as dark ink on white, not photographs
 
     @property

@@ -49,9 +49,9 @@ class Channel:
     class_means: NDArray  # (classes,) mean activation over the images of a class
     edges: NDArray  # (bins + 1,) histogram edges, from the lowest to the highest activation
     counts: NDArray  # (bins,) histogram of the activations at all positions
-    acc_change: float = np.nan  # of the accuracy from 0 to 1; negative: lost without the channel
-    loss_change: float = np.nan  # of the cross-entropy; positive: worse without the channel
-    acc_change_per_class: NDArray = field(init=False)  # (classes,) of the accuracy of each class
+    acc_change: float = np.nan  # fraction of images, negative if accuracy is lost
+    loss_change: float = np.nan  # cross-entropy, positive if the loss increases
+    acc_change_per_class: NDArray = field(init=False)  # (classes,) fraction of a class's images
 
     def __post_init__(self) -> None:
         self.acc_change_per_class = np.full(len(self.class_means), np.nan)
