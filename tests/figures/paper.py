@@ -1,4 +1,4 @@
-"""What a picture looks like on the paper, and names that people give to classes."""
+"""Checks of rendered text, and class names that are hard to draw."""
 
 from collections.abc import Sequence
 
@@ -12,16 +12,16 @@ NASTY = [("a bird of the northern mountains, " * 3)[:96], r"$\foo$ costs $x^{2}$
 
 
 def drawn_words(figure: Figure) -> list[Text]:
-    """All text on the paper: of axes that are off, what ticks say is not drawn."""
+    """Return all text that is drawn: without the ticks of axes that are off."""
     figure.canvas.draw()
-    off = [text for ax in figure.axes if not ax.axison for text in ax.xaxis.findobj(Text)]
-    off += [text for ax in figure.axes if not ax.axison for text in ax.yaxis.findobj(Text)]
+    hidden = [text for ax in figure.axes if not ax.axison for text in ax.xaxis.findobj(Text)]
+    hidden += [text for ax in figure.axes if not ax.axison for text in ax.yaxis.findobj(Text)]
     words = [t for t in figure.findobj(Text) if isinstance(t, Text) and t.get_text().strip()]
-    return [text for text in words if text.get_visible() and text not in off]
+    return [text for text in words if text.get_visible() and text not in hidden]
 
 
 def assert_words_fit(figure: Figure, words: Sequence[Text] = ()) -> None:
-    """No text leaves the paper or touches another: all, or some `words`."""
+    """Assert that no text exceeds the figure or overlaps another; checks all text or `words`."""
     width, height = figure.canvas.get_width_height()
     renderer = figure.canvas.get_renderer()
     boxes = [text.get_window_extent(renderer) for text in words or drawn_words(figure)]

@@ -1,4 +1,4 @@
-"""The pictures hold the numbers they claim, on the scales they name."""
+"""The convolution figures contain the expected values, on the color scales that they name."""
 
 import numpy as np
 import pytest
@@ -18,12 +18,12 @@ def stroke():
 
 
 def tiles(figure):
-    """Every picture of the figure in the order drawn, color bars left out."""
+    """Return all images of a figure except color bars, in drawing order."""
     return [ax.images[0] for ax in figure.axes if ax.images and ax.get_label() != "<colorbar>"]
 
 
 def colors(figure):
-    """A look-up of the color (R, G, B) of a pixel of a tile, beside its dot."""
+    """Return a function that looks up the rendered color (R, G, B) of a pixel beside its dot."""
     figure.canvas.draw()
     screen = np.asarray(figure.canvas.buffer_rgba())
 
@@ -98,11 +98,11 @@ def test_the_dashed_line_runs_round_the_positions_that_see_no_padding(size, insi
     response = tiles(edge_kernel_figure({"Square": white_square()}, {"Box": kernel}))[2]
     (line,) = response.axes.patches
     assert (*line.get_xy(), line.get_width(), line.get_height()) == inside
-    with_ring = conv2d(np.ones((10, 10)), kernel.values, padding="same")
+    num_pixels = conv2d(np.ones((10, 10)), kernel.values, padding="same")
     left, top, width, height = (int(n + 0.5) for n in inside)
-    whole = with_ring == size * size
-    assert whole.sum() == width * height
-    assert whole[top : top + height, left : left + width].all()
+    reads_no_padding = num_pixels == size * size
+    assert reads_no_padding.sum() == width * height
+    assert reads_no_padding[top : top + height, left : left + width].all()
 
 
 def test_flip_figure_shows_when_flipping_matters():
@@ -111,9 +111,9 @@ def test_flip_figure_shows_when_flipping_matters():
     figure = flip_figure(image, {name: KERNELS[name] for name in names})
     drawn = tiles(figure)
     effects = [
-        "its negative: only the sign changes",
-        "the same kernel: nothing changes",
-        "another kernel: another answer",
+        "negated kernel: negated response",
+        "same kernel: same response",
+        "different kernel: different response",
     ]
     for row, (name, effect) in enumerate(zip(names, effects, strict=True)):
         kernel = KERNELS[name].values
@@ -132,10 +132,10 @@ def test_flip_figure_shows_when_flipping_matters():
     assert not drawn[9].get_array().any()
 
 
-def test_figures_leave_their_images_alone_and_take_integers():
+def test_figures_do_not_modify_their_images_and_accept_integers():
     image = np.arange(64, dtype=np.uint8).reshape(8, 8)
     before = image.copy()
     edge_kernel_figure({"Ramp": image}, EDGES)
     figure = flip_figure(image, {"Sobel X": KERNELS["Sobel X"]})
     np.testing.assert_array_equal(image, before)
-    assert tiles(figure)[2].get_array()[4, 4] == 8  # no wrap-around: the slope is 1 a column
+    assert tiles(figure)[2].get_array()[4, 4] == 8  # no wrap-around: the slope is 1 per column

@@ -1,4 +1,4 @@
-"""Curves and health: the lines are the numbers."""
+"""The curves and health figures plot the given values."""
 
 import numpy as np
 import pytest
@@ -26,17 +26,17 @@ def test_curves_are_drawn_against_epochs():
     loss, accuracy, rate = figure.axes
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["loss", "accuracy, %",
                                                                 "learning rate"]  # fmt: skip
-    found = lines(loss)
-    np.testing.assert_allclose(found["training 0.2500"], [[1, 0.5], [2, 0.25]])
-    np.testing.assert_allclose(found["validation 0.3000"], [[2, 0.3]])
-    np.testing.assert_allclose(found["a batch"], [[0.5, 0.6], [1.5, 0.4]])
-    found = lines(accuracy)
-    np.testing.assert_allclose(found["validation 87.50 %"], [[1, 85], [2, 87.5]])
-    np.testing.assert_allclose(found["the best"], [[2, 87.5]])
+    curves = lines(loss)
+    np.testing.assert_allclose(curves["training 0.2500"], [[1, 0.5], [2, 0.25]])
+    np.testing.assert_allclose(curves["validation 0.3000"], [[2, 0.3]])
+    np.testing.assert_allclose(curves["single batch"], [[0.5, 0.6], [1.5, 0.4]])
+    curves = lines(accuracy)
+    np.testing.assert_allclose(curves["validation 87.50 %"], [[1, 85], [2, 87.5]])
+    np.testing.assert_allclose(curves["best"], [[2, 87.5]])
     np.testing.assert_allclose(rate.lines[0].get_xydata(), [[0.5, 0.1], [1.5, 0.2]])
-    drawn = [line for line in loss.lines if line.get_label() != "a batch"]
-    looks = {(line.get_marker(), line.get_linestyle()) for line in drawn}
-    assert len(drawn) == len(looks) == 2  # told apart without colors
+    stages = [line for line in loss.lines if line.get_label() != "single batch"]
+    line_styles = {(line.get_marker(), line.get_linestyle()) for line in stages}
+    assert len(stages) == len(line_styles) == 2  # distinguishable without colors
     figure.canvas.draw()
     assert {x % 1 for x in loss.get_xticks()} == {0}  # whole epochs
 
@@ -59,39 +59,37 @@ def test_a_logarithmic_loss_has_several_numbers(low, high, expected):
 
 
 def test_curves_of_a_run_without_validation():
-    nothing = np.zeros(0)
+    empty = np.zeros(0)
     epochs = {"step": np.array([3])}
-    steps = {"step": nothing, "loss": nothing, "lr": nothing}
+    steps = {"step": empty, "loss": empty, "lr": empty}
     figure = curves_figure(epochs, steps, steps_per_epoch=3)
     figure.canvas.draw()
-    assert [t.get_text() for ax in figure.axes[:2] for t in ax.texts] == 2 * [
-        "nothing was measured"
-    ]
+    assert [t.get_text() for ax in figure.axes[:2] for t in ax.texts] == 2 * ["no data"]
 
 
-@pytest.mark.parametrize("number", [2, 40])
-def test_health_has_a_line_a_layer(number):
+@pytest.mark.parametrize("num_layers", [2, 40])
+def test_health_has_a_line_per_layer(num_layers):
     rng = np.random.default_rng(0)
-    layers = [f"block{i}.conv" for i in range(number)]
-    gradients = {"step": np.array([1, 10, 100]), "norm": rng.random((3, number)) + 0.1,
-                 "update": rng.random((3, number)) * 1e-3}  # fmt: skip
-    gradients["update"][2, 0] = 0.0  # a rate of zero: not on a logarithmic axis
+    layers = [f"block{i}.conv" for i in range(num_layers)]
+    gradients = {"step": np.array([1, 10, 100]), "norm": rng.random((3, num_layers)) + 0.1,
+                 "update": rng.random((3, num_layers)) * 1e-3}  # fmt: skip
+    gradients["update"][2, 0] = 0.0  # a learning rate of zero has no place on a logarithmic axis
     activity = {"step": np.array([100]), **{
-        key: rng.random((1, number)) for key in ("dead", "always_on", "zeros", "mean", "std")
+        key: rng.random((1, num_layers)) for key in ("dead", "always_on", "zeros", "mean", "std")
     }}  # fmt: skip
     figure = health_figure(layers, gradients, activity, title="Health")
     figure.canvas.draw()
     titles = {ax.get_title(loc="left"): ax for ax in figure.axes}
     assert len(titles) == 6
-    norm = titles["norm of the gradient"]
-    assert len(norm.lines) == number and norm.get_yscale() == norm.get_xscale() == "log"
+    norm = titles["gradient norm"]
+    assert len(norm.lines) == num_layers and norm.get_yscale() == norm.get_xscale() == "log"
     np.testing.assert_array_equal(norm.lines[1].get_ydata(), gradients["norm"][:, 1])
     dead = titles["dead: outputs that are zero for every image, %"]
     np.testing.assert_allclose(dead.lines[0].get_ydata(), 100 * activity["dead"][:, 0])
     mean = titles["mean output; dashed: standard deviation"].lines
     dashed = [line.get_ydata()[0] for line in mean if line.get_linestyle() == "--"]
     np.testing.assert_array_equal(dashed, activity["std"][0])
-    update = titles["change of the weights in a step, relative"].lines
+    update = titles["weight change per step, relative to the weights"].lines
     assert np.isnan(update[0].get_ydata()[2]) and set(update[-1].get_ydata()) == {1e-3}
     shown = [t.get_text() for t in figure.legends[0].get_texts()]
     assert shown[0] == layers[0] and shown[-1] == layers[-1] and len(shown) <= 10
@@ -105,4 +103,4 @@ def test_health_without_validation_says_so():
     gradients = {"step": np.array([1]), "norm": np.ones((1, 1)), "update": np.ones((1, 1))}
     figure = health_figure(["conv"], gradients, {"step": np.zeros(0)})
     texts = [t.get_text() for ax in figure.axes for t in ax.texts]
-    assert texts == [*4 * ["no validation images were seen"], "about 0.001\nis healthy\n(CS231n)"]
+    assert texts == [*4 * ["no validation data"], "about 0.001\nis healthy\n(CS231n)"]

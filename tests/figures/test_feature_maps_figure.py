@@ -1,4 +1,4 @@
-"""The picture of the feature maps holds the maps: order, scale, dead channels, wrong answers."""
+"""The feature map figure: order, color scale, dead channels, wrong predictions."""
 
 import numpy as np
 import pytest
@@ -9,10 +9,9 @@ from simplecnn.figures.style import WRONG
 
 
 def draw(maps: np.ndarray, predictions: list[str] | None = None, images: np.ndarray | None = None):
-    number = len(maps)
-    labels = [str(i) for i in range(number)]
+    labels = [str(i) for i in range(len(maps))]
     if images is None:
-        images = np.random.default_rng(1).random((number, 1, 28, 28)).astype(np.float32)
+        images = np.random.default_rng(1).random((len(maps), 1, 28, 28)).astype(np.float32)
     figure = feature_maps_figure(
         images, maps, labels=labels, predictions=predictions or labels, title="Feature maps of c"
     )
@@ -27,7 +26,7 @@ def some_maps(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).random(shape).astype(np.float32) + 0.01
 
 
-def test_a_row_an_image_a_column_a_channel():
+def test_rows_are_images_columns_are_channels():
     maps = some_maps(10, 16, 28, 28)
     figure = draw(maps)
     joined = np.asarray(figure.axes[0].images[1].get_array().filled(np.nan))
@@ -56,7 +55,7 @@ def test_a_few_strong_outputs_leave_the_others_visible():
     maps[:, :, :3] = some_maps(4, 6, 3, 14)
     maps[0, 0, 0, :5] = 100.0
     image = draw(maps).axes[0].images[1]
-    assert 0.9 < image.norm.vmax < 1.1  # zeros and outliers do not decide
+    assert 0.9 < image.norm.vmax < 1.1  # neither zeros nor outliers determine the scale
 
 
 def test_negative_values_get_the_signed_scale():
@@ -70,21 +69,21 @@ def test_negative_values_get_the_signed_scale():
 def test_dead_channels_are_marked():
     maps = some_maps(4, 6, 14, 14)
     maps[:, 2] = 0
-    maps[0, 3] = 0  # silent on one digit only: alive
+    maps[0, 3] = 0  # zero on one digit only: not dead
     figure = draw(maps)
-    found = words(figure)
-    assert found["2\ndead"] == WRONG and found["3"] == "black"
-    assert any("6 channels of 14 x 14, 1 of them dead on these images" in text for text in found)
+    texts = words(figure)
+    assert texts["2\ndead"] == WRONG and texts["3"] == "black"
+    assert any("6 channels of 14 x 14, 1 of them dead on these images" in text for text in texts)
     assert [p.get_facecolor()[:3] for p in figure.axes[0].patches].count((0.92,) * 3) == 1
 
 
 def test_wrong_predictions_are_red():
-    found = words(draw(some_maps(3, 2, 7, 7), predictions=["0", "7", "2"]))
-    assert found["1 → 7"] == WRONG
-    assert found["2 → 2"] == "black"
+    texts = words(draw(some_maps(3, 2, 7, 7), predictions=["0", "7", "2"]))
+    assert texts["1 → 7"] == WRONG
+    assert texts["2 → 2"] == "black"
 
 
-def test_the_input_stands_beside_its_maps():
+def test_the_image_of_a_row_is_drawn_as_ink():
     images = np.random.default_rng(2).random((2, 1, 28, 28)).astype(np.float32)
     figure = draw(some_maps(2, 3, 28, 28), images=images)
     *_, second = figure.axes[0].images
@@ -97,24 +96,24 @@ def test_the_input_stands_beside_its_maps():
     [((10, 64, 7, 7), (1, 28, 28)), ((10, 32, 14, 14), (1, 28, 28)), ((1, 1, 1, 1), (1, 28, 28)),
      ((10, 300, 3, 3), (1, 28, 28)), ((4, 8, 64, 64), (3, 64, 64)), ((2, 5, 9, 3), (1, 28, 28))],
 )  # fmt: skip
-def test_any_shape_fits_on_the_paper(shape, image):
+def test_all_text_fits_for_any_shape(shape, image):
     images = np.random.default_rng(0).random((shape[0], *image)).astype(np.float32)
     figure = draw(some_maps(*shape), images=images)
     assert_words_fit(figure)
     assert figure.canvas.get_width_height()[0] <= 1700
 
 
-def test_the_image_itself_stands_beside_its_maps():
-    """On the paper, not only in the arrays: ink is black, and as large as said."""
+def test_the_image_of_a_row_is_rendered_as_ink():
+    """In the rendered figure, not only in the arrays: ink is black and has the expected size."""
     images = np.zeros((2, 1, 28, 28), np.float32)
     images[1, 0, 4:8, 5:15] = 1.0
     figure = draw(some_maps(2, 3, 28, 28), images=images)
     figure.canvas.draw()
-    paper = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    screen = np.asarray(figure.canvas.buffer_rgba())[..., :3]
     ink = figure.axes[0].images[3]
     zoom = round(ink.get_extent()[1] - ink.get_extent()[0]) // 28
     left, top = ink.axes.transData.transform((ink.get_extent()[0], ink.get_extent()[3]))
-    x, y = round(left), len(paper) - round(top)
-    shown = paper[y : y + 28 * zoom : zoom, x : x + 28 * zoom : zoom, 0]
+    x, y = round(left), len(screen) - round(top)
+    shown = screen[y : y + 28 * zoom : zoom, x : x + 28 * zoom : zoom, 0]
     np.testing.assert_array_equal(shown == 0, images[1, 0] == 1)
     np.testing.assert_array_equal(shown == 255, images[1, 0] == 0)

@@ -1,4 +1,4 @@
-"""The picture of the filters holds the numbers: colors, scale, labels."""
+"""The filter figure: values, colors, scale, labels."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_red_is_positive_blue_is_negative_white_is_zero():
     assert red[0] > 0.4 and red[2] < 0.2
     assert blue[2] > 0.3 and blue[0] < 0.1
     assert white[:3] == (1.0, 1.0, 1.0)
-    # and so on the paper: the middle of each weight, beside its number
+    # The same in the rendered figure, in the middle of each weight, beside its number.
     shown = pixels(figure)
     x0, x1, y0, y1 = image.get_extent()
     for column, expected in enumerate((red, white, blue)):
@@ -47,11 +47,11 @@ def test_scale_is_symmetric_and_shared():
     assert "one scale for the layer: ±0.5" in texts(figure)[0]
 
 
-def test_every_filter_is_there_with_its_number_norm_and_weights():
+def test_every_filter_is_drawn_with_its_number_norm_and_weights():
     rng = np.random.default_rng(0)
     weights = rng.normal(size=(16, 1, 3, 3)).astype(np.float32)
     figure = filters_figure(weights, title="Filters of conv1, epoch 2, step 7")
-    images = [i for i in figure.axes[0].images[1:]]
+    images = figure.axes[0].images[1:]
     assert len(images) == 16
     for image, kernel in zip(images, weights[:, 0], strict=True):
         np.testing.assert_array_equal(image.get_array()[20::40, 20::40], kernel)
@@ -75,12 +75,12 @@ def test_deeper_filters_are_a_matrix_of_all_kernels():
             y, x = i * (3 * zoom + gap), j * (3 * zoom + gap)
             shown = joined[y : y + 3 * zoom : zoom, x : x + 3 * zoom : zoom]
             np.testing.assert_array_equal(shown, weights[i, j])
-    assert np.isnan(joined[3 * zoom : 3 * zoom + gap]).all()  # the gap is paper
+    assert np.isnan(joined[3 * zoom : 3 * zoom + gap]).all()  # the gap is transparent
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3, 3), (64, 1, 5, 5), (40, 1, 3, 3), (128, 64, 3, 3),
                                    (6, 3, 7, 5), (1, 1, 1, 1)])  # fmt: skip
-def test_any_shape_fits_on_the_paper(shape):
+def test_all_text_fits_for_any_shape(shape):
     figure = filters_figure(np.random.default_rng(0).normal(size=shape).astype(np.float32))
     assert_words_fit(figure)
     assert figure.canvas.get_width_height()[0] <= 1600
@@ -92,7 +92,7 @@ def test_all_zero_filters_have_a_scale():
     assert png.startswith(b"\x89PNG\r\n") and (width, height) != (0, 0)
 
 
-def test_png_has_the_size_it_says():
+def test_encode_png_returns_the_size_of_the_image():
     figure = filters_figure(np.ones((4, 1, 3, 3), np.float32))
     png, width, height = encode_png(figure)
     assert int.from_bytes(png[16:20], "big") == width
@@ -100,10 +100,10 @@ def test_png_has_the_size_it_says():
 
 
 @pytest.mark.parametrize("shape", [(32, 1, 5, 5), (16, 8, 3, 3)])
-def test_without_its_number_a_weight_below_zero_has_a_dot(shape):
+def test_a_negative_weight_without_its_value_has_a_dot(shape):
     weights = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     figure = filters_figure(weights)
-    assert "a dot: below zero" in texts(figure)[0]
+    assert "dots: negative" in texts(figure)[0]
     image = figure.axes[0].images[1].get_array()
     zoom = 120 // 5 if shape[1] == 1 else 14
     tile = image[: shape[2] * zoom, : shape[3] * zoom]
@@ -112,20 +112,16 @@ def test_without_its_number_a_weight_below_zero_has_a_dot(shape):
     np.testing.assert_array_equal(tile[::zoom, ::zoom], weights[0, 0])
 
 
-def test_three_channels_are_a_picture_in_color_and_three_planes():
+def test_three_channels_are_a_color_image_and_three_planes():
     weights = np.zeros((2, 3, 3, 3), np.float32)
-    weights[0, :, 1, 1] = 1.0, -1.0, 0.5  # red, green, blue of the middle
+    weights[0, :, 1, 1] = 1.0, -1.0, 0.5  # red, green, blue of the central weight
     figure = filters_figure(weights, in_color=True)
-    pictures = [np.asarray(i.get_array()) for i in figure.axes[0].images[1:]]
-    colors, planes = pictures[0], pictures[1]
+    colors, planes = (np.asarray(i.get_array()) for i in figure.axes[0].images[1:3])
     assert colors.shape == (3, 3, 3)
     np.testing.assert_allclose(colors[1, 1], [1.0, 0.0, 0.75])
     np.testing.assert_allclose(colors[0, 0], [0.5] * 3)  # gray is zero
     zoom, gap = 16, 4
     corners = [planes[zoom, zoom + c * (3 * zoom + gap)] for c in range(3)]
     np.testing.assert_allclose(corners, [1.0, -1.0, 0.5])
-    assert [t for t in texts(figure) if t in ("red", "green", "blue")] == [
-        "red",
-        "green",
-        "blue",
-    ] * 2
+    names = ["red", "green", "blue"]
+    assert [t for t in texts(figure) if t in names] == names * 2

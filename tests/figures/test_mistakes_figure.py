@@ -1,4 +1,4 @@
-"""Mistakes and confusion: what is shown is what was counted."""
+"""The figures of misclassified images and of the confusion matrix."""
 
 import numpy as np
 import pytest
@@ -15,14 +15,15 @@ CLOTHES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 LONG = [f"a bird of the northern mountains, in flight, number {i}" for i in range(10)]
 
 
-def some_mistakes(number: int, shape: tuple[int, int, int] = (1, 28, 28)):
+def some_mistakes(num_images: int, shape: tuple[int, int, int] = (1, 28, 28)):
     rng = np.random.default_rng(0)
+    classes = [rng.permutation(10)[:2] for _ in range(num_images)]
     return {
-        "images": rng.random((number, *shape)).astype(np.float32),
-        "labels": rng.integers(0, 10, number),
-        "classes": np.array([rng.permutation(10)[:2] for _ in range(number)], int).reshape(-1, 2),
-        "probabilities": np.tile([0.7, 0.2], (number, 1)),
-        "new": rng.random(number) < 0.5,
+        "images": rng.random((num_images, *shape)).astype(np.float32),
+        "labels": rng.integers(0, 10, num_images),
+        "classes": np.array(classes, int).reshape(-1, 2),
+        "probabilities": np.tile([0.7, 0.2], (num_images, 1)),
+        "new": rng.random(num_images) < 0.5,
     }
 
 
@@ -30,7 +31,7 @@ def words(figure) -> list[str]:
     return [t.get_text() for t in figure.axes[0].texts]
 
 
-def test_each_mistake_with_its_classes_and_its_frame():
+def test_each_mistake_has_its_classes_and_its_frame():
     mistakes = some_mistakes(3)
     mistakes |= {
         "labels": np.array([9, 8, 7]),
@@ -52,16 +53,16 @@ def test_each_mistake_with_its_classes_and_its_frame():
 
 
 @pytest.mark.parametrize(
-    ("number", "shape", "names"),
+    ("num_images", "shape", "names"),
     [(40, (1, 28, 28), CLOTHES), (40, (1, 28, 28), LONG), (9, (1, 28, 28), DIGITS),
      (9, (3, 64, 64), DIGITS), (1, (1, 28, 28), DIGITS), (0, (1, 28, 28), DIGITS),
      (3, (1, 200, 90), CLOTHES)],
 )  # fmt: skip
-def test_any_mistakes_fit_on_the_paper(number, shape, names):
-    figure = mistakes_figure(**some_mistakes(number, shape), class_names=names)
+def test_all_text_fits_for_any_mistakes(num_images, shape, names):
+    figure = mistakes_figure(**some_mistakes(num_images, shape), class_names=names)
     assert_words_fit(figure)
     assert max(figure.canvas.get_width_height()) <= 1600
-    assert len(figure.axes[0].images) == number
+    assert len(figure.axes[0].images) == num_images
 
 
 def test_a_color_image_keeps_its_colors():
@@ -70,25 +71,25 @@ def test_a_color_image_keeps_its_colors():
     np.testing.assert_array_equal(image.get_array(), mistakes["images"][0].transpose(1, 2, 0))
 
 
-def test_confusion_colors_mistakes_and_says_recall():
+def test_confusion_colors_mistakes_and_writes_recall_and_precision():
     counts = np.array([[90, 10, 0], [4, 46, 0], [0, 0, 0]])
     figure = confusion_figure(counts, class_names=["a", "b", "c"], title="Confusion")
     image = figure.axes[0].images[1]
     assert (image.norm.vmin, image.norm.vmax) == (0, 10) and image.cmap is COUNT
-    assert COUNT(0.0) == (1.0, 1.0, 1.0, 1.0)  # no mistake is white paper
+    assert COUNT(0.0) == (1.0, 1.0, 1.0, 1.0)  # a count of zero is white
     cells = np.asarray(image.get_array().filled(np.nan))
     step = (cells.shape[0] + 1) // 3
     np.testing.assert_array_equal(cells[::step, ::step], [[0, 10, 0], [4, 0, 0], [0, 0, 0]])
-    found = words(figure)
-    assert "14 of 150 images wrong" in found[0]
-    assert {"90", "10", "4", "46", "90.0 %", "92.0 %", "none"} <= set(found)  # counts, recall
-    assert {"95.7 %", "82.1 %"} <= set(found)  # precision: 90 of 94, 46 of 56
+    texts = words(figure)
+    assert "14 of 150 images misclassified" in texts[0]
+    assert {"90", "10", "4", "46", "90.0 %", "92.0 %", "none"} <= set(texts)  # counts, recall
+    assert {"95.7 %", "82.1 %"} <= set(texts)  # precision: 90 of 94, 46 of 56
 
 
 @pytest.mark.parametrize(
     "names", [DIGITS, CLOTHES, LONG, [f"class {i}" for i in range(100)], ["x", "y"]]
 )
-def test_any_confusion_fits_on_the_paper(names):
+def test_all_text_fits_for_any_confusion(names):
     counts = np.random.default_rng(0).integers(0, 2000, (len(names), len(names)))
     figure = confusion_figure(counts, class_names=names)
     assert_words_fit(figure)

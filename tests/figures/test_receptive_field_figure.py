@@ -1,4 +1,4 @@
-"""The pictures of receptive fields: boxes at the right pixels, padding hatched, true scales."""
+"""The figures of receptive fields: positions of boxes, hatched padding, color scales."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_boxes_lie_on_whole_pixels():
     np.testing.assert_allclose(pixel(figure, pool3, 8.5, 5.2), to_rgb(COLORS[0]), atol=0.02)
     np.testing.assert_array_equal(pixel(figure, conv1, 12, 10), (0, 0, 0))  # ink is black
     np.testing.assert_array_equal(pixel(figure, conv1, 5, 5), (1, 1, 1))
-    # every panel has the same scale, and room for the widest box
+    # All panels have the same limits, with room for the widest box.
     assert conv1.get_xlim() == pool3.get_xlim() == (-2.5, 31.5)
     assert conv1.get_ylim() == pool3.get_ylim() == (28.5, -8.5)
     assert [t.get_text() for t in conv1.get_legend().get_texts()] == [
@@ -66,7 +66,7 @@ def test_boxes_lie_on_whole_pixels():
 
 
 def hatched(figure, ax, box) -> np.ndarray:
-    """Whether the pixels of the image plane in a box (rows, columns) show hatching."""
+    """Return which pixels of a box (rows, columns) of the image plane show hatching."""
     canvas = shown(figure)
     (top, bottom), (left, right) = box
     marks = np.zeros((bottom - top + 1, right - left + 1), bool)
@@ -74,7 +74,7 @@ def hatched(figure, ax, box) -> np.ndarray:
         corners = [(left + column - 0.3, top + row + 0.3), (left + column + 0.3, top + row - 0.3)]
         (x0, y0), (x1, y1) = ax.transData.transform(corners).astype(int)
         pixels = canvas[canvas.shape[0] - 1 - y1 : canvas.shape[0] - y0, x0 : x1 + 1]
-        marks[row, column] = np.ptp(pixels, axis=2).max() > 0.1  # in color: neither ink nor paper
+        marks[row, column] = np.ptp(pixels, axis=2).max() > 0.1  # a color, not gray
     return marks
 
 
@@ -85,7 +85,7 @@ def test_exactly_the_padding_is_hatched():
     np.testing.assert_array_equal(hatched(figure, figure.axes[1], ((-7, 14), (9, 30))), expected)
 
 
-def test_a_box_inside_has_no_hatching_and_one_of_nothing_no_frame():
+def test_a_box_inside_the_image_has_no_hatching_and_an_empty_box_no_frame():
     fields = {(0, 0): ((2, 4), (2, 4)), (1, 1): ((0, -1), (0, -1))}
     figure = boxes_figure(np.zeros((6, 6)), [LayerBoxes("a", fields, ((0, 5), (0, 5)))])
     (ax,) = figure.axes
@@ -93,7 +93,7 @@ def test_a_box_inside_has_no_hatching_and_one_of_nothing_no_frame():
     assert {bounds(r) for r in rectangles(ax)} == {(-0.5, -0.5, 6, 6), (1.5, 1.5, 3, 3)}
 
 
-def test_what_a_crop_cuts_off_is_hatched():
+def test_cropped_pixels_are_hatched():
     layer = LayerBoxes("crop", {(0, 0): ((0, 3), (1, 3))}, ((2, 4), (1, 5)))
     figure = boxes_figure(np.zeros((6, 6)), [layer])
     expected = np.array([[True] * 3] * 2 + [[False] * 3] * 2)

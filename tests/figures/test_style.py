@@ -1,4 +1,4 @@
-"""What all pictures share: a title that is never cut off, signs that can be told in gray."""
+"""The shared style: titles, colors of images, dots on negative values, numbers, text."""
 
 from io import BytesIO
 
@@ -24,18 +24,18 @@ from simplecnn.figures.style import (
 
 
 @pytest.mark.parametrize("width", [3.0, 5.6, 11.0])
-def test_a_long_title_is_broken_where_the_picture_ends(width):
+def test_a_long_title_is_wrapped_to_the_width_of_the_figure(width):
     figure = new_figure(width, 4)
-    words = "accuracy when the image moves, consistency: pairs of shifts with ONE ANSWER, 100 % "
+    words = "accuracy under shifts of the image, consistency: pairs of shifts that agree, in 100 % "
     head(figure, "short\n" + 4 * words)
     box = figure._suptitle.get_window_extent()
     assert box.x0 > 0 and box.x1 < figure.bbox.width
     lines = figure._suptitle.get_text().split("\n")
     assert lines[0] == "short" and " ".join(lines[1:]) == (4 * words).strip()
-    assert box.width > 0.7 * figure.bbox.width  # and not sooner
+    assert box.width > 0.7 * figure.bbox.width  # lines are not too short
 
 
-def test_what_is_below_zero_has_a_white_dot_in_its_middle():
+def test_a_negative_value_has_a_white_dot_in_its_middle():
     figure = new_figure(3, 3, fitted=False)
     ax = figure.add_axes((0, 0, 1, 1))
     values = np.array([[-1.0, 1.0], [0.5, -0.05]])
@@ -50,7 +50,7 @@ def test_what_is_below_zero_has_a_white_dot_in_its_middle():
     assert ax.get_xlim() == (-0.5, 1.5)  # the tile keeps its size
 
 
-def test_an_image_has_its_colors_and_a_gray_one_is_ink():
+def test_image_colors_of_color_gray_and_standardized_images():
     image = np.random.default_rng(0).random((3, 4, 5))
     np.testing.assert_array_equal(image_colors(image), image.transpose(1, 2, 0))
     gray = image[:1].copy()
@@ -72,7 +72,7 @@ def test_numbers_have_a_true_minus_sign_and_no_negative_zero():
     assert number(-1e-8) == "\N{MINUS SIGN}1e\N{MINUS SIGN}08" and number(1, "+.1f") == "+1.0"
 
 
-def test_names_are_no_formulas_and_no_font_must_have_them():
+def test_names_with_dollar_signs_or_missing_glyphs_are_drawn():
     names = ["$\\foo$", "$x^{2}$", "\u5341\u5b57"]
     with drawing():
         figure = confusion_figure(np.eye(3, dtype=int), class_names=names, title="$100 & $200")
@@ -81,7 +81,7 @@ def test_names_are_no_formulas_and_no_font_must_have_them():
 
 @pytest.mark.parametrize("ha", ["left", "center", "right"])
 @pytest.mark.parametrize("va", ["top", "center", "baseline", "bottom"])
-def test_words_of_a_mosaic_are_where_matplotlib_puts_them(ha, va):
+def test_encode_png_places_text_where_matplotlib_does(ha, va):
     mosaic = Mosaic(300, 200, title="")
     mosaic.write(150, 100, "One line\nAnother", ha=ha, va=va, color="#ff0000")
     mosaic.figure.canvas.draw()
@@ -90,13 +90,11 @@ def test_words_of_a_mosaic_are_where_matplotlib_puts_them(ha, va):
     written = np.asarray(Image.open(BytesIO(png)))
     assert tuple(written.reshape(-1, 3).min(0)) == (255, 0, 0)  # in its color
     for axis in (0, 1):
-        ends = [
-            np.flatnonzero((picture < 200).any((axis, 2)))[[0, -1]] for picture in (drawn, written)
-        ]
+        ends = [np.flatnonzero((image < 200).any((axis, 2)))[[0, -1]] for image in (drawn, written)]
         np.testing.assert_allclose(*ends, atol=6)
 
 
-def test_powers_of_ten_on_an_axis_are_formulas():
+def test_powers_of_ten_on_an_axis_are_math_text():
     with drawing():
         figure = new_figure(3, 3)
         ax = figure.subplots()

@@ -1,1 +1,1 @@
-"""Arrays in, matplotlib `Figure` out: usable from a notebook, no torch modules, no Lightning."""
+"""Plotting functions: NumPy arrays in, matplotlib `Figure` out; no torch modules, no Lightning."""

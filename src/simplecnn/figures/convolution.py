@@ -1,4 +1,4 @@
-"""What small kernels respond to, and what flipping a kernel changes."""
+"""Responses of small kernels to images; cross-correlation compared with convolution."""
 
 import textwrap
 from collections.abc import Mapping
@@ -16,28 +16,29 @@ from simplecnn.convolution import NamedKernel, conv2d
 from simplecnn.figures import style
 from simplecnn.figures.style import LABEL, NOTE, number
 
-# Not the digits' black ink on white: the kernels speak of brightness, so 1 has to look bright.
+# Unlike digits, drawn as black ink on white: kernels respond to brightness, so 1 is drawn white.
 BRIGHTNESS = "gray"
-EDGE_NOTE = """Brightness: black is 0, white is 1.
-Response: red is positive, blue with a dot negative,
-white is zero. Magnitude: |response|.
-Outside the dashed line the kernel also
-reads the zero padding."""
+EDGE_NOTE = """Images: black is 0, white is 1.
+Response: red is positive, blue with a dot is
+negative, white is zero. Magnitude: |response|.
+Outside the dashed line, the window of the
+kernel overlaps the zero padding."""
 
 
 def edge_kernel_figure(
     images: Mapping[str, NDArray[Any]], kernels: Mapping[str, NamedKernel]
 ) -> Figure:
-    """Each kernel's numbers, and its response to each image, signed and as magnitude.
+    """Draw each kernel with its response to each image, signed and as magnitude.
 
-    Images are (H, W), from 0 (black) to 1 (white). Responses are cross-correlations, padded with
-    zeros to keep the size; each kernel has one scale for all images, for kernels differ in gain.
+    Images are (H, W), from 0 (black) to 1 (white). Responses are cross-correlations with "same"
+    zero padding. All responses of a kernel share one color scale; kernels do not, because their
+    gains differ.
     """
     weights = style.signed_scale(*(kernel.values for kernel in kernels.values()))
     num_rows, num_images = 1 + len(kernels), len(images)
     figure = style.new_figure(2.0 * (1 + 2 * num_images), 2.15 * num_rows + 0.4)
     grid = figure.add_gridspec(num_rows, 1 + 2 * num_images)
-    style.head(figure, "What a kernel responds to: cross-correlation, one scale for each kernel")
+    style.head(figure, "Responses of kernels (cross-correlation), one color scale per kernel")
     for column, (title, image) in enumerate(images.items(), start=1):
         ax = figure.add_subplot(grid[0, column])
         style.tile(ax, image, BRIGHTNESS, Normalize(0.0, 1.0))
@@ -73,15 +74,15 @@ def edge_kernel_figure(
 
 
 def flip_figure(image: NDArray[Any], kernels: Mapping[str, NamedKernel]) -> Figure:
-    """Cross-correlation beside mathematical convolution, which flips the kernel first.
+    """Compare cross-correlation with mathematical convolution, which flips the kernel first.
 
-    The image is (H, W), from 0 (black) to 1 (white), padded with zeros to keep its size; each
-    kernel has one scale for its responses and their difference.
+    The image is (H, W), from 0 (black) to 1 (white), with "same" zero padding. Both responses of a
+    kernel and their difference share one color scale.
     """
     image = image.astype(np.float64)
     weights = style.signed_scale(*(kernel.values for kernel in kernels.values()))
     figure = style.new_figure(10.0, 2.1 * len(kernels) + 0.6)
-    title = "Cross-correlation and convolution: what flipping the kernel changes, one scale a row"
+    title = "Cross-correlation and convolution: effect of flipping the kernel, one scale per row"
     style.head(figure, title)
     rows = figure.subplots(len(kernels), 5, squeeze=False)
     for axes, (name, kernel) in zip(rows, kernels.items(), strict=True):
@@ -108,26 +109,26 @@ def flip_figure(image: NDArray[Any], kernels: Mapping[str, NamedKernel]) -> Figu
 def _effect(kernel: NDArray[Any]) -> str:
     flipped = kernel[::-1, ::-1]
     if np.array_equal(flipped, kernel):
-        return "the same kernel:\nnothing changes"
+        return "same kernel:\nsame response"
     if np.array_equal(flipped, -kernel):
-        return "its negative:\nonly the sign changes"
-    return "another kernel:\nanother answer"
+        return "negated kernel:\nnegated response"
+    return "different kernel:\ndifferent response"
 
 
 def _kernel_tile(ax: Axes, kernel: NDArray[Any], scale: Normalize) -> None:
     style.tile(ax, kernel, style.SIGNED, scale)
     for (row, column), value in np.ndenumerate(kernel):
         dark = abs(value) > 0.6 * abs(scale.vmax or 1.0)
-        look: Any = {"ha": "center", "va": "center", "color": "white" if dark else "black"}
-        ax.text(column, row, number(value), fontsize=LABEL, **look)
+        ax.text(column, row, number(value), fontsize=LABEL, ha="center", va="center",
+                color="white" if dark else "black")  # fmt: skip
 
 
 def _mark_padding(ax: Axes, response: NDArray[Any], kernel: NDArray[Any]) -> None:
-    """A dashed line around the positions whose window lies within the image."""
+    """Draw a dashed line around the positions whose window lies within the image."""
     top, left = ((n - 1) // 2 - 0.5 for n in kernel.shape)
     height, width = (n - k + 1 for n, k in zip(response.shape, kernel.shape, strict=True))
-    look: Any = {"fill": False, "edgecolor": "0.6", "linestyle": "--", "linewidth": 0.8}
-    ax.add_patch(Rectangle((left, top), width, height, **look))
+    ax.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor="0.6", linestyle="--",
+                           linewidth=0.8))  # fmt: skip
 
 
 def _color_bar(figure: Figure, drawn: AxesImage, axes: list[Axes]) -> None:

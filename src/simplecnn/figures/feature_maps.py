@@ -1,4 +1,4 @@
-"""What every channel of a layer makes of a few images, as one picture."""
+"""Feature maps of all channels of a layer for a few images."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from simplecnn.figures.raster import Mosaic, join, short_name, text_width
 from simplecnn.figures.style import POSITIVE, SIGNED, SMALL, WRONG, number
 
-MIN_TILE = 42  # pixels that a label of two lines beside a row takes
-MAX_TILE = 84  # pixels; larger images beside a row are shown by every second pixel, or third, …
+MIN_TILE = 42  # pixels; the height of the two-line label beside a row
+MAX_TILE = 84  # pixels; larger input images are subsampled
 GAP, HEADER = 2, 34
 MAX_WIDTH = 32 * (MIN_TILE + GAP)  # pixels of the maps
-PERCENTILE = 99  # of the outputs that are not zero: where the scale ends
+PERCENTILE = 99  # of the nonzero outputs: the upper end of the color scale
 
 
 def feature_maps_figure(
@@ -27,29 +27,29 @@ def feature_maps_figure(
 ) -> Figure:
     """Draw maps (N, channels, H, W) of images (N, C, h, w): a row per image, a column per channel.
 
-    One scale for the layer, so that channels can be compared: from zero up, or symmetric about
-    zero where there are negative values. It ends where 99 % of the outputs that are not zero are
-    reached: a few strong outputs would leave all others dark. Beside a row stand its true and its
-    predicted class, red where they differ. A channel that is zero on all the images is marked
-    dead. More channels than fit side by side continue in further blocks below.
+    All channels share one color scale, from zero up, or symmetric about zero if any output is
+    negative. It ends at the 99th percentile of the nonzero outputs, because a few strong outputs
+    would leave all others dark. Each row starts with the true and the predicted class, red where
+    they differ, and the image. A channel that is zero on all images is marked dead. Channels that
+    do not fit side by side continue in further blocks below.
     """
     num_images, num_channels, height, width = maps.shape
     signed = bool((maps < 0).any())
     sizes = np.abs(maps[(maps != 0) & np.isfinite(maps)])
     limit = float(np.percentile(sizes, PERCENTILE)) if sizes.size else 1.0
     images = images[:, :, :: -(-images.shape[2] // MAX_TILE), :: -(-images.shape[3] // MAX_TILE)]
-    min_zoom = -(-max(MIN_TILE, images.shape[2]) // height)  # an image stands beside its row
+    min_zoom = -(-max(MIN_TILE, images.shape[2]) // height)  # a row is as high as its image
     zoom = MAX_WIDTH // num_channels // (width + GAP)
     zoom = max(min_zoom, min(zoom, MAX_TILE // height))
     step_x, step_y = width * zoom + GAP, height * zoom + GAP
     image_zoom = max(1, height * zoom // images.shape[2])
     image_height, image_width = (image_zoom * side for side in images.shape[2:])
     arrow = "\n→ " if any(len(name) > 3 for name in (*labels, *predictions)) else " → "
-    answers = [
+    row_labels = [
         f"{short_name(label)}{arrow}{short_name(prediction)}"
         for label, prediction in zip(labels, predictions, strict=True)
     ]
-    left = max(map(text_width, answers)) + 12 + image_width + 12
+    left = max(map(text_width, row_labels)) + 12 + image_width + 12
     num_blocks = -(-num_channels * step_x // MAX_WIDTH)
     columns = -(-num_channels // num_blocks)
     block_height = HEADER + num_images * step_y
@@ -80,7 +80,7 @@ def feature_maps_figure(
         for i in range(num_images):
             color = "black" if labels[i] == predictions[i] else WRONG
             middle = y + i * step_y + (step_y - GAP) / 2
-            mosaic.write(0, middle, answers[i], va="center", color=color)
+            mosaic.write(0, middle, row_labels[i], va="center", color=color)
             x, top = left - 12 - image_width, middle - image_height / 2
             mosaic.put_image(images[i], x, top, image_zoom)
     return mosaic.figure

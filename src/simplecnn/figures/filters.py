@@ -1,4 +1,4 @@
-"""The filters of a convolution as one picture: red excites, blue inhibits, white is zero."""
+"""Filters of a convolution: red is positive, blue is negative, white is zero."""
 
 import numpy as np
 from matplotlib.colors import Normalize
@@ -14,11 +14,13 @@ MAX_WIDTH = 1376  # pixels
 def filters_figure(weights: NDArray, *, title: str = "filters", in_color: bool = False) -> Figure:
     """Draw the weights (out_channels, in_channels, K, L) of a convolution on one symmetric scale.
 
-    One input channel: a grid of numbered filters, each with its Euclidean norm, and with its
-    weights where there are few. More: a matrix, a row per filter, a column per input channel.
-    Weights without their numbers have a dot where they are below zero. With `in_color` the three
-    input channels are red, green and blue: a filter is a small color picture, in which gray is
-    zero, and three signed planes.
+    With one input channel, a grid of numbered filters with their Euclidean norms, and with the
+    value of each weight if there are at most 400. With several, a matrix: a row per filter, a
+    column per input channel. Where values are not written, a dot marks negative weights.
+
+    Args:
+        in_color: the three input channels are red, green and blue; each filter is drawn as a color
+            image, in which gray is zero, and as three signed planes.
     """
     if in_color or weights.shape[1] == 1:
         return _grid(weights, title, signed_scale(weights), in_color)
@@ -33,10 +35,10 @@ def _grid(weights: NDArray, title: str, scale: Normalize, in_color: bool) -> Fig
     header = 34 if in_color else 20
     step_x, step_y = block + (30 if in_color else 36), tile_height + header + 16
     columns = min(6 if in_color else 8, num_filters)
-    numbered = not in_color and num_filters * height * width <= 400 and zoom >= 24
-    planes = " in color (gray is zero), and their red, green and blue plane" * in_color
+    has_values = not in_color and num_filters * height * width <= 400 and zoom >= 24
+    planes = " in color (gray is zero), and their red, green and blue planes" * in_color
     title += f"\n{num_filters} filters of {height} x {width}{planes}, one scale for the layer: "
-    title += f"±{scale.vmax:.3g}{'' if numbered else dots_words(zoom)}"
+    title += f"±{scale.vmax:.3g}{'' if has_values else dots_words(zoom)}"
     size = (columns - 1) * step_x + block, -(-num_filters // columns) * step_y
     mosaic = Mosaic(*size, title=title, colors=SIGNED, scale=scale, bar="weight")
     for i, kernel in enumerate(weights):
@@ -49,12 +51,12 @@ def _grid(weights: NDArray, title: str, scale: Normalize, in_color: bool) -> Fig
         if in_color:
             mosaic.put(scale(kernel).filled().clip(0, 1).transpose(1, 2, 0), left, y, zoom)
             mosaic.box(left, y, tile_width, tile_height, fill=False, linewidth=0.4)
-        mosaic.put(join(kernel[None], zoom=zoom, gap=gap, dots=not numbered), x, y)
+        mosaic.put(join(kernel[None], zoom=zoom, gap=gap, dots=not has_values), x, y)
         for j, name in enumerate(("red", "green", "blue") if in_color else ()):
             plane = x + j * (tile_width + gap)
             mosaic.write(plane + tile_width / 2, y - 4, name, size=SMALL, ha="center")
             mosaic.box(plane, y, tile_width, tile_height, fill=False, linewidth=0.2)
-        for (p, q), value in np.ndenumerate(kernel[0]) if numbered else ():
+        for (p, q), value in np.ndenumerate(kernel[0]) if has_values else ():
             mosaic.write(
                 x + (q + 0.5) * zoom, y + (p + 0.5) * zoom, number(value, "z.2f"), size=SMALL - 1,
                 ha="center", va="center", color="white" if scale(abs(value)) > 0.8 else "black",
@@ -72,7 +74,7 @@ def _matrix(weights: NDArray, title: str, scale: Normalize) -> Figure:
     size = left + num_inputs * step_x - gap, header + num_filters * step_y - gap
     mosaic = Mosaic(*size, title=title, colors=SIGNED, scale=scale, bar="weight")
     mosaic.put(join(weights, zoom=zoom, gap=gap, dots=True), left, header)
-    # Number only as many rows and columns as fit.
+    # Number every nth row and column if there is no room for all.
     for i in range(0, num_filters, -(-16 // step_y)):
         y = header + i * step_y + height * zoom / 2
         mosaic.write(left - 6, y, str(i), size=SMALL, ha="right", va="center")
@@ -83,5 +85,5 @@ def _matrix(weights: NDArray, title: str, scale: Normalize) -> Figure:
 
 
 def dots_words(zoom: int) -> str:
-    """What a title says of the dots that `join` puts on negative values."""
-    return ", a dot: below zero" if zoom >= MIN_FOR_DOTS else ""
+    """Explain, for a title, the dots that `join` draws on negative values."""
+    return ", dots: negative" if zoom >= MIN_FOR_DOTS else ""

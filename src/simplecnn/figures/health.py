@@ -1,4 +1,4 @@
-"""How the layers fared during training: their outputs, gradients and updates."""
+"""Health of the layers during training: outputs, gradients and weight updates."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,12 +10,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from simplecnn.figures.curves import log_ticks, say, time_axes
+from simplecnn.figures.curves import log_ticks, time_axes, write_centered
 from simplecnn.figures.raster import short_name
 from simplecnn.figures.style import NOTE, POSITIVE, ROUND, TITLE, new_figure
 
-FLOOR = 1e-7  # smaller gradients and changes are not drawn: a schedule may end at a rate of 0
-MAX_NAMES = 10  # in the legend of layers
+FLOOR = 1e-7  # smaller gradients and updates are not drawn: a schedule may end at a rate of 0
+MAX_NAMES = 10  # in the legend
 
 
 def health_figure(
@@ -25,12 +25,14 @@ def health_figure(
     *,
     title: str = "health",
 ) -> Figure:
-    """Draw what became of the layers: one line per layer, dark (the first) to light (the last).
+    """Draw one line per layer, from dark (the first) to light (the last).
 
-    gradients: `step` (n,), and `norm` and `update` (n, layers): gradient norms, and norms of a
-    step's change over those of the weights. activity: `step` (m,), and `dead`, `always_on` and
-    `zeros` (shares), `mean` and `std` (m, layers) of the layers' outputs over many images; NaN is
-    not drawn.
+    Args:
+        layers: names.
+        gradients: `step` (n,); `norm` (n, layers), the gradient norms; `update` (n, layers), the
+            norm of one step's weight change divided by the norm of the weights.
+        activity: `step` (m,); `dead`, `always_on` and `zeros` (m, layers), fractions of a layer's
+            outputs; `mean` and `std` (m, layers) of its outputs. NaN is not drawn.
     """
     figure = new_figure(11.2, 5.8, fitted=False)
     figure.subplots_adjust(left=0.06, right=0.87, top=0.89, bottom=0.08, wspace=0.27, hspace=0.36)
@@ -38,27 +40,27 @@ def health_figure(
     colors = matplotlib.colormaps[POSITIVE](np.linspace(0, 0.88, len(layers)))
     panels = [
         ("dead: outputs that are zero for every image, %", "dead", 100),
-        ("outputs above zero for every image, %", "always_on", 100),
+        ("outputs that are positive for every image, %", "always_on", 100),
         ("zeros among all outputs, %", "zeros", 100),
         ("mean output; dashed: standard deviation", "mean", 1),
-        ("norm of the gradient", "norm", 1),
-        ("change of the weights in a step, relative", "update", 1),
+        ("gradient norm", "norm", 1),
+        ("weight change per step, relative to the weights", "update", 1),
     ]
     for ax, (name, key, unit) in zip(figure.subplots(2, 3).flat, panels, strict=True):
         is_activity = key not in ("norm", "update")
         table = activity if is_activity else gradients
-        time_axes(ax, name, "step" if is_activity else "step, logarithmic")
+        time_axes(ax, name, "step" if is_activity else "step, log scale")
         if key not in table:
-            say(ax, "no validation images were seen" if is_activity else "no step yet")
+            write_centered(ax, "no validation data" if is_activity else "no training step yet")
             continue
         values = unit * table[key]
         if not is_activity:
             values = np.where(values > FLOOR, values, np.nan)
         for i, color in enumerate(colors):
-            look: Any = {"color": color, "markersize": 4, "clip_on": False}
-            ax.plot(table["step"], values[:, i], ".-", linewidth=1.2, **look)
+            options: Any = {"color": color, "markersize": 4, "clip_on": False}
+            ax.plot(table["step"], values[:, i], ".-", linewidth=1.2, **options)
             if key == "mean":
-                ax.plot(table["step"], table["std"][:, i], ".--", linewidth=1.0, **look)
+                ax.plot(table["step"], table["std"][:, i], ".--", linewidth=1.0, **options)
         if key == "update":
             ax.axhline(1e-3, color="0.5", linewidth=0.8, linestyle="--")
             ax.text(1.02, 1e-3, "about 0.001\nis healthy\n(CS231n)", fontsize=NOTE, color="0.4",

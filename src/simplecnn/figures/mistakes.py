@@ -1,4 +1,4 @@
-"""The most confident mistakes of a network, each with its true and its predicted class."""
+"""Misclassified images with their true and predicted classes."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from simplecnn.figures.raster import Mosaic, short_name, text_width
 from simplecnn.figures.style import NEW, OLD
 
-TILE = 112  # pixels, about
+TILE = 112  # approximate size of an image in pixels
 COLUMNS = 8
 MAX_WIDTH = 1450  # pixels
-LINE = 20  # pixels of a line of text
+LINE = 20  # height of a line of text in pixels
 
 
 def mistakes_figure(
@@ -24,11 +24,13 @@ def mistakes_figure(
     class_names: Sequence[str],
     title: str = "mistakes",
 ) -> Figure:
-    """Draw wrongly classified images (N, C, H, W) in their order, up to eight in a row.
+    """Draw misclassified images (N, C, H, W) in the given order, up to eight in a row.
 
-    labels: (N,) true classes. classes, probabilities: (N, 2), the predicted class and the second.
-    new: boolean (N,), whether the image was right the last time; its frame is orange then, gray if
-    the mistake persists.
+    Args:
+        labels: true classes (N,).
+        classes, probabilities: the two most probable classes of each image, (N, 2).
+        new: boolean (N,), whether the image was classified correctly at the previous validation;
+            the frame is orange if so, gray if the mistake persists.
     """
     num_images, _, height, width = images.shape
     zoom = max(1, round(TILE / max(height, width)))
@@ -57,7 +59,7 @@ def mistakes_figure(
 
 
 def _percent(share: float) -> str:
-    """Never 100 % for what is less than certain, never 0 % for what is possible."""
+    """Format a probability with enough digits that it never rounds to 0 % or 100 %."""
     for digits in range(4):
         text = f"{share:.{digits}%}"
         if text not in (f"{1:.{digits}%}", f"{0:.{digits}%}"):

@@ -1,4 +1,4 @@
-"""Pictures of pixels: many small arrays, each value a whole number of screen pixels, and words."""
+"""Mosaics of many small arrays and text, in which each value covers whole screen pixels."""
 
 import math
 from functools import lru_cache
@@ -28,19 +28,22 @@ from simplecnn.figures.style import (
     number,
 )
 
-MARGIN, BAR = 14, 92  # pixels around the picture; to the right, for the color bar
-HEADER = 62  # pixels for the title of two lines
-MIN_FOR_DOTS = 9  # pixels of a value
-MAX_NAME = 24  # characters of a class
-BOX = "—'"  # as wide as a letter that is missing
+MARGIN, BAR = 14, 92  # pixels: margin on all sides, width of the color bar with its labels
+HEADER = 62  # pixels; the height of a two-line title
+MIN_FOR_DOTS = 9  # smallest zoom, in pixels per value, at which dots fit
+MAX_NAME = 24  # characters of a class name
+BOX = "—'"  # as wide as the box that matplotlib draws for a missing glyph
 
 
 class Mosaic:
-    """A blank picture `width` x `height` pixels (title and color bar come on top) to put tiles in.
+    """A blank figure to put tiles on, `width` x `height` pixels plus title and color bar.
 
-    Its one Axes has screen pixels as units and the origin in the upper left corner: words are
-    placed exactly and nothing is resampled. `colors` and `scale` are those of all tiles; `bar`
-    says in one word what they show, below the color bar; without it there is none.
+    Its single Axes has screen pixels as units and the origin in the upper left corner, so text is
+    placed exactly and tiles are not resampled.
+
+    Args:
+        colors, scale: colormap and normalization of all tiles.
+        bar: label of the color bar; empty for none.
     """
 
     def __init__(
@@ -66,9 +69,9 @@ class Mosaic:
             self._color_bar(width + 20, max(20, min(height - 20, 360)), scale, bar)
 
     def put(self, array: NDArray, x: float, y: float, zoom: int = 1) -> None:
-        """Draw `array` (H, W) with its upper left corner at (x, y), `zoom` pixels a value.
+        """Draw `array` (H, W) with its upper left corner at (x, y), `zoom` pixels per value.
 
-        An array (H, W, 3) of colors, 0 to 1, is drawn as it is. NaN is left out.
+        An array (H, W, 3) is drawn as RGB colors from 0 to 1. NaN is transparent.
         """
         height, width = array.shape[0] * zoom, array.shape[1] * zoom
         self.ax.imshow(
@@ -77,20 +80,20 @@ class Mosaic:
         )  # fmt: skip
 
     def put_image(self, image: NDArray, x: float, y: float, zoom: int) -> None:
-        """Draw an image (C, H, W): three channels in color, one (or three equal) in gray."""
+        """Draw an image (C, H, W) in the colors of `image_colors`."""
         self.put(image_colors(image), x, y, zoom)
 
     def box(self, x: float, y: float, width: float, height: float, **options: Any) -> None:
-        """A rectangle; options are those of matplotlib's."""
+        """Draw a rectangle; `options` are those of matplotlib's Rectangle."""
         self.ax.add_patch(Rectangle((x, y), width, height, **options))
 
     def write(self, x: float, y: float, text: str, *, size: float = NOTE, **options: Any) -> None:
-        """Write `text` at (x, y), `size` in points; options are those of matplotlib's Text."""
-        # No formulas: a class may be called $x$.
+        """Write `text` at (x, y), `size` in points; `options` are those of matplotlib's Text."""
+        # No math text: a class may be named $x$.
         self.ax.add_artist(Word(x, y, text, fontsize=size, parse_math=False, **options))
 
     def _color_bar(self, x: float, height: int, scale: Normalize, name: str) -> None:
-        """The scale from its end down to its start, `name` below it."""
+        """Draw the color bar, the largest value on top, and `name` below it."""
         low, high = float(scale.vmin or 0.0), float(scale.vmax or 1.0)
         self.put(np.linspace(high, low, height)[:, None].repeat(12, axis=1), x, 0)
         self.box(x, 0, 12, height, fill=False, linewidth=0.4)
@@ -101,38 +104,39 @@ class Mosaic:
 
 
 def plain(value: float) -> str:
-    """A number at an axis: three digits, and no power of ten for 100 and more."""
+    """Format a number for an axis: three digits, without an exponent for 100 and more."""
     return number(value, ",.0f" if abs(value) >= 100 else "z.3g")
 
 
 def short_name(name: str, width: float = math.inf, size: float = NOTE) -> str:
-    """The name of a class for a narrow place: of a long one the first and the last characters.
+    """Shorten a class name in the middle to MAX_NAME characters and `width` pixels.
 
-    No more than MAX_NAME, and no more than take `width` pixels, `size` in points.
+    `size` is the text size in points. At least three characters are kept.
     """
-    for most in range(MAX_NAME, 2, -1):
-        end = 3 * most // 8
-        short = name if len(name) <= most else f"{name[: most - 1 - end]}…{name[-end:]}"
+    for max_length in range(MAX_NAME, 2, -1):
+        end = 3 * max_length // 8
+        short = name if len(name) <= max_length else f"{name[: max_length - 1 - end]}…{name[-end:]}"
         if text_width(short, size) <= width:
             break
     return short
 
 
 def text_width(text: str, size: float = NOTE) -> int:
-    """Pixels that `text` takes from left to right, `size` in points."""
+    """Return the width of `text` in pixels, at `size` points."""
     font = _font(text, size, "normal")
-    has = get_font(str(font.path)).get_char_index
-    # matplotlib draws a box, wider than any letter, where no font has it.
-    letters = (c if c.isascii() or has(ord(c)) else BOX for c in text)
+    glyph_index = get_font(str(font.path)).get_char_index  # 0 for a missing glyph
+    letters = (c if c.isascii() or glyph_index(ord(c)) else BOX for c in text)
     return math.ceil(max(font.getlength(line) for line in "".join(letters).split("\n")))
 
 
 def join(tiles: NDArray, *, zoom: int, gap: int | tuple[int, int], dots: bool = False) -> NDArray:
-    """Tiles (rows, columns, H, W) in one array of screen pixels, NaN in the gaps between them.
+    """Join tiles (rows, columns, H, W) into one array of screen pixels, with NaN between them.
 
-    gap: pixels between tiles, or (between rows, between columns). With `dots`, what is below zero
-    has a dot of zero in its middle, where it fits: in gray, the two halves of a diverging scale
-    look alike.
+    Args:
+        zoom: screen pixels per value.
+        gap: pixels between tiles, or (between rows, between columns).
+        dots: mark negative values with a dot of zeros in the middle, from a zoom of MIN_FOR_DOTS:
+            printed in gray, the two halves of a diverging colormap look alike.
     """
     large = tiles.repeat(zoom, axis=2).repeat(zoom, axis=3).astype(np.float32)
     rows, columns, height, width = large.shape
@@ -149,13 +153,13 @@ def join(tiles: NDArray, *, zoom: int, gap: int | tuple[int, int], dots: bool = 
 
 
 class Word(Text):
-    """Text that `encode_png` has Pillow write: of hundreds, five times as fast as matplotlib."""
+    """Text that `encode_png` renders with Pillow, five times as fast as matplotlib."""
 
 
 def encode_png(figure: Figure) -> tuple[bytes, int, int]:
-    """A figure as the bytes of a PNG file, and its width and height in pixels.
+    """Encode a figure as PNG. Returns the bytes, and the width and height in pixels.
 
-    Draws once, where `savefig` draws twice, and packs lightly: half the time, a fifth more bytes.
+    Draws once, where `savefig` draws twice, and compresses little: half the time, 20 % more bytes.
     """
     canvas = FigureCanvasAgg(figure)
     words = [word for word in figure.findobj(Word) if not word.get_rotation()]
@@ -178,17 +182,17 @@ def _write(image: Image.Image, word: Text) -> None:
     y = image.height - y
     spacing = font.size / 5
     vertical = {"top": "a", "center": "m"}.get(word.get_verticalalignment(), "s")
-    if vertical == "s":  # matplotlib's baseline is that of the last line, Pillow's of the first
+    if vertical == "s":  # baseline: of the last line in matplotlib, of the first in Pillow
         y -= text.count("\n") * (font.getbbox("A")[3] + spacing)
     anchor = {"left": "l", "center": "m", "right": "r"}[align] + vertical
-    color = tuple(round(255 * part) for part in to_rgb(word.get_color()))
+    color = tuple(round(255 * channel) for channel in to_rgb(word.get_color()))
     ImageDraw.Draw(image).multiline_text(
         (round(x), round(y)), text, color, font, anchor, spacing, align
     )
 
 
 def _font(text: str, size: float, weight: str) -> ImageFont.FreeTypeFont:
-    """The first font that has every character of a text, else the first of all."""
+    """Return the first font that has a glyph for every character of `text`, else the first font."""
     files = [str(fontManager.findfont(FontProperties(family=f, weight=weight))) for f in fonts()]
     letters = [ord(c) for c in text if not c.isascii()]
     complete = (f for f in files if all(get_font(f).get_char_index(c) for c in letters))

@@ -1,4 +1,4 @@
-"""Receptive fields as pictures: boxes on a digit, networks side by side, effective fields."""
+"""Receptive fields: boxes on an image, a comparison of layer chains, and effective fields."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,36 +22,39 @@ Box = tuple[Interval, Interval]  # first and last row, first and last column
 
 @dataclass(frozen=True)
 class LayerBoxes:
-    """The fields of some units of one layer."""
+    """Receptive fields of some units of one layer."""
 
     title: str
-    boxes: Mapping[tuple[int, int], Box]  # by unit
-    visible: tuple[tuple[int, int], tuple[int, int]]  # the image, or the part a crop leaves of it
+    boxes: Mapping[tuple[int, int], Box]  # by unit (row, column)
+    visible: tuple[tuple[int, int], tuple[int, int]]  # rows and columns that crops leave
 
 
 @dataclass(frozen=True)
 class Chain:
-    """One chain of layers for the comparison."""
+    """One chain of layers in a comparison."""
 
     name: str
     sizes: Sequence[int]  # receptive field in pixels after each layer
-    costs: Mapping[str, int]  # by what is counted: the same keys for each chain
+    costs: Mapping[str, int]  # by label, such as "parameters"; the same keys for each chain
     profile: ArrayLike  # weight of each input column with uniform kernels; sums to 1
     sigma: float  # of the profile, in pixels
 
 
 @dataclass(frozen=True)
 class FieldMap:
-    """One measured field."""
+    """One effective receptive field."""
 
-    mass: ArrayLike  # (H, W), not negative
-    box: Box  # the theoretical field
-    squares: Sequence[int]  # sides in pixels, centered in the box
+    mass: ArrayLike  # mean absolute gradient (H, W)
+    box: Box  # the theoretical receptive field
+    squares: Sequence[int]  # sides in pixels of squares centered in the box
     note: str
 
 
 def boxes_figure(image: ArrayLike, layers: Sequence[LayerBoxes]) -> Figure:
-    """One panel a layer: the image (H, W), the fields of units on it, what is invisible hatched."""
+    """Draw a panel per layer: the image (H, W) with the receptive fields of some units.
+
+    The parts of a field that are not visible, in the padding or cropped, are hatched.
+    """
     image = np.asarray(image)
     scale = Normalize(image.min(), image.max())
     frame = tuple((0, n - 1) for n in image.shape)
@@ -67,7 +70,7 @@ def boxes_figure(image: ArrayLike, layers: Sequence[LayerBoxes]) -> Figure:
         for (unit, box), color in zip(layer.boxes.items(), cycle(COLORS), strict=False):
             _outline(ax, box, color=color, lw=0, hatch="////", alpha=0.6)
             _outline(ax, box, color=color, lw=1.8, zorder=3, label=f"unit {unit}")
-        # what is visible hides the hatching
+        # Draw the visible part again, over the hatching.
         (first_row, last_row), (first_column, last_column) = layer.visible
         inside = (slice(first_row, last_row + 1), slice(first_column, last_column + 1))
         visible = np.full(image.shape, np.nan)
@@ -78,30 +81,34 @@ def boxes_figure(image: ArrayLike, layers: Sequence[LayerBoxes]) -> Figure:
         ax.set_yticks(range(0, image.shape[0], 4))
         ax.tick_params(labelsize=NOTE)
         ax.set_title(layer.title, fontsize=LABEL)
-        place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.08)}
-        ax.legend(**place, ncols=3, fontsize=NOTE, frameon=False, handlelength=1, columnspacing=1)
-    style.head(figure, "Receptive fields, in pixels; hatched: padding, or what a crop cut off")
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3, fontsize=NOTE,
+                  frameon=False, handlelength=1, columnspacing=1)  # fmt: skip
+    style.head(figure, "Receptive fields in pixels; hatched: padding or cropped")
     return figure
 
 
 def chains_figure(chains: Sequence[Chain]) -> Figure:
-    """Growth by layer, costs, and the effective field of uniform weights, chain by chain."""
+    """Compare chains: field size by layer, costs, and the effective field of uniform weights."""
     figure = style.new_figure(10.4, 8.6)
-    parts: Any = figure.subfigures(3, 1, height_ratios=(1.0, 0.8, 1.15))
-    growth, costs, maps = parts
-    style.head(figure, "The same size is neither the same cost nor the same field")
+    subfigures: Any = figure.subfigures(3, 1, height_ratios=(1.0, 0.8, 1.15))
+    growth, costs, maps = subfigures
+    style.head(figure, "Equal receptive fields, different costs and effective fields")
     _draw_growth(growth.subplots(), chains)
     keys = list(chains[0].costs)
     for index, ax in enumerate(np.atleast_1d(costs.subplots(1, len(keys)))):
-        _draw_costs(ax, chains, keys[index], named=index == 0)
+        _draw_costs(ax, chains, keys[index], has_names=index == 0)
     _draw_profiles(maps, chains)
     return figure
 
 
 def effective_fields_figure(rows: Mapping[str, Mapping[str, FieldMap]]) -> Figure:
-    """Measured fields: one row a state of the network, one column a layer with a scale of its own.
+    """Draw effective fields: a row per state of the network, a column per layer.
 
-    Each map is drawn in percent of its mass, so that rows can be compared.
+    Maps are in percent of their sum, and each layer has one color scale, so that the states can be
+    compared.
+
+    Args:
+        rows: maps by layer, by state of the network ("initial", "trained").
     """
     layers = list(next(iter(rows.values())))
     figure = style.new_figure(max(1.7 * len(layers) + 0.4, 5.2), 2.45 * len(rows) + 1.1)
@@ -122,15 +129,15 @@ def effective_fields_figure(rows: Mapping[str, Mapping[str, FieldMap]]) -> Figur
             ax.set_xlabel(field.note, fontsize=NOTE)
             ax.set_ylabel(state if column == 0 else "", fontsize=LABEL)
         grid[0][column].set_title(layer, fontsize=LABEL)
-        look: Any = {"location": "bottom", "shrink": 0.75, "aspect": 14, "format": "{x:.2g} %"}
         bar = figure.colorbar(
-            ScalarMappable(scale, style.POSITIVE), ax=grid[:, column], ticks=[0, scale.vmax], **look
-        )
+            ScalarMappable(scale, style.POSITIVE), ax=grid[:, column], ticks=[0, scale.vmax],
+            location="bottom", shrink=0.75, aspect=14, format="{x:.2g} %",
+        )  # fmt: skip
         bar.ax.tick_params(labelsize=NOTE)
     style.head(
         figure,
-        "Mean |gradient| of the central unit, in % of each map's sum, one scale a layer\n"
-        "frame: receptive field; dashed, dotted: 95 %, 50 % of sum",
+        "Mean |gradient| of the central unit, in % of each map's sum, one scale per layer\n"
+        "frame: receptive field; dashed, dotted: square with 95 %, 50 % of the sum",
     )
     return figure
 
@@ -138,24 +145,24 @@ def effective_fields_figure(rows: Mapping[str, Mapping[str, FieldMap]]) -> Figur
 def _draw_growth(ax: Axes, chains: Sequence[Chain]) -> None:
     for i, (chain, color) in enumerate(zip(chains, cycle(COLORS), strict=False)):
         sizes = [1, *chain.sizes]
-        width = max(1.5, 5 - 1.2 * i)  # later ones thinner, so that what they cover still shows
+        width = max(1.5, 5 - 1.2 * i)  # thinner and thinner, so that overlapping lines stay visible
         ax.plot(range(len(sizes)), sizes, marker="o", ms=width + 3, color=color, lw=width)
-        text: Any = {"xytext": (4, 8), "textcoords": "offset points", "ha": "right"}
         end = len(sizes) - 1, sizes[-1]
-        ax.annotate(f"{chain.name}: {sizes[-1]} px", end, color=color, fontsize=LABEL, **text)
+        ax.annotate(f"{chain.name}: {sizes[-1]} px", end, (4, 8), textcoords="offset points",
+                    ha="right", color=color, fontsize=LABEL)  # fmt: skip
     longest = max(len(chain.sizes) for chain in chains)
     ax.set(xlim=(-0.2, longest + 0.2), ylim=(0, 1.12 * max(max(c.sizes) for c in chains)))
     ax.set_xticks(range(longest + 1))
     style.dress(ax, x="layers", y="receptive field (px)")
 
 
-def _draw_costs(ax: Axes, chains: Sequence[Chain], key: str, *, named: bool) -> None:
+def _draw_costs(ax: Axes, chains: Sequence[Chain], key: str, *, has_names: bool) -> None:
     values = [chain.costs[key] for chain in chains]
-    places = range(len(chains))
-    ax.barh(places, values, color=[c for c, _ in zip(cycle(COLORS), chains, strict=False)])
-    for place, value in zip(places, values, strict=True):
-        ax.text(value, place, f" {value:,}", va="center", fontsize=NOTE)
-    ax.set_yticks(places, [chain.name if named else "" for chain in chains])
+    positions = range(len(chains))
+    ax.barh(positions, values, color=[c for c, _ in zip(cycle(COLORS), chains, strict=False)])
+    for y, value in enumerate(values):
+        ax.text(value, y, f" {value:,}", va="center", fontsize=NOTE)
+    ax.set_yticks(positions, [chain.name if has_names else "" for chain in chains])
     ax.set(xlim=(0, 1.3 * max(values)), xticks=[])
     ax.invert_yaxis()
     style.dress(ax, title=key)
@@ -180,15 +187,15 @@ def _draw_profiles(figure: Figure, chains: Sequence[Chain]) -> None:
         _outline(ax, [(starts[i], starts[i] + size - 1)] * 2, color="white", lw=1.2)
         ax.set_title(chain.name, fontsize=LABEL)
         ax.set_xlabel(f"{size} px, σ = {chain.sigma:.2f} px", fontsize=LABEL)
-    label = "% of the weight of all pixels"
+    label = "% of the sum over all pixels"
     style.color_bar(figure, axes, style.POSITIVE, scale, label, shrink=0.7, pad=0.01)
-    title = "Effective field with uniform weights, one scale; white frame: receptive field"
+    title = "Effective field of uniform weights, one scale; white frame: receptive field"
     figure.suptitle(title, fontsize=LABEL)
 
 
-def _outline(ax: Axes, box: Sequence[Interval], *, color: str, **look: Any) -> None:
-    """The frame of a box, where it is not empty: pixel i reaches from i - 1/2 to i + 1/2."""
+def _outline(ax: Axes, box: Sequence[Interval], *, color: str, **options: Any) -> None:
+    """Draw the frame of a box unless it is empty; pixel i extends from i - 1/2 to i + 1/2."""
     (top, bottom), (left, right) = box
     if top <= bottom and left <= right:
         corner, width, height = (left - 0.5, top - 0.5), right - left + 1, bottom - top + 1
-        ax.add_patch(Rectangle(corner, width, height, fill=False, ec=color, **look))
+        ax.add_patch(Rectangle(corner, width, height, fill=False, ec=color, **options))

@@ -1,4 +1,4 @@
-"""One look for all figures: colors, text sizes, numbers, and how an array becomes a picture."""
+"""Shared style of all figures: colors, text sizes, number formats, color scales and image tiles."""
 
 import logging
 import warnings
@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 TITLE, LABEL, NOTE, SMALL = 9, 8, 6.5, 5.5  # text sizes in points
 DPI = 150
 
-# Red is positive, blue is negative, and zero is white as paper: in matplotlib's RdBu it is gray.
+# Red is positive, blue is negative, zero is pure white; the middle of matplotlib's RdBu is gray.
 _BLUE_TO_RED = (
     *("#053061", "#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#ffffff"),
     *("#fddbc7", "#f4a582", "#d6604d", "#b2182b", "#67001f"),
@@ -32,22 +32,21 @@ _BLUE_TO_RED = (
 SIGNED = LinearSegmentedColormap.from_list("blue_white_red", _BLUE_TO_RED, N=255)
 POSITIVE = "viridis"  # dark is zero
 COUNT = LinearSegmentedColormap.from_list("white_red", _BLUE_TO_RED[5:], N=256)  # white is none
-DIGIT, PHOTO = "gray_r", "gray"  # of gray images: ink is black on white paper; as they are
-# Told apart by color-blind readers (Okabe and Ito).
+DIGIT, PHOTO = "gray_r", "gray"  # colormaps of gray images: ink on white paper; photographs
+# Distinguishable for color-blind readers (Okabe and Ito).
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-WRONG, BETTER = "#b2182b", "#2166ac"  # a wrong answer, a loss of accuracy; a gain
-# A mistake that is new, and one that persists: apart in gray too.
-NEW, OLD = "#d9600f", "0.8"
-FAINT = "0.35"  # text that explains
+WRONG, BETTER = "#b2182b", "#2166ac"  # a wrong prediction or lower accuracy; higher accuracy
+NEW, OLD = "#d9600f", "0.8"  # a new mistake, a persisting one; distinguishable in gray
+FAINT = "0.35"  # explanatory text
 GRID = "0.9"
-PADDING = "#d9c79e"  # a color that no gray image has
-ROUND = (1, 2, 2.5, 5, 10)  # what may lie between two numbers at an axis, times a power of ten
+PADDING = "#d9c79e"  # ochre, which no gray image contains
+ROUND = (1, 2, 2.5, 5, 10)  # allowed tick steps, times a power of ten
 FONT = "DejaVu Sans"
-FURTHER_FONTS = (  # for names that FONT cannot write, where one is installed
+FURTHER_FONTS = (  # fallbacks for glyphs that FONT lacks, used if installed
     *("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Hiragino Sans", "PingFang SC"),
     *("Microsoft YaHei", "Yu Gothic", "Noto Sans", "Arial Unicode MS"),
 )
-# The name, color and line of each stage. The marks tell them apart in gray.
+# Name, color and line style of each stage; the markers distinguish them in gray.
 STAGES = {
     "train": ("training", COLORS[0], "o-"),
     "val": ("validation", COLORS[1], "s--"),
@@ -55,33 +54,35 @@ STAGES = {
 }
 
 
-# A font in another weight is fine.
+# Silences warnings that a fallback font lacks the requested weight.
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 
 @contextmanager
 def drawing(*, ink: bool = True) -> Iterator[None]:
-    """For figures that are made and drawn inside: names are in fonts that have their letters.
+    """Set matplotlib's options for the figures that are created and drawn inside.
 
-    ink: gray images are drawings, ink on paper; else photographs, shown as they are.
+    Enables the fallback fonts, and draws gray images as ink on white paper if `ink`, else as
+    photographs.
     """
-    look: Any = {"font.family": list(fonts()), "image.cmap": DIGIT if ink else PHOTO}
-    with matplotlib.rc_context(look), warnings.catch_warnings():
+    options: Any = {"font.family": list(fonts()), "image.cmap": DIGIT if ink else PHOTO}
+    with matplotlib.rc_context(options), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         yield
 
 
 @cache
 def fonts() -> tuple[str, ...]:
-    """The font of all text, and those of `FURTHER_FONTS` that are installed."""
+    """Return `FONT` and the installed ones of `FURTHER_FONTS`."""
     installed = set(fontManager.get_font_names())
     return (FONT, *(name for name in FURTHER_FONTS if name in installed))
 
 
 def new_figure(width: float, height: float, *, fitted: bool = True) -> Figure:
-    """An empty figure, `width` x `height` inches, outside pyplot's global state.
+    """Create an empty figure, `width` x `height` inches, outside pyplot's global state.
 
-    Axes are `fitted` into it by matplotlib, which draws twice for that, or stay where they are put.
+    Args:
+        fitted: use constrained layout, which draws the figure twice.
     """
     layout = "constrained" if fitted else "none"
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)  # type: ignore[arg-type]
@@ -90,22 +91,22 @@ def new_figure(width: float, height: float, *, fitted: bool = True) -> Figure:
 
 
 def head(figure: Figure, text: str) -> None:
-    """The title above all axes, its lines broken where the figure ends.
+    """Add a title above all axes, wrapped to the width of the figure.
 
-    The last call on a figure: a $ in the text that it holds by now belongs to a name, and begins no
-    formula. matplotlib's own numbers, powers of ten, are written later.
+    Call last: disables math text for all text with a $ that the figure holds so far, because it
+    comes from names. Tick labels such as powers of ten are created later, when drawing.
     """
-    width = int(72 * figure.get_figwidth() / (0.62 * TITLE))  # a character takes 0.62 of its size
+    width = int(72 * figure.get_figwidth() / (0.62 * TITLE))  # a character is 0.62 of its size wide
     lines = (fill(line, width) for line in text.split("\n"))
     figure.suptitle("\n".join(lines), fontsize=TITLE)
-    for words in figure.findobj(Text):
-        if isinstance(words, Text) and "$" in words.get_text():
-            words.set_parse_math(False)
+    for artist in figure.findobj(Text):
+        if isinstance(artist, Text) and "$" in artist.get_text():
+            artist.set_parse_math(False)
 
 
 def dress(ax: Axes, *, title: str = "", x: str = "", y: str = "", grid: Any = "") -> None:
-    """Title, axis labels and ticks in the sizes of all figures, a `grid` (x, y or both), and no
-    frame above and to the right."""
+    """Set title, axis labels and tick sizes, hide the top and right spines, and draw a `grid`
+    ("x", "y" or "both")."""
     ax.set_title(title, fontsize=LABEL)
     ax.set_xlabel(x, fontsize=NOTE)
     ax.set_ylabel(y, fontsize=NOTE)
@@ -119,33 +120,34 @@ def dress(ax: Axes, *, title: str = "", x: str = "", y: str = "", grid: Any = ""
 def color_bar(
     figure: Figure, axes: Any, colors: str | Colormap, scale: Normalize, label: str, **options: Any
 ) -> None:
-    """The scale of `axes` beside them; options are those of matplotlib's colorbar."""
+    """Add a color bar to `axes`; `options` are those of `Figure.colorbar`."""
     bar = figure.colorbar(ScalarMappable(scale, colors), ax=axes, aspect=30, **options)
     bar.set_label(label, fontsize=NOTE)
     bar.ax.tick_params(labelsize=NOTE)
 
 
 def number(value: float, spec: str = "z.3g") -> str:
-    """A number as text with a true minus sign; z in `spec` makes -0.00 a 0.00."""
+    """Format a number with a true minus sign; z in `spec` turns -0.00 into 0.00."""
     return format(float(value), spec).replace("-", "\N{MINUS SIGN}")
 
 
 def signed_scale(*arrays: ArrayLike) -> Normalize:
-    """One scale for signed values: symmetric, so that zero is white."""
+    """Return one scale for all arrays of signed values: symmetric, so that zero is white."""
     limit = _largest(*map(np.abs, arrays))
     return Normalize(-limit, limit)
 
 
 def positive_scale(*arrays: ArrayLike) -> Normalize:
-    """One scale for values from zero up."""
+    """Return one scale, from zero up, for all arrays of nonnegative values."""
     return Normalize(0.0, _largest(*arrays))
 
 
 def image_colors(image: NDArray) -> NDArray:
-    """An image (C, H, W) as colors (H, W, 3): three channels in color, another number in gray.
+    """Convert an image (C, H, W) to RGB colors (H, W, 3) from 0 to 1.
 
-    Images outside of 0 to 1, standardized ones say, are brought there by their extremes. NaN,
-    which is padding, becomes ochre.
+    Three different channels are red, green and blue; otherwise the image is the gray mean of its
+    channels. An image with values outside of 0 to 1, for example a standardized one, is rescaled by
+    its minimum and maximum. NaN marks padding and becomes PADDING.
     """
     missing = np.isnan(image).any(0)
     low, high = np.nanmin(image, initial=0.0), np.nanmax(image, initial=1.0)
@@ -164,7 +166,7 @@ def image_colors(image: NDArray) -> NDArray:
 def tile(
     ax: Axes, array: ArrayLike, colors: str | Colormap, scale: Normalize | None = None
 ) -> AxesImage:
-    """Draw one 2-D array (H, W) with hard pixel edges and no ticks."""
+    """Draw an array (H, W) without interpolation and without ticks."""
     image = ax.imshow(np.asarray(array), cmap=colors, norm=scale, interpolation="nearest")
     ax.set_xticks([])
     ax.set_yticks([])
@@ -172,20 +174,20 @@ def tile(
 
 
 def mark_negative(image: AxesImage) -> None:
-    """Put a dot on what is below zero in a tile: in gray, the halves of SIGNED look alike.
+    """Draw a dot on each negative value of a tile: in gray, the halves of SIGNED look alike.
 
-    What is nearly white has none: below a tenth of the scale.
+    Nearly white values, above -10 % of the scale, get none.
     """
     values = np.asarray(image.get_array())
     rows, columns = np.nonzero(values < -0.1 * float(np.max(image.get_clim())))
-    middles = np.stack([columns, rows], axis=1)
+    centers = np.stack([columns, rows], axis=1)
     square = 0.15 * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
-    dots = PolyCollection(list(middles[:, None] + square), facecolors="white")
+    dots = PolyCollection(list(centers[:, None] + square), facecolors="white")
     assert image.axes is not None
     image.axes.add_collection(dots, autolim=False)
 
 
 def _largest(*arrays: ArrayLike) -> float:
-    """The largest finite value, or 1.0 where all are zero (a scale needs a width)."""
+    """Return the largest finite value, or 1.0 if all are zero: a scale must not be empty."""
     values = np.concatenate([np.ravel(a) for a in arrays])
     return float(values[np.isfinite(values)].max(initial=0.0)) or 1.0
