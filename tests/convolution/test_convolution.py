@@ -1,4 +1,4 @@
-"""`conv2d` against known numbers, its own algebra, PyTorch and SciPy."""
+"""`conv2d` and its gradients against known values, PyTorch and SciPy."""
 
 import subprocess
 import sys
@@ -17,12 +17,12 @@ from simplecnn.convolution import conv2d, conv2d_gradients
 
 METHODS = ("naive", "windows")
 MODES = ("zeros", "reflect", "replicate", "circular")
-repeatably = settings(max_examples=60, deadline=None, derandomize=True)
+deterministic = settings(max_examples=60, deadline=None, derandomize=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Arrays this small are not worth PyTorch's threads: 30 times faster without."""
+    """For arrays this small, PyTorch is 30 times faster with one thread."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -31,14 +31,14 @@ def one_thread():
 
 @st.composite
 def problems(draw):
-    """(image, kernel, options): small integers in int64, so that every answer is exact."""
+    """(image, kernel, options) of small int64 integers, so that results are exact."""
     ndim = draw(st.sampled_from([2, 3, 4]))
-    few = st.integers(1, 3)
+    up_to_3 = st.integers(1, 3)
     groups, channels_per_group, maps_per_group = (
-        (1, 1, 1) if ndim == 2 else draw(st.tuples(few, few, few))
+        (1, 1, 1) if ndim == 2 else draw(st.tuples(up_to_3, up_to_3, up_to_3))
     )
     taps = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
-    dilation = draw(st.tuples(few, few))
+    dilation = draw(st.tuples(up_to_3, up_to_3))
     span = [d * (n - 1) + 1 for n, d in zip(taps, dilation, strict=True)]
     side = st.integers(0, 4)
     padding = draw(
@@ -49,7 +49,7 @@ def problems(draw):
             st.sampled_from(["valid", "same"]),
         )
     )
-    stride = (1, 1) if padding == "same" else draw(st.tuples(few, few))
+    stride = (1, 1) if padding == "same" else draw(st.tuples(up_to_3, up_to_3))
     sides = four_sides(padding, span)
     size = [
         draw(st.integers(max(s - sum(pair), max(pair) + 1), s + sum(pair) + 4))
@@ -81,9 +81,9 @@ def four_sides(padding, span):
 
 
 def torch_conv2d(
-    image, kernel, bias=None, *, padding=0, padding_mode="zeros", flip=False, **others
+    image, kernel, bias=None, *, padding=0, padding_mode="zeros", flip=False, **options
 ):
-    """What PyTorch makes of the arguments of `conv2d`: `nn.Conv2d`, after `pad` for four sides."""
+    """`nn.Conv2d` with the arguments of `conv2d`; four different sides are padded by `F.pad`."""
     ndim = image.ndim
     if ndim == 2:
         image, kernel = image[None], kernel[None, None]
@@ -93,41 +93,38 @@ def torch_conv2d(
         image = F.pad(image, (left, right, top, bottom), mode=mode)
         padding = 0
     layer = nn.Conv2d(
-        in_channels=others.get("groups", 1) * kernel.shape[1],
+        in_channels=options.get("groups", 1) * kernel.shape[1],
         out_channels=kernel.shape[0],
         kernel_size=tuple(kernel.shape[2:]),
         padding=padding,
         padding_mode=padding_mode,
         bias=bias is not None,
-        device="meta",  # no weights of its own: they are given below
-        **others,
+        device="meta",  # the weights are passed to functional_call
+        **options,
     )
     weights = {"weight": kernel.flip(-2, -1) if flip else kernel}
     if bias is not None:
         weights["bias"] = bias
     with warnings.catch_warnings():
-        # A remark on torch's speed, not on its answer
+        # Warns of slow execution only.
         warnings.filterwarnings("ignore", message="Using padding='same' with even kernel lengths")
         output = torch.func.functional_call(layer, weights, image)
     return output[0] if ndim == 2 else output
 
 
-def alike(array, seed=0):
-    """Other small integers of the same shape and dtype."""
+def random_like(array, seed=0):
+    """Return small random integers of the same shape and dtype."""
     return np.random.default_rng(seed).integers(-9, 10, array.shape).astype(array.dtype)
 
 
-# ------------------------------------------------------------------------------ known answers
-
-
 @pytest.mark.parametrize("method", METHODS)
-def test_known_numbers(method):
+def test_known_values(method):
     image = np.arange(9).reshape(3, 3)
     kernel = np.arange(4).reshape(2, 2)
     valid = [[19, 25], [37, 43]]  # 0*0 + 1*1 + 2*3 + 3*4 = 19
     np.testing.assert_array_equal(conv2d(image, kernel, method=method), valid)
-    turned = [[5, 11], [23, 29]]  # 3*0 + 2*1 + 1*3 + 0*4 = 5
-    np.testing.assert_array_equal(conv2d(image, kernel, flip=True, method=method), turned)
+    flipped = [[5, 11], [23, 29]]  # 3*0 + 2*1 + 1*3 + 0*4 = 5
+    np.testing.assert_array_equal(conv2d(image, kernel, flip=True, method=method), flipped)
     np.testing.assert_array_equal(
         conv2d(image, kernel, padding=((1, 0), (0, 2)), method=method),
         [[3, 8, 4, 0], [19, 25, 2 * 5, 0], [37, 43, 2 * 8, 0]],
@@ -136,22 +133,22 @@ def test_known_numbers(method):
         conv2d(image, kernel, stride=(2, 1), padding=(1, 0), method=method),
         [[3, 8], [37, 43]],
     )
-    np.testing.assert_array_equal(  # corners only: 0*0 + 1*2 + 2*6 + 3*8
+    np.testing.assert_array_equal(  # only the corners: 0*0 + 1*2 + 2*6 + 3*8
         conv2d(image, kernel, dilation=2, method=method), [[38]]
     )
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_known_numbers_with_groups_and_bias(method):
+def test_known_values_with_groups_and_bias(method):
     image = np.array([[[1, 2]], [[3, 4]]])  # two channels of 1 x 2
-    kernel = np.array([[[[1, 10]]], [[[100, 1]]]])  # one map for each
+    kernel = np.array([[[[1, 10]]], [[[100, 1]]]])  # one output channel per input channel
     expected = [[[21 + 5]], [[304 - 5]]]
     bias = np.array([5, -5])
     np.testing.assert_array_equal(
         conv2d(image, kernel, bias=bias, groups=2, method=method), expected
     )
-    both = np.array([[[[1, 10]], [[100, 1]]]])
-    np.testing.assert_array_equal(conv2d(image, both, method=method), [[[21 + 304]]])
+    ungrouped = np.array([[[[1, 10]], [[100, 1]]]])
+    np.testing.assert_array_equal(conv2d(image, ungrouped, method=method), [[[21 + 304]]])
 
 
 def test_known_padding_modes():
@@ -169,7 +166,7 @@ def test_known_padding_modes():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_batch_of_none_and_a_kernel_as_large_as_the_image(method):
+def test_an_empty_batch_and_a_kernel_as_large_as_the_image(method):
     empty = conv2d(
         np.zeros((0, 3, 8, 9), np.float32),
         np.ones((4, 3, 3, 3), np.float32),
@@ -185,12 +182,9 @@ def test_a_batch_of_none_and_a_kernel_as_large_as_the_image(method):
     np.testing.assert_array_equal(conv2d(image, image, method=method), [[(image**2).sum()]])
 
 
-# ------------------------------------------------------------------------------------- dtypes
-
-
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", "f2 f4 f8 g c8 c16 i1 i2 i4 i8 u1 u2 u4 u8 >f4 >i2 >f2".split())
-def test_the_dtype_is_kept(dtype, method):
+def test_the_dtype_is_preserved(dtype, method):
     image = np.arange(16).reshape(4, 4).astype(dtype)
     kernel = np.array([[0, 1], [2, 3]], dtype)
     output = conv2d(image, kernel, bias=np.ones((), dtype), method=method)
@@ -218,13 +212,13 @@ def test_integers_wrap_around_as_in_torch(method):
 def test_float16_is_summed_in_float32_and_rounded_once(method):
     image = np.full((1, 64, 64), 1.001, np.float16)
     kernel = np.ones((1, 1, 64, 64), np.float16)
-    output = conv2d(image, kernel, method=method)  # in float16, 2048 + 1 is 2048: no sum gets on
+    output = conv2d(image, kernel, method=method)  # in float16, 2048 + 1 is 2048
     assert output.item() == np.float16(4096 * float(np.float16(1.001)))
     too_large = conv2d(image, np.full_like(kernel, 1000), method=method)
     assert too_large.item() == np.inf
 
 
-def test_a_number_as_bias_takes_the_dtype_of_the_image():
+def test_a_python_number_as_bias_adopts_the_dtype_of_the_image():
     image, kernel = np.ones((2, 2), np.float32), np.ones((1, 1), np.float32)
     for bias in (0.5, np.float32(0.5), np.array([0.5], np.float32)):
         output = conv2d(image, kernel, bias=bias)
@@ -233,7 +227,7 @@ def test_a_number_as_bias_takes_the_dtype_of_the_image():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_nan_and_infinity_reach_every_unit_that_reads_them(method):
+def test_nan_and_infinity_propagate_to_every_unit_that_reads_them(method):
     image = np.zeros((5, 5))
     image[1, 1], image[4, 4] = np.nan, np.inf
     output = conv2d(image, np.zeros((2, 2)), method=method)  # 0 * inf is NaN too
@@ -247,7 +241,7 @@ def test_nan_and_infinity_reach_every_unit_that_reads_them(method):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("weight", [np.nan, np.inf])
-def test_the_zeros_of_the_padding_are_multiplied_too(weight, method):
+def test_the_zeros_of_the_padding_are_multiplied(weight, method):
     image, kernel = np.ones((2, 2)), np.full((2, 2), weight)
     output = conv2d(image, kernel, padding=2, method=method)
     expected = torch_conv2d(torch.from_numpy(image), torch.from_numpy(kernel), padding=2)
@@ -267,12 +261,9 @@ def test_nan_stays_in_its_group_and_image(groups, method):
     np.testing.assert_array_equal(output, expected)
 
 
-# ------------------------------------------------------------------------------------- memory
-
-
-@repeatably
+@deterministic
 @given(problems())
-def test_arguments_are_left_alone_and_their_layout_does_not_matter(problem):
+def test_arguments_are_not_modified_and_their_layout_does_not_matter(problem):
     image, kernel, options = problem
     strided = np.repeat(np.asfortranarray(image), 2, axis=-1)[..., ::2]
     backwards = np.ascontiguousarray(kernel[..., ::-1])[..., ::-1]
@@ -280,24 +271,21 @@ def test_arguments_are_left_alone_and_their_layout_does_not_matter(problem):
     kernel.setflags(write=False)
     output = conv2d(image, kernel, **options)
     grads = conv2d_gradients(output, image, kernel, **options)
-    for answer in (output, *grads):
-        assert answer.flags.writeable
-        assert not np.shares_memory(answer, image) and not np.shares_memory(answer, kernel)
+    for result in (output, *grads):
+        assert result.flags.writeable
+        assert not np.shares_memory(result, image) and not np.shares_memory(result, kernel)
     for method in METHODS:
         np.testing.assert_array_equal(conv2d(strided, backwards, method=method, **options), output)
-    others = conv2d_gradients(np.asfortranarray(output), strided, backwards, **options)
-    for ours, plain in zip(others, grads, strict=True):
-        np.testing.assert_array_equal(ours, plain)
+    other_layout = conv2d_gradients(np.asfortranarray(output), strided, backwards, **options)
+    for grad, expected in zip(other_layout, grads, strict=True):
+        np.testing.assert_array_equal(grad, expected)
 
 
-# ------------------------------------------------------------------------------ other libraries
-
-
-@repeatably
+@deterministic
 @given(problems())
 def test_equals_torch(problem):
     image, kernel, options = problem
-    bias = alike(np.empty(kernel.shape[0] if kernel.ndim == 4 else 1, kernel.dtype))
+    bias = random_like(np.empty(kernel.shape[0] if kernel.ndim == 4 else 1, kernel.dtype))
     expected = torch_conv2d(
         *map(torch.from_numpy, (image, kernel)), torch.from_numpy(bias), **options
     )
@@ -306,52 +294,52 @@ def test_equals_torch(problem):
         np.testing.assert_array_equal(output, expected.numpy())
 
 
-@repeatably
+@deterministic
 @given(problems(), st.booleans())
-def test_gradients_equal_autograd(problem, imaginary):
-    """Whole numbers in floating point: sums are exact, so equal means equal."""
+def test_gradients_equal_autograd(problem, is_complex):
+    """Integers in floating point: sums are exact, so results are equal in every bit."""
     image, kernel = (
-        array.astype(np.complex128 if imaginary else np.float64) for array in problem[:2]
+        array.astype(np.complex128 if is_complex else np.float64) for array in problem[:2]
     )
-    if imaginary:
-        image, kernel = image + 1j * alike(image), kernel - 1j * alike(kernel)
+    if is_complex:
+        image, kernel = image + 1j * random_like(image), kernel - 1j * random_like(kernel)
     options = problem[2]
-    bias = alike(np.empty(kernel.shape[0] if kernel.ndim == 4 else 1, kernel.dtype))
+    bias = random_like(np.empty(kernel.shape[0] if kernel.ndim == 4 else 1, kernel.dtype))
     leaves = [torch.from_numpy(array).requires_grad_() for array in (image, kernel, bias)]
     output = torch_conv2d(*leaves, **options)
-    grad = (2 + image.sum()) * alike(np.empty(output.shape, image.dtype), seed=1)
-    loss = (output * torch.from_numpy(grad).conj()).real.sum()  # its gradient by output: grad
+    grad_output = (2 + image.sum()) * random_like(np.empty(output.shape, image.dtype), seed=1)
+    loss = (output * torch.from_numpy(grad_output).conj()).real.sum()
     expected = torch.autograd.grad(loss, leaves)
-    gradients = conv2d_gradients(grad, image, kernel, **options)
-    for ours, theirs in zip(gradients, expected, strict=True):
-        np.testing.assert_array_equal(ours, theirs.numpy().reshape(ours.shape))
+    gradients = conv2d_gradients(grad_output, image, kernel, **options)
+    for grad, expected_grad in zip(gradients, expected, strict=True):
+        np.testing.assert_array_equal(grad, expected_grad.numpy().reshape(grad.shape))
 
 
 def test_equals_scipy():
-    """scipy's "full" is padding by all but one tap; its "valid" is ours; "wrap" is circular."""
+    """SciPy's "full" pads by the kernel size minus one; its "wrap" is circular."""
     rng = np.random.default_rng(0)
     for taps in ((1, 1), (2, 5), (7, 4)):
         image, kernel = rng.integers(-9, 10, (7, 8)), rng.integers(-9, 10, taps)
         full = [(n - 1, n - 1) for n in taps]
-        for flip, theirs in ((False, correlate2d), (True, convolve2d)):
+        for flip, scipy_function in ((False, correlate2d), (True, convolve2d)):
             output = conv2d(image, kernel, padding=full, flip=flip)
-            np.testing.assert_array_equal(output, theirs(image, kernel))
+            np.testing.assert_array_equal(output, scipy_function(image, kernel))
             output = conv2d(image, kernel, flip=flip)
-            np.testing.assert_array_equal(output, theirs(image, kernel, mode="valid"))
+            np.testing.assert_array_equal(output, scipy_function(image, kernel, mode="valid"))
         output = conv2d(image, kernel, padding=full, padding_mode="circular")
         np.testing.assert_array_equal(output, correlate2d(image, kernel, boundary="wrap"))
 
 
-# Of the sum of the absolute terms behind a number: what rounding leaves is proportional to that
-# (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 4.2), about 1e-7 of it in
-# float32 and 1e-16 in float64; a wrong weight or sign leaves 1e-3 and more.
+# Relative to the sum of the absolute terms of a result. Rounding errors are proportional to it
+# (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 4.2): about 1e-7 of it in
+# float32, 1e-16 in float64. A wrong weight or sign causes an error of 1e-3 or more.
 TOLERANCES = {np.float32: 2e-6, np.float64: 4e-15}
 
 
-@repeatably
+@deterministic
 @given(problems(), st.sampled_from(list(TOLERANCES)), st.integers(0, 1000))
-def test_the_rest_is_rounding(problem, dtype, seed):
-    """Both methods and the gradients, in floating point, against PyTorch."""
+def test_floating_point_results_equal_torch_up_to_rounding(problem, dtype, seed):
+    """Both methods and the gradients."""
     rng = np.random.default_rng(seed)
     image, kernel = (rng.standard_normal(array.shape).astype(dtype) for array in problem[:2])
     options = problem[2]
@@ -364,27 +352,24 @@ def test_the_rest_is_rounding(problem, dtype, seed):
         output = torch_conv2d(*leaves, **options)
         return [output.detach(), *torch.autograd.grad((output * grad_output).sum(), leaves)]
 
-    theirs = by_torch(image, kernel, bias, grad)
-    terms = by_torch(*(abs(array) for array in (image, kernel, bias, grad)))
+    references = by_torch(image, kernel, bias, grad)
+    term_sums = by_torch(*(abs(array) for array in (image, kernel, bias, grad)))
     grads = conv2d_gradients(grad, image, kernel, **options)
     outputs = [conv2d(image, kernel, bias=bias, method=m, **options) for m in METHODS]
-    for ours, k in zip([*outputs, *grads], (0, 0, 1, 2, 3), strict=True):
-        expected, sizes = (x[k].numpy().reshape(ours.shape) for x in (theirs, terms))
-        assert ours.dtype == dtype
-        assert (abs(ours - expected) <= TOLERANCES[dtype] * sizes).all()
+    for result, k in zip([*outputs, *grads], (0, 0, 1, 2, 3), strict=True):
+        expected, sums = (x[k].numpy().reshape(result.shape) for x in (references, term_sums))
+        assert result.dtype == dtype
+        assert (abs(result - expected) <= TOLERANCES[dtype] * sums).all()
 
 
 def test_only_numpy_is_imported():
     code = (
         "import sys, simplecnn.convolution; print('numpy' in sys.modules, 'torch' in sys.modules)"
     )
-    answer = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert answer.stdout == "True False\n"
-
-
-# ------------------------------------------------------------------------------------ bad input
+    assert process.stdout == "True False\n"
 
 
 def zeros(*shape, dtype="float32"):
@@ -393,31 +378,31 @@ def zeros(*shape, dtype="float32"):
 
 RANKS = "image must have 2, 3 or 4 dimensions, (H, W), (C, H, W) or (N, C, H, W), "
 PADDINGS = "padding must be an int, a pair, ((top, bottom), (left, right)), 'valid' or 'same', "
-EMPTY = "neither image nor kernel may be empty, but for a batch of 0: "
-# The shapes of image and kernel, the options, and what is said of them.
-BAD_VALUES = [
+EMPTY = "image and kernel must not be empty, except for a batch of 0: "
+# Shapes of image and kernel, options, and the message.
+INVALID_VALUES = [
     ((3,), (3, 3), {}, RANKS + "got 1: shape (3,)"),
     ((1, 1, 1, 3, 3), (1, 1, 3, 3), {}, RANKS + "got 5: shape (1, 1, 1, 3, 3)"),
     (
         *((3, 3), (1, 1, 3, 3), {}),
-        "kernel must have 2 dimensions, (K, L), where image has 2, got 4: shape (1, 1, 3, 3)",
+        "kernel must have 2 dimensions, (K, L), because image has 2, got 4: shape (1, 1, 3, 3)",
     ),
     (
         *((1, 1, 3, 3), (3, 3), {}),
-        "kernel must have 4 dimensions, (M, C/groups, K, L), where image has 4, "
+        "kernel must have 4 dimensions, (M, C/groups, K, L), because image has 4, "
         "got 2: shape (3, 3)",
     ),
     (
         *((1, 4, 5, 5), (2, 3, 3, 3), {}),
-        "image has 4 channels but kernel, of shape (2, 3, 3, 3), reads 3 in each of groups=1: 3",
+        "image has 4 channels but kernel, of shape (2, 3, 3, 3) with groups=1, expects 3",
     ),
     (
         *((1, 4, 5, 5), (6, 2, 3, 3), {"groups": 3}),
-        "image has 4 channels but kernel, of shape (6, 2, 3, 3), reads 2 in each of groups=3: 6",
+        "image has 4 channels but kernel, of shape (6, 2, 3, 3) with groups=3, expects 6",
     ),
     (
         *((1, 4, 5, 5), (3, 2, 3, 3), {"groups": 2}),
-        "kernel has 3 output channels, which groups=2 do not divide",
+        "kernel has 3 output channels, which groups=2 does not divide",
     ),
     ((3, 3), (3, 3), {"groups": 0}, "groups must be an int of at least 1, got 0"),
     ((3, 3), (3, 3), {"groups": 1.0}, "groups must be an int of at least 1, got 1.0"),
@@ -429,7 +414,7 @@ BAD_VALUES = [
     ((3, 3), (3, 3), {"padding": "full"}, PADDINGS + "got 'full'"),
     (
         *((3, 3), (3, 3), {"padding": "same", "stride": (1, 2)}),
-        "padding='same' needs stride 1, got stride (1, 2)",
+        "padding='same' requires stride 1, got stride (1, 2)",
     ),
     (
         *((3, 8), (6, 2), {"padding": 1}),
@@ -441,11 +426,13 @@ BAD_VALUES = [
     ),
     (
         *((3, 4), (1, 1), {"padding": ((0, 3), (0, 0)), "padding_mode": "reflect"}),
-        "padding of 3 rows is too wide for padding_mode='reflect' and an image of 3: at most 2",
+        "padding of 3 rows is too large for padding_mode='reflect' and an image of 3 rows: "
+        "at most 2",
     ),
     (
         *((9, 4), (1, 1), {"padding": (0, 5), "padding_mode": "circular"}),
-        "padding of 5 columns is too wide for padding_mode='circular' and an image of 4: at most 4",
+        "padding of 5 columns is too large for padding_mode='circular' and an image of 4 columns: "
+        "at most 4",
     ),
     (
         *((3, 3), (3, 3), {"padding_mode": "mirror"}),
@@ -454,7 +441,7 @@ BAD_VALUES = [
     ((2, 1, 0, 3), (1, 1, 1, 1), {}, EMPTY + "got shapes (2, 1, 0, 3) and (1, 1, 1, 1)"),
     ((3, 3), (0, 3), {}, EMPTY + "got shapes (3, 3) and (0, 3)"),
 ]
-BAD_TYPES = [
+INVALID_TYPES = [
     ({"stride": (1, 1, 1)}, "stride must be an int or a pair of ints, got (1, 1, 1)"),
     ({"stride": 1.5}, "stride must be an int or a pair of ints, got 1.5"),
     ({"stride": True}, "stride must be an int or a pair of ints, got True"),
@@ -462,28 +449,28 @@ BAD_TYPES = [
 ]
 
 
-def refused(error, image, kernel, options) -> str:
-    """The sentence in which both functions refuse."""
-    with pytest.raises(error) as forth:
+def error_message(error, image, kernel, options) -> str:
+    """Return the error message, which is the same for both functions."""
+    with pytest.raises(error) as forward:
         conv2d(image, kernel, **options)
-    with pytest.raises(error) as back:
+    with pytest.raises(error) as backward:
         conv2d_gradients(zeros(1, 1), image, kernel, **options)
-    assert str(forth.value) == str(back.value)
-    return str(forth.value)
+    assert str(forward.value) == str(backward.value)
+    return str(forward.value)
 
 
-def test_bad_input_is_told_in_a_sentence():
-    for image, kernel, options, message in BAD_VALUES:
-        assert refused(ValueError, zeros(*image), zeros(*kernel), options) == message
-    for options, message in BAD_TYPES:
-        assert refused(TypeError, zeros(3, 3), zeros(3, 3), options) == message
-    image, other, truth = zeros(3, 3), zeros(3, 3, dtype="float64"), zeros(3, 3, dtype="bool")
-    said = "image is float32 but kernel is float64: convert one"
-    assert refused(TypeError, image, other, {}) == said
-    assert refused(TypeError, truth, truth, {}) == "image must hold numbers, got bool"
+def test_error_messages_for_invalid_arguments():
+    for image, kernel, options, message in INVALID_VALUES:
+        assert error_message(ValueError, zeros(*image), zeros(*kernel), options) == message
+    for options, message in INVALID_TYPES:
+        assert error_message(TypeError, zeros(3, 3), zeros(3, 3), options) == message
+    image, double, boolean = (zeros(3, 3, dtype=d) for d in ("float32", "float64", "bool"))
+    message = "image is float32 but kernel is float64: convert one"
+    assert error_message(TypeError, image, double, {}) == message
+    assert error_message(TypeError, boolean, boolean, {}) == "image must contain numbers, got bool"
 
 
-def test_bad_method():
+def test_invalid_method():
     with pytest.raises(ValueError, match="^method must be one of 'naive', 'windows', got 'fft'$"):
         conv2d(zeros(3, 3), zeros(3, 3), method="fft")
 
@@ -491,24 +478,24 @@ def test_bad_method():
 @pytest.mark.parametrize(
     ("bias", "error", "message"),
     [
-        (zeros(3), ValueError, "bias must have shape (2,), one number an output channel, got (3,)"),
-        (0.5, ValueError, "bias must have shape (2,), one number an output channel, got ()"),
+        (zeros(3), ValueError, "bias must have shape (2,), one value per output channel, got (3,)"),
+        (0.5, ValueError, "bias must have shape (2,), one value per output channel, got ()"),
         (zeros(2, dtype="float64"), TypeError, "bias is float64 but image is float32: convert one"),
     ],
 )
-def test_bad_bias(bias, error, message):
+def test_invalid_bias(bias, error, message):
     with pytest.raises(error) as caught:
         conv2d(zeros(1, 3, 3), zeros(2, 1, 3, 3), bias=bias)
     assert str(caught.value) == message
 
 
-def test_a_bias_that_would_be_cut_is_refused():
-    whole = zeros(3, 3, dtype="int64")
+def test_a_bias_that_would_be_truncated_is_rejected():
+    integers = zeros(3, 3, dtype="int64")
     with pytest.raises(TypeError, match="^bias is float64 but image is int64: convert one$"):
-        conv2d(whole, whole, bias=0.5)
+        conv2d(integers, integers, bias=0.5)
 
 
-def test_bad_gradient_of_the_output():
+def test_invalid_gradient_of_the_output():
     image = zeros(1, 1, 5, 5)
     kernel = zeros(2, 1, 3, 3)
     with pytest.raises(ValueError) as wrong_shape:

@@ -1,11 +1,11 @@
-"""Each named kernel does what its line says, under `conv2d`."""
+"""The responses of the named kernels are as described, and `best_matches` finds them."""
 
 import numpy as np
 import pytest
 
 from simplecnn.convolution import KERNELS, best_matches, conv2d, white_square
 
-RIGHTWARDS = np.tile(np.arange(5.0), (5, 1))  # grows by 1 a column
+RIGHTWARDS = np.tile(np.arange(5.0), (5, 1))  # increases by 1 per column
 DOWNWARDS = RIGHTWARDS.T
 
 
@@ -27,18 +27,18 @@ def response(image, name):
         ("Laplacian", 0, 0),
     ],
 )
-def test_edge_kernels_measure_the_slope_their_line_names(name, to_the_right, downwards):
+def test_edge_kernels_measure_the_described_slope(name, to_the_right, downwards):
     np.testing.assert_array_equal(response(RIGHTWARDS, name), np.full((3, 3), to_the_right))
     np.testing.assert_array_equal(response(DOWNWARDS, name), np.full((3, 3), downwards))
     np.testing.assert_array_equal(response(np.full((5, 5), 7.0), name), np.zeros((3, 3)))
 
 
 @pytest.mark.parametrize("name", ["Gaussian", "Box", "Sharpen", "Emboss"])
-def test_the_others_keep_a_flat_image(name):
+def test_other_kernels_preserve_a_flat_image(name):
     np.testing.assert_allclose(response(np.full((5, 5), 7.0), name), np.full((3, 3), 7.0))
 
 
-def test_a_kernel_answers_a_single_bright_pixel_with_its_own_numbers_turned():
+def test_the_response_to_a_single_bright_pixel_is_the_flipped_kernel():
     spot = np.zeros((5, 5))
     spot[2, 2] = 1.0
     for name, kernel in KERNELS.items():
@@ -50,7 +50,7 @@ def test_emboss_is_bright_on_slopes_to_the_lower_right():
     np.testing.assert_array_equal(response(DOWNWARDS[::-1], "Emboss")[:, 1], [3 - 6, 2 - 6, 1 - 6])
 
 
-def test_kernels_are_the_tutorials_and_cannot_be_changed():
+def test_kernels_start_with_the_tutorials_and_are_read_only():
     assert list(KERNELS)[:4] == ["Horizontal Edge", "Vertical Edge", "Sobel X", "Laplacian"]
     for kernel in KERNELS.values():
         assert kernel.values.shape == (3, 3)
@@ -72,20 +72,20 @@ def test_best_matches_finds_a_kernel_and_its_negative():
     sobel, laplacian = best_matches(filters)
     assert sobel.name == "Sobel X" and sobel.cosine == pytest.approx(1)
     assert laplacian.name == "Laplacian" and laplacian.cosine == pytest.approx(-1)
-    np.testing.assert_allclose(laplacian.kernel, filters[1])  # as strong as the filter
+    np.testing.assert_allclose(laplacian.kernel, filters[1])  # with the filter's norm and sign
 
 
-def test_best_matches_looks_everywhere_in_a_larger_filter():
+def test_best_matches_finds_a_kernel_anywhere_in_a_larger_filter():
     color = np.zeros((1, 3, 7, 5))
     color[0, :, 4:7, 1:4] = KERNELS["Scharr Y"].values
     (match,) = best_matches(color)
     assert match.name == "Scharr Y" and match.cosine == pytest.approx(1)
     np.testing.assert_allclose(match.kernel, color[0])
-    (half,) = best_matches(color * np.array([1, 0, 0])[None, :, None, None])
-    assert half.cosine == pytest.approx(1 / np.sqrt(3))  # on one of three channels
+    (one_channel,) = best_matches(color * np.array([1, 0, 0])[None, :, None, None])
+    assert one_channel.cosine == pytest.approx(1 / np.sqrt(3))
 
 
-def test_best_matches_of_chance_are_not_small():
+def test_mean_cosine_of_random_filters():
     random = np.random.default_rng(0).normal(size=(2000, 1, 3, 3))
     cosines = [abs(match.cosine) for match in best_matches(random)]
     assert np.mean(cosines) == pytest.approx(0.57, abs=0.02)

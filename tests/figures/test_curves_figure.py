@@ -89,7 +89,7 @@ def test_health_has_a_line_per_layer(num_layers):
     mean = titles["mean output; dashed: standard deviation"].lines
     dashed = [line.get_ydata()[0] for line in mean if line.get_linestyle() == "--"]
     np.testing.assert_array_equal(dashed, activity["std"][0])
-    update = titles["weight change per step, relative to the weights"].lines
+    update = titles["relative weight change per step"].lines
     assert np.isnan(update[0].get_ydata()[2]) and set(update[-1].get_ydata()) == {1e-3}
     shown = [t.get_text() for t in figure.legends[0].get_texts()]
     assert shown[0] == layers[0] and shown[-1] == layers[-1] and len(shown) <= 10

@@ -1,4 +1,4 @@
-"""Effective fields against closed forms, and against gradients taken one by one."""
+"""Effective fields against closed forms and against gradients of single images."""
 
 import math
 
@@ -18,7 +18,7 @@ from simplecnn.receptive_field import (
 
 
 def uniform(kernels) -> nn.Sequential:
-    """Convolutions that average, 28 x 28 in and out."""
+    """Averaging convolutions that preserve the image size."""
     layers = [nn.Conv2d(1, 1, k, padding=k // 2, bias=False, dtype=torch.float64) for k in kernels]
     for layer in layers:
         nn.init.constant_(layer.weight, 1 / layer.kernel_size[0] ** 2)
@@ -42,16 +42,17 @@ def test_uniform_weights_have_a_closed_form(kernels, sigma, half):
     torch.testing.assert_close(inside, profile[:, None] * profile)
     assert field.mass.sum() == pytest.approx(1)
     assert field.square(1) == receptive_field(layers)
-    # the smallest square: all smaller ones hold less
-    held = [float(inside[i : len(profile) - i, i : len(profile) - i].sum()) for i in range(4)]
-    sides = [len(profile) - 2 * i for i in range(4)]
+    mass_by_side = {
+        len(profile) - 2 * i: inside[i : len(profile) - i, i : len(profile) - i].sum()
+        for i in range(4)
+    }
     for share in (0.5, 0.95):
-        assert field.square(share) == min(s for s, h in zip(sides, held, strict=True) if h >= share)
+        assert field.square(share) == min(s for s, mass in mass_by_side.items() if mass >= share)
     assert field.square(0.5) == half
     assert field.ratio == field.square(0.95) / receptive_field(layers)
 
 
-def test_pooling_too():
+def test_pooling_has_a_closed_form():
     """SimpleCNN's chain with average pooling: sigma 3.905 at conv3 and 4.387 at pool3."""
     layers = []
     for _ in range(3):
@@ -61,7 +62,7 @@ def test_pooling_too():
     assert fields["5"].sigma == pytest.approx((4.387, 4.387), abs=5e-4)
 
 
-def test_the_mean_is_over_images_and_channels_in_turn():
+def test_the_mean_is_over_images_with_alternating_channels():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.Conv2d(3, 4, 3)).double()
     x = images(8, 2, 9, 9)
@@ -87,7 +88,7 @@ def test_simplecnn(ten_digits):
         (top, bottom), (left, right) = field.interval
         inside = field.mass[max(top, 0) : bottom + 1, max(left, 0) : right + 1]
         assert field.mass.shape == (28, 28) and float(field.mass.sum()) > 0
-        assert float(field.mass.sum()) == float(inside.sum())  # nothing outside the theory
+        assert float(field.mass.sum()) == float(inside.sum())  # none outside the theoretical field
         assert 0 < field.square(0.5) <= field.square(0.95) <= theory[name].size[0]
     assert fields["pool3"].unit == (1, 1)
     assert all(p.grad is None for p in network.parameters()) and not digits.requires_grad
@@ -95,14 +96,14 @@ def test_simplecnn(ten_digits):
     torch.testing.assert_close(again["conv2"].mass, fields["conv2"].mass)
 
 
-def test_images_are_asked_under_no_grad_too():
+def test_effective_fields_work_under_no_grad():
     network = nn.Sequential(nn.Conv2d(1, 1, 3), nn.ReLU(inplace=True))
     with torch.no_grad():
         (field,) = effective_fields(network, images(2, 1, 8, 8, dtype=torch.float32)).values()
     assert float(field.mass.sum()) > 0
 
 
-def test_even_and_clipped_fields_have_squares_of_their_own_parity():
+def test_squares_have_the_parity_of_the_theoretical_field():
     mass = torch.zeros(6, 6, dtype=torch.float64)
     mass[2:4, 2:4] = 1.0
     mass[1, 1] = 1.0
@@ -131,13 +132,13 @@ class Wide(nn.Module):
         return F.relu(self.conv(x)).permute(0, 2, 3, 1)
 
 
-def test_channels_may_stand_last():
+def test_channels_may_be_the_last_dimension():
     field = effective_fields(Wide(), images(2, 1, 9, 12, dtype=torch.float32), layers=["output"])
     assert field["output"].unit == (3, 3) and field["output"].interval == ((3, 5), (3, 7))
     assert field["output"].mass[:3].sum() == 0
 
 
-def test_bad_input_is_a_sentence():
+def test_errors_for_invalid_arguments():
     network = SimpleCNN()
     with pytest.raises(ValueError, match=r"images has shape \(28, 28\): give \(N, C, H, W\)"):
         effective_fields(network, torch.rand(28, 28))
@@ -148,5 +149,5 @@ def test_bad_input_is_a_sentence():
     with pytest.raises(ValueError, match="layer fc1 has no grid of units"):
         effective_fields(network, torch.rand(1, 1, 28, 28), layers=["fc1"])
     field = EffectiveField(torch.ones(3, 3), (0, 0), ((0, 2), (0, 2)))
-    with pytest.raises(ValueError, match="share is 95: give a part of the mass"):
+    with pytest.raises(ValueError, match="share is 95: give a fraction of the mass"):
         field.square(95)

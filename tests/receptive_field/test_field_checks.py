@@ -1,4 +1,4 @@
-"""The two experiments confirm true fields, catch false ones, and say where they cannot tell."""
+"""The two experiments confirm correct fields, detect wrong ones, and report their limits."""
 
 import re
 from dataclasses import replace
@@ -16,7 +16,7 @@ from simplecnn.receptive_field import Check, Field, all_agree, check_fields, rec
 
 
 class Between(nn.Module):
-    """A function between two convolutions of 3 x 3, 4 channels each."""
+    """A function between two 3 x 3 convolutions with 4 channels."""
 
     def __init__(self, function) -> None:
         super().__init__()
@@ -74,13 +74,13 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_formulas_and_experiments_agree_without_reserve(name):
+def test_formulas_and_experiments_agree_without_a_remark(name):
     torch.manual_seed(0)
     network = Between(FUNCTIONS[name])
-    results = check_fields(network, (18, 20))
-    assert [str(r) for r in results if not r.agrees or r.remark or not r.num_units] == []
-    assert all_agree(results)
-    assert {r.experiment for r in results} == {"gradient", "nan"}
+    checks = check_fields(network, (18, 20))
+    assert [str(c) for c in checks if not c.agrees or c.remark or not c.num_units] == []
+    assert all_agree(checks)
+    assert {c.experiment for c in checks} == {"gradient", "nan"}
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_formulas_and_experiments_agree_without_reserve(name):
         (
             lambda x: torch.where(x > 0, x, 0.1 * x),
             "nan",
-            "as an upper bound: aten.gt hides a part",
+            "as an upper bound: aten.gt hides some dependencies",
         ),
         (
             lambda x: F.interpolate(x, size=(17, 9), mode="bilinear"),
@@ -105,7 +105,7 @@ def test_formulas_and_experiments_agree_without_reserve(name):
             "nan",
             "as a lower bound: aten.upsample_bicubic2d spreads NaN",
         ),
-        (lambda x: x.roll(2, 3), "nan", "upper bound: aten.roll has no rule here: mixed with"),
+        (lambda x: x.roll(2, 3), "nan", "upper bound: no rule for aten.roll: assumed to depend"),
         (cross, "gradient", "branches see different rows and columns"),
         (
             lambda x: torch.cat([x, F.max_pool2d(x, 3, 1, 1)], 3),
@@ -115,21 +115,21 @@ def test_formulas_and_experiments_agree_without_reserve(name):
         (
             lambda x: x[..., :9, :9] + x[..., :9, :9].transpose(2, 3),
             "gradient",
-            "lying in two dimensions",
+            "image axis in different dims",
         ),
     ],
 )
-def test_what_an_experiment_cannot_tell_is_said(function, experiment, remark):
+def test_limits_of_an_experiment_are_reported(function, experiment, remark):
     torch.manual_seed(0)
-    results = check_fields(Between(function), (12, 14))
-    assert all(r.agrees for r in results), [str(r) for r in results if not r.agrees]
-    (said,) = [r for r in results if r.experiment == experiment and r.layer == "last"]
-    assert remark in said.remark and said.num_units > 0
-    assert not any(r.remark for r in results if r.layer == "first")
+    checks = check_fields(Between(function), (12, 14))
+    assert all(c.agrees for c in checks), [str(c) for c in checks if not c.agrees]
+    (check,) = [c for c in checks if c.experiment == experiment and c.layer == "last"]
+    assert remark in check.remark and check.num_units > 0
+    assert not any(c.remark for c in checks if c.layer == "first")
 
 
-def test_dead_weights_hide_nothing():
-    """A trained network may be full of zeros; a field is what it could depend on."""
+def test_weights_of_zero_do_not_affect_the_checks():
+    """A field contains all pixels on which a unit could depend, for any weights."""
     network = two_blocks()
     for parameter in network.parameters():
         nn.init.zeros_(parameter)
@@ -140,103 +140,103 @@ def test_dead_weights_hide_nothing():
     assert not any(p.grad is not None for p in network.parameters())
 
 
-def falsified(field: Field, columns: dict[int, bool]) -> Field:
-    """The field with some columns of the last unit marked as used, or as not used."""
+def corrupted(field: Field, columns: dict[int, bool]) -> Field:
+    """Return the field with some columns of the last unit marked as used or unused."""
     used = field.axes[1].used.copy()
     used[-1, list(columns)] = list(columns.values())
     return replace(field, axes=(field.axes[0], replace(field.axes[1], used=used)))
 
 
 def two_blocks() -> nn.Sequential:
-    """8 pixels for each of 5 x 5 units, 2 pixels apart, from -3 on; on 10 x 10."""
+    """A network with 5 x 5 units on 10 x 10 pixels: size 8, stride 2, start -3."""
     torch.manual_seed(0)
     convolutions = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1)
     return nn.Sequential(convolutions[0], nn.ReLU(), nn.MaxPool2d(2), convolutions[1])
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        ({9: False}, "unit (0, 4) depends on column 9, contrary to the formulas"),  # one too few
+        ({9: False}, "unit (0, 4) depends on column 9, contrary to the formulas"),
         ({3: True}, "unit (0, 4) does not depend on column 3, contrary to the formulas"),
         (dict.fromkeys(range(10), False), "unit (0, 4) depends on row 0, contrary"),
     ],
 )
-def test_a_false_field_is_found_by_both(change, said):
+def test_a_wrong_field_is_detected_by_both_experiments(change, message):
     network = two_blocks()
     fields = receptive_fields(network, 10)
-    fields["3"] = falsified(fields["3"], change)
-    results = check_fields(network, 10, fields=fields)
-    assert not all_agree(results)
-    wrong = {r.experiment: r for r in results if not r.agrees}
-    assert [r.layer for r in wrong.values()] == ["3", "3"]
+    fields["3"] = corrupted(fields["3"], change)
+    checks = check_fields(network, 10, fields=fields)
+    assert not all_agree(checks)
+    failed = {c.experiment: c for c in checks if not c.agrees}
+    assert [c.layer for c in failed.values()] == ["3", "3"]
     for experiment in ("gradient", "nan"):
-        assert str(wrong[experiment]).startswith(
-            f"3: the {experiment} experiment disagrees: {said}"
+        assert str(failed[experiment]).startswith(
+            f"3: the {experiment} experiment disagrees: {message}"
         )
 
 
-def test_a_false_interval_is_found():
-    """Size, stride and start are closed forms of their own, and tested as such."""
+def test_a_wrong_interval_is_detected():
+    """Size, stride and start are closed forms, independent of `used`."""
     network = two_blocks()
     fields = receptive_fields(network, 10)
     vertical, horizontal = fields["3"].axes
     ((first, last),) = vertical.pattern.intervals
-    for false in (
+    for pattern in (
         replace(vertical.pattern, intervals=((first, last - 1),)),
         replace(vertical.pattern, intervals=((first + 1, last + 1),)),
         replace(vertical.pattern, jump=5),
     ):
-        field = replace(fields["3"], axes=(replace(vertical, pattern=false), horizontal))
-        results = check_fields(network, 10, fields={**fields, "3": field}, layers=["3"])
-        assert [r.agrees for r in results] == [False, False]
-        said = (
+        field = replace(fields["3"], axes=(replace(vertical, pattern=pattern), horizontal))
+        checks = check_fields(network, 10, fields={**fields, "3": field}, layers=["3"])
+        assert [c.agrees for c in checks] == [False, False]
+        message = (
             r"3: the gradient experiment disagrees: unit \d depends on rows \(.*, its interval is"
         )
-        assert re.match(said, str(results[0]))
+        assert re.match(message, str(checks[0]))
 
 
-def test_a_field_larger_than_the_image_is_not_claimed_to_be_measured():
+def test_size_and_start_of_a_field_larger_than_the_image_are_not_verified():
     torch.manual_seed(0)
     network = nn.Sequential(*(nn.Conv2d(1, 1, 3, padding=1) for _ in range(4)))
-    results = check_fields(network, 8)
-    assert all_agree(results)
-    remarks = {r.layer: r.remark for r in results if r.remark}
-    assert set(remarks) == {"3"}  # 9 pixels
-    assert remarks["3"] == "every unit sees a border: size and start rest on the formulas alone"
+    checks = check_fields(network, 8)
+    assert all_agree(checks)
+    remarks = {c.layer: c.remark for c in checks if c.remark}
+    assert set(remarks) == {"3"}  # a field of 9 pixels
+    assert remarks["3"] == "every unit sees a border: size and start are not verified"
 
 
-def test_an_upper_bound_must_still_hold():
+def test_an_upper_bound_that_is_too_small_is_detected():
     network = Between(lambda x: x.cumsum(-1))
     fields = receptive_fields(network, (12, 14))
-    narrow = falsified(fields["last"], dict.fromkeys(range(14), False))
-    results = check_fields(network, (12, 14), fields={"last": narrow})
-    assert [r.agrees for r in results] == [False, False]
+    narrow = corrupted(fields["last"], dict.fromkeys(range(14), False))
+    checks = check_fields(network, (12, 14), fields={"last": narrow})
+    assert [c.agrees for c in checks] == [False, False]
 
 
 def test_experiments_that_do_not_run_confirm_nothing():
-    class Stubborn(nn.Conv2d):
+    class SingleImage(nn.Conv2d):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             if len(x) > 1:
                 raise RuntimeError("one image at a time\nplease")
             return super().forward(x)
 
-    results = check_fields(Stubborn(1, 1, 3), 12)
-    assert [r.num_units for r in results] == [0, 0] and all(r.agrees for r in results)
-    assert [str(r) for r in results] == [
+    checks = check_fields(SingleImage(1, 1, 3), 12)
+    assert [c.num_units for c in checks] == [0, 0] and all(c.agrees for c in checks)
+    assert [str(c) for c in checks] == [
         f"output: no {experiment} experiment: the network does not run in this experiment "
         "(one image at a time)"
         for experiment in ("gradient", "nan")
     ]
-    assert not all_agree(results)
-    agreed = Check("a", "gradient", True, 5)
-    assert all_agree([agreed]) and not all_agree([agreed, *results])
-    assert not all_agree([agreed, Check("b", "gradient", False, 5)])
+    assert not all_agree(checks)
+    passed = Check("a", "gradient", True, 5)
+    assert all_agree([passed]) and not all_agree([passed, *checks])
+    assert not all_agree([passed, Check("b", "gradient", False, 5)])
 
 
 def test_layers_can_be_chosen():
-    results = check_fields(two_blocks(), 10, layers=["2"])
-    assert list(map(str, results)) == [f"2: {e} agrees for 25 units" for e in ("gradient", "nan")]
+    checks = check_fields(two_blocks(), 10, layers=["2"])
+    assert list(map(str, checks)) == [f"2: {e} agrees for 25 units" for e in ("gradient", "nan")]
     with pytest.raises(ValueError, match="layers names conv9: choose from 0, 1, 2, 3"):
         check_fields(two_blocks(), 10, layers=["conv9"])
 
@@ -244,13 +244,13 @@ def test_layers_can_be_chosen():
 def test_attention_has_a_gradient():
     torch.manual_seed(0)
     network = torchvision.models.VisionTransformer(16, 4, 1, 2, 8, 8)
-    results = check_fields(network, (3, 16, 16))
-    assert all_agree(results) and all(r.num_units for r in results)
-    assert {r.remark for r in results if r.layer == "conv_proj"} == {""}
+    checks = check_fields(network, (3, 16, 16))
+    assert all_agree(checks) and all(c.num_units for c in checks)
+    assert {c.remark for c in checks if c.layer == "conv_proj"} == {""}
 
 
 class Crop(nn.Module):
-    """A layer without weights: a square of the image, resized to the whole."""
+    """Crop a square of the image and resize it; without weights."""
 
     def __init__(self, first: int, last: int, size: int) -> None:
         super().__init__()
@@ -268,28 +268,28 @@ def test_a_crop_that_is_resized():
     fields = receptive_fields(network, 28)
     crop = fields["0"]
     assert crop.size == (4, 4) and crop.stride == (Fraction(5, 7),) * 2 and not crop.bound
-    # unit u lies at 4 + (u + 1/2) 5/7 - 1/2: between two pixels, with two on each side
-    assert crop.used(0) == ((4, 5),) * 2  # at 3.86, and nothing is left of 4
-    assert crop.used(3) == ((6,),) * 2  # at 6 exactly
+    # Unit u is located at 4 + (u + 1/2) 5/7 - 1/2 and reads two pixels on each side.
+    assert crop.used(0) == ((4, 5),) * 2  # at 3.86; the crop starts at 4
+    assert crop.used(3) == ((6,),) * 2  # exactly at 6
     assert crop.used(4) == ((5, 6, 7, 8),) * 2
     assert crop.used(27) == ((22, 23),) * 2
-    assert fields["1"].used(4) == ((5, 6, 7, 8, 9),) * 2  # the units 3 at 6, 4 at 6.71, 5 at 7.43
+    assert fields["1"].used(4) == ((5, 6, 7, 8, 9),) * 2  # units 3 at 6, 4 at 6.71, 5 at 7.43
     checks = check_fields(network, 28)
     assert all_agree(checks) and all(c.num_units for c in checks)
     remarks = {c.experiment: c.remark for c in checks}
     assert remarks["gradient"] == ""
-    assert "aten.upsample_bicubic2d spreads NaN by weights of zero" in remarks["nan"]
+    assert "aten.upsample_bicubic2d spreads NaN through weights of zero" in remarks["nan"]
     for change in ({4: False}, {9: True}):
         vertical, horizontal = crop.axes
         used = horizontal.used.copy()
         used[0, list(change)] = list(change.values())
-        false = replace(crop, axes=(vertical, replace(horizontal, used=used)))
-        gradient, _ = check_fields(network, 28, fields={"0": false})
+        wrong = replace(crop, axes=(vertical, replace(horizontal, used=used)))
+        gradient, _ = check_fields(network, 28, fields={"0": wrong})
         assert not gradient.agrees
 
 
 def test_a_weight_that_is_zero_but_for_rounding_is_zero():
-    """From 18 pixels to 14, unit 3 lies at 4.5 * 18 / 14 - 1/2 = 4: torch's weights of its
+    """From 18 to 14 pixels, unit 3 is located at 3.5 * 18 / 14 - 1/2 = 4: torch's weights of its
     neighbors are 1e-16."""
     network = Crop(5, 23, 14)
     assert receptive_fields(network, 28)["output"].used(3) == ((9,), (9,))
@@ -300,7 +300,7 @@ def test_a_weight_that_is_zero_but_for_rounding_is_zero():
 
 @st.composite
 def branches(draw):
-    """Two paths of convolutions and poolings that keep the size, to be added or concatenated."""
+    """Two paths of size-preserving convolutions and poolings, to be added or concatenated."""
     paths = []
     for _ in range(2):
         path: list[nn.Module] = []
@@ -330,8 +330,8 @@ class Joined(nn.Module):
 
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(branches())
-def test_random_branches(both):
+def test_random_branches(arguments):
     torch.manual_seed(0)
-    results = check_fields(Joined(*both), (17, 19))
-    assert all_agree(results), [str(r) for r in results if not r.agrees]
-    assert all("less than the full rectangle" in r.remark for r in results if r.remark)
+    checks = check_fields(Joined(*arguments), (17, 19))
+    assert all_agree(checks), [str(c) for c in checks if not c.agrees]
+    assert all("less than the full rectangle" in c.remark for c in checks if c.remark)

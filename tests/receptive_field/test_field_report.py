@@ -1,4 +1,4 @@
-"""The report prints tables and checks, draws, and fails where an experiment disagrees."""
+"""The report prints tables and checks, saves figures, and fails if an experiment disagrees."""
 
 import re
 from dataclasses import replace
@@ -34,7 +34,7 @@ def digits(ten_digits) -> torch.Tensor:
 
 @pytest.fixture
 def drawn(monkeypatch) -> dict[str, tuple]:
-    """Nothing is drawn: the arguments of each figure by the name of its function."""
+    """Replace the drawing functions; returns the arguments of their calls by name."""
     calls: dict[str, tuple] = {}
 
     def replacement(name: str):
@@ -86,7 +86,7 @@ def test_a_disagreement_fails_the_report(digits, tmp_path, capsys, monkeypatch, 
     assert "formulas, gradient and NaN DO NOT AGREE" in text
 
 
-def test_what_an_experiment_cannot_tell_is_said_layer_by_layer(digits, tmp_path, capsys, drawn):
+def test_limits_of_an_experiment_are_reported_by_layer(digits, tmp_path, capsys, drawn):
     network = nn.Sequential(
         nn.Upsample(scale_factor=(2, 1), mode="bilinear"),
         nn.Conv2d(1, 2, 3),
@@ -103,13 +103,13 @@ def test_what_an_experiment_cannot_tell_is_said_layer_by_layer(digits, tmp_path,
     assert lines[2] == ["3", "54 x 1", "3 x 28", "1/2 x 0", "-1 x 0", "3 x 28"]
 
 
-def test_a_network_without_a_grid_gets_no_maps(digits, tmp_path, drawn):
+def test_a_network_without_a_grid_has_no_maps(digits, tmp_path, drawn):
     network = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     assert receptive_field_report(network, images=digits, folder=tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"chains.png"}
 
 
-def test_a_deep_network_is_drawn_in_six_layers(digits, tmp_path, capsys, drawn):
+def test_at_most_six_layers_are_drawn(digits, tmp_path, capsys, drawn):
     network = nn.Sequential(*(nn.Conv2d(1, 1, 3) for _ in range(11)))
     torch.manual_seed(0)
     assert receptive_field_report(network, images=digits, folder=tmp_path)
@@ -121,7 +121,7 @@ def test_a_deep_network_is_drawn_in_six_layers(digits, tmp_path, capsys, drawn):
     assert table.count("initial") == 11
 
 
-def test_what_a_crop_cuts_off_is_not_visible(digits, tmp_path, drawn):
+def test_cropped_pixels_are_not_visible(digits, tmp_path, drawn):
     network = nn.Sequential(nn.ZeroPad2d(-4), nn.Conv2d(1, 2, 3, padding=1))
     torch.manual_seed(0)
     assert receptive_field_report(network, images=digits, folder=tmp_path)
@@ -129,7 +129,7 @@ def test_what_a_crop_cuts_off_is_not_visible(digits, tmp_path, drawn):
     assert conv.boxes[0, 0] == ((3, 5), (3, 5)) and conv.visible == ((4, 23), (4, 23))
 
 
-def test_the_tutorials_comparison_corrected():
+def test_costs_of_the_tutorials_chains():
     chains = {chain.name: chain for chain in tutorial_chains()}
     assert [chain.sizes[-1] for chain in chains.values()] == [7, 7, 9, 16]
     costs = {name: list(chain.costs.values()) for name, chain in chains.items()}
@@ -137,7 +137,7 @@ def test_the_tutorials_comparison_corrected():
     assert costs["Three 3x3"] == [6_960, 4_800, 3_725_568]
     assert costs["Two 5x5"] == [12_832, 6_832, 5_331_200]
     assert costs["VGG-style"][:2] == [9_280, 7_120]
-    # 28 x 28 twice, then 14 x 14 twice
+    # two layers of 28 x 28, two of 14 x 14
     assert costs["VGG-style"][2] == 784 * (144 + 2304) + 196 * 2 * 2304
     lines = chain_table(list(chains.values())).splitlines()
     assert lines[2].split() == [

@@ -1,4 +1,4 @@
-"""Receptive fields against published values, closed forms and sets of pixels followed by hand."""
+"""Receptive fields against published values, closed forms and explicit sets of pixels."""
 
 from fractions import Fraction
 
@@ -19,9 +19,6 @@ layer_lists = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 3)), max_size
 
 def properties(max_examples: int):
     return settings(max_examples=max_examples, deadline=None, derandomize=True)
-
-
-# From a network.
 
 
 def test_simplecnn():
@@ -47,7 +44,7 @@ def test_simplecnn():
     assert not any(f.is_uniform or f.misaligned or f.bound for f in grown)
 
 
-def test_the_network_is_left_as_it_was():
+def test_the_network_is_not_changed():
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(), nn.MaxPool2d(2))
     network[1].eval()
     before = {k: v.clone() for k, v in network.state_dict().items()}
@@ -55,11 +52,11 @@ def test_the_network_is_left_as_it_was():
     assert network.training and not network[1].training and network[2].training
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
-    network(torch.rand(2, 1, 8, 8)).sum().backward()  # nothing of inference mode stays behind
+    network(torch.rand(2, 1, 8, 8)).sum().backward()  # no inference tensors remain
 
 
 def on_meta(name: str) -> nn.Module:
-    """A network without weights: its shape is all that matters here."""
+    """A torchvision network on the meta device, without weights."""
     options = {"init_weights": False} if name == "inception_v3" else {}
     with torch.device("meta"):
         return getattr(torchvision.models, name)(**options)
@@ -103,7 +100,7 @@ def test_torchvision(name, layer, size, stride, padding):
     assert list(fields.values())[-1].is_uniform
 
 
-def test_squeeze_and_excitation_sees_the_whole_image():
+def test_squeeze_and_excitation_depends_on_the_whole_image():
     fields = receptive_fields(on_meta("mobilenet_v3_large"), 224)
     assert fields["features.4.block.1.1"].size == (35, 35)
     gated = fields["features.4.block.2"]
@@ -121,16 +118,16 @@ def test_squeeze_and_excitation_sees_the_whole_image():
         (nn.Sequential(nn.UpsamplingBilinear2d(9), nn.Conv2d(4, 1, 1)), "upsample_bilinear2d"),
     ],
 )
-def test_what_has_no_rule_is_named(layer, operation):
+def test_an_operation_without_a_rule_is_named(layer, operation):
     network = nn.Sequential(conv(3, out=4), layer, conv(3))
     before, *after = receptive_fields(network, 8).values()
     assert (before.size, before.bound) == ((3, 3), "")
     for field in after:
         assert field.is_uniform and field.used(0) == (tuple(range(8)),) * 2
-        assert field.bound == f"aten.{operation} has no rule here: mixed with everything"
+        assert field.bound == f"no rule for aten.{operation}: assumed to depend on everything"
 
 
-def test_attention_sees_the_whole_image():
+def test_attention_depends_on_the_whole_image():
     fields = receptive_fields(torchvision.models.VisionTransformer(16, 4, 1, 2, 8, 8), 16)
     assert (fields["conv_proj"].size, fields["conv_proj"].bound) == ((4, 4), "")
     block = fields["encoder.layers.encoder_layer_0"]
@@ -138,7 +135,7 @@ def test_attention_sees_the_whole_image():
 
 
 class Functional(nn.Module):
-    """The tutorial's way: one pooling module for all, functions for the rest."""
+    """A network in the tutorial's style: one shared pooling module, otherwise functions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -191,7 +188,7 @@ def field_of(network: nn.Module, size=(12, 16)):
         (nn.Sequential(conv(1, stride=2), conv(2)), (3, 3), (2, 2), (0, 0), (2, 2)),
         pytest.param(
             *(conv(4, padding="same"), (4, 4), (1, 1), (-1, -1), (4, 4)),
-            # a remark on torch's speed, not on its answer
+            # warns of slow execution only
             marks=pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel"),
         ),
         (nn.Sequential(nn.ZeroPad2d((3, 0, 1, 2)), conv(3)), (3, 3), (1, 1), (-1, -3), (3, 3)),
@@ -222,16 +219,16 @@ def test_single_layers(network, size, stride, start, used):
     assert (field.size, field.stride, field.start, field.num_used) == (size, stride, start, used)
 
 
-def test_holes_and_borders():
+def test_dilation_and_borders():
     two = nn.Sequential(conv(3, dilation=2, padding=2), conv(3, dilation=2, padding=2))
     field = field_of(two, (9, 9))
     assert field.interval((4, 0)) == ((0, 8), (-4, 4))
     assert field.used((4, 0)) == ((0, 2, 4, 6, 8), (0, 2, 4))
-    # a unit of the first layer that exists only in the padding of the second: it sees no pixel
+    # Column 2 is read only by a unit of the first layer that would lie in the second's padding.
     valid = nn.Sequential(conv(2, dilation=3), conv(3, padding=1))
     field = field_of(valid, (9, 9))
     assert field.interval(0) == ((-1, 4), (-1, 4))
-    assert field.used(0) == ((0, 1, 3, 4),) * 2  # column 2 only by that unit
+    assert field.used(0) == ((0, 1, 3, 4),) * 2
     only_padding = field_of(conv(1, padding=2), (4, 4))
     assert only_padding.interval(0) == ((-2, -2), (-2, -2))
     assert only_padding.used(0) == ((), ()) and only_padding.clipped(0) == ((0, -1), (0, -1))
@@ -248,7 +245,7 @@ def test_residual_and_concatenating_branches():
     assert field_of(inception).size == (5, 5) and not field_of(inception).misaligned
 
 
-def test_flattened_branches_side_by_side_count_as_mixed():
+def test_concatenated_flattened_branches_count_as_mixed():
     branches = [nn.Sequential(nn.AdaptiveAvgPool2d(n), nn.Flatten()) for n in (2, 1)]
     fields = receptive_fields(nn.Sequential(Branches("cat", *branches), nn.Linear(5, 2)), 8)
     assert fields["0"].bound == "a concatenation along an image axis"
@@ -264,12 +261,12 @@ def test_misaligned_branches_are_reported():
     assert not field_of(unet).misaligned
     down_up = nn.Sequential(nn.AvgPool2d(2), nn.Upsample(scale_factor=2))
     field = field_of(nn.Sequential(Branches("add", down_up, conv(3, padding=1)), conv(1)))
-    assert field.misaligned  # and it stays known after further layers
+    assert field.misaligned  # also after further layers
     assert field.interval(2) == ((1, 3), (1, 3)) and field.interval(3) == ((2, 4), (2, 4))
 
 
 def test_odd_sizes_do_not_break_a_unet():
-    """13 columns become 7, then 13 again by interpolation: strides that never meet exactly."""
+    """13 columns become 7, then 13 by interpolation: the strides of the branches differ."""
 
     class Unet(nn.Module):
         def __init__(self) -> None:
@@ -292,7 +289,7 @@ def test_a_cross_is_not_a_rectangle():
     assert not field_of(nested).bound
 
 
-def test_normalisation():
+def test_normalization():
     batch_norm = nn.BatchNorm2d(1)
     assert field_of(nn.Sequential(conv(3), batch_norm)).size == (3, 3)  # in eval mode
     untracked = nn.BatchNorm2d(1, track_running_stats=False)
@@ -300,23 +297,20 @@ def test_normalisation():
         assert field_of(nn.Sequential(conv(3), norm)).is_uniform, norm
 
 
-def test_elementwise_layers_change_nothing():
+def test_elementwise_layers_do_not_change_fields():
     elementwise = [nn.ReLU(), nn.ReLU(inplace=True), nn.GELU(), nn.Hardswish(), nn.Dropout(0.3),
                    nn.BatchNorm2d(2), nn.PReLU(), nn.Tanh(), nn.Identity()]  # fmt: skip
     plain = [conv(3, out=2, padding=1), nn.MaxPool2d(2), conv(3, channels=2, out=2)]
     expected = field_of(nn.Sequential(*plain))
     field = field_of(nn.Sequential(*(m for p in plain for m in (p, *elementwise))))
-    for ours, theirs in zip(field.axes, expected.axes, strict=True):
-        assert (ours.pattern, ours.dim) == (theirs.pattern, theirs.dim)
-        assert np.array_equal(ours.used, theirs.used)
-
-
-# Random networks against sets of pixels.
+    for axis, expected_axis in zip(field.axes, expected.axes, strict=True):
+        assert (axis.pattern, axis.dim) == (expected_axis.pattern, expected_axis.dim)
+        assert np.array_equal(axis.used, expected_axis.used)
 
 
 @st.composite
 def layers(draw):
-    """One convolution or pooling as (kind, kernel, stride, padding, dilation), pairs each."""
+    """A convolution or pooling as (kind, kernel, stride, padding, dilation), the latter pairs."""
     kind = draw(st.sampled_from(["conv", "max", "avg"]))
     kernel = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     stride = draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))
@@ -335,15 +329,15 @@ def module_of(layer) -> nn.Module:
     return nn.AvgPool2d(kernel, stride, padding)
 
 
-def pixels_of(layer, unit, seen, bounded_by=None):
-    """The union of `seen` over the units that one unit of this layer reads."""
+def pixels_of(layer, unit, field_below, bounded_by=None):
+    """Return the union of `field_below` over the units that one unit of this layer reads."""
     _, kernel, stride, padding, dilation = layer
     result = set()
     for a in range(kernel[0]):
         for b in range(kernel[1]):
             i, j = (unit[d] * stride[d] - padding[d] + t * dilation[d] for d, t in ((0, a), (1, b)))
             if bounded_by is None or (0 <= i < bounded_by[0] and 0 <= j < bounded_by[1]):
-                result |= seen((i, j))
+                result |= field_below((i, j))
     return result
 
 
@@ -398,10 +392,7 @@ def test_lists_and_networks_agree(chain):
     assert field.size == (receptive_field(chain),) * 2
 
 
-# Bad input.
-
-
-def test_bad_input_is_a_sentence():
+def test_errors_for_invalid_arguments():
     network = SimpleCNN()
     with pytest.raises(ValueError, match=r"input_size is \(1, 2, 3, 4\): give the side"):
         receptive_fields(network, (1, 2, 3, 4))
@@ -411,7 +402,7 @@ def test_bad_input_is_a_sentence():
         receptive_fields(network, 32)
     with pytest.raises(ValueError, match=r"does not run on one image of shape \(1, 3, 28, 28\)"):
         receptive_fields(network, (3, 28, 28))
-    with pytest.raises(ValueError, match="lazy layers without weights"):
+    with pytest.raises(ValueError, match="uninitialized lazy layers"):
         receptive_fields(nn.LazyConv2d(1, 3), 8)
     field = receptive_fields(network, 28)["pool3"]
     for unit in (3, (0, 3), (-1, 0)):
@@ -419,7 +410,7 @@ def test_bad_input_is_a_sentence():
             field.interval(unit)
 
 
-def test_channels_are_taken_from_the_first_convolution():
+def test_the_default_number_of_channels_is_that_of_the_first_convolution():
     network = nn.Sequential(nn.Conv2d(5, 2, 3))
     assert field_of(network, (6, 8)).image_size == (6, 8)
     assert field_of(network, (5, 6, 8)).units == (4, 6)

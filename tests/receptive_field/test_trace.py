@@ -1,4 +1,4 @@
-"""What is recorded of a forward pass, and under which name."""
+"""Names of layers in a forward pass, and operations that can be followed or not."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from simplecnn.receptive_field import named_outputs, receptive_fields
 
 
 class Network(nn.Module):
-    """One convolution, and a function after it."""
+    """A convolution followed by a function."""
 
     def __init__(self, function) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ def test_names_of_layers():
     relu = nn.ReLU()
     block = nn.Sequential(nn.Conv2d(1, 1, 3), relu)
     network = nn.Sequential(block, relu, nn.Sequential(nn.Conv2d(1, 1, 3), relu))
-    # a container that only hands on its last child's output has no name of its own
+    # Containers that return the output of their last child are not listed.
     assert names(network) == ["0.0", "0.1", "0.1_1", "2.0", "0.1_2"]
     assert names(network, num_passes=2) == ["0.0", "0.1", "0.1_1", "2.0", "0.1_2"] * 2
     assert names(Network(F.relu)) == ["conv", "output"]
@@ -40,7 +40,7 @@ def test_names_of_layers():
     assert names(nn.Conv2d(1, 1, 3)) == ["output"]
 
 
-def test_a_name_that_exists_is_not_given_twice():
+def test_numbered_names_skip_existing_names():
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -57,7 +57,7 @@ def test_outputs_in_tuples_and_dictionaries():
     assert receptive_fields(network, 12)["output"].size == (4, 4)
 
 
-def test_layers_that_do_not_see_the_image_are_left_out():
+def test_layers_that_do_not_depend_on_the_image_are_omitted():
     class Prior(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -73,30 +73,30 @@ def test_layers_that_do_not_see_the_image_are_left_out():
     assert list(receptive_fields(Prior(), 8)) == ["seen", "output"]
 
 
-def test_operations_on_the_way():
+def test_fields_list_their_operations():
     fields = receptive_fields(Network(lambda x: F.relu(x).mean((2, 3))), 8)
     assert fields["conv"].operations == {"conv2d"}
     assert fields["output"].operations == {"conv2d", "relu", "mean"}
 
 
-def test_values_do_not_matter():
+def test_fields_do_not_depend_on_weights():
     network = Network(lambda x: x * 0 if x.sum() > 1e9 else F.max_pool2d(x, 2))
     nn.init.zeros_(network.conv.weight)
     assert receptive_fields(network, 12)["output"].size == (4, 4)
 
 
-def test_hooks_go_and_modes_come_back_after_an_error():
+def test_hooks_are_removed_and_modes_restored_after_an_error():
     def fail(x: torch.Tensor) -> torch.Tensor:
-        raise RuntimeError("out of paper")
+        raise RuntimeError("cannot run")
 
     network = Network(fail).train()
-    with pytest.raises(ValueError, match="out of paper"):
+    with pytest.raises(ValueError, match="cannot run"):
         receptive_fields(network, 8)
     assert network.training and network.conv.training
     assert not network._forward_pre_hooks and not network.conv._forward_hooks
 
 
-def test_a_write_into_a_part_is_refused():
+def test_a_write_into_a_part_of_a_tensor_is_rejected():
     def write(x: torch.Tensor) -> torch.Tensor:
         canvas = torch.zeros(1, 2, 12, 12)
         canvas[:, :, 1:-1, 1:-1] = x
@@ -113,7 +113,7 @@ def test_a_write_into_a_part_is_refused():
         receptive_fields(Network(add), 12)
 
 
-def test_writes_that_can_be_followed():
+def test_in_place_writes_that_are_followed():
     def write(x: torch.Tensor) -> torch.Tensor:
         canvas = torch.zeros_like(x)
         canvas[...] = x
@@ -125,17 +125,17 @@ def test_writes_that_can_be_followed():
     assert receptive_fields(Network(write), 12)["output"].size == (5, 5)
 
 
-def test_what_is_unknown_is_at_most_everything():
+def test_an_unknown_operation_is_bounded_by_the_whole_image():
     network = Network(lambda x: F.grid_sample(x, torch.zeros(1, 4, 4, 2), align_corners=False))
     field = receptive_fields(network, 12)["output"]
     assert field.is_uniform and field.used(0) == (tuple(range(12)),) * 2
-    assert field.bound == "aten.grid_sampler_2d has no rule here: mixed with everything"
-    # where all is mixed already, that is nothing new
+    assert field.bound == "no rule for aten.grid_sampler_2d: assumed to depend on everything"
+    # If all elements already have the same field, it is exact.
     pooled = Network(lambda x: F.adaptive_avg_pool2d(x, 1).flatten(1).cumsum(1)[:, 0])
     assert receptive_fields(pooled, 12)["output"].bound == ""
 
 
-def test_a_compiled_network_is_followed_uncompiled(monkeypatch):
+def test_a_compiled_network_runs_uncompiled(monkeypatch):
     stances: list[str] = []
 
     class Stance:

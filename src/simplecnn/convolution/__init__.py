@@ -1,6 +1,7 @@
-"""Convolution from its definition, with gradients, and kernels with a name.
+"""2-D convolution implemented from its definition, its gradients, and well-known kernels.
 
-NumPy only; the report on it, `simplecnn.convolution_report`, needs torch and matplotlib.
+Requires only NumPy; `simplecnn.convolution_report`, which compares it with PyTorch, also requires
+torch and matplotlib.
 """
 
 from simplecnn.convolution.definition import Conv2dGradients, conv2d, conv2d_gradients

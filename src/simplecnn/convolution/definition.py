@@ -1,17 +1,18 @@
-"""The convolution of deep learning, from its definition, and its gradients; NumPy only.
+"""2-D convolution as used in deep learning, from its definition, and its gradients; NumPy only.
 
 For an image x (C, H, W), already padded, and a kernel w (M, C/groups, K, L), position (i, j) of
 output channel m is a sum over the input channels c of m's group, the kernel's rows k and columns l:
 
     y[m, i, j] = bias[m] + sum w[m, c, k, l] * x[c, i*stride + k*dilation, j*stride + l*dilation]
 
-with a stride and a dilation for each axis; w counts c from the first channel of the group. This is
-cross-correlation: the kernel is laid on the image as it is written. The convolution of mathematics
-flips it in both axes first (`flip=True`).
+with a stride and a dilation for each axis; in w, c counts from the first channel of the group.
 The output has floor((H + top + bottom - dilation * (K - 1) - 1) / stride) + 1 rows.
 
+This is cross-correlation: the kernel is not flipped. Mathematical convolution flips it in both axes
+first (`flip=True`).
+
 Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016,
-arXiv:1603.07285. Options mean what they mean in `torch.nn.Conv2d`.
+arXiv:1603.07285. Options have the same meaning as in `torch.nn.Conv2d`.
 """
 
 import math
@@ -27,7 +28,7 @@ Pair: TypeAlias = int | Sequence[int]  # one for both axes, or (vertical, horizo
 Padding: TypeAlias = int | Sequence[int | Sequence[int]] | Literal["valid", "same"]
 PaddingMode: TypeAlias = Literal["zeros", "reflect", "replicate", "circular"]
 Method: TypeAlias = Literal["naive", "windows"]
-# In the words of `numpy.pad`.
+# The corresponding modes of `numpy.pad`.
 MODES: dict[PaddingMode, Any] = {
     "zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap",
 }  # fmt: skip
@@ -46,32 +47,35 @@ def conv2d(
     flip: bool = False,
     method: Method = "windows",
 ) -> NDArray[Any]:
-    """Slide `kernel` over `image`: cross-correlation, or with `flip` mathematical convolution.
+    """Convolve `image` with `kernel`: cross-correlation, or with `flip` mathematical convolution.
 
         image          kernel                 bias          output
         (H, W)         (K, L)                 a number      (H', W')
         (C, H, W)      (M, C/groups, K, L)    (M,)          (M, H', W')
         (N, C, H, W)   (M, C/groups, K, L)    (M,)          (N, M, H', W'), N may be 0
 
-    `padding` is one int, one per axis (vertical, horizontal), or the four sides as in `numpy.pad`,
-    ((top, bottom), (left, right)); "valid" is none; "same" keeps the image's size, needs stride 1,
-    and puts an odd row or column at the bottom or right, as torch does. `padding_mode` says what
-    is there: zeros, the image mirrored about its border pixels (reflect), the border pixels
-    (replicate), or the opposite side (circular).
+    Image, kernel, bias and output have the same dtype (integer, floating or complex). float16 is
+    summed in float32 and rounded once; integers wrap around as usual in NumPy. NaN and infinity
+    propagate through every product, including those with a zero of the padding or the kernel.
 
-    `method="naive"` is the definition in loops; "windows" gathers the pixels of every window, and
-    multiplies them with the kernel in one matrix product, at K * L times the image's memory.
+    Args:
+        padding: an int, one per axis (vertical, horizontal), or the four sides as in `numpy.pad`,
+            ((top, bottom), (left, right)). "valid" is no padding. "same" preserves the image size,
+            requires stride 1, and pads an odd row or column at the bottom or right, as torch does.
+        padding_mode: pad with zeros, the image mirrored about its border pixels (reflect), the
+            border pixels (replicate), or the opposite side (circular).
+        method: "naive" is the definition in loops. "windows" gathers the pixels of every window and
+            multiplies them with the kernel in one matrix product; it needs K * L times the image's
+            memory.
 
-    Image, kernel and bias have one dtype (integer, floating or complex), and so has the output:
-    float16 is summed in float32 and rounded once, integers wrap around as ever in NumPy. NaN and
-    infinity take part in every product, those with a zero of the padding or the kernel included.
-
-    Raises TypeError for a wrong type or dtype, ValueError for a wrong shape or number.
+    Raises:
+        TypeError: wrong type or dtype.
+        ValueError: wrong shape or value.
     """
     _check_choice("method", method, ("naive", "windows"))
     conv = _prepare(image, kernel, stride, padding, dilation, groups, padding_mode, flip)
     offsets = None if bias is None else _prepare_bias(bias, conv)
-    with np.errstate(over="ignore", invalid="ignore"):  # inf and NaN are answers here
+    with np.errstate(over="ignore", invalid="ignore"):  # inf and NaN are valid results
         output = _naive(conv) if method == "naive" else conv.weights() @ conv.terms()
         output = output.reshape(len(conv.image), len(conv.kernel), *conv.output_size)
         if offsets is not None:
@@ -80,7 +84,7 @@ def conv2d(
 
 
 class Conv2dGradients(NamedTuple):
-    """The gradients of one loss, each with the shape of what it is the gradient by."""
+    """Gradients of a loss with respect to the arguments of `conv2d`, each of the same shape."""
 
     image: NDArray[Any]
     kernel: NDArray[Any]
@@ -99,14 +103,18 @@ def conv2d_gradients(
     padding_mode: PaddingMode = "zeros",
     flip: bool = False,
 ) -> Conv2dGradients:
-    """The backward pass: a loss's gradients by image, kernel and bias, from that by the output.
+    """Backward pass: compute the gradients with respect to image, kernel and bias.
 
-    `grad_output` has the shape and dtype of conv2d(image, kernel, ...) with the same options. Each
-    gradient is the adjoint of what `conv2d` does: a pixel, and every copy that padding made of it,
-    gets the output's gradient times the weight that it was multiplied with. With complex numbers,
-    kernel and image enter conjugated, as in torch's autograd.
+    Each gradient is the adjoint of `conv2d`: the gradient of a pixel sums, over the pixel and all
+    its copies in the padding, the output's gradient times the weight that was applied. For complex
+    numbers, kernel and image are conjugated, as in torch's autograd.
 
-    Raises what `conv2d` raises.
+    Args:
+        grad_output: gradient with respect to the output, of the shape and dtype of
+            conv2d(image, kernel, ...) with the same options.
+
+    Raises:
+        TypeError, ValueError: as `conv2d`.
     """
     conv = _prepare(image, kernel, stride, padding, dilation, groups, padding_mode, flip)
     grad = np.asarray(grad_output)
@@ -139,7 +147,7 @@ def conv2d_gradients(
 
 @dataclass(frozen=True)
 class _Convolution:
-    """The checked arguments: one rank, one dtype to sum in, the kernel flipped."""
+    """Validated arguments: with four dimensions, in the dtype of the sum, the kernel flipped."""
 
     image: NDArray[Any]  # (N, C, H, W)
     kernel: NDArray[Any]  # (M, C/groups, K, L)
@@ -148,15 +156,15 @@ class _Convolution:
     dilation: tuple[int, int]
     span: tuple[int, int]  # rows and columns of the kernel, dilation included
     sides: tuple[tuple[int, int], ...]  # ((top, bottom), (left, right))
-    mode: Any  # the padding's, in the words of `numpy.pad`
+    mode: Any  # of `numpy.pad`
     output_size: tuple[int, int]  # (H', W')
     output_shape: tuple[int, ...]
     bias_shape: tuple[int, ...]
     dtype: np.dtype[Any]  # of the arguments
 
     def pixels(self) -> NDArray[np.intp]:
-        """The pixel that each weight is multiplied with at each position (K * L, H' * W'), numbered
-        from 1 in the order of rows; 0 is a zero of the padding."""
+        """Return the index of the pixel that each weight is multiplied with at each position,
+        (K * L, H' * W'), from 1 in row-major order; 0 is a zero of the padding."""
         height, width = self.image.shape[2:]
         numbers = np.arange(1, height * width + 1).reshape(height, width)
         windows = sliding_window_view(np.pad(numbers, self.sides, self.mode), self.span)
@@ -165,7 +173,8 @@ class _Convolution:
         return windows.transpose(2, 3, 0, 1).reshape(-1, math.prod(self.output_size))
 
     def terms(self) -> NDArray[Any]:
-        """What the weights are multiplied with, by group (N, groups, C/groups * K * L, H' * W')."""
+        """Return the pixels that the weights are multiplied with, by group
+        (N, groups, C/groups * K * L, H' * W')."""
         num_images, num_channels, height, width = self.image.shape
         image = self.image.reshape(num_images, num_channels, height * width)
         terms = np.pad(image, ((0, 0), (0, 0), (1, 0))).take(self.pixels(), axis=2)
@@ -173,7 +182,7 @@ class _Convolution:
         return terms.reshape(num_images, self.groups, num_terms, math.prod(self.output_size))
 
     def weights(self) -> NDArray[Any]:
-        """A row for each output channel, by group (groups, M/groups, C/groups * K * L)."""
+        """Return a row per output channel, by group (groups, M/groups, C/groups * K * L)."""
         num_terms = math.prod(self.kernel.shape[1:])
         return self.kernel.reshape(self.groups, len(self.kernel) // self.groups, num_terms)
 
@@ -218,12 +227,12 @@ def _prepare(
     num_channels, out_channels = image4.shape[1], kernel4.shape[0]
     if num_channels != groups * kernel4.shape[1]:
         raise ValueError(
-            f"image has {num_channels} channels but kernel, of shape {kernel.shape}, reads "
-            f"{kernel4.shape[1]} in each of groups={groups}: {groups * kernel4.shape[1]}"
+            f"image has {num_channels} channels but kernel, of shape {kernel.shape} with "
+            f"groups={groups}, expects {groups * kernel4.shape[1]}"
         )
     if out_channels % groups:
         raise ValueError(
-            f"kernel has {out_channels} output channels, which groups={groups} do not divide"
+            f"kernel has {out_channels} output channels, which groups={groups} does not divide"
         )
 
     num_rows, num_columns = kernel4.shape[2:]
@@ -232,11 +241,11 @@ def _prepare(
     output_size = []
     for axis, name in enumerate(("rows", "columns")):
         size, widest = image4.shape[2 + axis], max(sides[axis])
-        most = {"reflect": size - 1, "circular": size}.get(padding_mode, widest)
-        if widest > most:
+        maximum = {"reflect": size - 1, "circular": size}.get(padding_mode, widest)
+        if widest > maximum:
             raise ValueError(
-                f"padding of {widest} {name} is too wide for padding_mode={padding_mode!r} "
-                f"and an image of {size}: at most {most}"
+                f"padding of {widest} {name} is too large for padding_mode={padding_mode!r} "
+                f"and an image of {size} {name}: at most {maximum}"
             )
         padded_size = size + sum(sides[axis])
         if span[axis] > padded_size:
@@ -247,12 +256,12 @@ def _prepare(
         output_size.append((padded_size - span[axis]) // stride[axis] + 1)
     output_shape = (len(image4), out_channels, *output_size)[4 - image.ndim :]
 
-    # float16 has 11 bits: a sum in it loses what float32 keeps. Native byte order is faster.
+    # float16 has 11 significant bits, too few for sums. Native byte order is faster.
     sum_dtype = np.float32 if image.dtype.type is np.float16 else image.dtype.newbyteorder("=")
     kernel4 = kernel4[..., ::-1, ::-1] if flip else kernel4
     return _Convolution(
         image=image4.astype(sum_dtype, copy=False),
-        # Contiguous: BLAS rounds by the layout, which should change no answer.
+        # Contiguous, because the rounding of BLAS depends on the memory layout.
         kernel=np.ascontiguousarray(kernel4, dtype=sum_dtype),
         groups=groups,
         stride=stride,
@@ -262,21 +271,21 @@ def _prepare(
         mode=MODES[padding_mode],
         output_size=(output_size[0], output_size[1]),
         output_shape=output_shape,
-        bias_shape=output_shape[-3:-2],  # (M,), or () where an output has no channels
+        bias_shape=output_shape[-3:-2],  # (M,), or () for an output without channels
         dtype=image.dtype,
     )
 
 
 def _prepare_bias(bias: ArrayLike, conv: _Convolution) -> NDArray[Any]:
     array = np.asarray(bias)
-    # A Python number has no dtype of its own, in NumPy's rules: it takes the image's if it can.
+    # By NumPy's promotion rules, a Python number adopts the dtype of the image if possible.
     dtype = np.result_type(conv.dtype, bias) if isinstance(bias, int | float) else array.dtype
     if dtype != conv.dtype:
         raise TypeError(f"bias is {dtype} but image is {conv.dtype}: convert one")
     out_channels = len(conv.kernel)
     if array.shape not in (conv.bias_shape, (out_channels,)):
         raise ValueError(
-            f"bias must have shape {conv.bias_shape}, one number an output channel, "
+            f"bias must have shape {conv.bias_shape}, one value per output channel, "
             f"got {array.shape}"
         )
     return array.astype(conv.kernel.dtype).reshape(out_channels)
@@ -291,15 +300,15 @@ def _check_arrays(image: NDArray[Any], kernel: NDArray[Any]) -> None:
     kernel_ndim, layout = (2, "(K, L)") if image.ndim == 2 else (4, "(M, C/groups, K, L)")
     if kernel.ndim != kernel_ndim:
         raise ValueError(
-            f"kernel must have {kernel_ndim} dimensions, {layout}, where image has {image.ndim}, "
+            f"kernel must have {kernel_ndim} dimensions, {layout}, because image has {image.ndim}, "
             f"got {kernel.ndim}: shape {kernel.shape}"
         )
     for name, array in (("image", image), ("kernel", kernel)):
         if array.dtype.kind not in "iufc":
-            raise TypeError(f"{name} must hold numbers, got {array.dtype}")
+            raise TypeError(f"{name} must contain numbers, got {array.dtype}")
     if 0 in (*image.shape[-3:], *kernel.shape):
         raise ValueError(
-            "neither image nor kernel may be empty, but for a batch of 0: "
+            "image and kernel must not be empty, except for a batch of 0: "
             f"got shapes {image.shape} and {kernel.shape}"
         )
     if image.dtype != kernel.dtype:
@@ -313,8 +322,8 @@ def _sides(
         return (0, 0), (0, 0)
     if padding == "same":
         if stride != (1, 1):
-            raise ValueError(f"padding='same' needs stride 1, got stride {stride}")
-        return tuple(((n - 1) // 2, n // 2) for n in span)  # together n - 1, the odd one last
+            raise ValueError(f"padding='same' requires stride 1, got stride {stride}")
+        return tuple(((n - 1) // 2, n // 2) for n in span)  # n - 1 in total, an odd pixel last
     axes = padding if isinstance(padding, Sequence) else (padding, padding)
     if isinstance(padding, str) or len(axes) != 2:
         raise ValueError(

@@ -44,7 +44,7 @@ def health_figure(
         ("zeros among all outputs, %", "zeros", 100),
         ("mean output; dashed: standard deviation", "mean", 1),
         ("gradient norm", "norm", 1),
-        ("weight change per step, relative to the weights", "update", 1),
+        ("relative weight change per step", "update", 1),
     ]
     for ax, (name, key, unit) in zip(figure.subplots(2, 3).flat, panels, strict=True):
         is_activity = key not in ("norm", "update")

@@ -92,7 +92,7 @@ def chains_figure(chains: Sequence[Chain]) -> Figure:
     figure = style.new_figure(10.4, 8.6)
     subfigures: Any = figure.subfigures(3, 1, height_ratios=(1.0, 0.8, 1.15))
     growth, costs, maps = subfigures
-    style.head(figure, "Equal receptive fields, different costs and effective fields")
+    style.head(figure, "Equal receptive fields can differ in cost and in effective field")
     _draw_growth(growth.subplots(), chains)
     keys = list(chains[0].costs)
     for index, ax in enumerate(np.atleast_1d(costs.subplots(1, len(keys)))):

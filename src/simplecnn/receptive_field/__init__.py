@@ -1,4 +1,4 @@
-"""What a unit of a network sees of the image, for any torch network; needs torch and NumPy only."""
+"""Receptive fields of the layers of any torch network; requires only torch and NumPy."""
 
 from simplecnn.receptive_field.chains import Stack, receptive_field, stack
 from simplecnn.receptive_field.checks import Check, all_agree, check_fields

@@ -1,6 +1,6 @@
-"""One image axis of a tensor: which pixels of the image each unit along it sees.
+"""Receptive fields along one image axis of a tensor.
 
-Rows count from 0 at the top, columns from 0 at the left. Padding has negative numbers, or numbers
+Rows count from 0 at the top, columns from 0 at the left. Padding has negative indices and indices
 from the image size up.
 """
 
@@ -12,11 +12,11 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-Interval = tuple[int, int]  # the first and the last pixel
-NOTHING: Interval = (0, -1)
+Interval = tuple[int, int]  # the first and the last pixel, both included
+EMPTY: Interval = (0, -1)
 
-# Which position of an input of length n stands at position i, outside of it too; "constant" has
-# nothing there. The words of `torch.nn.functional.pad`.
+# Padding modes of `torch.nn.functional.pad`: map position i, also outside of an input of length n,
+# to the position that is read there. "constant" reads nothing outside.
 BORDERS: dict[str, Callable[[int, int], int]] = {
     "constant": lambda i, n: i,
     "reflect": lambda i, n: n - 1 - abs(n - 1 - abs(i)),
@@ -26,43 +26,43 @@ BORDERS: dict[str, Callable[[int, int], int]] = {
 
 
 def hull(intervals: Iterable[Interval]) -> Interval:
-    """The smallest interval that contains all the given ones; (0, -1) where all are empty."""
-    seen = [interval for interval in intervals if interval != NOTHING]
-    return (min(a for a, _ in seen), max(b for _, b in seen)) if seen else NOTHING
+    """Return the smallest interval that contains all given ones; (0, -1) if all are empty."""
+    nonempty = [interval for interval in intervals if interval != EMPTY]
+    return (min(a for a, _ in nonempty), max(b for _, b in nonempty)) if nonempty else EMPTY
 
 
 def ends(used: NDArray[np.bool_]) -> Interval:
-    """The first and the last marked pixel; (0, -1) where none is marked."""
+    """Return the first and the last True index of a mask (pixels,); (0, -1) if there is none."""
     pixels = used.nonzero()[0].tolist()
-    return (pixels[0], pixels[-1]) if pixels else NOTHING
+    return (pixels[0], pixels[-1]) if pixels else EMPTY
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Which of `num_in` positions an operation reads to make each of `num_out`.
+    """Input positions that an operation reads for each of its output positions.
 
-    `reads` knows no border: one unit further it reads `step` positions further, on average. What
-    stands outside of the input, `border` says.
+    `reads` maps an output position to input positions, as if the input had no border; it may return
+    positions outside of the input.
     """
 
     num_in: int
     num_out: int
     reads: Callable[[int], Iterable[int]]
-    step: int | Fraction = 1
-    border: str = "constant"
+    step: int | Fraction = 1  # input positions per output position, on average
+    border: str = "constant"  # key of BORDERS: what is read outside of the input
 
     def inside(self, unit: int) -> list[int]:
-        """The positions of the input that are read."""
-        places = (BORDERS[self.border](i, self.num_in) for i in self.reads(unit))
-        return [i for i in places if 0 <= i < self.num_in]
+        """Return the positions that are read, after mapping those outside into the input."""
+        positions = (BORDERS[self.border](i, self.num_in) for i in self.reads(unit))
+        return [i for i in positions if 0 <= i < self.num_in]
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """The intervals of units as if image and layers had no border.
+    """Receptive fields as intervals, as if image and layers had no border.
 
-    Unit `u + period` sees what unit `u` sees, `jump` pixels further. A chain of convolutions and
-    poolings has period 1.
+    They are periodic: the interval of unit `u + period` is that of unit `u`, shifted by `jump`
+    pixels. A chain of convolutions and poolings has period 1.
     """
 
     jump: int
@@ -75,9 +75,10 @@ class Pattern:
     def at(self, unit: int) -> Interval:
         cycle, phase = divmod(unit, self.period)
         first, last = self.intervals[phase]
-        return (first + cycle * self.jump, last + cycle * self.jump) if first <= last else NOTHING
+        return (first + cycle * self.jump, last + cycle * self.jump) if first <= last else EMPTY
 
     def read(self, reading: Reading) -> "Pattern":
+        """Return the pattern of an operation's output."""
         step = reading.step
         cycles = self.period // math.gcd(self.period, step.numerator)
         jump = self.jump * (cycles * step.numerator) // self.period
@@ -87,37 +88,31 @@ class Pattern:
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """The units of one tensor along one axis of the image, and the pixels that each depends on.
+    """The units of one tensor along one image axis, and the pixels that each depends on.
 
-    Position x of tensor dimension `dim` (negative, from the last) belongs to unit
-    `x // inner % len(used)`; with `dim=None` all elements share one unit. A unit is all elements
-    at its position: what it sees is the union over channels.
-
-    `used` (units, pixels) marks the pixels of the image that each unit depends on, `cut` (units,)
-    the units that a border keeps from seeing all that `pattern` says; `pattern` is None where
-    units lie on no regular grid. `bound` says why `used` may be too large, and is empty where it
-    is exact. `num_unread` counts the positions that the last operation left unread: a floor or a
-    stride drops them.
+    Position x of tensor dimension `dim` belongs to unit `x // inner % len(used)`. A unit comprises
+    all elements at its position: its receptive field is the union over channels.
     """
 
-    used: NDArray[np.bool_]
-    cut: NDArray[np.bool_]
-    pattern: Pattern | None
-    dim: int | None
+    used: NDArray[np.bool_]  # (units, pixels): whether a unit depends on a pixel
+    cut: NDArray[np.bool_]  # (units,): whether a border cuts off part of the interval of `pattern`
+    pattern: Pattern | None  # None if units lie on no regular grid
+    dim: int | None  # negative, counted from the last; None if all elements share one unit
     inner: int = 1
-    misaligned: bool = False
-    bound: str = ""
-    num_unread: int = 0
+    misaligned: bool = False  # whether branches that differ in stride or center were joined
+    bound: str = ""  # why `used` is only an upper bound; empty if it is exact
+    num_unread: int = 0  # input positions that the last operation drops, by a floor or a stride
 
     @property
     def size(self) -> int:
-        """Pixels from the first to the last one seen, padding included; of the largest unit."""
+        """Size in pixels, padding included, of the unit with the largest field."""
         num_units = len(self.used) if self.pattern is None else self.pattern.period
         return max(last - first + 1 for first, last in map(self.interval, range(num_units)))
 
     @property
     def stride(self) -> int | Fraction | None:
-        """Pixels from unit to unit, on average; 0 if all see the same, None without a grid."""
+        """Pixels between neighboring units, on average; 0 if all have the same field, None without
+        a grid."""
         if self.pattern is None:
             return 0 if self.is_uniform else None
         stride = Fraction(self.pattern.jump, self.pattern.period)
@@ -129,24 +124,24 @@ class Axis:
         return bool((self.used == self.used[0]).all())
 
     def interval(self, unit: int) -> Interval:
-        """The first and the last pixel that a unit sees, as if the image had no border."""
+        """Return the first and the last pixel of a unit's field, as if the image had no border."""
         return ends(self.used[unit]) if self.pattern is None else self.pattern.at(unit)
 
     def covers(self, other: "Axis") -> bool:
-        """Whether every unit sees all that the other's at its place sees; False also where their
-        units do not correspond."""
+        """Return whether every unit depends on all pixels that the corresponding unit of `other`
+        depends on; False if the units do not correspond."""
         lengths = {len(self.used), len(other.used)}
         return (len(lengths) == 1 or 1 in lengths) and bool((other.used <= self.used).all())
 
 
 def image_axis(dim: int, num_pixels: int) -> Axis:
-    """The image itself: every pixel sees itself."""
-    nowhere = np.zeros(num_pixels, dtype=bool)
-    return Axis(np.eye(num_pixels, dtype=bool), nowhere, Pattern(1, ((0, 0),)), dim)
+    """Return an axis of the image itself: every pixel depends on itself."""
+    cut = np.zeros(num_pixels, dtype=bool)
+    return Axis(np.eye(num_pixels, dtype=bool), cut, Pattern(1, ((0, 0),)), dim)
 
 
 def read(axis: Axis, reading: Reading) -> Axis:
-    """What the units of an operation's output depend on."""
+    """Return the axis of an operation's output."""
     axis = spread(axis, reading.num_in)
     inside = [reading.inside(u) for u in range(reading.num_out)]
     cut = [axis.cut[i].any() or i != list(reading.reads(u)) for u, i in enumerate(inside)]
@@ -160,13 +155,16 @@ def read(axis: Axis, reading: Reading) -> Axis:
 
 
 def mixed(axis: Axis, bound: str = "") -> Axis:
-    """Every element depends on all that any element depended on."""
+    """Return an axis with one unit that depends on all pixels that any unit depends on.
+
+    `bound` is the reason if this is an upper bound.
+    """
     used = axis.used.max(axis=0, keepdims=True)
     return Axis(used, np.array([True]), None, None, 1, axis.misaligned, axis.bound or bound)
 
 
 def spread(axis: Axis, num_positions: int) -> Axis:
-    """The same axis with one unit a position of its dimension."""
+    """Return the same axis with one unit for each position of its dimension."""
     if len(axis.used) == num_positions:
         return axis
     units = np.arange(num_positions) // axis.inner % len(axis.used)
@@ -174,7 +172,7 @@ def spread(axis: Axis, num_positions: int) -> Axis:
 
 
 def joined(a: Axis, b: Axis) -> Axis:
-    """The union of two axes whose units lie on one another, or of which one has a single unit."""
+    """Return the union of two axes whose units correspond, or one of which has a single unit."""
     pattern, aligned = None, True
     if a.pattern is not None and b.pattern is not None:
         pattern, aligned = _joined_patterns(a.pattern, b.pattern, len(a.used))
@@ -189,12 +187,12 @@ def joined(a: Axis, b: Axis) -> Axis:
 
 
 def _joined_patterns(a: Pattern, b: Pattern, num_units: int) -> tuple[Pattern, bool]:
-    """The union, and whether the two agree: same stride, and same center for every unit."""
+    """Return the union, and whether both patterns have the same stride and the same centers."""
     period = math.lcm(a.period, b.period)
-    jump, other = a.jump * (period // a.period), b.jump * (period // b.period)
-    same_stride = jump == other
-    if not same_stride:  # the paths drift apart from unit to unit
-        period, jump = num_units, round(Fraction(max(jump, other), period) * num_units)
+    jump_a, jump_b = a.jump * (period // a.period), b.jump * (period // b.period)
+    same_stride, jump = jump_a == jump_b, max(jump_a, jump_b)
+    if not same_stride:  # the distance between the two fields changes from unit to unit
+        period, jump = num_units, round(Fraction(jump, period) * num_units)
     pairs = [(a.at(u), b.at(u)) for u in range(period)]
-    centered = all(sum(x) == sum(y) for x, y in pairs if NOTHING not in (x, y))
-    return Pattern(jump, tuple(map(hull, pairs))), same_stride and centered
+    same_centers = all(sum(x) == sum(y) for x, y in pairs if EMPTY not in (x, y))
+    return Pattern(jump, tuple(map(hull, pairs))), same_stride and same_centers

@@ -1,4 +1,4 @@
-"""Chains of layers given as a list of (kernel, stride): what they see, and what they cost."""
+"""Receptive field and cost of a chain of layers, given as a list of (kernel, stride)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ import numpy as np
 
 
 def receptive_field(layers: Sequence[tuple[int, int]]) -> int:
-    """Width in pixels of what one unit sees through a chain of (kernel, stride) layers.
+    """Return the receptive field in pixels of a chain of (kernel, stride) layers.
 
-    r = 1 + sum over layers of (kernel - 1) x (product of all earlier strides). Padding does not
-    enter. Araujo, Norris and Sim, Distill 2019, doi 10.23915/distill.00021.
+    r = 1 + sum over layers of (kernel - 1) x (product of all earlier strides), independent of the
+    padding. Source: Araujo, Norris and Sim, Distill 2019, doi 10.23915/distill.00021.
     """
     _check_layers(layers)
     jumps = accumulate((stride for _, stride in layers), int.__mul__, initial=1)
@@ -20,9 +20,9 @@ def receptive_field(layers: Sequence[tuple[int, int]]) -> int:
 
 @dataclass(frozen=True)
 class Stack:
-    """What a chain of layers sees and costs; one entry a layer where a tuple is given."""
+    """Receptive field and cost of a chain of layers."""
 
-    sizes: tuple[int, ...]  # receptive field in pixels
+    sizes: tuple[int, ...]  # receptive field in pixels after each layer
     num_parameters: int  # weights and biases
     num_macs: int  # multiply-accumulates of the convolutions for one image
     profile: tuple[float, ...]  # weight of each input column with uniform kernels; sums to 1
@@ -42,16 +42,18 @@ def stack(
     in_channels: int = 1,
     image_size: int = 28,
 ) -> Stack:
-    """The field and the cost of a chain of (kernel, stride) layers.
+    """Compute the receptive field and the cost of a chain of (kernel, stride) layers.
 
-    `channels` holds the output channels of each convolution and None for each pooling, which
-    has no weights. Convolutions are padded by kernel // 2, poolings are not padded, and square
-    images of `image_size` pixels come in.
+    Convolutions are padded by kernel // 2, poolings are not padded.
+
+    Args:
+        channels: the output channels of each convolution, None for each pooling.
+        image_size: side in pixels of the square input image.
     """
     _check_layers(layers)
     if len(channels) != len(layers):
         raise ValueError(
-            f"channels has {len(channels)} entries for {len(layers)} layers: give one a layer, "
+            f"channels has {len(channels)} entries for {len(layers)} layers: give one per layer, "
             "None for a pooling."
         )
     sizes: list[int] = []
@@ -80,5 +82,5 @@ def _check_layers(layers: Sequence[tuple[int, int]]) -> None:
         pair = tuple(layer) if isinstance(layer, list | tuple) else (layer,)
         if len(pair) != 2 or any(type(n) is not int or n < 1 for n in pair):
             raise ValueError(
-                f"layer {i} is {layer!r}: give a pair of integers of 1 or more, (kernel, stride)."
+                f"layer {i} is {layer!r}: give a pair of positive integers, (kernel, stride)."
             )

@@ -1,9 +1,9 @@
-"""Two experiments that must find the fields that the formulas give.
+"""Two experiments that verify the computed receptive fields.
 
-Both change some pixels of an image, and look which units of each layer answer. `gradient`: the
-derivative in the direction of these pixels, through a copy in float64 with random positive weights,
-activations and max-pooling that cut no derivative off. `nan`: the network as it is, with these
-pixels set to NaN; whatever depends on one becomes NaN.
+Both perturb some pixels of an image and observe which units of each layer respond. `gradient`
+computes the derivative in the direction of these pixels, in float64 with random positive weights,
+through activations and max-pooling whose derivatives do not vanish. `nan` sets these pixels to NaN
+and runs the unchanged network; every unit that depends on one of them becomes NaN.
 """
 
 import warnings
@@ -23,10 +23,11 @@ from simplecnn.receptive_field.axis import ends
 from simplecnn.receptive_field.fields import Field, blank_image, receptive_fields
 from simplecnn.receptive_field.trace import named_outputs
 
-NUM_PIXELS = 128  # that are changed each for itself, chosen by chance
+NUM_PIXELS = 128  # random pixels that are perturbed one at a time
 CHUNK_PIXELS = 65_536  # in one batch of images
 
-# Operations with no or almost no gradient, and those that answer a NaN with a number.
+# Operations through which a dependency is invisible: without a (full) gradient, or whose output
+# for a NaN is a number.
 HIDES = {
     "gradient": {
         "amax", "amin", "max", "min", "maximum", "minimum", "argmax", "argmin", "topk", "sort",
@@ -37,19 +38,19 @@ HIDES = {
         "topk", "sort", "nansum", "nanmean",
     },
 }  # fmt: skip
-# Operations that multiply neighbors by zero, which makes NaN of a NaN.
+# Operations that multiply neighbors by zero: NaN times zero is NaN.
 SPREADS_NAN = {"upsample_bilinear2d", "upsample_bicubic2d"}
 
 
 @dataclass(frozen=True)
 class Check:
-    """What one experiment says of one layer."""
+    """The result of one experiment for one layer."""
 
     layer: str
     experiment: str  # "gradient" or "nan"
     agrees: bool
-    num_units: int  # compared; 0 where the experiment does not apply
-    remark: str = ""  # why it applies in part or not at all, or where it disagrees
+    num_units: int  # compared units; 0 if the experiment does not apply
+    remark: str = ""  # where it disagrees, or why it applies only in part or not at all
 
     def __str__(self) -> str:
         if not self.agrees:
@@ -61,7 +62,7 @@ class Check:
 
 
 def all_agree(checks: Sequence[Check]) -> bool:
-    """Whether no check disagrees, and each experiment applies to some layer."""
+    """Return whether no check disagrees and each experiment applies to at least one layer."""
     applied = {c.experiment for c in checks if c.num_units}
     return all(c.agrees for c in checks) and applied == {c.experiment for c in checks}
 
@@ -73,10 +74,14 @@ def check_fields(
     fields: dict[str, Field] | None = None,
     layers: Collection[str] | None = None,
 ) -> list[Check]:
-    """Two checks for each layer, or for each of `layers`.
+    """Verify the receptive fields of a network by both experiments: two checks per layer.
 
-    `fields` are the ones to be checked, by default those of `receptive_fields`. All units are
-    compared, for every row, every column, and 128 single pixels of the image.
+    All units are compared, for every row, every column, and 128 random pixels of the image.
+
+    Args:
+        input_size: as for `receptive_fields`.
+        fields: the fields to verify; by default those of `receptive_fields`.
+        layers: names of the layers to check; by default all.
     """
     image = blank_image(network, input_size)
     fields = receptive_fields(network, tuple(image.shape[1:])) if fields is None else fields
@@ -85,7 +90,7 @@ def check_fields(
         raise ValueError(f"layers names {', '.join(unknown)}: choose from {', '.join(fields)}.")
     fields = {name: field for name, field in fields.items() if layers is None or name in layers}
     by_experiment = [
-        _checks("gradient", _gradient(network, image), _moves, network, fields, image),
+        _checks("gradient", _gradient(network, image), _has_derivative, network, fields, image),
         _checks("nan", _nan(network, image), Tensor.isnan, network, fields, image),
     ]
     return [check for pair in zip(*by_experiment, strict=True) for check in pair]
@@ -94,39 +99,42 @@ def check_fields(
 def _checks(
     experiment: str,
     run: Callable[[Tensor], object],
-    answers: Callable[[Tensor], Tensor],
+    responds: Callable[[Tensor], Tensor],
     network: nn.Module,
     fields: dict[str, Field],
     image: Tensor,
 ) -> list[Check]:
-    """`run` makes a pass over as many images as its masks (B, 1, H, W), in each of which the marked
-    pixels are changed; `answers` marks the numbers of an output that depend on them."""
-    wrong: dict[str, str] = {}
+    """Run one experiment and compare all layers with their fields.
+
+    `run` is called with masks (B, 1, H, W) and runs the network on B images with the masked pixels
+    perturbed; `responds` returns a mask of the elements of an output that depend on them.
+    """
+    errors: dict[str, str] = {}
     num_units: dict[str, int] = {}
-    pixels = torch.zeros(0)  # (B, H, W), the masks under way
-    reserves = {name: _reserves(experiment, field) for name, field in fields.items()}
+    pixels = torch.zeros(0)  # (B, H, W), the masks of the current pass
+    caveats = {name: _caveats(experiment, field) for name, field in fields.items()}
 
     def receive(name: str, module: nn.Module, output: Tensor) -> None:
-        if name not in fields or name in wrong:
+        if name not in fields or name in errors:
             return
-        # a reshape may have put more than the images into the first dimension
-        answered = answers(output).unflatten(0, (len(pixels), -1))
-        expected = _expected(fields[name], pixels, answered.shape)
+        # A reshape may have merged other dimensions into the batch dimension.
+        observed = responds(output).unflatten(0, (len(pixels), -1))
+        expected = _expected(fields[name], pixels, observed.shape)
         num_units[name] = expected[0].numel()
-        others = [d for d, size in enumerate(expected.shape) if size == 1]
-        answered = (answered.amax(others, keepdim=True) if others else answered).cpu()
-        differs = answered != expected
-        upper, lower = reserves[name]
+        other_dims = [d for d, size in enumerate(expected.shape) if size == 1]
+        observed = (observed.amax(other_dims, keepdim=True) if other_dims else observed).cpu()
+        differs = observed != expected
+        upper, lower = caveats[name]
         if upper:
-            differs &= answered
+            differs &= observed
         if lower:
             differs &= expected
         if differs.any():
-            which, *place = differs.nonzero()[0].tolist()
+            i, *position = differs.nonzero()[0].tolist()
             dims = sorted({axis.dim for axis in fields[name].axes if axis.dim is not None})
-            verb = "depends" if answered[which, *place] else "does not depend"
-            wrong[name] = (
-                f"unit {tuple(place[d] for d in dims)} {verb} on {_place(pixels[which])}, "
+            verb = "depends" if observed[i, *position] else "does not depend"
+            errors[name] = (
+                f"unit {tuple(position[d] for d in dims)} {verb} on {_describe(pixels[i])}, "
                 "contrary to the formulas"
             )
 
@@ -139,34 +147,36 @@ def _checks(
         return [Check(name, experiment, True, 0, reason) for name in fields]
     checks = []
     for name, field in fields.items():
-        upper, lower = reserves[name]
-        mistake, remark = wrong.get(name, ""), upper or lower
-        if not mistake and not remark:
-            mistake, remark = _interval_difference(field)
-        checks.append(Check(name, experiment, not mistake, num_units[name], mistake or remark))
+        upper, lower = caveats[name]
+        error, remark = errors.get(name, ""), upper or lower
+        if not error and not remark:
+            error, remark = _check_interval(field)
+        checks.append(Check(name, experiment, not error, num_units[name], error or remark))
     return checks
 
 
-def _reserves(experiment: str, field: Field) -> tuple[str, str]:
-    """Why a unit may not answer though it depends on a pixel, and why it may though it does not;
-    empty where it must, and must not."""
-    hidden = _named(field.operations & HIDES[experiment])
-    missing = field.bound or (hidden and f"{hidden} hides a part of the answer")
-    spread = _named(field.operations & SPREADS_NAN) if experiment == "nan" else ""
+def _caveats(experiment: str, field: Field) -> tuple[str, str]:
+    """Return why units may not respond to all pixels of their field, so that it is verified as an
+    upper bound only, and why they may respond to others, so that it is a lower bound only."""
+    hiding = _join_names(field.operations & HIDES[experiment])
+    upper = field.bound or (hiding and f"{hiding} hides some dependencies")
+    spreading = _join_names(field.operations & SPREADS_NAN) if experiment == "nan" else ""
     return (
-        missing and f"as an upper bound: {missing}",
-        spread and f"as a lower bound: {spread} spreads NaN by weights of zero",
+        upper and f"as an upper bound: {upper}",
+        spreading and f"as a lower bound: {spreading} spreads NaN through weights of zero",
     )
 
 
-def _named(operations: Iterable[str]) -> str:
+def _join_names(operations: Iterable[str]) -> str:
     return ", ".join(f"aten.{name}" for name in sorted(operations))
 
 
 def _expected(field: Field, pixels: Tensor, shape: Sequence[int]) -> Tensor:
-    """By the formulas, which positions of an output of this shape depend on which masks (B, H, W):
-    boolean (B, ...), with size 1 in dimensions that carry no image axis. The pixels of a mask are
-    rows x columns, as is what a position sees."""
+    """Return which positions of an output of this shape depend on each mask by the formulas.
+
+    `pixels` are masks (B, H, W), each a product of rows and columns, like the field of a unit. The
+    result is boolean (B, ...), with size 1 in dimensions that carry no image axis.
+    """
     result = torch.tensor(True)
     for axis, lines in zip(field.axes, (pixels.any(2), pixels.any(1)), strict=True):
         used = torch.from_numpy(axis.used).float()
@@ -180,8 +190,8 @@ def _expected(field: Field, pixels: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _masks(height: int, width: int) -> Iterator[Tensor]:
-    """Which pixels are changed together (B, H, W): those of each row, those of each column, and
-    128 each for itself."""
+    """Yield batches of masks (B, H, W) of the pixels to perturb: each row, each column, and 128
+    single pixels."""
     rows = torch.eye(height, dtype=torch.bool)[:, :, None].expand(-1, -1, width)
     columns = torch.eye(width, dtype=torch.bool)[:, None, :].expand(-1, height, -1)
     generator = torch.Generator().manual_seed(0)
@@ -190,17 +200,19 @@ def _masks(height: int, width: int) -> Iterator[Tensor]:
     yield from torch.cat([rows, columns, pixels]).split(max(1, CHUNK_PIXELS // (height * width)))
 
 
-def _place(mask: Tensor) -> str:
-    """`row 3`, `column 3` or `pixel (3, 5)`."""
+def _describe(mask: Tensor) -> str:
+    """Return `row 3`, `column 3` or `pixel (3, 5)`."""
     (row, column), *others = mask.nonzero().tolist()
     if not others:
         return f"pixel ({row}, {column})"
     return f"row {row}" if others[0][0] == row else f"column {column}"
 
 
-def _interval_difference(field: Field) -> tuple[str, str]:
-    """Where the closed form, `interval`, differs from `used` for a unit that sees no border, and a
-    remark where there is no such unit; in words."""
+def _check_interval(field: Field) -> tuple[str, str]:
+    """Compare the closed form, `interval`, with `used` for units whose field no border cuts off.
+
+    Returns an error, and a remark if there is no such unit; both empty if all agree.
+    """
     remark = ""
     for axis, lines in zip(field.axes, ("rows", "columns"), strict=True):
         units = (~axis.cut).nonzero()[0].tolist()
@@ -209,12 +221,12 @@ def _interval_difference(field: Field) -> tuple[str, str]:
             if interval != pixels:
                 return f"unit {unit} depends on {lines} {pixels}, its interval is {interval}", ""
         if axis.pattern is not None and not units:
-            remark = "every unit sees a border: size and start rest on the formulas alone"
+            remark = "every unit sees a border: size and start are not verified"
     return "", remark
 
 
 def _random(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Random numbers from 0.5 to 1.5, of the same shape and on the same device."""
+    """Return float64 random numbers from 0.5 to 1.5 of the same shape and on the same device."""
     values = torch.rand(like.shape, generator=generator, dtype=torch.float64) + 0.5
     return values.to(like.device)
 
@@ -226,31 +238,34 @@ def _gradient(network: nn.Module, image: Tensor) -> Callable[[Tensor], object]:
     generator = torch.Generator().manual_seed(0)
     state = {name: _float64(buffer) for name, buffer in network.named_buffers()}
     state |= {k: torch.ones_like(v) for k, v in state.items() if k.endswith("running_var")}
-    for name, value in network.named_parameters():  # weights that average, and count
+    for name, value in network.named_parameters():  # positive, and scaled to average their inputs
         fan_in = value.numel() / len(value) if value.dim() > 1 else 1
         state[name] = _random(value, generator) / fan_in
     image, direction = (_random(image, generator) for _ in range(2))
 
     def run(pixels: Tensor) -> None:
         images = image.expand(len(pixels), -1, -1, -1).clone()
-        # of attention, only the plain formula has a forward derivative
+        # The fused attention kernels do not support forward-mode differentiation.
         attention = sdpa_kernel(SDPBackend.MATH)
         with warnings.catch_warnings(), attention, forward_ad.dual_level(), _Smooth():
-            warnings.simplefilter("ignore", FutureWarning)  # of torch, from its own formulas
-            moving = forward_ad.make_dual(images, direction * pixels)
-            functional_call(network, state, (moving,))
+            warnings.simplefilter("ignore", FutureWarning)  # raised by torch's own decompositions
+            dual = forward_ad.make_dual(images, direction * pixels)
+            functional_call(network, state, (dual,))
 
     return run
 
 
-def _moves(output: Tensor) -> Tensor:
+def _has_derivative(output: Tensor) -> Tensor:
     derivative = forward_ad.unpack_dual(output).tangent
     return torch.zeros_like(output, dtype=torch.bool) if derivative is None else derivative != 0
 
 
 class _Smooth(TorchFunctionMode):
-    """No derivative is cut off: activations pass it on as it is, max-pooling the largest in each
-    window. And none is made up: weights of zero in an interpolation are zero."""
+    """Replace the derivatives of operations that would hide or invent dependencies.
+
+    Activations pass the derivative on unchanged, max-pooling the largest one in each window.
+    Weights of an interpolation that are zero but for rounding become zero.
+    """
 
     ACTIVATIONS = {
         "relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "hardshrink", "softshrink",
@@ -264,22 +279,22 @@ class _Smooth(TorchFunctionMode):
         name = getattr(func, "__name__", "").strip("_")
         if name == "interpolate":
             return _interpolate(*args, **kwargs)
-        pools = name.startswith(("max_pool", "adaptive_max_pool"))
-        if not pools and name not in self.ACTIVATIONS:
+        is_pooling = name.startswith(("max_pool", "adaptive_max_pool"))
+        if not is_pooling and name not in self.ACTIVATIONS:
             return func(*args, **kwargs)
         first, *others = args or (kwargs.pop("input"),)
         value, derivative = forward_ad.unpack_dual(first)
         result = func(value.clone(), *others, **kwargs)
         if derivative is None:
             return result
-        passed = func(derivative.abs(), *others, **kwargs) if pools else derivative
+        tangent = func(derivative.abs(), *others, **kwargs) if is_pooling else derivative
         if isinstance(result, tuple):  # with the indices of a pooling
-            return forward_ad.make_dual(result[0], passed[0]), *result[1:]
-        return forward_ad.make_dual(result, passed)
+            return forward_ad.make_dual(result[0], tangent[0]), *result[1:]
+        return forward_ad.make_dual(result, tangent)
 
 
 def _interpolate(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Along rows and along columns by the weights that single lines of pixels show."""
+    """Interpolate rows and columns by weights that are measured on images of a single line."""
     height, width = input.shape[-2:]
     rows, columns = (
         functional.interpolate(lines.to(input).expand(-1, 1, height, width), *args, **kwargs)
@@ -293,7 +308,7 @@ def _interpolate(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _nan(network: nn.Module, image: Tensor) -> Callable[[Tensor], object]:
-    # in float64, since fast float32 convolutions (Winograd) carry a NaN to a whole tile
+    # float64, because fast float32 convolutions (Winograd) spread a NaN over a whole tile.
     state = {k: _float64(v) for k, v in (*network.named_parameters(), *network.named_buffers())}
     noise = _random(image, torch.Generator().manual_seed(0))
     return lambda pixels: functional_call(

@@ -1,7 +1,7 @@
-"""Effective receptive fields: how much each pixel matters to a unit, measured by gradients.
+"""Effective receptive fields: the influence of each pixel on a unit, measured by gradients.
 
-Luo, Li, Urtasun and Zemel, "Understanding the Effective Receptive Field in Deep Convolutional
-Neural Networks", NeurIPS 2016, arXiv 1701.04128.
+Source: Luo, Li, Urtasun and Zemel, "Understanding the Effective Receptive Field in Deep
+Convolutional Neural Networks", NeurIPS 2016, arXiv 1701.04128.
 """
 
 from collections.abc import Collection
@@ -17,11 +17,11 @@ from simplecnn.receptive_field.trace import named_outputs
 
 @dataclass(frozen=True)
 class EffectiveField:
-    """Where the gradient of one layer's central unit lies in the image."""
+    """Distribution over the image of the gradient of one layer's central unit."""
 
-    mass: Tensor  # (H, W) float64, mean over images of |d unit / d pixel|, summed over colors
+    mass: Tensor  # (H, W) float64, mean over images of |d unit / d pixel|, summed over channels
     unit: tuple[int, int]
-    interval: tuple[Interval, Interval]  # what the unit sees in theory, padding included
+    interval: tuple[Interval, Interval]  # the theoretical field (rows, columns), with padding
 
     @property
     def sigma(self) -> tuple[float, float]:
@@ -29,32 +29,33 @@ class EffectiveField:
         return _sigma(self.mass.sum(1)), _sigma(self.mass.sum(0))
 
     def square(self, share: float) -> int:
-        """Side in pixels of the smallest square, centered in the theoretical field, that holds
-        this share (0 to 1) of the mass; 0 without mass."""
+        """Return the side in pixels of the smallest square, centered in the theoretical field, that
+        contains this fraction of the mass; 0 without mass."""
         if not 0 < share <= 1:
-            raise ValueError(f"share is {share}: give a part of the mass above 0 and up to 1.")
+            raise ValueError(f"share is {share}: give a fraction of the mass above 0 and up to 1.")
         rows, columns = (
             (torch.arange(n) * 2 - sum(interval)).abs()  # twice the distance from the center
             for n, interval in zip(self.mass.shape, self.interval, strict=True)
         )
         sides = torch.maximum(rows[:, None], columns) + 1
-        held = torch.bincount(sides.flatten(), self.mass.flatten()).cumsum(0)
-        if held[-1] == 0:
+        mass_within = torch.bincount(sides.flatten(), self.mass.flatten()).cumsum(0)
+        if mass_within[-1] == 0:
             return 0
-        enough = held >= share * held[-1] * (1 - 1e-12)  # sums of floats are not exact
-        return int(enough.nonzero()[0])
+        tolerance = 1 - 1e-12  # sums of floats are not exact
+        return int((mass_within >= share * mass_within[-1] * tolerance).nonzero()[0])
 
     @property
     def ratio(self) -> float:
-        """Side of the square with 95 % of the mass, in sides of the theoretical field."""
+        """Side of the square with 95 % of the mass, divided by the longer side of the theoretical
+        field."""
         return self.square(0.95) / max(last - first + 1 for first, last in self.interval)
 
 
 def _sigma(profile: Tensor) -> float:
-    shares = profile / profile.sum()
-    places = torch.arange(len(profile))
-    mean = (shares * places).sum()
-    return float((shares * (places - mean) ** 2).sum().sqrt())
+    weights = profile / profile.sum()
+    positions = torch.arange(len(profile))
+    mean = (weights * positions).sum()
+    return float((weights * (positions - mean) ** 2).sum().sqrt())
 
 
 @torch.enable_grad()
@@ -65,11 +66,16 @@ def effective_fields(
     layers: Collection[str] | None = None,
     fields: dict[str, Field] | None = None,
 ) -> dict[str, EffectiveField]:
-    """The effective field of the unit nearest the image's center, for each layer.
+    """Measure the effective field of the unit nearest to the image center, for each layer.
 
-    `images` (N, C, H, W) are as the network takes them. Image n asks channel n modulo the number
-    of channels, so that the mean is over images and channels alike. The default layers are those
-    where a field grows and units still lie on a grid: convolutions and poolings, before ReLU.
+    For image n, the gradient is that of channel n modulo the number of channels, so that the mean
+    is taken over images and channels alike.
+
+    Args:
+        images: inputs of the network (N, C, H, W).
+        layers: by default those that enlarge the field and whose units lie on a grid: convolutions
+            and poolings.
+        fields: the theoretical fields; by default those of `receptive_fields`.
     """
     if images.dim() != 4 or len(images) == 0:
         raise ValueError(f"images has shape {tuple(images.shape)}: give (N, C, H, W), N > 0.")
@@ -81,19 +87,21 @@ def effective_fields(
         if name not in fields:
             raise ValueError(f"there is no layer {name}: choose from {', '.join(fields)}.")
         if not _on_grid(fields[name]):
-            raise ValueError(f"layer {name} has no grid of units: all its units see the same.")
-    answers: dict[str, Tensor] = {}
+            raise ValueError(
+                f"layer {name} has no grid of units: all its units have the same field."
+            )
+    responses: dict[str, Tensor] = {}
 
     def receive(name: str, module: nn.Module, output: Tensor) -> None:
-        if name in layers:
-            answers[name] = _one_channel_each(output.clone(), fields[name])  # ReLU may overwrite it
+        if name in layers:  # cloned, because an in-place ReLU may follow
+            responses[name] = _sum_of_channels(output.clone(), fields[name])
 
     x = images.detach().clone().requires_grad_()
     with named_outputs(network, receive):
         network(x)
     result = {}
     for name in (name for name in fields if name in layers):
-        (gradient,) = torch.autograd.grad(answers[name], x, retain_graph=True)
+        (gradient,) = torch.autograd.grad(responses[name], x, retain_graph=True)
         mass = gradient.abs().sum(1).mean(0).double().cpu()
         unit = _central_unit(fields[name])
         result[name] = EffectiveField(mass, unit, fields[name].interval(unit))
@@ -106,7 +114,7 @@ def _on_grid(field: Field) -> bool:
 
 
 def _growing(fields: dict[str, Field]) -> list[str]:
-    """Layers on a grid whose field is none that an earlier layer has."""
+    """Return the layers on a grid whose field differs from that of every earlier layer."""
     first: dict[tuple, str] = {}
     for name, field in fields.items():
         if _on_grid(field) and all(field.stride):
@@ -115,7 +123,7 @@ def _growing(fields: dict[str, Field]) -> list[str]:
 
 
 def _central_unit(field: Field) -> tuple[int, int]:
-    """The unit whose field has its center nearest the image's."""
+    """Return the unit whose field is centered nearest to the image center."""
     rows, columns = (
         min(range(len(axis.used)), key=lambda u: abs(sum(axis.interval(u)) - (num_pixels - 1)))
         for axis, num_pixels in zip(field.axes, field.image_size, strict=True)
@@ -123,11 +131,11 @@ def _central_unit(field: Field) -> tuple[int, int]:
     return rows, columns
 
 
-def _one_channel_each(output: Tensor, field: Field) -> Tensor:
-    """The sum over images of one channel of the central unit."""
-    for axis, place in zip(field.axes, _central_unit(field), strict=True):
+def _sum_of_channels(output: Tensor, field: Field) -> Tensor:
+    """Return the sum over images n of channel n (modulo their number) of the central unit."""
+    for axis, position in zip(field.axes, _central_unit(field), strict=True):
         assert axis.dim is not None
-        output = output.narrow(axis.dim, place, 1)
+        output = output.narrow(axis.dim, position, 1)
     channels = output.flatten(1)
-    turn = torch.arange(len(channels), device=channels.device) % channels.shape[1]
-    return channels.gather(1, turn[:, None]).sum()
+    chosen = torch.arange(len(channels), device=channels.device) % channels.shape[1]
+    return channels.gather(1, chosen[:, None]).sum()

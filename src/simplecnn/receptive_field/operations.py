@@ -1,10 +1,10 @@
-"""What each torch operation reads: a rule by name that carries an image axis from input to output.
+"""Rules that propagate receptive fields from the input to the output of a torch operation, by name.
 
-There are rules for what convolutional classifiers are made of. An operation made of others needs
-none, and of what has none it is said that it mixes everything with everything.
+There are rules for the operations of convolutional classifiers. Composite operations need none;
+any other operation without a rule is assumed to make every output depend on every input.
 
-A rule looks at one image axis at a time, and counts dimensions from the last, so that broadcasting
-and tensors without a batch need no care.
+A rule handles one image axis at a time. Dimensions are negative, counted from the last, so that
+broadcasting and tensors without a batch dimension need no special treatment.
 """
 
 import math
@@ -21,12 +21,12 @@ from simplecnn.receptive_field.axis import Axis, Reading, joined, mixed, read, s
 
 @dataclass(frozen=True)
 class Call:
-    """One operation as it ran: its arguments by name, one of its outputs, and one image axis."""
+    """One executed operation, one of its outputs and one image axis."""
 
     operation: str
-    arguments: Mapping[str, Any]
+    arguments: Mapping[str, Any]  # by name
     outputs: Sequence[Tensor]
-    index: int
+    index: int  # of the output
     axes: Mapping[Tensor, Axis]  # of the arguments that depend on the image
 
     def __getitem__(self, name: str) -> Any:
@@ -51,18 +51,18 @@ class Call:
 
     @property
     def dim(self) -> int:
-        """The dimension of the axis, from the last."""
+        """Dimension of the axis, negative."""
         assert self.axis.dim is not None
         return self.axis.dim
 
     def dims(self, name: str) -> list[int]:
-        """The dimensions an argument lists, counted from the last; all where it is empty."""
+        """Return the dimensions that an argument lists, as negative numbers; all if it is empty."""
         num_dims, value = len(self.shape), self[name]
         dims = [value] if isinstance(value, int) else list(value or range(num_dims))
         return [d % num_dims - num_dims for d in dims]
 
     def along(self, name: str, default: int = 0) -> int:
-        """What an argument, one integer or a list of one or two, says of this image dimension."""
+        """Return the value of an argument, an integer or a list of one or two, for this axis."""
         value = self[name] or default
         return value if isinstance(value, int) else (list(value) * 2)[self.dim]
 
@@ -72,16 +72,17 @@ class Call:
         step: int | Fraction = 1,
         border: str = "constant",
     ) -> Axis:
+        """Return the axis of the output; the arguments are those of `Reading`."""
         num_in, num_out = self.shape[self.dim], self.output.shape[self.dim]
         return read(self.axis, Reading(num_in, num_out, reads, step, border))
 
     def without(self, dims: Sequence[int]) -> Axis:
-        """The axis after dimensions were taken out of the tensor."""
+        """Return the axis after these dimensions were removed from the tensor."""
         return replace(self.axis, dim=self.dim + sum(d > self.dim for d in dims))
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors in it; lists, tuples and mappings are opened."""
+    """Yield all tensors in nested lists, tuples and mappings."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, list | tuple | Mapping):
@@ -90,27 +91,28 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def follow(call: Call, *, pointwise: bool) -> Axis:
-    """The image axis of an operation's output."""
+    """Return the image axis of an operation's output."""
     if pointwise or call.operation in _ELEMENTWISE:
         return _elementwise(call)
     if call.operation == "cat":
         return _concatenation(call)
     if call.operation not in _RULES or len(call.axes) > 1 or call.first not in call.axes:
-        return _unknown(call)  # these rules are for one tensor
+        return _unknown(call)  # the rules below apply to one input
     if call.axis.dim is None:
         return call.axis
     if call.operation in _WINDOWS and call.dim < -2:
-        # a convolution mixes channels, and a reshape may have made them of positions
+        # After a reshape, positions may be channels, which a convolution mixes.
         return _unknown(call) if (call.operation, call.dim) == ("conv2d", -3) else call.axis
     return _RULES[call.operation](call)
 
 
 def _unknown(call: Call) -> Axis:
-    return _mixed(call, f"aten.{call.operation} has no rule here: mixed with everything")
+    return _mixed(call, f"no rule for aten.{call.operation}: assumed to depend on everything")
 
 
 def _mixed(call: Call, reason: str) -> Axis:
-    """Everything is mixed with everything: at most, unless all elements saw the same before."""
+    """Assume that every output depends on every input: an upper bound for this `reason`, unless all
+    elements had the same field before."""
     axes = list(call.axes.values())
     result = reduce(joined, map(mixed, axes))
     exact = all((axis.used == result.used).all() for axis in axes)
@@ -118,12 +120,12 @@ def _mixed(call: Call, reason: str) -> Axis:
 
 
 def _elementwise(call: Call) -> Axis:
-    """The union of operands that lie on one another in the output."""
+    """Return the union of the operands, whose positions correspond after broadcasting."""
     dims = {axis.dim for axis in call.axes.values() if axis.dim is not None}
     if len(dims) > 1:
-        return _mixed(call, "an operation combines one image axis lying in two dimensions")
+        return _mixed(call, "an operation combines tensors with an image axis in different dims")
     num_positions = call.output.shape[dims.pop()] if dims else 1
-    axes = [  # a single position is broadcast to all others
+    axes = [  # a single position is broadcast to all positions
         mixed(axis) if axis.dim is not None and t.shape[axis.dim] < num_positions else axis
         for t, axis in call.axes.items()
     ]
@@ -133,14 +135,14 @@ def _elementwise(call: Call) -> Axis:
 
 
 def _concatenation(call: Call) -> Axis:
-    """Of channels, the union; tensors side by side in the image, or flattened, count as mixed."""
+    """Return the union for a concatenation of channels; along an image axis, assume mixing."""
     dim = call["dim"] % call.output.dim() - call.output.dim()
     if any(axis.dim == dim for axis in call.axes.values()):
         return _mixed(call, "a concatenation along an image axis")
     return _elementwise(call)
 
 
-# Windows, in the last two dimensions.
+# Windows in the last two dimensions.
 
 
 def _window(call: Call, kernel: int, before: int) -> Axis:
@@ -151,7 +153,7 @@ def _window(call: Call, kernel: int, before: int) -> Axis:
 
 def _convolution(call: Call) -> Axis:
     kernel = call["weight"].shape[call.dim]
-    if call["padding"] == "same":  # what is odd goes to the right
+    if call["padding"] == "same":  # an odd pixel is padded on the right
         return _window(call, kernel, call.along("dilation") * (kernel - 1) // 2)
     return _window(call, kernel, 0 if call["padding"] == "valid" else call.along("padding"))
 
@@ -168,32 +170,32 @@ def _adaptive_pooling(call: Call) -> Axis:
 
 
 def _interpolation(call: Call) -> Axis:
-    """Neighbors of weight zero are not read."""
+    """Return what an interpolation reads; neighbors with a weight of zero are not read."""
     if call["align_corners"]:
         return _unknown(call)
     scale = Fraction(call.shape[call.dim], call.output.shape[call.dim])
-    if call["scale_factors"]:  # torch steps by the factor asked for, not by the sizes
+    if call["scale_factors"]:  # torch uses the requested factor, not the ratio of the sizes
         scale = 1 / Fraction(call["scale_factors"][call.dim]).limit_denominator(1000)
     shift, neighbors = _INTERPOLATIONS[call.operation]
 
     def reads(unit: int) -> range:
         position = (unit + shift) * scale - (shift if neighbors else 0)
         low = math.floor(position)
-        beyond = neighbors if position > low else 0
-        return range(low - max(beyond - 1, 0), low + beyond + 1)
+        reach = neighbors if position > low else 0
+        return range(low - max(reach - 1, 0), low + reach + 1)
 
     return call.read(reads, scale, border="replicate")
 
 
 def _pad(call: Call) -> Axis:
-    sides = call["pad"]  # listed from the last dimension
+    sides = call["pad"]  # starts with the last dimension
     if -call.dim > len(sides) // 2:
         return call.axis
     before = sides[-2 * call.dim - 2]
     return call.read(lambda u: [u - before], border=call["mode"] or "constant")
 
 
-# Dimensions that are mixed.
+# Reductions and normalizations: dimensions whose positions are mixed.
 
 
 def _mix_last(call: Call, num_dims: int) -> Axis:
@@ -212,7 +214,7 @@ def _batch_norm(call: Call) -> Axis:
     return mixed(call.axis) if call["training"] and call.dim != channels else call.axis
 
 
-# Dimensions that are moved, and parts of them.
+# Permutations, reshapes and slices.
 
 
 def _permute(call: Call) -> Axis:
@@ -226,7 +228,7 @@ def _transpose(call: Call) -> Axis:
 
 
 def _reshape(call: Call) -> Axis:
-    """Follows the units through a reshape, by the distance between them in row-major order."""
+    """Follow the units through a reshape by the distance between them in row-major order."""
     axis, shape = call.axis, tuple(call.output.shape)
     distance = axis.inner * math.prod(call.shape[len(call.shape) + call.dim + 1 :])
     for i, size in enumerate(shape):
@@ -257,14 +259,14 @@ def _select(call: Call) -> Axis:
     return _unknown(call) if call.dim in dims else call.without(dims)
 
 
-# Elementwise, though torch does not tag them so.
+# Elementwise operations that torch does not tag as pointwise.
 _ELEMENTWISE = {
     "hardswish", "log_sigmoid", "prelu", "rrelu", "dropout", "native_dropout", "feature_dropout",
     "alpha_dropout", "feature_alpha_dropout", "contiguous", "clone", "detach", "alias", "to",
     "_to_copy", "type_as", "copy", "fill", "zero", "masked_fill", "where", "expand",
 }  # fmt: skip
 _INTERPOLATIONS: dict[str, tuple[Fraction, int]] = {
-    # where in a pixel a position lies, and how many neighbors count on each side of it
+    # position of a sample within its pixel, number of neighbors that are read on each side
     "upsample_nearest2d": (Fraction(0), 0), "_upsample_nearest_exact2d": (Fraction(1, 2), 0),
     "upsample_bilinear2d": (Fraction(1, 2), 1), "upsample_bicubic2d": (Fraction(1, 2), 2),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The report on one network: its receptive fields as a table, their checks, their pictures."""
+"""Report on the receptive fields of a network: tables, checks and figures."""
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -22,8 +22,8 @@ from simplecnn.receptive_field.effective_field import EffectiveField, effective_
 from simplecnn.receptive_field.fields import Field, receptive_fields
 from simplecnn.table import table
 
-NUM_DRAWN = 6  # layers in a picture; the tables hold them all
-WIDTH = 16  # channels of every convolution in the tutorial's chains, as in SimpleCNN's first
+NUM_DRAWN = 6  # layers in a figure; the tables contain all
+WIDTH = 16  # output channels of all convolutions in the tutorial's chains, as in SimpleCNN's first
 CHAINS: dict[str, list[tuple[int, int]]] = {
     "One 7x7": [(7, 1)],
     "Three 3x3": [(3, 1)] * 3,
@@ -35,11 +35,15 @@ CHAINS: dict[str, list[tuple[int, int]]] = {
 def receptive_field_report(
     network: nn.Module, *, images: Tensor, folder: Path, trained: nn.Module | None = None
 ) -> bool:
-    """Print a network's fields, say whether both experiments find the same, draw into `folder`.
+    """Print the receptive fields of a network and their checks, and save figures to `folder`.
 
-    `network` is as initialized; `trained`, the same network after training, is measured beside
-    it. `images` (N, C, H, W) are as the network takes them; boxes are drawn on the first one.
-    Where no layer has a grid of units, `boxes.png` and `effective.png` are left out.
+    Returns whether both experiments agree with the formulas. Without a layer whose units lie on a
+    grid, `boxes.png` and `effective.png` are not created.
+
+    Args:
+        network: with initial weights.
+        images: inputs of the network (N, C, H, W); boxes are drawn on the first one.
+        trained: the same network after training; its effective fields are compared.
     """
     size = tuple(images.shape[1:])
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,16 +53,16 @@ def receptive_field_report(
     print(f"{field_table(fields)}\n\n{check_summary(checks)}")
 
     networks = {"initial": network} | ({"trained": trained} if trained is not None else {})
-    measured = {s: effective_fields(n, images, fields=fields) for s, n in networks.items()}
+    effective = {s: effective_fields(n, images, fields=fields) for s, n in networks.items()}
     figures = {}
-    if measured["initial"]:
-        drawn = _spaced(list(measured["initial"]), NUM_DRAWN)
+    if effective["initial"]:
+        drawn = _evenly_spaced(list(effective["initial"]), NUM_DRAWN)
         print(f"\nEffective fields of the central unit, mean over {len(images)} images")
-        print(effective_table(measured))
+        print(effective_table(effective))
         layers = [_layer_boxes(name, fields[name]) for name in drawn]
         figures["boxes.png"] = boxes_figure(images[0].mean(0).cpu().numpy(), layers)
         figures["effective.png"] = effective_fields_figure(
-            {state: {n: _field_map(e[n]) for n in drawn} for state, e in measured.items()}
+            {state: {n: _field_map(e[n]) for n in drawn} for state, e in effective.items()}
         )
     chains = tutorial_chains()
     figures["chains.png"] = chains_figure(chains)
@@ -69,14 +73,13 @@ def receptive_field_report(
     return all_agree(checks)
 
 
-def _spaced(names: Sequence[str], num_kept: int) -> list[str]:
-    """The first, the last and evenly spaced ones between."""
-    places = np.linspace(0, len(names) - 1, min(num_kept, len(names))).astype(int)
-    return [names[i] for i in places]
+def _evenly_spaced(names: Sequence[str], num_kept: int) -> list[str]:
+    indices = np.linspace(0, len(names) - 1, min(num_kept, len(names))).astype(int)
+    return [names[i] for i in indices]
 
 
 def field_table(fields: Mapping[str, Field]) -> str:
-    """One line for consecutive layers with one field; pairs in which both agree as one number."""
+    """Format fields as a table, with one line for consecutive layers that have the same field."""
     lines = {
         name: (*map(_pair, (f.units, f.size, f.stride, f.start, f.num_used)), _remark(f))
         for name, f in fields.items()
@@ -88,9 +91,9 @@ def field_table(fields: Mapping[str, Field]) -> str:
         remarks.append(f"   {remark}" if remark else "")
     text = [f"{line}{r}" for line, r in zip(table(rows).splitlines(), remarks, strict=True)]
     notes = [
-        "unit: one position of a layer's output, all channels together; the rest in pixels",
-        "start: the first pixel that unit 0 sees, negative in the padding",
-        "used: the most rows and columns of the image that one unit depends on",
+        "unit: one position of a layer's output, with all channels; other columns in pixels",
+        "start: the first pixel of the field of unit 0, negative in the padding",
+        "used: the largest number of rows and columns of the image that one unit depends on",
     ]
     return "\n".join([*text, *notes])
 
@@ -108,7 +111,7 @@ def _remark(field: Field) -> str:
 
 
 def check_summary(checks: Sequence[Check]) -> str:
-    """What each experiment confirms, what it cannot tell and why, and whether all agree."""
+    """Format what each experiment confirms, its remarks and disagreements, and the conclusion."""
     lines = []
     for experiment in ("gradient", "nan"):
         selected = [c for c in checks if c.experiment == experiment]
@@ -129,11 +132,11 @@ def check_summary(checks: Sequence[Check]) -> str:
     return "\n".join(lines)
 
 
-def effective_table(measured: Mapping[str, Mapping[str, EffectiveField]]) -> str:
-    """One line for each state of the network and each layer."""
+def effective_table(effective: Mapping[str, Mapping[str, EffectiveField]]) -> str:
+    """Format effective fields as a table, with one line per state of the network and layer."""
     lines = [["", "layer", "unit", "size", "sigma", "50 %", "95 %", "95 % / size"]]
-    for state, effective in measured.items():
-        for name, f in effective.items():
+    for state, by_layer in effective.items():
+        for name, f in by_layer.items():
             size = _pair([last - first + 1 for first, last in f.interval])
             squares = [str(f.square(share)) for share in (0.5, 0.95)]
             sigma = " x ".join(f"{s:.2f}" for s in f.sigma)
@@ -152,7 +155,7 @@ def _field_map(field: EffectiveField) -> FieldMap:
 
 
 def _layer_boxes(name: str, field: Field) -> LayerBoxes:
-    """The first, the middle and the last unit of a layer."""
+    """Return the fields of the first, the middle and the last unit of a layer."""
     rows, columns = field.units
     units = [(0, 0), (rows // 2, columns // 2), (rows - 1, columns - 1)]
     title = f"{name}: size {_pair(field.size)}, stride {_pair(field.stride)}"
@@ -160,10 +163,10 @@ def _layer_boxes(name: str, field: Field) -> LayerBoxes:
 
 
 def tutorial_chains() -> list[Chain]:
-    """The tutorial's four architectures with what they cost.
+    """Return the tutorial's four architectures with their costs.
 
-    The tutorial compares them as if every layer had as many channels in as out. Where a gray
-    image comes in, the first layer has one channel in, and the ranking by cost is another.
+    The tutorial compares them as if every layer had as many input as output channels. For a gray
+    image, the first layer has one input channel, and the ranking by cost is different.
     """
     chains = []
     for name, layers in CHAINS.items():
@@ -179,14 +182,18 @@ def tutorial_chains() -> list[Chain]:
 
 
 def chain_table(chains: Sequence[Chain]) -> str:
-    """One line a chain."""
+    """Format chains as a table, with one line per chain."""
     lines = [["", "size by layer", "sigma", *chains[0].costs]]
     for chain in chains:
         costs = [f"{cost:,}" for cost in chain.costs.values()]
         lines.append([chain.name, " ".join(map(str, chain.sizes)), f"{chain.sigma:.3f}", *costs])
-    return f"{table(lines)}\nMACs: multiply-accumulates for one image; {WIDTH} channels out of all"
+    return (
+        f"{table(lines)}\nMACs: multiply-accumulates for one image; "
+        f"all convolutions have {WIDTH} output channels"
+    )
 
 
 def _pair(pair: Sequence[int | Fraction | None]) -> str:
+    """Format (vertical, horizontal) as `3 x 5`, or as `3` if both are equal."""
     vertical, horizontal = ("-" if n is None else str(n) for n in pair)
     return vertical if vertical == horizontal else f"{vertical} x {horizontal}"

@@ -1,4 +1,4 @@
-"""The outputs of a network's layers as they are made, by module name."""
+"""Observation of the outputs of all layers during a forward pass, by module name."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,12 +15,13 @@ from simplecnn.models.activations import evaluation_mode, uncompiled
 def named_outputs(
     network: nn.Module, receive: Callable[[str, nn.Module, Tensor], None]
 ) -> Iterator[None]:
-    """Calls `receive(name, module, output)` for each layer of each forward pass in the block,
-    which runs in eval mode and uncompiled; no hook is left behind.
+    """Context manager that calls `receive(name, module, output)` for each layer of each forward
+    pass. The network runs in eval mode and uncompiled; all hooks are removed at the end.
 
-    A layer is a module without children, or one that works on after its last child; the network
-    itself is called `output`. The second call of one module gets the name `pool_1`, the third
-    `pool_2`. Of several outputs the first tensor counts.
+    A layer is a module without children, or one whose output differs from that of its last child,
+    such as a residual block. The network itself is named `output`. The second call of a module
+    `pool` is named `pool_1`, the third `pool_2`. If a module returns several tensors, `output` is
+    the first one.
     """
     names = {module: name or "output" for name, module in network.named_modules()}
     calls: Counter[str] = Counter()
@@ -35,12 +36,12 @@ def named_outputs(
         if tensor is None:
             return
         if last and tensor is last[0] and any(True for _ in module.children()):
-            return  # a container that hands on what its last child made
+            return  # a container that returns the output of its last child
         last[:] = [tensor]
         name = names[module]
-        taken = names.values()
-        labels = (f"{name}_{i}" for i in count(1) if f"{name}_{i}" not in taken)
-        receive(next(islice(chain([name], labels), calls[name], None)), module, tensor)
+        used_names = names.values()
+        numbered = (f"{name}_{i}" for i in count(1) if f"{name}_{i}" not in used_names)
+        receive(next(islice(chain([name], numbered), calls[name], None)), module, tensor)
         calls[name] += 1
 
     handles = [network.register_forward_pre_hook(start)]
