@@ -1,4 +1,4 @@
-"""What the tests of pages share: networks, digits written by hand, a browser, and its errors."""
+"""Helpers for the tests of pages: networks, handwritten digits, a browser."""
 
 import shutil
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from simplecnn.training.run import train
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
-# Ten digits as a person writes them: strokes of points, 0 to 100 across and down.
+# Handwritten digits: strokes of points (x, y), from 0 to 100.
 STROKES: list[list[list[tuple[int, int]]]] = [
     [[(52, 16), (36, 22), (28, 40), (27, 60), (34, 78), (50, 84), (65, 78), (72, 60), (71, 40),
       (65, 23), (52, 16)]],
@@ -44,41 +44,43 @@ STROKES: list[list[list[tuple[int, int]]]] = [
 
 
 def like_mnist(gray: np.ndarray) -> np.ndarray:
-    """What `predict` makes of a drawing: (28, 28), 0 to 1."""
+    """Return a drawing preprocessed as by `predict`: (28, 28), 0 to 1."""
     return Preprocessing().array(gray)[0]
 
 
-def drawn_digits(number: int) -> np.ndarray:
-    """The strokes drawn with a shaking hand: (number, 28, 28), 0 to 1, as `predict` makes them."""
+def drawn_digits(num_digits: int) -> np.ndarray:
+    """Return the strokes with random jitter, preprocessed: (num_digits, 28, 28), 0 to 1."""
     random = np.random.default_rng(0)
     digits = []
-    for i in range(number):
-        paper = Image.new("L", (280, 280), "white")
+    for i in range(num_digits):
+        image = Image.new("L", (280, 280), "white")
         for stroke in STROKES[i % 10]:
             points = 2.8 * np.array(stroke) + random.normal(0, 4, (len(stroke), 2))
-            ImageDraw.Draw(paper).line([tuple(p) for p in points], "black", 22, joint="curve")
-        digits.append(like_mnist(np.asarray(paper, np.float32) / 255))
+            ImageDraw.Draw(image).line([tuple(p) for p in points], "black", 22, joint="curve")
+        digits.append(like_mnist(np.asarray(image, np.float32) / 255))
     return np.stack(digits)
 
 
 @cache
 def default_run(base: Path) -> Path:
-    """A run of the default network, trained for an epoch, with its page: in `base` of a session."""
+    """Train the default network for one epoch, in a subdirectory of `base`; cached."""
     folder = base / "default_run"
-    words = ["model.network.channels=[16,32,64]", "trainer.max_epochs=1", "name=first",
-             "+trainer.limit_train_batches=40", "callbacks.health.every_n_epochs=1"]  # fmt: skip
-    train(compose_run(folder, *words), folder)
+    overrides = [
+        "model.network.channels=[16,32,64]", "trainer.max_epochs=1", "name=first",
+        "+trainer.limit_train_batches=40", "callbacks.health.every_n_epochs=1",
+    ]  # fmt: skip
+    train(compose_run(folder, *overrides), folder)
     return folder
 
 
 def networks() -> dict[str, nn.Module]:
-    """Every chain that a page must compute, with weights by chance and running statistics."""
+    """Return chains of all supported layers, with random weights and running statistics."""
     torch.manual_seed(0)
     small = {"channels": (4, 8), "hidden": 16}
-    found: dict[str, nn.Module] = {"max": SimpleCNN(), "lenet": build_lenet()}
-    found |= {p: SimpleCNN(**small, pool=p) for p in ("average", "blur", "stride", "none")}
-    found["crop"] = SimpleCNN(**small, crop=[4, 28])
-    found["batch norm"] = nn.Sequential(
+    chains: dict[str, nn.Module] = {"max": SimpleCNN(), "lenet": build_lenet()}
+    chains |= {p: SimpleCNN(**small, pool=p) for p in ("average", "blur", "stride", "none")}
+    chains["crop"] = SimpleCNN(**small, crop=[4, 28])
+    chains["batch norm"] = nn.Sequential(
         Normalize([0.13], [0.31]), nn.Conv2d(1, 6, 5, stride=2, dilation=2, bias=False),
         nn.BatchNorm2d(6), nn.GELU(),
         nn.Conv2d(6, 12, 3, padding="same", groups=3), nn.BatchNorm2d(12), nn.LeakyReLU(0.1),
@@ -86,12 +88,12 @@ def networks() -> dict[str, nn.Module]:
         nn.AdaptiveMaxPool2d(3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(48, 20),
         nn.BatchNorm1d(20), nn.Hardtanh(), nn.Linear(20, 10),
     )  # fmt: skip
-    for module in found["batch norm"].modules():
+    for module in chains["batch norm"].modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 2)
             module.running_mean.uniform_(-1, 1)
             module.running_var.uniform_(0.2, 3)
-    return {name: network.eval() for name, network in found.items()}
+    return {name: network.eval() for name, network in chains.items()}
 
 
 def build_lenet() -> nn.Module:
@@ -101,7 +103,7 @@ def build_lenet() -> nn.Module:
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """A Chromium without a window; `tab(browser, …)` opens pages in it."""
+    """Start a headless Chromium; `Tab(browser, path)` opens a page in it."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -111,7 +113,7 @@ def chromium() -> Iterator[Any]:
 
 
 class Tab:
-    """A page from a file, and all that it said or asked for: nothing, at the end."""
+    """A page from a file; fails at the end if it logged a message or sent a request."""
 
     def __init__(self, browser: Any, path: Any, **options: Any) -> None:
         options = {"viewport": {"width": 1320, "height": 900}, **options}
@@ -119,9 +121,9 @@ class Tab:
                                            **options)  # fmt: skip
         self.page = self.context.new_page()
         self.page.set_default_timeout(20_000)
-        self.said: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.messages: list[str] = []
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
         self.page.on("request", self._note)
         self.url = path.as_uri()
         self.page.goto(self.url)
@@ -129,7 +131,7 @@ class Tab:
 
     def _note(self, request: Any) -> None:
         if not request.url.startswith(("data:", self.url)):
-            self.said.append(f"requested {request.url}")
+            self.messages.append(f"requested {request.url}")
 
     def __enter__(self) -> "Tab":
         return self
@@ -137,4 +139,4 @@ class Tab:
     def __exit__(self, kind: Any, *_: Any) -> None:
         self.context.close()
         if kind is None:
-            assert self.said == []
+            assert self.messages == []

@@ -1,4 +1,4 @@
-"""What a page holds, before a browser opens it."""
+"""The content of pages, without a browser."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ from simplecnn.models.simple_cnn import SimpleCNN
 from simplecnn.page import html
 from simplecnn.page.gather import _datamodule as page_datamodule
 from simplecnn.page.gather import gather
-from simplecnn.page.network import NoChain, chain, network_data
+from simplecnn.page.network import UnsupportedNetworkError, chain, network_data
 from simplecnn.page.report import write_report
 from simplecnn.page.sweep import write_sweep_page
 from simplecnn.run_directory import RunDirectory
@@ -31,13 +31,13 @@ from simplecnn.training.run import train
 
 
 def data_of(path):
-    """The data in a page."""
+    """Return the data in a page."""
     text = path.read_text()
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
-    return json.loads(found[1])
+    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    return json.loads(match[1])
 
 
-def test_a_finished_run_leaves_its_page(finished_run):
+def test_a_finished_run_writes_its_page(finished_run):
     run = data_of(finished_run / "report.html")["runs"][0]
     record = RunDirectory.open(finished_run).record
     assert run["status"] == "finished" and run["metrics"] == record["metrics"]
@@ -46,7 +46,9 @@ def test_a_finished_run_leaves_its_page(finished_run):
     with np.load(finished_run / "images" / "filter_history_conv1.npz") as file:
         assert run["filters"]["shape"] == list(file["weights"].shape)
     assert run["health"]["layers"] == ["conv1", "conv2", "fc1", "fc2"]
-    differing = {key: (value, usual) for key, value, usual in run["config"] if usual is not None}
+    differing = {
+        key: (value, default) for key, value, default in run["config"] if default is not None
+    }
     assert differing["trainer.max_epochs"] == ("2", "10")
     assert differing["model.network.channels"] == ("[4, 8]", "[16, 32, 64]")
     assert "seed" not in differing
@@ -57,7 +59,7 @@ def test_a_finished_run_leaves_its_page(finished_run):
         assert run["curves"]["steps"]["loss"][-1][0] * per_epoch == pytest.approx(file["step"][-1])
 
 
-def test_the_images_and_the_matrix_are_those_of_the_validation(finished_run):
+def test_the_images_and_the_confusion_matrix_are_of_the_validation_set(finished_run):
     images = data_of(finished_run / "report.html")["images"]
     best = torch.load(finished_run / "checkpoints" / "best.ckpt", weights_only=True)
     with np.load(finished_run / "images" / "confusion_val.npz") as file:
@@ -69,8 +71,8 @@ def test_the_images_and_the_matrix_are_those_of_the_validation(finished_run):
     assert [item["label"] for item in probes] == list(range(10))
     shown = {(item["label"], item["predicted"][0]) for item in images["items"]}
     assert {(i, j) for i, j in zip(*np.nonzero(counts), strict=True)} <= shown
-    best, share = probes[0]["answers"][0][0]
-    assert best == probes[0]["predicted"][0] and 0.1 < share <= 1
+    best, probability = probes[0]["answers"][0][0]
+    assert best == probes[0]["predicted"][0] and 0.1 < probability <= 1
 
 
 def test_size_and_time_of_the_default_network(tmp_path_factory):
@@ -85,36 +87,38 @@ def test_size_and_time_of_the_default_network(tmp_path_factory):
     (ValueError("a <b>mistake</b>"), ValueError, "failed"),
     (KeyboardInterrupt(), SystemExit, "interrupted"),
 ])  # fmt: skip
-def test_a_run_that_does_not_end_well_leaves_its_page(error, raised, status, tmp_path, monkeypatch):
+def test_a_run_that_fails_or_is_interrupted_writes_its_page(
+    error, raised, status, tmp_path, monkeypatch
+):
     def stop(callback, trainer, module):
         if trainer.current_epoch == 1:
             raise error
 
     monkeypatch.setattr("simplecnn.training.epoch_seed.EpochSeed.on_train_epoch_end", stop,
                         raising=False)  # fmt: skip
-    words = ["callbacks=[checkpoint,curves,report]", "logger=none"]
+    overrides = ["callbacks=[checkpoint,curves,report]", "logger=none"]
     with pytest.raises(raised):
-        train(compose_run(tmp_path / "run", *words), tmp_path / "run")
+        train(compose_run(tmp_path / "run", *overrides), tmp_path / "run")
     run = data_of(tmp_path / "run" / "report.html")["runs"][0]
     assert run["status"] == status and "layers" in run["network"]
     assert run["curves"]["epochs"]["val/loss"][0][0] == 1
     assert "a <b>mistake</b>" in (run["error"] or "") or status == "interrupted"
 
 
-def test_a_page_that_cannot_be_written_is_no_failure(tmp_path, monkeypatch, caplog):
+def test_a_run_succeeds_if_its_page_cannot_be_written(tmp_path, monkeypatch, caplog):
     def fail(*_, **__):
         raise OSError("no space left")
 
     monkeypatch.setattr("simplecnn.page.report.write_report", fail)
-    words = ["trainer.max_epochs=1", "callbacks=[checkpoint,report]", "logger=none"]
-    train(compose_run(tmp_path / "run", *words), tmp_path / "run")
+    overrides = ["trainer.max_epochs=1", "callbacks=[checkpoint,report]", "logger=none"]
+    train(compose_run(tmp_path / "run", *overrides), tmp_path / "run")
     assert RunDirectory.open(tmp_path / "run").record["status"] == "finished"
     assert "report.html could not be written: no space left" in caplog.text
 
 
-def test_without_checkpoint_and_pictures_the_page_says_so(tmp_path):
-    words = ["trainer.max_epochs=1", "callbacks=report", "logger=none", "monitor=null"]
-    train(compose_run(tmp_path / "run", *words), tmp_path / "run")
+def test_the_page_of_a_run_without_checkpoints_and_pictures(tmp_path):
+    overrides = ["trainer.max_epochs=1", "callbacks=report", "logger=none", "monitor=null"]
+    train(compose_run(tmp_path / "run", *overrides), tmp_path / "run")
     data = data_of(tmp_path / "run" / "report.html")
     (run,) = data["runs"]
     assert "wrote no checkpoint" in run["network"]["sentence"]
@@ -123,22 +127,22 @@ def test_without_checkpoint_and_pictures_the_page_says_so(tmp_path):
 
 
 def test_two_runs_are_compared_on_the_images_of_the_first(finished_run, tmp_path):
-    words = ["seed=7", "model.optimizer.lr=0.01", "callbacks=[checkpoint,mistakes,report]"]
-    train(compose_run(tmp_path / "b", *words), tmp_path / "b")
+    overrides = ["seed=7", "model.optimizer.lr=0.01", "callbacks=[checkpoint,mistakes,report]"]
+    train(compose_run(tmp_path / "b", *overrides), tmp_path / "b")
     data = gather([RunDirectory.open(finished_run), RunDirectory.open(tmp_path / "b")])
     assert len(data["runs"]) == len(data["images"]["confusion"]) == 2
-    right = np.trace(data["images"]["confusion"][1]) / 500
+    accuracy = np.trace(data["images"]["confusion"][1]) / 500
     best = RunDirectory.open(tmp_path / "b").record["best"]
-    assert right == pytest.approx(best["value"], abs=1e-6)
-    some = [item["predicted"] for item in data["images"]["items"]]
-    assert any(a != b for a, b in some)
+    assert accuracy == pytest.approx(best["value"], abs=1e-6)
+    predictions = [item["predicted"] for item in data["images"]["items"]]
+    assert any(a != b for a, b in predictions)
 
 
-def test_a_run_of_other_images_is_compared_as_far_as_it_goes(finished_run, tmp_path):
-    words = ["data.channels=3", "trainer.max_epochs=1", "callbacks=checkpoint"]
-    train(compose_run(tmp_path / "b", *words), tmp_path / "b")
+def test_a_run_of_other_images_is_compared_in_part(finished_run, tmp_path):
+    overrides = ["data.channels=3", "trainer.max_epochs=1", "callbacks=checkpoint"]
+    train(compose_run(tmp_path / "b", *overrides), tmp_path / "b")
     data = gather([RunDirectory.open(finished_run), RunDirectory.open(tmp_path / "b")])
-    sentence = "B takes 3 x 28 x 28 images, these are 1 x 28 x 28."
+    sentence = "B expects 3 x 28 x 28 images, these are 1 x 28 x 28."
     assert data["runs"][1]["network"] == {"sentence": sentence}
     known, unknown = data["images"]["confusion"]
     assert np.sum(known) == 500 and unknown is None
@@ -147,8 +151,8 @@ def test_a_run_of_other_images_is_compared_as_far_as_it_goes(finished_run, tmp_p
     other.record["class_names"] = ["cat", "dog"]
     with pytest.raises(InputError, match="has other classes than .*compared on the same images"):
         gather([RunDirectory.open(finished_run), other])
-    alone = gather([RunDirectory.open(tmp_path / "b")])  # gray three times is still ink
-    assert alone["box"] == 20 and alone["shape"] == [3, 28, 28] and alone["fit"] is None
+    data = gather([RunDirectory.open(tmp_path / "b")])  # three equal channels are still a drawing
+    assert data["box"] == 20 and data["shape"] == [3, 28, 28] and data["fit"] is None
 
 
 def test_weights_that_are_too_large_or_not_finite(finished_run, tmp_path, recwarn):
@@ -169,11 +173,11 @@ def test_weights_that_are_too_large_or_not_finite(finished_run, tmp_path, recwar
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
 
 
-def test_a_network_that_raises_and_data_that_are_absent(finished_run, monkeypatch):
+def test_a_network_that_raises_and_missing_data(finished_run, monkeypatch):
     run = RunDirectory.open(finished_run)
     monkeypatch.setattr(SimpleCNN, "forward", lambda *_: 1 / 0)
     data = gather([run])
-    assert data["images"]["items"][0]["predicted"] == [0]  # as the run has kept it
+    assert data["images"]["items"][0]["predicted"] == [0]  # stored by the run
     assert "answers" not in data["images"]["items"][0]
     monkeypatch.undo()
     config = run.config()
@@ -185,22 +189,22 @@ def test_a_network_that_raises_and_data_that_are_absent(finished_run, monkeypatc
     assert "layers" in data["runs"][0]["network"]
 
 
-@pytest.mark.parametrize("version", ["earlier", "this"])
-def test_answers_of_other_weights_are_not_shown(version, finished_run, tmp_path):
-    """Those of an earlier version's run, and of a pass some steps before the checkpoint."""
+@pytest.mark.parametrize("version", ["earlier", "current"])
+def test_stored_predictions_of_other_weights_are_ignored(version, finished_run, tmp_path):
+    """Those of an earlier version, and those of a validation some steps before the checkpoint."""
     run = RunDirectory.open(shutil.copytree(finished_run, tmp_path / "run"))
     before = gather([run])["images"]["confusion"]
     content = torch.load(run.path / "checkpoints" / "best.ckpt", weights_only=True)
     assert content["callbacks"]["Mistakes"]["answers"]["step"] == content["global_step"]
     labels = page_datamodule(run).split("val").labels
     all_wrong = {"predictions": (labels + 1) % 10, "wrong": labels >= 0, "step": torch.tensor(1)}
-    kept = {"answers": all_wrong, "shown": {}}
-    content["callbacks"]["Mistakes"] = kept if version == "this" else {"drawn_at_step": 16}
+    state = {"answers": all_wrong, "shown": {}}
+    content["callbacks"]["Mistakes"] = state if version == "current" else {"drawn_at_step": 16}
     torch.save(content, run.path / "checkpoints" / "best.ckpt")
     assert gather([run])["images"]["confusion"] == before
 
 
-def test_an_image_of_ones_own_is_read_as_predict_reads_it(finished_run, tmp_path):
+def test_an_image_file_is_read_as_by_predict(finished_run, tmp_path):
     gray = np.full((90, 60), 255, np.uint8)
     gray[20:70, 28:36] = 10
     Image.fromarray(gray).save(tmp_path / "one.png")
@@ -213,18 +217,18 @@ def test_an_image_of_ones_own_is_read_as_predict_reads_it(finished_run, tmp_path
     assert (item["kind"], item["name"]) == ("own", "one.png") and "predicted" not in item
     network = load_network(finished_run / "checkpoints" / "best.ckpt")
     expected = network(torch.from_numpy(expected)[None, None]).softmax(1)[0].tolist()
-    assert [share for _, share in sorted(item["answers"][0])] == pytest.approx(expected, abs=0.01)
+    assert [p for _, p in sorted(item["answers"][0])] == pytest.approx(expected, abs=0.01)
     with pytest.raises(InputError, match="no such file"):
         gather([run], own_images=["nothing.png"])
 
 
-def test_a_layer_whose_weights_are_computed_has_them_under_their_own_name():
+def test_a_pruned_layer_is_described_by_its_computed_weights():
     layer = prune.identity(nn.Conv2d(1, 2, 3), "weight")
     (described,) = chain(nn.Sequential(layer), (1, 5, 5))
     assert list(described["weights"]) == ["weight", "bias"]
 
 
-def test_a_chain_is_described_with_the_shapes_that_torch_gives():
+def test_a_chain_is_described_with_the_shapes_of_torch():
     for name, network in networks().items():
         x = torch.rand(1, 1, 28, 28)
         layers = chain(network, (1, 28, 28))
@@ -242,28 +246,28 @@ class Residual(nn.Module):
         return x + self.body(x)
 
 
-def test_what_cannot_be_computed_is_named_in_a_sentence():
-    with pytest.raises(NoChain, match="Residual is not a chain"):
+def test_unsupported_networks_and_layers_are_named():
+    with pytest.raises(UnsupportedNetworkError, match="Residual is not a chain"):
         chain(Residual(), (1, 28, 28))
-    with pytest.raises(NoChain, match=r"cannot compute the layer 1, Residual\("):
+    with pytest.raises(UnsupportedNetworkError, match=r"cannot compute the layer 1, Residual\("):
         chain(nn.Sequential(nn.Conv2d(1, 1, 3), Residual()), (1, 28, 28))
-    with pytest.raises(NoChain, match="cannot compute the layer 0, GroupNorm"):
+    with pytest.raises(UnsupportedNetworkError, match="cannot compute the layer 0, GroupNorm"):
         chain(nn.Sequential(nn.GroupNorm(1, 1), nn.Flatten()), (1, 28, 28))
 
 
-def test_weights_of_more_than_five_megabytes_are_left_out():
+def test_weights_of_more_than_five_megabytes_are_omitted():
     sentence = network_data(SimpleCNN(pool="none"), (1, 28, 28))["sentence"]
     assert "The weights are 25.8 MB" in sentence and "5 MB" in sentence
     large = network_data(SimpleCNN(hidden=512), (1, 28, 28))["layers"]
     assert large[0]["weights"]["bias"]["dtype"] == "float16"
 
 
-def test_text_in_a_page_stays_text():
+def test_text_in_a_page_is_escaped():
     hostile = "</script><script>alert(1)</script><!--\u2028'\"&" + "x" * 10_000
     page = html.render("report", {"text": hostile, "nan": float("nan")}, title=hostile).decode()
     assert page.count("</script>") == 2  # the data and the module
-    found = re.search(r'id="data">(.*?)</script>', page, re.S)
-    assert json.loads(found[1]) == {"text": hostile, "nan": None}
+    match = re.search(r'id="data">(.*?)</script>', page, re.S)
+    assert json.loads(match[1]) == {"text": hostile, "nan": None}
 
 
 def test_the_page_of_a_sweep_of_24_jobs_is_small(tmp_path):
@@ -274,7 +278,7 @@ def test_the_page_of_a_sweep_of_24_jobs_is_small(tmp_path):
     assert path.name == "sweep.html" and path.stat().st_size < 3_000_000
 
 
-def test_modules_are_one_script_without_two_things_of_one_name():
+def test_modules_are_bundled_into_one_script_without_name_collisions():
     for module in ("report", "sweep"):
         text = html.script(module)
         names = re.findall(r"^(?:async )?(?:function|class|const|let) (\w+)", text, re.M)
@@ -282,8 +286,8 @@ def test_modules_are_one_script_without_two_things_of_one_name():
         assert not re.search(r"^(import|export) ", text, re.M)
 
 
-def test_a_command_line_names_its_mistakes(tmp_path):
-    for words, sentence in (([], "run or sweep must be given"), (["run=[a,b,c]"], "run lists 3"),
-                            (["run=a", "sweep=b"], "run or sweep must be given")):  # fmt: skip
-        with pytest.raises(InputError, match=sentence):
-            compose_config("report", words)
+def test_errors_for_invalid_overrides(tmp_path):
+    for overrides, message in (([], "run or sweep must be given"), (["run=[a,b,c]"], "run lists 3"),
+                               (["run=a", "sweep=b"], "run or sweep must be given")):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            compose_config("report", overrides)

@@ -1,4 +1,4 @@
-"""The page in a real Chromium: it computes what PyTorch computes, and everything on it works."""
+"""Pages in Chromium: their computations equal those of PyTorch, and their controls work."""
 
 import base64
 import json
@@ -35,19 +35,19 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    with chromium() as found:
-        yield found
+    with chromium() as instance:
+        yield instance
 
 
 @pytest.fixture(scope="module")
 def blank(browser: Any) -> Iterator[Any]:
-    """An empty page in which the modules of the network can be called."""
+    """An empty page with the functions of the network and preprocessing modules."""
     page = browser.new_page()
     page.evaluate(
         """source => new Promise(done => {
-            const made = document.createElement("script");
-            made.textContent = source;
-            document.head.append(made);
+            const script = document.createElement("script");
+            script.textContent = source;
+            document.head.append(script);
             done();
         })""",
         html.script("windows") + html.script("digit")
@@ -75,17 +75,17 @@ def encode(array: np.ndarray) -> str:
 @pytest.mark.parametrize("name", list(networks()))
 def test_logits_are_those_of_pytorch(name, blank, bundled, proves):
     network = networks()[name]
-    real = bundled[0][::25].astype(np.float32) / 255
-    images = np.concatenate([real, drawn_digits(50)])
+    mnist = bundled[0][::25].astype(np.float32) / 255
+    images = np.concatenate([mnist, drawn_digits(50)])
     description = network_data(network, (1, 28, 28))
     logits = blank.evaluate(
         """([description, text]) => {
             const network = readNetwork(description), all = floats(text, "float32");
-            const answers = [];
+            const logits = [];
             for (let i = 0; i < all.length; i += 784)
-                answers.push(Array.from(runNetwork(network, {
+                logits.push(Array.from(runNetwork(network, {
                     shape: [1, 28, 28], values: all.subarray(i, i + 784)}).at(-1).values));
-            return answers;
+            return logits;
         }""",
         [description, encode(images)],
     )
@@ -93,7 +93,7 @@ def test_logits_are_those_of_pytorch(name, blank, bundled, proves):
         expected = network(torch.from_numpy(images).unsqueeze(1)).numpy()
     assert len(logits) == 250
     assert np.abs(np.array(logits) - expected).max() < 1e-3
-    proves("Page", f"The browser's logits are those of PyTorch: {name}.", images=len(images))
+    proves("Page", f"The logits in the browser equal those of PyTorch: {name}.", images=len(images))
 
 
 @pytest.mark.parametrize("name", list(networks()))
@@ -101,7 +101,7 @@ def test_receptive_fields_are_those_of_python(name, blank):
     network = networks()[name]
     fields = receptive_fields(network, (1, 28, 28))
     description = network_data(network, (1, 28, 28))
-    wanted, asked = [], []
+    expected, cells = [], []
     for index, layer in enumerate(description["layers"], start=1):
         field = fields[layer["name"]]
         height, width = field.units
@@ -109,66 +109,66 @@ def test_receptive_fields_are_those_of_python(name, blank):
             continue
         for row in sorted({0, height // 2, height - 1}):
             for column in sorted({0, width // 2, width - 1}):
-                asked.append([index, row, column])
-                wanted.append([list(pair) for pair in field.clipped((row, column))])
-    found = blank.evaluate(
-        """([description, asked]) => {
+                cells.append([index, row, column])
+                expected.append([list(pair) for pair in field.clipped((row, column))])
+    windows = blank.evaluate(
+        """([description, cells]) => {
             const network = readNetwork(description);
             const shapes = [[1, 28, 28], ...network.map((layer) => layer.shape)];
-            return asked.map(([index, row, column]) => {
+            return cells.map(([index, row, column]) => {
                 const [image] = receptiveField(network, shapes, index, row, column);
                 return [image.rows, image.columns];
             });
         }""",
-        [description, asked],
+        [description, cells],
     )
-    assert len(asked) >= 3 and found == wanted
+    assert len(cells) >= 3 and windows == expected
 
 
 @pytest.mark.parametrize("size", [(37, 90), (90, 61), (20, 30)])
-def test_a_file_is_made_as_large_as_python_makes_it(size, blank):
+def test_preprocessing_of_files_equals_that_of_python(size, blank):
     image = np.random.default_rng(0).random(size, np.float32)
-    image *= np.linspace(0, 1, size[0])[:, None] ** 2  # its center of mass is not in the middle
+    image *= np.linspace(0, 1, size[0])[:, None] ** 2  # moves the center of mass from the middle
     image = (255 * image).round().astype(np.uint8)
     for fit in ("pad", "crop", "stretch", None):
-        made = blank.evaluate(
+        values = blank.evaluate(
             """([height, width, text, fit]) => Array.from(
                 toSize({height, width, values: floats(text, "float32")}, 32, 32, fit).values)""",
             [*size, encode(image / 255), fit],
         )
         expected = Preprocessing(size=32, box=None, fit=fit).array(image.astype(np.float32) / 255)
-        off = np.abs(np.reshape(made, (32, 32)) - expected[0])
-        assert off.max() < 1.6 / 255  # Pillow rounds bytes twice
-    assert off.max() < 1e-5
+        error = np.abs(np.reshape(values, (32, 32)) - expected[0])
+        assert error.max() < 1.6 / 255  # Pillow rounds bytes twice
+    assert error.max() < 1e-5
     for box in (20, 28):
-        made = blank.evaluate(
+        values = blank.evaluate(
             """([height, width, text, box]) => Array.from(
                 likeMnist({height, width, values: floats(text, "float32")}, box).digit.values)""",
             [*size, encode(image / 255), box],
         )
         expected = Preprocessing(box=box).array(image.astype(np.float32) / 255)[0]
-        assert np.abs(np.reshape(made, (28, 28)) - expected).max() < 1e-5
+        assert np.abs(np.reshape(values, (28, 28)) - expected).max() < 1e-5
 
 
 def draw(page: Any, strokes: list[list[tuple[int, int]]]) -> None:
     page.get_by_role("button", name="Clear").click()
     box = page.locator(".pad").bounding_box()
     for stroke in strokes:
-        places = [(box["x"] + x / 100 * box["width"], box["y"] + y / 100 * box["height"])
-                  for x, y in stroke]  # fmt: skip
-        page.mouse.move(*places[0])
+        positions = [(box["x"] + x / 100 * box["width"], box["y"] + y / 100 * box["height"])
+                     for x, y in stroke]  # fmt: skip
+        page.mouse.move(*positions[0])
         page.mouse.down()
-        for place in places[1:]:
-            page.mouse.move(*place, steps=3)
+        for position in positions[1:]:
+            page.mouse.move(*position, steps=3)
         page.mouse.up()
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
 
 
-def test_a_drawing_becomes_what_predict_makes_of_it(tab, run, tmp_path):
+def test_a_drawing_is_preprocessed_as_by_predict(tab, run, tmp_path):
     network = load_network(run / "checkpoints" / "best.ckpt")
     for strokes in (STROKES[4], STROKES[1], STROKES[8]):
         draw(tab, strokes)
-        seen = tab.evaluate(
+        drawing = tab.evaluate(
             """() => {
                 const pad = document.querySelector(".pad");
                 const {data} = pad.getContext("2d").getImageData(0, 0, pad.width, pad.height);
@@ -176,9 +176,9 @@ def test_a_drawing_becomes_what_predict_makes_of_it(tab, run, tmp_path):
                         digit: Array.from(report.work.current().values)};
             }"""
         )
-        gray = np.array(seen["pad"], np.float32).reshape(280, 280) / 255
+        gray = np.array(drawing["pad"], np.float32).reshape(280, 280) / 255
         digit = like_mnist(gray)
-        assert np.abs(np.array(seen["digit"]).reshape(28, 28) - digit).max() < 1e-5
+        assert np.abs(np.array(drawing["digit"]).reshape(28, 28) - digit).max() < 1e-5
         expected = network(torch.from_numpy(digit)[None, None]).softmax(1)[0].tolist()
         shares = [float(t.split()[0]) for t in tab.locator(".bars .share").all_inner_texts()]
         assert shares == pytest.approx([100 * p for p in expected], abs=0.06)
@@ -186,30 +186,31 @@ def test_a_drawing_becomes_what_predict_makes_of_it(tab, run, tmp_path):
         assert caption.startswith(f"your drawing: {int(np.argmax(expected))}, ")
     tab.locator("#network .thumbnail").first.click()
     assert not tab.locator(".steps").is_visible()
-    Image.fromarray(np.array(seen["pad"], np.uint8).reshape(280, 280)).save(tmp_path / "eight.png")
+    pad = np.array(drawing["pad"], np.uint8).reshape(280, 280)
+    Image.fromarray(pad).save(tmp_path / "eight.png")
     tab.get_by_label("or an image file").set_input_files(tmp_path / "eight.png")
     tab.locator(".steps").wait_for()
-    dropped = np.array(tab.evaluate("() => Array.from(report.work.current().values)"))
-    assert np.abs(dropped.reshape(28, 28) - digit).max() < 1e-4
+    values = np.array(tab.evaluate("() => Array.from(report.work.current().values)"))
+    assert np.abs(values.reshape(28, 28) - digit).max() < 1e-4
 
 
-def test_digits_drawn_by_hand_are_known(browser, mnist_dir, tmp_path):
+def test_handwritten_digits_are_recognized(browser, mnist_dir, tmp_path):
     if mnist_dir is None:
-        pytest.skip("the files of MNIST are not at hand")
+        pytest.skip("the MNIST files are not available")
     from simplecnn.config.composition import compose_config
 
-    words = ["experiment=fast", f"paths.data_dir={mnist_dir}", f"hydra.run.dir={tmp_path}/run",
-             "callbacks=[checkpoint,report]", "trainer=cpu"]  # fmt: skip
-    train(compose_config("train", words), tmp_path / "run")
+    overrides = ["experiment=fast", f"paths.data_dir={mnist_dir}", f"hydra.run.dir={tmp_path}/run",
+                 "callbacks=[checkpoint,report]", "trainer=cpu"]  # fmt: skip
+    train(compose_config("train", overrides), tmp_path / "run")
     with Tab(browser, tmp_path / "run" / "report.html") as tab:
-        answers = []
+        predictions = []
         for strokes in STROKES:
             draw(tab.page, strokes)
-            answers.append(tab.page.locator(".bars .best .class").inner_text())
-    assert sum(answer == str(digit) for digit, answer in enumerate(answers)) >= 9, answers
+            predictions.append(tab.page.locator(".bars .best .class").inner_text())
+    assert sum(p == str(digit) for digit, p in enumerate(predictions)) >= 9, predictions
 
 
-def test_a_frame_of_drawing_takes_less_than_fifty_milliseconds(tab):
+def test_showing_an_image_takes_less_than_fifty_milliseconds(tab):
     seconds = tab.evaluate(
         """() => Array.from({length: 30}, (_, i) => {
             const values = report.data.images.items[i % 10].values, start = performance.now();
@@ -228,11 +229,11 @@ def test_pointing_at_a_cell_of_the_first_layer_shows_the_sum(tab, run):
     canvas = tab.locator(".layers canvas").first
     width = canvas.evaluate("canvas => canvas.width / canvas.getBoundingClientRect().width")
     canvas.hover(position={"x": (58 + 2 * 11 + 1) / width, "y": (2 * 14 + 1) / width})
-    told = tab.locator(".details").inner_text()
+    details = tab.locator(".details").inner_text()
     value = float(maps[1, 14, 11])
-    assert "conv1, channel 1, row 14, column 11" in told
-    assert "rows 13 to 15 and columns 10 to 12 of the image (3 x 3)" in told
-    assert number_in(told, "it is ") == pytest.approx(value, rel=0.01)
+    assert "conv1, channel 1, row 14, column 11" in details
+    assert "rows 13 to 15 and columns 10 to 12 of the image (3 x 3)" in details
+    assert number_in(details, "it is ") == pytest.approx(value, rel=0.01)
     tables = tab.locator(".details .numbers")
     assert tables.count() == 3
     shown = [[float(t.replace("−", "-")) for t in tables.nth(i).locator("td").all_inner_texts()]
@@ -249,7 +250,7 @@ def number_in(text: str, after: str) -> float:
     return float(text.partition(after)[2].split()[0].rstrip(".;").replace("−", "-"))
 
 
-def test_pointing_deeper_names_the_strongest_inputs_by_keys_alone(tab, run):
+def test_selecting_a_deeper_cell_by_keys_lists_its_strongest_inputs(tab, run):
     network = load_network(run / "checkpoints" / "best.ckpt")
     image = torch.tensor(tab.evaluate("() => Array.from(report.data.images.items[0].values)"))
     tab.evaluate("() => report.work.show(report.data.images.items[0].values, 'zero')")
@@ -257,39 +258,39 @@ def test_pointing_deeper_names_the_strongest_inputs_by_keys_alone(tab, run):
     canvas.focus()
     for key in ("ArrowRight", "PageDown", "PageDown", "ArrowDown", "ArrowRight", "ArrowRight"):
         tab.keyboard.press(key)
-    told = tab.locator(".details").inner_text()
-    assert "conv2, channel 2, row 1, column 2" in told
+    details = tab.locator(".details").inner_text()
+    assert "conv2, channel 2, row 1, column 2" in details
     pooled = nn.Sequential(*list(network)[:3])(image.reshape(1, 1, 28, 28))[0]
     products = nn.functional.pad(pooled, (1, 1, 1, 1))[:, 1:4, 2:5] * network.conv2.weight[2]
     strongest = products.flatten()[products.abs().flatten().argmax()]
     row = tab.locator(".details tbody tr").first.inner_text().split("\t")
     assert row[0].startswith("pool1 ")
     assert float(row[3].replace("−", "-")) == pytest.approx(float(strongest), rel=0.01)
-    assert "144 products" in told
+    assert "144 products" in details
     tab.keyboard.press("Escape")
     assert "Point at any cell" in tab.locator(".details").inner_text()
     units = tab.get_by_label("fc2: 10 units")
     units.focus()
     tab.keyboard.press("ArrowRight")
     tab.keyboard.press("End")
-    tab.mouse.wheel(0, 30)  # the maps move under the pointer, which points at nothing new
+    tab.mouse.wheel(0, 30)  # scrolling the maps under the pointer does not change the selection
     tab.evaluate("() => new Promise((done) => setTimeout(done, 200))")
-    told = tab.locator(".details").inner_text()
-    assert "fc2, unit 9 (class 9)" in told and "the whole image" in told
-    maps = canvas.evaluate(
+    details = tab.locator(".details").inner_text()
+    assert "fc2, unit 9 (class 9)" in details and "the whole image" in details
+    has_frame = canvas.evaluate(
         """canvas => canvas.getContext("2d").getImageData(0, 0, canvas.width, 1).data
             .filter((_, i) => i % 4 === 1).every((green) => green === 149)"""
     )
-    assert maps  # one frame about all maps that are seen as a whole
+    assert has_frame  # one frame around all maps, which are read as a whole
 
 
 def test_a_click_pins_a_cell_until_another_click_or_escape(tab):
     first, second = tab.locator(".layers canvas").nth(0), tab.locator(".layers canvas").nth(1)
     first.click(position={"x": 20, "y": 20})
-    told = tab.locator(".details").inner_text()
-    assert "conv1, channel 0" in told and "Pinned" in told
+    details = tab.locator(".details").inner_text()
+    assert "conv1, channel 0" in details and "Pinned" in details
     second.hover(position={"x": 30, "y": 30})
-    assert tab.locator(".details").inner_text() == told
+    assert tab.locator(".details").inner_text() == details
     second.click(position={"x": 30, "y": 30})
     assert "relu1, channel 0" in tab.locator(".details").inner_text()
     first.click(position={"x": 20, "y": 20})
@@ -300,7 +301,7 @@ def test_a_click_pins_a_cell_until_another_click_or_escape(tab):
     tab.keyboard.press("Enter")
     first.hover(position={"x": 20, "y": 20})
     assert "relu1" in tab.locator(".details").inner_text()
-    tab.locator(".thumbnail").nth(1).click()  # another image is another question
+    tab.locator(".thumbnail").nth(1).click()  # another image ends pointing
     assert tab.locator(".answer.open").count() == 0
     second.hover()
     assert tab.locator(".answer.open").count() == 1
@@ -319,62 +320,64 @@ def test_the_explanation_is_beside_the_maps(tab):
             assert box["x"] + box["width"] < canvas.bounding_box()["x"]
 
 
-def test_filters_through_time(tab, run):
+def test_filter_history(tab, run):
     with np.load(run / "images" / "filter_history_conv1.npz") as file:
         weights, steps = file["weights"], file["step"]
     assert "Random weights reach" in tab.locator("#filters").inner_text()
-    slider = tab.get_by_label("moment of conv1")
+    slider = tab.get_by_label("snapshot of conv1")
     slider.focus()
     tab.keyboard.press("Home")
-    assert "before the first step" in tab.locator(".moments output").inner_text()
-    first = tab.locator(".filters canvas").nth(2)
-    before = first.evaluate("canvas => canvas.toDataURL()")
+    assert "before the first step" in tab.locator(".snapshots output").inner_text()
+    canvas = tab.locator(".filters canvas").nth(2)
+    start = canvas.evaluate("canvas => canvas.toDataURL()")
     tab.keyboard.press("End")
-    assert f"step {steps[-1]}" in tab.locator(".moments output").inner_text()
-    assert first.evaluate("canvas => canvas.toDataURL()") != before
-    box = first.bounding_box()
-    first.hover(position={"x": box["width"] * 5 / 6, "y": box["height"] / 2})
-    words = tab.locator("#filters .values").inner_text()
-    assert "filter 2, row 1, column 2" in words
-    assert number_in(words, "column 2: ") == pytest.approx(float(weights[-1, 2, 0, 1, 2]), abs=2e-3)
+    assert f"step {steps[-1]}" in tab.locator(".snapshots output").inner_text()
+    assert canvas.evaluate("canvas => canvas.toDataURL()") != start
+    box = canvas.bounding_box()
+    canvas.hover(position={"x": box["width"] * 5 / 6, "y": box["height"] / 2})
+    text = tab.locator("#filters .values").inner_text()
+    assert "filter 2, row 1, column 2" in text
+    assert number_in(text, "column 2: ") == pytest.approx(float(weights[-1, 2, 0, 1, 2]), abs=2e-3)
     change = np.linalg.norm(weights[-1, 2] - weights[0, 2]) / np.linalg.norm(weights[0, 2])
-    shown = tab.locator(".filters .change").nth(2).inner_text()
-    assert float(shown.split()[0]) == pytest.approx(100 * change, abs=1)
+    percentage = tab.locator(".filters .change").nth(2).inner_text()
+    assert float(percentage.split()[0]) == pytest.approx(100 * change, abs=1)
     tab.get_by_role("button", name="Play").click()
-    tab.wait_for_function("() => document.querySelector('.moments button').textContent === 'Play'")
+    is_paused = "() => document.querySelector('.snapshots button').textContent === 'Play'"
+    tab.wait_for_function(is_paused)
     assert int(slider.input_value()) == len(weights) - 1
 
 
-def test_a_cell_of_the_matrix_shows_its_images_and_one_of_them_the_network(tab):
+def test_a_cell_of_the_confusion_matrix_shows_its_images(tab):
     wrong = tab.locator(".matrix button.wrong").first
-    words = wrong.get_attribute("aria-label")
+    label = wrong.get_attribute("aria-label")
     wrong.click()
-    assert words in tab.locator(".behind h3").inner_text()
-    shown = tab.locator(".behind .thumbnail")
-    assert shown.count() >= 1
-    true, _, taken = words.partition(": ")[0].partition(" predicted as ")
-    assert shown.first.get_attribute("aria-label").startswith(f"{true}, predicted as {taken}")
-    shown.first.focus()
+    assert label in tab.locator(".cell-images h3").inner_text()
+    thumbnails = tab.locator(".cell-images .thumbnail")
+    assert thumbnails.count() >= 1
+    true, _, predicted = label.partition(": ")[0].partition(" predicted as ")
+    description = f"{true}, predicted as {predicted}"
+    assert thumbnails.first.get_attribute("aria-label").startswith(description)
+    thumbnails.first.focus()
     tab.keyboard.press("Enter")
-    assert tab.locator(".caption").inner_text().startswith(f"image of {true}: {taken}, ")
+    assert tab.locator(".caption").inner_text().startswith(f"image of {true}: {predicted}, ")
 
 
-def test_curves_tell_their_values_and_the_command_is_copied(tab, run):
+def test_curves_show_their_values_and_the_command_is_copied(tab, run):
     record = RunDirectory.open(run).record
     accuracy = tab.locator(".chart").nth(1).locator("svg[role=img]")
     accuracy.focus()
     tab.keyboard.press("End")
-    words = tab.locator(".chart").nth(1).locator(".values").inner_text()
-    assert words.startswith("epoch 1, step 40: ")
-    assert number_in(words, "validation ") == pytest.approx(100 * record["metrics"]["val/acc"],
-                                                            abs=0.1)  # fmt: skip
+    text = tab.locator(".chart").nth(1).locator(".values").inner_text()
+    assert text.startswith("epoch 1, step 40: ")
+    assert number_in(text, "validation ") == pytest.approx(100 * record["metrics"]["val/acc"],
+                                                           abs=0.1)  # fmt: skip
     button = tab.locator(".command .copy")
     button.click()
     tab.wait_for_function("() => document.querySelector('.copy').textContent === 'Copied'")
     assert tab.evaluate("() => navigator.clipboard.readText()") == record["command"]
 
 
-def test_the_pad_takes_keys(tab):
+def test_drawing_by_keys(tab):
     tab.get_by_role("button", name="Clear").click()
     tab.locator(".pad").focus()
     for key in ["ArrowUp"] * 8 + [" "] + ["ArrowDown"] * 16 + [" "]:
@@ -384,7 +387,7 @@ def test_the_pad_takes_keys(tab):
     )
     digit = np.array(tab.evaluate("() => Array.from(report.work.current().values)"))
     rows, columns = np.nonzero(digit.reshape(28, 28) > 0.5)
-    assert np.ptp(rows) == 19 and np.ptp(columns) <= 3  # an upright line of 20 pixels
+    assert np.ptp(rows) == 19 and np.ptp(columns) <= 3  # a vertical line of 20 pixels
     pen, pad = tab.locator(".pen").bounding_box(), tab.locator(".pad").bounding_box()
     assert pen["y"] + pen["height"] / 2 - pad["y"] == pytest.approx(220 / 280 * 224, abs=2)
     tab.get_by_role("button", name="Clear").click()
@@ -395,7 +398,7 @@ def test_the_pad_takes_keys(tab):
     )
 
 
-def test_everything_has_a_name_and_is_reached_by_keys(tab):
+def test_all_controls_have_a_name_and_are_reached_by_keys(tab):
     unnamed, unreached = tab.evaluate(
         """() => {
             const name = (e) => e.getAttribute("aria-label") || e.textContent.trim()
@@ -412,7 +415,7 @@ def test_everything_has_a_name_and_is_reached_by_keys(tab):
 
 
 def swipe(page: Any, canvas: Any) -> None:
-    """A finger from the middle of a canvas up, as far as it may go."""
+    """Swipe up from the middle of a canvas."""
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -423,39 +426,39 @@ def swipe(page: Any, canvas: Any) -> None:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (360, "dark"), (1320, "dark")])
-def test_it_fits_a_phone_and_a_desktop_in_light_and_dark(width, scheme, browser, run):
+def test_the_page_fits_a_phone_and_a_desktop_in_light_and_dark(width, scheme, browser, run):
     with Tab(browser, run / "report.html", color_scheme=scheme, has_touch=width == 360,
              viewport={"width": width, "height": 780}) as tab:  # fmt: skip
         page = tab.page
         page.wait_for_function(f"() => document.documentElement.scrollWidth <= {width}")
-        paper = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
-        assert paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 24, 31)")
+        background = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+        assert background == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 24, 31)")
         if width == 360:
             canvas = page.locator(".layers canvas").nth(2)
             swipe(page, canvas)
             assert page.locator(".answer.open").count() == 0
             canvas.tap(position={"x": 20, "y": 10})
-            told = page.locator(".answer.open").bounding_box()
-            assert told["y"] + told["height"] == pytest.approx(780, abs=1)  # where a thumb is
+            panel = page.locator(".answer.open").bounding_box()
+            assert panel["y"] + panel["height"] == pytest.approx(780, abs=1)  # at the bottom
             digit = page.locator(".answer.open .input").bounding_box()
-            assert told["y"] < digit["y"] < 780 - digit["height"]
+            assert panel["y"] < digit["y"] < 780 - digit["height"]
             page.get_by_role("button", name="close").tap()
             assert page.locator(".answer.open").count() == 0
             pad, bars = (page.locator(s).bounding_box() for s in (".pad", ".bars"))
-            assert bars["y"] + bars["height"] - pad["y"] < 780  # the answer while one draws
+            assert bars["y"] + bars["height"] - pad["y"] < 780  # probabilities and pad fit together
 
 
 def test_text_of_a_run_is_shown_as_text(browser, run, tmp_path):
     hostile = "<script>document.title='x'</script><img src=x onerror=\"document.title='x'\">'\"&"
     data = gather([RunDirectory.open(run)])
     data["classes"] = [f"{hostile}{i}" for i in range(10)]
-    shown = data["runs"][0]
-    shown |= {"title": hostile, "error": hostile + "y" * 10_000, "status": "failed",
-              "command": hostile, "checkpoint": hostile,
-              "config": [[hostile, hostile, hostile], ["k", "z" * 10_000, None]]}  # fmt: skip
-    shown["network"]["layers"][0]["name"] = hostile
-    shown["metrics"] = None  # it was interrupted: the curves know the last epoch's
-    data["box"] = None  # these images are no drawings
+    run_data = data["runs"][0]
+    run_data |= {"title": hostile, "error": hostile + "y" * 10_000, "status": "failed",
+                 "command": hostile, "checkpoint": hostile,
+                 "config": [[hostile, hostile, hostile], ["k", "z" * 10_000, None]]}  # fmt: skip
+    run_data["network"]["layers"][0]["name"] = hostile
+    run_data["metrics"] = None  # interrupted: those of the last epoch are in the curves
+    data["box"] = None  # the images are not drawings
     (tmp_path / "hostile.html").write_bytes(html.render("report", data, title=hostile))
     with Tab(browser, tmp_path / "hostile.html") as tab:
         page = tab.page
@@ -468,40 +471,40 @@ def test_text_of_a_run_is_shown_as_text(browser, run, tmp_path):
         corner = page.locator("canvas.input").evaluate(
             "canvas => canvas.getContext('2d').getImageData(2, 2, 1, 1).data[0]"
         )
-        assert corner == 0  # shown as it is, not as ink on paper
+        assert corner == 0  # drawn as a photograph, not as ink
         page.wait_for_function("document.documentElement.scrollWidth <= 1320")
 
 
 @pytest.mark.parametrize("width", [360, 1320])
-def test_long_names_are_told_apart_and_stay_in_their_places(width, browser, run, tmp_path):
+def test_long_names_are_shortened_but_distinguishable(width, browser, run, tmp_path):
     data = gather([RunDirectory.open(run)])
     data["classes"] = [*(f"species number {i:02d} long" for i in range(9)), 30 * "\u5317"]
-    shown = data["runs"][0]
-    shown["pictures"][0]["name"] = 12 * "filter_history_features_"
-    moments, filters, *_ = shown["filters"]["shape"]
-    shown["filters"]["shape"] = [moments, 1, filters, 3, 3]
+    run_data = data["runs"][0]
+    run_data["pictures"][0]["name"] = 12 * "filter_history_features_"
+    num_snapshots, num_filters, *_ = run_data["filters"]["shape"]
+    run_data["filters"]["shape"] = [num_snapshots, 1, num_filters, 3, 3]
     (tmp_path / "long.html").write_bytes(html.render("report", data, title="long"))
     with Tab(browser, tmp_path / "long.html", viewport={"width": width, "height": 780}) as tab:
         page = tab.page
         page.wait_for_function(f"() => document.documentElement.scrollWidth <= {width}")
         for names in (".bars .class", ".matrix tbody th"):
-            words = page.locator(names).all_inner_texts()
-            assert len(set(words)) == 10 and words[3] == "species…03 long"
-            cut = "all => all.filter((one) => one.scrollWidth > one.clientWidth).length"
-            assert page.locator(names).evaluate_all(cut) == 0
+            texts = page.locator(names).all_inner_texts()
+            assert len(set(texts)) == 10 and texts[3] == "species…03 long"
+            overflowing = "all => all.filter((e) => e.scrollWidth > e.clientWidth).length"
+            assert page.locator(names).evaluate_all(overflowing) == 0
         assert page.locator(".matrix thead th").nth(4).inner_text() == "species…03 long"
         row = page.locator(".matrix tbody th").first
-        before = row.bounding_box()
-        moved = page.locator("#confusion .scroll").evaluate(
+        box = row.bounding_box()
+        scrolled = page.locator("#confusion .scroll").evaluate(
             "area => { area.scrollLeft = 300; return area.scrollLeft; }"
         )
-        assert moved > 0 and row.bounding_box() == before
-        color = row.evaluate("one => getComputedStyle(one).backgroundColor")
+        assert scrolled > 0 and row.bounding_box() == box
+        color = row.evaluate("element => getComputedStyle(element).backgroundColor")
         assert color == "rgb(255, 255, 255)"
         assert "0.57" not in page.locator("#filters").inner_text()
 
 
-SHAPES = """
+STRIPES = """
 import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, TensorDataset
@@ -538,17 +541,17 @@ class Residual(nn.Module):
 """
 
 
-def test_color_images_of_other_sizes_with_the_names_of_their_classes(
-    browser, tmp_path, monkeypatch
-):
-    (tmp_path / "stripes_of_a_test.py").write_text(SHAPES)
+def test_color_images_of_another_size_with_class_names(browser, tmp_path, monkeypatch):
+    (tmp_path / "stripes_of_a_test.py").write_text(STRIPES)
     monkeypatch.chdir(tmp_path)
-    words = ["data._target_=stripes_of_a_test.Stripes", "model.network.channels=[4,8]",
-             "trainer=cpu", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}/run",
-             "callbacks=[checkpoint,mistakes,report]"]  # fmt: skip
+    overrides = [
+        "data._target_=stripes_of_a_test.Stripes", "model.network.channels=[4,8]",
+        "trainer=cpu", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}/run",
+        "callbacks=[checkpoint,mistakes,report]",
+    ]  # fmt: skip
     from simplecnn.config.composition import compose_config
 
-    train(compose_config("train", words), tmp_path / "run")
+    train(compose_config("train", overrides), tmp_path / "run")
     color = np.zeros((80, 120, 3), np.uint8)
     color[..., 2] = 200
     Image.fromarray(color).save(tmp_path / "blue.png")
@@ -573,22 +576,22 @@ def test_color_images_of_other_sizes_with_the_names_of_their_classes(
         values = np.array(page.evaluate("() => Array.from(report.work.current().values)"))
         values = values.reshape(3, 64, 64)
         assert values[:2].max() == 0 and values[2] == pytest.approx(200 / 255, abs=0.005)
-        for x in (10, 20):  # the first time, a pointer has not moved yet
+        for x in (10, 20):  # the first event does not count as a movement
             page.locator(".layers canvas").first.hover(position={"x": x, "y": 20})
-        places = [t.bounding_box() for t in page.locator(".details .numbers").all()]
-        assert len({p["x"] for p in places}) == len({p["y"] for p in places}) == 3  # 3 of 3 colors
+        tables = [t.bounding_box() for t in page.locator(".details .numbers").all()]
+        assert len({t["x"] for t in tables}) == len({t["y"] for t in tables}) == 3  # 3 per color
         panel = page.locator(".details").bounding_box()
-        assert all(p["x"] + p["width"] < panel["x"] + panel["width"] for p in places)
+        assert all(t["x"] + t["width"] < panel["x"] + panel["width"] for t in tables)
         tracks = {t.bounding_box()["x"] for t in page.locator(".bars .track").all()}
         assert len(tracks) == 1
 
 
-def test_a_network_that_is_no_chain_shows_everything_else(browser, tmp_path, monkeypatch):
+def test_the_page_of_a_network_that_is_not_a_chain(browser, tmp_path, monkeypatch):
     (tmp_path / "residual_of_a_test.py").write_text(RESIDUAL)
     monkeypatch.chdir(tmp_path)
-    words = ["model.network._target_=residual_of_a_test.Residual", "model=simplecnn",
-             "trainer.max_epochs=1"]  # fmt: skip
-    train(compose_run(tmp_path / "run", *words), tmp_path / "run")
+    overrides = ["model.network._target_=residual_of_a_test.Residual", "model=simplecnn",
+                 "trainer.max_epochs=1"]  # fmt: skip
+    train(compose_run(tmp_path / "run", *overrides), tmp_path / "run")
     with Tab(browser, tmp_path / "run" / "report.html") as tab:
         page = tab.page
         assert "Residual is not a chain" in page.locator(".sentence").inner_text()
@@ -607,9 +610,11 @@ def test_a_network_that_is_no_chain_shows_everything_else(browser, tmp_path, mon
 
 
 def test_two_runs_side_by_side(browser, run, tmp_path):
-    words = ["model.network.channels=[4,8]", "trainer.max_epochs=1", "model.network.pool=average",
-             "callbacks=[checkpoint,curves,filter_history,mistakes,report]"]  # fmt: skip
-    train(compose_run(tmp_path / "second", *words), tmp_path / "second")
+    overrides = [
+        "model.network.channels=[4,8]", "trainer.max_epochs=1", "model.network.pool=average",
+        "callbacks=[checkpoint,curves,filter_history,mistakes,report]",
+    ]  # fmt: skip
+    train(compose_run(tmp_path / "second", *overrides), tmp_path / "second")
     path = write_report([RunDirectory.open(run), RunDirectory.open(tmp_path / "second")])
     assert path == run / "report_second.html"
     with Tab(browser, path) as tab:
@@ -628,9 +633,9 @@ def test_two_runs_side_by_side(browser, run, tmp_path):
         heading = page.get_by_text("A is right, B is wrong")
         items = json.loads(page.locator("#data").text_content())["images"]["items"]
         expected = [i for i in items if i.get("label") == i["predicted"][0] != i["predicted"][1]]
-        shown = heading.locator("xpath=following-sibling::*[1]").locator(".thumbnail")
-        assert shown.count() == len(expected) > 0
-        shown.first.click()
+        thumbnails = heading.locator("xpath=following-sibling::*[1]").locator(".thumbnail")
+        assert thumbnails.count() == len(expected) > 0
+        thumbnails.first.click()
         first, second = page.locator(".bars .best .class").all_inner_texts()
         assert [first, second] == [str(c) for c in expected[0]["predicted"]]
 
@@ -656,7 +661,7 @@ def test_the_page_of_a_sweep(browser, tmp_path):
         assert means.all_inner_texts() == ["0.1", "91.50 ± 2.12 (2)"]
         column = page.locator(".jobs tbody tr td:first-child")
         page.get_by_role("button", name="val/acc %").click()
-        assert column.all_inner_texts() == ["0", "1", "2", "3"]  # no value: last
+        assert column.all_inner_texts() == ["0", "1", "2", "3"]  # the job without a value is last
         page.get_by_role("button", name="val/acc %").click()
         assert column.all_inner_texts() == ["2", "1", "0", "3"]
         head = page.locator(".jobs th", has_text="val/acc %")
@@ -666,18 +671,18 @@ def test_the_page_of_a_sweep(browser, tmp_path):
         dots = page.locator("#values circle")
         assert dots.count() == 3
         dots.nth(1).hover()
-        assert page.locator(".jobs tr.lit td").first.inner_text() == "1"
+        assert page.locator(".jobs tr.highlighted td").first.inner_text() == "1"
         assert "lr 0.01, best val/acc % 93" in page.locator("#values .values").inner_text()
         plot = page.locator("#curves svg[role=img]")
         box = plot.bounding_box()
         plot.hover(position={"x": box["width"] - 14, "y": 14})
-        assert page.locator(".jobs tr.lit td").first.inner_text() == "2"
+        assert page.locator(".jobs tr.highlighted td").first.inner_text() == "2"
         assert page.locator("#curves .dimmed").count() == 2
         plot.focus()
         page.keyboard.press("ArrowDown")
         page.keyboard.press("ArrowDown")
-        told = page.locator("#curves .values").inner_text()
-        assert page.locator(".jobs tr.lit td").first.inner_text() == told[4:5]
+        text = page.locator("#curves .values").inner_text()
+        assert page.locator(".jobs tr.highlighted td").first.inner_text() == text[4:5]
         page.set_viewport_size({"width": 360, "height": 780})
         page.wait_for_function(
             "() => document.documentElement.scrollWidth <= 360"

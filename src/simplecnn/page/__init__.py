@@ -1,1 +1,1 @@
-"""One HTML file a run: no server, no network, opened by a double click."""
+"""Self-contained HTML reports of runs and sweeps, which need neither a server nor a network."""

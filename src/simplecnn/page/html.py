@@ -1,4 +1,4 @@
-"""One self-contained HTML file: the template, the style sheet, the modules and the data in one."""
+"""Rendering of a self-contained HTML file from the template, style sheet, modules and data."""
 
 import base64
 import hashlib
@@ -15,9 +15,10 @@ IMPORT = re.compile(r'^import .* from "\./(\w+)\.js";\n', re.MULTILINE)
 
 
 def render(module: str, data: Mapping[str, Any], *, title: str) -> bytes:
-    """The page that the module `js/<module>.js` makes of `data`.
+    """Return the page that displays `data` with the module `js/<module>.js`.
 
-    Its policy lets nothing be loaded, and nothing run but this script: text from a run cannot.
+    Its content security policy allows no requests and no script but this one, so that text from a
+    run is never executed.
     """
     parts = {
         "title": html.escape(title),
@@ -34,22 +35,22 @@ def render(module: str, data: Mapping[str, Any], *, title: str) -> bytes:
 
 
 def script(module: str) -> str:
-    """A module and all that it imports as one: each once, what it needs before it."""
-    order: dict[str, str] = {}
+    """Bundle a module and its imports into one script, each module once and after its imports."""
+    sources: dict[str, str] = {}
 
     def add(name: str) -> None:
         source = (HERE / "js" / f"{name}.js").read_text(encoding="utf-8")
-        for needed in IMPORT.findall(source):
-            if needed not in order:
-                add(needed)
-        order[name] = re.sub(r"^export ", "", IMPORT.sub("", source), flags=re.MULTILINE)
+        for imported in IMPORT.findall(source):
+            if imported not in sources:
+                add(imported)
+        sources[name] = re.sub(r"^export ", "", IMPORT.sub("", source), flags=re.MULTILINE)
 
     add(module)
-    return "\n" + "\n".join(order.values())
+    return "\n" + "\n".join(sources.values())
 
 
 def json_text(data: Any) -> str:
-    """JSON that may stand inside a script element, whatever text is in it; NaN is null."""
+    """Serialize to JSON, escaped for use inside a script element; NaN and infinity become null."""
     text = json.dumps(_finite(data), separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 

@@ -1,4 +1,4 @@
-"""The images on a page: which ones, as bytes."""
+"""Selection of the images on a page, and their encoding as bytes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,64 +12,61 @@ from torch import Tensor
 
 from simplecnn.data.shape import class_names
 
-MAX_IMAGES = 10_000  # of the split, that are looked at
-MAX_CLASSIFIED = 1_000  # by the network, where the run kept no answers
+MAX_IMAGES = 10_000  # of the split, in the confusion matrix
+MAX_CLASSIFIED = 1_000  # by the network, if the run stored no predictions
 MAX_SHOWN, MAX_BYTES = 180, 1_000_000
-PER_CELL, PER_RIGHT_CELL = 6, 3  # of the confusion matrix
+PER_CELL, PER_CORRECT_CELL = 6, 3  # images per cell of the confusion matrix
+MAX_PER_CELL_OF_TWO = 60  # images per cell if two runs are compared
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images of one split as bytes (N, C, H, W): a byte b stands for low + b / 255 * (high - low).
-
-    `labels` (N,); `classes` are their names.
-    """
+    """Images of one split as bytes; byte b encodes the value low + b / 255 * (high - low)."""
 
     split: str
-    pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    classes: Sequence[str]
+    pixels: NDArray[np.uint8]  # (N, C, H, W)
+    labels: NDArray[np.int64]  # (N,)
+    classes: Sequence[str]  # names
     low: float = 0.0
     high: float = 1.0
 
     def tensor(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Bytes as the network takes them, float32."""
+        """Decode bytes to a float32 input of the network."""
         return torch.from_numpy(pixels).float() / 255 * (self.high - self.low) + self.low
 
     def encoded(self, images: Tensor) -> NDArray[np.uint8]:
-        """Images of the network's range as bytes."""
+        """Encode inputs of the network as bytes."""
         return _bytes(images, self.low, self.high)
 
 
 def read_images(datamodule: LightningDataModule, num_classes: int | None) -> Images | None:
-    """The validation images of a data module that is set up, else its test or training images.
+    """Read the validation images of a data module that is set up, else its test or training images.
 
-    None where batches are not (images (N, C, H, W), labels (N,)).
+    Returns None if its batches are not (images (N, C, H, W), labels (N,)).
     """
     for split in ("val", "test", "train"):
         try:
             loaders: Any = getattr(datamodule, f"{split}_dataloader")()
-        except Exception:  # a split that this data module has not, or has not read
+        except Exception:  # the data module has no such split, or has not loaded it
             continue
         loader = loaders[0] if isinstance(loaders, list | tuple) and loaders else loaders
         pixels: list[NDArray[np.uint8]] = []
-        answers: list[NDArray[np.int64]] = []
+        label_batches: list[NDArray[np.int64]] = []
         for images, labels in _batches(() if loader is None else loader):
             if not pixels:
                 low, high = min(0.0, float(images.min())), max(1.0, float(images.max()))
             pixels.append(_bytes(images, low, high))
-            answers.append(labels.cpu().numpy().astype(np.int64))
+            label_batches.append(labels.cpu().numpy().astype(np.int64))
         if pixels:
-            true_classes = np.concatenate(answers)
-            number = num_classes or int(true_classes.max()) + 1
-            names = class_names(datamodule, loader, number)
-            return Images(split, np.concatenate(pixels), true_classes, names, low, high)
+            all_labels = np.concatenate(label_batches)
+            names = class_names(datamodule, loader, num_classes or int(all_labels.max()) + 1)
+            return Images(split, np.concatenate(pixels), all_labels, names, low, high)
     return None
 
 
 def _batches(loader: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of images and labels, of some thousand images; none where they are anything else."""
-    number = 0
+    """Yield batches of images and labels, up to MAX_IMAGES images; stop at any other batch."""
+    num_images = 0
     for batch in loader:
         if not (isinstance(batch, list | tuple) and len(batch) == 2):
             return
@@ -77,8 +74,8 @@ def _batches(loader: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         if not (isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] in (1, 3)):
             return
         yield images, labels
-        number += len(labels)
-        if number >= MAX_IMAGES:
+        num_images += len(labels)
+        if num_images >= MAX_IMAGES:
             return
 
 
@@ -87,21 +84,24 @@ def _bytes(images: Tensor, low: float, high: float) -> NDArray[np.uint8]:
     return values.round().clamp(0, 255).byte().numpy()
 
 
-def choose(images: Images, predicted: Sequence[NDArray], shown: int) -> list[int]:
-    """Places of the images to show: one a class, then examples of each cell of the matrix.
+def choose(images: Images, predictions: Sequence[NDArray], num_shown: int) -> list[int]:
+    """Choose the indices of the images to show: one per class, then some per confusion cell.
 
-    `predicted` are the classes that each run gave, (M,) with M up to N. Mistakes and images on
-    which the runs differ come first.
+    Images that a run classifies incorrectly come before those that all runs classify correctly.
+
+    Args:
+        predictions: the predicted classes of each run, (M,) with M <= N.
     """
     probes = [int(np.flatnonzero(images.labels == c)[0]) for c in np.unique(images.labels)[:20]]
-    number = min([len(images.labels), *map(len, predicted)])
-    in_cell: dict[tuple[int, ...], int] = {}
+    num_classified = min([len(images.labels), *map(len, predictions)]) if predictions else 0
+    max_wrong = PER_CELL if len(predictions) == 1 else MAX_PER_CELL_OF_TWO
+    counts: dict[tuple[int, ...], int] = {}  # by cell
     candidates = []
-    for place in range(number if predicted else 0):
-        cell = (int(images.labels[place]), *(int(p[place]) for p in predicted))
-        rank = in_cell[cell] = in_cell.get(cell, 0) + 1
-        is_right = len(set(cell)) == 1
-        if rank <= (PER_RIGHT_CELL if is_right else PER_CELL if len(predicted) == 1 else 60):
-            candidates.append((is_right, rank, place))
-    others = [place for _, _, place in sorted(candidates)]
-    return list(dict.fromkeys([*probes, *others]))[:shown]
+    for index in range(num_classified):
+        cell = (int(images.labels[index]), *(int(p[index]) for p in predictions))
+        rank = counts[cell] = counts.get(cell, 0) + 1
+        is_correct = len(set(cell)) == 1
+        if rank <= (PER_CORRECT_CELL if is_correct else max_wrong):
+            candidates.append((is_correct, rank, index))
+    examples = [index for _, _, index in sorted(candidates)]
+    return list(dict.fromkeys([*probes, *examples]))[:num_shown]

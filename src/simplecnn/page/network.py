@@ -1,6 +1,6 @@
-"""A network as the page computes it: a list of layers, each with its weights. Torch only.
+"""Export of a network for the page: a list of layers with their weights.
 
-Works for chains: `nn.Sequential`, nested or not, of the layers below.
+Supports chains, that is `nn.Sequential`, nested or not, of the layers below.
 """
 
 import base64
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from simplecnn.models.simple_cnn import BlurPool, Crop, SimpleCNN
 
-MAX_WEIGHTS = 5_000_000  # bytes of float32: a network with more is left out
-MAX_FLOAT32 = 1_000_000  # bytes: weights of more are rounded to float16
+MAX_WEIGHTS = 5_000_000  # bytes in float32; a larger network is omitted
+MAX_FLOAT32 = 1_000_000  # bytes; larger weights are rounded to float16
 ACTIVATIONS: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     nn.ReLU: lambda m: {"kind": "relu"},
     nn.ReLU6: lambda m: {"kind": "clamp", "low": 0, "high": 6},
@@ -29,53 +29,56 @@ ACTIVATIONS: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     nn.Tanh: lambda m: {"kind": "tanh"},
     nn.Softplus: lambda m: {"kind": "softplus", "beta": m.beta, "threshold": m.threshold},
 }
-IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d)  # in evaluation mode
+IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d)  # in eval mode
 
 
-class NoChain(Exception):
-    """Which layer the page cannot compute, in a sentence."""
+class UnsupportedNetworkError(Exception):
+    """The page cannot compute a network; the message is a sentence for its readers."""
 
 
 def network_data(network: nn.Module, image_shape: Sequence[int]) -> dict[str, Any]:
-    """A network of images (C, H, W) as JavaScript reads it, or a sentence on why it cannot."""
+    """Return the `layers` of a network of images (C, H, W), or a `sentence` on why it has none."""
     try:
         layers = chain(network, image_shape)
-    except NoChain as error:
+    except UnsupportedNetworkError as error:
         return {"sentence": str(error)}
     arrays = [array for layer in layers for array in layer["weights"].values()]
     if not all(np.isfinite(array).all() for array in arrays):
-        return {"sentence": "Some weights are not finite numbers: there is nothing to compute."}
+        return {"sentence": "Some weights are not finite: the network cannot be computed."}
     num_bytes = sum(array.nbytes for array in arrays)
     if num_bytes > MAX_WEIGHTS:
         return {
             "sentence": f"The weights are {num_bytes / 1e6:.1f} MB: more than "
-            f"{MAX_WEIGHTS // 10**6} MB are left out, so that the page stays small."
+            f"{MAX_WEIGHTS // 10**6} MB are omitted to keep the page small."
         }
+    as_float16 = num_bytes > MAX_FLOAT32
     for layer in layers:
-        encoded = {n: numbers(w, num_bytes > MAX_FLOAT32) for n, w in layer["weights"].items()}
-        layer["weights"] = encoded
+        layer["weights"] = {n: encode_weights(w, as_float16) for n, w in layer["weights"].items()}
     return {"layers": layers}
 
 
-def numbers(array: NDArray, is_short: bool) -> dict[str, Any]:
-    """An array as text: of float32, or where it `is_short` and none is too large, of float16."""
+def encode_weights(array: NDArray, as_float16: bool) -> dict[str, Any]:
+    """Encode an array with its shape, in float32, or in float16 if requested and in its range."""
     largest = np.abs(array[np.isfinite(array)]).max(initial=0)
-    dtype = np.float16 if is_short and largest < np.finfo(np.float16).max else np.float32
+    dtype = np.float16 if as_float16 and largest < np.finfo(np.float16).max else np.float32
     text = encode(array.astype(dtype))
     return {"shape": list(array.shape), "dtype": dtype.__name__, "weights": text}
 
 
 def encode(array: NDArray) -> str:
-    """The bytes of an array in base64."""
+    """Encode the bytes of an array in base64."""
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
 
 
 def chain(network: nn.Module, image_shape: Sequence[int]) -> list[dict[str, Any]]:
-    """The layers of a network that takes images (C, H, W), in their order. Raises NoChain.
+    """Describe the layers, in their order, of a network of images (C, H, W).
 
-    Each has its `name`, its `kind` with some numbers, arrays in `weights`, and the `shape`
-    (C, H, W) of its output. Batch norm is a factor and a summand a channel, as in evaluation mode;
-    dropout is left out.
+    Each layer has a `name`, a `kind` with its parameters, arrays in `weights`, and the `shape`
+    (C, H, W) of its output. Batch norm becomes a factor and a shift per channel, as in eval mode;
+    dropout is omitted.
+
+    Raises:
+        UnsupportedNetworkError: the page cannot compute the network.
     """
     layers = []
     x = torch.zeros(1, *image_shape)
@@ -85,7 +88,8 @@ def chain(network: nn.Module, image_shape: Sequence[int]) -> list[dict[str, Any]
             with torch.no_grad():
                 x = copy.copy(module).eval()(x)
         except RuntimeError as error:
-            raise NoChain(f"{name} does not run: {str(error).splitlines()[0]}") from None
+            message = f"{name} does not run: {str(error).splitlines()[0]}"
+            raise UnsupportedNetworkError(message) from None
         if layer is None:
             continue
         weights = layer.pop("weights", {})
@@ -96,21 +100,21 @@ def chain(network: nn.Module, image_shape: Sequence[int]) -> list[dict[str, Any]
 
 
 def _modules(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The layers of nested Sequentials with their names."""
+    """Yield the layers of nested Sequentials with their names."""
     if type(network).forward in (nn.Sequential.forward, SimpleCNN.forward):
         for name, child in network.named_children():
             yield from _modules(child, f"{prefix}.{name}" if prefix else name)
     elif prefix:
         yield prefix, network
     else:
-        raise NoChain(
-            f"{type(network).__name__} is not a chain (nn.Sequential): what its forward does is "
-            f"known to Python alone."
+        raise UnsupportedNetworkError(
+            f"{type(network).__name__} is not a chain (nn.Sequential): only Python can run its "
+            f"forward()."
         )
 
 
 def _describe(name: str, module: nn.Module, x: Tensor) -> dict[str, Any] | None:
-    """What JavaScript must know of a layer that takes `x`; None for one that changes nothing."""
+    """Return the kind, parameters and weights of a layer with input `x`; None for an identity."""
     m: Any = module
     kind = type(m)
     if kind in ACTIVATIONS:
@@ -120,7 +124,7 @@ def _describe(name: str, module: nn.Module, x: Tensor) -> dict[str, Any] | None:
     if kind is nn.Linear:
         return {"kind": "linear", "weights": _weights(m)}
     if kind is nn.Conv2d and m.padding_mode == "zeros":
-        padding = {"valid": (0, 0), "same": [  # what is odd is at the end
+        padding = {"valid": (0, 0), "same": [  # an odd pixel is padded at the end
             d * (k - 1) // 2 for d, k in zip(m.dilation, m.kernel_size, strict=True)
         ]}.get(m.padding, m.padding)  # fmt: skip
         return {
@@ -153,11 +157,11 @@ def _describe(name: str, module: nn.Module, x: Tensor) -> dict[str, Any] | None:
         return {"kind": "crop", "first": m.first, "last": m.last}
     if kind is nn.Flatten and m.start_dim == 1 and m.end_dim in (-1, x.ndim - 1):
         return {"kind": "flatten"}
-    raise NoChain(f"The page cannot compute the layer {name}, {module}.")
+    raise UnsupportedNetworkError(f"The page cannot compute the layer {name}, {module}.")
 
 
 def _weights(module: Any) -> dict[str, Tensor]:
-    """By the names that JavaScript knows: a pruned or normalized layer's parameters have others."""
+    """Return weight and bias: for a pruned or parametrized layer, the computed ones."""
     weights = {"weight": module.weight, "bias": module.bias}
     return {name: value for name, value in weights.items() if value is not None}
 

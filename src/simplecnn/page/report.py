@@ -1,4 +1,4 @@
-"""The page of one run, or of two that are compared, as a file."""
+"""The page of one run, or of two runs that are compared."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +13,10 @@ PAGE = "report.html"
 
 
 def write_report(runs: Sequence[RunDirectory], **options: Any) -> Path:
-    """Write `report.html` into the folder of the first run; options as for `gather`.
+    """Write the page into the directory of the first run, and return its path.
 
-    The page of two runs is named for the second, `report_<name>.html`. Gives its path.
+    It is `report.html` for one run, `report_<name of the second>.html` for two. `options` are those
+    of `gather`.
     """
     data = gather(runs, **options)
     path = runs[0].path / (PAGE if len(runs) == 1 else f"report_{runs[1].path.name}.html")

@@ -1,4 +1,4 @@
-"""The page of a sweep, sweep.html: a table of its jobs, each value against the result, curves."""
+"""The page of a sweep, sweep.html: a table of its jobs, results by parameter, learning curves."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,13 +11,15 @@ PAGE = "sweep.html"
 
 
 def write_sweep_page(folder: Path, data: Mapping[str, Any]) -> Path:
-    """Write the page of the sweep in `folder`; gives its path.
+    """Write the page of the sweep in `folder`, and return its path.
 
-    data: `title`, `folder` (or none), `command`, `summary`, `answers` (pairs of a word and a text;
-    those of "reproduce" and "resume" are commands), `means` (over seeds, cells by column),
-    `metric`, `mode`, `keys` (what varied) and `jobs`, each with `name`, `status`, `link` (to its
-    own page, or None), `cells` (text by column), `values` (one a key), `result` (a number or None),
-    `error` and `curve` (pairs of epoch and value).
+    Args:
+        data: `title`, `folder` (optional), `command`, `summary`, `answers` (pairs of a label and a
+            text; those of "reproduce" and "resume" are commands), `means` (over seeds, cells by
+            column), `metric`, `curve_metric`, `mode`, `keys` (the varied ones) and `jobs`, each
+            with `name`, `status`, `link` (to its page, or None), `cells` (text by column), `values`
+            (one per key), `result` (a number or None), `error` and `curve` (pairs of epoch and
+            value).
     """
     path = folder / PAGE
     atomic_write(path, render("sweep", data, title=f"{data['title']} · simplecnn"))

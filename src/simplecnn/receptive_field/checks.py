@@ -109,13 +109,13 @@ def _checks(
     `run` is called with masks (B, 1, H, W) and runs the network on B images with the masked pixels
     perturbed; `responds` returns a mask of the elements of an output that depend on them.
     """
-    errors: dict[str, str] = {}
+    mismatches: dict[str, str] = {}
     num_units: dict[str, int] = {}
     pixels = torch.zeros(0)  # (B, H, W), the masks of the current pass
     caveats = {name: _caveats(experiment, field) for name, field in fields.items()}
 
     def receive(name: str, module: nn.Module, output: Tensor) -> None:
-        if name not in fields or name in errors:
+        if name not in fields or name in mismatches:
             return
         # A reshape may have merged other dimensions into the batch dimension.
         observed = responds(output).unflatten(0, (len(pixels), -1))
@@ -133,7 +133,7 @@ def _checks(
             i, *position = differs.nonzero()[0].tolist()
             dims = sorted({axis.dim for axis in fields[name].axes if axis.dim is not None})
             verb = "depends" if observed[i, *position] else "does not depend"
-            errors[name] = (
+            mismatches[name] = (
                 f"unit {tuple(position[d] for d in dims)} {verb} on {_describe(pixels[i])}, "
                 "contrary to the formulas"
             )
@@ -148,10 +148,10 @@ def _checks(
     checks = []
     for name, field in fields.items():
         upper, lower = caveats[name]
-        error, remark = errors.get(name, ""), upper or lower
-        if not error and not remark:
-            error, remark = _check_interval(field)
-        checks.append(Check(name, experiment, not error, num_units[name], error or remark))
+        mismatch, remark = mismatches.get(name, ""), upper or lower
+        if not mismatch and not remark:
+            mismatch, remark = _check_interval(field)
+        checks.append(Check(name, experiment, not mismatch, num_units[name], mismatch or remark))
     return checks
 
 
@@ -211,7 +211,7 @@ def _describe(mask: Tensor) -> str:
 def _check_interval(field: Field) -> tuple[str, str]:
     """Compare the closed form, `interval`, with `used` for units whose field no border cuts off.
 
-    Returns an error, and a remark if there is no such unit; both empty if all agree.
+    Returns a mismatch, and a remark if there is no such unit; both are empty if all agree.
     """
     remark = ""
     for axis, lines in zip(field.axes, ("rows", "columns"), strict=True):

@@ -1,18 +1,18 @@
-// Numbers out of the page's text, and text out of numbers.
+// Decoding of arrays, and formatting of numbers.
 
-/** The bytes that a base64 text stands for. */
+/** Decodes base64. */
 export function bytes(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
 
-/** The numbers in a base64 text, written as "float32" or "float16" (least byte first). */
+/** Decodes base64 to numbers; `dtype` is "float32" or "float16", little endian. */
 export function floats(text, dtype) {
   const buffer = bytes(text).buffer;
   if (dtype === "float32") return new Float32Array(buffer);
   return Float32Array.from(new Uint16Array(buffer), half);
 }
 
-/** The value of 16 bits: one of sign, five of the exponent, ten behind the point. */
+/** The value of a float16, given as its bits: one of sign, five of exponent, ten of fraction. */
 function half(bits) {
   const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >> 10) & 31;
@@ -22,7 +22,7 @@ function half(bits) {
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
-/** Three digits of a number, with a real minus. */
+/** Formats a number with `places` significant digits and a true minus sign. */
 export function digits(value, places = 3) {
   if (!Number.isFinite(value)) return String(value);
   const size = Math.abs(value);
@@ -33,11 +33,11 @@ export function digits(value, places = 3) {
 }
 
 export function percent(share, places = 1) {
-  if (!Number.isFinite(share)) return "—"; // null: it was not finite in Python
-  return `${share < 100 ? (100 * share).toFixed(places) : digits(100 * share)}\u00a0%`; // in one line
+  if (!Number.isFinite(share)) return "—"; // null if it was not finite in Python
+  return `${share < 100 ? (100 * share).toFixed(places) : digits(100 * share)}\u00a0%`;
 }
 
-/** The largest value at an index, and the index. */
+/** The index of the largest value. */
 export function largest(values) {
   let index = 0;
   for (let i = 1; i < values.length; i++) if (values[i] > values[index]) index = i;

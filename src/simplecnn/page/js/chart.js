@@ -1,14 +1,14 @@
-// A chart of lines in SVG, with the values under the pointer or the arrow keys.
+// A line chart in SVG that shows the values under the pointer or the arrow keys.
 import { digits } from "./arrays.js";
 import { element, fitted, shape } from "./dom.js";
 
 const HEIGHT = 230, LEFT = 52, RIGHT = 14, TOP = 10, BOTTOM = 34;
 
 /**
- * lines: [{name, color, dash, points: [[x, y], …], faint}]. `options`: title, x (what lies along),
- * range (its ends, else those of the points), place(x) in words, percent (values are shares),
- * linear (no logarithmic axis), highlights (the line under the pointer or chosen by the keys up and
- * down), onhover(name or null).
+ * lines: [{name, color, dash, points: [[x, y], …], faint}].
+ * options: title, x (axis label), range (of x; by default that of the points), place (formats x),
+ * percent (values are fractions), linear (never use a logarithmic axis), highlights (highlight the
+ * line under the pointer or chosen by the up and down keys), onhover (called with its name or null).
  */
 export function chart(lines, options) {
   lines = lines.filter((line) => line.points.length);
@@ -17,7 +17,7 @@ export function chart(lines, options) {
   const figure = element("figure", { class: "chart" }, element("figcaption", {}, options.title), area,
     legend(lines), output);
   if (lines.length === 0) {
-    area.append(element("p", { class: "note" }, "Nothing was measured."));
+    area.append(element("p", { class: "note" }, "No data."));
     return figure;
   }
   fitted(area, (width) => area.replaceChildren(plot(lines, options, width, output)));
@@ -38,29 +38,29 @@ function plot(lines, options, width, output) {
   const isLog = !options.percent && !options.linear && low > 0 && high > 10 * low;
   const [bottom, top] = isLog ? [Math.log10(low), Math.log10(high)] : padded(low, high);
   const [first, last] = options.range ?? [xs[0], xs[xs.length - 1]];
-  const along = (x) => LEFT + ((x - first) / (last - first || 1)) * (width - LEFT - RIGHT);
-  const up = (y) => HEIGHT - BOTTOM - (((isLog ? Math.log10(y) : y) - bottom) / (top - bottom || 1)) * (HEIGHT - TOP - BOTTOM);
+  const toX = (x) => LEFT + ((x - first) / (last - first || 1)) * (width - LEFT - RIGHT);
+  const toY = (y) => HEIGHT - BOTTOM - (((isLog ? Math.log10(y) : y) - bottom) / (top - bottom || 1)) * (HEIGHT - TOP - BOTTOM);
   const place = options.place ?? ((x) => `${options.x} ${digits(x, 5)}`);
   const text = (y) => (options.percent ? `${digits(100 * y, 4)} %` : digits(y));
   const svg = shape("svg", { width, height: HEIGHT, role: "img", tabindex: 0,
-    "aria-label": `${options.title}. ${summary(lines, text)} Arrow keys read the values${options.highlights ? " and, up and down, choose a curve" : ""}.` });
+    "aria-label": `${options.title}. ${summary(lines, text)} Arrow keys read the values${options.highlights ? "; up and down choose a curve" : ""}.` });
   const ticks = isLog ? logTicks(low, high) : linearTicks(bottom, top);
   for (const tick of ticks) {
-    svg.append(shape("line", { x1: LEFT, x2: width - RIGHT, y1: up(tick), y2: up(tick), class: "grid" }),
-      shape("text", { x: LEFT - 6, y: up(tick) + 4, "text-anchor": "end" },
+    svg.append(shape("line", { x1: LEFT, x2: width - RIGHT, y1: toY(tick), y2: toY(tick), class: "grid" }),
+      shape("text", { x: LEFT - 6, y: toY(tick) + 4, "text-anchor": "end" },
         options.percent ? `${digits(100 * tick)} %` : digits(tick)));
   }
   for (const tick of linearTicks(first, last, Math.max(2, Math.floor(width / 90)))) {
-    if (Number.isInteger(tick)) svg.append(shape("text", { x: along(tick), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }, digits(tick, 5)));
+    if (Number.isInteger(tick)) svg.append(shape("text", { x: toX(tick), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }, digits(tick, 5)));
   }
   svg.append(shape("text", { x: (LEFT + width - RIGHT) / 2, y: HEIGHT - 3, "text-anchor": "middle" }, options.x));
   const drawn = lines.map((line) => {
     const path = shape("path", { fill: "none", stroke: line.color, "stroke-width": line.faint ? 1 : 2,
       "stroke-dasharray": line.dash, "stroke-linejoin": "round", class: line.faint ? "faint" : null,
-      d: line.points.map(([x, y], i) => `${i ? "L" : "M"}${along(x).toFixed(1)},${up(y).toFixed(1)}`).join("") });
+      d: line.points.map(([x, y], i) => `${i ? "L" : "M"}${toX(x).toFixed(1)},${toY(y).toFixed(1)}`).join("") });
     const group = shape("g", {}, path);
     if (line.points.length < 40 && !line.faint) {
-      group.append(...line.points.map(([x, y]) => shape("circle", { cx: along(x), cy: up(y), r: 2.5, fill: line.color })));
+      group.append(...line.points.map(([x, y]) => shape("circle", { cx: toX(x), cy: toY(y), r: 2.5, fill: line.color })));
     }
     svg.append(group);
     return group;
@@ -70,8 +70,8 @@ function plot(lines, options, width, output) {
   let at = xs.length - 1;
   const show = (index) => {
     at = Math.max(0, Math.min(xs.length - 1, index));
-    cursor.setAttribute("x1", along(xs[at]));
-    cursor.setAttribute("x2", along(xs[at]));
+    cursor.setAttribute("x1", toX(xs[at]));
+    cursor.setAttribute("x2", toX(xs[at]));
     cursor.setAttribute("visibility", "visible");
     output.textContent = `${place(xs[at])}: ` + lines
       .map((line) => `${line.name} ${text(nearest(line.points, xs[at])[1])}`).join(" · ");
@@ -86,9 +86,9 @@ function plot(lines, options, width, output) {
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
     const x = event.clientX - box.left, y = event.clientY - box.top;
-    show(xs.reduce((best, value, i) => (Math.abs(along(value) - x) < Math.abs(along(xs[best]) - x) ? i : best), 0));
+    show(xs.reduce((best, value, i) => (Math.abs(toX(value) - x) < Math.abs(toX(xs[best]) - x) ? i : best), 0));
     if (options.highlights) {
-      const distances = lines.map((line) => Math.abs(up(nearest(line.points, xs[at])[1]) - y));
+      const distances = lines.map((line) => Math.abs(toY(nearest(line.points, xs[at])[1]) - y));
       const closest = distances.indexOf(Math.min(...distances));
       highlight(distances[closest] < 25 ? closest : null);
     }
@@ -119,23 +119,23 @@ function summary(lines, text) {
   return lines.map(({ name, points }) => `${name}: ${text(points[0][1])} to ${text(points[points.length - 1][1])}.`).join(" ");
 }
 
-/** The ends of an axis; what does not change lies in the middle of one from zero. */
+/** The limits of an axis with a margin; a constant is in the middle of an axis from zero. */
 function padded(low, high) {
   if (high - low <= 1e-6 * Math.abs(high)) return high > 0 ? [0, 2 * high] : [low - 1, high + 1];
   const margin = (high - low) * 0.04;
   return [low - margin, high + margin];
 }
 
-/** Round numbers between two. */
-export function linearTicks(low, high, number = 5) {
-  const rough = (high - low) / number || 1, power = 10 ** Math.floor(Math.log10(rough));
+/** About `count` round numbers between two limits. */
+export function linearTicks(low, high, count = 5) {
+  const rough = (high - low) / count || 1, power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 2.5, 5, 10].find((n) => n * power >= rough);
   const ticks = [];
   for (let i = Math.ceil(low / step); i * step <= high + step * 1e-9; i++) ticks.push(Number((i * step).toPrecision(12)));
   return ticks;
 }
 
-/** Powers of ten between two, and if they are few, 2 and 5 times them. */
+/** Powers of ten between two limits; also 2 and 5 times them if there are few. */
 function logTicks(low, high) {
   const from = Math.floor(Math.log10(low)), to = Math.ceil(Math.log10(high));
   const factors = to - from > 2 ? [1] : [1, 2, 5];

@@ -1,69 +1,69 @@
-// What is done to a drawing or a file before the network sees it, as `predict` does it in Python.
-// An image is {height, width, values}, its values 0 (black) to 1.
+// Preprocessing of drawings and files, the same as that of `predict` in Python.
+// An image is {height, width, values}, with values from 0 (black) to 1 (white).
 
 /**
- * Steps from an image to 28 x 28, white on black, the ink fitted into a square of `box` pixels.
- * Gives {crop, scaled, digit}, or null where all of it has one color.
+ * Converts a drawing to 28 x 28, white on black, the ink fitted into a square of `box` pixels.
+ * Returns the intermediate images {crop, scaled, digit}; null if all pixels have the same color.
  */
 export function likeMnist(gray, box) {
   const ink = onBlack(gray);
   if (ink === null) return null;
   if (ink.height === 28 && ink.width === 28) return { crop: ink, scaled: ink, digit: ink };
-  const paper = median(borderOf(ink));
-  const spread = Math.max(maximum(ink.values) - paper, 1e-6);
-  const values = ink.values.map((v) => Math.min(1, Math.max(0, (v - paper) / spread)));
-  const whole = resize({ ...ink, values }, 28, 28);
-  if (isLaidOut(whole, box)) return { crop: ink, scaled: whole, digit: whole };
-  const crop = cutOut({ ...ink, values }, 0.2);
+  const background = median(borderOf(ink));
+  const spread = Math.max(maximum(ink.values) - background, 1e-6);
+  const values = ink.values.map((v) => Math.min(1, Math.max(0, (v - background) / spread)));
+  const resized = resize({ ...ink, values }, 28, 28);
+  if (isCentered(resized, box)) return { crop: ink, scaled: resized, digit: resized };
+  const crop = cropToInk({ ...ink, values }, 0.2);
   const scale = box / Math.max(crop.height, crop.width);
-  const scaled = resize(crop, Math.max(1, even(crop.height * scale)), Math.max(1, even(crop.width * scale)));
+  const scaled = resize(crop, Math.max(1, roundHalfEven(crop.height * scale)), Math.max(1, roundHalfEven(crop.width * scale)));
   const peak = maximum(scaled.values);
   scaled.values = scaled.values.map((v) => v / peak);
-  // The center of mass goes to the middle, as far as there is room.
-  const [down, along] = centerOf(scaled);
-  const place = (center, size) => Math.min(28 - size, Math.max(0, even(14 - center)));
-  const digit = onto(28, 28, scaled, place(down, scaled.height), place(along, scaled.width));
+  // Move the center of mass to the middle, as far as there is room.
+  const [row, column] = centerOf(scaled);
+  const start = (center, size) => Math.min(28 - size, Math.max(0, roundHalfEven(14 - center)));
+  const digit = padOnto(28, 28, scaled, start(row, scaled.height), start(column, scaled.width));
   return { crop, scaled, digit };
 }
 
-/** A channel of an image file as large as the run's images; `fit` as in data.fit, null: resized. */
+/** Converts a channel of a file to the size of the run's images by data.fit; resizes if it is null. */
 export function toSize(image, height, width, fit) {
   if (image.height === height && image.width === width) return image;
   if (!fit) return resize(image, height, width);
   if (fit === "stretch") return resize(image, height, width, { isBox: false });
   if (fit === "crop") return resize(image, height, width, { isBox: false, middle: Math.min(image.height, image.width) });
   const longest = Math.max(image.height, image.width);
-  const [down, along] = [image.height, image.width].map((side) => Math.max(1, even((height * side) / longest)));
-  const whole = resize(image, down, along, { isBox: false });
-  return onto(height, width, whole, (height - down) >> 1, (width - along) >> 1);
+  const [rows, columns] = [image.height, image.width].map((side) => Math.max(1, roundHalfEven((height * side) / longest)));
+  const resized = resize(image, rows, columns, { isBox: false });
+  return padOnto(height, width, resized, (height - rows) >> 1, (width - columns) >> 1);
 }
 
-/** An image laid on black. */
-function onto(height, width, image, top, left) {
+/** Places an image on a black one. */
+function padOnto(height, width, image, top, left) {
   const values = new Float32Array(height * width);
   for (let y = 0; y < image.height; y++)
     values.set(image.values.subarray(y * image.width, (y + 1) * image.width), (top + y) * width + left);
   return { height, width, values };
 }
 
-/** Whether a digit of 28 x 28 fills its box and lies in the middle already. */
-function isLaidOut(digit, box) {
-  const { height, width } = cutOut(digit, 0.2 * maximum(digit.values));
+/** Whether a 28 x 28 digit already fills its box and is centered. */
+function isCentered(digit, box) {
+  const { height, width } = cropToInk(digit, 0.2 * maximum(digit.values));
   return Math.abs(Math.max(height, width) - box) <= 1 && centerOf(digit).every((c) => Math.abs(c - 14) <= 1);
 }
 
 /** Row and column of the center of mass. */
 function centerOf({ width, values }) {
-  let mass = 0, down = 0, along = 0;
+  let mass = 0, rows = 0, columns = 0;
   values.forEach((v, i) => {
     mass += v;
-    down += v * Math.floor(i / width);
-    along += v * (i % width);
+    rows += v * Math.floor(i / width);
+    columns += v * (i % width);
   });
-  return [down / mass, along / mass];
+  return [rows / mass, columns / mass];
 }
 
-/** Black and white swapped where the border is the lighter part; null where there is one color. */
+/** Inverts an image whose border is light; null if all pixels have the same color. */
 function onBlack({ height, width, values }) {
   let low = Infinity, high = -Infinity;
   for (const v of values) {
@@ -75,7 +75,7 @@ function onBlack({ height, width, values }) {
   return { height, width, values: isLight ? values.map((v) => 1 - v) : values };
 }
 
-/** The values of the outermost rows and columns; those of the corners twice. */
+/** The values of the outermost rows and columns, the corners twice. */
 function borderOf({ height, width, values }) {
   const border = [];
   for (let x = 0; x < width; x++) border.push(values[x], values[(height - 1) * width + x]);
@@ -83,8 +83,8 @@ function borderOf({ height, width, values }) {
   return Float32Array.from(border);
 }
 
-/** The smallest part of an image that holds everything above a limit. */
-function cutOut({ height, width, values }, limit) {
+/** Crops an image to the bounding box of all values above a limit. */
+function cropToInk({ height, width, values }, limit) {
   let top = height, bottom = -1, left = width, right = -1;
   for (let y = 0; y < height; y++) {
     for (let x = 0; x < width; x++) {
@@ -103,37 +103,37 @@ function cutOut({ height, width, values }, limit) {
 }
 
 /**
- * Another size: along the rows, then down. By means of boxes, where it shrinks if nothing is said,
- * else linear. `middle`: only so many pixels in the middle become the new image.
+ * Resizes an image, first horizontally, then vertically, as Pillow does: by box means, by default if
+ * it shrinks, else linearly. `middle`: use only this many pixels in the middle.
  */
 function resize(image, height, width, { isBox = height * width < image.height * image.width, middle } = {}) {
-  const along = weightsOf(image.width, width, isBox, middle), down = weightsOf(image.height, height, isBox, middle);
-  const between = new Float32Array(image.height * width);
+  const columns = weightsOf(image.width, width, isBox, middle), rows = weightsOf(image.height, height, isBox, middle);
+  const narrowed = new Float32Array(image.height * width);
   for (let y = 0; y < image.height; y++) {
-    along.forEach(({ first, weights }, x) => {
+    columns.forEach(({ first, weights }, x) => {
       let sum = 0;
       weights.forEach((w, i) => (sum += w * image.values[y * image.width + first + i]));
-      between[y * width + x] = sum;
+      narrowed[y * width + x] = sum;
     });
   }
   const values = new Float32Array(height * width);
-  down.forEach(({ first, weights }, y) => {
+  rows.forEach(({ first, weights }, y) => {
     for (let x = 0; x < width; x++) {
       let sum = 0;
-      weights.forEach((w, i) => (sum += w * between[(first + i) * width + x]));
+      weights.forEach((w, i) => (sum += w * narrowed[(first + i) * width + x]));
       values[y * width + x] = sum;
     }
   });
   return { height, width, values };
 }
 
-/** For each place along the new side: the first place of the old one that counts, and the weights. */
-function weightsOf(before, after, isBox, middle = before) {
-  const scale = middle / after, spread = Math.max(1, scale), support = (isBox ? 0.5 : 1) * spread;
-  return Array.from({ length: after }, (_, place) => {
-    const center = (before - middle) / 2 + (place + 0.5) * scale;
+/** For each output position of one axis: the first input position that is read, and the weights. */
+function weightsOf(size, outputSize, isBox, middle = size) {
+  const scale = middle / outputSize, spread = Math.max(1, scale), support = (isBox ? 0.5 : 1) * spread;
+  return Array.from({ length: outputSize }, (_, position) => {
+    const center = (size - middle) / 2 + (position + 0.5) * scale;
     const first = Math.max(0, Math.trunc(center - support + 0.5));
-    const last = Math.min(before, Math.trunc(center + support + 0.5));
+    const last = Math.min(size, Math.trunc(center + support + 0.5));
     const weights = [];
     for (let i = first; i < last; i++) {
       const distance = (i - center + 0.5) / spread;
@@ -144,16 +144,16 @@ function weightsOf(before, after, isBox, middle = before) {
   });
 }
 
-/** The nearest whole number; of two as near the even one, as Python rounds. */
-function even(value) {
-  const whole = Math.round(value);
-  return Math.abs(value % 1) === 0.5 ? 2 * Math.round(value / 2) : whole;
+/** Rounds like Python: halves to the nearest even integer. */
+function roundHalfEven(value) {
+  return Math.abs(value % 1) === 0.5 ? 2 * Math.round(value / 2) : Math.round(value);
 }
 
+/** Like Math.max(...values), but for any number of values. */
 function maximum(values) {
-  let most = -Infinity;
-  for (const value of values) if (value > most) most = value;
-  return most;
+  let result = -Infinity;
+  for (const value of values) if (value > result) result = value;
+  return result;
 }
 
 function median(values) {

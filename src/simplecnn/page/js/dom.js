@@ -1,26 +1,26 @@
-// Elements made in one line. Whatever text comes from a run stays text: nothing is parsed as HTML.
+// Creation of elements. Text from a run is always inserted as text, never parsed as HTML.
 
 /** element("p", {class: "note", onclick: f}, "text", child, …) */
 export function element(name, attributes = {}, ...children) {
   return fill(document.createElement(name), attributes, children);
 }
 
-/** The same for SVG. */
+/** Like `element`, for SVG. */
 export function shape(name, attributes = {}, ...children) {
   return fill(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
 }
 
-function fill(made, attributes, children) {
+function fill(node, attributes, children) {
   for (const [key, value] of Object.entries(attributes)) {
     if (value === undefined || value === null || value === false) continue;
-    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
-    else made.setAttribute(key, value === true ? "" : value);
+    if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    else node.setAttribute(key, value === true ? "" : value);
   }
-  made.append(...children.filter((child) => child || child === 0));
-  return made;
+  node.append(...children.filter((child) => child || child === 0));
+  return node;
 }
 
-/** A table of rows; the first is its head. Cells are text or elements. */
+/** A table from rows of cells, which are text or elements; the first row is the header. */
 export function table(rows, attributes = {}) {
   const [head, ...body] = rows;
   return element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": attributes["aria-label"] },
@@ -30,35 +30,35 @@ export function table(rows, attributes = {}) {
         i === 0 ? element("th", { scope: "row" }, cell) : element("td", {}, cell)))))));
 }
 
-/** The name of a class for a narrow place: of a long one the first and the last characters. */
+/** Shortens a long class name in the middle. */
 export function shortName(name) {
-  const letters = [...name], part = /[\u2e80-\uffff]/.test(name) ? 3 : 7; // Chinese letters are wide
+  const letters = [...name], part = /[\u2e80-\uffff]/.test(name) ? 3 : 7; // CJK characters are wide
   return letters.length <= 2 * part + 1 ? name : [...letters.slice(0, part), "…", ...letters.slice(-part)].join("");
 }
 
-/** Calls `draw(width)` now that the element is on the page, and whenever its width changes. */
+/** Calls `draw(width)` when an element is added to the page, and whenever its width changes. */
 export function fitted(target, draw) {
-  let before = 0;
+  let drawnWidth = 0;
   new ResizeObserver(() => {
     const width = Math.floor(target.clientWidth);
-    if (width > 0 && width !== before) draw((before = width));
+    if (width > 0 && width !== drawnWidth) draw((drawnWidth = width));
   }).observe(target);
 }
 
-/** Does `work` once before the next frame, however often it is asked for. */
-export function once(work) {
-  let waiting = false;
+/** Returns a function that schedules `work` for the next frame, at most once per frame. */
+export function oncePerFrame(work) {
+  let isScheduled = false;
   return () => {
-    if (waiting) return;
-    waiting = true;
+    if (isScheduled) return;
+    isScheduled = true;
     requestAnimationFrame(() => {
-      waiting = false;
+      isScheduled = false;
       work();
     });
   };
 }
 
-/** A button that copies `text`, also where a page from a file may not use the clipboard. */
+/** A button that copies `text`, with a fallback for pages that may not access the clipboard. */
 export function copyButton(text) {
   const button = element("button", { type: "button", class: "copy", onclick: copy }, "Copy");
   async function copy() {

@@ -1,28 +1,29 @@
-// Images of one's own: a pad to draw on with mouse, finger or keys, or a file. Both become what the
-// network expects, and where that is a drawing, the page shows it step by step.
+// Custom images: a pad to draw on with mouse, finger or keys, and a field for image files. Both are
+// converted to inputs of the network; for drawings, the page shows the steps of the conversion.
 import { paintImage } from "./colors.js";
 import { likeMnist, toSize } from "./digit.js";
-import { element, once } from "./dom.js";
+import { element, oncePerFrame } from "./dom.js";
 
-const PAD = 280; // pixels of the pad, ten to a pixel of MNIST
-const PEN = 22; // pixels wide
-const MAX_SIDE = 1024; // pixels of a file; larger ones are reduced
+const PAD = 280; // size of the pad in pixels, ten per pixel of MNIST
+const PEN = 22; // width of the pen in pixels
+const MAX_SIDE = 1024; // pixels; larger image files are reduced
 export const DRAWING = "your drawing";
 
 /**
- * The parts {pad, clear, steps, file}, all but the last null where `box` is. `receive(values, name)`
- * gets what the network takes, and (null, name) when the pad is cleared; `forget()` empties the steps.
+ * The elements {pad, clear, steps, file}, and `forget()`, which hides the steps. `receive(values,
+ * name)` is called with an input of the network, or with (null, name) when the pad is cleared. `box`
+ * is null if the images are not drawings; then there are no pad, clear and steps.
  */
 export function imageInputs({ box, fit, shape: [channels, height, width] }, receive) {
-  const shown = box ? stepsOf(box) : null;
+  const steps = box ? stepsOf(box) : null;
 
-  /** Takes images, one a channel, to the network; returns whether there is anything to see in them. */
-  function take(planes, name) {
+  /** Converts an image, given by channel, and passes it to `receive`; returns false if it is blank. */
+  function submit(planes, name) {
     if (box) {
-      const made = likeMnist(planes[0], box);
-      if (made === null) return false;
-      receive(Float32Array.from({ length: channels * 784 }, (_, i) => made.digit.values[i % 784]), name);
-      shown.show(made);
+      const images = likeMnist(planes[0], box);
+      if (images === null) return false;
+      receive(Float32Array.from({ length: channels * 784 }, (_, i) => images.digit.values[i % 784]), name);
+      steps.show(images);
       return true;
     }
     let low = 1, high = 0;
@@ -32,14 +33,14 @@ export function imageInputs({ box, fit, shape: [channels, height, width] }, rece
     return true;
   }
 
-  const drawing = box ? drawingPad((gray) => (gray ? take([gray], DRAWING) : (receive(null, DRAWING), shown.forget()))) : {};
-  return { pad: drawing.pad, clear: drawing.clear, steps: shown?.root, forget: () => shown?.forget(),
-    file: fileField(box ? 1 : channels, take) };
+  const drawing = box ? drawingPad((gray) => (gray ? submit([gray], DRAWING) : (receive(null, DRAWING), steps.forget()))) : {};
+  return { pad: drawing.pad, clear: drawing.clear, steps: steps?.root, forget: () => steps?.forget(),
+    file: fileField(box ? 1 : channels, submit) };
 }
 
-/** What becomes of a drawing: three small pictures. */
+/** Three small pictures of the conversion of a drawing. */
 function stepsOf(box) {
-  const canvases = ["cut out", `${box} pixels high or wide`, "center of mass in the middle"].map((text) =>
+  const canvases = ["cropped", `scaled to ${box} pixels`, "centered by mass"].map((text) =>
     element("canvas", { role: "img", "aria-label": text }));
   const root = element("div", { class: "steps", hidden: true }, ...canvases.map((canvas) =>
     element("figure", {}, canvas, element("figcaption", {}, canvas.getAttribute("aria-label")))));
@@ -54,17 +55,17 @@ function stepsOf(box) {
   };
 }
 
-/** The pad and its Clear button; `receive(gray)` gets an image while one draws, null when cleared. */
+/** The pad and its Clear button; calls `receive` with a gray image while drawing, null when cleared. */
 function drawingPad(receive) {
   const canvas = element("canvas", { width: PAD, height: PAD, class: "pad", tabindex: 0, role: "application",
-    "aria-label": "Pad: draw a digit with the mouse or a finger. With keys: arrows move the pen, the space bar puts it down or lifts it." });
+    "aria-label": "Pad: draw a digit with the mouse or a finger. With keys: arrows move the pen, the space bar lowers or lifts it." });
   const context = canvas.getContext("2d", { willReadFrequently: true });
   const pen = {};
-  const mark = element("span", { class: "pen", hidden: true }); // where the keys have moved the pen
-  const words = element("p", { class: "note", role: "status" });
+  const mark = element("span", { class: "pen", hidden: true }); // the pen's position, if moved by keys
+  const status = element("p", { class: "note", role: "status" });
   let isEmpty = true;
 
-  const read = once(() => {
+  const read = oncePerFrame(() => {
     if (isEmpty) return;
     const pixels = context.getImageData(0, 0, PAD, PAD).data;
     receive({ height: PAD, width: PAD, values: Float32Array.from({ length: PAD * PAD }, (_, i) => pixels[4 * i] / 255) });
@@ -90,19 +91,19 @@ function drawingPad(receive) {
     read();
   }
 
-  function place(event) {
+  function positionOf(event) {
     const box = canvas.getBoundingClientRect();
     return [((event.clientX - box.left) / box.width) * PAD, ((event.clientY - box.top) / box.height) * PAD];
   }
 
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
-    [pen.x, pen.y] = place(event);
+    [pen.x, pen.y] = positionOf(event);
     pen.isDown = true;
     mark.hidden = true;
     stroke(pen.x, pen.y);
   });
-  canvas.addEventListener("pointermove", (event) => pen.isDown && event.buttons && stroke(...place(event)));
+  canvas.addEventListener("pointermove", (event) => pen.isDown && event.buttons && stroke(...positionOf(event)));
   for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (pen.isDown = false));
   canvas.addEventListener("blur", () => (mark.hidden = true));
   canvas.addEventListener("keydown", (event) => {
@@ -118,16 +119,16 @@ function drawingPad(receive) {
     mark.classList.toggle("down", pen.isDown);
     mark.style.left = `${(100 * x) / PAD}%`;
     mark.style.top = `${(100 * y) / PAD}%`;
-    words.textContent = `The pen is ${pen.isDown ? "down" : "up"}, at ${Math.round(x / 10)} across and ${Math.round(y / 10)} down of 28.`;
+    status.textContent = `The pen is ${pen.isDown ? "down" : "up"}, at column ${Math.round(x / 10)} and row ${Math.round(y / 10)} of 28.`;
   });
   clear();
   const button = element("button", { type: "button", onclick: () => (clear(), receive(null)) }, "Clear");
-  return { pad: element("div", {}, element("div", { class: "paper" }, canvas, mark), words), clear: button };
+  return { pad: element("div", {}, element("div", { class: "paper" }, canvas, mark), status), clear: button };
 }
 
-/** A field for an image file, which may also be dropped on the page; `take` as above. */
-function fileField(channels, take) {
-  const words = element("span", { class: "note", role: "status" });
+/** A field for an image file, which may also be dropped on the page. */
+function fileField(channels, submit) {
+  const status = element("span", { class: "note", role: "status" });
   const field = element("input", { type: "file", accept: "image/*", id: "file", onchange: () => field.files[0] && read(field.files[0]) });
   addEventListener("dragover", (event) => event.preventDefault());
   addEventListener("drop", (event) => {
@@ -137,13 +138,13 @@ function fileField(channels, take) {
 
   async function read(file) {
     const bitmap = await createImageBitmap(file).catch(() => null);
-    if (bitmap === null) words.textContent = `${file.name} is not an image that can be read.`;
-    else words.textContent = take(planesOf(bitmap, channels), file.name) ? "" : `There is nothing to see in ${file.name}: all of it has one color.`;
+    if (bitmap === null) status.textContent = `${file.name} cannot be read as an image.`;
+    else status.textContent = submit(planesOf(bitmap, channels), file.name) ? "" : `${file.name} is blank: all pixels have the same color.`;
   }
-  return element("p", { class: "file" }, element("label", { for: "file" }, "or an image file: choose one, or drop it on the page "), field, words);
+  return element("p", { class: "file" }, element("label", { for: "file" }, "or an image file: choose one, or drop it on the page "), field, status);
 }
 
-/** The channels of a bitmap on white as images: gray, or red, green and blue. */
+/** The channels of a bitmap on a white background, as images: gray, or red, green and blue. */
 function planesOf(bitmap, channels) {
   const scale = Math.min(1, MAX_SIDE / Math.max(bitmap.width, bitmap.height));
   const [width, height] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * scale)));

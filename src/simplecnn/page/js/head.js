@@ -1,14 +1,14 @@
-// Who a run is and how it went: results, the command, the configuration, the curves, health.
+// Sections on the run: results, command, configuration, curves, health, pictures.
 import { digits, percent } from "./arrays.js";
 import { chart } from "./chart.js";
 import { copyButton, element, table } from "./dom.js";
 
 const STAGES = { train: ["training", 0], val: ["validation", 1], test: ["test", 2] };
 const COLORS = ["var(--line-0)", "var(--line-1)", "var(--line-2)"];
-const SHADES = ["", "6 4"]; // of the first run and of the second
+const DASHES = ["", "6 4"]; // of the first and the second run
 export const letter = (i) => "AB"[i];
 
-/** The name of a run on this page: with its letter and its folder where there are two. */
+/** The title of a run; with its letter and directory if there are two runs. */
 export function title(runs, i) {
   return runs.length === 1 ? runs[i].title : `${letter(i)}: ${runs[i].title}, ${runs[i].name}`;
 }
@@ -23,7 +23,7 @@ export function headSection(runs) {
 function runHead(run, heading) {
   const seconds = Object.values(run.seconds ?? {}).reduce((a, b) => a + b, 0);
   const [metrics, when] = lastMetrics(run);
-  const stage = Object.keys(STAGES).findLast((one) => `${one}/loss` in metrics || `${one}/acc` in metrics);
+  const stage = Object.keys(STAGES).findLast((name) => `${name}/loss` in metrics || `${name}/acc` in metrics);
   const facts = [
     ["status", run.status ?? "unknown"],
     ...Object.entries(metrics).filter(([name]) => name.startsWith(`${stage}/`)).map(([name, value]) =>
@@ -31,7 +31,7 @@ function runHead(run, heading) {
     ["parameters", run.num_parameters?.toLocaleString("en-US")],
     ["epochs", run.num_epochs],
     ["device", run.device?.name],
-    ["seconds in all", seconds ? digits(seconds, 4) : null],
+    ["total seconds", seconds ? digits(seconds, 4) : null],
     ["seed", run.seed],
   ].filter(([, value]) => value !== null && value !== undefined);
   const command = run.command ?? "";
@@ -42,12 +42,12 @@ function runHead(run, heading) {
       element("div", { class: name === "status" ? `status ${run.status}` : null },
         element("dt", {}, name), element("dd", {}, String(value))))),
     run.error && element("p", { class: "error", role: "alert" }, run.error),
-    run.ended && element("p", { class: "note" }, `The training ended: ${run.ended}.`),
+    run.ended && element("p", { class: "note" }, `Training ended: ${run.ended}.`),
     element("div", { class: "command" }, element("span", { class: "label" }, "reproduce"),
       element("code", {}, command), copyButton(command)));
 }
 
-/** What came out, and when: that of the last epoch, where the run did not come to its end. */
+/** The final metrics and "", or those of the last epoch and ", epoch n" if the run did not finish. */
 function lastMetrics(run) {
   if (run.metrics && Object.keys(run.metrics).length) return [run.metrics, ""];
   const curves = Object.entries(run.curves?.epochs ?? {}).filter(([, points]) => points.length);
@@ -61,14 +61,14 @@ function metricText(name, value) {
   return name.endsWith("acc") ? percent(value, 2) : digits(value, 4);
 }
 
-/** The configuration: what differs first, from the defaults or between two runs. */
+/** The configuration, first the keys that differ from the defaults, or between two runs. */
 export function configurationSection(runs) {
   const values = runs.map((run) => new Map(run.config.map(([key, value]) => [key, value])));
   let rows, head, note;
   if (runs.length === 1) {
-    rows = runs[0].config.map(([key, value, usual]) => ({ cells: [key, value, usual ?? ""], differs: usual !== null }));
+    rows = runs[0].config.map(([key, value, standard]) => ({ cells: [key, value, standard ?? ""], differs: standard !== null }));
     head = ["key", "value", "default"];
-    note = "Nothing differs from the defaults.";
+    note = "All keys have their default values.";
   } else {
     const keys = [...new Set(values.flatMap((map) => [...map.keys()]))];
     rows = keys.map((key) => ({ cells: [key, ...values.map((map) => map.get(key) ?? "—")],
@@ -77,10 +77,10 @@ export function configurationSection(runs) {
     note = "The configurations are the same.";
   }
   const differing = rows.filter((row) => row.differs), others = rows.filter((row) => !row.differs);
-  const grid = (some, label) => table([head, ...some.map(({ cells }) => cells)], { class: "configuration", "aria-label": label });
+  const grid = (selected, label) => table([head, ...selected.map(({ cells }) => cells)], { class: "configuration", "aria-label": label });
   return element("section", { id: "configuration" },
-    element("h2", {}, runs.length === 1 ? "Configuration" : "What differs in the configurations"),
-    differing.length ? grid(differing, "what differs") : element("p", {}, note),
+    element("h2", {}, runs.length === 1 ? "Configuration" : "Differences between the configurations"),
+    differing.length ? grid(differing, "differing keys") : element("p", {}, note),
     element("details", {}, element("summary", {}, `the ${others.length} other keys`), grid(others, "the other keys")));
 }
 
@@ -88,29 +88,29 @@ export function curvesSection(runs) {
   const measured = runs.filter((run) => run.curves);
   const section = element("section", { id: "curves" }, element("h2", {}, "Curves"));
   if (!measured.length) {
-    section.append(element("p", {}, "No epoch was finished, or the run kept no curves."));
+    section.append(element("p", {}, "No epoch finished, or the run recorded no curves."));
     return section;
   }
   const several = runs.length > 1;
   const of = (suffix, pick) => runs.flatMap((run, i) => (run.curves ? pick(run.curves).map((line) => ({
-    ...line, name: several ? `${letter(i)} ${line.name}` : line.name, dash: SHADES[i] || line.dash,
+    ...line, name: several ? `${letter(i)} ${line.name}` : line.name, dash: DASHES[i] || line.dash,
   })) : []));
   const byStage = (metric) => (curves) => Object.entries(STAGES).filter(([stage]) => curves.epochs[`${stage}/${metric}`])
     .map(([stage, [name, color]]) => ({ name, color: COLORS[color], points: curves.epochs[`${stage}/${metric}`] }));
   const single = (name, label) => (curves) => (curves.steps[name] ? [{ name: label, color: "var(--faint)", faint: true, points: curves.steps[name] }] : []);
   const metrics = [...new Set(measured.flatMap((run) => Object.keys(run.curves.epochs))
     .filter((name) => /^(train|val|test)\//.test(name)).map((name) => name.split("/").slice(1).join("/")))];
-  // One axis for all charts, and of its points the epoch and the step of the first run in words.
+  // All charts share one axis; its points are described by the epoch and the step of the first run.
   const ends = measured.flatMap(({ curves }) => [...Object.values(curves.epochs), ...Object.values(curves.steps)]
     .flatMap((points) => points.map(([x]) => x)));
   const perEpoch = measured[0].curves.steps_per_epoch;
-  const along = { x: "epoch", range: [0, Math.max(1, ...ends)],
+  const axis = { x: "epoch", range: [0, Math.max(1, ...ends)],
     place: (x) => `epoch ${Math.max(1, Math.ceil(x))}${several ? "" : `, step ${Math.round(x * perEpoch)}`}` };
   const charts = metrics.sort((a, b) => order(a) - order(b)).map((metric) => chart(
-    of(metric, (curves) => [...(metric === "loss" ? single("loss", "a batch")(curves) : []), ...byStage(metric)(curves)]),
-    { title: { loss: "Loss", acc: "Accuracy" }[metric] ?? metric, ...along, percent: metric.endsWith("acc") }));
+    of(metric, (curves) => [...(metric === "loss" ? single("loss", "single batch")(curves) : []), ...byStage(metric)(curves)]),
+    { title: { loss: "Loss", acc: "Accuracy" }[metric] ?? metric, ...axis, percent: metric.endsWith("acc") }));
   charts.push(chart(of("lr", (curves) => single("lr", "learning rate")(curves).map((line) => ({ ...line, faint: false, color: COLORS[0] }))),
-    { title: "Learning rate", ...along, linear: true }));
+    { title: "Learning rate", ...axis, linear: true }));
   section.append(element("div", { class: "charts" }, ...charts));
   return section;
 }
@@ -118,9 +118,9 @@ export function curvesSection(runs) {
 const order = (metric) => ({ loss: 0, acc: 1 })[metric] ?? 2;
 
 const HEALTH = {
-  dead: ["Dead units (zero on every image)", true], always_on: ["Units that are never zero", true],
-  zeros: ["Zeros among the outputs", true], std: ["Spread of the outputs", false],
-  norm: ["Norm of the gradient", false], update: ["Size of an update beside the weights", false],
+  dead: ["Dead units (zero for every image)", true], always_on: ["Units that are positive for every image", true],
+  zeros: ["Zeros among all outputs", true], std: ["Standard deviation of the outputs", false],
+  norm: ["Gradient norm", false], update: ["Relative weight change per step", false],
 };
 
 export function healthSection(runs) {
@@ -143,7 +143,7 @@ export function picturesSection(runs) {
     section.append(...(runs.length > 1 ? [element("h3", {}, title(runs, i))] : []), ...run.pictures.map(({ name, png, width, height }) =>
       element("details", {}, element("summary", {}, name),
         png === null
-          ? element("p", {}, `left out, so that the page stays small: it is in the folder of the run, images/${name}.png`)
+          ? element("p", {}, `omitted to keep the page small; see images/${name}.png in the run directory`)
           : element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": name },
             element("img", { src: `data:image/png;base64,${png}`, alt: name, width, height })))));
   });

@@ -1,4 +1,4 @@
-// A network at work: the image, the maps of every layer, the answer; a cell under the pointer.
+// The network view: the image, the maps of all layers, the probabilities; cells under the pointer.
 import { digits, largest, percent } from "./arrays.js";
 import { paintImage, paintTiles, scaleOf } from "./colors.js";
 import { element, fitted, shortName } from "./dom.js";
@@ -6,24 +6,25 @@ import { runNetwork, softmax } from "./network.js";
 import { explanation } from "./pointing.js";
 import { receptiveField } from "./windows.js";
 
-const GAP = 2, MAP = 44, DOT = 11; // pixels: between maps, about a map, a unit of a dense layer
+const GAP = 2, MAP = 44, DOT = 11; // pixels: between maps, approximately per map, per unit of a dense layer
 const MAX_MAPS = 256;
-const FRAME = "#ff9500"; // seen on red, blue, white and viridis
+const FRAME = "#ff9500"; // visible on red, blue, white and viridis
 const size = ([first, last]) => last - first + 1;
 
 /**
- * The maps of one run's network. `show(image)` computes and paints them; a cell that is pointed at
- * is explained by `tell(elements)` and framed on the image by `frame(window or null)`. A click pins
- * it, so that one can go to the explanation. `pointing` is shared by all views of a page:
- * {clear: what ends the pointing, isPinned, byKeys}.
+ * The maps of one run's network. `show(image)` computes and paints them. For the cell under the
+ * pointer, `explain(elements)` shows how it is computed, and `frame(window)` frames its receptive
+ * field on the image; both are called with null at the end. A click pins the cell, so that the
+ * pointer can move to the explanation. `pointing` is the state that all views of a page share:
+ * {clear (ends pointing), isPinned, byKeys}.
  */
-export function networkView(network, classes, pointing, { tell, frame }) {
+export function networkView(network, classes, pointing, { explain, frame }) {
   const names = ["image", ...network.map((layer) => layer.name)];
   const views = [];
   let tensors = null, selected = null;
   const root = element("div", { class: "layers", onpointerleave: leave });
   network.forEach((layer, i) => {
-    if (layer.kind === "flatten") return; // the same values in one line
+    if (layer.kind === "flatten") return; // has the same values as its input
     const view = layerView(i + 1, layer);
     views.push(view);
     root.append(view.root);
@@ -38,16 +39,16 @@ export function networkView(network, classes, pointing, { tell, frame }) {
       "aria-label": `${layer.name}: ${channels} ${isDense ? "units" : `maps of ${rows} x ${columns}`}. Arrow keys move from cell to cell, Page Up and Page Down from map to map.` });
     const range = element("span", { class: "note" });
     const box = element("div", {}, canvas);
-    const view = { index, canvas, root: null, perLine: 1, zoom, place: null, paint, mark, pixels: null };
+    const view = { index, canvas, root: null, perLine: 1, zoom, selected: null, paint, mark, pixels: null };
     view.root = element("figure", { class: "layer" }, element("figcaption", {}, element("b", {}, layer.name),
       ` ${layer.kind.replaceAll("_", " ")}, ${isDense ? `${channels} units` : `${channels} ${channels === 1 ? "map" : "maps"} of ${rows} x ${columns}`}${channels > shown ? `, the first ${shown}` : ""}, `, range), box);
-    const across = columns * zoom + GAP, down = rows * zoom + GAP;
-    const corner = (channel) => [(channel % view.perLine) * across, Math.floor(channel / view.perLine) * down];
+    const stepX = columns * zoom + GAP, stepY = rows * zoom + GAP;
+    const corner = (channel) => [(channel % view.perLine) * stepX, Math.floor(channel / view.perLine) * stepY];
     fitted(box, (width) => {
-      const most = Math.max(1, Math.floor((width + GAP) / across));
-      view.perLine = Math.ceil(shown / Math.ceil(shown / most)); // lines as long as one another
-      canvas.width = view.perLine * across - GAP;
-      canvas.height = Math.ceil(shown / view.perLine) * down - GAP;
+      const most = Math.max(1, Math.floor((width + GAP) / stepX));
+      view.perLine = Math.ceil(shown / Math.ceil(shown / most)); // balances the lines
+      canvas.width = view.perLine * stepX - GAP;
+      canvas.height = Math.ceil(shown / view.perLine) * stepY - GAP;
       paint();
     });
 
@@ -71,7 +72,7 @@ export function networkView(network, classes, pointing, { tell, frame }) {
       mark(null);
     }
 
-    /** Frames windows on the maps: {rows, columns, channel (or null for all)}. */
+    /** Frames a window on the maps: {rows, columns, channel (null for all)}; null removes the frame. */
     function mark(window) {
       if (!view.pixels || view.pixels.width !== canvas.width || view.pixels.height !== canvas.height) return;
       const context = canvas.getContext("2d");
@@ -89,34 +90,34 @@ export function networkView(network, classes, pointing, { tell, frame }) {
       }
     }
 
-    /** The cell under the pointer, or null: a finger that has moved on may be anywhere. */
-    function under(event) {
+    /** The cell [channel, row, column] at the position of an event; null if there is none. */
+    function cellAt(event) {
       const bounds = canvas.getBoundingClientRect();
       const x = ((event.clientX - bounds.left) / bounds.width) * canvas.width;
       const y = ((event.clientY - bounds.top) / bounds.height) * canvas.height;
-      const tileX = Math.min(view.perLine - 1, Math.floor(x / across)), tileY = Math.floor(y / down);
+      const tileX = Math.min(view.perLine - 1, Math.floor(x / stepX)), tileY = Math.floor(y / stepY);
       const channel = tileY * view.perLine + tileX;
-      const limit = (v, number) => Math.min(number - 1, Math.floor(v / zoom));
-      return x < 0 || y < 0 || x >= canvas.width || channel >= shown ? null : [channel, limit(y - tileY * down, rows), limit(x - tileX * across, columns)];
+      const limit = (v, size) => Math.min(size - 1, Math.floor(v / zoom));
+      return x < 0 || y < 0 || x >= canvas.width || channel >= shown ? null : [channel, limit(y - tileY * stepY, rows), limit(x - tileX * stepX, columns)];
     }
-    let isFinger = false; // it scrolls when it moves: only a tap points
-    canvas.addEventListener("pointerdown", (event) => (isFinger = event.pointerType === "touch"));
+    let isTouch = false; // a moving finger scrolls the page: only a tap selects a cell
+    canvas.addEventListener("pointerdown", (event) => (isTouch = event.pointerType === "touch"));
     canvas.addEventListener("pointermove", (event) => {
-      const hasMoved = event.movementX || event.movementY; // else the page did, under the pointer
+      const hasMoved = event.movementX || event.movementY; // false if the page was scrolled instead
       if (event.pointerType === "touch" || pointing.isPinned || !hasMoved) return;
-      const cell = under(event);
+      const cell = cellAt(event);
       if (!cell) return;
       pointing.byKeys = false;
       select(view, ...cell);
     });
     canvas.addEventListener("click", (event) => {
-      const cell = under(event);
+      const cell = cellAt(event);
       if (!cell) return;
-      pointing.isPinned = isFinger || !pointing.isPinned;
+      pointing.isPinned = isTouch || !pointing.isPinned;
       select(view, ...cell);
     });
     canvas.addEventListener("keydown", (event) => {
-      let [channel, row, column] = view.place ?? [0, 0, 0];
+      let [channel, row, column] = view.selected ?? [0, 0, 0];
       const steps = isDense
         ? { ArrowLeft: [-1], ArrowRight: [1], ArrowUp: [-view.perLine], ArrowDown: [view.perLine] }
         : { ArrowLeft: [0, 0, -1], ArrowRight: [0, 0, 1], ArrowUp: [0, -1, 0], ArrowDown: [0, 1, 0] };
@@ -125,8 +126,8 @@ export function networkView(network, classes, pointing, { tell, frame }) {
       else if (!step) return;
       event.preventDefault();
       pointing.byKeys = true;
-      const limit = (v, number) => Math.max(0, Math.min(number - 1, v));
-      if (view.place && step) [channel, row, column] = [limit(channel + step[0], shown), limit(row + (step[1] ?? 0), rows), limit(column + (step[2] ?? 0), columns)];
+      const limit = (v, size) => Math.max(0, Math.min(size - 1, v));
+      if (view.selected && step) [channel, row, column] = [limit(channel + step[0], shown), limit(row + (step[1] ?? 0), rows), limit(column + (step[2] ?? 0), columns)];
       select(view, channel, row, column);
     });
     return view;
@@ -136,7 +137,7 @@ export function networkView(network, classes, pointing, { tell, frame }) {
     if (pointing.clear !== clear) pointing.clear?.(pointing.isPinned);
     pointing.clear = clear;
     selected = { view, channel, row, column };
-    view.place = [channel, row, column];
+    view.selected = [channel, row, column];
     point();
   }
 
@@ -145,33 +146,33 @@ export function networkView(network, classes, pointing, { tell, frame }) {
     if (selected && !keeps) clear();
   }
 
-  /** Ends the pointing. */
+  /** Ends pointing: removes all frames and the explanation. */
   function clear(isPinned = false) {
     Object.assign(pointing, { clear: null, isPinned });
     selected = null;
     views.forEach((view) => view.mark(null));
     frame(null);
-    tell(null);
+    explain(null);
   }
 
   function point() {
     if (!tensors) return;
     const { view, channel, row, column } = selected;
     const windows = receptiveField(network, tensors.map((t) => t.shape), view.index, row, column);
-    // Maps mix in convolutions and linear layers alone: behind the last of them, a cell has one.
-    const mixes = network.findLastIndex((layer, i) => i < view.index && ["convolution", "linear"].includes(layer.kind));
+    // Only convolutions and linear layers mix channels: after the last of them, a cell depends on one.
+    const lastMixing = network.findLastIndex((layer, i) => i < view.index && ["convolution", "linear"].includes(layer.kind));
     for (const other of views) {
       if (other.index > view.index) other.mark(null);
-      else other.mark({ ...windows[other.index], channel: other.index > mixes ? channel : null });
+      else other.mark({ ...windows[other.index], channel: other.index > lastMixing ? channel : null });
     }
     frame(windows[0]);
     const name = view.index === network.length ? classes[channel] : null;
-    tell(explanation(network, tensors, names, view.index, channel, row, column, name));
+    explain(explanation(network, tensors, names, view.index, channel, row, column, name));
   }
 
   return {
     root,
-    /** Computes everything for an image, paints it, and gives the probabilities; null: clears. */
+    /** Computes and paints all maps for an image, and returns the probabilities; null clears all. */
     show(image) {
       tensors = image && runNetwork(network, image);
       views.forEach((view) => view.paint());
@@ -181,7 +182,7 @@ export function networkView(network, classes, pointing, { tell, frame }) {
   };
 }
 
-/** The image as the network gets it, with frames on it. */
+/** The input of the network, with frames. */
 export function imageView(images) {
   const [, height, width] = images.shape;
   const zoom = Math.max(1, Math.floor(224 / Math.max(height, width)));
@@ -205,23 +206,23 @@ export function imageView(images) {
       window = null;
       if (values) paintImage(small, values, images);
       else small.width = small.width; // clears it
-      canvas.setAttribute("aria-label", `what the network gets: ${name}`);
+      canvas.setAttribute("aria-label", `network input: ${name}`);
       paint();
     },
-    frame(to) {
-      window = to;
+    frame(newWindow) {
+      window = newWindow;
       paint();
     },
   };
 }
 
-/** Probabilities as bars; of many classes the ten largest. */
+/** Probabilities as bars; if there are many classes, the ten largest. */
 export function probabilityBars(classes, heading) {
   const list = element("ol", { class: "bars" });
   const root = element("div", {}, heading && element("h4", {}, heading), list);
   return {
     root,
-    /** null: what is not known. */
+    /** Shows the probabilities; null hides the bars. */
     show(probabilities) {
       root.hidden = !probabilities;
       if (!probabilities) return;

@@ -1,4 +1,4 @@
-// What a network computes, in plain loops. A tensor is {shape: [channels, rows, columns], values}.
+// The forward pass in plain loops. A tensor is {shape: [channels, rows, columns], values}.
 import { floats } from "./arrays.js";
 
 const OPERATIONS = {
@@ -20,17 +20,17 @@ const ACTIVATIONS = {
   softplus: ({ beta, threshold }) => (x) => (x * beta > threshold ? x : Math.log1p(Math.exp(beta * x)) / beta),
 };
 
-/** A network out of the page's data: its layers, each with its weights as Float32Arrays. */
+/** Decodes the layers in the page's data; their weights become Float32Arrays. */
 export function readNetwork({ layers }) {
   return layers.map((layer) => {
-    const own = {};
+    const decoded = {};
     for (const [name, { shape, weights, dtype }] of Object.entries(layer.weights))
-      own[name] = { shape, values: floats(weights, dtype) };
-    return { ...layer, weights: own };
+      decoded[name] = { shape, values: floats(weights, dtype) };
+    return { ...layer, weights: decoded };
   });
 }
 
-/** Every tensor on the way: the image, then the output of each layer. The last are the logits. */
+/** All tensors of a forward pass: the image, then the outputs of all layers; the last are the logits. */
 export function runNetwork(network, image) {
   const tensors = [image];
   for (const layer of network) tensors.push(compute(layer, tensors[tensors.length - 1]));
@@ -51,7 +51,7 @@ function compute(layer, input) {
   return OPERATIONS[layer.kind](input, layer);
 }
 
-/** Each output map is the sum, over the input maps and over the kernel, of weight x shifted map. */
+/** Each output map is a sum, over input maps and kernel positions, of weight x shifted map. */
 function convolution(input, layer) {
   const [, rows, columns] = input.shape, { values } = input;
   const [outChannels, outRows, outColumns] = layer.shape;
@@ -69,7 +69,7 @@ function convolution(input, layer) {
         for (let kx = 0; kx < kernelColumns; kx++) {
           const w = weight.values[((o * perGroup + c) * kernelRows + ky) * kernelColumns + kx];
           const shiftY = ky * stepY - padY, shiftX = kx * stepX - padX;
-          // Only the outputs whose input lies in the map: beyond it are zeros.
+          // Only outputs whose input is inside the map: the padding is zero.
           const firstX = Math.max(0, Math.ceil(-shiftX / strideX));
           const lastX = Math.min(outColumns - 1, Math.floor((columns - 1 - shiftX) / strideX));
           for (let y = 0; y < outRows; y++) {
@@ -85,7 +85,7 @@ function convolution(input, layer) {
   return { shape: layer.shape, values: output };
 }
 
-/** Each output is the sum of all inputs, each times its weight. */
+/** Each output is the weighted sum of all inputs. */
 function linear(input, layer) {
   const { weight, bias } = layer.weights;
   const [outputs, inputs] = weight.shape;
@@ -98,11 +98,11 @@ function linear(input, layer) {
   return { shape: layer.shape, values };
 }
 
-/** A factor and a summand for each channel: batch norm after training, or a normalization. */
+/** Scales and shifts each channel: batch norm in eval mode, or a normalization. */
 function scale(input, layer) {
   const size = input.values.length / layer.shape[0];
   const { factor, shift } = layer.weights;
-  const last = factor.values.length - 1; // one for all channels, or one each
+  const last = factor.values.length - 1; // one factor for all channels, or one per channel
   const values = input.values.map((x, i) => {
     const channel = Math.min(last, Math.floor(i / size));
     return x * factor.values[channel] + shift.values[channel];
@@ -110,7 +110,7 @@ function scale(input, layer) {
   return { shape: layer.shape, values };
 }
 
-/** Rows (or columns) of the input under an output of a pool; those in the padding left out. */
+/** First and last row (axis 0) or column (axis 1) that a pool reads, without padding. */
 export function poolRange(layer, axis, index, size) {
   if (layer.kind.startsWith("adaptive")) {
     const outputs = layer.shape[1 + axis];
@@ -120,7 +120,7 @@ export function poolRange(layer, axis, index, size) {
   return [Math.max(0, first), Math.min(size, first + layer.size[axis]) - 1];
 }
 
-/** The maximum or the mean of a window, at every step. */
+/** Max or average pooling. */
 function pool(input, layer) {
   const [channels, rows, columns] = input.shape, [, outRows, outColumns] = layer.shape;
   const takesMaximum = layer.kind.endsWith("max_pool");
@@ -145,7 +145,7 @@ function pool(input, layer) {
   return { shape: layer.shape, values };
 }
 
-/** By how much a sum is divided: torch counts the padding, but not what lies beyond it. */
+/** The divisor of an average pool: torch counts the padding, but nothing beyond it. */
 function divisor(layer, y, x, rows, columns) {
   const sides = [[y, rows], [x, columns]].map(([index, size], axis) => {
     const [first, last] = poolRange(layer, axis, index, size);
@@ -156,12 +156,12 @@ function divisor(layer, y, x, rows, columns) {
   return sides[0] * sides[1];
 }
 
-/** BlurPool: the maximum of 2 x 2 at every pixel, a blur of 3 x 3, then every stride-th pixel. */
+/** BlurPool: 2 x 2 maxima with stride 1, then a 3 x 3 blur with stride. */
 function blurPool(input, layer) {
   const [channels, rows, columns] = input.shape, [, outRows, outColumns] = layer.shape;
   const blur = [0.25, 0.5, 0.25];
   const values = new Float32Array(channels * outRows * outColumns);
-  const clamp = (place, size) => Math.max(0, Math.min(size - 2, place)); // the border is repeated
+  const clamp = (index, size) => Math.max(0, Math.min(size - 2, index)); // replicates the border
   let at = 0;
   for (let c = 0; c < channels; c++) {
     const pixel = (row, column) => input.values[(c * rows + row) * columns + column];
@@ -183,32 +183,32 @@ function blurPool(input, layer) {
   return { shape: layer.shape, values };
 }
 
-/** The four places, and their weights, between which a cubic interpolation finds output `index`. */
+/** The four input positions, and their weights, of output `index` of a cubic interpolation. */
 export function cubicTaps(layer, index, size) {
   const length = layer.last - layer.first;
   const position = ((index + 0.5) * length) / size - 0.5;
-  const whole = Math.floor(position), t = position - whole, a = -0.75;
+  const floor = Math.floor(position), t = position - floor, a = -0.75;
   const near = (d) => ((a + 2) * d - (a + 3)) * d * d + 1;
   const far = (d) => ((a * d - 5 * a) * d + 8 * a) * d - 4 * a;
   const weights = [far(t + 1), near(t), near(1 - t), far(2 - t)];
   return weights.map((weight, i) =>
-    [layer.first + Math.max(0, Math.min(length - 1, whole + i - 1)), weight]);
+    [layer.first + Math.max(0, Math.min(length - 1, floor + i - 1)), weight]);
 }
 
-/** A part of the image, enlarged to the whole; what the interpolation overshoots is cut off. */
+/** Enlarges a crop to the size of the image; values that overshoot 0 to 1 are clamped. */
 function crop(input, layer) {
   const [channels, rows, columns] = input.shape;
-  const down = Array.from({ length: rows }, (_, y) => cubicTaps(layer, y, rows));
-  const along = Array.from({ length: columns }, (_, x) => cubicTaps(layer, x, columns));
+  const rowTaps = Array.from({ length: rows }, (_, y) => cubicTaps(layer, y, rows));
+  const columnTaps = Array.from({ length: columns }, (_, x) => cubicTaps(layer, x, columns));
   const values = new Float32Array(input.values.length);
   let at = 0;
   for (let c = 0; c < channels; c++) {
     for (let y = 0; y < rows; y++) {
       for (let x = 0; x < columns; x++) {
         let sum = 0;
-        for (const [row, weight] of down[y])
-          for (const [column, other] of along[x])
-            sum += weight * other * input.values[(c * rows + row) * columns + column];
+        for (const [row, rowWeight] of rowTaps[y])
+          for (const [column, columnWeight] of columnTaps[x])
+            sum += rowWeight * columnWeight * input.values[(c * rows + row) * columns + column];
         values[at++] = Math.max(0, Math.min(1, sum));
       }
     }
@@ -216,7 +216,7 @@ function crop(input, layer) {
   return { shape: layer.shape, values };
 }
 
-/** The error function; Abramowitz and Stegun 7.1.26, wrong by at most 1.5e-7. */
+/** The error function, with an error of at most 1.5e-7. Abramowitz and Stegun 7.1.26. */
 function erf(x) {
   const t = 1 / (1 + 0.3275911 * Math.abs(x));
   const series = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t;

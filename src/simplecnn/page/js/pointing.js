@@ -1,21 +1,21 @@
-// What one cell of one map is: its value, what it sees, and how it came about.
+// The explanation of one cell of a map: its value, its receptive field, and how it is computed.
 import { digits } from "./arrays.js";
 import { css } from "./colors.js";
 import { element, table } from "./dom.js";
 import { receptiveField, windowOf } from "./windows.js";
 
-const MAX_TERMS = 6; // of the strongest inputs
+const MAX_TERMS = 6; // strongest inputs in the table
 
-/** Names a cell: "channel 3, row 2, column 5", or "unit 3" where maps have one cell. */
+/** Names a cell: "channel 3, row 2, column 5", or "unit 3" if the layer is dense. */
 function cellName([, rows, columns], channel, row, column) {
   return rows * columns === 1 ? `unit ${channel}` : `channel ${channel}, row ${row}, column ${column}`;
 }
 
-/** Every product that is summed up for a cell of a convolution or linear layer. */
+/** All products that are summed for a cell of a convolution or linear layer. */
 function termsOf(network, tensors, index, channel, row, column) {
   const layer = network[index - 1], input = tensors[index - 1], { weight } = layer.weights;
   if (layer.kind === "linear") {
-    // Behind a flatten, an input is a cell of the maps before.
+    // After a flatten, inputs are cells of the maps before it.
     const maps = network[index - 2]?.kind === "flatten" ? tensors[index - 2] : input;
     const [, rows, columns] = maps.shape;
     return Array.from(input.values, (value, i) => ({
@@ -41,21 +41,21 @@ function termsOf(network, tensors, index, channel, row, column) {
   return terms;
 }
 
-/** The cell in words and numbers. `names` are those of the tensors, `name` that of a class or null. */
+/** The explanation of a cell as elements; `names` are of the tensors, `name` is a class or null. */
 export function explanation(network, tensors, names, index, channel, row, column, name) {
   const tensor = tensors[index], [, rows, columns] = tensor.shape;
   const value = tensor.values[(channel * rows + row) * columns + column];
   const shapes = tensors.map(({ shape }) => shape);
-  const [seen] = receptiveField(network, shapes, index, row, column);
+  const [field] = receptiveField(network, shapes, index, row, column);
   const [, height, width] = shapes[0];
   const span = ([first, last]) => (first === last ? `${first}` : `${first} to ${last}`);
-  const isAll = seen.rows[0] === 0 && seen.rows[1] === height - 1 && seen.columns[0] === 0 && seen.columns[1] === width - 1;
   const size = (range) => range[1] - range[0] + 1;
-  const sees = index === 0 ? "" : isAll ? " It sees the whole image."
-    : ` It sees rows ${span(seen.rows)} and columns ${span(seen.columns)} of the image (${size(seen.rows)} x ${size(seen.columns)}).`;
+  const isWhole = size(field.rows) === height && size(field.columns) === width;
+  const sentence = index === 0 ? "" : isWhole ? " Its receptive field is the whole image."
+    : ` Its receptive field is rows ${span(field.rows)} and columns ${span(field.columns)} of the image (${size(field.rows)} x ${size(field.columns)}).`;
   return [
     element("p", { class: "cell" }, element("b", {}, names[index]), `, ${cellName(tensor.shape, channel, row, column)}${name === null ? "" : ` (class ${name})`}: `,
-      element("b", {}, digits(value)), `.${sees}`),
+      element("b", {}, digits(value)), `.${sentence}`),
     ...(index === 0 ? [] : origin(network, tensors, names, index, channel, row, column, value)),
   ];
 }
@@ -71,27 +71,27 @@ function origin(network, tensors, names, index, channel, row, column, value) {
       return [products(terms, perGroup, kernelRows, kernelColumns), sum];
     return [strongest(terms, names[index - (network[index - 2]?.kind === "flatten" && layer.kind === "linear" ? 2 : 1)]), sum];
   }
-  const before = (y, x) => input.values[(channel * rows + y) * columns + x];
+  const inputAt = (y, x) => input.values[(channel * rows + y) * columns + x];
   if (layer.kind.endsWith("pool") && layer.kind !== "blur_pool") {
     const [top, bottom] = windowOf(layer, 0, row, rows), [left, right] = windowOf(layer, 1, column, columns);
     const grid = [];
     for (let y = top; y <= bottom && grid.length < 8; y++) {
       const line = [];
-      for (let x = left; x <= right && line.length < 8; x++) line.push(before(y, x));
+      for (let x = left; x <= right && line.length < 8; x++) line.push(inputAt(y, x));
       grid.push(line);
     }
-    const what = layer.kind.endsWith("max_pool") ? "The largest" : "The mean";
-    return [numbers(grid, "the window"), element("p", {}, `${what} of rows ${top} to ${bottom} and columns ${left} to ${right} of this map.`)];
+    const operation = layer.kind.endsWith("max_pool") ? "The maximum" : "The mean";
+    return [numbers(grid, "the window"), element("p", {}, `${operation} of rows ${top} to ${bottom} and columns ${left} to ${right} of this map.`)];
   }
   const sentence = {
-    blur_pool: () => "The maximum of 2 x 2 at nine neighboring pixels, their mean weighted 1-2-1 down and across.",
-    crop: () => "A pixel of the enlarged middle, interpolated between 4 x 4 pixels of the image.",
-    scale: () => `${digits(before(row, column))} times a factor plus a summand of this channel (batch norm or normalization).`,
-  }[layer.kind] ?? (() => `${layer.kind.replace("_", " ")} of ${digits(before(row, column))}.`);
+    blur_pool: () => "The 2 x 2 maxima at nine neighboring pixels, averaged with weights 1-2-1 in both directions.",
+    crop: () => "A pixel of the enlarged crop, interpolated from 4 x 4 pixels of the image.",
+    scale: () => `${digits(inputAt(row, column))} times the factor plus the shift of this channel (batch norm or normalization).`,
+  }[layer.kind] ?? (() => `${layer.kind.replace("_", " ")} of ${digits(inputAt(row, column))}.`);
   return [element("p", {}, sentence())];
 }
 
-/** Patch, kernel and products of a first layer: a row a channel. */
+/** Patch, kernel and products of a cell of the first layer, a row per channel. */
 function products(terms, channels, kernelRows, kernelColumns) {
   const parts = [["patch", (t) => t.value], ["× kernel", (t) => t.weight], ["= products", (t) => t.value * t.weight]];
   return element("div", { class: "products" }, ...Array.from({ length: channels }, (_, c) => parts.map(([name, of], part) => {
@@ -102,7 +102,7 @@ function products(terms, channels, kernelRows, kernelColumns) {
   })).flat());
 }
 
-/** A small table of numbers on their colors. */
+/** A small table of numbers, colored by value. */
 function numbers(rows, caption) {
   const limit = Math.max(...rows.flat().map(Math.abs)) || 1;
   return element("table", { class: "numbers" }, element("caption", {}, caption), element("tbody", {}, ...rows.map((row) =>

@@ -1,4 +1,4 @@
-// The page of a run, or of two: its sections in their order, and the image that is looked at.
+// The page of one run or of two: its sections, and the current image.
 import { bytes, largest, percent } from "./arrays.js";
 import { setPalettes } from "./colors.js";
 import { element } from "./dom.js";
@@ -12,7 +12,7 @@ import { readNetwork, runNetwork } from "./network.js";
 const data = JSON.parse(document.getElementById("data").textContent);
 const { runs, classes } = data;
 setPalettes(data.palettes);
-// Without images of the run, drawings and files still have their shape.
+// Without images of the run, drawings and files can still be shown.
 const images = Object.assign(data.images ?? { low: 0, high: 1, items: [] }, { shape: data.shape, isInk: data.box !== null });
 if (data.images) unpack(images);
 const networks = runs.map(({ network }) => (network.layers ? readNetwork(network) : null));
@@ -22,9 +22,9 @@ document.querySelector("main").append(...[
   confusionSection(data, runs, work.open), healthSection(runs), picturesSection(runs),
 ].filter(Boolean));
 work.begin();
-globalThis.report = { data, networks, runNetwork, work }; // to play with in the browser's console
+globalThis.report = { data, networks, runNetwork, work }; // for the browser's console
 
-/** The pixels of each item, in the range that the network takes. */
+/** Decodes the pixels of all items to inputs of the network. */
 function unpack({ pixels, items, shape, low, high }) {
   const all = bytes(pixels), size = shape.reduce((a, b) => a * b, 1);
   items.forEach((item, i) => {
@@ -32,76 +32,76 @@ function unpack({ pixels, items, shape, low, high }) {
   });
 }
 
-/** Choose an image, or draw one, and see what every layer makes of it. */
+/** The section in which an image is chosen or drawn, and all layers are computed for it. */
 function workSection() {
   const several = runs.length > 1, canCompute = networks.some(Boolean);
   const sentences = runs.map((run) => run.network.sentence).filter(Boolean);
   const weights = runs.map((run, i) => networks[i] && `${several ? `${letter(i)}: ` : ""}${run.checkpoint}`).filter(Boolean);
   const root = element("section", { id: "network" }, element("h2", {}, "The network at work"),
     ...sentences.map((sentence) => element("p", { class: "sentence" }, sentence)),
-    weights.length > 0 && element("p", { class: "note" }, `Computed in this page, in plain JavaScript, with the weights of ${weights.join(" and ")}.`));
+    weights.length > 0 && element("p", { class: "note" }, `Computed on this page, in plain JavaScript, with the weights of ${weights.join(" and ")}.`));
   const view = imageView(images);
   const caption = element("p", { class: "caption", role: "status" });
   const details = element("div", { class: "details", role: "status", "aria-live": "polite", tabindex: 0, hidden: !canCompute });
-  const answer = element("div", { class: "answer" }, element("h3", {}, "What the network gets"), view.canvas, details);
+  const answer = element("div", { class: "answer" }, element("h3", {}, "Network input"), view.canvas, details);
   const pointing = { clear: null, isPinned: false, byKeys: false };
   const panels = runs.map((_, i) => ({
     bars: probabilityBars(classes, several ? title(runs, i) : null), heading: several ? title(runs, i) : null,
-    maps: networks[i] && networkView(networks[i], classes, pointing, { frame: view.frame, tell }),
+    maps: networks[i] && networkView(networks[i], classes, pointing, { frame: view.frame, explain }),
   }));
   const inputs = canCompute ? imageInputs(data, show) : null;
   let current = null;
   addEventListener("keydown", (event) => event.key === "Escape" && pointing.clear?.());
-  addEventListener("scroll", keepInSight);
+  addEventListener("scroll", keepInView);
 
-  /** Shows how a cell is computed; null: that one may point at a cell. */
-  function tell(elements) {
+  /** Shows the explanation of a cell; null shows a hint instead. */
+  function explain(elements) {
     answer.classList.toggle("open", Boolean(elements));
     answer.classList.toggle("pinned", Boolean(elements) && pointing.isPinned);
     details.replaceChildren(...(elements
       ? [element("button", { type: "button", class: "close", "aria-label": "close", onclick: () => pointing.clear() }, "×"), ...elements,
-        element("p", { class: "note" }, pointing.isPinned ? "Pinned: a click on a map or Escape frees it." : "A click or Enter pins this.")]
-      : [element("p", { class: "note" }, "Point at any cell of any map: what it sees is framed, and how it is computed is shown here.")]));
-    keepInSight();
+        element("p", { class: "note" }, pointing.isPinned ? "Pinned: click a map or press Escape to unpin." : "Click or press Enter to pin.")]
+      : [element("p", { class: "note" }, "Point at any cell of any map to frame its receptive field and to show here how it is computed.")]));
+    keepInView();
   }
 
-  /** Beside the first and the last maps, an explanation leaves its place to be in the window. */
-  function keepInSight() {
+  /** Moves an explanation into the window while the page is scrolled to the first or the last maps. */
+  function keepInView() {
     answer.style.translate = "";
-    const { top, bottom } = answer.getBoundingClientRect(), maps = place.getBoundingClientRect();
+    const { top, bottom } = answer.getBoundingClientRect(), maps = area.getBoundingClientRect();
     if (!answer.classList.contains("open") || maps.bottom < 0 || maps.top > innerHeight) return;
     answer.style.translate = `0 ${bottom > innerHeight ? innerHeight - bottom : Math.max(0, 8 - top)}px`;
   }
 
-  const called = (item) => (item.kind === "own" ? item.name : `image of ${classes[item.label]}`);
+  const nameOf = (item) => (item.kind === "own" ? item.name : `image of ${classes[item.label]}`);
 
   /**
-   * Shows values at work under a name; null: nothing. `answers` are those that Python wrote, pairs
-   * of a class and its probability for each run: they are shown where the page cannot compute them.
+   * Shows an image and runs the networks on it; null clears the page. `answers` are used for networks
+   * that the page cannot run: for each run, pairs [class, probability] that Python has computed.
    */
   function show(values, name, answers = []) {
     if (name !== DRAWING || values === null) pointing.clear?.();
     if (name !== DRAWING) inputs?.forget();
     current = values && { shape: images.shape, values };
     view.show(values, name);
-    const told = panels.map(({ maps, bars }, run) => {
-      const shares = maps ? maps.show(current) : spread(answers[run]);
-      bars.show(shares);
-      return shares && `${classes[largest(shares)]}, ${percent(shares[largest(shares)])}`;
+    const predictions = panels.map(({ maps, bars }, run) => {
+      const probabilities = maps ? maps.show(current) : fromPairs(answers[run]);
+      bars.show(probabilities);
+      return probabilities && `${classes[largest(probabilities)]}, ${percent(probabilities[largest(probabilities)])}`;
     }).filter(Boolean);
-    caption.textContent = !values ? "" : told.length ? `${name}: ${told.join(" and ")}` : name;
+    caption.textContent = !values ? "" : predictions.length ? `${name}: ${predictions.join(" and ")}` : name;
   }
 
-  /** Pairs of a class and its probability as a list with a number for each class. */
-  function spread(pairs) {
+  /** Converts pairs [class, probability] to a list with a probability for each class. */
+  function fromPairs(pairs) {
     if (!pairs) return null;
-    const shares = classes.map(() => 0);
-    for (const [index, share] of pairs) shares[index] = share ?? NaN;
-    return shares;
+    const probabilities = classes.map(() => 0);
+    for (const [index, probability] of pairs) probabilities[index] = probability ?? NaN;
+    return probabilities;
   }
 
-  const choose = (item) => show(item.values, called(item), item.answers);
-  const place = element("div", { class: canCompute ? "work" : "work without-maps" },
+  const choose = (item) => show(item.values, nameOf(item), item.answers);
+  const area = element("div", { class: canCompute ? "work" : "work without-maps" },
     element("div", { class: "input-side" },
       inputs?.pad && element("div", {}, element("div", { class: "heading" }, element("h3", {}, "Draw a digit"), inputs.clear), inputs.pad),
       element("div", {}, caption, ...panels.map(({ bars }) => bars.root)),
@@ -116,14 +116,14 @@ function workSection() {
     root.append(element("h3", {}, "Choose an image"), gallery(data, first, 0, choose),
       ...(wrong.length ? [element("h4", {}, `Mistakes${several ? " of A" : ""}`), gallery(data, wrong, 0, choose)] : []));
   }
-  if (images.items.length || canCompute) root.append(place);
-  if (canCompute) tell(null);
+  if (images.items.length || canCompute) root.append(area);
+  if (canCompute) explain(null);
   return {
     root, show,
     current: () => current,
     open(item) {
       choose(item);
-      place.scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+      area.scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
     },
     begin() {
       if (images.items.length) choose(images.items[0]);

@@ -1,21 +1,21 @@
-// The page of a sweep: its table, each value against the result, the learning curves.
+// The page of a sweep: a table of its jobs, results by parameter, learning curves.
 import { digits } from "./arrays.js";
 import { chart, linearTicks } from "./chart.js";
 import { copyButton, element, fitted, shape } from "./dom.js";
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const { jobs, keys, metric, mode } = data;
-const rows = new Map(); // of the table, by the name of the job
+const rows = new Map(); // table rows by job name
 document.querySelector("main").append(headOfSweep(), meanTable(), jobTable(), values(), curves());
 
 function headOfSweep() {
   return element("header", {},
     element("p", { class: "brand" }, "simplecnn · sweep"), element("h1", {}, data.title), data.folder && element("p", { class: "note" }, data.folder), element("p", {}, data.summary),
-    ...[["command", data.command], ...data.answers].map(([word, text]) => element("div", { class: "command" },
-      element("span", { class: "label" }, word), element("code", {}, text), ["reproduce", "resume"].includes(word) ? copyButton(text) : null)));
+    ...[["command", data.command], ...data.answers].map(([label, text]) => element("div", { class: "command" },
+      element("span", { class: "label" }, label), element("code", {}, text), ["reproduce", "resume"].includes(label) ? copyButton(text) : null)));
 }
 
-/** Mean ± standard deviation (n) of the jobs that differ in their seed only; nothing without seeds. */
+/** Mean ± standard deviation (n) of jobs that differ only in their seed; empty without such jobs. */
 function meanTable() {
   const columns = Object.entries(data.means);
   if (!columns.length) return "";
@@ -44,7 +44,7 @@ function jobTable() {
     return jobs.some((job) => job.cells[column] !== "" && Number.isNaN(Number(job.cells[column])));
   }
 
-  /** Ascending at the first click, descending at the next; jobs without a value last. */
+  /** Sorts ascending at the first click, descending at the next; jobs without a value come last. */
   function sort(column, head) {
     const down = head.getAttribute("aria-sort") === "ascending";
     heads.forEach((other) => other.removeAttribute("aria-sort"));
@@ -56,55 +56,55 @@ function jobTable() {
 
   const failed = jobs.filter((job) => job.error);
   return element("section", { id: "jobs" }, element("h2", {}, "Jobs"),
-    element("p", { class: "note" }, "A click on a heading sorts by it; a click on a job opens its page."),
+    element("p", { class: "note" }, "Click a heading to sort the table, or a job to open its page."),
     element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "jobs" },
       element("table", { class: "jobs" }, element("thead", {}, element("tr", {}, ...heads)), body)),
     ...failed.map((job) => element("p", { class: "error" }, `job ${job.name}: ${job.error}`)));
 }
 
 function values() {
-  return element("section", { id: "values" }, element("h2", {}, `${metric} against what varied`),
+  return element("section", { id: "values" }, element("h2", {}, `${metric} by parameter`),
     element("div", { class: "charts" }, ...keys.map((key, k) => scatter(key, jobs.filter((job) => job.result !== null)
       .map((job) => ({ name: job.name, value: job.values[k], result: job.result }))))));
 }
 
-/** A dot a job: the value along, the result up. Numbers far apart lie on a logarithmic axis. */
+/** A dot per job: result against parameter, on a logarithmic axis if values span a factor of ten. */
 function scatter(key, points) {
   const area = element("div", { class: "plot" }), output = element("p", { class: "values", role: "status" });
   const isNumber = points.every(({ value }) => typeof value === "number");
-  const kinds = [...new Set(points.map(({ value }) => value))];
-  if (isNumber) kinds.sort((a, b) => a - b);
-  const isLog = isNumber && kinds[0] > 0 && kinds[kinds.length - 1] >= 10 * kinds[0];
-  const position = (value) => (!isNumber ? kinds.indexOf(value) : isLog ? Math.log10(value) : value);
+  const distinct = [...new Set(points.map(({ value }) => value))];
+  if (isNumber) distinct.sort((a, b) => a - b);
+  const isLog = isNumber && distinct[0] > 0 && distinct[distinct.length - 1] >= 10 * distinct[0];
+  const position = (value) => (!isNumber ? distinct.indexOf(value) : isLog ? Math.log10(value) : value);
   const xs = points.map(({ value }) => position(value)), ys = points.map(({ result }) => result);
   if (points.length) fitted(area, (width) => {
     const height = 220, left = 56, bottom = 40;
     const margin = (low, high) => [low - 0.08 * (high - low || 1), high + 0.08 * (high - low || 1)];
     const [x0, x1] = margin(Math.min(...xs), Math.max(...xs)), [y0, y1] = margin(Math.min(...ys), Math.max(...ys));
-    const along = (x) => left + ((x - x0) / (x1 - x0)) * (width - left - 12);
-    const up = (y) => height - bottom - ((y - y0) / (y1 - y0)) * (height - bottom - 10);
-    const svg = shape("svg", { width, height, role: "img", "aria-label": `${metric} by ${key}: ${points.map((p) => `${p.value} gives ${digits(p.result, 4)}`).join(", ")}` });
+    const toX = (x) => left + ((x - x0) / (x1 - x0)) * (width - left - 12);
+    const toY = (y) => height - bottom - ((y - y0) / (y1 - y0)) * (height - bottom - 10);
+    const svg = shape("svg", { width, height, role: "img", "aria-label": `${metric} by ${key}: ${points.map((p) => `${p.value}: ${digits(p.result, 4)}`).join(", ")}` });
     for (const tick of linearTicks(y0, y1, 4)) svg.append(
-      shape("line", { x1: left, x2: width - 12, y1: up(tick), y2: up(tick), class: "grid" }),
-      shape("text", { x: left - 6, y: up(tick) + 4, "text-anchor": "end" }, digits(tick, 4)));
-    let free = 0; // from where on there is room for the words of another tick
-    for (const kind of kinds) {
-      const x = along(position(kind));
+      shape("line", { x1: left, x2: width - 12, y1: toY(tick), y2: toY(tick), class: "grid" }),
+      shape("text", { x: left - 6, y: toY(tick) + 4, "text-anchor": "end" }, digits(tick, 4)));
+    let free = 0; // where the previous tick label ends
+    for (const value of distinct) {
+      const x = toX(position(value));
       if (x < free) continue;
-      const words = isNumber ? digits(kind) : String(kind).slice(0, 14);
-      free = x + 7 * words.length + 8;
-      svg.append(shape("text", { x, y: height - bottom + 16, "text-anchor": "middle" }, words));
+      const text = isNumber ? digits(value) : String(value).slice(0, 14);
+      free = x + 7 * text.length + 8;
+      svg.append(shape("text", { x, y: height - bottom + 16, "text-anchor": "middle" }, text));
     }
     svg.append(shape("text", { x: width / 2, y: height - 4, "text-anchor": "middle" }, key));
     for (const point of points) {
-      const words = `job ${point.name}: ${key} ${point.value}, ${metric} ${digits(point.result, 4)}`;
-      const dot = shape("circle", { cx: along(position(point.value)), cy: up(point.result), r: 5, fill: "var(--line-0)", "fill-opacity": .7, tabindex: 0, role: "img", "aria-label": words });
-      const tell = () => {
-        output.textContent = words;
-        light(point.name);
+      const text = `job ${point.name}: ${key} ${point.value}, ${metric} ${digits(point.result, 4)}`;
+      const dot = shape("circle", { cx: toX(position(point.value)), cy: toY(point.result), r: 5, fill: "var(--line-0)", "fill-opacity": .7, tabindex: 0, role: "img", "aria-label": text });
+      const select = () => {
+        output.textContent = text;
+        highlightRow(point.name);
       };
-      dot.addEventListener("pointerenter", tell);
-      dot.addEventListener("focus", tell);
+      dot.addEventListener("pointerenter", select);
+      dot.addEventListener("focus", select);
       svg.append(dot);
     }
     area.replaceChildren(svg);
@@ -112,15 +112,15 @@ function scatter(key, points) {
   return element("figure", { class: "chart" }, element("figcaption", {}, key), area, output);
 }
 
-function light(name) {
-  for (const [job, row] of rows) row.classList.toggle("lit", job === name);
+function highlightRow(name) {
+  for (const [job, row] of rows) row.classList.toggle("highlighted", job === name);
 }
 
 function curves() {
-  const learned = jobs.filter((job) => job.curve.length);
-  const best = [...learned].filter((job) => job.result !== null).sort((a, b) => (mode === "max" ? b.result - a.result : a.result - b.result))[0];
-  const lines = learned.map((job, i) => ({ name: `job ${job.name}`, color: `var(--line-${i % 6})`, dash: ["", "6 3", "2 3", "8 3 2 3"][Math.floor(i / 6) % 4], points: job.curve }));
+  const drawn = jobs.filter((job) => job.curve.length);
+  const best = drawn.filter((job) => job.result !== null).sort((a, b) => (mode === "max" ? b.result - a.result : a.result - b.result))[0];
+  const lines = drawn.map((job, i) => ({ name: `job ${job.name}`, color: `var(--line-${i % 6})`, dash: ["", "6 3", "2 3", "8 3 2 3"][Math.floor(i / 6) % 4], points: job.curve }));
   return element("section", { id: "curves" }, element("h2", {}, "Learning curves"),
-    best ? element("p", { class: "note" }, `The best is job ${best.name}. The curve under the pointer stands out, in the table too.`) : null,
-    chart(lines, { title: data.curve_metric, x: "epoch", highlights: true, onhover: (name) => light(name?.replace("job ", "")) }));
+    best ? element("p", { class: "note" }, `The best is job ${best.name}. Point at a curve to highlight it and its row in the table.`) : null,
+    chart(lines, { title: data.curve_metric, x: "epoch", highlights: true, onhover: (name) => highlightRow(name?.replace("job ", "")) }));
 }

@@ -1,4 +1,4 @@
-// What a cell sees: the part of every tensor before it on which it depends.
+// Receptive fields: the part of each earlier tensor on which a cell depends.
 import { cubicTaps, poolRange } from "./network.js";
 
 /** First and last row (axis 0) or column (axis 1) of its input that row `index` of a layer reads. */
@@ -23,18 +23,16 @@ export function windowOf(layer, axis, index, size) {
 }
 
 /**
- * The window of cell (row, column) of tensor `index` in every tensor up to it: tensor 0 is the
- * image. A window is {rows: [first, last], columns: [first, last]}, cut off at the borders.
+ * The windows of cell (row, column) of tensor `index` in all tensors up to it; tensor 0 is the image.
+ * A window is {rows: [first, last], columns: [first, last]}, clipped at the borders.
  */
 export function receptiveField(network, shapes, index, row, column) {
   const windows = [{ rows: [row, row], columns: [column, column] }];
   for (let i = index; i > 0; i--) {
-    const layer = network[i - 1], [, height, width] = shapes[i - 1], after = windows[0];
-    const reach = (axis, [first, last], size) => {
-      const ends = [windowOf(layer, axis, first, size)[0], windowOf(layer, axis, last, size)[1]];
-      return [Math.max(0, ends[0]), Math.min(size - 1, ends[1])];
-    };
-    windows.unshift({ rows: reach(0, after.rows, height), columns: reach(1, after.columns, width) });
+    const layer = network[i - 1], [, height, width] = shapes[i - 1], [output] = windows;
+    const inputRange = (axis, [first, last], size) => [
+      Math.max(0, windowOf(layer, axis, first, size)[0]), Math.min(size - 1, windowOf(layer, axis, last, size)[1])];
+    windows.unshift({ rows: inputRange(0, output.rows, height), columns: inputRange(1, output.columns, width) });
   }
   return windows;
 }
