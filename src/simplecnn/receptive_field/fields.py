@@ -225,7 +225,7 @@ class _Recorder(TorchDispatchMode):
             fields.append(Field((vertical, horizontal), names))
         for output, field in zip(outputs, fields, strict=True):
             is_part = output.untyped_storage().nbytes() > output.numel() * output.element_size()
-            is_written = is_part and any(output is t for t in tensors(arguments))
+            is_written = is_part and any(output is t for t in tensors(arguments))  # in place
             if is_written and not (output in inputs and inputs[output].uses_same_pixels(field)):
                 raise ValueError(
                     f"the network writes into a part of a tensor in place (aten.{operation}_ on "
