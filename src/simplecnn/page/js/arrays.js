@@ -34,7 +34,10 @@ export function digits(value, places = 3) {
 
 export function percent(share, places = 1) {
   if (!Number.isFinite(share)) return "—"; // null if it was not finite in Python
-  return `${share < 100 ? (100 * share).toFixed(places) : digits(100 * share)}\u00a0%`;
+  if (share >= 100) return `${digits(100 * share)}\u00a0%`;
+  const rounded = Number((100 * share).toFixed(places));
+  const shown = share < 1 && rounded === 100 ? 100 - 10 ** -places : rounded; // 100 % is certainty
+  return `${shown.toFixed(places)}\u00a0%`;
 }
 
 /** The index of the largest value. */
