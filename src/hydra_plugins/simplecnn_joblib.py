@@ -1,7 +1,7 @@
-"""`hydra/launcher=joblib`: the jobs of a sweep side by side, in processes of this machine.
+"""`hydra/launcher=joblib`: run the jobs of a sweep in parallel processes on this machine.
 
-Hydra's own plugin of that name gives up the sweep when one process is killed. Here each worker is
-a pool of one process of joblib's: with it only its job is lost.
+Hydra's joblib launcher aborts the sweep when one worker is killed. Here each worker is a loky pool
+of one process, so that only its own job is lost.
 """
 
 import contextlib
@@ -23,24 +23,27 @@ from hydra.core.utils import JobReturn, JobStatus
 from simplecnn.sweeps.workers import SECONDS_TO_END, WorkerLauncher, lost_job, run_in_worker
 
 log = logging.getLogger("simplecnn.sweeps")
-Worker = tuple[Mapping[str, str], Any]  # an environment, and a pool of one process that has it
+Worker = tuple[Mapping[str, str], Any]  # environment variables, and a pool of one process
 
 
 class JoblibLauncher(WorkerLauncher):
-    """Runs `n_jobs` jobs at a time (-1: one a core, or one a GPU where there are several).
+    """Run jobs in parallel processes on this machine.
 
-    The workers share the cores: each has cores / workers threads, or `num_threads`. Where there
-    are several GPUs, each worker sees one of them.
+    n_jobs: the number of parallel jobs; -1: one per core, or one per GPU on a multi-GPU machine.
+    num_threads: threads per job; None: an equal share of the cores.
+
+    On a multi-GPU machine each worker sees one GPU.
     """
 
     def __init__(self, n_jobs: int = -1, num_threads: int | None = None) -> None:
         self.n_jobs = n_jobs
         self.num_threads = num_threads
-        self.idle: SimpleQueue[Worker] = SimpleQueue()  # a search keeps them for its next jobs
+        # Kept between calls of `launch`: a search launches its trials in batches.
+        self.idle: SimpleQueue[Worker] = SimpleQueue()
 
     @property
     def num_workers(self) -> int:
-        """Jobs at a time, where there are enough."""
+        """The maximum number of parallel jobs."""
         from joblib import cpu_count
 
         from simplecnn.config.devices import num_cuda_devices
@@ -57,7 +60,7 @@ class JoblibLauncher(WorkerLauncher):
             for environment in worker_environments(num_workers, num_threads=self.num_threads):
                 self.idle.put((environment, new_pool(environment)))
             num_threads = environment["OMP_NUM_THREADS"]
-            log.info("%d jobs at a time, threads of each: %s", num_workers, num_threads)
+            log.info("%d jobs in parallel, threads per job: %s", num_workers, num_threads)
 
         def run(number: int, overrides: Sequence[str]) -> JobReturn:
             environment, pool = self.idle.get()
@@ -69,13 +72,13 @@ class JoblibLauncher(WorkerLauncher):
             except BrokenExecutor:
                 pool = new_pool(environment)
                 return lost_job(number, overrides, "its process ended: killed, or out of memory?")
-            except SystemExit:  # the job was interrupted, and has logged it
+            except SystemExit:  # the job was interrupted and has logged it
                 return JobReturn(list(overrides), status=JobStatus.COMPLETED)
             finally:
                 self.idle.put((environment, pool))
 
         with warnings.catch_warnings(), ThreadPoolExecutor(self.idle.qsize()) as threads:
-            # joblib starts a worker anew that has grown, as by its first import of torch.
+            # loky restarts a worker whose memory has grown, as by its first import of torch.
             warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
             jobs = [threads.submit(run, n, o) for n, o in enumerate(job_overrides, initial_job_idx)]
             try:
@@ -96,7 +99,7 @@ class JoblibLauncher(WorkerLauncher):
 def worker_environments(
     num_workers: int, *, num_threads: int | None = None
 ) -> list[dict[str, str]]:
-    """Of each worker: its share of the cores and, of several GPUs, its one."""
+    """Environment variables of each worker: its share of the cores and, with several GPUs, one."""
     from joblib import cpu_count
 
     from simplecnn.config.devices import num_cuda_devices
@@ -113,16 +116,19 @@ def worker_environments(
 
 
 def new_pool(environment: Mapping[str, str]) -> Any:
-    """A pool of one process, which starts with the first job and ends with this process."""
+    """A pool of one process, which starts with its first job and ends with this process."""
     from joblib.externals.loky import ProcessPoolExecutor
 
     return ProcessPoolExecutor(
-        max_workers=1, env=dict(environment), initializer=_end_with, initargs=(os.getpid(),)
+        max_workers=1, env=dict(environment), initializer=_exit_with, initargs=(os.getpid(),)
     )
 
 
-def _end_with(parent: int) -> None:
-    """In a worker: interrupt the job when the command was killed, which ends nobody else."""
+def _exit_with(parent: int) -> None:
+    """Interrupt the job of this worker, then exit, once the `parent` process has died.
+
+    Loky's workers outlive a parent that is killed by SIGKILL.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -1,7 +1,7 @@
-"""`hydra/sweeper=optuna`: a search by today's Optuna, its study on disk, through any launcher.
+"""`hydra/sweeper=optuna`: hyperparameter search with Optuna 5, with any launcher.
 
-Hydra's own plugin of that name holds Optuna at 2.10, ends the study at a NaN and cannot prune.
-Hydra reads this file at each start, so nothing heavy is imported before it is used.
+Hydra's Optuna sweeper pins Optuna 2.10, aborts the study at a NaN and does not support pruning.
+Hydra imports its plugins at every start, so slow imports are deferred until they are needed.
 """
 
 import logging
@@ -20,10 +20,10 @@ log = logging.getLogger("simplecnn.sweeps")
 
 
 class OptunaSweeper(Sweeper):
-    """Runs trials until the study in the sweep's directory has `n_trials`, failed ones included.
+    """Run trials until the study in the sweep's directory has `n_trials`, failed ones included.
 
-    Trial n is job n, in directory n. A trial fails with its job, or with an objective that is not
-    finite; the study continues. Trials that were interrupted come first.
+    Trial n is job n, in directory n. A trial fails if its job fails or if an objective is not
+    finite; the study continues. Interrupted trials are resumed first.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class OptunaSweeper(Sweeper):
         n_jobs: int | None = None,
         sampler: DictConfig | None = None,
         pruner: DictConfig | None = None,
-        **search: Any,  # objectives and params: read by search.Search
+        **search: Any,  # objectives and params, which search.Search reads from the configuration
     ) -> None:
         self.n_trials, self.n_jobs = n_trials, n_jobs
         self.sampler, self.pruner = sampler, pruner
@@ -47,42 +47,41 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
-        """Search. Nothing is raised for a job that failed: its record says why."""
+        """Run the search. A failed job does not raise: its record holds the error."""
         from simplecnn.sweeps.search import Search, open_study, tell
 
-        search = Search.of(self.config, arguments, OverridesParser.create(self.loader))
+        search = Search.from_config(self.config, arguments, OverridesParser.create(self.loader))
         folder = Path(str(self.config.hydra.sweep.dir))
         study = open_study(
             folder, objectives=search.objectives, sampler=self.sampler, pruner=self.pruner
         )
         returns: list[JobReturn] = []
         for batch in self._batches(study, search.space):
-            words = [search.words(trial.params) for trial in batch]
-            jobs = self.launcher.launch(words, initial_job_idx=batch[0].number)
+            overrides = [search.overrides(trial.params) for trial in batch]
+            jobs = self.launcher.launch(overrides, initial_job_idx=batch[0].number)
             for trial, job in zip(batch, jobs, strict=True):
-                hydra = job.hydra_cfg.hydra if job.hydra_cfg else None  # None: its worker is gone
+                hydra = job.hydra_cfg.hydra if job.hydra_cfg else None  # None: the worker was lost
                 path = Path(hydra.runtime.output_dir) if hydra else folder / str(trial.number)
                 tell(study, trial.number, path, objectives=list(search.objectives))
             returns += jobs
         if len(search.objectives) > 1:
-            best = study.best_trials
-            for trial in best:
+            for trial in study.best_trials:
                 values = zip(search.objectives, trial.values, strict=True)
-                shown = "   ".join(f"{name} {value:.6g}" for name, value in values)
-                log.info("job %d   %s", trial.number, shown)
-            log.info("No other trial is better in everything than one of these %d.", len(best))
+                results = "   ".join(f"{name} {value:.6g}" for name, value in values)
+                log.info("job %d   %s", trial.number, results)
+            log.info("Pareto-optimal trials: %d, listed above.", len(study.best_trials))
         return returns
 
     def _batches(self, study: Any, space: Any) -> Iterator[Sequence[Any]]:
-        """Trials with consecutive numbers, as many as run at a time."""
+        """Yield batches of trials with consecutive numbers, as many as run in parallel."""
         from simplecnn.sweeps.search import interrupted_trials
 
         size = self.n_jobs or int(getattr(self.launcher, "num_workers", 1))
         if study.trials:
             trials = interrupted_trials(study, space)
-            done = len(study.trials) - len(trials)
-            log.info("The study resumes: %d trials done, %d interrupted.", done, len(trials))
-            if trials:  # of one batch
+            num_done = len(study.trials) - len(trials)
+            log.info("Resuming the study: %d trials done, %d interrupted.", num_done, len(trials))
+            if trials:  # all from one batch, so their numbers are consecutive
                 yield trials
         while (num_left := self.n_trials - len(study.trials)) > 0:
             yield [study.ask(space) for _ in range(min(size, num_left))]

@@ -1,7 +1,7 @@
-"""`hydra/launcher=ray`: the jobs of a sweep on a Ray cluster, or in Ray's processes here.
+"""`hydra/launcher=ray`: run the jobs of a sweep on a Ray cluster, or with Ray on this machine.
 
-Hydra's own plugin of that name gives up the sweep when one job is lost, and lets its jobs run on,
-or kills them, when the command is interrupted: here they save.
+Hydra's Ray launcher aborts the sweep when one job is lost. When the command is interrupted, it
+kills its jobs or leaves them running; this launcher interrupts them, and they save their state.
 """
 
 import os
@@ -16,11 +16,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from simplecnn.sweeps.workers import SECONDS_TO_END, WorkerLauncher, lost_job, run_in_worker
 
-MIN_OBJECT_STORE = 78_643_200  # bytes, the smallest that Ray takes: our objects are tiny
+MIN_OBJECT_STORE = 78_643_200  # bytes, Ray's minimum: a job's arguments and result are small
 
 
 class RayLauncher(WorkerLauncher):
-    """Gives Ray all jobs at once. `ray` holds the arguments of ray.init and of ray.remote."""
+    """Submit all jobs to Ray at once.
+
+    ray: the arguments of ray.init in `init`, those of ray.remote in `remote`.
+    """
 
     def __init__(self, ray: DictConfig) -> None:
         self.ray: Any = OmegaConf.to_container(ray, resolve=True)
@@ -28,10 +31,10 @@ class RayLauncher(WorkerLauncher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        # Or Ray answers SIGTERM with a stack of C++, here and in the workers that it starts here.
+        # Otherwise Ray prints a C++ stack trace on SIGTERM, in this process and in its workers.
         os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
-        # Or under `uv run` Ray sends the working directory, runs and all, to each worker, where
-        # another path stands in the configuration.
+        # Otherwise, under `uv run`, Ray uploads the working directory, runs included, to each
+        # worker, and jobs run in that copy, which is not the path in their configuration.
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         import ray
 
@@ -41,29 +44,29 @@ class RayLauncher(WorkerLauncher):
                 init.setdefault("object_store_memory", MIN_OBJECT_STORE)
             handler = signal.getsignal(signal.SIGTERM)
             ray.init(**init)
-            signal.signal(signal.SIGTERM, handler)  # Ray took it for itself
+            signal.signal(signal.SIGTERM, handler)  # ray.init replaced it
         remote = ray.remote(**self.ray["remote"])(run_in_worker)
         jobs = list(enumerate(job_overrides, initial_job_idx))
         state = Singleton.get_state()
-        running = [remote.remote(self.basic, n, list(words), state) for n, words in jobs]
+        tasks = [remote.remote(self.basic, n, list(overrides), state) for n, overrides in jobs]
         results = []
         try:
-            for job, (number, overrides) in zip(running, jobs, strict=True):
+            for task, (number, overrides) in zip(tasks, jobs, strict=True):
                 try:
-                    results.append(ray.get(job))
+                    results.append(ray.get(task))
                 except ray.exceptions.RayTaskError:  # an exception of the job itself
                     raise
-                except ray.exceptions.RayError as error:  # its worker, node or result is lost
+                except ray.exceptions.RayError as error:  # its worker, node or result was lost
                     results.append(lost_job(number, overrides, f"Ray: {type(error).__name__}"))
         except (KeyboardInterrupt, SystemExit):
-            for job in running:
-                ray.cancel(job)  # a Ctrl-C in its worker: the run records how far it came
-            ray.wait(running, num_returns=len(running), timeout=SECONDS_TO_END)
+            for task in tasks:
+                ray.cancel(task)  # raises KeyboardInterrupt in the job, which writes its record
+            ray.wait(tasks, num_returns=len(tasks), timeout=SECONDS_TO_END)
             raise
         return results
 
 
-# Not in conf/: Hydra's own plugin has put its configuration here, and this one takes its place.
+# Not in conf/: Hydra's Ray plugin registers the same name in the ConfigStore, which this replaces.
 ConfigStore.instance().store(
     group="hydra/launcher",
     name="ray",

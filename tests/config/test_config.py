@@ -266,12 +266,12 @@ def test_no_augmentation_has_a_name_that_a_sweep_can_give():
         (["seed=1,2", "trainer=cpuu"], ["trainer=cpuu: allowed are auto, cpu, ddp, ddp_sim, gpu, "
                                         "mps. Did you mean cpu?"]),
         (["model.optimizer.lr=interval(0.001,0.1)"],
-         ["model.optimizer.lr is to be searched in an interval, and this sweep tries every value: "
+         ["model.optimizer.lr is an interval, but this sweep is a grid search: "
           "list the values (model.optimizer.lr=a,b,c), or search with hparams_search=optuna."]),
         (["seed=1,2", "trainer=cpu", "trainer.devices=2", "+trainer.strategy=ddp"],
-         ["trainer.strategy is ddp with 2 processes: each of them would run the whole sweep, "
-          "with values of its own. In a sweep, type trainer=ddp_sim, trainer.strategy=ddp_spawn or "
-          "trainer.devices=1; or do such runs one by one, without -m."]),
+         ["trainer.strategy is ddp with 2 processes: each process would run the whole sweep, "
+          "with its own values. In a sweep, type trainer=ddp_sim, trainer.strategy=ddp_spawn or "
+          "trainer.devices=1; or start such runs one by one, without -m."]),
     ],
 )  # fmt: skip
 def test_a_sweep_with_a_mistake_does_not_start(words, sentences):

@@ -1,4 +1,4 @@
-"""Jobs of a sweep side by side: joblib's processes, a Ray cluster, submitit's local executor."""
+"""Parallel jobs of a sweep: joblib's processes, a Ray cluster, submitit's local executor."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def records(folder: Path) -> list[dict]:
     return [json.loads(path.read_text()) for path in paths]
 
 
-def test_workers_share_the_cores_and_are_given_one_gpu_each(monkeypatch):
+def test_workers_share_the_cores_and_get_one_gpu_each(monkeypatch):
     monkeypatch.setattr("joblib.cpu_count", lambda: 8)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     for num_gpus in (0, 1):
@@ -51,56 +51,56 @@ def test_workers_share_the_cores_and_are_given_one_gpu_each(monkeypatch):
     assert [e["OMP_NUM_THREADS"] for e in worker_environments(16)] == ["1"] * 16
 
 
-# Jobs that import nothing heavy: what a launcher does with its workers.
+# Launchers with fast jobs, which do not import torch.
 
 
-def launch(what: Callable[[int], None], *words: str) -> None:
-    """Have Hydra run jobs, two at a time by joblib; each does `what` with its seed."""
+def launch(function: Callable[[int], None], *overrides: str) -> None:
+    """Run `function(seed)` as the job of a sweep, two jobs in parallel with joblib."""
 
     def job(config):
-        what(config.seed)
+        function(config.seed)
 
     sys.argv = ["train.py", "-m", "hydra.sweep.dir=sweep", "hydra/launcher=joblib",
-                "hydra.launcher.n_jobs=2", *words]  # fmt: skip
+                "hydra.launcher.n_jobs=2", *overrides]  # fmt: skip
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(job)()
 
 
-def test_a_killed_worker_costs_its_job_and_each_other_worker_does_several(
+def test_a_killed_worker_loses_its_job_and_the_other_workers_run_several(
     tmp_path, monkeypatch, capfd
 ):
-    def leave_a_note(seed: int) -> None:
-        Path(f"note_{seed}").write_text(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']}")
+    def record_process(seed: int) -> None:
+        Path(f"process_{seed}").write_text(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']}")
         time.sleep(0.5)
         if seed == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [])
-    # in batches, as a search has them
-    launch(leave_a_note, "seed=1,2,3,4,5,6", "hydra.sweeper.max_batch_size=4")
-    notes = [Path(f"note_{seed}").read_text().split() for seed in range(1, 7)]
-    pids = [pid for pid, _ in notes]
-    assert len(set(pids)) == 3 and pids.count(pids[1]) == 1, notes
-    assert {threads for _, threads in notes} == {str(max(1, os.cpu_count() // 2))}
+    # in batches, as in a search
+    launch(record_process, "seed=1,2,3,4,5,6", "hydra.sweeper.max_batch_size=4")
+    processes = [Path(f"process_{seed}").read_text().split() for seed in range(1, 7)]
+    pids = [pid for pid, _ in processes]
+    assert len(set(pids)) == 3 and pids.count(pids[1]) == 1, processes
+    assert {num_threads for _, num_threads in processes} == {str(max(1, os.cpu_count() // 2))}
     out, err = capfd.readouterr()
-    assert out.count("2 jobs at a time, threads of each: ") == 1
+    assert out.count("2 jobs in parallel, threads per job: ") == 1
     assert re.fullmatch(r"job 1   killed   seed=2   its process ended: .* out of memory\?\n", err)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
 def test_workers_end_with_their_command(signum, tmp_path, monkeypatch):
-    def wait_for_the_end(seed: int) -> None:
-        def leave_a_note(*_: object) -> None:
+    def wait_for_signal(seed: int) -> None:
+        def handler(*_: object) -> None:
             Path(f"interrupted_{os.getpid()}").touch()
             raise SystemExit
 
-        for ending in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(ending, leave_a_note)
+        for handled in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(handled, handler)
         Path(f"pid_{os.getpid()}").touch()
         time.sleep(300)
 
     monkeypatch.chdir(tmp_path)
-    head = fork(lambda: launch(wait_for_the_end, "seed=1,2"), tmp_path / "screen")
+    head = fork(lambda: launch(wait_for_signal, "seed=1,2"), tmp_path / "screen")
     try:
         pids = wait_for(lambda: [int(p.name[4:]) for p in tmp_path.glob("pid_*")], 2, seconds=200)
     finally:
@@ -110,13 +110,13 @@ def test_workers_end_with_their_command(signum, tmp_path, monkeypatch):
     assert {p.name for p in tmp_path.glob("interrupted_*")} == {f"interrupted_{p}" for p in pids}
 
 
-def wait_for(look: Callable[[], list], length: int, *, seconds: float) -> list:
-    """What `look` gives, once there is so much of it."""
-    end = time.monotonic() + seconds
-    while len(found := look()) < length:
-        assert time.monotonic() < end, found
+def wait_for(poll: Callable[[], list], length: int, *, seconds: float) -> list:
+    """Call `poll` until it returns at least `length` items; return them."""
+    deadline = time.monotonic() + seconds
+    while len(items := poll()) < length:
+        assert time.monotonic() < deadline, items
         time.sleep(0.2)
-    return found
+    return items
 
 
 def is_alive(pid: int) -> bool:
@@ -129,7 +129,7 @@ def is_alive(pid: int) -> bool:
 
 # Real runs.
 
-# Kills its own process at the end of the second epoch of the run with seed 2, once.
+# Kills the process of the run with seed 2 at the end of its second epoch, once.
 KILLER = """
 import os, signal
 from pathlib import Path
@@ -137,7 +137,7 @@ from pytorch_lightning import Callback
 
 class Killer(Callback):
     def on_train_epoch_end(self, trainer, module):
-        flag = Path(__file__).with_name("killed")  # a worker of Ray works elsewhere
+        flag = Path(__file__).with_name("killed")  # Ray workers have another working directory
         if os.environ.get("PL_GLOBAL_SEED") == "2" and trainer.current_epoch == 1:
             if not flag.exists():
                 flag.touch()
@@ -147,7 +147,7 @@ class Killer(Callback):
 
 @pytest.fixture
 def killer(tmp_path, monkeypatch) -> str:
-    """The word that adds a `Killer` to a run."""
+    """The override that adds a `Killer` to a run."""
     (tmp_path / "killer.py").write_text(KILLER)
     monkeypatch.syspath_prepend(tmp_path)
     path = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -157,10 +157,10 @@ def killer(tmp_path, monkeypatch) -> str:
 
 
 @pytest.mark.long
-def test_what_a_killed_worker_lost_is_finished_by_the_same_jobs(tmp_path, killer):
-    words = [*SMALL, "seed=1,2", "trainer.max_epochs=2", killer]
+def test_the_job_of_a_killed_worker_is_resumed_by_the_same_sweep(tmp_path, killer):
+    overrides = [*SMALL, "seed=1,2", "trainer.max_epochs=2", killer]
     joblib = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    done = type_in(tmp_path, "train.py", *words, *joblib)
+    done = type_in(tmp_path, "train.py", *overrides, *joblib)
     assert done.returncode == 1, done.stderr
     before = records(tmp_path)
     assert [r["status"] for r in before] == ["finished", "running"]
@@ -170,7 +170,7 @@ def test_what_a_killed_worker_lost_is_finished_by_the_same_jobs(tmp_path, killer
     assert re.search(r"^job 1   killed .* seed=2 .*out of memory", done.stderr, re.M)
     assert "Traceback" not in done.stdout + done.stderr
 
-    done = type_in(tmp_path, "train.py", *words)  # a launcher is no part of what was asked
+    done = type_in(tmp_path, "train.py", *overrides)  # the launcher may be another one
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("finished before") == 1
     after = records(tmp_path)
@@ -181,7 +181,7 @@ def test_what_a_killed_worker_lost_is_finished_by_the_same_jobs(tmp_path, killer
 
 @pytest.fixture
 def ray_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A Ray cluster of one node with two cores, on this machine; no other one is touched."""
+    """A Ray cluster of one node with two cores on this machine; other clusters are not touched."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     started = subprocess.Popen(
@@ -194,7 +194,7 @@ def ray_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         started.communicate("stop\n", timeout=60)
 
 
-# Ends the processes that it started, and those alone.
+# Stops only the processes that it started.
 CLUSTER = """
 from ray.cluster_utils import Cluster
 node = {"num_cpus": 2, "object_store_memory": 80_000_000, "include_dashboard": False}
@@ -206,27 +206,27 @@ cluster.shutdown()
 
 
 @pytest.mark.long
-def test_ray_runs_the_jobs_on_its_cluster_and_a_stop_reaches_them(
+def test_ray_runs_the_jobs_on_its_cluster_and_sigterm_reaches_them(
     tmp_path, killer, ray_address, monkeypatch
 ):
-    """Two jobs finish, one is killed, and one is stopped."""
+    """Two jobs finish, one is killed, and one is interrupted."""
     monkeypatch.chdir(tmp_path)
-    words = [*SMALL, "trainer.max_epochs=1,500", "seed=2,1", killer, "hydra/launcher=ray",
-             f"hydra.launcher.ray.init.address='{ray_address}'",
-             "hydra.launcher.ray.remote.max_retries=0"]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", ["scripts/train.py", *words])
+    arguments = [*SMALL, "trainer.max_epochs=1,500", "seed=2,1", killer, "hydra/launcher=ray",
+                 f"hydra.launcher.ray.init.address='{ray_address}'",
+                 "hydra.launcher.ray.remote.max_retries=0"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["scripts/train.py", *arguments])
     screen = tmp_path / "screen"
     screen.touch()
     head = fork(commands.train, screen)
     last = tmp_path / "sweep" / "3" / "checkpoints" / "last.ckpt"
 
-    def under_way() -> list[str]:
+    def lost_jobs() -> list[str]:
         text = screen.read_text()
-        assert "4 jobs: " not in text, text  # the report
+        assert "4 jobs: " not in text, text  # the report: the sweep has ended
         return re.findall("job 2   killed .* Ray: WorkerCrashedError", text)
 
     try:
-        wait_for(under_way, 1, seconds=300)
+        wait_for(lost_jobs, 1, seconds=300)
         wait_for(lambda: [1] * last.exists(), 1, seconds=300)
     finally:
         os.kill(head, signal.SIGTERM)
@@ -238,19 +238,22 @@ def test_ray_runs_the_jobs_on_its_cluster_and_a_stop_reaches_them(
     assert [r["status"] for r in records(tmp_path)] == expected
 
 
-def test_what_ray_loses_of_a_job_is_a_loss_of_this_job(monkeypatch, caplog):
-    """Whatever Ray says: its worker, its node, the node with its result; the others run."""
+def test_ray_errors_of_a_job_do_not_end_the_sweep(monkeypatch, caplog):
+    """The job has lost its node, or the node with its result; the other jobs return."""
     ray = pytest.importorskip("ray")
-    fate = {1: ray.exceptions.NodeDiedError("node"), 2: ray.exceptions.ObjectLostError("0", "", "")}
-    started = {}
+    errors = {
+        1: ray.exceptions.NodeDiedError("node"),
+        2: ray.exceptions.ObjectLostError("0", "", ""),
+    }
+    init_options = {}
 
     def get(number: int) -> str:
-        if number in fate:
-            raise fate[number]
+        if number in errors:
+            raise errors[number]
         return "done"
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", lambda **options: started.update(options))
+    monkeypatch.setattr(ray, "init", lambda **options: init_options.update(options))
     remote = SimpleNamespace(remote=lambda launcher, number, overrides, state: number)
     monkeypatch.setattr(ray, "remote", lambda **options: lambda function: remote)
     monkeypatch.setattr(ray, "get", get)
@@ -261,7 +264,7 @@ def test_what_ray_loses_of_a_job_is_a_loss_of_this_job(monkeypatch, caplog):
     assert done[0] == done[3] == "done" and [job.overrides for job in done[1:3]] == [
         ["seed=2"], ["seed=3"],
     ]  # fmt: skip
-    assert started == {"address": None, "num_cpus": 2, "object_store_memory": 78_643_200}
+    assert init_options == {"address": None, "num_cpus": 2, "object_store_memory": 78_643_200}
     assert [record.message for record in caplog.records] == [
         "job 1   killed   seed=2   Ray: NodeDiedError",
         "job 2   killed   seed=3   Ray: ObjectLostError",
@@ -269,28 +272,28 @@ def test_what_ray_loses_of_a_job_is_a_loss_of_this_job(monkeypatch, caplog):
 
 
 @pytest.mark.long
-def test_submitit_runs_a_job_in_a_process_of_its_own(tmp_path):
-    words = ["seed=1", "trainer.max_epochs=1", "hydra/launcher=submitit_local",
-             "hydra.launcher.timeout_min=5"]  # fmt: skip
-    done = type_in(tmp_path, "train.py", *SMALL, *words)
+def test_submitit_runs_a_job_in_a_separate_process(tmp_path):
+    overrides = ["seed=1", "trainer.max_epochs=1", "hydra/launcher=submitit_local",
+                 "hydra.launcher.timeout_min=5"]  # fmt: skip
+    done = type_in(tmp_path, "train.py", *SMALL, *overrides)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [(r["status"], r["seed"]) for r in records(tmp_path)] == [("finished", 1)]
     assert len(list((tmp_path / "sweep" / ".submitit").glob("*/*_result.pkl"))) == 1
 
 
-def test_a_launcher_that_is_not_installed_is_one_sentence(monkeypatch):
+def test_a_launcher_that_is_not_installed_is_reported_with_the_extra(monkeypatch):
     monkeypatch.setattr(composition, "_is_installed", lambda module: False)
-    for word, extra in [
+    for override, extra in [
         ("hydra/launcher=ray", "ray"),
         ("hydra/launcher=submitit_slurm", "submitit"),
         ("hydra/launcher=submitit_local", "submitit"),
         ("hydra/sweeper=optuna", "optuna"),
     ]:
         expected = (
-            f"{word} needs what a plain installation leaves out. "
+            f"{override} needs what a plain installation leaves out. "
             f"Type uv sync --extra {extra}, or pip install 'simplecnn[{extra}]'."
         )
         for check in (compose_config, plan_sweep):
             with pytest.raises(InputError) as error:
-                check("train", [word, "data=mnist_5k"])
+                check("train", [override, "data=mnist_5k"])
             assert str(error.value) == expected

@@ -1,4 +1,4 @@
-"""Searches by Optuna: space, study on disk, pruning, and real sweeps that are resumed."""
+"""Optuna searches: the space, the study on disk, pruning, and end-to-end sweeps with a resume."""
 
 import json
 import math
@@ -37,8 +37,8 @@ MEDIAN = {
 SPACE = {"model.optimizer.lr": FloatDistribution(1e-4, 1e-1, log=True)}
 
 
-def space_of(*words: str) -> dict:
-    return search_space(words, OverridesParser.create())[0]
+def space_of(*overrides: str) -> dict:
+    return search_space(overrides, OverridesParser.create())[0]
 
 
 def record(folder: Path) -> dict:
@@ -46,7 +46,7 @@ def record(folder: Path) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("word", "expected"),
+    ("override", "expected"),
     [
         ("a=interval(0,0.5)", FloatDistribution(0.0, 0.5)),
         ("a=interval(1,8)", FloatDistribution(1.0, 8.0)),
@@ -61,46 +61,46 @@ def record(folder: Path) -> dict:
         ("a=choice(adam,sgd)", CategoricalDistribution(["adam", "sgd"])),
     ],
 )
-def test_the_space_in_hydras_words(word, expected):
-    assert space_of(word) == {"a": expected}
+def test_hydra_sweeps_as_optuna_distributions(override, expected):
+    assert space_of(override) == {"a": expected}
 
 
-def test_the_last_word_on_a_key_counts():
-    words = ["a=1,2", "b=3", "a=interval(0,1)", "c=1,2", "c=5"]
-    space, fixed = search_space(words, OverridesParser.create())
+def test_the_last_override_of_a_key_wins():
+    overrides = ["a=1,2", "b=3", "a=interval(0,1)", "c=1,2", "c=5"]
+    space, fixed = search_space(overrides, OverridesParser.create())
     assert space == {"a": FloatDistribution(0.0, 1.0)} and fixed == ["b=3", "c=5"]
 
 
-def test_the_ends_of_the_space_are_tried_before():
+def test_the_bounds_of_the_space_as_overrides():
     space = {"a": FloatDistribution(0, 0.5), "b": CategoricalDistribution(["x", "y"])}
     search = Search({"val/acc": "max"}, space, ["seed=3"])
-    assert search.corners() == [["seed=3", "a=0.0", "b=x"], ["seed=3", "a=0.5", "b=y"]]
+    assert search.bounds() == [["seed=3", "a=0.0", "b=x"], ["seed=3", "a=0.5", "b=y"]]
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "message"),
     [
-        (["seed=1"], "Nothing is searched: give a space, as in "),
+        (["seed=1"], "The search space is empty: type an interval or several values, as in "),
         (["model.network.dropout=interval(0.0,1.5)"], "model.network.dropout is 1.5: it must be"),
-        (["model.network.dropout=interval(0.5,0.1)"], "nothing can be searched"),
-        (["model.optimizer.lr=tag(log,interval(0,1))"], "nothing can be searched"),
-        (["seed=range(3,3)"], "nothing can be searched: the range is empty"),
+        (["model.network.dropout=interval(0.5,0.1)"], "this is not a valid search space"),
+        (["model.optimizer.lr=tag(log,interval(0,1))"], "this is not a valid search space"),
+        (["seed=range(3,3)"], "this is not a valid search space: the range is empty"),
         (["seed=1,2", "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials is 0: it must be 1"),
         (["seed=1,2", "hydra.sweeper.n_jobs=-1"], "hydra.sweeper.n_jobs is -1: it must be 1"),
-        (["seed=1,2", "monitor=null"], "monitor is null: say what to search by"),
+        (["seed=1,2", "monitor=null"], "monitor is null: name what to optimize"),
         (["seed=1,2", "hydra.sweeper.objectives={val/ac:max}"], "Did you mean val/acc?"),
         (["seed=1,2", "hydra.sweeper.objectives={val/acc:up}"], "it must be max or min."),
         (["seed=1,2", "hydra.sweeper.objectives={test/acc:max}"], "test/acc is not a key"),
     ],
 )
-def test_what_no_trial_could_do_is_known_before(words, sentence):
+def test_an_invalid_search_is_rejected_before_the_first_trial(overrides, message):
     with pytest.raises(InputError) as error:
-        plan_sweep("train", ["data=mnist_5k", "hydra/sweeper=optuna", *words])
-    assert sentence in str(error.value)
+        plan_sweep("train", ["data=mnist_5k", "hydra/sweeper=optuna", *overrides])
+    assert message in str(error.value)
 
 
 def finished_job(folder: Path, **metrics: float) -> Path:
-    """The directory that a finished job leaves, whose best val/acc was 0.9."""
+    """Create the directory of a finished job with a best val/acc of 0.9."""
     folder.mkdir()
     (folder / "config.yaml").write_text("monitor: val/acc\nmode: max\n")
     content = {"status": "finished", "metrics": metrics, "num_parameters": 98_442,
@@ -109,7 +109,7 @@ def finished_job(folder: Path, **metrics: float) -> Path:
     return folder
 
 
-def test_what_a_study_is_told_of_a_run(tmp_path):
+def test_the_objectives_of_a_run_are_told_to_the_study(tmp_path):
     objectives = {"val/acc": "max", "val/loss": "min", "num_parameters": "min"}
     study = open_study(tmp_path, objectives=objectives)
     runs = [{"val/acc": 0.8, "val/loss": 0.3}, {"val/acc": 0.8, "val/loss": math.nan},
@@ -122,26 +122,29 @@ def test_what_a_study_is_told_of_a_run(tmp_path):
     assert good.values == [0.9, 0.3, 98_442.0]
     assert (nan.state, missing.state) == (TrialState.FAIL, TrialState.FAIL)
     errors = [record(tmp_path / str(n)).get("error") for n in range(3)]
-    assert errors == [None, "val/loss is nan: not comparable.", "val/loss is None: not comparable."]
+    assert errors == [
+        None, "val/loss is nan, not a finite number.", "val/loss is None, not a finite number.",
+    ]  # fmt: skip
 
 
-def test_a_study_resumes_with_other_random_numbers(tmp_path):
+def test_a_resumed_study_does_not_repeat_its_random_numbers(tmp_path):
     sampler = {"_target_": "optuna.samplers.RandomSampler", "seed": 1}
     first = open_study(tmp_path, objectives={"val/acc": "max"}, sampler=sampler)
     trial = first.ask(SPACE)
     first.tell(trial.number, 0.5)
     second = open_study(tmp_path, objectives={"val/acc": "max"}, sampler=sampler)
-    other = second.ask(SPACE)
+    next_trial = second.ask(SPACE)
     assert [t.state for t in second.trials] == [TrialState.COMPLETE, TrialState.RUNNING]
-    assert other.params != trial.params
-    second.ask()  # a process was killed before it drew anything
+    assert next_trial.params != trial.params
+    second.ask()  # as if the process had been killed before it sampled a parameter
     assert [t.number for t in interrupted_trials(second, SPACE)] == [1]
     assert second.trials[2].state == TrialState.FAIL
-    assert interrupted_trials(second, {**SPACE, "seed": IntDistribution(1, 9)}) == []  # or half
+    # as if the process had been killed before it sampled the seed
+    assert interrupted_trials(second, {**SPACE, "seed": IntDistribution(1, 9)}) == []
     assert second.trials[1].state == TrialState.FAIL
 
 
-def test_a_batch_is_as_large_as_joblib_has_workers_and_interrupted_trials_are_the_first(tmp_path):
+def test_a_batch_has_one_trial_per_joblib_worker_and_interrupted_trials_come_first(tmp_path):
     study = open_study(tmp_path, objectives={"val/acc": "max"})
     for _ in range(2):
         study.ask(SPACE)
@@ -151,18 +154,18 @@ def test_a_batch_is_as_large_as_joblib_has_workers_and_interrupted_trials_are_th
     assert batches == [[0, 1], [2, 3], [4]]
 
 
-def test_with_other_objectives_it_is_another_search():
-    words = ["data=mnist_5k", "hydra/sweeper=optuna", "seed=1,2"]
+def test_a_search_with_other_objectives_is_another_search():
+    overrides = ["data=mnist_5k", "hydra/sweeper=optuna", "seed=1,2"]
     plans = [
-        plan_sweep("train", [*words, *more])
-        for more in ([], ["hydra.sweeper.objectives={val/acc:max}"], ["monitor=val/loss"])
+        plan_sweep("train", [*overrides, *objectives])
+        for objectives in ([], ["hydra.sweeper.objectives={val/acc:max}"], ["monitor=val/loss"])
     ]
     assert plans[0].words == plans[1].words != plans[2].words
     assert plans[0].jobs is None
 
 
-def test_a_hopeless_run_is_ended_by_the_other_trials(tmp_path):
-    """The study is written by one storage and read by another, as in two processes."""
+def test_a_run_worse_than_the_other_trials_is_pruned(tmp_path):
+    """Two storages write and read the study, as in two processes."""
     study = open_study(tmp_path, objectives={"val/loss": "min"})  # not the run's monitor
     for _ in range(2):
         trial = study.ask(SPACE)
@@ -177,22 +180,22 @@ def test_a_hopeless_run_is_ended_by_the_other_trials(tmp_path):
     )  # fmt: skip
     train(config, folder)
     assert record(folder)["num_epochs"] == 1
-    seen = open_study(tmp_path, objectives={"val/loss": "min"}).trials[hopeless.number]
+    stored = open_study(tmp_path, objectives={"val/loss": "min"}).trials[hopeless.number]
     reported = record(folder)["metrics"]["val/loss"]
-    assert seen.intermediate_values == {1: pytest.approx(reported, abs=1e-6)}
-    assert seen.user_attrs[PRUNED] == 1
+    assert stored.intermediate_values == {1: pytest.approx(reported, abs=1e-6)}
+    assert stored.user_attrs[PRUNED] == 1
 
-    alone = tmp_path / "alone"  # outside of a search the same callback does nothing
-    train(compose_run(alone, "callbacks=[checkpoint,pruning]", "model.optimizer.lr=1e-9"), alone)
-    assert record(alone)["num_epochs"] == 2
+    folder = tmp_path / "no_search"  # outside of a search the callback does nothing
+    train(compose_run(folder, "callbacks=[checkpoint,pruning]", "model.optimizer.lr=1e-9"), folder)
+    assert record(folder)["num_epochs"] == 2
 
 
 @pytest.mark.long
 def test_a_search_survives_nan_and_resumes_from_disk(tmp_path):
-    """Some of four trials are NaN; one more is left unfinished; the same command with six."""
-    words = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=random", "monitor=val/loss",
-             "mode=min", "model.optimizer.lr=choice(1e-3,1e30)"]  # fmt: skip
-    done = type_in(tmp_path, "train.py", "-m", *SMALL, *words, "hydra.sweeper.n_trials=4")
+    """Some of four trials are NaN, a fifth is interrupted; the same command runs up to six."""
+    overrides = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=random", "monitor=val/loss",
+                 "mode=min", "model.optimizer.lr=choice(1e-3,1e30)"]  # fmt: skip
+    done = type_in(tmp_path, "train.py", "-m", *SMALL, *overrides, "hydra.sweeper.n_trials=4")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     folder = tmp_path / "sweep"
@@ -210,9 +213,9 @@ def test_a_search_survives_nan_and_resumes_from_disk(tmp_path):
     space = study.trials[0].distributions
     unfinished_trial = study.ask(space)  # as if the process had been killed here
     before = [record(folder / str(n)) for n in range(4)]
-    done = type_in(tmp_path, "train.py", "-m", *SMALL, *words, "hydra.sweeper.n_trials=6")
+    done = type_in(tmp_path, "train.py", "-m", *SMALL, *overrides, "hydra.sweeper.n_trials=6")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "The study resumes: 4 trials done, 1 interrupted." in done.stdout
+    assert "Resuming the study: 4 trials done, 1 interrupted." in done.stdout
     study = optuna.load_study(study_name="simplecnn", storage=study._storage)
     assert len(study.trials) == 6
     assert not study.get_trials(states=[TrialState.RUNNING])
@@ -223,17 +226,16 @@ def test_a_search_survives_nan_and_resumes_from_disk(tmp_path):
 
 @pytest.mark.long
 def test_several_objectives_in_batches_of_two(tmp_path):
-    words = ["hparams_search=optuna", "hydra.sweeper.n_jobs=2",
-             "hydra.sweeper.objectives={val/acc:max,num_parameters:min}",
-             "model.network.channels=[4,8],[8,16]", "hydra.sweeper.n_trials=4"]  # fmt: skip
-    done = type_in(tmp_path, "train.py", "-m", *SMALL, *words)
+    overrides = ["hparams_search=optuna", "hydra.sweeper.n_jobs=2",
+                 "hydra.sweeper.objectives={val/acc:max,num_parameters:min}",
+                 "model.network.channels=[4,8],[8,16]", "hydra.sweeper.n_trials=4"]  # fmt: skip
+    done = type_in(tmp_path, "train.py", "-m", *SMALL, *overrides)
     assert done.returncode == 0, done.stdout + done.stderr
     objectives = {"val/acc": "max", "num_parameters": "min"}
     best = open_study(tmp_path / "sweep", objectives=objectives).best_trials
     assert best
     for trial in best:
         run = record(tmp_path / "sweep" / str(trial.number))
-        assert run["status"] == "finished"  # one is not pruned by one of several objectives
+        assert run["status"] == "finished"  # Optuna does not prune multi-objective studies
         assert trial.values == [run["best"]["value"], run["num_parameters"]]
-    sentence = f"No other trial is better in everything than one of these {len(best)}."
-    assert sentence in done.stdout.splitlines()
+    assert f"Pareto-optimal trials: {len(best)}, listed above." in done.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""A sweep is read from its directories: what each job did, which is best, what went wrong."""
+"""The report of a sweep, its directory, and the resume of a single run directory."""
 
 import csv
 import json
@@ -24,10 +24,10 @@ FIXED = ["data=mnist_5k", "+trainer.limit_train_batches=8"]
 CONFIG = {"monitor": "val/acc", "mode": "max", "seed": 1, "model": {}, "data": {}, "trainer": {}}
 
 
-def write_job(folder: Path, words: list[str], *, best: float | None = None, **record) -> None:
-    """The folder that a job leaves: its words, configuration, record, log, learning curve."""
+def write_job(folder: Path, overrides: list[str], *, best: float | None = None, **record) -> None:
+    """Write the directory of a job: overrides, configuration, record, log, learning curve."""
     (folder / ".hydra").mkdir(parents=True)
-    (folder / ".hydra" / "overrides.yaml").write_text(json.dumps([*FIXED, *words]))
+    (folder / ".hydra" / "overrides.yaml").write_text(json.dumps([*FIXED, *overrides]))
     (folder / "config.yaml").write_text(json.dumps({**CONFIG, **record.pop("config", {})}))
     (folder / "train.log").write_text("what was printed\n")
     if best is not None:
@@ -41,11 +41,11 @@ def write_job(folder: Path, words: list[str], *, best: float | None = None, **re
 
 
 def write_sweep(folder: Path, jobs: list[list[str]]) -> None:
-    claimed = SweepDirectory.claim(
-        folder, words=[*FIXED, "lr=1,2", "seed=1,2"], jobs=[[*FIXED, *job] for job in jobs],
+    directory = SweepDirectory.resume_or_create(
+        folder, overrides=[*FIXED, "lr=1,2", "seed=1,2"], jobs=[[*FIXED, *job] for job in jobs],
         command=["scripts/train.py", "-m", "lr=1,2", "seed=1,2"], source={"a.py": "1"},
     )  # fmt: skip
-    claimed.release()
+    directory.release()
 
 
 JOBS = [["model.optimizer.lr=0.001", "seed=1"], ["model.optimizer.lr=0.001", "seed=2"],
@@ -55,7 +55,7 @@ JOBS = [["model.optimizer.lr=0.001", "seed=1"], ["model.optimizer.lr=0.001", "se
 
 @pytest.fixture
 def mixed(tmp_path, monkeypatch) -> Path:
-    """Six jobs: three finished, one failed, one killed, one that never began."""
+    """Six jobs: three finished, one failed, one killed, one not started."""
     monkeypatch.chdir(tmp_path)
     root = Path("outputs/s")
     write_sweep(root, JOBS)
@@ -73,12 +73,12 @@ def sorted_jobs(root: Path) -> list[sweep_jobs.Job]:
 
 
 def read_all(root: Path, names: str) -> list[sweep_jobs.Job]:
-    """Jobs without a sweep.json around them, the best first."""
+    """Read jobs without a sweep.json, the best first."""
     jobs = [sweep_jobs.read_job(root / name) for name in names]
     return sorted(jobs, key=lambda job: sweep_jobs.rank([job]))
 
 
-def test_the_table_is_sorted_and_says_everything(mixed, capsys):
+def test_the_table_is_sorted_and_complete(mixed, capsys):
     assert sweep.report(mixed) is False
     out = capsys.readouterr().out
     assert "6 jobs: 3 finished, 1 failed, 1 killed, 1 not started." in out
@@ -106,7 +106,7 @@ def test_the_table_is_sorted_and_says_everything(mixed, capsys):
     markdown = (mixed / "sweep.md").read_text()
     for text in (out, markdown):
         assert table in text and failure in text and "\nreproduce    " in text
-    assert "![The monitored metric against what varied](sweep.png)" in markdown
+    assert "![The monitored metric against the varied parameters](sweep.png)" in markdown
     assert (mixed / "sweep.html").is_file() and "view         outputs/s/sweep.html\n" in out
 
 
@@ -122,22 +122,22 @@ def test_the_best_run_and_the_command_that_reproduces_it(mixed, monkeypatch):
     ]
 
 
-def test_the_command_of_a_ready_search_is_one_run(tmp_path, monkeypatch):
+def test_the_command_that_reproduces_a_job_of_a_predefined_search_is_one_run(tmp_path, monkeypatch):
     monkeypatch.delenv("UV", raising=False)
-    words = ["hparams_search=width", "model.network.channels=[8,16]"]
-    write_job(tmp_path / "0", words, best=0.5)
+    overrides = ["hparams_search=width", "model.network.channels=[8,16]"]
+    write_job(tmp_path / "0", overrides, best=0.5)
     commands = sweep.commands(read_all(tmp_path, "0"), {"command": "scripts/train.py -m"})
-    typed = shlex.split(dict(commands)["reproduce"].partition("scripts/train.py")[2])
-    values, config = compose_checked("train", typed)
+    arguments = shlex.split(dict(commands)["reproduce"].partition("scripts/train.py")[2])
+    values, config = compose_checked("train", arguments)
     assert values["model"]["network"]["channels"] == [8, 16]
     assert not config.hydra.sweeper.params
 
 
-def test_repeated_seeds_are_means(mixed):
+def test_repeated_seeds_are_averaged(mixed):
     jobs = sweep_jobs.read_jobs(SweepDirectory.open(mixed))
     table = sweep._table(sweep.mean_columns(sweep_jobs.seed_groups(jobs))).splitlines()
     assert table[0].split() == "lr best val/acc % test/acc % test/loss jobs".split()
-    # one job of two; 0.92 and its deviation 0.04 / sqrt(2); none
+    # lr=0.003: one of two jobs has a value; lr=0.001: mean 0.92, deviation 0.04 / sqrt(2)
     assert table[1].split() == "0.003 93.00 94.00 0.0700 2".split()
     deviation = 0.04 / math.sqrt(2)
     accuracy = f"± {100 * deviation:.2f} (2)"
@@ -147,7 +147,7 @@ def test_repeated_seeds_are_means(mixed):
     assert table[3].split() == ["0.01", "2"]
 
 
-def test_only_seeds_and_no_seeds(tmp_path):
+def test_means_if_only_the_seed_varies_and_none_if_it_does_not(tmp_path):
     record = {"command": "scripts/train.py -m"}
     write_job(tmp_path / "0", ["seed=1"], best=0.5)
     write_job(tmp_path / "1", ["seed=2"], best=0.7)
@@ -157,16 +157,17 @@ def test_only_seeds_and_no_seeds(tmp_path):
     assert "±" not in sweep.report_text(read_all(tmp_path, "23"), record)
 
 
-def test_a_loss_is_sorted_upwards_and_nan_is_last(tmp_path):
-    low = {"config": {"monitor": "val/loss", "mode": "min"}}
+def test_losses_are_sorted_in_ascending_order_and_nan_is_last(tmp_path):
+    config = {"monitor": "val/loss", "mode": "min"}
     for name, best in [("0", 0.3), ("1", math.nan), ("2", 0.1)]:
-        write_job(tmp_path / name, [f"seed={name}"], best=best, metrics={"val/loss": best}, **low)
+        metrics = {"val/loss": best}
+        write_job(tmp_path / name, [f"seed={name}"], best=best, metrics=metrics, config=config)
     jobs = read_all(tmp_path, "012")
     assert [job.name for job in jobs] == ["2", "0", "1"]
     assert sweep.mean_text("val/loss", (job.value for job in jobs)) == "0.2000 ± 0.1414 (2)"
 
 
-def test_without_a_monitor_the_test_set_decides(tmp_path):
+def test_without_a_monitor_jobs_are_compared_by_test_accuracy(tmp_path):
     for name, accuracy in [("0", 0.3), ("1", 0.4)]:
         write_job(tmp_path / name, [f"lr={name}"], metrics={"test/acc": accuracy},
                   config={"monitor": None})  # fmt: skip
@@ -175,7 +176,7 @@ def test_without_a_monitor_the_test_set_decides(tmp_path):
     ]  # fmt: skip
 
 
-def test_damaged_and_foreign_folders_do_not_stop_the_report(mixed, capsys):
+def test_damaged_and_unrelated_directories_do_not_stop_the_report(mixed, capsys):
     (mixed / "3" / "run.json").write_text("{")
     (mixed / "4" / ".hydra" / "overrides.yaml").write_text(": [")
     (mixed / "5").mkdir()
@@ -197,7 +198,7 @@ def test_a_sweep_without_any_result_has_no_empty_columns(tmp_path):
     assert text.startswith("2 jobs: 1 interrupted, 1 not started.\n\njob  seed")
 
 
-def test_another_process_sees_a_job_run_and_needs_no_torch(mixed):
+def test_another_process_reports_a_running_job_without_torch(mixed):
     run = RunDirectory(mixed / "4")
     run.lock()
     code = ("import sys; from pathlib import Path; from simplecnn.sweeps.report import report\n"
@@ -211,28 +212,28 @@ def test_another_process_sees_a_job_run_and_needs_no_torch(mixed):
     assert sweep_jobs.read_job(mixed / "4").status == "killed"
 
 
-def test_pruned_jobs_are_no_failures(tmp_path, monkeypatch, capsys):
+def test_pruned_jobs_count_as_succeeded(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_sweep(Path("a"), [["lr=1"], ["lr=2"]])
     write_job(Path("a/0"), ["lr=1"], status="pruned")
     write_job(Path("a/1"), ["lr=2"])
     assert sweep.report(Path("a")) is True
     assert "2 jobs: 1 finished, 1 pruned." in capsys.readouterr().out
-    assert not Path("a/sweep.png").exists()  # there is nothing to draw
+    assert not Path("a/sweep.png").exists()  # no job has a value
 
 
-def test_the_line_of_a_finished_job(mixed):
-    words = [*FIXED, "model.optimizer.lr=0.001,0.003", "seed=range(1,3)"]
-    record = {"words": words, "jobs": JOBS}
-    assert sweep.line(sweep_jobs.read_job(mixed / "1"), record, number=1) == (
+def test_the_log_line_of_a_job(mixed):
+    overrides = [*FIXED, "model.optimizer.lr=0.001,0.003", "seed=range(1,3)"]
+    record = {"words": overrides, "jobs": JOBS}
+    assert sweep.job_line(sweep_jobs.read_job(mixed / "1"), record, number=1) == (
         "[2/6] job 1   finished   val/acc 94.00 %   1.8 s   model.optimizer.lr=0.001 seed=2"
     )
-    failed = sweep.line(sweep_jobs.read_job(mixed / "3"), {**record, "jobs": None}, number=3)
+    failed = sweep.job_line(sweep_jobs.read_job(mixed / "3"), {**record, "jobs": None}, number=3)
     assert failed == ("job 3   failed     1.8 s   model.optimizer.lr=0.003 seed=2   "
                       "RuntimeError: no luck   log: outputs/s/3/train.log")  # fmt: skip
 
 
-def test_names_are_short_and_still_tell_apart():
+def test_short_names_are_unique():
     assert sweep.short_names(["model.optimizer.lr", "data.batch_size", "model/optimizer"]) == {
         "model.optimizer.lr": "lr", "data.batch_size": "batch_size", "model/optimizer": "optimizer",
     }  # fmt: skip
@@ -240,8 +241,8 @@ def test_names_are_short_and_still_tell_apart():
 
 
 @pytest.fixture
-def drawn(monkeypatch):
-    """What is drawn: the arguments of each figure, and the figure."""
+def drawn_figures(monkeypatch):
+    """A list of the arguments of each call of `sweep_figure`, and the figure it returned."""
     from simplecnn.figures import sweep as figures
 
     calls = []
@@ -254,9 +255,9 @@ def drawn(monkeypatch):
     return calls
 
 
-def test_the_picture_shows_each_parameter_and_each_curve(mixed, drawn):
+def test_the_figure_shows_each_parameter_and_each_curve(mixed, drawn_figures):
     sweep.report(mixed)
-    ((parameters, results, curves), figure) = drawn[0]
+    ((parameters, results, curves), figure) = drawn_figures[0]
     assert parameters == {"lr": [0.001, 0.001, 0.003, 0.003, 0.01, 0.01]}
     np.testing.assert_allclose(results, [90, 94, 93, math.nan, math.nan, math.nan])
     assert [curve.label for curve in curves] == [
@@ -269,7 +270,7 @@ def test_the_picture_shows_each_parameter_and_each_curve(mixed, drawn):
     np.testing.assert_allclose(dots.get_xdata(), [0.001, 0.001, 0.003])
     np.testing.assert_allclose(dots.get_ydata(), [90, 94, 93])
     np.testing.assert_allclose(means.get_ydata(), [92, 93])
-    np.testing.assert_allclose(crosses.get_xdata(), [0.003, 0.01, 0.01])  # failed
+    np.testing.assert_allclose(crosses.get_xdata(), [0.003, 0.01, 0.01])  # jobs without a value
     assert (crosses.get_ydata() < 90).all()
     assert panel.get_xlabel() == "lr" and panel.get_ylabel() == "best val/acc %"
     assert len(learning.lines) == 3 and learning.get_xlabel() == "epoch"
@@ -278,7 +279,7 @@ def test_the_picture_shows_each_parameter_and_each_curve(mixed, drawn):
     assert width > 1000 and height > 400
 
 
-def test_seeds_that_are_tested_once_are_dots_beside_their_losses(tmp_path, drawn):
+def test_seeds_without_a_monitor_are_dots_beside_their_loss_curves(tmp_path, drawn_figures):
     write_sweep(tmp_path, [[f"seed={seed}"] for seed in (1, 2, 3)])
     for seed, accuracy in [(1, 0.99), (2, 0.97), (3, 0.98)]:
         write_job(tmp_path / str(seed), [f"seed={seed}"], metrics={"test/acc": accuracy},
@@ -287,8 +288,8 @@ def test_seeds_that_are_tested_once_are_dots_beside_their_losses(tmp_path, drawn
             f"step,epoch,train/loss,test/acc\n7,0,0.{seed},\n15,1,0.0{seed},\n16,2,,{accuracy}\n"
         )
     sweep.report(tmp_path)
-    panel, learning = drawn[0][1].axes
-    (dots,) = panel.lines  # and no line from seed to seed
+    panel, learning = drawn_figures[0][1].axes
+    (dots,) = panel.lines  # no line connects the seeds
     np.testing.assert_allclose(dots.get_xydata(), [[1, 99], [2, 97], [3, 98]])
     assert panel.get_xlabel() == "seed" and panel.get_ylabel() == "test/acc %"
     assert learning.get_ylabel() == "train/loss"
@@ -303,7 +304,7 @@ def test_parallel_coordinates_from_three_parameters_on():
     parallel = figure.axes[3]
     assert [t.get_text() for t in parallel.get_xticklabels()] == ["lr", "depth", "pool", "m"]
     lines = [line for line in parallel.lines if len(line.get_xdata()) == 4]
-    # the best is drawn last: lr 0.01, depth 2, stride, 3.0, each on an axis from 0 to 1
+    # the best job is drawn last: lr 0.01, depth 2, stride, 3.0, each scaled to 0..1
     np.testing.assert_allclose(lines[-1].get_ydata(), [0.5, 0.5, 1.0, 1.0], atol=1e-12)
     assert len(lines) == 3
     two = {name: values[name] for name in ("lr", "depth")}
@@ -316,7 +317,7 @@ def test_parallel_coordinates_from_three_parameters_on():
     [([1e-3, 3e-3, 1e-2], "log"), ([16, 32, 64], "log"), ([1, 2, 3], "linear"),
      ([0.01, 0.05, 0.1, 0.12, 0.2], "linear"), ([0.0, 0.1, 1.0], "linear")],
 )  # fmt: skip
-def test_values_that_multiply_are_on_a_logarithmic_axis(values, scale):
+def test_values_with_a_constant_ratio_have_a_logarithmic_axis(values, scale):
     from simplecnn.figures.sweep import sweep_figure
 
     results = [float(i) for i in range(len(values))]
@@ -326,67 +327,68 @@ def test_values_that_multiply_are_on_a_logarithmic_axis(values, scale):
     assert ticks == [f"{value:.4g}" for value in values]
 
 
-# The directory of a sweep, and what may lock it.
+# The directory of a sweep and its lock.
 
 
-def claim(path, **changed):
-    arguments = {"words": ["seed=1,2"], "jobs": [["seed=1"], ["seed=2"]],
+def resume_or_create(path, **changed):
+    arguments = {"overrides": ["seed=1,2"], "jobs": [["seed=1"], ["seed=2"]],
                  "command": ["scripts/train.py", "-m"], "source": {"conf/a.yaml": "1"}}  # fmt: skip
-    folder = SweepDirectory.claim(path, **{**arguments, **changed})
-    folder.release()
-    return folder
+    directory = SweepDirectory.resume_or_create(path, **{**arguments, **changed})
+    directory.release()
+    return directory
 
 
 def test_the_same_sweep_is_resumed(tmp_path):
-    first = claim(tmp_path / "s")
-    second = claim(tmp_path / "s", command=["another", "launcher"])
+    first = resume_or_create(tmp_path / "s")
+    second = resume_or_create(tmp_path / "s", command=["another", "launcher"])
     assert second.record == first.record and first.record["command"] == "scripts/train.py -m"
 
 
 @pytest.mark.parametrize(
-    ("changed", "sentence"),
+    ("changed", "message"),
     [
         ({"jobs": [["seed=1"]]}, r"s holds another sweep \(scripts/train.py -m\): name another"),
         ({"source": {"conf/a.yaml": "2", "b": "1"}},
          r"b, conf/a.yaml changed since the sweep in .*s was started: .*start a new sweep"),
     ],
 )  # fmt: skip
-def test_another_sweep_or_source_is_refused(changed, sentence, tmp_path):
-    claim(tmp_path / "s")
+def test_another_sweep_or_source_is_rejected(changed, message, tmp_path):
+    resume_or_create(tmp_path / "s")
     before = (tmp_path / "s" / "sweep.json").read_text()
-    with pytest.raises(InputError, match=sentence):
-        claim(tmp_path / "s", **changed)
+    with pytest.raises(InputError, match=message):
+        resume_or_create(tmp_path / "s", **changed)
     assert (tmp_path / "s" / "sweep.json").read_text() == before
 
 
-def test_a_search_is_known_by_its_words(tmp_path):
-    claim(tmp_path / "s", jobs=None)
-    claim(tmp_path / "s", jobs=None)
+def test_a_search_is_identified_by_its_overrides(tmp_path):
+    resume_or_create(tmp_path / "s", jobs=None)
+    resume_or_create(tmp_path / "s", jobs=None)
     with pytest.raises(InputError, match="holds another sweep"):
-        claim(tmp_path / "s", jobs=None, words=["seed=1,2,3"])
+        resume_or_create(tmp_path / "s", jobs=None, overrides=["seed=1,2,3"])
 
 
-def test_what_else_cannot_be_a_sweeps_directory(tmp_path):
+def test_a_directory_with_runs_or_below_a_file_is_rejected(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
     for path in (tmp_path / "run", tmp_path):
-        with pytest.raises(InputError, match="holds runs that are no sweep: name another"):
-            claim(path)
+        message = "holds runs that do not belong to a sweep: name another"
+        with pytest.raises(InputError, match=message):
+            resume_or_create(path)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file/s cannot be written: Not a directory"):
-        claim(tmp_path / "file" / "s")
+        resume_or_create(tmp_path / "file" / "s")
 
 
-def test_two_processes_cannot_do_the_same_sweep(tmp_path):
-    first = claim(tmp_path)
+def test_two_processes_cannot_run_the_same_sweep(tmp_path):
+    first = resume_or_create(tmp_path)
     first.lock()
     with pytest.raises(InputError, match="The sweep in .* is locked by another process"):
-        claim(tmp_path)
+        resume_or_create(tmp_path)
     first.release()
-    claim(tmp_path)
+    resume_or_create(tmp_path)
 
 
-def test_what_is_no_sweep_is_named(tmp_path, monkeypatch):
+def test_missing_and_damaged_sweeps_are_reported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="sweep=nothing: there is no such folder. sweep=last is"):
         SweepDirectory.open("nothing")
@@ -398,11 +400,11 @@ def test_what_is_no_sweep_is_named(tmp_path, monkeypatch):
         SweepDirectory.open("outputs/x")
 
 
-def test_source_is_every_file_of_the_package_and_the_configuration(tmp_path):
+def test_source_hashes_cover_the_package_and_the_configuration(tmp_path):
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "a.yaml").write_text("a: 1")
-    for left in (".venv/a.py", "outputs/0/run.json", "outputs/0/config.yaml"):
-        path = tmp_path / "conf" / left
+    for skipped in (".venv/a.py", "outputs/0/run.json", "outputs/0/config.yaml"):
+        path = tmp_path / "conf" / skipped
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     before = source_hashes(tmp_path / "conf")
@@ -413,7 +415,7 @@ def test_source_is_every_file_of_the_package_and_the_configuration(tmp_path):
     assert [name for name in after if after[name] != before[name]] == ["conf/a.yaml"]
 
 
-# A run's directory that is resumed.
+# The directory of a run that is resumed.
 
 RUN = {"model": {"lr": 0.1}, "data": {}, "trainer": {}, "seed": 7}
 
@@ -434,15 +436,15 @@ def test_an_interrupted_run_resumes_and_a_failed_one_starts_over(tmp_path):
     run.release()
 
     moved = folder.rename(tmp_path / "b")
-    again = RunDirectory.resume_or_create(moved, run_config(moved))
-    assert again.record["status"] == "running" and len(again.record["continued"]) == 1
-    assert again.record["seconds"] == {"fit": 3.0} and again.last_checkpoint()
+    resumed = RunDirectory.resume_or_create(moved, run_config(moved))
+    assert resumed.record["status"] == "running" and len(resumed.record["continued"]) == 1
+    assert resumed.record["seconds"] == {"fit": 3.0} and resumed.last_checkpoint()
 
-    again.update(status="failed", error="no luck")
-    again.release()
-    over = RunDirectory.resume_or_create(moved, run_config(moved))
-    assert "continued" not in over.record and over.record["seconds"] == {}
-    over.release()
+    resumed.update(status="failed", error="no luck")
+    resumed.release()
+    restarted = RunDirectory.resume_or_create(moved, run_config(moved))
+    assert "continued" not in restarted.record and restarted.record["seconds"] == {}
+    restarted.release()
     assert sorted(p.name for p in moved.iterdir()) == ["config.yaml", "run.json", "train.log"]
 
 

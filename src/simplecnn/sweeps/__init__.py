@@ -1,1 +1,1 @@
-"""Many runs: their directory, their report, the search."""
+"""Sweeps: planning and running the jobs, the sweep directory, its report, hyperparameter search."""

@@ -1,11 +1,11 @@
-"""One directory a sweep: what was asked, by which source, and which process works on it. No torch.
+"""The directory of a sweep: its lock, its record and its layout. Does not import torch.
 
-sweep.json      command, jobs, a hash of every file of conf/ and src/ when the sweep was started
+sweep.json      command, jobs, and a hash of each file of conf/ and src/ at the start of the sweep
 0/ 1/ 2/ …      the run directories of the jobs
-sweep.csv       a row a job
-sweep.md        the report
-sweep.png       the picture of the report
-sweep.html      the page of the report
+sweep.csv       one row per job
+sweep.md        the report as Markdown
+sweep.png       the figure of the report
+sweep.html      the report as an interactive page
 """
 
 import hashlib
@@ -27,48 +27,52 @@ RECORD = "sweep.json"
 
 
 class SweepDirectory(LockedDirectory):
-    """The directory of one sweep, and its record `sweep.json`."""
+    """The directory of one sweep and its record, `sweep.json`."""
 
     kind = "sweep"
 
     @classmethod
-    def claim(
+    def resume_or_create(
         cls,
         path: str | Path,
         *,
-        words: Sequence[str],
+        overrides: Sequence[str],
         jobs: list[list[str]] | None,
         command: Sequence[str],
         source: dict[str, str],
     ) -> "SweepDirectory":
         """Lock `path` for a new sweep, or to resume the same sweep.
 
-        words: all overrides; jobs: those of each job, None where a search chooses them.
-        command: what resumes the sweep; source: a hash for each file.
-        Raises InputError, and writes nothing, where `path` holds anything else, where another
-        process has locked it, or where the source has changed.
+        overrides: those of the whole sweep.
+        jobs: the overrides of each job; None if a search chooses them.
+        command: the command line that resumes the sweep.
+        source: the hash of each source file, by name.
+
+        Raises InputError, and writes nothing, if `path` holds other runs or another sweep, if
+        another process has locked it, or if the source has changed.
         """
         directory = cls(path)
-        asked = {"words": list(words), "jobs": jobs}
+        request = {"words": list(overrides), "jobs": jobs}
         if (directory.path / RECORD).is_file():
             directory = cls.open(path)
             key = "words" if jobs is None else "jobs"
-            if directory.record.get(key) != asked[key]:
+            if directory.record.get(key) != request[key]:
                 raise InputError(
                     f"{short(path)} holds another sweep ({directory.record['command']}): "
                     f"name another hydra.sweep.dir."
                 )
             directory.check_source(source)
-        elif any(any(directory.path.glob(f"{below}{RUN_RECORD}")) for below in ("", "*/")):
+        elif any(any(directory.path.glob(pattern)) for pattern in (RUN_RECORD, f"*/{RUN_RECORD}")):
             raise InputError(
-                f"{short(path)} holds runs that are no sweep: name another hydra.sweep.dir."
+                f"{short(path)} holds runs that do not belong to a sweep: name another "
+                f"hydra.sweep.dir."
             )
         directory.lock()
         if not directory.record:
             directory.record = {
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "command": shlex.join(command),
-                **asked,
+                **request,
                 "source": source,
                 "slurm_job": slurm_job(),
             }
@@ -77,7 +81,7 @@ class SweepDirectory(LockedDirectory):
 
     @classmethod
     def open(cls, path: str | Path) -> "SweepDirectory":
-        """An existing sweep. Raises InputError where it is missing or damaged."""
+        """Open an existing sweep. Raises InputError if it is missing or damaged."""
         directory = cls(path)
         if not directory.path.is_dir():
             raise InputError(f"sweep={path}: there is no such folder. sweep=last is the newest.")
@@ -92,9 +96,10 @@ class SweepDirectory(LockedDirectory):
         return directory
 
     def check_source(self, source: dict[str, str]) -> None:
-        """Raise InputError where a file is not as it was when the sweep was started."""
-        before: dict[str, Any] = self.record["source"]
-        changed = sorted(f for f in before.keys() | source.keys() if before.get(f) != source.get(f))
+        """Raise InputError if a source file has changed since the sweep was started."""
+        recorded: dict[str, Any] = self.record["source"]
+        files = recorded.keys() | source.keys()
+        changed = sorted(file for file in files if recorded.get(file) != source.get(file))
         if changed:
             more = f" and {len(changed) - 3} more files" if len(changed) > 3 else ""
             raise InputError(
@@ -105,18 +110,20 @@ class SweepDirectory(LockedDirectory):
 
 
 def source_hashes(*folders: Path) -> dict[str, str]:
-    """A short hash of each .py and .yaml file of the package and of `folders`, but for hidden ones
-    and those of runs and sweeps."""
+    """Hash each .py and .yaml file of the package and of `folders`.
+
+    Skips hidden directories and the directories of runs and sweeps.
+    """
     package = Path(__file__).resolve().parents[1]
     hashes = {}
     for root in {package, *(folder.resolve() for folder in folders)}:
-        for place, inner, files in os.walk(root):
-            inner[:] = [
-                name for name in inner
+        for parent, subfolders, files in os.walk(root):
+            subfolders[:] = [
+                name for name in subfolders
                 if not name.startswith(".")
-                and not any(Path(place, name, record).exists() for record in (RECORD, RUN_RECORD))
+                and not any(Path(parent, name, record).exists() for record in (RECORD, RUN_RECORD))
             ]  # fmt: skip
-            for path in (Path(place, file) for file in files if file.endswith((".py", ".yaml"))):
+            for path in (Path(parent, file) for file in files if file.endswith((".py", ".yaml"))):
                 name = f"{root.name}/{path.relative_to(root).as_posix()}"
                 hashes[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return hashes

@@ -1,4 +1,7 @@
-"""The jobs of a sweep, as their directories tell: overrides, status, results. No torch."""
+"""The jobs of a sweep, read from their directories: overrides, status, results.
+
+Does not import torch.
+"""
 
 import csv
 import math
@@ -26,7 +29,7 @@ class Job:
     """One job of a sweep; `record` is its run.json."""
 
     path: Path
-    name: str  # the directory below that of the sweep
+    name: str  # its directory, relative to that of the sweep
     overrides: Sequence[str]
     status: str  # one of STATUSES
     error: str = ""
@@ -36,9 +39,9 @@ class Job:
 
     @cached_property
     def words(self) -> dict[str, Any]:
-        """The overrides as keys and values, without those of Hydra itself."""
+        """The overrides as a dict, without those of Hydra itself."""
         parsed = OverridesParser.create().parse_overrides(list(self.overrides))
-        values = {word.key_or_group: word.value() for word in parsed}
+        values = {override.key_or_group: override.value() for override in parsed}
         return {k: v for k, v in values.items() if not k.startswith(("hydra.", "hydra/"))}
 
     @property
@@ -48,34 +51,34 @@ class Job:
 
     @property
     def best(self) -> Mapping[str, Any]:
-        """Of the best checkpoint: `value` of the monitor, `epoch` from 1; empty without one."""
+        """The monitored `value` and the `epoch` (from 1) of the best checkpoint, {} without one."""
         return self.record.get("best") or {}
 
     @property
     def criterion(self) -> str:
-        """The metric that jobs are compared by; without a monitor, the test accuracy."""
+        """The metric by which jobs are compared: the monitor, or the test accuracy without one."""
         return self.monitor or "test/acc"
 
     @property
     def value(self) -> float | None:
-        """The best value of the criterion, else its last one; None where it is not finite."""
+        """The best value of the criterion, else its last value; None if it is not finite."""
         value = self.best.get("value", self.metrics.get(self.criterion))
         return value if value is not None and math.isfinite(value) else None
 
     @property
     def seconds(self) -> float | None:
-        """Time of training and test."""
+        """Duration of training and testing."""
         seconds = self.record.get("seconds") or {}
         phases = [seconds[phase] for phase in ("fit", "test") if phase in seconds]
         return round(sum(phases), 1) if phases else None
 
     @property
     def log(self) -> Path | None:
-        """The newest log in the job's directory."""
+        """The newest log file in the job's directory."""
         return max(self.path.glob("*.log"), key=lambda p: p.stat().st_mtime, default=None)
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
-        """Epochs (from 1) and values of a metric, from metrics.csv; empty without one."""
+        """Pairs of epoch (from 1) and value of a metric, from metrics.csv; [] without that file."""
         path = self.path / "metrics.csv"
         if not path.is_file():
             return []
@@ -85,9 +88,9 @@ class Job:
 
 
 def read_job(path: Path, root: Path | None = None) -> Job:
-    """The job in the directory `path` of the sweep in `root`."""
+    """Read the job in the directory `path` of the sweep in `root`."""
     record = read_record(path)
-    config = _yaml(path / CONFIG) or {}
+    config = _read_yaml(path / CONFIG) or {}
     status = record.get("status", "running" if (path / RUN_RECORD).exists() else NOT_STARTED)
     error = str(record.get("error") or "").strip().partition("\n")[0]
     if status == "running" and not RunDirectory(path).is_locked():
@@ -95,7 +98,7 @@ def read_job(path: Path, root: Path | None = None) -> Job:
     return Job(
         path=path,
         name=path.relative_to(root or path.parent).as_posix(),
-        overrides=_yaml(path / ".hydra" / "overrides.yaml") or [],
+        overrides=_read_yaml(path / ".hydra" / "overrides.yaml") or [],
         status=status,
         error=error,
         record=record,
@@ -105,8 +108,8 @@ def read_job(path: Path, root: Path | None = None) -> Job:
 
 
 def read_jobs(sweep: SweepDirectory) -> list[Job]:
-    """The jobs of a sweep in their order, and after them those that were not started."""
-    paths = sorted((path.parent for path in sweep.path.glob(f"**/{RUN_RECORD}")), key=number)
+    """Read the jobs of a sweep in their order, followed by those that were not started."""
+    paths = sorted((path.parent for path in sweep.path.glob(f"**/{RUN_RECORD}")), key=by_number)
     jobs = [read_job(path, sweep.path) for path in paths]
     started = [job.words for job in jobs]
     for i, overrides in enumerate(sweep.record.get("jobs") or []):
@@ -116,26 +119,29 @@ def read_jobs(sweep: SweepDirectory) -> list[Job]:
     return jobs
 
 
-def number(path: Path) -> tuple[float, str]:
-    """Sorts the directories of jobs: by number, then those with a name."""
+def by_number(path: Path) -> tuple[float, str]:
+    """Sort key of job directories: numbered directories first, then those with a name."""
     return (int(path.name), "") if path.name.isdigit() else (math.inf, str(path))
 
 
 def rank(jobs: Sequence[Job]) -> tuple[bool, float]:
-    """Sorts jobs, or groups of jobs: the best mean first, those without a value last."""
+    """Sort key of groups of jobs: the best mean value first, groups without a value last."""
     values = [job.value for job in jobs if job.value is not None]
     mean = statistics.fmean(values) if values else 0.0
     return not values, -mean if jobs[0].mode == "max" else mean
 
 
 def varied(jobs: Sequence[Job]) -> list[str]:
-    """The keys whose values differ from job to job, in the order they were typed."""
+    """The keys whose values differ between jobs, in the order of the command line."""
     keys = dict.fromkeys(key for job in jobs for key in job.words)
     return [k for k in keys if len({repr(job.words.get(k)) for job in jobs}) > 1]
 
 
 def seed_groups(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs that differ in nothing but `seed`, best mean first; empty where no seed is repeated."""
+    """Group jobs that differ only in `seed`, the best mean first.
+
+    Returns an empty list if no two jobs differ only in `seed`.
+    """
     keys = [key for key in varied(jobs) if key != "seed"]
     groups: dict[str, list[Job]] = {}
     for job in jobs:
@@ -146,14 +152,14 @@ def seed_groups(jobs: Sequence[Job]) -> list[list[Job]]:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The last part of each key, `lr` or `batch_size`; the whole key where two end alike."""
-    last = {key: key.replace("/", ".").rpartition(".")[2] for key in keys}
-    names = list(last.values())
-    return {key: name if names.count(name) == 1 else key for key, name in last.items()}
+    """Map each key to its last part, as `lr`, or to the whole key if two keys share that part."""
+    last_parts = {key: key.replace("/", ".").rpartition(".")[2] for key in keys}
+    names = list(last_parts.values())
+    return {key: name if names.count(name) == 1 else key for key, name in last_parts.items()}
 
 
 def value_text(value: Any) -> str:
-    """A value as one would type it, without blanks."""
+    """Format a value as in an override, without spaces; floats have 4 significant digits."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -163,8 +169,8 @@ def value_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _yaml(path: Path) -> Any:
-    """What a YAML file holds; None where it cannot be read."""
+def _read_yaml(path: Path) -> Any:
+    """The content of a YAML file; None if it cannot be read."""
     try:
         return OmegaConf.to_container(OmegaConf.load(path))
     except Exception:

@@ -1,4 +1,4 @@
-"""Running the jobs of a sweep: each leaves a record, and a report ends it, whatever happens."""
+"""Run the jobs of a sweep: each job writes a record, and a report follows, however they end."""
 
 import dataclasses
 import gc
@@ -30,53 +30,54 @@ Task = Callable[[dict[str, Any], Path], Any]
 
 
 def run_sweep(run: Callable[[], Any], plan: SweepPlan) -> int:
-    """Run all jobs by `run`, which is Hydra's, and report on them however they ended.
+    """Run all jobs by calling `run`, Hydra's main function, and write the report.
 
-    Returns the exit code, 0 where all jobs succeeded. Raises InputError before the first job
-    where the directory cannot be locked.
+    Returns the exit code, 0 if all jobs succeeded. Raises InputError before the first job if the
+    directory cannot be locked.
     """
-    directory = claim(plan)
+    directory = _lock_directory(plan)
     PrepareSweep.directory = directory.path
     stop = Stop()
-    # While a job runs in this process, it has handlers of its own.
-    before = signal.signal(signal.SIGTERM, stop.receive)
+    # A job that runs in this process replaces this handler by its own.
+    previous_handler = signal.signal(signal.SIGTERM, stop.receive)
     code, succeeded = 1, False
     try:
         run()
         code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)
         PrepareSweep.directory = None
         directory.release()
         succeeded = report.report(directory.path)
-    if stop.received:  # Ray exits with a code of its own
+    if stop.received:  # takes precedence over Ray's own exit code
         return 128 + stop.received
     return code or int(not succeeded)
 
 
-def claim(plan: SweepPlan) -> SweepDirectory:
-    """Lock the directory of a sweep, and name it in the command that resumes the sweep."""
-    path, words = plan.folder, list(plan.command)
-    if not any(w.startswith("hydra.sweep.dir=") for w in words):
+def _lock_directory(plan: SweepPlan) -> SweepDirectory:
+    """Lock the directory of a sweep and record the command that resumes the sweep in it."""
+    path, arguments = plan.folder, list(plan.command)
+    if not any(argument.startswith("hydra.sweep.dir=") for argument in arguments):
         if was_requeued():
             path = _directory_of_slurm_job(path.parent) or path
-        overrides = [i for i, w in enumerate(words) if "=" in w and not w.startswith("-")]
-        words.insert(min(overrides, default=len(words)), word("hydra.sweep.dir", short(path)))
-    return SweepDirectory.claim(
+        overrides = [i for i, a in enumerate(arguments) if "=" in a and not a.startswith("-")]
+        first_override = min(overrides, default=len(arguments))
+        arguments.insert(first_override, word("hydra.sweep.dir", short(path)))
+    return SweepDirectory.resume_or_create(
         path,
-        words=plan.words,
+        overrides=plan.words,
         jobs=plan.jobs,
-        command=[short(sys.argv[0]), *words],
+        command=[short(sys.argv[0]), *arguments],
         source=source_hashes(*plan.config_folders),
     )
 
 
 def _directory_of_slurm_job(root: Path) -> Path | None:
-    """The sweep below `root` that this SLURM job began before it was requeued."""
+    """The sweep below `root` that this SLURM job started before it was requeued."""
     for record in sorted(root.glob(f"*/{RECORD}"), reverse=True):
         if SweepDirectory.open(record.parent).record.get("slurm_job") == slurm_job():
             return record.parent
@@ -84,28 +85,28 @@ def _directory_of_slurm_job(root: Path) -> Path | None:
 
 
 class PrepareSweep(Callback):
-    """Hydra's callback, named in conf/hydra/default.yaml: what is done once, before the jobs.
+    """Hydra callback that makes hydra.sweep.dir absolute before the first job.
 
-    Names the sweep's directory from the root, for jobs in processes of another working directory.
+    Workers may run in another working directory. Configured in conf/hydra/default.yaml.
     """
 
-    directory: ClassVar[Path | None] = None  # of the sweep of this process
+    directory: ClassVar[Path | None] = None  # of the sweep that this process runs
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if self.directory is None:  # another command than train
+        if self.directory is None:  # a command other than train
             return
         path = os.path.abspath(self.directory)
         with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.sweep.dir = path
-            # Each job is composed from these words, in its own process.
+            # Workers compose the configuration of their jobs from these overrides.
             config.hydra.overrides.hydra.append(word("hydra.sweep.dir", path))
 
 
 def run_job(task: Task, config: dict[str, Any], folder: Path) -> float | None:
-    """Do one job, unless it has finished before, and log one line on it however it ended.
+    """Run one job, unless it has already finished, and log its result in one line.
 
-    A job that fails raises nothing: its record says why, and the others run. Returns what jobs
-    are compared by, for sweepers that search.
+    Returns the value by which sweepers compare jobs. A failed job does not raise, so that the
+    other jobs run; its record holds the error.
     """
     hydra = HydraConfig.get()
     sweep = SweepDirectory.open(Path(hydra.runtime.cwd, hydra.sweep.dir))
@@ -127,6 +128,6 @@ def run_job(task: Task, config: dict[str, Any], folder: Path) -> float | None:
         job = read_job(folder)
         if error:
             job = dataclasses.replace(job, status="failed", error=error)
-        log.info(report.line(job, sweep.record, number=hydra.job.num, note=note))
-    gc.collect()  # what the job held in reference cycles, a failed one's model with its traceback
+        log.info(report.job_line(job, sweep.record, number=hydra.job.num, note=note))
+    gc.collect()  # free reference cycles, such as the traceback of a failed job with its model
     return job.value

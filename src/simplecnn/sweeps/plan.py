@@ -1,4 +1,7 @@
-"""What a sweep will do, known and checked before it starts. No torch."""
+"""Plan a sweep and check the configuration of each job before it starts.
+
+Does not import torch.
+"""
 
 import itertools
 import re
@@ -23,146 +26,158 @@ from simplecnn.config.composition import (
 )
 from simplecnn.errors import InputError
 
-MAX_MISTAKES = 20  # shown of a sweep: a thousand jobs can have the same kind of mistake
+MAX_MISTAKES = 20  # reported for a sweep, whose jobs often share a mistake
 Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What a sweep will do, known before it starts."""
+    """The jobs of a sweep and their checked configurations."""
 
     folder: Path
-    words: list[str]  # all that is asked, by the configuration and by the command line
-    jobs: list[list[str]] | None  # the words of each job; None where a search chooses them
-    config_folders: list[Path]  # where the configuration comes from
-    configs: list[Composed]  # of the jobs, or of the ends of a search
-    command: list[str] = field(default_factory=list)  # what was typed
+    words: list[str]  # the overrides of the sweep, those of hydra.sweeper.params included
+    jobs: list[list[str]] | None  # the overrides of each job; None if a search chooses them
+    config_folders: list[Path]  # the directories of the config search path
+    configs: list[Composed]  # of all jobs, or of the bounds of a search space
+    command: list[str] = field(default_factory=list)  # the command-line arguments
 
 
-def plan_sweep(name: str, words: Sequence[str]) -> SweepPlan:
-    """What a multirun's command line asks for, every job of it checked.
+def plan_sweep(name: str, overrides: Sequence[str]) -> SweepPlan:
+    """Plan the sweep of a multirun command line and check each of its jobs.
 
-    Raises InputError with all the mistakes of all jobs.
+    Raises InputError that lists the errors of all jobs.
     """
     with composing_once():
-        return _plan(name, words)
+        return _plan(name, overrides)
 
 
-def _plan(name: str, words: Sequence[str]) -> SweepPlan:
+def _plan(name: str, overrides: Sequence[str]) -> SweepPlan:
     mistakes: list[str] = []
-    words = [line(word) for word in readable(words, mistakes, sweeps=True)]
+    overrides = [line(override) for override in readable(overrides, mistakes, sweeps=True)]
     parser = OverridesParser.create(loader())
-    each_value = sweep_values(words)
+    command_lines = sweep_values(overrides)
     try:
-        config = compose_checked(name, each_value[0])[1]
-        HydraConfig.instance().set_config(config)  # for what the directory may refer to
+        config = compose_checked(name, command_lines[0])[1]
+        HydraConfig.instance().set_config(config)  # hydra.sweep.dir may refer to it
         folder = Path(config.hydra.sweep.dir)
     except InputError:
-        _compose_all(name, each_value, mistakes)  # raises with the mistakes of all values
+        _compose_all(name, command_lines, mistakes)  # raises with the errors of all values
         raise
     finally:
         HydraConfig.instance().cfg = None
-    for_hydra = [w for w in words if w.lstrip("+~").startswith(("hydra.", "hydra/"))]
-    asked = [w for w in words if w not in for_hydra]
+    for_hydra = [o for o in overrides if o.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    for_jobs = [o for o in overrides if o not in for_hydra]
     params = [f"{k}={v}" for k, v in (config.hydra.sweeper.get("params") or {}).items()]
     jobs = None
     if config.hydra.runtime.choices["hydra/sweeper"] == "optuna":
         from simplecnn.sweeps.search import Search
 
-        search = Search.of(config, asked, parser)
-        checked = search.corners()
+        search = Search.from_config(config, for_jobs, parser)
+        checked = search.bounds()
+        # With other objectives it is another search, which must not resume this one.
         objectives = ",".join(f"{metric}:{mode}" for metric, mode in search.objectives.items())
-        params.append(f"hydra.sweeper.objectives={{{objectives}}}")  # others: another search
+        params.append(f"hydra.sweeper.objectives={{{objectives}}}")
     else:
-        checked = jobs = product([*params, *asked], parser)
+        checked = jobs = product([*params, *for_jobs], parser)
     configs = _compose_all(name, [[*for_hydra, *job] for job in checked], mistakes)
     sources = [Path(s.path) for s in config.hydra.runtime.config_sources if s.schema == "file"]
-    return SweepPlan(folder, [*params, *asked], jobs, sources, configs)
+    return SweepPlan(folder, [*params, *for_jobs], jobs, sources, configs)
 
 
 def _compose_all(
-    name: str, lines: Sequence[Sequence[str]], mistakes: Sequence[str]
+    name: str, command_lines: Sequence[Sequence[str]], mistakes: Sequence[str]
 ) -> list[Composed]:
-    """The configurations of several command lines. Raises InputError with all their mistakes."""
+    """Compose several command lines. Raises InputError that lists the errors of all of them."""
     configs = []
-    sentences = dict.fromkeys(mistakes)
-    for words in lines:
+    all_mistakes = dict.fromkeys(mistakes)  # without duplicates, in order
+    for overrides in command_lines:
         try:
-            configs.append(compose_checked(name, words))
-            sentences |= dict.fromkeys(_process_mistakes(*configs[-1]))
+            configs.append(compose_checked(name, overrides))
+            all_mistakes |= dict.fromkeys(_process_mistakes(*configs[-1]))
         except InputError as error:
-            sentences |= dict.fromkeys(error.mistakes)
-        if len(sentences) >= MAX_MISTAKES:
+            all_mistakes |= dict.fromkeys(error.mistakes)
+        if len(all_mistakes) >= MAX_MISTAKES:
             break
-    if sentences:
-        raise InputError(*sentences)
+    if all_mistakes:
+        raise InputError(*all_mistakes)
     return configs
 
 
-def product(words: Sequence[str], parser: OverridesParser) -> list[list[str]]:
-    """The words of each job of a sweep that tries every value of every word.
+def product(overrides: Sequence[str], parser: OverridesParser) -> list[list[str]]:
+    """The overrides of each job of a grid search: the Cartesian product of all values.
 
-    Raises InputError where a word asks for a search in an interval, or for no value.
+    Raises InputError if an override sweeps over an interval or over no value.
     """
-    for word in parser.parse_overrides(list(words)):
-        if word.is_sweep_override() and not word.is_discrete_sweep():
-            key = word.get_key_element()
+    for override in parser.parse_overrides(list(overrides)):
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            key = override.get_key_element()
             raise InputError(
-                f"{key} is to be searched in an interval, and this sweep tries every value: "
+                f"{key} is an interval, but this sweep is a grid search: "
                 f"list the values ({key}=a,b,c), or search with hparams_search=optuna."
             )
-    choices = _choices(words, parser)
+    choices = _choices(overrides, parser)
     if empty := [key for key, values in choices.items() if not values]:
         raise InputError(f"{empty[0]} has no value.")
     return [list(job) for job in itertools.product(*choices.values())]
 
 
-def sweep_values(words: Sequence[str]) -> list[list[str]]:
-    """Command lines without sweeps that try every value of every sweep in `words` once."""
+def sweep_values(overrides: Sequence[str]) -> list[list[str]]:
+    """Command lines without sweeps, in which each value of each sweep of `overrides` occurs.
+
+    In each of them, at most one key has a value other than its first.
+    """
     mistakes: list[str] = []
     with initialized():
-        texts = [line(word) for word in readable(words, mistakes, sweeps=True)]
+        texts = [line(override) for override in readable(overrides, mistakes, sweeps=True)]
         choices = [v for v in _choices(texts, OverridesParser.create(loader())).values() if v]
     if mistakes:
         raise InputError(*mistakes)
     first = [values[0] for values in choices]
-    lines = [
+    command_lines = [
         [*first[:i], value, *first[i + 1 :]]
         for i, values in enumerate(choices)
         for value in values
         if len(values) > 1
     ]
-    return lines or [first]
+    return command_lines or [first]
 
 
-def _choices(words: Sequence[str], parser: OverridesParser) -> dict[str, list[str]]:
-    """A word for each value of each key, none for a search in an interval. The last word counts."""
+def _choices(overrides: Sequence[str], parser: OverridesParser) -> dict[str, list[str]]:
+    """Map each key to one override per value; to [] if it sweeps over an interval.
+
+    The last override of a key replaces earlier ones.
+    """
     choices: dict[str, list[str]] = {}
-    for word in parser.parse_overrides(list(words)):
-        key = word.get_key_element()
-        if word.is_discrete_sweep():
-            choices[key] = [f"{key}={value}" for value in word.sweep_string_iterator()]
+    for override in parser.parse_overrides(list(overrides)):
+        key = override.get_key_element()
+        if override.is_discrete_sweep():
+            choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
-            choices[key] = [] if word.is_sweep_override() else [line(word)]
+            choices[key] = [] if override.is_sweep_override() else [line(override)]
     return choices
 
 
 def _process_mistakes(values: Config, config: DictConfig) -> Iterator[str]:
-    """A sentence where a job would start processes by the sweep's own command, as ddp does."""
+    """Yield an error if a job would start processes with the sweep's command, as DDP does."""
     trainer, launcher = values.get("trainer") or {}, config.hydra.launcher
-    strategy, wanted = trainer.get("strategy", "auto"), trainer.get("devices", "auto")
+    strategy, requested = trainer.get("strategy", "auto"), trainer.get("devices", "auto")
     if re.search("spawn|fork|notebook", str(strategy).lower()):
         return
-    on_gpu = trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda")
-    num = max(1, devices.num_cuda_devices()) if on_gpu else 1
-    num = len(wanted) if isinstance(wanted, list) else wanted if isinstance(wanted, int) else num
-    num *= trainer.get("num_nodes", 1)
-    by_slurm = "Slurm" in str(launcher.get("_target_")) and launcher.get("tasks_per_node") == num
-    if num > 1 and not by_slurm:
+    if isinstance(requested, list):
+        num_processes = len(requested)
+    elif isinstance(requested, int):
+        num_processes = requested
+    else:
+        on_gpu = trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda")
+        num_processes = max(1, devices.num_cuda_devices()) if on_gpu else 1
+    num_processes *= trainer.get("num_nodes", 1)
+    is_slurm = "Slurm" in str(launcher.get("_target_"))
+    by_slurm = is_slurm and launcher.get("tasks_per_node") == num_processes
+    if num_processes > 1 and not by_slurm:
         name = strategy.get("_target_") if isinstance(strategy, Mapping) else strategy
         yield (
-            f"trainer.strategy is {name} with {num} processes: each of them would run the whole "
-            f"sweep, with values of its own. In a sweep, type trainer=ddp_sim, "
-            f"trainer.strategy=ddp_spawn or trainer.devices=1; or do such runs one by one, "
+            f"trainer.strategy is {name} with {num_processes} processes: each process would run "
+            f"the whole sweep, with its own values. In a sweep, type trainer=ddp_sim, "
+            f"trainer.strategy=ddp_spawn or trainer.devices=1; or start such runs one by one, "
             f"without -m."
         )

@@ -1,6 +1,7 @@
-"""What came out of a sweep: a table, a picture, the best job and the command that reproduces it.
+"""The report of a sweep: a table, a figure, the best job and the command that reproduces it.
 
-Everything is read from the directories of the jobs, so a report can be made at any time. No torch.
+All of it is read from the directories of the jobs, so a report is available at any time. Does not
+import torch.
 """
 
 import csv
@@ -22,7 +23,7 @@ from simplecnn.sweeps.jobs import (
     STATUSES,
     SUCCEEDED,
     Job,
-    number,
+    by_number,
     rank,
     read_jobs,
     seed_groups,
@@ -32,12 +33,15 @@ from simplecnn.sweeps.jobs import (
 )
 from simplecnn.table import table
 
-TABLE, TEXT, PICTURE = "sweep.csv", "sweep.md", "sweep.png"
+TABLE, TEXT, FIGURE = "sweep.csv", "sweep.md", "sweep.png"
 NUM_CURVES = 5
 
 
 def report(path: Path) -> bool:
-    """Show what came out of the sweep in `path`, and write it there. Whether all jobs succeeded."""
+    """Print the report of the sweep in `path` and write it there.
+
+    Returns whether all jobs succeeded.
+    """
     sweep = SweepDirectory.open(path)
     jobs = sorted(read_jobs(sweep), key=lambda job: rank([job]))
     text = report_text(jobs, sweep.record)
@@ -45,8 +49,8 @@ def report(path: Path) -> bool:
     head = f"# Sweep\n\n    {sweep.record['command']}\n\nStarted {sweep.record['started']}.\n"
     files = {TABLE: csv_text(jobs).encode()}
     if any(job.value is not None for job in jobs):
-        files[PICTURE] = picture(jobs, data)
-        head += f"\n![The monitored metric against what varied]({PICTURE})\n"
+        files[FIGURE] = figure_png(jobs, data)
+        head += f"\n![The monitored metric against the varied parameters]({FIGURE})\n"
     files[TEXT] = f"{head}\n```\n{text}\n```\n".encode()
     for name, content in files.items():
         atomic_write(sweep.path / name, content)
@@ -58,7 +62,7 @@ def report(path: Path) -> bool:
 
 
 def report_text(jobs: Sequence[Job], record: Mapping[str, Any]) -> str:
-    """Tables, failures, and commands to type; `jobs` are sorted, the best first."""
+    """Tables, failures and commands as text; `jobs` are sorted, the best first."""
     best = jobs[0] if jobs and jobs[0].value is not None else None
     parts = [
         summary(jobs),
@@ -76,27 +80,29 @@ def report_text(jobs: Sequence[Job], record: Mapping[str, Any]) -> str:
 
 
 def commands(jobs: Sequence[Job], record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The best job, and what to type; a word and a text each.
+    """Pairs of label and text: the best job, and the commands to reproduce it and to resume.
 
-    Where seeds are repeated, it is that of the best mean: the best of all jobs may be luck.
+    If seeds are repeated, the best job is one of those with the best mean: the single best value
+    may be chance.
     """
-    answers = []
+    entries = []
     if jobs and jobs[0].value is not None:
         groups = seed_groups(jobs)
         best = groups[0][0] if groups else jobs[0]
         if groups:
             mean = mean_text(best.criterion, (job.value for job in groups[0]))
             keys = [key for key in varied(jobs) if key != "seed"]
-            text = f"{value_title(jobs)} {mean}   {typed(best, keys)}".rstrip()
-            answers.append(("best mean" if len(groups) > 1 else "mean", text))
-        words = [shlex.split(record["command"])[0], *best.overrides]
-        if any(word.startswith("hparams_search=") for word in words):
-            words.append("hydra.sweeper.params=null")  # what the file sets, but one run of it
-        answers.append(("best job", f"{best.name}: {result(best)}   {typed(best, varied(jobs))}"))
-        answers.append(("reproduce", as_typed(shlex.join(words))))
+            text = f"{value_title(jobs)} {mean}   {overrides_text(best, keys)}".rstrip()
+            entries.append(("best mean" if len(groups) > 1 else "mean", text))
+        overrides = overrides_text(best, varied(jobs))
+        entries.append(("best job", f"{best.name}: {result(best)}   {overrides}"))
+        command = [shlex.split(record["command"])[0], *best.overrides]
+        if any(argument.startswith("hparams_search=") for argument in command):
+            command.append("hydra.sweeper.params=null")  # drop the sweeps of that config
+        entries.append(("reproduce", as_typed(shlex.join(command))))
     if any(job.status not in SUCCEEDED for job in jobs):
-        answers.append(("resume", as_typed(record["command"])))
-    return answers
+        entries.append(("resume", as_typed(record["command"])))
+    return entries
 
 
 def summary(jobs: Sequence[Job]) -> str:
@@ -106,17 +112,17 @@ def summary(jobs: Sequence[Job]) -> str:
     return f"{len(jobs)} job{'s' * (len(jobs) != 1)}: {parts or 'none started'}."
 
 
-def line(job: Job, record: Mapping[str, Any], *, number: int, note: str = "") -> str:
-    """One line on a job that has ended; `record` is that of its sweep."""
+def job_line(job: Job, record: Mapping[str, Any], *, number: int, note: str = "") -> str:
+    """The log line of a job that has ended; `record` is that of its sweep."""
     parsed = OverridesParser.create().parse_overrides(record["words"])
-    swept = dict.fromkeys(word.key_or_group for word in parsed if word.is_sweep_override())
-    place = f"[{number + 1}/{len(record['jobs'])}] " if record["jobs"] else ""
+    swept = dict.fromkeys(o.key_or_group for o in parsed if o.is_sweep_override())
+    progress = f"[{number + 1}/{len(record['jobs'])}] " if record["jobs"] else ""
     parts = [
-        f"{place}job {number}",
+        f"{progress}job {number}",
         f"{job.status:8}",
         result(job),
         f"{job.seconds:.1f} s" if job.seconds is not None else "",
-        typed(job, [key for key in swept if key in job.words]),
+        overrides_text(job, [key for key in swept if key in job.words]),
         note,
         job.error,
         f"log: {short(job.log)}" if job.error and job.log else "",
@@ -124,27 +130,27 @@ def line(job: Job, record: Mapping[str, Any], *, number: int, note: str = "") ->
     return "   ".join(part for part in parts if part)
 
 
-# ------------------------------------------------------------------------------- cells of tables
+# ----------------------------------------------------------------------------------- table cells
 
 
-def is_share(metric: str) -> bool:
-    """Whether a metric is from 0 to 1 and shown in percent."""
+def is_percentage(metric: str) -> bool:
+    """Whether a metric is between 0 and 1 and shown as a percentage."""
     return metric.endswith("acc")
 
 
 def title(metric: str) -> str:
-    return f"{metric} %" if is_share(metric) else metric
+    return f"{metric} %" if is_percentage(metric) else metric
 
 
 def metric_text(metric: str, value: float | None) -> str:
-    """98.76 for an accuracy in percent, 0.0412 for anything else."""
+    """`98.76` for an accuracy of 0.9876, `0.0412` for other metrics."""
     if value is None:
         return ""
-    return f"{100 * value:.2f}" if is_share(metric) else f"{value:.4f}"
+    return f"{100 * value:.2f}" if is_percentage(metric) else f"{value:.4f}"
 
 
 def mean_text(metric: str, values: Iterable[float | None]) -> str:
-    """`98.76 ± 0.08 (3)`: mean, standard deviation of the sample, n; only finite values count."""
+    """`98.76 ± 0.08 (3)`: mean, sample standard deviation and n of the finite values."""
     finite = [value for value in values if value is not None and math.isfinite(value)]
     if len(finite) < 2:
         return metric_text(metric, finite[0]) if finite else ""
@@ -153,14 +159,14 @@ def mean_text(metric: str, values: Iterable[float | None]) -> str:
 
 
 def result(job: Job) -> str:
-    """`val/acc 94.00 %`, or nothing where there is no value."""
+    """`val/acc 94.00 %`; empty for a job without a value."""
     if job.value is None:
         return ""
-    unit = " %" if is_share(job.criterion) else ""
+    unit = " %" if is_percentage(job.criterion) else ""
     return f"{job.criterion} {metric_text(job.criterion, job.value)}{unit}"
 
 
-def typed(job: Job, keys: Iterable[str]) -> str:
+def overrides_text(job: Job, keys: Iterable[str]) -> str:
     return " ".join(f"{key}={value_text(job.words.get(key))}" for key in keys)
 
 
@@ -168,7 +174,7 @@ def typed(job: Job, keys: Iterable[str]) -> str:
 
 
 def job_columns(jobs: Sequence[Job]) -> dict[str, list[str]]:
-    """A row a job: what was varied, how it ended, what came out."""
+    """One row per job, by column: varied parameters, status, metrics."""
     criterion = criterion_of(jobs)
     names = short_names(varied(jobs))
     columns: dict[str, list[str]] = {"job": [job.name for job in jobs]}
@@ -187,7 +193,7 @@ def job_columns(jobs: Sequence[Job]) -> dict[str, list[str]]:
 
 
 def mean_columns(groups: Sequence[Sequence[Job]]) -> dict[str, list[str]]:
-    """A row for all jobs that differ in their seed only: mean ± standard deviation (n)."""
+    """One row per group of jobs that differ only in their seed: mean ± standard deviation (n)."""
     jobs = [job for group in groups for job in group]
     names = short_names([key for key in varied(jobs) if key != "seed"])
     columns = {n: [value_text(g[0].words.get(key)) for g in groups] for key, n in names.items()}
@@ -202,13 +208,13 @@ def mean_columns(groups: Sequence[Sequence[Job]]) -> dict[str, list[str]]:
 
 
 def _table(columns: Mapping[str, Sequence[str]]) -> str:
-    """Aligned text, without the columns that are empty."""
+    """Aligned text without empty columns."""
     filled = [[name, *cells] for name, cells in columns.items() if any(cells)]
     return table(list(zip(*filled, strict=True)), gap=2) if filled else ""
 
 
 def csv_text(jobs: Sequence[Job]) -> str:
-    """Everything that is known of the jobs, in full precision."""
+    """One row per job, with all metrics in full precision."""
     keys = varied(jobs)
     rows: list[dict[str, Any]] = [
         {
@@ -245,16 +251,16 @@ def value_title(jobs: Sequence[Job]) -> str:
     return f"{'best ' * any(job.best for job in jobs)}{title(criterion_of(jobs))}"
 
 
-# ----------------------------------------------------------------------------- page and picture
+# ------------------------------------------------------------------------------ page and figure
 
 
 def page_data(jobs: Sequence[Job], sweep: SweepDirectory) -> dict[str, Any]:
-    """What `write_sweep_page` shows, and `picture` draws."""
+    """The data of the sweep page (see `write_sweep_page`) and of the figure."""
     names = short_names(varied(jobs))
     criterion = curve_metric = criterion_of(jobs)
     longest = max((len(job.curve(criterion)) for job in jobs[:NUM_CURVES]), default=0)
     if longest < (2 if criterion.startswith("test/") else 1):
-        curve_metric = "train/loss"  # what is tested once has no curve
+        curve_metric = "train/loss"  # the criterion was not logged every epoch
     columns = {name: cells for name, cells in job_columns(jobs).items() if any(cells)}
     has_best = bool(jobs) and jobs[0].value is not None
     rows = []
@@ -273,7 +279,7 @@ def page_data(jobs: Sequence[Job], sweep: SweepDirectory) -> dict[str, Any]:
         })  # fmt: skip
     path = sweep.path.resolve()
     return {
-        # outputs/<name>/<date_time>, unless hydra.sweep.dir says otherwise
+        # <name> of the default directory, outputs/<name>/<date_time>
         "title": path.parent.name if path.name[:2] == "20" else path.name,
         "folder": short(sweep.path),
         "command": as_typed(sweep.record["command"]),
@@ -288,8 +294,8 @@ def page_data(jobs: Sequence[Job], sweep: SweepDirectory) -> dict[str, Any]:
     }
 
 
-def picture(jobs: Sequence[Job], data: Mapping[str, Any]) -> bytes:
-    """A PNG file of `page_data`: the result against what varied, the curves of the best jobs."""
+def figure_png(jobs: Sequence[Job], data: Mapping[str, Any]) -> bytes:
+    """Draw `page_data` as PNG: the result against each varied parameter, and the best curves."""
     from simplecnn.figures.raster import encode_png
     from simplecnn.figures.style import drawing
     from simplecnn.figures.sweep import Curve, sweep_figure
@@ -299,7 +305,7 @@ def picture(jobs: Sequence[Job], data: Mapping[str, Any]) -> bytes:
         values = zip(data["keys"], map(value_text, row["values"]), strict=True)
         label = ", ".join(f"{name} {value}" for name, value in values)
         curves.append(Curve(f"job {row['name']}: {label}", *zip(*row["curve"], strict=True)))
-    in_order = sorted(data["jobs"], key=lambda row: number(Path(row["name"])))  # as it was typed
+    in_order = sorted(data["jobs"], key=lambda row: by_number(Path(row["name"])))
     parameters = {key: [row["values"][i] for row in in_order] for i, key in enumerate(data["keys"])}
     if len(parameters) > 1 and seed_groups(jobs):
         del parameters["seed"]
@@ -316,7 +322,7 @@ def picture(jobs: Sequence[Job], data: Mapping[str, Any]) -> bytes:
 
 
 def _scaled(metric: str, value: float | None) -> float:
-    return math.nan if value is None else (100 if is_share(metric) else 1) * value
+    return math.nan if value is None else (100 if is_percentage(metric) else 1) * value
 
 
 def _number_or_text(value: Any) -> float | str:

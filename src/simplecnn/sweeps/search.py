@@ -1,7 +1,8 @@
-"""A search by Optuna: its space in Hydra's words, its study on disk. No torch.
+"""Hyperparameter search with Optuna: the search space from Hydra's overrides, the study on disk.
 
 The study of a sweep is the file `study.journal` in the sweep's directory, which any number of
-processes may read and add to; trial n is job n. The same command resumes it.
+processes may read and append to; trial n is job n. The same command resumes the study. Does not
+import torch.
 """
 
 import math
@@ -36,7 +37,7 @@ from simplecnn.sweeps.jobs import SUCCEEDED, read_job
 STUDY, NAME = "study.journal", "simplecnn"
 DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 OBJECTIVES = (*(name for name in LOGGED if not name.startswith("test/")), "num_parameters")
-PRUNED = "pruned after epoch"  # a trial's attribute
+PRUNED = "pruned after epoch"  # user attribute of a trial
 
 Config = Mapping[str, Any]
 Space = dict[str, BaseDistribution]
@@ -45,17 +46,19 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 @dataclass(frozen=True)
 class Search:
-    """What a search is asked to do."""
+    """Objectives and space of a hyperparameter search."""
 
     objectives: dict[str, str]  # name: max or min
     space: Space
-    fixed: list[str]  # the words that are the same in all trials
+    fixed: list[str]  # the overrides that all trials share
 
     @classmethod
-    def of(cls, config: DictConfig, words: Sequence[str], parser: OverridesParser) -> "Search":
-        """The search of a composed configuration and the words of its command line.
+    def from_config(
+        cls, config: DictConfig, overrides: Sequence[str], parser: OverridesParser
+    ) -> "Search":
+        """The search of a composed configuration and the overrides of its command line.
 
-        Raises InputError for what is known to be wrong before the first trial.
+        Raises InputError for an invalid configuration of the sweeper.
         """
         sweeper = config.hydra.sweeper
         for name, value in (("n_trials", sweeper.n_trials), ("n_jobs", sweeper.n_jobs or 1)):
@@ -64,43 +67,45 @@ class Search:
         objectives = dict(sweeper.objectives or {})
         if not objectives:
             if not config.monitor:
-                raise InputError("monitor is null: say what to search by, as in monitor=val/acc.")
+                raise InputError("monitor is null: name what to optimize, as in monitor=val/acc.")
             objectives = {config.monitor: config.mode}
         logged = [name for name in OBJECTIVES if name not in LOGGED or is_logged(name, config.data)]
         for name, mode in objectives.items():
             if name not in logged:
-                raise InputError(unknown(name, name, logged, "to search by"))
+                raise InputError(unknown(name, name, logged, "that can be optimized"))
             if mode not in DIRECTIONS:
                 raise InputError(
                     f"hydra.sweeper.objectives.{name} is {mode!r}: it must be max or min."
                 )
         params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-        space, fixed = search_space([*params, *words], parser)
+        space, fixed = search_space([*params, *overrides], parser)
         return cls(objectives, space, fixed)
 
-    def words(self, params: Config) -> list[str]:
-        """The words of a trial."""
+    def overrides(self, params: Config) -> list[str]:
+        """The overrides of a trial."""
         return [*self.fixed, *(f"{key}={value}" for key, value in params.items())]
 
-    def corners(self) -> list[list[str]]:
-        """The words of two trials: all at the lower end of the space, and all at the upper one."""
-        ends: list[dict[str, Any]] = [{}, {}]
+    def bounds(self) -> list[list[str]]:
+        """The overrides of two trials: one at all lower bounds of the space, one at all upper."""
+        lower: dict[str, Any] = {}
+        upper: dict[str, Any] = {}
         for key, d in self.space.items():
             values = d.choices if isinstance(d, CategoricalDistribution) else (d.low, d.high)  # type: ignore[attr-defined]
-            ends[0][key], ends[1][key] = values[0], values[-1]
-        return [self.words(end) for end in ends]
+            lower[key], upper[key] = values[0], values[-1]
+        return [self.overrides(lower), self.overrides(upper)]
 
 
-def search_space(words: Sequence[str], parser: OverridesParser) -> tuple[Space, list[str]]:
-    """What is searched, and the words that are the same in all trials. The last word counts.
+def search_space(overrides: Sequence[str], parser: OverridesParser) -> tuple[Space, list[str]]:
+    """Split overrides into the search space and those that all trials share.
 
-    `interval(a,b)` is continuous, `int(interval(a,b))` whole; `range(a,b,step)` leaves out b;
-    `choice(…)`, `glob(…)` and lists with commas have no order; `tag(log,…)` is for the first two.
-    Raises InputError where the space is empty.
+    `interval(a,b)` is continuous and `int(interval(a,b))` integer, both on a log scale in
+    `tag(log,…)`; `range(a,b,step)` excludes b; `choice(…)`, `glob(…)` and comma-separated values
+    are categorical. The last override of a key replaces earlier ones.
+    Raises InputError if the space is invalid or empty.
     """
     space: Space = {}
     fixed: dict[str, str] = {}
-    for override in parser.parse_overrides(list(words)):
+    for override in parser.parse_overrides(list(overrides)):
         key = override.get_key_element()
         space.pop(key, None)
         fixed.pop(key, None)
@@ -108,14 +113,13 @@ def search_space(words: Sequence[str], parser: OverridesParser) -> tuple[Space, 
             try:
                 space[key] = _distribution(override)
             except (ValueError, OverflowError) as error:
-                raise InputError(
-                    f"{override.input_line}: nothing can be searched: {error}"
-                ) from None
+                reason = f"{override.input_line}: this is not a valid search space: {error}"
+                raise InputError(reason) from None
         else:
             fixed[key] = f"{key}={override.get_value_element_as_str()}"
     if not space:
         raise InputError(
-            "Nothing is searched: give a space, as in "
+            "The search space is empty: type an interval or several values, as in "
             "model.optimizer.lr='tag(log,interval(1e-4,1e-1))' or data.batch_size=32,64"
         )
     return space, list(fixed.values())
@@ -130,7 +134,7 @@ def _distribution(override: Override) -> BaseDistribution:
         if not values:
             raise ValueError("the range is empty")
         low, high, step = min(values), max(values), abs(sweep.step)
-    else:  # As text: a list or a word in quotes goes to the job as it was typed.
+    else:  # as text, so that a list or a quoted value reaches the job unchanged
         return CategoricalDistribution(list(dict.fromkeys(override.sweep_string_iterator())))
     assert low is not None and high is not None
     log = "log" in sweep.tags
@@ -146,8 +150,11 @@ def open_study(
     sampler: Any = None,
     pruner: Any = None,
 ) -> optuna.Study:
-    """The study in `folder`, begun where there is none. `objectives` map names to max or min,
-    `sampler` and `pruner` are nodes of a configuration."""
+    """Load the study in `folder`, or create it.
+
+    objectives: the direction, max or min, of each metric.
+    sampler, pruner: config nodes with a `_target_`.
+    """
     study = optuna.create_study(
         storage=_storage(Path(folder) / STUDY),
         study_name=NAME,
@@ -155,9 +162,9 @@ def open_study(
         pruner=build(pruner) if pruner else optuna.pruners.NopPruner(),
         load_if_exists=True,
     )
-    study.set_user_attr("objectives", list(objectives))  # for the callback that prunes
+    study.set_user_attr("objectives", list(objectives))  # read by the pruning callback
     if sampler:
-        # The random numbers begin anew: with the same seed they would repeat the first trials.
+        # Optuna does not store the sampler: with the same seed it would repeat the first trials.
         seed = sampler.get("seed")
         study.sampler = build(
             sampler if seed is None else {**sampler, "seed": seed + len(study.trials)}
@@ -166,25 +173,29 @@ def open_study(
 
 
 def running_trial(path: str | Path, number: int, pruner: Config) -> Trial:
-    """Trial `number` of the study in the file `path`, for the process that runs it."""
+    """Load trial `number` of the study in the file `path`, in the process that runs the trial."""
     storage = _storage(Path(path))
     study = optuna.load_study(
         study_name=NAME,
         storage=storage,
         pruner=build(pruner),
-        sampler=optuna.samplers.RandomSampler(),  # nothing is sampled here
+        sampler=optuna.samplers.RandomSampler(),  # not used: the parameters are already sampled
     )
     study_id = storage.get_study_id_from_name(NAME)
     return Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
 
 def _storage(path: Path) -> JournalStorage:
-    # Absolute: a process killed while it holds the lock leaves a link that must lead to the file.
+    # Optuna's lock file is a symlink to the journal. A killed process leaves it behind, and a
+    # relative link would be dangling.
     return JournalStorage(JournalFileBackend(os.path.abspath(path)))
 
 
 def interrupted_trials(study: optuna.Study, space: Space) -> list[FrozenTrial]:
-    """Trials to resume. One whose process was killed before it drew all parameters has failed."""
+    """The trials to resume.
+
+    Marks trials as failed whose process was killed before all parameters were sampled.
+    """
     running = study.get_trials(states=[TrialState.RUNNING])
     for trial in running:
         if trial.params.keys() != space.keys():
@@ -193,24 +204,25 @@ def interrupted_trials(study: optuna.Study, space: Space) -> list[FrozenTrial]:
 
 
 def tell(study: optuna.Study, number: int, folder: Path, *, objectives: Sequence[str]) -> None:
-    """Tell the study how the run in `folder` came out: its objectives, pruned, or failed.
+    """Tell the study the result of the run in `folder`: its objectives, pruned, or failed.
 
-    Of the monitored metric its best value counts, of another one the last. The run's record then
-    says `pruned`, or `failed` where an objective is not a finite number.
+    The value of the monitored metric is its best one, that of any other metric its last. Sets the
+    status of the run to `pruned`, or to `failed` if an objective is not a finite number.
     """
     job, run = read_job(folder), RunDirectory(folder)
     run.record = dict(job.record)
     values: dict[Any, Any] = {"num_parameters": job.record.get("num_parameters"), **job.metrics}
     if job.best:
         values[job.monitor] = job.best["value"]
-    wrong = [o for o in objectives if values.get(o) is None or not math.isfinite(values[o])]
+    invalid = [o for o in objectives if values.get(o) is None or not math.isfinite(values[o])]
     if job.status not in SUCCEEDED:
         study.tell(number, state=TrialState.FAIL)
     elif PRUNED in study.trials[number].user_attrs:
         run.update(status="pruned")
         study.tell(number, state=TrialState.PRUNED)
-    elif wrong:
-        run.update(status="failed", error=f"{wrong[0]} is {values.get(wrong[0])}: not comparable.")
+    elif invalid:
+        name = invalid[0]
+        run.update(status="failed", error=f"{name} is {values.get(name)}, not a finite number.")
         study.tell(number, state=TrialState.FAIL)
     else:
         study.tell(number, [values[name] for name in objectives])

@@ -1,6 +1,6 @@
-"""Jobs in other processes: what the launchers for joblib and Ray share.
+"""Code shared by the joblib and Ray launchers, which run jobs in worker processes.
 
-Hydra imports the launchers at each start, and this with them: nothing heavy is imported here.
+Hydra imports its plugins at every start, so this module must not import anything slow.
 """
 
 import logging
@@ -13,11 +13,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
 log = logging.getLogger("simplecnn.sweeps")
-SECONDS_TO_END = 20  # for interrupted jobs to record how far they came
+SECONDS_TO_END = 20  # grace period in which interrupted jobs write their records
 
 
 class WorkerLauncher(Launcher):
-    """Subclasses give `launch`, which has workers do `run_in_worker(self.basic, …)`."""
+    """Base class: `launch` of a subclass calls `run_in_worker(self.basic, …)` in its workers."""
 
     def setup(self, **hydra: Any) -> None:
         self.basic = BasicLauncher()
@@ -27,15 +27,15 @@ class WorkerLauncher(Launcher):
 def run_in_worker(
     launcher: BasicLauncher, number: int, overrides: Sequence[str], singletons: Any
 ) -> JobReturn:
-    """Run one job in this process, with Hydra's own launcher and the head's `singletons`."""
+    """Run one job in this process by Hydra's basic launcher, with the main process's singletons."""
     Singleton.set_state(singletons)
     return launcher.launch([overrides], initial_job_idx=number)[0]
 
 
 def lost_job(number: int, overrides: Sequence[str], reason: str) -> JobReturn:
-    """Log that a job's process is gone: a loss of this job, not of the sweep.
+    """Log that a job was lost with its worker, and return a result that lets the sweep continue.
 
-    The report finds the job by its directory: its run says `running`, and nobody runs it.
+    The report lists the job as killed: its record says `running`, but no process locks it.
     """
     log.error("job %d   killed   %s   %s", number, " ".join(overrides), reason)
     return JobReturn(list(overrides), status=JobStatus.COMPLETED)
