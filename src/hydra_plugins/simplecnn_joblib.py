@@ -48,8 +48,10 @@ class JoblibLauncher(WorkerLauncher):
 
         from simplecnn.config.devices import num_cuda_devices
 
+        if self.n_jobs > 0:
+            return self.n_jobs
         num_gpus = num_cuda_devices()
-        return self.n_jobs if self.n_jobs > 0 else num_gpus if num_gpus > 1 else cpu_count()
+        return num_gpus if num_gpus > 1 else cpu_count()
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int

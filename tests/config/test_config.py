@@ -301,7 +301,7 @@ def test_which_processes_a_sweep_refuses(words, refused, monkeypatch):
         plan_sweep("train", ["seed=1,2", *words.split()])
     except InputError as error:
         (sentence,) = error.mistakes
-        assert refused and "each of them would run the whole sweep" in sentence
+        assert refused and "each process would run the whole sweep" in sentence
     else:
         assert not refused
 

@@ -172,7 +172,7 @@ def test_the_job_of_a_killed_worker_is_resumed_by_the_same_sweep(tmp_path, kille
 
     done = type_in(tmp_path, "train.py", *overrides)  # the launcher may be another one
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("finished before") == 1
+    assert done.stdout.count("already finished") == 1
     after = records(tmp_path)
     assert [r["status"] for r in after] == ["finished"] * 2
     assert after[0] == before[0]

@@ -127,7 +127,7 @@ def test_an_interrupted_sweep_resumes_with_identical_results(sweep, monkeypatch)
 
     code, out, _ = sweep(*overrides, "hydra.sweep.dir=resumed")
     assert code == 0 and len(trainers) == 4  # two more: the finished job does not run again
-    assert out.splitlines()[0].startswith("[1/3] job 0   finished") and "finished before" in out
+    assert out.splitlines()[0].startswith("[1/3] job 0   finished") and "already finished" in out
     assert Path("resumed/0/run.json").read_text() == before
     for job in "012":
         for name in ("last", "best"):

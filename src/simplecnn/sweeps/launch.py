@@ -38,7 +38,7 @@ def run_sweep(run: Callable[[], Any], plan: SweepPlan) -> int:
     directory = _lock_directory(plan)
     PrepareSweep.directory = directory.path
     stop = Stop()
-    # A job that runs in this process replaces this handler by its own.
+    # A job that runs in this process replaces this handler with its own.
     previous_handler = signal.signal(signal.SIGTERM, stop.receive)
     code, succeeded = 1, False
     try:
@@ -115,7 +115,7 @@ def run_job(task: Task, config: dict[str, Any], folder: Path) -> float | None:
     run, error, note = RunDirectory(folder), "", ""
     try:
         if read_record(folder).get("status") == "finished" and run.holds(config):
-            note = "finished before"
+            note = "already finished"
         else:
             sweep.check_source(source_hashes(*sources))
             task(config, folder)

@@ -48,7 +48,7 @@ def report(path: Path) -> bool:
     data = page_data(jobs, sweep)
     head = f"# Sweep\n\n    {sweep.record['command']}\n\nStarted {sweep.record['started']}.\n"
     files = {TABLE: csv_text(jobs).encode()}
-    if any(job.value is not None for job in jobs):
+    if has_best(jobs):
         files[FIGURE] = figure_png(jobs, data)
         head += f"\n![The monitored metric against the varied parameters]({FIGURE})\n"
     files[TEXT] = f"{head}\n```\n{text}\n```\n".encode()
@@ -63,10 +63,9 @@ def report(path: Path) -> bool:
 
 def report_text(jobs: Sequence[Job], record: Mapping[str, Any]) -> str:
     """Tables, failures and commands as text; `jobs` are sorted, the best first."""
-    best = jobs[0] if jobs and jobs[0].value is not None else None
     parts = [
         summary(jobs),
-        _table(mean_columns(seed_groups(jobs))) if best else "",
+        _table(mean_columns(seed_groups(jobs))) if has_best(jobs) else "",
         _table(job_columns(jobs)),
     ]
     parts += [
@@ -86,7 +85,7 @@ def commands(jobs: Sequence[Job], record: Mapping[str, Any]) -> list[tuple[str, 
     may be chance.
     """
     entries = []
-    if jobs and jobs[0].value is not None:
+    if has_best(jobs):
         groups = seed_groups(jobs)
         best = groups[0][0] if groups else jobs[0]
         if groups:
@@ -243,6 +242,11 @@ def csv_text(jobs: Sequence[Job]) -> str:
     return file.getvalue()
 
 
+def has_best(jobs: Sequence[Job]) -> bool:
+    """Whether any of the sorted jobs has a value: then the first one does."""
+    return bool(jobs) and jobs[0].value is not None
+
+
 def criterion_of(jobs: Sequence[Job]) -> str:
     return next((job.criterion for job in jobs if job.value is not None), "test/acc")
 
@@ -262,7 +266,6 @@ def page_data(jobs: Sequence[Job], sweep: SweepDirectory) -> dict[str, Any]:
     if longest < (2 if criterion.startswith("test/") else 1):
         curve_metric = "train/loss"  # the criterion was not logged every epoch
     columns = {name: cells for name, cells in job_columns(jobs).items() if any(cells)}
-    has_best = bool(jobs) and jobs[0].value is not None
     rows = []
     for i, job in enumerate(jobs):
         link = f"{job.name}/report.html"
@@ -285,7 +288,7 @@ def page_data(jobs: Sequence[Job], sweep: SweepDirectory) -> dict[str, Any]:
         "command": as_typed(sweep.record["command"]),
         "summary": summary(jobs),
         "answers": commands(jobs, sweep.record),
-        "means": mean_columns(seed_groups(jobs)) if has_best else {},
+        "means": mean_columns(seed_groups(jobs)) if has_best(jobs) else {},
         "metric": value_title(jobs),
         "curve_metric": title(curve_metric),
         "mode": jobs[0].mode if jobs else "max",
