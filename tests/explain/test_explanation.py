@@ -121,7 +121,7 @@ def test_images_of_the_wrong_size(finished_run):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(explain_subject, "load_network", lambda path: SimpleCNN(image_size=64).eval())
-        with pytest.raises(InputError, match="does not take images of 1 x 28 x 28"):
+        with pytest.raises(InputError, match="does not accept images of 1 x 28 x 28"):
             load_subject(run, run.any_checkpoint())
 
 

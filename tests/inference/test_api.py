@@ -1,4 +1,4 @@
-"""Runs in Python: loaded, asked, trained; the examples of the docstrings; the model card."""
+"""The Python interface, the examples in its docstrings, and the model card."""
 
 import doctest
 import json
@@ -24,8 +24,8 @@ def test_the_examples_of_the_docstrings(good_run, tmp_path, monkeypatch):
     shutil.copytree(good_run, tmp_path / "outputs" / "quickstart")
     monkeypatch.chdir(tmp_path)
     for module in (api, trained_run):
-        done = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
-        assert done.attempted > 2 and done.failed == 0
+        results = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+        assert results.attempted > 2 and results.failed == 0
     folder = tmp_path / "outputs" / "short"
     log = (folder / "train.log").read_text()
     assert "98,442 parameters on" in log and "directory    outputs/short" in log
@@ -35,7 +35,7 @@ def test_the_examples_of_the_docstrings(good_run, tmp_path, monkeypatch):
     assert (folder / "model_card.md").is_file()
 
 
-def test_images_of_every_kind_and_size_get_the_same_answer(good_run, bundled, tmp_path):
+def test_the_prediction_does_not_depend_on_the_type_of_an_image(good_run, bundled, tmp_path):
     run = simplecnn.load(good_run)
     digit = bundled[0][3600]
     expected = run.predict(digit)
@@ -48,27 +48,27 @@ def test_images_of_every_kind_and_size_get_the_same_answer(good_run, bundled, tm
         np.stack([digit] * 3, 2), Image.fromarray(digit), str(tmp_path / "seven.png"), [digit],
         255 - digit,
     ):  # fmt: skip
-        guess = run.predict(images)
-        np.testing.assert_allclose(guess.probabilities, expected.probabilities, atol=1e-5)
+        predictions = run.predict(images)
+        np.testing.assert_allclose(predictions.probabilities, expected.probabilities, atol=1e-5)
     large = Image.fromarray(digit).resize((400, 300))
     mixed = run.predict([large, digit, torch.from_numpy(digit), tmp_path / "seven.png"])
     assert mixed.classes == ["7"] * 4 and len(mixed) == 4
     assert str(expected).splitlines()[1].split()[:2] == ["0", "7"]
     maps = run.feature_maps([large, digit])
     assert maps["conv2"].shape == (2, 32, 14, 14) and maps["conv2"].min() == 0
-    for images, sentence in [
-        (3, "images is of type int: give Pillow images, arrays"),
-        ([], "images: there is none"),
-        (np.zeros((28, 28)), "nothing to see in it"),
+    for images, message in [
+        (3, "images is of type int: pass Pillow images, arrays"),
+        ([], "images is empty"),
+        (np.zeros((28, 28)), "it is blank"),
         (np.full((28, 28), np.nan), "not finite"),
-        (np.zeros((2, 2), complex), "of complex128: an image is"),
+        (np.zeros((2, 2), complex), "its dtype complex128: an image is"),
         ("nothing.png", "image=nothing.png: there is no such file"),
     ]:
-        with pytest.raises(InputError, match=sentence):
+        with pytest.raises(InputError, match=message):
             run.predict(images)
 
 
-def test_a_run_says_what_it_is(finished_run):
+def test_the_attributes_of_a_loaded_run(finished_run):
     run = simplecnn.load(finished_run)
     assert run.path == finished_run and not run.network.training
     assert run.config["model"]["network"]["channels"] == [4, 8]
@@ -82,9 +82,9 @@ def test_a_run_says_what_it_is(finished_run):
     assert last.checkpoint.name == "last.ckpt"
 
 
-def test_mistakes_cost_nothing(tmp_path, monkeypatch):
+def test_invalid_overrides_are_rejected_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for words, sentence in [
+    for overrides, message in [
         (["data=mnist_5k", "seeed=3"], "Did you mean seed"),
         (["-m", "seed=1,2"], "-m: simplecnn.train does one run; type scripts/train.py -m"),
         (["hparams_search=grid"], "simplecnn.train does one run"),
@@ -92,8 +92,8 @@ def test_mistakes_cost_nothing(tmp_path, monkeypatch):
         (["resume=outputs/none"], "there is no such folder"),
         (["data=mnist_5k", "callbacks=none"], "given back by its checkpoint"),
     ]:
-        with pytest.raises(InputError, match=sentence):
-            simplecnn.train(words)
+        with pytest.raises(InputError, match=message):
+            simplecnn.train(overrides)
     with pytest.raises(InputError, match="run=none: there is no such folder"):
         simplecnn.load("none")
     assert list(tmp_path.iterdir()) == []
@@ -104,13 +104,13 @@ def test_the_model_card(good_run, tmp_path):
     shutil.copytree(good_run, folder)
     directory = RunDirectory.open(folder)
     card = model_card(directory)
-    share = directory.record["metrics"]["test/acc"]
+    accuracy = directory.record["metrics"]["test/acc"]
     assert "SimpleCNN, 98,442 parameters, trained on CPU: all 4 epochs.\n" in card
     assert "License: CC BY-SA 3.0." in card
     assert "- model.network.channels: [16, 32, 64]" in card and "- torch 2." in card
     assert "- model.optimizer.lr: 0.005" in card and "- data.batch_size: 64" in card
-    assert "data_dir" not in card.partition("## Reproduce")[0]  # a path of one machine
-    assert f"| {100 * share:.2f} % [" in card and "n = 500" in card
+    assert "data_dir" not in card.partition("## Reproduce")[0]  # a path of this machine
+    assert f"| {100 * accuracy:.2f} % [" in card and "n = 500" in card
     assert card.count("not measured yet") == 2
     assert f"```\n{directory.record['command']}\n```" in card
     evaluate(directory, directory.checkpoint("best"), data=None)
@@ -121,9 +121,9 @@ def test_the_model_card(good_run, tmp_path):
         "error": {"blur": [0.0, 0.5], "noise": [0.0, 0.75], "dots": [0.0, 0.1]}}}}))  # fmt: skip
     text = write_model_card(directory).read_text()
     assert "not measured yet" not in text
-    assert "Corrupted images: 25.0 % [20.0, 30.0] wrong" in text
+    assert "Corrupted images: error rate 25.0 % [20.0, 30.0] over" in text
     assert "noise 75.0 %, blur 50.0 %, dots 10.0 %" in text
     (result,) = json.loads((folder / "evaluation.json").read_text()).values()
     worst = min(result["acc_per_class"], key=lambda k: result["acc_per_class"][k])
-    assert f"least right on {worst} (" in text
+    assert f"lowest recall {100 * result['acc_per_class'][worst]:.2f} % ({worst});" in text
     assert f"| {100 * result['ece']:.2f} % |" in text

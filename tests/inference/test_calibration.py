@@ -1,4 +1,4 @@
-"""How far probabilities can be trusted: by hand on four images, and as `evaluate` writes it."""
+"""Calibration, computed by hand on four images and as `evaluate` writes it; the class table."""
 
 import json
 import math
@@ -19,32 +19,34 @@ from simplecnn.run_directory import RunDirectory
 
 
 def test_calibration_by_hand():
-    shares = torch.tensor([[0.7, 0.2, 0.1], [0.72, 0.08, 0.2], [0.5, 0.3, 0.2], [0.1, 0.0, 0.9]])
+    probabilities = torch.tensor(
+        [[0.7, 0.2, 0.1], [0.72, 0.08, 0.2], [0.5, 0.3, 0.2], [0.1, 0.0, 0.9]]
+    )
+    logits = (probabilities + 1e-12).log()
     labels = torch.tensor([0, 1, 1, 2])
-    found = calibration((shares + 1e-12).log(), labels)
-    # bins of 1/15: 0.5 | 0.7 and 0.72 together | 0.9
-    by_hand = (1 * abs(0 - 0.5) + 2 * abs(0.5 - 0.71) + 1 * abs(1 - 0.9)) / 4
-    assert found["ece"] == pytest.approx(by_hand, abs=1e-6)
-    assert found["top2_acc"] == 0.75  # the second image is wrong in both guesses
-    filled = {i: b for i, b in enumerate(found["calibration_bins"]) if b["num_images"]}
+    result = calibration(logits, labels)
+    # bins of width 1/15: 0.5 | 0.7 and 0.72 | 0.9
+    ece = (1 * abs(0 - 0.5) + 2 * abs(0.5 - 0.71) + 1 * abs(1 - 0.9)) / 4
+    assert result["ece"] == pytest.approx(ece, abs=1e-6)
+    assert result["top2_acc"] == 0.75  # the label of the second image is not in its top 2
+    filled = {i: b for i, b in enumerate(result["calibration_bins"]) if b["num_images"]}
     assert {i: (b["num_images"], b["confidence"], b["acc"]) for i, b in filled.items()} == {
         7: (1, 0.5, 0.0), 10: (2, 0.71, 0.5), 13: (1, 0.9, 1.0),
     }  # fmt: skip
-    loss = summarize((shares + 1e-12).log(), labels, ["a", "b", "c"])["loss"]
-    by_hand = -np.log([0.7, 0.08, 0.3, 0.9]).mean()
-    assert loss == pytest.approx(by_hand, abs=1e-5)
+    loss = summarize(logits, labels, ["a", "b", "c"])["loss"]
+    assert loss == pytest.approx(-np.log([0.7, 0.08, 0.3, 0.9]).mean(), abs=1e-5)
 
 
-def test_certain_answers_share_the_last_bin():
+def test_a_confidence_of_one_is_in_the_last_bin():
     logits = torch.tensor([[200.0, 0.0], [200.0, 0.0], [4.0, 0.0]])  # 1.0 in float32, twice
-    found = calibration(logits, torch.tensor([0, 1, 0]))
-    last = found["calibration_bins"][-1]
+    result = calibration(logits, torch.tensor([0, 1, 0]))
+    last = result["calibration_bins"][-1]
     mean = (2 + 1 / (1 + math.exp(-4))) / 3
     assert (last["num_images"], last["confidence"]) == (3, pytest.approx(mean, abs=1e-6))
-    assert found["ece"] == pytest.approx(mean - 2 / 3, abs=1e-6)
+    assert result["ece"] == pytest.approx(mean - 2 / 3, abs=1e-6)
 
 
-def test_evaluate_writes_it_and_draws_it(good_run, tmp_path, caplog):
+def test_evaluate_writes_the_calibration_and_its_diagram(good_run, tmp_path, caplog):
     folder = tmp_path / "run"
     shutil.copytree(good_run, folder)
     directory = RunDirectory.open(folder)
@@ -66,19 +68,21 @@ def test_evaluate_writes_it_and_draws_it(good_run, tmp_path, caplog):
 
 
 class Stream(IterableDataset):
-    def __init__(self, number):
-        self.number = number
+    """A data set without a length."""
+
+    def __init__(self, num_images):
+        self.num_images = num_images
 
     def __iter__(self):
-        return ((torch.zeros(1, 28, 28), i) for i in range(self.number))
+        return ((torch.zeros(1, 28, 28), i) for i in range(self.num_images))
 
 
-@pytest.mark.parametrize("number", [5, 0])
-def test_test_images_of_unknown_number_are_read(number, monkeypatch):
+@pytest.mark.parametrize("num_images", [5, 0])
+def test_test_data_may_be_an_iterable_data_set(num_images, monkeypatch):
     module = LightningDataModule()
-    module.test_dataloader = lambda: DataLoader(Stream(number), batch_size=2)
+    module.test_dataloader = lambda: DataLoader(Stream(num_images), batch_size=2)
     monkeypatch.setattr("simplecnn.inference.evaluate.build", lambda config: module)
-    if number == 0:
+    if num_images == 0:
         with pytest.raises(InputError, match="data: LightningDataModule has no test images."):
             TestData({})
         return
@@ -86,25 +90,25 @@ def test_test_images_of_unknown_number_are_read(number, monkeypatch):
     assert images.shape == (5, 1, 28, 28) and labels.tolist() == [0, 1, 2, 3, 4]
 
 
-def test_the_table_names_the_classes_in_full_and_fits_a_screen():
+def test_the_table_has_full_class_names_and_is_at_most_120_characters_wide():
     names = ["airplane", "automobile", "cat"]
     logits = torch.eye(3)[[0, 0, 1, 0, 2]]
-    found = summarize(logits, torch.tensor([0, 0, 1, 1, 2]), names)
-    lines = _table("a run", found).splitlines()
+    result = summarize(logits, torch.tensor([0, 0, 1, 1, 2]), names)
+    lines = _table("a run", result).splitlines()
     assert lines[0] == "a run" and lines[1].startswith("accuracy 80.00 %   macro 83.33 %")
     cells = [line.split() for line in lines[4:]]
     assert cells[0] == ["true", "recall", "precision", *names]
     assert cells[2] == ["automobile", "50.00", "%", "100.00", "%", "1", "1", "."]
-    many = [f"{name} of the year {year}" for name in names for year in range(1990, 2000)]
-    labels = torch.arange(29)  # of the last class there is no image
-    found = summarize(torch.eye(30)[[*range(28), 3]], labels, many)
-    lines = _table("a run", found).splitlines()
+    long_names = [f"{name} of the year {year}" for name in names for year in range(1990, 2000)]
+    labels = torch.arange(29)  # no image of the last class
+    result = summarize(torch.eye(30)[[*range(28), 3]], labels, long_names)
+    lines = _table("a run", result).splitlines()
     assert max(map(len, lines)) <= 120 and "most often predicted as" in lines[4]
     assert lines[-2].split("   ")[-1].strip() == "airplane of the year 1993 (1)"
     assert lines[-1].split() == ["cat", "of", "the", "year", "1999", "-", "-"]
 
 
-def test_the_diagram_shows_each_bin():
+def test_the_reliability_diagram_shows_each_bin():
     accuracies = np.array([np.nan, 0.25, 0.5, 1.0])
     figure = reliability_figure(np.array([0, 4, 10, 100]), np.array([np.nan, 0.3, 0.7, 0.9]),
                                 accuracies, title="T")  # fmt: skip

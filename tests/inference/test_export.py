@@ -1,4 +1,4 @@
-"""Exported files answer like the network for any number of images, and say how to use them."""
+"""Exported files return the network's logits for any batch size, and contain its metadata."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ SUFFIXES = {"safetensors": "safetensors", "onnx": "onnx", "torch_export": "pt2"}
 
 
 def cropped(run: TrainedRun) -> TrainedRun:
-    """The run with another network: it crops, and its pools blur."""
+    """Replace the network of a run by an untrained one with a crop and blur pooling."""
     torch.manual_seed(0)
     run.network_config = {**run.network_config, "crop": [4, 26], "pool": "blur"}
     arguments = {k: v for k, v in run.network_config.items() if k != "_target_"}
@@ -28,7 +28,7 @@ def cropped(run: TrainedRun) -> TrainedRun:
 
 
 def read(path, format):
-    """What others read: a function from images to logits, and the metadata."""
+    """Read an exported file; returns a function from images to logits, and the metadata."""
     if format == "torch_export":
         extra = {"metadata.json": ""}
         module = torch.export.load(path, extra_files=extra).module()
@@ -42,56 +42,59 @@ def read(path, format):
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape == ["batch", 1, 28, 28]
     texts = session.get_modelmeta().custom_metadata_map
-    answers = lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0])  # noqa: E731
-    return answers, {key: json.loads(text) for key, text in texts.items()}
+    forward = lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0])  # noqa: E731
+    return forward, {key: json.loads(text) for key, text in texts.items()}
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_file_answers_like_the_network(format, good_run, tmp_path, caplog):
+def test_an_exported_file_agrees_with_the_network(format, good_run, tmp_path, caplog):
     if format == "onnx":
         pytest.importorskip("onnxruntime")
     run = cropped(load_run(good_run))
     path = tmp_path / f"model.{SUFFIXES[format]}"
     with caplog.at_level("INFO", "simplecnn"):
         record = export(run, path, format)
-    answers, metadata = read(path, format)
+    forward, metadata = read(path, format)
     digits = digits_for(run)
     assert digits.shape == (1000, 1, 28, 28)
     with torch.no_grad():
         for size in (1, 7, 1000):
             expected = run.network(digits[:size])
-            found = answers(digits[:size].contiguous())
-            assert torch.equal(found.argmax(1), expected.argmax(1))
-            assert float((found - expected).abs().max()) < 1e-4
+            logits = forward(digits[:size].contiguous())
+            assert torch.equal(logits.argmax(1), expected.argmax(1))
+            assert float((logits - expected).abs().max()) < 1e-4
     assert metadata["class_names"] == list("0123456789")
     assert metadata["metrics"] == run.metrics and 0.9 < metadata["metrics"]["test/acc"] <= 1
     assert metadata["preprocessing"]["box"] == 20
     assert metadata["preprocessing"]["crop"]["pixels"] == [4, 26]
-    beside = json.loads((tmp_path / f"{path.name}.json").read_text())
-    assert beside == record and {key: beside[key] for key in metadata} == metadata
-    assert beside["num_bytes"] == path.stat().st_size
-    assert beside["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert beside["checked"]["num_images"] == 1000
-    told = caplog.messages[-1]
-    assert beside["sha256"] in told and f"{beside['num_bytes']:,} bytes" in told
-    assert ("opset 2" in told) == (format == "onnx")
+    written = json.loads((tmp_path / f"{path.name}.json").read_text())
+    assert written == record and {key: written[key] for key in metadata} == metadata
+    assert written["num_bytes"] == path.stat().st_size
+    assert written["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert written["checked"]["num_images"] == 1000
+    message = caplog.messages[-1]
+    assert written["sha256"] in message and f"{written['num_bytes']:,} bytes" in message
+    assert ("opset 2" in message) == (format == "onnx")
 
 
-def test_a_file_that_answers_otherwise_is_not_written(good_run, tmp_path, monkeypatch):
+def test_a_file_that_does_not_agree_with_the_network_is_not_written(
+    good_run, tmp_path, monkeypatch
+):
     run = load_run(good_run)
 
-    def wrong(run, metadata):
-        content, answers, facts = exports._safetensors(run, metadata)
-        return content, lambda images: answers(images.flip(3)), facts
+    def flipped(run, metadata):
+        content, forward, properties = exports._safetensors(run, metadata)
+        return content, lambda images: forward(images.flip(3)), properties
 
-    monkeypatch.setitem(FORMATS, "safetensors", wrong)
-    with pytest.raises(RunError, match=r"answers otherwise than the network: \d+ of 1,000 classes"):
+    monkeypatch.setitem(FORMATS, "safetensors", flipped)
+    message = r"does not agree with the network: \d+ of 1,000 classes"
+    with pytest.raises(RunError, match=message):
         export(run, tmp_path / "model.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_the_extra_a_sentence_says_what_to_type(good_run, tmp_path, monkeypatch):
+def test_a_missing_extra_is_reported_with_its_install_command(good_run, tmp_path, monkeypatch):
     monkeypatch.setattr(exports.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="format=onnx needs onnx, .*uv sync --extra export"):
         exports._onnx(load_run(good_run), {})
@@ -99,7 +102,7 @@ def test_without_the_extra_a_sentence_says_what_to_type(good_run, tmp_path, monk
 
 @pytest.mark.long
 def test_the_command(good_run, tmp_path):
-    # a process of its own: a fork has none of the threads that ONNX Runtime waits for
+    # a new process, since the threads of ONNX Runtime do not survive a fork
     done = start(tmp_path, "export.py", f"run={good_run}", "to=mine.safetensors")
     assert done.returncode == 0 and "mine.safetensors   safetensors, 98,442" in done.stdout
     images = digits_for(load_run(good_run))[:10]
@@ -107,11 +110,11 @@ def test_the_command(good_run, tmp_path):
     assert torch.equal(load_safetensors(tmp_path / "mine.safetensors")(images), expected)
     before = sorted(path.name for path in tmp_path.iterdir())
     assert before == ["mine.safetensors", "mine.safetensors.json"]
-    for words, sentence in [
+    for overrides, message in [
         (["format=keras"], "format is 'keras': it must be safetensors, onnx or torch_export."),
         (["to=nowhere/x.onnx"], "to=nowhere/x.onnx: there is no folder nowhere."),
         (["checkpoint=first"], "checkpoint=first: first does not exist."),
     ]:
-        done = type_in(tmp_path, "export.py", f"run={good_run}", *words)
-        assert done.returncode == 2 and sentence in done.stderr, done
+        done = type_in(tmp_path, "export.py", f"run={good_run}", *overrides)
+        assert done.returncode == 2 and message in done.stderr, done
     assert sorted(path.name for path in tmp_path.iterdir()) == before

@@ -1,4 +1,4 @@
-"""Images of all kinds are read as what they show; hostile ones get a sentence, and no memory."""
+"""Image files of all formats are read; malicious files are rejected with little memory."""
 
 import io
 import json
@@ -24,7 +24,7 @@ def like_mnist(gray: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def drawing(bundled) -> Image.Image:
-    """A seven, black on white, 280 x 280, off the middle."""
+    """A seven, black on white, 280 x 280 pixels, off center on a larger page."""
     seven = bundled[0][3600]
     page = np.full((400, 320), 255, np.uint8)
     page[30:310, 20:300] = 255 - np.kron(seven, np.ones((10, 10), np.uint8))
@@ -32,7 +32,7 @@ def drawing(bundled) -> Image.Image:
 
 
 def transparent(drawing: Image.Image) -> Image.Image:
-    """Black ink on nothing."""
+    """Black ink on a transparent background."""
     ink = Image.new("RGBA", drawing.size, (0, 0, 0, 0))
     ink.putalpha(Image.eval(drawing, lambda v: 255 - v))
     return ink
@@ -43,13 +43,13 @@ def sixteen_bits(drawing: Image.Image) -> Image.Image:
 
 
 KINDS = {
-    "grey.png": lambda d: d,
-    "colour.png": lambda d: d.convert("RGB"),
+    "gray.png": lambda d: d,
+    "color.png": lambda d: d.convert("RGB"),
     "palette.png": lambda d: d.convert("RGB").quantize(64),
     "palette.gif": lambda d: d.convert("P"),
     "transparent.png": transparent,
     "transparent.webp": transparent,
-    "grey_alpha.png": lambda d: transparent(d).convert("LA"),
+    "gray_alpha.png": lambda d: transparent(d).convert("LA"),
     "sixteen_bits.png": sixteen_bits,
     "sixteen_bits.tiff": sixteen_bits,
     "floats.tiff": lambda d: Image.fromarray(np.asarray(d, np.float32) / 255),
@@ -63,25 +63,25 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_kind_of_image_shows_the_same_digit(name, drawing, tmp_path):
+def test_every_image_format_shows_the_same_digit(name, drawing, tmp_path):
     expected = like_mnist(np.asarray(drawing, np.float32) / 255)
     KINDS[name](drawing).save(tmp_path / name)
     digit = like_mnist(read_image(tmp_path / name))
     assert digit.shape == (28, 28) and digit.dtype == np.float32
     assert digit.min() == 0 and digit.max() == pytest.approx(1, abs=0.01)
-    # without gray, the center of mass is rounded to the next pixel
-    allowed = 0.08 if name == "black_and_white.png" else 0.03
-    assert np.abs(digit - expected).mean() < allowed, name
+    # without gray levels, the center of mass is rounded to another pixel
+    tolerance = 0.08 if name == "black_and_white.png" else 0.03
+    assert np.abs(digit - expected).mean() < tolerance, name
 
 
-def test_a_digit_of_mnist_stays_as_it_is(bundled, tmp_path):
-    for which in (0, 1234, 4999):
-        Image.fromarray(bundled[0][which]).save(tmp_path / "digit.png")
+def test_an_mnist_digit_is_not_changed(bundled, tmp_path):
+    for i in (0, 1234, 4999):
+        Image.fromarray(bundled[0][i]).save(tmp_path / "digit.png")
         digit = like_mnist(read_image(tmp_path / "digit.png"))
-        np.testing.assert_allclose(digit, bundled[0][which] / 255, atol=1e-7)
+        np.testing.assert_allclose(digit, bundled[0][i] / 255, atol=1e-7)
 
 
-def test_a_photograph_that_lies_on_its_side_is_turned(drawing, tmp_path):
+def test_a_photograph_is_rotated_by_its_exif_orientation(drawing, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     drawing.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "x.jpg", exif=exif)
@@ -89,16 +89,16 @@ def test_a_photograph_that_lies_on_its_side_is_turned(drawing, tmp_path):
     assert np.abs(like_mnist(read_image(tmp_path / "x.jpg")) - expected).mean() < 0.03
 
 
-def test_damaged_metadata_do_not_hide_which_side_is_up(tmp_path):
-    turned = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
-    resolution = struct.pack("<HHI4s", 0x011A, 2, 4, b"ab\0\0")  # a text, where a number belongs
+def test_the_orientation_is_read_from_damaged_metadata(tmp_path):
+    orientation = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    resolution = struct.pack("<HHI4s", 0x011A, 2, 4, b"ab\0\0")  # text instead of a number
     header = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2)
-    exif = header + turned + resolution + struct.pack("<I", 0)
+    exif = header + orientation + resolution + struct.pack("<I", 0)
     Image.new("L", (60, 40)).save(tmp_path / "x.jpg", exif=exif)
     assert read_image(tmp_path / "x.jpg").shape == (60, 40)
 
 
-def test_the_digit_is_put_in_the_middle(drawing):
+def test_the_digit_is_centered(drawing):
     digit = like_mnist(np.asarray(drawing, np.float32) / 255)
     rows, columns = np.indices(digit.shape)
     assert abs((rows * digit).sum() / digit.sum() - 14) <= 0.51
@@ -106,52 +106,52 @@ def test_the_digit_is_put_in_the_middle(drawing):
     assert not digit[:3].any() and not digit[:, :3].any()
 
 
-def test_an_image_of_one_colour_is_refused():
-    with pytest.raises(InputError, match="image: there is nothing to see in it"):
+def test_an_image_of_one_color_is_rejected():
+    with pytest.raises(InputError, match="image: it is blank"):
         like_mnist(np.full((50, 60), 0.5, np.float32))
 
 
-# ------------------------------------------------------------------------------- hostile
+# ------------------------------------------------------------------------------- malicious files
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(width: int, height: int, depth: int, colour: int, *, extra: bytes = b"") -> bytes:
-    """A PNG of zeros, kilobytes on disk whatever its size; of 200 MB at most, decoded."""
-    channels = {0: 1, 2: 3, 3: 1, 6: 4}[colour]
+def png(width: int, height: int, depth: int, color: int, *, extra: bytes = b"") -> bytes:
+    """A PNG of zeros: kilobytes on disk for any size, at most 200 MB decoded."""
+    channels = {0: 1, 2: 3, 3: 1, 6: 4}[color]
     row = b"\0" * (1 + (width * depth * channels + 7) // 8)
     num_rows = min(height, (200 << 20) // len(row))
-    squeeze = zlib.compressobj(1)
-    body = b"".join(squeeze.compress(row) for _ in range(num_rows)) + squeeze.flush()
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    palette = chunk(b"PLTE", b"\0\0\0\xff\xff\xff") if colour == 3 else b""
+    compressor = zlib.compressobj(1)
+    body = b"".join(compressor.compress(row) for _ in range(num_rows)) + compressor.flush()
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
+    palette = chunk(b"PLTE", b"\0\0\0\xff\xff\xff") if color == 3 else b""
     return (
         b"\x89PNG\r\n\x1a\n" + header + palette + extra + chunk(b"IDAT", body) + chunk(b"IEND", b"")
     )
 
 
-def hostile_files(folder: Path, drawing: Image.Image) -> dict[str, str]:
-    """Files, and what the sentence on each has to say; "" where it can be read."""
-    whole = {}
+def write_malicious_files(folder: Path) -> dict[str, str]:
+    """Write files; returns, by name, a part of the expected error; "" if the file may be valid."""
+    valid = {}
     for kind in ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP"):
         buffer = io.BytesIO()
-        noisy = np.random.default_rng(0).integers(0, 256, (300, 300), np.uint8)
-        Image.fromarray(noisy).save(buffer, kind)
-        whole[kind] = buffer.getvalue()
+        noise = np.random.default_rng(0).integers(0, 256, (300, 300), np.uint8)
+        Image.fromarray(noise).save(buffer, kind)
+        valid[kind] = buffer.getvalue()
     bomb = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"\0" * (200 << 20), 1))
     files = {
-        "bomb_grey.png": (png(60_000, 60_000, 8, 0), "too many pixels: at most"),
+        "bomb_gray.png": (png(60_000, 60_000, 8, 0), "too many pixels: at most"),
         "bomb_one_bit.png": (png(200_000, 200_000, 1, 0), "too many pixels: at most"),
-        "bomb_colour.png": (png(50_000, 2_000, 16, 6), "too many pixels: at most"),
+        "bomb_color.png": (png(50_000, 2_000, 16, 6), "too many pixels: at most"),
         "bomb_thin.png": (png(2**31 - 1, 1, 1, 0)[:100], ""),
         "bomb_text.png": (png(10, 10, 8, 0, extra=bomb), ""),
-        "largest_rgba.png": (png(6_300, 6_300, 8, 6), "nothing to see"),
-        "largest_16_bit.png": (png(6_300, 6_300, 16, 0), "nothing to see"),
-        "largest_palette.png": (png(6_300, 6_300, 8, 3), "nothing to see"),
+        "largest_rgba.png": (png(6_300, 6_300, 8, 6), "it is blank"),
+        "largest_16_bit.png": (png(6_300, 6_300, 16, 0), "it is blank"),
+        "largest_palette.png": (png(6_300, 6_300, 8, 3), "it is blank"),
         "no_pixels.png": (png(0, 0, 8, 0), "image="),
-        "half_there.png": (png(6_300, 6_300, 8, 0)[:20_000], "is damaged"),
+        "truncated.png": (png(6_300, 6_300, 8, 0)[:20_000], "is damaged"),
         "empty.png": (b"", "is not an image that can be read"),
         "text.png": (b"this is not an image", "is not an image that can be read"),
         "script.svg": (b"<svg><script>alert(1)</script></svg>", "is not an image that can be read"),
@@ -159,11 +159,11 @@ def hostile_files(folder: Path, drawing: Image.Image) -> dict[str, str]:
                        "is not an image that can be read"),
         "pickle.png": (b"\x80\x04\x95", "is not an image that can be read"),
         "random.jpg": (os.urandom(5_000), "is not an image that can be read"),
-        "giant.gif": (b"GIF89a" + struct.pack("<HH", 65535, 65535) + whole["GIF"][10:], ""),
+        "giant.gif": (b"GIF89a" + struct.pack("<HH", 65535, 65535) + valid["GIF"][10:], ""),
     }  # fmt: skip
-    for kind, data in whole.items():
-        for share in (0.02, 0.3, 0.9):
-            files[f"cut_{share}.{kind}"] = (data[: int(share * len(data))], "image=")
+    for kind, data in valid.items():
+        for fraction in (0.02, 0.3, 0.9):
+            files[f"truncated_{fraction}.{kind}"] = (data[: int(fraction * len(data))], "image=")
         broken = bytearray(data)
         broken[len(data) // 2 : len(data) // 2 + 40] = os.urandom(40)
         files[f"broken.{kind}"] = (bytes(broken), "")
@@ -173,13 +173,12 @@ def hostile_files(folder: Path, drawing: Image.Image) -> dict[str, str]:
     os.mkfifo(folder / "pipe.png")
     with (folder / "long.png").open("wb") as file:
         file.truncate(100 << 20)
-    others = {
+    return {name: error for name, (_, error) in files.items()} | {
         "folder.png": "is not a file",
         "pipe.png": "is not a file",
         "long.png": "at most 67,108,864 are read",
         "missing.png": "there is no such file",
     }
-    return {name: said for name, (_, said) in files.items()} | others  # fmt: skip
 
 
 READ = r"""
@@ -190,37 +189,37 @@ from simplecnn.inference.image_files import read_image
 from simplecnn.inference.preprocessing import Preprocessing
 
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
-said = {}
+results = {}
 for name in json.load(sys.stdin):
     try:
-        said[name] = str(Preprocessing().array(read_image(name)).shape)
+        results[name] = str(Preprocessing().array(read_image(name)).shape)
     except InputError as error:
-        said[name] = str(error)
-# Not ru_maxrss: that one begins with the peak of the process that started this one.
+        results[name] = str(error)
+# Not ru_maxrss, which a process inherits from its parent.
 status = Path("/proc/self/status").read_text()
 peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
-print(json.dumps({"said": said, "peak": peak, "torch": "torch" in sys.modules}))
+print(json.dumps({"results": results, "peak": peak, "torch": "torch" in sys.modules}))
 """
 
 
-def test_hostile_images_get_a_sentence_and_no_memory(drawing, tmp_path, proves):
-    wanted = hostile_files(tmp_path, drawing)
+def test_malicious_images_are_rejected_with_little_memory(tmp_path, proves):
+    expected = write_malicious_files(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-c", READ], input=json.dumps(list(wanted)), cwd=tmp_path,
+        [sys.executable, "-c", READ], input=json.dumps(list(expected)), cwd=tmp_path,
         capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0 and done.stderr == "", done.stderr[-2000:]
-    result = json.loads(done.stdout)
-    for name, part in wanted.items():
-        said = result["said"][name]
-        assert part in said, (name, said)
-        assert "\n" not in said and len(said) < 300, (name, said)
-    refused = [said for said in result["said"].values() if said != "(1, 28, 28)"]
-    peak = result["peak"] // 2**20
-    assert not result["torch"] and peak < 500
+    output = json.loads(done.stdout)
+    for name, part in expected.items():
+        result = output["results"][name]
+        assert part in result, (name, result)
+        assert "\n" not in result and len(result) < 300, (name, result)
+    rejected = [result for result in output["results"].values() if result != "(1, 28, 28)"]
+    peak = output["peak"] // 2**20
+    assert not output["torch"] and peak < 500
     assert not (tmp_path / "harm").exists()
     proves(
         "Hostile input",
-        "An image is read or refused with a sentence, in less than 500 MB.",
-        hostile_images=len(wanted), refused=len(refused), MB_at_the_peak=peak,
+        "An image file is read, or rejected with a one-line error, in less than 500 MB.",
+        hostile_images=len(expected), rejected=len(rejected), MB_at_the_peak=peak,
     )  # fmt: skip

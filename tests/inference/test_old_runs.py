@@ -1,4 +1,4 @@
-"""Runs of version 0.1 in `old_runs` are still evaluated, exported and predicted by, not resumed."""
+"""Runs of version 0.1, in `old_runs`, can be evaluated and exported, but not resumed."""
 
 import json
 import shutil
@@ -19,23 +19,24 @@ from simplecnn.run_directory import RunDirectory
 OLD_RUNS = Path(__file__).parent / "old_runs"
 
 
-@pytest.fixture(params=["plain", "crop", "other"])  # SimpleCNN; one that cropped; torch.nn's parts
+# SimpleCNN, SimpleCNN with a crop, a network of torch.nn modules
+@pytest.fixture(params=["plain", "crop", "other"])
 def old_run(request, tmp_path):
     return Path(shutil.copytree(OLD_RUNS / request.param, tmp_path / request.param))
 
 
-def test_an_old_run_is_evaluated_as_it_was(old_run):
+def test_the_evaluation_of_an_old_run_is_reproduced(old_run):
     directory = RunDirectory.open(old_run)
     (expected,) = json.loads((OLD_RUNS / old_run.name / "evaluation.json").read_text()).values()
     assert evaluate(directory, directory.checkpoint("best"), data=None) == expected["acc"]
-    (found,) = json.loads((old_run / "evaluation.json").read_text()).values()
-    # a crop was rounded to whole gray values then
-    rounding = 1e-3 if old_run.name == "crop" else 1e-6
-    assert found["loss"] == pytest.approx(expected["loss"], rel=rounding)
-    assert found["confusion"] == expected["confusion"]
+    (result,) = json.loads((old_run / "evaluation.json").read_text()).values()
+    # version 0.1 rounded cropped images to integer gray values
+    tolerance = 1e-3 if old_run.name == "crop" else 1e-6
+    assert result["loss"] == pytest.approx(expected["loss"], rel=tolerance)
+    assert result["confusion"] == expected["confusion"]
 
 
-def test_an_old_run_is_explained_predicted_by_and_exported(old_run, ten_digits):
+def test_an_old_run_can_be_explained_exported_and_used_to_predict(old_run, ten_digits):
     directory = RunDirectory.open(old_run)
     last = directory.checkpoint("last")
     subject = load_subject(directory, last)
@@ -44,19 +45,19 @@ def test_an_old_run_is_explained_predicted_by_and_exported(old_run, ten_digits):
     assert torch.equal(subject.network(images), network(images))
     assert not torch.equal(subject.untrained(images), network(images))
     assert hasattr(network, "crop") == (old_run.name == "crop")
-    shares = TrainedRun(directory, last).predict(ten_digits[0]).probabilities
-    np.testing.assert_allclose(shares, network(images).softmax(1), rtol=1e-6)
-    written = old_run / "new.safetensors"
-    export(TrainedRun(directory, last), written)
-    torch.testing.assert_close(load_safetensors(written)(images), network(images))
+    probabilities = TrainedRun(directory, last).predict(ten_digits[0]).probabilities
+    np.testing.assert_allclose(probabilities, network(images).softmax(1), rtol=1e-6)
+    path = old_run / "new.safetensors"
+    export(TrainedRun(directory, last), path)
+    torch.testing.assert_close(load_safetensors(path)(images), network(images))
 
 
 @pytest.mark.parametrize("name", ["plain", "crop"])
-def test_an_old_export_gives_the_same_logits(name, ten_digits):
+def test_an_old_export_returns_the_same_logits(name, ten_digits):
     images = torch.from_numpy(ten_digits[0])
     best = load_network(OLD_RUNS / name / "checkpoints" / "best.ckpt")
-    found = load_safetensors(OLD_RUNS / name / "model.safetensors")
-    torch.testing.assert_close(found(images), best(images))
+    exported = load_safetensors(OLD_RUNS / name / "model.safetensors")
+    torch.testing.assert_close(exported(images), best(images))
 
 
 def test_an_old_run_is_not_resumed(old_run):

@@ -1,4 +1,4 @@
-"""Image files of all kinds in any number: answers, files that are written, sentences."""
+"""Predictions for image files: results, written files, error messages."""
 
 import csv
 import errno
@@ -33,14 +33,14 @@ def run(good_run):
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[np.ndarray, list[str]]:
-    """The 500 test digits (500, 28, 28) uint8, which no run has trained on, and their classes."""
+    """The 500 held-out test digits (500, 28, 28), uint8, and their classes."""
     data = MNISTDataModule(dataset="MNIST5k")
     data.setup("test")
     images, labels = data.splits["test"]
     return images.numpy(), [str(label) for label in labels.tolist()]
 
 
-def answers(folder: Path) -> list[dict[str, str]]:
+def read_predictions(folder: Path) -> list[dict[str, str]]:
     with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -67,21 +67,23 @@ CHANGES = {
 
 @pytest.mark.long
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_digit_is_known_however_it_is_written(change, run, digits, tmp_path):
+def test_a_digit_is_recognized_after_changes_that_preprocessing_undoes(
+    change, run, digits, tmp_path
+):
     rng = np.random.default_rng(0)
     images, labels = digits[0][::2], digits[1][::2]
     for i, image in enumerate(images):
         Image.fromarray(CHANGES[change](image, rng)).save(tmp_path / f"{i:03}.png")
     folder = predict(run, find_images([str(tmp_path)]), to=str(tmp_path / "out"))
-    rows = answers(folder)
+    rows = read_predictions(folder)
     assert [Path(row["file"]).stem for row in rows] == [f"{i:03}" for i in range(250)]
-    as_they_are = run.predict(images).classes
-    right, expected = (
+    unchanged = run.predict(images).classes
+    num_correct, expected = (
         sum(name == label for name, label in zip(names, labels, strict=True))
-        for names in ([row["class"] for row in rows], as_they_are)
+        for names in ([row["class"] for row in rows], unchanged)
     )
-    # Of 250 digits some are nearly another one, and which ones, the processor's rounding decides.
-    assert right >= expected - (0 if change == "inverted" else 5) and right >= 237
+    # A few of the 250 digits are near a decision boundary, where rounding differs between CPUs.
+    assert num_correct >= expected - (0 if change == "inverted" else 5) and num_correct >= 237
 
 
 @pytest.mark.long
@@ -91,10 +93,10 @@ def test_five_hundred_files_take_less_than_five_seconds(run, digits, tmp_path):
     start = time.process_time()
     folder = predict(run, find_images([str(tmp_path)]), to=str(tmp_path / "out"))
     assert time.process_time() - start < 5
-    assert [row["class"] for row in answers(folder)] == run.predict(digits[0]).classes
+    assert [row["class"] for row in read_predictions(folder)] == run.predict(digits[0]).classes
 
 
-def test_the_files_say_what_the_network_says(run, digits, tmp_path, caplog):
+def test_the_written_predictions_are_those_of_the_network(run, digits, tmp_path, caplog):
     wide = Image.fromarray(255 - digits[0][3]).resize((200, 300))
     Image.fromarray(digits[0][0]).save(tmp_path / "one.png")
     wide.convert("RGB").save(tmp_path / "two.jpg", quality=95)
@@ -102,25 +104,25 @@ def test_the_files_say_what_the_network_says(run, digits, tmp_path, caplog):
     names = [str(tmp_path / name) for name in ("one.png", "two.jpg", "three.npy")]
     with caplog.at_level(logging.INFO, "simplecnn"):
         folder = predict(run, names, reject=0.999, to=str(tmp_path / "out"))
-    rows = answers(folder)
-    guess = run.predict(torch.from_numpy(digits[0][[0, 7]]))
+    rows = read_predictions(folder)
+    expected = run.predict(torch.from_numpy(digits[0][[0, 7]]))
     for row, i in ((rows[0], 0), (rows[2], 1)):
-        assert (row["class"], row["second_class"]) == (guess.classes[i], guess.seconds[i])
-        assert float(row["probability"]) == pytest.approx(guess.confidences[i], abs=1e-5)
-        assert row["decided"] == ("yes" if guess.confidences[i] >= 0.999 else "no")
+        assert (row["class"], row["second_class"]) == (expected.classes[i], expected.seconds[i])
+        assert float(row["probability"]) == pytest.approx(expected.confidences[i], abs=1e-5)
+        assert row["decided"] == ("yes" if expected.confidences[i] >= 0.999 else "no")
     assert [row["preprocessing"] for row in rows] == [
         "28 x 28 pixels", "200 x 300 pixels, inverted, resized to 28 x 28", "28 x 28 pixels",
     ]  # fmt: skip
-    told = caplog.text
-    assert all(name in told for name in names) and "3 images" in told
-    assert told.count("undecided") >= [row["decided"] for row in rows].count("no")
+    logged = caplog.text
+    assert all(name in logged for name in names) and "3 images" in logged
+    assert logged.count("undecided") >= [row["decided"] for row in rows].count("no")
     with Image.open(folder / "contact_sheet.png") as sheet:
         colors = np.asarray(sheet.convert("RGB")).reshape(-1, 3)
-    marked = (colors == (217, 96, 15)).all(1).any()
-    assert marked == ("no" in [row["decided"] for row in rows])
+    has_orange = (colors == (217, 96, 15)).all(1).any()
+    assert has_orange == ("no" in [row["decided"] for row in rows])
 
 
-def test_a_bad_file_is_a_row_and_the_others_are_done(run, digits, tmp_path):
+def test_unreadable_files_are_rows_with_an_error(run, digits, tmp_path):
     Image.fromarray(digits[0][0]).save(tmp_path / "good.png")
     Image.new("L", (50, 50), 255).save(tmp_path / "blank.png")
     (tmp_path / "text.png").write_text("this is not an image")
@@ -128,22 +130,22 @@ def test_a_bad_file_is_a_row_and_the_others_are_done(run, digits, tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     with pytest.raises(RunError, match="4 of 5 files could not be read"):
         predict(run, find_images([str(tmp_path)]), to=str(tmp_path / "out"))
-    rows = {Path(row["file"]).name: row for row in answers(tmp_path / "out")}
+    rows = {Path(row["file"]).name: row for row in read_predictions(tmp_path / "out")}
     assert rows["good.png"]["class"] == digits[1][0] and rows["good.png"]["error"] == ""
-    assert "nothing to see in it" in rows["blank.png"]["error"]
+    assert "it is blank" in rows["blank.png"]["error"]
     assert "is not an image that can be read" in rows["text.png"]["error"]
-    wrong = "shape.npy is not an image: its shape is (5, 28, 28) of float64: an image is (H, W)"
-    assert wrong in rows["shape.npy"]["error"]
+    reason = "shape.npy is not an image: its shape is (5, 28, 28) and its dtype float64: an image is "
+    assert f"{reason}a numeric array (H, W)" in rows["shape.npy"]["error"]
     assert "is damaged" in rows["objects.npy"]["error"]
-    bad = [str(tmp_path / name) for name in ("blank.png", "text.png")]
+    unreadable = [str(tmp_path / name) for name in ("blank.png", "text.png")]
     with pytest.raises(InputError) as caught:
-        predict(run, bad, to=str(tmp_path / "none"))
+        predict(run, unreadable, to=str(tmp_path / "none"))
     assert len(caught.value.mistakes) == 2 and not (tmp_path / "none").exists()
-    with pytest.raises(InputError, match="out exists already: name another folder"):
+    with pytest.raises(InputError, match="out already exists: name another folder"):
         predict(run, [str(tmp_path / "good.png")], to=str(tmp_path / "out"))
 
 
-def test_a_disk_that_is_full_is_a_sentence(run, digits, monkeypatch, tmp_path):
+def test_a_full_disk_is_reported(run, digits, monkeypatch, tmp_path):
     Image.fromarray(digits[0][0]).save(tmp_path / "one.png")
     full = OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr(Figure, "savefig", Mock(side_effect=full))
@@ -151,24 +153,24 @@ def test_a_disk_that_is_full_is_a_sentence(run, digits, monkeypatch, tmp_path):
         predict(run, [str(tmp_path / "one.png")], to=str(tmp_path / "answers"))
 
 
-def test_names_stand_for_files(tmp_path):
+def test_folders_and_patterns_are_expanded(tmp_path):
     for name in ("a.png", "sub/b.JPG", "sub/deep/c.npy", "sub/notes.txt", "sub/.venv/d.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).touch()
 
-    def found(*names: str) -> list[str]:
+    def expand(*names: str) -> list[str]:
         return [str(Path(f).relative_to(tmp_path)) for f in
                 find_images([str(tmp_path / name) for name in names])]  # fmt: skip
 
-    assert found("sub") == ["sub/b.JPG", "sub/deep/c.npy"]
-    assert found("*.png", "a.png", "sub/**/*.npy") == ["a.png", "sub/deep/c.npy"]
-    assert found("sub/notes.txt") == ["sub/notes.txt"]  # named: it gets its own sentence
+    assert expand("sub") == ["sub/b.JPG", "sub/deep/c.npy"]
+    assert expand("*.png", "a.png", "sub/**/*.npy") == ["a.png", "sub/deep/c.npy"]
+    assert expand("sub/notes.txt") == ["sub/notes.txt"]  # rejected later, when it is read
     assert find_images(["-"]) == ["-"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError) as caught:
-        found("empty", "*.bmp", "none.png")
+        expand("empty", "*.bmp", "none.png")
     for mistake, part in zip(
-        caught.value.mistakes, ("no image in this folder", "no image has such", "no such file"),
+        caught.value.mistakes, ("no image in this folder", "no image matches", "no such file"),
         strict=True,
     ):  # fmt: skip
         assert part in mistake
@@ -179,19 +181,19 @@ def test_an_image_from_standard_input(run, digits, monkeypatch, tmp_path):
     Image.fromarray(digits[0][0]).save(buffer, "WEBP", lossless=True)
     buffer.seek(0)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(buffer))
-    (row,) = answers(predict(run, ["-"], to=str(tmp_path / "out")))
+    (row,) = read_predictions(predict(run, ["-"], to=str(tmp_path / "out")))
     assert (row["file"], row["class"]) == ("-", run.predict(digits[0][0]).classes[0])
 
 
-def test_a_long_name_is_short_on_the_contact_sheet():
+def test_a_long_class_name_is_shortened_on_the_contact_sheet():
     row = {"class": 40 * "a" + 40 * "b", "probability": 0.5, "image": np.ones((1, 9, 9))}
     figure = _contact_sheet([row | {"unsure": True}, row | {"unsure": False}], "title")
-    words = [text.get_text() for text in figure.axes[0].texts]
+    labels = [text.get_text() for text in figure.axes[0].texts]
     name = f"{14 * 'a'}…{9 * 'b'}"
-    assert words == [f"{name} ?\n50 %", f"{name}\n50 %"]
+    assert labels == [f"{name} ?\n50 %", f"{name}\n50 %"]
 
 
-def test_each_prediction_is_drawn_from_the_file_to_the_answer(run, digits, tmp_path):
+def test_each_prediction_is_drawn_with_its_preprocessing_steps(run, digits, tmp_path):
     page = 255 - off_center(digits[0][4], np.random.default_rng(1))
     Image.fromarray(page).save(tmp_path / "page.png")
     folder = predict(run, [str(tmp_path / "page.png")], explain=True, to=str(tmp_path / "out"))
@@ -200,49 +202,50 @@ def test_each_prediction_is_drawn_from_the_file_to_the_answer(run, digits, tmp_p
     with Image.open(path) as picture:
         assert picture.width > 1000 and picture.height > 900
     steps = run.preprocessing.steps(read_image(tmp_path / "page.png"))
-    assert [step.what.split()[0] for step in steps] == ["360", "inverted", "cut", "fitted"]
+    verbs = [step.description.split()[0] for step in steps]
+    assert verbs == ["360", "inverted", "cropped", "fitted"]
     assert steps[-1].pixels.shape == (28, 28)
 
 
-def test_an_attribution_adds_up_to_the_answer(run, digits):
+def test_an_attribution_sums_to_the_difference_in_logits_from_a_black_image(run, digits):
     image = run.prepare(digits[0][0])
     values = attribution(run.network, image, 3)
     with torch.no_grad():
-        gained = (run.network(image) - run.network(torch.zeros_like(image)))[0, 3]
-    assert values.sum() == pytest.approx(float(gained), rel=0.1, abs=0.3)
+        difference = (run.network(image) - run.network(torch.zeros_like(image)))[0, 3]
+    assert values.sum() == pytest.approx(float(difference), rel=0.1, abs=0.3)
     assert not values[image[0, 0].numpy() == 0].any()
 
 
 def write_idx(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
     folder.mkdir(parents=True)
-    head = struct.pack(">4I", 0x0803, *images.shape)
-    (folder / "t10k-images-idx3-ubyte").write_bytes(head + images.tobytes())
-    head = struct.pack(">2I", 0x0801, len(labels))
-    (folder / "t10k-labels-idx1-ubyte").write_bytes(head + labels.astype(np.uint8).tobytes())
+    header = struct.pack(">4I", 0x0803, *images.shape)
+    (folder / "t10k-images-idx3-ubyte").write_bytes(header + images.tobytes())
+    header = struct.pack(">2I", 0x0801, len(labels))
+    (folder / "t10k-labels-idx1-ubyte").write_bytes(header + labels.astype(np.uint8).tobytes())
 
 
-def test_what_passes_of_other_data_is_counted(run, digits, tmp_path, caplog):
+def test_decided_images_of_other_data_sets_are_counted(run, digits, tmp_path, caplog):
     images = np.concatenate([digits[0]] * 20)
     write_idx(tmp_path / "data/KMNIST/raw", images, np.zeros(10_000))
     Image.fromarray(digits[0][0]).save(tmp_path / "one.png")
     with caplog.at_level(logging.INFO, "simplecnn"):
         predict(run, [str(tmp_path / "one.png")], reject=0.9, to=str(tmp_path / "out"),
                 data_dir=str(tmp_path / "data"))  # fmt: skip
-    passing = 20 * int((run.predict(digits[0]).confidences >= 0.9).sum())
-    assert f"{passing:,} of 10,000 test images of KMNIST are decided at 0.9" in caplog.text
+    num_decided = 20 * int((run.predict(digits[0]).confidences >= 0.9).sum())
+    assert f"{num_decided:,} of 10,000 test images of KMNIST are decided at 0.9" in caplog.text
     assert "FashionMNIST" not in caplog.text
 
 
-def test_other_data_are_prepared_otherwise(run):
-    ours = Preprocessing.of(run.config["data"], run.network_config)
-    assert ours == Preprocessing(1, 28, 20)
-    clothes = {**run.config["data"], "dataset": "FashionMNIST"}
-    assert Preprocessing.of(clothes, {}).box == 28
+def test_preprocessing_depends_on_the_data_set(run):
+    mnist = Preprocessing.of(run.config["data"], run.network_config)
+    assert mnist == Preprocessing(1, 28, 20)
+    fashion_mnist = {**run.config["data"], "dataset": "FashionMNIST"}
+    assert Preprocessing.of(fashion_mnist, {}).box == 28
     color = Preprocessing.of({"_target_": "mine.Folder", "image_size": 32}, {"in_channels": 3})
     assert color == Preprocessing(3, 32, None) and color.color
     photo = np.random.default_rng(0).random((48, 64, 3)).astype(np.float32)
     (first, last) = color.steps(photo)
-    assert (first.what, last.what) == ("64 x 48 pixels", "resized to 32 x 32")
+    assert (first.description, last.description) == ("64 x 48 pixels", "resized to 32 x 32")
     array = color.array(photo)
     assert array.shape == (3, 32, 32)
     np.testing.assert_allclose(array.mean((1, 2)), photo.mean((0, 1)), atol=0.01)
@@ -250,7 +253,7 @@ def test_other_data_are_prepared_otherwise(run):
     assert gray.shape == (3, 28, 28) and (gray == gray[0]).all()
 
 
-def test_arrays_of_every_kind_are_the_same_image():
+def test_arrays_of_every_layout_and_dtype_are_the_same_image():
     gray = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
     expected = gray.astype(np.float32) / 255
     for array in (
@@ -268,23 +271,23 @@ def test_arrays_of_every_kind_are_the_same_image():
 
 
 def test_the_command(good_run, digits, tmp_path):
-    """Exit codes: 0 all done, 1 some files are bad, 2 nothing was done."""
+    """Exit codes: 0 for success, 1 if some files cannot be read, 2 if nothing was written."""
     Image.fromarray(digits[0][0]).save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(gzip.compress(b"no image"))
-    words = [f"run={good_run}", "to=out"]
-    done = type_in(tmp_path, "predict.py", *words, "image=good.png", "reject=0.5")
+    overrides = [f"run={good_run}", "to=out", "image=good.png", "reject=0.5"]
+    done = type_in(tmp_path, "predict.py", *overrides)
     assert done.returncode == 0, done.stderr
     assert "good.png" in done.stdout and "written      out" in done.stdout
     done = type_in(tmp_path, "predict.py", f"run={good_run}", "to=two", "image=[*.png]")
     assert done.returncode == 1 and "1 of 2 files could not be read" in done.stderr
     assert "image=bad.png is not an image that can be read" in done.stdout
     before = sorted(path.name for path in tmp_path.iterdir())
-    for words, sentence in [
+    for overrides, message in [
         (["image=bad.png"], "image=bad.png is not an image"),
         (["image=nothing.png"], "image=nothing.png: there is no such file."),
         (["image=good.png", "reject=2"], "reject is 2: it must be a number from 0"),
         (["image=good.png", "checkpoint=none.ckpt"], "none.ckpt does not exist"),
     ]:
-        done = type_in(tmp_path, "predict.py", f"run={good_run}", "to=three", *words)
-        assert done.returncode == 2 and sentence in done.stderr, (words, done)
+        done = type_in(tmp_path, "predict.py", f"run={good_run}", "to=three", *overrides)
+        assert done.returncode == 2 and message in done.stderr, (overrides, done)
     assert sorted(path.name for path in tmp_path.iterdir()) == before

@@ -1,4 +1,4 @@
-"""Exported weights are the run's own, bit for bit."""
+"""Exported weights are bit-identical to those of the run."""
 
 import json
 
@@ -23,54 +23,51 @@ def checkpoint(finished_run):
 
 def test_an_export_holds_the_weights_of_the_run(finished_run, checkpoint, ten_digits, tmp_path):
     path = tmp_path / "model.safetensors"
-    written = export(TrainedRun(RunDirectory.open(finished_run), checkpoint), path)
+    record = export(TrainedRun(RunDirectory.open(finished_run), checkpoint), path)
     images = torch.from_numpy(ten_digits[0])
     with torch.no_grad():
         expected = load_network(checkpoint)(images)
-        # the weights of the classifier lie in another order in memory, so sums are rounded anew
+        # the classifier has another memory format, and therefore other rounding errors
         module = Classifier.load_from_checkpoint(checkpoint, weights_only=True)
         trained = module.network.eval()
         torch.testing.assert_close(expected, trained(images), rtol=1e-5, atol=1e-6)
         state = load_network(checkpoint).state_dict()
         assert all(torch.equal(state[name], value) for name, value in trained.state_dict().items())
         torch.testing.assert_close(load_safetensors(path)(images), expected, rtol=1e-5, atol=1e-6)
-    # for those who know nothing of this project but its network
-    theirs = SimpleCNN(channels=(4, 8))
-    theirs.load_state_dict(load_file(path))
-    torch.testing.assert_close(theirs.eval()(images), expected, rtol=1e-5, atol=1e-6)
+    # the file can be loaded with safetensors and SimpleCNN alone
+    network = SimpleCNN(channels=(4, 8))
+    network.load_state_dict(load_file(path))
+    torch.testing.assert_close(network.eval()(images), expected, rtol=1e-5, atol=1e-6)
     with safe_open(path, framework="pt") as file:
-        network = json.loads(file.metadata()["network"])
-    assert network["_target_"] == "simplecnn.models.simple_cnn.SimpleCNN" and network[
-        "channels"
-    ] == [4, 8]
-    assert (written["num_tensors"], written["num_bytes"]) == (8, path.stat().st_size)
-    assert written["num_parameters"] == sum(p.numel() for p in theirs.parameters())
+        config = json.loads(file.metadata()["network"])
+    assert config["_target_"] == "simplecnn.models.simple_cnn.SimpleCNN"
+    assert config["channels"] == [4, 8]
+    assert (record["num_tensors"], record["num_bytes"]) == (8, path.stat().st_size)
+    assert record["num_parameters"] == sum(p.numel() for p in network.parameters())
     assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, f"{path.name}.json"]
 
 
-def test_an_export_that_cannot_be_written_leaves_the_one_before(
-    finished_run, tmp_path, monkeypatch
-):
+def test_a_failed_export_leaves_the_previous_file(finished_run, tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     export(load_run(finished_run), path)
     before = path.read_bytes()
 
-    def full(source: object, target: object) -> None:
+    def disk_full(source: object, target: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("simplecnn.atomic.os.replace", full)
+    monkeypatch.setattr("simplecnn.atomic.os.replace", disk_full)
     with pytest.raises(InputError, match="cannot be written: No space left on device."):
         export(load_run(finished_run), path)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
 
 
-def test_foreign_exports_get_a_sentence(finished_run, tmp_path):
+def test_damaged_and_malicious_exports_are_rejected(finished_run, tmp_path):
     path = tmp_path / "model.safetensors"
     export(load_run(finished_run), path)
-    whole = path.read_bytes()
     weights = load_file(path)
     hostile = json.dumps({"_target_": "os.system", "command": "touch harm"})
-    cases = {"cut": whole[:500], "empty": b"", "text": b"hello" * 10, "pickle": b"\x80\x04."}
+    cases = {"truncated": path.read_bytes()[:500], "empty": b"", "text": b"hello" * 10,
+             "pickle": b"\x80\x04."}  # fmt: skip
     for name, data in cases.items():
         (tmp_path / name).write_bytes(data)
     save_file(weights, tmp_path / "nameless")
@@ -80,7 +77,7 @@ def test_foreign_exports_get_a_sentence(finished_run, tmp_path):
     for name in (*cases, "nameless", "hostile", "other"):
         with pytest.raises(InputError) as caught:
             load_safetensors(tmp_path / name)
-        told = str(caught.value)
-        assert name in told and "\n" not in told, told
+        message = str(caught.value)
+        assert name in message and "\n" not in message, message
     with pytest.raises(InputError, match="'os.system' is not on the list"):
         load_safetensors(tmp_path / "hostile")

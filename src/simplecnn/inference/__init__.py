@@ -1,1 +1,1 @@
-"""What is done with a finished run."""
+"""Evaluate, predict with and export the network of a finished run."""

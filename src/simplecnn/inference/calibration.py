@@ -1,4 +1,4 @@
-"""Whether a network's probabilities are as often right as they say."""
+"""Calibration of a network: how well its confidence matches its accuracy."""
 
 from typing import Any
 
@@ -9,22 +9,24 @@ NUM_BINS = 15  # as in Guo et al., "On Calibration of Modern Neural Networks", I
 
 
 def calibration(logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Of logits (N, classes) and labels (N,): top-2 accuracy, calibration error, and its bins.
+    """Top-2 accuracy, expected calibration error and its bins, from logits (N, classes), labels.
 
-    The expected calibration error (`ece`) is the mean over images of how far the accuracy of their
-    bin is from its mean confidence, bins of equal width. A bin has `num_images`, and, unless that
-    is 0, mean `confidence` and accuracy (`acc`), all of them shares from 0 to 1.
+    The expected calibration error (`ece`) is the mean over images of |accuracy - mean confidence|
+    of their bin, with bins of equal width. Each bin has `num_images`, mean `confidence` and
+    accuracy (`acc`); the latter two are None in an empty bin. All values are between 0 and 1.
     """
     num_classes = logits.shape[1]
-    # Below 1: torchmetrics gives what is 1 in float32 a bin of its own.
-    shares = logits.softmax(1).clamp(max=1 - 2**-24)
-    confidences, classes = shares.max(1)
+    # Less than 1: torchmetrics puts a confidence of exactly 1 into an additional bin.
+    probabilities = logits.softmax(1).clamp(max=1 - 2**-24)
+    confidences, classes = probabilities.max(1)
     bins = (confidences * NUM_BINS).long()
     counts = bins.bincount(minlength=NUM_BINS).tolist()
     sums = bins.bincount(confidences.double(), minlength=NUM_BINS).tolist()
-    right = bins.bincount((classes == labels).double(), minlength=NUM_BINS).tolist()
-    error = multiclass_calibration_error(shares, labels, num_classes, n_bins=NUM_BINS, norm="l1")
-    top2 = multiclass_accuracy(shares, labels, num_classes, average="micro", top_k=2)
+    num_correct = bins.bincount((classes == labels).double(), minlength=NUM_BINS).tolist()
+    error = multiclass_calibration_error(
+        probabilities, labels, num_classes, n_bins=NUM_BINS, norm="l1"
+    )
+    top2 = multiclass_accuracy(probabilities, labels, num_classes, average="micro", top_k=2)
     return {
         "top2_acc": round(float(top2), 6),
         "ece": round(float(error), 6),
@@ -36,6 +38,6 @@ def calibration(logits: Tensor, labels: Tensor) -> dict[str, Any]:
                 "confidence": round(total / n, 6) if n else None,
                 "acc": round(correct / n, 6) if n else None,
             }
-            for i, (n, total, correct) in enumerate(zip(counts, sums, right, strict=True))
+            for i, (n, total, correct) in enumerate(zip(counts, sums, num_correct, strict=True))
         ],
     }

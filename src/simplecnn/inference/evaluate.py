@@ -1,4 +1,4 @@
-"""A run's checkpoint on test images: loss, accuracy, calibration, and what is confused."""
+"""Evaluate a checkpoint on test images: loss, accuracy, calibration, confusion matrix."""
 
 import io
 import json
@@ -38,35 +38,36 @@ MAX_WIDTH = 120  # characters of a line of the confusion matrix
 
 
 def evaluate(directory: RunDirectory, checkpoint: Path, *, data: Mapping[str, Any] | None) -> float:
-    """Evaluate a checkpoint of a run, print the result, add it to the run's evaluation.json.
+    """Evaluate a checkpoint of a run, log the result and add it to the run's evaluation.json.
 
-    `data` is the configuration of another data set than the run's own. A reliability diagram goes
-    to images/. Returns the accuracy.
+    Also writes a reliability diagram to images/. `data` is the configuration of another data set,
+    None for that of the run. Returns the accuracy.
     """
     configure_lightning_logging()
-    images = TestData(directory.config()["data"], checkpoint, data)
-    images.check_classes(directory.record.get("class_names"))
-    result = measure(load_network(checkpoint), images)
-    name = f"{checkpoint.stem} on {result['num_images']:,} test images of {images.name}"
+    test_data = TestData(directory.config()["data"], checkpoint, data)
+    test_data.check_classes(directory.record.get("class_names"))
+    result = measure(load_network(checkpoint), test_data)
+    name = f"{checkpoint.stem} on {result['num_images']:,} test images of {test_data.name}"
     add_result(directory.path, name, {"checkpoint": checkpoint.name, **result})
-    picture = draw_reliability(directory.path, name, result)
-    files = f"{short(directory.path / RESULTS)} and {short(picture)}"
+    diagram = draw_reliability(directory.path, name, result)
+    files = f"{short(directory.path / RESULTS)} and {short(diagram)}"
     log.info("%s\n\nadded to %s", _table(name, result), files)
     return result["acc"]
 
 
 class TestData:
-    """The test images of a run's data, or of `other` data, and what the classes are called.
+    """The test images and class names of a run's data, or of `other` data.
 
-    config: that of the run's data. checkpoint: what it says of them (which images were trained on)
-    the data module takes from it, as Lightning's Trainer would. Of other data, only a folder that
-    holds all images which the run tested does: the run's own, moved. Folders are decoded as the
-    network was trained.
+    config: the data configuration of the run.
+    checkpoint: its data module state (which images are in which split) is loaded, as Lightning's
+        Trainer does. For `other` data, only if they are an image folder that holds all test images
+        of the run: the same folder, moved.
+    other: a data configuration. An image folder is decoded with the run's size, color and `fit`.
 
-    Raises InputError where there are no test images.
+    Raises InputError if there are no test images.
     """
 
-    __test__ = False  # pytest takes it for a test
+    __test__ = False  # not a test class, despite its name
 
     def __init__(
         self,
@@ -74,14 +75,14 @@ class TestData:
         checkpoint: Path | None = None,
         other: Mapping[str, Any] | None = None,
     ) -> None:
-        self.datamodule = build(config if other is None else _decoded_as(config, other))
+        self.datamodule = build(config if other is None else _decoded_like(config, other))
         state = None
         if checkpoint is not None:
             state = read_checkpoint(checkpoint).get(type(self.datamodule).__qualname__)
         is_folder = isinstance(self.datamodule, ImageFolderDataModule)
         if state and (other is None or is_folder and self.datamodule.holds(state)):
             self.datamodule.load_state_dict(state)
-        name = getattr(self.datamodule, "name", None)  # Lightning has it, and leaves it None
+        name = getattr(self.datamodule, "name", None)  # None in Lightning's base class
         self.name = str(name or type(self.datamodule).__name__)
         self.datamodule.prepare_data()
         self.datamodule.setup("test")
@@ -91,16 +92,16 @@ class TestData:
         if first is None:
             raise InputError(f"data: {self.name} has no test images.")
         if not (isinstance(first, list | tuple) and len(first) == 2):
-            raise InputError(f"data: a batch of {self.name} is no pair of images and labels.")
+            raise InputError(f"data: a batch of {self.name} is not a pair (images, labels).")
 
-    def check_classes(self, of_run: Sequence[str] | None) -> None:
-        """Raise InputError where a folder of images has other classes than the run."""
-        here = list(getattr(self.datamodule, "class_names", ()))
+    def check_classes(self, run_classes: Sequence[str] | None) -> None:
+        """Raise InputError if an image folder has other classes than the run."""
+        classes = list(getattr(self.datamodule, "class_names", ()))
         is_folder = isinstance(self.datamodule, ImageFolderDataModule)
-        if is_folder and of_run and here != list(of_run):
+        if is_folder and run_classes and classes != list(run_classes):
             raise InputError(
-                f"data: {self.name} has the classes {cut(', '.join(here))}, and the network tells "
-                f"{cut(', '.join(of_run))} apart."
+                f"data: {self.name} has the classes {cut(', '.join(classes))}, but the network was "
+                f"trained on {cut(', '.join(run_classes))}."
             )
 
     def tensors(self) -> tuple[Tensor, Tensor]:
@@ -112,66 +113,72 @@ class TestData:
         return class_names(self.datamodule, self.loader, num_classes)
 
 
-def _decoded_as(of_run: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Other data; where both are folders of images, in the size, color and shape of the run's."""
+def _decoded_like(run_data: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """`other` data; if both are image folders, with the size, color and `fit` of the run's."""
     keys = ("image_size", "channels", "fit")
-    both = all(set(keys) <= set(config) for config in (of_run, other))
-    for key in keys if both else ():
+    if not all(set(keys) <= set(config) for config in (run_data, other)):
+        return dict(other)
+    for key in keys:
         default = ImageFolder.model_fields[key].default
-        if other[key] not in (default, of_run[key]):
+        if other[key] not in (default, run_data[key]):
             raise InputError(
-                f"data.{key} is {other[key]}, and the network was trained with {of_run[key]}: "
+                f"data.{key} is {other[key]}, but the network was trained with {run_data[key]}: "
                 f"leave it out."
             )
-    return {**other, **{key: of_run[key] for key in keys if both}}
+    return {**other, **{key: run_data[key] for key in keys}}
 
 
 @torch.no_grad()
 def measure(network: nn.Module, data: TestData) -> dict[str, Any]:
-    """Loss (mean negative log-likelihood, in nats) and accuracy on the test set, its mean over
-    classes, recall and precision of each, confusion[true][predicted] counts, and what
-    `calibration` gives."""
+    """Evaluate a network on the test images; returns the metrics of `summarize`."""
     logits, labels = [], []
     with evaluation_mode(network):
-        for images, answers in data.loader:
+        for images, batch_labels in data.loader:
             logits.append(logits_of(network, images))
-            labels.append(answers)
-            if answers.max() >= logits[0].shape[1]:
+            labels.append(batch_labels)
+            num_classes = logits[0].shape[1]
+            if batch_labels.max() >= num_classes:
                 raise InputError(
-                    f"data: {data.name} has more classes than the {logits[0].shape[1]} that the "
-                    f"network tells apart."
+                    f"data: {data.name} has more classes than the network, which has {num_classes}."
                 )
-    return summarize(torch.cat(logits), torch.cat(labels), data.class_names(logits[0].shape[1]))
+    all_logits = torch.cat(logits)
+    return summarize(all_logits, torch.cat(labels), data.class_names(all_logits.shape[1]))
 
 
 def logits_of(network: nn.Module, images: Tensor) -> Tensor:
-    """The network's answer to a batch. Raises InputError where it does not take these images."""
+    """The logits (N, classes) of a batch. Raises InputError if the network rejects the images."""
     try:
-        answer = network(images)
+        output = network(images)
     except RuntimeError as error:
         size = " x ".join(map(str, images.shape[1:]))
-        reason = f"The network does not take images of {size}: {first_line(error)}"
+        reason = f"The network does not accept images of {size}: {first_line(error)}"
         raise InputError(reason) from None
-    if not (isinstance(answer, Tensor) and answer.ndim == 2):
-        raise InputError("The network does not give logits (N, classes): nothing to compare.")
-    return answer
+    if not (isinstance(output, Tensor) and output.ndim == 2):
+        raise InputError("The network does not return logits (N, classes).")
+    return output
 
 
 def summarize(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
-    """The same from logits (N, classes) and labels (N,)."""
+    """Metrics from logits (N, classes) and labels (N,).
+
+    The loss is the mean negative log-likelihood, in nats. Also returns the accuracy, its mean over
+    classes, recall and precision per class (None without images), counts confusion[true][predicted]
+    and the entries of `calibration`.
+    """
     confusion = multiclass_confusion_matrix(logits, labels, num_classes=len(class_names))
-    right = confusion.diagonal().tolist()
+    num_correct = confusion.diagonal().tolist()
     recall, precision = (
-        {name: round(r / n, 6) if n else None
-         for name, r, n in zip(class_names, right, confusion.sum(axis).tolist(), strict=True)}
+        {name: round(correct / n, 6) if n else None
+         for name, correct, n in zip(class_names, num_correct, confusion.sum(axis).tolist(),
+                                     strict=True)}
         for axis in (1, 0)
     )  # fmt: skip
-    known = [share for share in recall.values() if share is not None]
+    recalls = [value for value in recall.values() if value is not None]
     return {
         "num_images": len(labels),
         "loss": round(float(functional.cross_entropy(logits, labels)), 6),
-        "acc": round(sum(right) / len(labels), 6),
-        "macro_acc": round(sum(known) / len(known), 6),
+        "acc": round(sum(num_correct) / len(labels), 6),
+        "macro_acc": round(sum(recalls) / len(recalls), 6),
         **calibration(logits, labels),
         "acc_per_class": recall,
         "precision_per_class": precision,
@@ -180,9 +187,9 @@ def summarize(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dic
 
 
 def add_result(directory: Path, name: str, result: dict[str, Any]) -> None:
-    """Add to the evaluations there are; only the same one is replaced.
+    """Add a result to evaluation.json, replacing one of the same name.
 
-    Several processes may do so at once.
+    Safe to call from several processes at once.
     """
     path = directory / RESULTS
     with FileLock(directory / f".{RESULTS}.lock", timeout=60):
@@ -191,44 +198,44 @@ def add_result(directory: Path, name: str, result: dict[str, Any]) -> None:
 
 
 def draw_reliability(directory: Path, name: str, result: dict[str, Any]) -> Path:
-    """Write the reliability diagram of a result, and its arrays beside it; gives the picture."""
+    """Write the reliability diagram of a result and its arrays (.npz); returns the PNG's path."""
     bins = result["calibration_bins"]
     keys = ("num_images", "confidence", "acc")
-    arrays = {key: np.array([b[key] for b in bins], float) for key in keys}  # None is NaN
+    arrays = {key: np.array([b[key] for b in bins], float) for key in keys}  # None becomes NaN
     stem = re.sub(r"\W+", "_", name)
     path = directory / "images" / f"reliability_{stem}.png"
     path.parent.mkdir(exist_ok=True)
-    numbers, picture = io.BytesIO(), io.BytesIO()
-    np.savez_compressed(numbers, **arrays)  # type: ignore[arg-type]
+    npz, png = io.BytesIO(), io.BytesIO()
+    np.savez_compressed(npz, **arrays)  # type: ignore[arg-type]
     error = f"expected calibration error {100 * result['ece']:.2f} %, {len(bins)} bins"
     with drawing():
-        reliability_figure(*arrays.values(), title=f"{name}\n{error}").savefig(picture)
-    atomic_write(path.with_suffix(".npz"), numbers.getvalue())
-    atomic_write(path, picture.getvalue())
+        reliability_figure(*arrays.values(), title=f"{name}\n{error}").savefig(png)
+    atomic_write(path.with_suffix(".npz"), npz.getvalue())
+    atomic_write(path, png.getvalue())
     return path
 
 
 def _table(name: str, result: dict[str, Any]) -> str:
-    """Recall and precision of each class, and beside them the confusion matrix.
+    """A table of recall and precision per class beside the confusion matrix.
 
-    Where its lines would be too long, only what each class is most often predicted as.
+    A matrix that is too wide is replaced by the class that each class is most often mistaken for.
     """
     recall, precision, confusion = (
         result[key] for key in ("acc_per_class", "precision_per_class", "confusion")
     )
     classes = list(recall)
-    first = [["true", "recall", "precision"]]
+    rates = [["true", "recall", "precision"]]
     for label in classes:
-        shares = (recall[label], precision[label])
-        first.append([label, *("-" if s is None else f"{100 * s:.2f} %" for s in shares)])
+        values = (recall[label], precision[label])
+        rates.append([label, *("-" if v is None else f"{100 * v:.2f} %" for v in values)])
     matrix = [classes, *([str(n or ".") for n in counts] for counts in confusion)]
-    text = table([[*a, *b] for a, b in zip(first, matrix, strict=True)])
+    text = table([[*a, *b] for a, b in zip(rates, matrix, strict=True)])
     if max(map(len, text.splitlines())) > MAX_WIDTH:
-        most = [["most often predicted as"]]
+        mistaken_for = [["most often predicted as"]]
         for i, counts in enumerate(confusion):
-            wrong, j = max((count, -j) for j, count in enumerate(counts) if j != i)
-            most.append([f"{classes[-j]} ({wrong})" if wrong else ""])
-        text = table([[*a, *b] for a, b in zip(first, most, strict=True)])
+            num_wrong, j = max((count, -j) for j, count in enumerate(counts) if j != i)
+            mistaken_for.append([f"{classes[-j]} ({num_wrong})" if num_wrong else ""])
+        text = table([[*a, *b] for a, b in zip(rates, mistaken_for, strict=True)])
     return (
         f"{name}\n"
         f"accuracy {100 * result['acc']:.2f} %   macro {100 * result['macro_acc']:.2f} %   "

@@ -1,4 +1,4 @@
-"""The network of a run as one file for others: safetensors, ONNX, or a program of torch.export."""
+"""Export the network of a run to a file: safetensors, ONNX or a torch.export program."""
 
 import hashlib
 import importlib.util
@@ -21,35 +21,37 @@ from simplecnn.config.build import first_line
 from simplecnn.data.files import read_bundled
 from simplecnn.errors import InputError, RunError, short
 from simplecnn.inference.networks import NETWORK
-from simplecnn.inference.trained_run import BATCH, TrainedRun
+from simplecnn.inference.trained_run import BATCH_SIZE, TrainedRun
 from simplecnn.run_directory import write_json
 
 log = logging.getLogger(__name__)
 
-NUM_CHECKED = 1000  # digits on which the file must answer like the network
-TOLERANCE = 1e-4  # of a logit
+NUM_CHECKED = 1000  # digits on which the exported file must agree with the network
+TOLERANCE = 1e-4  # of logits
 INPUT, OUTPUT = "images", "logits"
-Answers = Callable[[Tensor], Tensor]
+Forward = Callable[[Tensor], Tensor]
 
 
 def export(run: TrainedRun, to: Path, format: str = "safetensors") -> dict[str, Any]:
-    """Write the network of a run to the file `to`, and what must be known of it to `to`.json.
+    """Write the network of a run to the file `to`, and its metadata also to `to`.json.
 
-    format: `safetensors`, the weights under the names of the state_dict; `onnx`, by torch's own
-        exporter; `torch_export`, a program for `torch.export.load`. The latter two take any number
-        of images. Preprocessing, class names and metrics are in the metadata of each.
+    format: `safetensors`, the weights named as in the state_dict; `onnx`, by torch.onnx;
+        `torch_export`, a program for `torch.export.load`. The latter two accept any batch size.
 
-    What is to be written first answers on 1,000 digits: the same classes, logits within 1e-4.
-    Gives the content of the JSON file. Raises InputError where it cannot be exported or written,
-    RunError where the answers differ.
+    The metadata contain preprocessing, class names and metrics. Before anything is written, the
+    exported network must agree with the original on 1,000 digits: the same classes, logits within
+    1e-4.
+
+    Returns the content of the JSON file. Raises InputError if the network cannot be exported or the
+    file cannot be written, RunError if the logits differ.
     """
     metadata = describe(run)
-    content, answers, facts = FORMATS[format](run, metadata)
-    checked = check(run, answers)
+    content, forward, properties = FORMATS[format](run, metadata)
+    checked = check(run, forward)
     record = {
         "file": to.name,
         "format": format,
-        **facts,
+        **properties,
         "num_parameters": sum(p.numel() for p in run.network.parameters()),
         "num_bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -61,7 +63,7 @@ def export(run: TrainedRun, to: Path, format: str = "safetensors") -> dict[str, 
         write_json(to.with_name(f"{to.name}.json"), record)
     except OSError as error:
         raise InputError(f"{short(to)} cannot be written: {error.strerror}.") from None
-    opset = f"   opset {facts['opset']}" if "opset" in facts else ""
+    opset = f"   opset {properties['opset']}" if "opset" in properties else ""
     log.info(
         f"{short(to)}   {format}, {record['num_parameters']:,} parameters, {len(content):,} bytes"
         f"{opset}\nsha256 {record['sha256']}\nchecked on {checked['num_images']:,} digits: "
@@ -71,7 +73,7 @@ def export(run: TrainedRun, to: Path, format: str = "safetensors") -> dict[str, 
 
 
 def describe(run: TrainedRun) -> dict[str, Any]:
-    """What must be known to use the network: for the metadata of a file, and beside it."""
+    """The metadata of an exported file: all that is needed to use the network."""
     preprocessing: dict[str, Any] = run.preprocessing.record()
     if crop := run.network_config.get("crop"):
         preprocessing["crop"] = {"pixels": list(crop), "applied_by": "the network itself"}
@@ -87,52 +89,52 @@ def describe(run: TrainedRun) -> dict[str, Any]:
     }
 
 
-def check(run: TrainedRun, answers: Answers) -> dict[str, Any]:
-    """Hold the answers (N, classes) of a file against the network's on digits."""
+def check(run: TrainedRun, forward: Forward) -> dict[str, Any]:
+    """Compare the logits (N, classes) of an exported network with the original's on digits."""
     images = digits_for(run)
     with torch.no_grad():
-        pairs = [(run.network(part), answers(part)) for part in images.split(BATCH)]
+        pairs = [(run.network(batch), forward(batch)) for batch in images.split(BATCH_SIZE)]
     expected, exported = (torch.cat(logits) for logits in zip(*pairs, strict=True))
     difference = float((expected - exported).abs().max())
-    num_other = int((expected.argmax(1) != exported.argmax(1)).sum())
-    if num_other or not difference <= TOLERANCE:
+    num_different = int((expected.argmax(1) != exported.argmax(1)).sum())
+    if num_different or not difference <= TOLERANCE:
         raise RunError(
-            f"The export answers otherwise than the network: {num_other} of {len(images):,} "
+            f"The export does not agree with the network: {num_different} of {len(images):,} "
             f"classes differ, logits by up to {difference:.1e}; nothing was written."
         )
     return {"num_images": len(images), "largest_difference": difference}
 
 
 def digits_for(run: TrainedRun) -> Tensor:
-    """1,000 bundled digits as the network takes them, in any size and color."""
+    """1,000 bundled digits, preprocessed for the network of a run."""
     digits, _ = read_bundled()
     return run.prepare(digits[:: len(digits) // NUM_CHECKED])
 
 
-def _safetensors(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, Answers, dict]:
+def _safetensors(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, Forward, dict]:
     if not run.network_config:
         raise InputError(
-            f"{short(run.checkpoint)} is that of a LightningModule of your own: as safetensors, "
-            f"only the network of a Classifier is exported. Type format=onnx or torch_export."
+            f"{short(run.checkpoint)} is a checkpoint of a custom LightningModule: safetensors "
+            f"export requires a Classifier. Type format=onnx or format=torch_export."
         )
     weights = {name: value.contiguous() for name, value in run.network.state_dict().items()}
-    content = save(weights, {"format": "pt", **_texts(metadata)})
-    written = load(content)
-    answers = partial(torch.func.functional_call, run.network, written)
-    return content, answers, {"num_tensors": len(written)}
+    content = save(weights, {"format": "pt", **_json_values(metadata)})
+    loaded = load(content)
+    forward = partial(torch.func.functional_call, run.network, loaded)
+    return content, forward, {"num_tensors": len(loaded)}
 
 
-def _torch_export(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, Answers, dict]:
-    sizes = ({0: torch.export.Dim("batch", min=1)},)
-    with _followed_by_torch():
-        program = torch.export.export(run.network, _example(run), dynamic_shapes=sizes)
+def _torch_export(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, Forward, dict]:
+    dynamic_shapes = ({0: torch.export.Dim("batch", min=1)},)
+    with _exporting():
+        program = torch.export.export(run.network, _example(run), dynamic_shapes=dynamic_shapes)
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={"metadata.json": json.dumps(metadata)})
-    written = torch.export.load(io.BytesIO(buffer.getvalue())).module()
-    return buffer.getvalue(), written, {"input": INPUT}
+    loaded = torch.export.load(io.BytesIO(buffer.getvalue())).module()
+    return buffer.getvalue(), loaded, {"input": INPUT}
 
 
-def _onnx(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, Answers, dict]:
+def _onnx(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, Forward, dict]:
     missing = [n for n in ("onnx", "onnxruntime", "onnxscript") if not importlib.util.find_spec(n)]
     if missing:
         raise InputError(
@@ -142,44 +144,44 @@ def _onnx(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, Answers, di
     import onnx
     import onnxruntime
 
-    with _followed_by_torch():
+    with _exporting():
         program = torch.onnx.export(
             run.network, _example(run), dynamic_shapes=({0: "batch"},), input_names=[INPUT],
             output_names=[OUTPUT], dynamo=True, verbose=False,
         )  # fmt: skip
     assert program is not None
     model = program.model_proto
-    onnx.helper.set_model_props(model, _texts(metadata))
+    onnx.helper.set_model_props(model, _json_values(metadata))
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
-    def answers(images: Tensor) -> Tensor:
+    def forward(images: Tensor) -> Tensor:
         (logits,) = session.run([OUTPUT], {INPUT: images.contiguous().numpy()})
         return torch.from_numpy(logits)
 
     opset = next(entry.version for entry in model.opset_import if not entry.domain)
-    return content, answers, {"opset": opset, "input": INPUT}
+    return content, forward, {"opset": opset, "input": INPUT}
 
 
-def _texts(metadata: dict[str, Any]) -> dict[str, str]:
+def _json_values(metadata: dict[str, Any]) -> dict[str, str]:
     return {key: json.dumps(value) for key, value in metadata.items()}
 
 
 def _example(run: TrainedRun) -> tuple[Tensor]:
-    shape = run.preprocessing
-    return (torch.zeros(2, shape.channels, shape.size, shape.size),)
+    size = run.preprocessing.size
+    return (torch.zeros(2, run.preprocessing.channels, size, size),)
 
 
 @contextmanager
-def _followed_by_torch() -> Iterator[None]:
-    """Raises InputError where torch cannot follow the network, without its exporter's warnings."""
+def _exporting() -> Iterator[None]:
+    """Raise InputError if torch cannot export the network, and silence the exporter's warnings."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except Exception as error:
-        reason = f"torch.export cannot follow this network: {first_line(error)}"
+        reason = f"torch.export cannot trace this network: {first_line(error)}"
         raise InputError(reason) from None
 
 

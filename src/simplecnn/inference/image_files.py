@@ -1,4 +1,4 @@
-"""A person's own images for a network: files found, read, and arrays of any kind. No torch."""
+"""Find and read the user's image files, and convert arrays to images. Does not import torch."""
 
 import glob
 import sys
@@ -28,49 +28,49 @@ STDIN = "-"
 
 
 def find_images(names: Sequence[str]) -> list[str]:
-    """The files behind files, folders, patterns and `-` (standard input), once.
+    """Expand file names, folders, glob patterns and `-` (standard input) to unique file names.
 
-    A folder is searched below too, but for what is hidden in it.
-    Raises InputError, with a sentence each, where a name stands for no image.
+    Folders are searched recursively, without hidden files and folders.
+    Raises InputError with one sentence per name that matches no image.
     """
-    files: dict[str, None] = {}
+    files: dict[str, None] = {}  # an ordered set
     mistakes = []
     suffixes = ", ".join(sorted(suffix.removeprefix(".") for suffix in SUFFIXES))
     for name in names:
         path = Path(name).expanduser()
         if path.is_dir():
-            there: Iterable[Path] = (
+            candidates: Iterable[Path] = (
                 file
                 for file in path.rglob("*")
                 if not any(part.startswith(".") for part in file.relative_to(path).parts)
             )
-            sentence = f"there is no image in this folder ({suffixes})"
+            reason = f"there is no image in this folder ({suffixes})"
         elif name != STDIN and not path.exists() and glob.has_magic(name):
-            there = map(Path, glob.glob(str(path), recursive=True))
-            sentence = f"no image has such a name ({suffixes})"
+            candidates = map(Path, glob.glob(str(path), recursive=True))
+            reason = f"no image matches this pattern ({suffixes})"
         else:
             files[name if name == STDIN else str(path)] = None
             if name != STDIN and not path.exists():
                 mistakes.append(f"image={name}: there is no such file.")
             continue
-        images = sorted(str(p) for p in there if p.suffix.lower() in SUFFIXES and p.is_file())
+        images = sorted(str(p) for p in candidates if p.suffix.lower() in SUFFIXES and p.is_file())
         files |= dict.fromkeys(images)
         if not images:
-            mistakes.append(f"image={name}: {sentence}.")
+            mistakes.append(f"image={name}: {reason}.")
     if mistakes:
         raise InputError(*mistakes)
     return list(files)
 
 
 def read_image(name: str | Path, *, color: bool = False) -> NDArray[np.float32]:
-    """An image file as gray values (H, W), or (H, W, 3), 0 black to 1 white; transparent is white.
+    """Read an image file as gray values (H, W), or colors (H, W, 3), from 0 (black) to 1 (white).
 
-    Of several pictures in a file the first one counts; a picture larger than `images.MAX_SIDE` is
-    reduced. `-` reads standard input. Raises InputError where it is none of `FORMATS` and no NumPy
-    array, is damaged, or is too large.
+    `-` reads standard input. Transparent pixels are white. Reads the first frame of a file with
+    several, and downscales images larger than `images.MAX_SIDE`. Raises InputError if the format is
+    neither one of `images.FORMATS` nor .npy, or if the file is damaged or too large.
     """
     with sentences(f"image={name}"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow: odd headers, and sizes that are looked at here
+        warnings.simplefilter("ignore")  # Pillow warns of odd headers, and of sizes checked here
         if str(name) == STDIN:
             content = sys.stdin.buffer.read(MAX_BYTES + 1)
             check_size(len(content), f"image={name}")
@@ -86,28 +86,30 @@ def read_image(name: str | Path, *, color: bool = False) -> NDArray[np.float32]:
 
 
 def image_from_array(array: NDArray[Any], *, color: bool = False) -> NDArray[np.float32]:
-    """An array (H, W), (H, W, C) or (C, H, W) of 1 or 3 channels as gray values or colors.
+    """Convert an array to gray values (H, W), or colors (H, W, 3), from 0 to 1.
 
-    Integers count from 0 to the largest of their type, floats to 1, or to 255 where one is above 1.
-    Raises NotAnImage where it is none.
+    array: (H, W), (H, W, C) or (C, H, W) with 1 or 3 channels. White is the maximum of an 8- or
+        16-bit integer type, 255 for wider integers, and 1 for floats, or 255 if any is above 1.
+
+    Raises NotAnImage for any other array.
     """
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
         array = np.moveaxis(array, 0, 2)
     is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3))
     if not is_image or not array.size or array.dtype.kind not in "buif":
         raise NotAnImage(
-            f"its shape is {tuple(array.shape)} of {array.dtype}: an image is "
-            f"(H, W), (H, W, C) or (C, H, W) of 1 or 3 channels, of numbers"
+            f"its shape is {tuple(array.shape)} and its dtype {array.dtype}: an image is a numeric "
+            f"array (H, W), (H, W, C) or (C, H, W) with 1 or 3 channels"
         )
     limit = np.iinfo(array.dtype).max if array.dtype.kind in "ui" else 1.0
     values = array.astype(np.float32)
     if not np.isfinite(values).all():
-        raise NotAnImage("some of its numbers are not finite")
+        raise NotAnImage("some of its values are not finite")
     if array.dtype.kind == "f" and values.max() > 1 or limit > 65535:
         limit = 255.0
     values = np.clip(values / limit, 0, 1)
     values = values[:, :, None] if values.ndim == 2 else values
     if color:
         return np.broadcast_to(values, (*values.shape[:2], 3)).copy()
-    weights = [0.299, 0.587, 0.114] if values.shape[2] == 3 else [1.0]  # Pillow's, of ITU-R 601
+    weights = [0.299, 0.587, 0.114] if values.shape[2] == 3 else [1.0]  # ITU-R 601, as in Pillow
     return (values @ np.asarray(weights)).astype(np.float32)

@@ -1,7 +1,7 @@
-"""The model card of a run: what it was trained on and how, how good it is, and where it is weak.
+"""The model card of a run: network, data, training recipe, metrics and known weaknesses.
 
-After Mitchell et al., "Model Cards for Model Reporting", FAT* 2019. Made of what the run directory
-holds; no torch.
+After Mitchell et al., "Model Cards for Model Reporting", FAT* 2019. Written from the files of the
+run directory. Does not import torch.
 """
 
 import html
@@ -20,8 +20,8 @@ from simplecnn.run_directory import RunDirectory
 log = logging.getLogger(__name__)
 CARD = "model_card.md"
 NUM_CONFUSIONS = 5
-NOT_RECIPE = ("root", "data_dir", "_recursive_")  # folders of one machine, and a word of Hydra's
-DATA = {  # size of the test set, what it is, its license
+NOT_RECIPE = ("root", "data_dir", "_recursive_")  # paths of this machine, and a Hydra keyword
+DATA = {  # size of the test set, description, license
     "MNIST": (10_000, "70,000 handwritten digits of 28 x 28 pixels, LeCun, Cortes and Burges",
               "CC BY-SA 3.0"),
     "MNIST5k": (500, "5,000 digits of the training set of MNIST, LeCun, Cortes and Burges, as "
@@ -37,9 +37,9 @@ DATA = {  # size of the test set, what it is, its license
 
 
 def write_model_card(directory: RunDirectory) -> Path:
-    """Write model_card.md into a run's directory, in the place of an older one; gives its path.
+    """Write or replace model_card.md in the directory of a run; returns its path.
 
-    Where it cannot be made, a warning says why: what led to it is done all the same.
+    A card that cannot be written is logged as a warning, so that it does not fail the command.
     """
     path = directory.path / CARD
     try:
@@ -50,7 +50,7 @@ def write_model_card(directory: RunDirectory) -> Path:
 
 
 def model_card(directory: RunDirectory) -> str:
-    """The text: Markdown, a section a question."""
+    """The model card of a run as Markdown."""
     config, record = directory.config(), directory.record
     evaluations = _read(directory.path / "evaluation.json")
     splits = record.get("images") or {}
@@ -65,7 +65,7 @@ def model_card(directory: RunDirectory) -> str:
             f"{record.get('num_parameters') or math.nan:,} parameters, trained on "
             f"{(record.get('device') or {}).get('name')}: "
             f"{record.get('ended') or 'how it ended is not recorded'}.",
-            f"Classes: {', '.join(map(_plain, record.get('class_names') or ['not recorded']))}.",
+            f"Classes: {', '.join(map(_escape, record.get('class_names') or ['not recorded']))}.",
         ],
         "Data": _folder(config["data"], splits) if splits else _data(config["data"], dataset),
         "Recipe": [
@@ -86,7 +86,7 @@ def model_card(directory: RunDirectory) -> str:
 
 
 def flat(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Every value of a configuration as text, with its key: `data.batch_size`."""
+    """Yield the key (`data.batch_size`) and the value, as text, of each leaf of a configuration."""
     if isinstance(config, Mapping) and config:
         for key, value in config.items():
             yield from flat(value, f"{name}.{key}" if name else str(key))
@@ -94,8 +94,8 @@ def flat(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield name, config if isinstance(config, str) else json.dumps(config, default=str)
 
 
-def _plain(name: str) -> str:
-    """The name of a class as text in Markdown, whatever its folder is called."""
+def _escape(name: str) -> str:
+    """Escape a class name, which may be any folder name, for a Markdown table."""
     return html.escape(name, quote=False).replace("|", "\\|")
 
 
@@ -105,23 +105,23 @@ def _name(node: Mapping[str, Any]) -> str:
 
 def _data(data: Mapping[str, Any], dataset: str | None) -> Iterator[str]:
     if dataset in DATA:
-        num_test, words, license_name = DATA[dataset]
-        yield f"{dataset}: {words}. License: {license_name}."
-        yield f"Tested on {num_test:,} images that were not trained on."
+        num_test, description, license_name = DATA[dataset]
+        yield f"{dataset}: {description}. License: {license_name}."
+        yield f"Tested on {num_test:,} held-out images."
     else:
-        yield f"{data.get('_target_')}: not of this project; whoever shares the network says what "
-        yield "the data are and under which license."
+        yield f"{data.get('_target_')}: a custom data set. Whoever shares the network must describe"
+        yield "the data and state their license."
 
 
 def _folder(data: Mapping[str, Any], splits: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
-    yield f"A folder of images, a folder a class: {Path(data['root']).name}. Whoever shares the"
-    yield "network says what they show, where they are from and under which license."
+    yield f"An image folder with one subfolder per class: {Path(data['root']).name}. Whoever"
+    yield "shares the network must describe the images and state their source and license."
     yield ""
     yield f"| class | {' | '.join(splits)} |"
     yield "|---" * (1 + len(splits)) + "|"
     for name in next(iter(splits.values())):
         numbers = " | ".join(str(counts.get(name, 0)) for counts in splits.values())
-        yield f"| {_plain(name)} | {numbers} |"
+        yield f"| {_escape(name)} | {numbers} |"
     yield f"| all | {' | '.join(str(sum(counts.values())) for counts in splits.values())} |"
 
 
@@ -135,23 +135,24 @@ def _metrics(
         accuracy = _accuracy(metrics["test/acc"], num_test)
         loss = metrics.get("test/loss", math.nan)
         macro = f"{100 * metrics['test/macro_acc']:.2f} %" if "test/macro_acc" in metrics else ""
-        yield f"| the test set, as the run ended | {accuracy} | {macro} | {loss:.4f} | | |"
+        yield f"| test set, at the end of the run | {accuracy} | {macro} | {loss:.4f} | | |"
     for name, result in evaluations.items():
-        shares = ("macro_acc", "top2_acc", "ece")
-        macro, top2, error = (f"{100 * result[k]:.2f} %" if k in result else "" for k in shares)
+        keys = ("macro_acc", "top2_acc", "ece")
+        macro, top2, error = (f"{100 * result[k]:.2f} %" if k in result else "" for k in keys)
         accuracy = _accuracy(result["acc"], result["num_images"])
         yield f"| {name} | {accuracy} | {macro} | {result['loss']:.4f} | {top2} | {error} |"
     yield ""
-    yield "Intervals are Wilson's, over test images. The loss is the mean negative log-likelihood;"
-    yield "that of the run as it ended is with its label smoothing and class weights, if any."
+    yield "Intervals are Wilson score intervals over test images. The loss is the mean negative"
+    yield "log-likelihood; at the end of the run it includes label smoothing and class weights,"
+    yield "if any."
 
 
-def _accuracy(share: float, num_images: int | None) -> str:
+def _accuracy(accuracy: float, num_images: int | None) -> str:
     if not num_images:
-        return f"{100 * share:.2f} %"
-    interval = binomtest(round(share * num_images), num_images).proportion_ci(method="wilson")
+        return f"{100 * accuracy:.2f} %"
+    interval = binomtest(round(accuracy * num_images), num_images).proportion_ci(method="wilson")
     low, high = 100 * interval.low, 100 * interval.high
-    return f"{100 * share:.2f} % [{low:.2f}, {high:.2f}], n = {num_images:,}"
+    return f"{100 * accuracy:.2f} % [{low:.2f}, {high:.2f}], n = {num_images:,}"
 
 
 def _weaknesses(path: Path, evaluations: Mapping[str, Any]) -> Iterator[str]:
@@ -162,29 +163,29 @@ def _weaknesses(path: Path, evaluations: Mapping[str, Any]) -> Iterator[str]:
         pairs = [(n, classes[i], classes[j]) for i, row in enumerate(result["confusion"])
                  for j, n in enumerate(row) if i != j and n]  # fmt: skip
         pairs.sort(key=lambda pair: -pair[0])
-        most = ", ".join(f"{_plain(a)} as {_plain(b)} ({n})" for n, a, b in pairs[:NUM_CONFUSIONS])
-        yield f"- {name}: least right on {_plain(worst)} ({100 * recall[worst]:.2f} %);"
-        yield f"  most often predicts {most or 'the right class, always'}."
+        most = [f"{_escape(a)} as {_escape(b)} ({n})" for n, a, b in pairs[:NUM_CONFUSIONS]]
+        yield f"- {name}: lowest recall {100 * recall[worst]:.2f} % ({_escape(worst)});"
+        yield f"  most frequent confusions: {', '.join(most) or 'none'}."
     robustness = _read(path / "explain" / "robustness" / "robustness.json")
     for group in robustness.get("groups", {}).values():
         strongest = {kind: errors[-1] for kind, errors in group["error"].items()}
         worst_kinds = sorted(strongest, key=lambda kind: -strongest[kind])[:3]
-        words = ", ".join(f"{kind} {100 * strongest[kind]:.1f} %" for kind in worst_kinds)
-        yield f"- Corrupted images: {_share(group['mean_error'])} wrong over all kinds and"
-        yield f"  severities; at the strongest {words}."
+        rates = ", ".join(f"{kind} {100 * strongest[kind]:.1f} %" for kind in worst_kinds)
+        yield f"- Corrupted images: error rate {_interval(group['mean_error'])} over all kinds and"
+        yield f"  severities; at the highest severity: {rates}."
     report = _read(path / "explain" / "translation" / "translation.json")
     for group in report.get("groups", {}).values():
-        yield f"- Moved images: {_share(group['near_accuracy'])} right where the image is moved by"
-        yield f"  up to {report['near']} pixels, {_share(group['accuracy'])} where it is not."
+        yield f"- Shifted images: accuracy {_interval(group['near_accuracy'])} over shifts of up to"
+        yield f"  {report['near']} pixels, {_interval(group['accuracy'])} without a shift."
     if not evaluations:
-        yield "- Which classes it confuses: not measured yet (`scripts/evaluate.py`)."
+        yield "- Confusions of classes: not measured yet (`scripts/evaluate.py`)."
     if not (path / "explain").is_dir():
-        yield "- Corrupted and moved images: not measured yet (`scripts/explain.py`)."
-    yield "- It names one of its classes for every image, whatever is on it."
+        yield "- Corrupted and shifted images: not measured yet (`scripts/explain.py`)."
+    yield "- It predicts one of its classes for every image, whatever the image shows."
 
 
-def _share(interval: Mapping[str, Any]) -> str:
-    """`12.3 % [11.0, 13.6]`; without the interval where there is none."""
+def _interval(interval: Mapping[str, Any]) -> str:
+    """`12.3 % [11.0, 13.6]`, or only the mean if the interval is not available."""
     values = (interval[key] for key in ("mean", "low", "high"))
     mean, low, high = (math.nan if value is None else 100 * value for value in values)
     return f"{mean:.1f} %" + ("" if math.isnan(high) else f" [{low:.1f}, {high:.1f}]")

@@ -1,7 +1,7 @@
-"""The network in a checkpoint or an exported file.
+"""Load the network of a checkpoint or of an exported file.
 
-Either may come from someone else: no pickle in it is run, what it names is on the allow-list, and
-nothing larger than the file itself is allocated.
+Both kinds of file are untrusted: no pickle is executed, only classes on the allow-list are built,
+and no more memory is allocated than the file's own size.
 """
 
 import json
@@ -21,28 +21,28 @@ from simplecnn.old_runs import upgrade_hyper_parameters, upgrade_network
 from simplecnn.run_directory import RunDirectory
 
 PREFIX = "network."  # of the network's weights in a Classifier's checkpoint
-NETWORK = "network"  # key of an exported file's metadata that says what to build
+NETWORK = "network"  # metadata key of an exported file: the network's configuration
 
 
 def load_network(path: Path) -> nn.Module:
-    """The network in a checkpoint of a run, in evaluation mode on the CPU.
+    """Load the network from a checkpoint of a run, in evaluation mode on the CPU.
 
-    For a LightningModule of the user's own, this is its `network`, or the module itself.
-    Raises InputError.
+    For a custom LightningModule, it is the module's `network`, or the module itself.
+    Raises InputError if the file cannot be loaded.
     """
     content = read_checkpoint(path)
     config = network_config(content, path)
-    weights = content["state_dict"]
+    state = content["state_dict"]
     if config is None:
-        return network_of(_loaded(_model_config(path), weights, path))
-    own = {n.removeprefix(PREFIX): value for n, value in weights.items() if n.startswith(PREFIX)}
-    return _loaded(config, own, path)
+        return network_of(_restore(_model_config(path), state, path))
+    weights = {n.removeprefix(PREFIX): value for n, value in state.items() if n.startswith(PREFIX)}
+    return _restore(config, weights, path)
 
 
 def untrained_network(path: Path, seed: int, image: Tensor) -> nn.Module:
-    """The same network with the weights that a seed draws, in evaluation mode.
+    """The network of a checkpoint with weights initialized from `seed`, in evaluation mode.
 
-    It sees one image (1, C, H, W), for lazy layers take their sizes from it.
+    image: (1, C, H, W), passed through the network to initialize lazy layers.
     """
     config = network_config(read_checkpoint(path), path)
     torch.manual_seed(seed)
@@ -53,13 +53,16 @@ def untrained_network(path: Path, seed: int, image: Tensor) -> nn.Module:
 
 
 def network_config(content: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
-    """How a Classifier's network is built; None in the checkpoint of another LightningModule."""
+    """The configuration of a Classifier's network; None for any other LightningModule."""
     config = upgrade_hyper_parameters(content, path).get("network")
     return dict(config) if isinstance(config, Mapping) and "_target_" in config else None
 
 
 def load_safetensors(path: Path) -> nn.Module:
-    """The network in a file of `export`, in evaluation mode. Raises InputError."""
+    """Load the network from a safetensors file of `export`, in evaluation mode.
+
+    Raises InputError if the file cannot be loaded.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -69,11 +72,11 @@ def load_safetensors(path: Path) -> nn.Module:
     except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
         reason = f"{short(path)} is not an export of simplecnn: {first_line(error)}."
         raise InputError(reason) from None
-    return _loaded(config, weights, path)
+    return _restore(config, weights, path)
 
 
 def _model_config(path: Path) -> dict[str, Any]:
-    """The `model` of the run that a checkpoint lies in."""
+    """The `model` configuration of the run that a checkpoint belongs to."""
     directory = RunDirectory(path.absolute().parent.parent)
     if not (directory.path / "config.yaml").is_file():
         raise InputError(
@@ -84,16 +87,17 @@ def _model_config(path: Path) -> dict[str, Any]:
     return model
 
 
-def _loaded(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> nn.Module:
+def _restore(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> nn.Module:
+    """Build a module and load its weights, in evaluation mode."""
     try:
         _check_size(config, weights)
         module: nn.Module = build(config)
-        # In one order in memory, wherever they come from: the same logits in every bit.
-        ordered = {
+        # The same memory format for every kind of file, for bit-identical logits.
+        contiguous = {
             name: value.clone(memory_format=torch.contiguous_format)
             for name, value in weights.items()
         }
-        module.load_state_dict(ordered, assign=True)
+        module.load_state_dict(contiguous, assign=True)
     except InputError as error:
         raise InputError(f"{short(path)}: {error}") from None
     except Exception as error:
@@ -103,15 +107,15 @@ def _loaded(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path
 
 
 def _check_size(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """Raise where a network is larger than its weights, before anything is allocated."""
+    """Raise if a network does not match its weights in size, before memory is allocated for it."""
     for name, value in weights.items():
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise InputError(f"{name} is larger than what the file holds of it.")
+            raise InputError(f"{name} is larger than its data in the file.")
     try:
         with torch.device("meta"):
             module = build(config)
     except InputError:
         raise
-    except Exception:  # a class of the user's own may need real tensors to be built
+    except Exception:  # a custom class may need real tensors to be built
         return
     module.load_state_dict(dict(weights), assign=True)

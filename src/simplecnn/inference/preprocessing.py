@@ -1,4 +1,4 @@
-"""What is done to an image before a network sees it, step by step. No torch."""
+"""Preprocess an image for a network, step by step. Does not import torch."""
 
 import re
 from collections.abc import Mapping
@@ -15,25 +15,25 @@ from simplecnn.inference.image_files import read_image
 
 Pixels = NDArray[np.float32]
 BOXES = {"MNIST": 20, "MNIST5k": 20, "FashionMNIST": 28, "KMNIST": 28}  # by data set, pixels
-INK = 0.2  # share of the darkest ink above which a pixel belongs to the drawing
+INK = 0.2  # a pixel belongs to the drawing if its value is above this fraction of the maximum
 MIN_CONTRAST = 0.02
 
 
 class Step(NamedTuple):
-    """What was done, in words, and the image that came out: (H, W) or (H, W, 3), 0 to 1."""
+    """A preprocessing step and the resulting image (H, W) or (H, W, 3), 0 to 1."""
 
-    what: str
+    description: str
     pixels: Pixels
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image of any size becomes what a network takes: (channels, size, size), 0 to 1.
+    """Converts images of any size to the input of a network: (channels, size, size), 0 to 1.
 
-    box: the data set shows a light drawing on black, fitted into a square of so many pixels, its
-        center of mass in the middle (of MNIST: LeCun, Cortes and Burges, "The MNIST database of
-        handwritten digits"); an image is brought to that. None: it is only resized.
-    fit: how a folder of images was made square (`images.fit_pixels`); None: by resizing.
+    box: side in pixels of the square that a drawing is fitted into, light on black, its center of
+        mass in the middle of the image, as in MNIST (LeCun, Cortes and Burges, "The MNIST database
+        of handwritten digits"). None: images are only resized.
+    fit: how images are made square, see `images.fit_pixels`; None: by resizing.
     """
 
     channels: int = 1
@@ -43,12 +43,15 @@ class Preprocessing:
 
     @property
     def color(self) -> bool:
-        """Whether the colors of an image matter."""
+        """Whether images keep their colors."""
         return self.channels == 3 and self.box is None
 
     @classmethod
     def of(cls, data: Mapping[str, Any], network: Mapping[str, Any]) -> "Preprocessing":
-        """From the configurations of a run's data and of its network, which says it if it can."""
+        """The preprocessing of a run, from the configurations of its data and of its network.
+
+        The network's `in_channels` and `image_size` take precedence over those of the data.
+        """
         is_mnist = data.get("_target_") == "simplecnn.data.mnist.MNISTDataModule"
         box = BOXES.get(data.get("dataset", "MNIST")) if is_mnist else None
         return cls(
@@ -59,13 +62,14 @@ class Preprocessing:
         )
 
     def steps(self, image: Pixels, *, invert: bool | None = None) -> list[Step]:
-        """From a gray image (H, W), or (H, W, 3) where `color`, to (size, size) or (size, size, 3).
+        """Preprocess an image (H, W), or (H, W, 3) if `color`; the last step has the final size.
 
-        `invert` swaps light and dark; None: where the data are light on black and the border is the
-        lighter part. Raises InputError for an image of one color.
+        invert: swap light and dark; None: if `box` is set and the border is light.
+
+        Raises InputError for an image of a single color.
         """
-        if np.ptp(image, axis=(0, 1)).max() < MIN_CONTRAST:  # of a channel
-            raise InputError("image: there is nothing to see in it, all of it has one color.")
+        if np.ptp(image, axis=(0, 1)).max() < MIN_CONTRAST:  # no channel varies
+            raise InputError("image: it is blank, all of its pixels have the same color.")
         steps = [Step(f"{image.shape[1]} x {image.shape[0]} pixels", image)]
         if invert is None and self.box is not None:
             invert = _background(image) > (image.min() + image.max()) / 2
@@ -77,7 +81,7 @@ class Preprocessing:
         return steps + (self._fitted(image) if self.box is None else self._centered(image))
 
     def read(self, name: str, *, invert: bool | None = None) -> list[Step]:
-        """The steps of an image file. Raises InputError, which names it."""
+        """Read and preprocess an image file. Raises InputError that names the file."""
         try:
             return self.steps(read_image(name, color=self.color), invert=invert)
         except InputError as error:
@@ -85,40 +89,42 @@ class Preprocessing:
             raise InputError(reason) from None
 
     def array(self, image: Pixels, *, invert: bool | None = None) -> Pixels:
-        """The image (channels, size, size) that comes out."""
+        """Preprocess an image; returns the network's input (channels, size, size)."""
         return self.planes(self.steps(image, invert=invert)[-1].pixels)
 
     def planes(self, pixels: Pixels) -> Pixels:
-        """The last step's pixels as (channels, size, size)."""
+        """Convert the pixels of the last step to the network's input (channels, size, size)."""
         channels_last = pixels if pixels.ndim == 3 else pixels[:, :, None]
         shape = (self.channels, *pixels.shape[:2])
         return np.broadcast_to(np.moveaxis(channels_last, 2, 0), shape).astype(np.float32)
 
     def record(self) -> dict[str, Any]:
-        """For metadata: the fields, and what they mean."""
-        words = f"float32 (N, {self.channels}, {self.size}, {self.size}), 0 to 1"
+        """The fields and a description of the input, for metadata."""
+        description = f"float32 (N, {self.channels}, {self.size}, {self.size}), 0 to 1"
         if self.box:
-            words += (
+            description += (
                 f", light drawing on black, fitted into {self.box} x {self.box}, center of mass in "
                 f"the middle"
             )
-        return {**asdict(self), "input": words}
+        return {**asdict(self), "input": description}
 
     def _fitted(self, image: Pixels) -> list[Step]:
-        """A photograph as a square."""
+        """Make a photograph square."""
         if self.fit is None:
             resized = _resize(image, self.size, self.size)
             return [Step(f"resized to {self.size} x {self.size}", resized)]
         square = fit_pixels((255 * image).round().astype(np.uint8), self.size, self.fit)
-        words = {"pad": "fitted into", "crop": "cut to a square,", "stretch": "stretched to"}
-        what = f"{words[self.fit]} {self.size} x {self.size}"
-        return [Step(what, (square / 255).astype(np.float32))]
+        verbs = {"pad": "fitted into", "crop": "center-cropped to", "stretch": "stretched to"}
+        description = f"{verbs[self.fit]} {self.size} x {self.size}"
+        return [Step(description, (square / 255).astype(np.float32))]
 
     def _centered(self, image: Pixels) -> list[Step]:
-        """A light drawing as the data have theirs: fitted into the box, its center of mass in the
-        middle. One that fills the box and lies in the middle already is only resized."""
+        """Fit a light drawing into the box, its center of mass in the middle, as in the data set.
+
+        A drawing that already fills the box and is centered is only resized.
+        """
         assert self.box is not None
-        middle = self.size / 2  # pixel 14, not 13.5, is where it lies in 99.5 % of MNIST
+        middle = self.size / 2  # 14, not 13.5: the center of mass of 99.5 % of the MNIST digits
         paper = _background(image)
         ink = np.clip((image - paper) / max(image.max() - paper, 1e-6), 0, 1)
         resized = _resize(ink, self.size, self.size)
@@ -128,24 +134,24 @@ class Preprocessing:
             return [Step(f"resized to {self.size} x {self.size}", resized)]
         top, bottom, left, right = _extent(ink)
         ink = ink[top:bottom, left:right]
-        steps = [Step(f"cut out {ink.shape[1]} x {ink.shape[0]}", ink)]
+        steps = [Step(f"cropped to {ink.shape[1]} x {ink.shape[0]}", ink)]
         scale = self.box / max(ink.shape)
         height, width = (max(1, round(side * scale)) for side in ink.shape)
         ink = _resize(ink, height, width)
-        space = self.size - np.array(ink.shape)
-        top, left = np.clip(np.rint(middle - _center(ink)).astype(int), 0, space)
+        margin = self.size - np.array(ink.shape)
+        top, left = np.clip(np.rint(middle - _center(ink)).astype(int), 0, margin)
         digit = np.zeros((self.size, self.size), np.float32)
         digit[top : top + height, left : left + width] = ink / ink.max()
         return [*steps, Step(f"fitted into {self.box} x {self.box}, centered", digit)]
 
 
 def _background(image: Pixels) -> float:
-    """The median of the border."""
+    """The median of the border pixels."""
     return float(np.median(np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])))
 
 
 def _extent(ink: Pixels) -> tuple[int, int, int, int]:
-    """First and last row, first and last column with ink, the last ones not included."""
+    """The bounding box of the ink: top, bottom, left, right; bottom and right are exclusive."""
     inked = ink > INK * ink.max()
     rows, columns = np.flatnonzero(inked.any(1)), np.flatnonzero(inked.any(0))
     return rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
@@ -159,7 +165,7 @@ def _center(ink: Pixels) -> NDArray[np.float64]:
 
 
 def _resize(image: Pixels, height: int, width: int) -> Pixels:
-    """Each channel by areas where it shrinks, bilinear where it grows."""
+    """Resize each channel: by area averaging to downscale, bilinear to upscale."""
     shrinks = height * width < image.shape[0] * image.shape[1]
     method = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
     channels = np.moveaxis(image[:, :, None] if image.ndim == 2 else image, 2, 0)

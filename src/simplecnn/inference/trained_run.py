@@ -1,4 +1,4 @@
-"""A trained run in Python: its network, its configuration, its metrics, and what can be asked."""
+"""The Python interface of a trained run: network, configuration, metrics, predictions."""
 
 import re
 from collections.abc import Iterator
@@ -25,17 +25,17 @@ from simplecnn.models.activations import feature_maps
 from simplecnn.run_directory import RunDirectory
 from simplecnn.table import percent, table
 
-BATCH = 500  # images at once
+BATCH_SIZE = 500
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network takes N images for: probabilities (N, classes), and the classes' names.
+    """The predictions of a network for N images: probabilities (N, classes) and class names.
 
     >>> from simplecnn.inference.trained_run import Predictions
     >>> import numpy as np
-    >>> guess = Predictions(np.array([[0.2, 0.7, 0.1]]), ("cat", "dog", "cow"))
-    >>> guess.classes, guess.confidences, guess.seconds
+    >>> predictions = Predictions(np.array([[0.2, 0.7, 0.1]]), ("cat", "dog", "cow"))
+    >>> predictions.classes, predictions.confidences, predictions.seconds
     (['dog'], array([0.7]), ['cat'])
     """
 
@@ -47,47 +47,52 @@ class Predictions:
 
     @property
     def ranks(self) -> NDArray[np.int64]:
-        """(N, classes) the numbers of the classes, the likeliest first."""
+        """Class indices (N, classes), sorted by descending probability."""
         return np.argsort(-self.probabilities, axis=1, kind="stable")
 
     @property
     def classes(self) -> list[str]:
-        """The likeliest class of each image."""
+        """The most probable class of each image."""
         return [self.class_names[i] for i in self.ranks[:, 0]]
 
     @property
     def seconds(self) -> list[str]:
-        """The second likeliest."""
+        """The second most probable class of each image."""
         return [self.class_names[i] for i in self.ranks[:, 1]]
 
     @property
     def confidences(self) -> NDArray[np.float32]:
-        """(N,) the probability of the likeliest class."""
+        """The probability (N,) of the most probable class."""
         return self.probabilities.max(axis=1)
 
     def rows(self) -> Iterator[tuple[str, float, str, float]]:
-        """Of each image the likeliest class, its probability, the second likeliest, and its."""
-        for (first, second, *_), shares in zip(self.ranks, self.probabilities, strict=True):
-            one, two = float(shares[first]), float(shares[second])
-            yield self.class_names[first], one, self.class_names[second], two
+        """Yield, for each image, the two most probable classes, each with its probability."""
+        for (first, second, *_), row in zip(self.ranks, self.probabilities, strict=True):
+            yield (
+                self.class_names[first], float(row[first]),
+                self.class_names[second], float(row[second]),
+            )  # fmt: skip
 
     def __str__(self) -> str:
         rows = [
-            [str(i), name, percent(share), second, percent(second_share)]
-            for i, (name, share, second, second_share) in enumerate(self.rows())
+            [str(i), first, percent(probability), second, percent(second_probability)]
+            for i, (first, probability, second, second_probability) in enumerate(self.rows())
         ]
         return table([["", "class", "probability", "second", "probability"], *rows])
 
 
 class TrainedRun:
-    """A run and the network in one of its checkpoints, in evaluation mode on the CPU.
+    """A run with the network of one of its checkpoints, in evaluation mode on the CPU.
 
-    path: the run's directory. config: its configuration, plain dicts and lists.
-    network: the torch module. class_names: one for each of its outputs.
-    metrics: those of run.json, by name (`test/acc`). record: all of run.json.
-    preprocessing: how an image becomes what the network takes.
+    path: the directory of the run.
+    config: its configuration, as plain dicts and lists.
+    network: the torch module.
+    class_names: one name per output of the network.
+    metrics: the metrics in run.json, by name (`test/acc`).
+    record: the content of run.json.
+    preprocessing: converts images to the network's input.
 
-    Raises InputError where the directory is no run, or holds no such checkpoint.
+    Raises InputError if the checkpoint cannot be loaded.
     """
 
     def __init__(self, directory: RunDirectory, checkpoint: Path) -> None:
@@ -112,24 +117,24 @@ class TrainedRun:
 
     @property
     def figures(self) -> dict[str, Path]:
-        """The pictures of the run by name, of each the newest: `filters_conv1`, `curves`, …"""
+        """The newest figure file of each name: `filters_conv1`, `curves`, …"""
         files = sorted((self.path / "images").glob("*.png"))
         return {re.sub(r"_epoch=.*", "", path.stem): path for path in files}
 
     def predict(self, images: Any, *, invert: bool | None = None) -> Predictions:
-        """What the network takes images for; they may be of any size, gray or in color.
+        """Classify images of any size, gray or in color.
 
-        images: a Pillow image, a file's name, an array or tensor, or a list of those. Arrays are
+        images: a Pillow image, a file name, an array, a tensor, or a list of those. Arrays are
             (H, W), (H, W, C) or (C, H, W) for one image, (N, H, W) or (N, C, H, W) for several;
-            integers count to the largest of their type, floats to 1.
-        invert: swap light and dark; None: where the border of a drawing is light.
+            see `image_from_array` for their range of values.
+        invert: swap light and dark; None: if the border of a drawing is light.
 
-        Raises InputError where an image cannot be read, or shows nothing.
+        Raises InputError if an image cannot be read or is blank.
         """
         return self.predictions(self.prepare(images, invert=invert))
 
     def feature_maps(self, images: Any, *, invert: bool | None = None) -> dict[str, NDArray]:
-        """The output (N, channels, H, W) of every convolution after its non-linearity, by name.
+        """The output (N, channels, H, W) of each convolution after its non-linearity, by name.
 
         `images` as for `predict`.
         """
@@ -137,19 +142,19 @@ class TrainedRun:
         return {name: values.numpy() for name, values in maps.items()}
 
     def prepare(self, images: Any, *, invert: bool | None = None) -> Tensor:
-        """Images as for `predict` as what the network takes: float32 (N, C, H, W), 0 to 1."""
+        """Preprocess images, as for `predict`, to the network's input: (N, C, H, W), 0 to 1."""
         prepared = [self.preprocessing.array(image, invert=invert) for image in self._read(images)]
         if not prepared:
-            raise InputError("images: there is none.")
+            raise InputError("images is empty.")
         return torch.from_numpy(np.stack(prepared))
 
     def predictions(self, images: Tensor) -> Predictions:
-        """What the network takes prepared images (N, C, H, W) for."""
+        """Classify images (N, C, H, W) that are already preprocessed."""
         return Predictions(self._logits(images).softmax(1).numpy(), self.class_names)
 
     @torch.no_grad()
     def _logits(self, images: Tensor) -> Tensor:
-        return torch.cat([logits_of(self.network, part) for part in images.split(BATCH)])
+        return torch.cat([logits_of(self.network, batch) for batch in images.split(BATCH_SIZE)])
 
     def _read(self, images: Any) -> list[Pixels]:
         color, channels = self.preprocessing.color, self.preprocessing.channels
@@ -163,39 +168,44 @@ class TrainedRun:
             if isinstance(images, Image.Image):
                 return [(pixels_from_pil(images, color=color) / 255).astype(np.float32)]
             if isinstance(images, np.ndarray):
-                # (3, H, W) is one image where the network sees colors.
-                is_several = images.ndim == 4 or (
+                # (3, H, W) is one image for a network with three input channels, else three images.
+                is_batch = images.ndim == 4 or (
                     images.ndim == 3
                     and images.shape[2] not in (1, 3)
                     and images.shape[0] not in (1, channels)
                 )
-                arrays = images if is_several else [images]
+                arrays = images if is_batch else [images]
                 return [image_from_array(array, color=color) for array in arrays]
         except ValueError as error:
             raise InputError(f"images: {error}.") from None
         raise InputError(
-            f"images is of type {type(images).__name__}: give Pillow images, arrays, tensors, "
-            f"names of files, or a list of them."
+            f"images is of type {type(images).__name__}: pass Pillow images, arrays, tensors, "
+            f"file names, or a list of them."
         )
 
     def _class_names(self) -> tuple[str, ...]:
-        """Of run.json, of the data set, or numbers: as many as the network tells apart."""
+        """Names from run.json, else of the data set, else indices; one per output of the network.
+
+        Names whose number differs from the number of outputs are skipped.
+        """
         size = self.preprocessing.size
         blank = torch.zeros(1, self.preprocessing.channels, size, size)
-        number = self._logits(blank).shape[1]
+        num_classes = self._logits(blank).shape[1]
         dataset = str(self.config["data"].get("dataset"))
         for names in (self.record.get("class_names"), CLASS_NAMES.get(dataset)):
-            if names and len(names) == number:
+            if names and len(names) == num_classes:
                 return tuple(map(str, names))
-        return tuple(map(str, range(number)))
+        return tuple(map(str, range(num_classes)))
 
 
 def load_run(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
-    """The run in the directory `path`, with its checkpoint `best`, `last` or a file.
+    """Load the run in the directory `path`.
 
-    None: the best, or the last of a run without one. Raises InputError.
+    checkpoint: `best`, `last` or a file; None: the best, or the last of a run without a best one.
+
+    Raises InputError if the directory is not a run or the checkpoint does not exist.
     """
     directory = RunDirectory.open(path)
-    path = directory.checkpoint(checkpoint) if checkpoint else directory.any_checkpoint()
+    checkpoint_path = directory.checkpoint(checkpoint) if checkpoint else directory.any_checkpoint()
     checked_parts(directory.config(), short(directory.path))
-    return TrainedRun(directory, path)
+    return TrainedRun(directory, checkpoint_path)
