@@ -33,8 +33,8 @@ class RayLauncher(WorkerLauncher):
     ) -> Sequence[JobReturn]:
         # Otherwise Ray prints a C++ stack trace on SIGTERM, in this process and in its workers.
         os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
-        # Otherwise, under `uv run`, Ray uploads the working directory, runs included, to each
-        # worker, and jobs run in that copy, which is not the path in their configuration.
+        # Otherwise, under `uv run`, Ray copies the working directory, runs included, to each
+        # worker and runs the jobs in the copy, whose path differs from that in their configuration.
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         import ray
 

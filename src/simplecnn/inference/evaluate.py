@@ -130,7 +130,10 @@ def _decoded_like(run_data: Mapping[str, Any], other: Mapping[str, Any]) -> dict
 
 @torch.no_grad()
 def measure(network: nn.Module, data: TestData) -> dict[str, Any]:
-    """Evaluate a network on the test images; returns the metrics of `summarize`."""
+    """Evaluate a network on the test images; returns the metrics of `summarize`.
+
+    Raises InputError if the data have more classes than the network.
+    """
     logits, labels = [], []
     with evaluation_mode(network):
         for images, batch_labels in data.loader:
