@@ -1,4 +1,4 @@
-"""The commands as a user types them: exit codes, what is shown, files."""
+"""The commands as a user runs them: exit codes, output, files."""
 
 import gc
 import json
@@ -15,7 +15,7 @@ from children import start, type_in, wait_until
 from conftest import ROOT
 
 from simplecnn.checkpoint_file import read_checkpoint
-from simplecnn.cli import start_up
+from simplecnn.cli import fast_imports
 from simplecnn.config.composition import conf_dir
 
 STRICT = {"PYTHONWARNINGS": "error::ResourceWarning"}
@@ -26,15 +26,15 @@ def only(paths) -> Path:
     return path
 
 
-def test_the_first_imports_are_not_searched_for_garbage(monkeypatch):
-    with start_up():
-        assert gc.isenabled()  # a second job of this process: its garbage is found
+def test_garbage_collection_is_paused_during_the_first_imports(monkeypatch):
+    with fast_imports():
+        assert gc.isenabled()  # torch is imported already, as in a second job of this process
     monkeypatch.delitem(sys.modules, "torch")
-    known = gc.get_freeze_count()
-    with pytest.raises(ImportError), start_up():
+    num_frozen = gc.get_freeze_count()
+    with pytest.raises(ImportError), fast_imports():
         assert not gc.isenabled()
         raise ImportError
-    assert gc.isenabled() and gc.get_freeze_count() > known
+    assert gc.isenabled() and gc.get_freeze_count() > num_frozen
 
 
 @pytest.mark.long
@@ -45,17 +45,17 @@ def test_quickstart_and_evaluate(tmp_path):
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "finished"
     assert record["metrics"]["test/acc"] >= 0.965
-    # what a person sees: parameters, a line an epoch, a table, where it is, what to type next
+    # the output: number of parameters, one line per epoch, a table, the directory, the next command
     assert "98,442 parameters on " in done.stdout
     assert len(re.findall(r"^epoch \d+/10 .* val/acc \d+\.\d\d %", done.stdout, re.M)) == 10
     assert re.search(r"^test +\d\.\d{4} +9[6-9]\.\d\d %", done.stdout, re.M)
     relative = folder.relative_to(tmp_path)
     assert f"directory    {relative}\n" in done.stdout
     assert f"--logdir {relative.parent}\n" in done.stdout
-    assert "Warning" not in done.stderr and "\r" not in done.stderr  # no bar, not a terminal
-    assert "leaked" not in done.stderr  # by Triton, which counts its objects at the end
+    assert "Warning" not in done.stderr and "\r" not in done.stderr  # no bar outside a terminal
+    assert "leaked" not in done.stderr  # Triton reports unfreed objects at exit
     text = (folder / "train.log").read_text()
-    assert "`Trainer.fit` stopped: `max_epochs=10` reached." in text  # Lightning's own words
+    assert "`Trainer.fit` stopped: `max_epochs=10` reached." in text  # Lightning's message
     assert "epoch 10/10" in text and "litlogger" not in text
     assert "scripts/train.py experiment=quickstart" in record["command"]
 
@@ -64,12 +64,14 @@ def test_quickstart_and_evaluate(tmp_path):
     (result,) = json.loads((folder / "evaluation.json").read_text()).values()
     assert result["acc"] == pytest.approx(record["metrics"]["test/acc"], abs=1e-6)
     assert "best on 500 test images of MNIST 5k" in evaluated.stdout
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["outputs"]  # nothing left elsewhere
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "outputs"
+    ]  # nothing was written elsewhere
 
 
-def test_what_is_typed_wrong_costs_nothing(tmp_path):
-    """Exit code 2, sentences on the screen, no folder; a run that is there stays as it is."""
-    for typed, script, words, sentence in [
+def test_mistakes_in_a_command_line_change_nothing(tmp_path):
+    """Exit code 2, one sentence, no new folder; an existing run is not modified."""
+    for execute, script, overrides, sentence in [
         (
             start,
             "train.py",
@@ -82,9 +84,9 @@ def test_what_is_typed_wrong_costs_nothing(tmp_path):
             type_in,
             "train.py",
             ["seed=1", "-m", "name=x"],
-            "'name=x' stands apart: write all ",
+            "'name=x' is separated from the other overrides by an option: write options first.",
         ),
-        (type_in, "train.py", ["--modle"], "--modle is not an option: --help shows what there is."),
+        (type_in, "train.py", ["--modle"], "--modle is not an option: --help lists the options."),
         (
             type_in,
             "train.py",
@@ -111,36 +113,36 @@ def test_what_is_typed_wrong_costs_nothing(tmp_path):
             "run=outputs/none: there is no such folder.",
         ),
     ]:
-        done = typed(tmp_path, script, *words)
-        assert (done.returncode, done.stdout) == (2, ""), (words, done)
+        done = execute(tmp_path, script, *overrides)
+        assert (done.returncode, done.stdout) == (2, ""), (overrides, done)
         assert done.stderr.startswith(sentence) and "Traceback" not in done.stderr
         assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "run.json").write_text("{}")
-    done = type_in(tmp_path, "train.py", "hydra.run.dir=mine")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "run.json").write_text("{}")
+    done = type_in(tmp_path, "train.py", "hydra.run.dir=old")
     assert done.returncode == 2
-    assert done.stderr.startswith("mine holds a run already, and none is ever overwritten")
-    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["run.json"]
+    assert done.stderr.startswith("old already contains a run, and runs are never overwritten")
+    assert [p.name for p in (tmp_path / "old").iterdir()] == ["run.json"]
 
 
 @pytest.mark.long
-def test_help_and_configuration_are_shown_without_torch(tmp_path):
+def test_help_and_configuration_are_printed_without_importing_torch(tmp_path):
     spy = "import sys, atexit; atexit.register(lambda: print('torch' in sys.modules))\n"
     (tmp_path / "sitecustomize.py").write_text(spy)
     work = tmp_path / "work"
     work.mkdir()
-    for words, expected in [
+    for arguments, expected in [
         (["--help"], "scripts/train.py experiment=quickstart"),
         (["--cfg", "job", "model.optimizer.lr=0.5"], "lr: 0.5"),
     ]:
-        done = start(work, "train.py", *words, PYTHONPATH=str(tmp_path))
+        done = start(work, "train.py", *arguments, PYTHONPATH=str(tmp_path))
         assert done.returncode == 0 and expected in done.stdout
         assert done.stdout.endswith("False\n")
     assert list(work.iterdir()) == []
 
 
-def test_two_runs_are_compared_as_they_are_typed(finished_run, tmp_path):
+def test_a_report_compares_two_runs(finished_run, tmp_path):
     for name in ("a", "b"):
         shutil.copytree(finished_run, tmp_path / name)
     done = type_in(tmp_path, "report.py", "run=a,b")
@@ -150,9 +152,9 @@ def test_two_runs_are_compared_as_they_are_typed(finished_run, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_no_digits_and_no_network_is_one_sentence(tmp_path):
-    nowhere = ["data.data_dir=digits", "+data.mirrors=[http://127.0.0.1:9/]"]
-    done = type_in(tmp_path, "train.py", *nowhere)
+def test_missing_data_without_a_network_connection_is_one_sentence(tmp_path):
+    unavailable = ["data.data_dir=digits", "+data.mirrors=[http://127.0.0.1:9/]"]
+    done = type_in(tmp_path, "train.py", *unavailable)
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     sentence = only(line for line in done.stderr.splitlines() if "mnist_5k" in line)
@@ -191,7 +193,7 @@ def test_an_installed_wheel_trains_from_any_folder(tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["fdr", "limit", "overfit"])
-def test_debug_configurations_run_with_everything_switched_on(name, tmp_path):
+def test_debug_configurations_run_with_all_default_callbacks(name, tmp_path):
     screen = type_in(tmp_path, "train.py", f"debug={name}", "data=mnist_5k", "hydra.run.dir=run")
     assert screen.returncode == 0, screen.stderr
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
@@ -207,9 +209,7 @@ def test_two_simulated_processes_train_for_three_epochs_with_all_default_callbac
 
 
 @pytest.mark.long
-def test_two_processes_with_all_default_callbacks_are_resumed_by_a_command_that_starts_two(
-    tmp_path,
-):
+def test_a_run_of_two_processes_is_resumed_by_a_command_that_starts_both(tmp_path):
     small = ["data=mnist_5k", "+trainer.limit_train_batches=4"]
     command = [sys.executable, ROOT / "scripts" / "train.py", *small, "trainer=cpu",
                "trainer.devices=2", "trainer.max_epochs=900", "hydra.run.dir=run"]  # fmt: skip
@@ -220,8 +220,8 @@ def test_two_processes_with_all_default_callbacks_are_resumed_by_a_command_that_
         assert head.wait(60) == 143
     num_done = read_checkpoint(last)["epoch"]
     config = tmp_path / "run" / "config.yaml"
-    end = f"max_epochs: {num_done + 2}"
-    config.write_text(config.read_text().replace("max_epochs: 900", end))
+    shorter = f"max_epochs: {num_done + 2}"
+    config.write_text(config.read_text().replace("max_epochs: 900", shorter))
     screen = start(tmp_path, "train.py", "resume=run")
     assert screen.returncode == 0, screen.stderr
     record = json.loads((tmp_path / "run" / "run.json").read_text())

@@ -1,4 +1,4 @@
-"""A run folder belongs to one run, is readable at any moment, and says what is wrong with it."""
+"""A run directory belongs to one run, is readable at any time, and reports its defects."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from simplecnn.run_directory import RunDirectory, as_typed, short, write_json
 CONFIG = {"model": {"lr": 0.1}, "data": {"n": 3}, "trainer": {}, "seed": 7}
 
 
-def test_a_new_run_says_what_it_is(tmp_path, monkeypatch):
+def test_a_new_run_is_recorded(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["scripts/train.py", "seed=7", "name=a b"])
     monkeypatch.delenv("UV", raising=False)
@@ -28,12 +28,12 @@ def test_a_new_run_says_what_it_is(tmp_path, monkeypatch):
 
 def test_no_run_is_overwritten(tmp_path):
     RunDirectory.create(tmp_path / "run", CONFIG).update(status="finished")
-    with pytest.raises(InputError, match="holds a run already, and none is ever overwritten"):
+    with pytest.raises(InputError, match="already contains a run, and runs are never overwritten"):
         RunDirectory.create(tmp_path / "run", CONFIG)
     assert RunDirectory.open(tmp_path / "run").record["status"] == "finished"
 
 
-def test_seconds_are_kept_of_a_phase_that_fails(tmp_path):
+def test_the_duration_of_a_failed_phase_is_recorded(tmp_path):
     folder = RunDirectory.create(tmp_path, CONFIG)
     with pytest.raises(ZeroDivisionError), folder.phase("fit"):
         1 / 0  # noqa: B018
@@ -43,12 +43,12 @@ def test_seconds_are_kept_of_a_phase_that_fails(tmp_path):
     assert list(seconds) == ["fit", "test"] and seconds["fit"] >= 0
 
 
-def test_what_is_not_a_run_is_named(tmp_path, monkeypatch):
+def test_a_folder_that_is_not_a_run_is_reported_with_the_reason(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="run=nothing: there is no such folder.$"):
         RunDirectory.open("nothing")
     (tmp_path / "outputs/a/b").mkdir(parents=True)
-    with pytest.raises(InputError, match="not a run of simplecnn, config.yaml is missing.$"):
+    with pytest.raises(InputError, match=r"not a run of simplecnn \(config.yaml is missing\).$"):
         RunDirectory.open("outputs/a/b")
     folder = RunDirectory.create("outputs/a/c", CONFIG)
     with pytest.raises(InputError, match=r"The newest run here: run=outputs/a/c$"):
@@ -69,7 +69,7 @@ def test_what_is_not_a_run_is_named(tmp_path, monkeypatch):
         RunDirectory.open(folder.path).config()
 
 
-def test_a_missing_checkpoint_names_those_that_exist(tmp_path):
+def test_a_missing_checkpoint_is_reported_with_the_existing_ones(tmp_path):
     folder = RunDirectory.create(tmp_path, CONFIG)
     with pytest.raises(InputError, match=r"best.ckpt does not exist. In this run: none."):
         folder.checkpoint("best")
@@ -80,7 +80,7 @@ def test_a_missing_checkpoint_names_those_that_exist(tmp_path):
     with pytest.raises(InputError, match=r"In this run: last.ckpt."):
         folder.checkpoint("best")
     path = tmp_path / "config.yaml"
-    path.write_text(path.read_text() + "monitor: null\n")  # no best was chosen
+    path.write_text(path.read_text() + "monitor: null\n")  # best falls back to last
     assert folder.checkpoint("best").name == "last.ckpt"
 
 
@@ -101,16 +101,16 @@ def test_a_run_is_locked_by_one_process(tmp_path):
     RunDirectory.resume_or_create(tmp_path / "run", CONFIG).release()
 
 
-def test_a_moved_run_knows_its_new_place(tmp_path):
+def test_paths_of_a_moved_run_are_updated(tmp_path):
     config = {**CONFIG, "paths": {"output_dir": "/old place/x"},
               "callbacks": {"last": {"dirpath": "/old place/x/checkpoints"}}}  # fmt: skip
     RunDirectory.create(tmp_path / "new", config).release()
-    moved = RunDirectory.open(tmp_path / "new").config_here()
-    assert moved["callbacks"]["last"]["dirpath"] == f"{tmp_path}/new/checkpoints"
-    assert moved["data"] == CONFIG["data"]
+    config = RunDirectory.open(tmp_path / "new").config_here()
+    assert config["callbacks"]["last"]["dirpath"] == f"{tmp_path}/new/checkpoints"
+    assert config["data"] == CONFIG["data"]
 
 
-def test_a_record_is_replaced_whole(tmp_path):
+def test_a_record_is_replaced_atomically(tmp_path):
     path = tmp_path / "run.json"
     write_json(path, {"a": 1})
     write_json(path, {"b": [1, 2]})
@@ -118,7 +118,7 @@ def test_a_record_is_replaced_whole(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_commands_are_as_one_would_type_them(monkeypatch):
+def test_commands_are_formatted_for_the_shell(monkeypatch):
     monkeypatch.setenv("UV", "/somewhere/uv")
     assert as_typed("tensorboard --logdir x") == "uv run tensorboard --logdir x"
     monkeypatch.delenv("UV")
@@ -126,7 +126,7 @@ def test_commands_are_as_one_would_type_them(monkeypatch):
     assert as_typed("scripts/train.py seed=1") == "python scripts/train.py seed=1"
 
 
-def test_paths_are_as_one_would_type_them(tmp_path, monkeypatch):
+def test_paths_inside_the_working_directory_are_relative(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert short(tmp_path / "a/b") == "a/b"
     assert short("/somewhere/else") == "/somewhere/else"

@@ -6,7 +6,7 @@
     run = simplecnn.train(["experiment=quickstart"])
     run = simplecnn.load("outputs/quickstart/…")
 
-Names are imported when they are asked for: torch and Lightning take seconds.
+Public names are imported lazily, because importing torch and Lightning takes seconds.
 """
 
 from importlib import import_module
@@ -57,5 +57,5 @@ def __getattr__(name: str) -> Any:
     if MODULES[name] == "simplecnn.api":
         from simplecnn.training.processor import configure_threads
 
-        configure_threads()  # before torch is imported
+        configure_threads()  # must precede the import of torch
     return getattr(import_module(MODULES[name]), name)

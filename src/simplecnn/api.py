@@ -1,4 +1,4 @@
-"""The Python interface: load a run, or do one, from a script or a notebook.
+"""The Python interface: load or train a run from a script or a notebook.
 
 import simplecnn
 
@@ -21,16 +21,16 @@ from simplecnn.inference.trained_run import TrainedRun, load_run
 from simplecnn.run_directory import RunDirectory
 from simplecnn.training import run as training
 
-FOR_COMMANDS = ("-", "hparams_search=", "hydra/sweeper=", "hydra/launcher=", "dry_run=")
+COMMAND_ONLY = ("-", "hparams_search=", "hydra/sweeper=", "hydra/launcher=", "dry_run=")
 
 
 def load(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
-    """A run that has been trained, with its network in evaluation mode on the CPU.
+    """Load a trained run, with its network in evaluation mode on the CPU.
 
-    path: its directory; `last`, or a directory of runs, stands for the newest one.
-    checkpoint: `best`, `last` or a file; None: the best, or the last of a run that chose none.
+    path: the run directory; `last` or a directory of runs selects the newest run.
+    checkpoint: `best`, `last` or a file; None: the best, or the last if the run has no monitor.
 
-    Raises InputError where there is no such run, or it has no such checkpoint.
+    Raises InputError if the run or the checkpoint does not exist.
 
     >>> import simplecnn
     >>> run = simplecnn.load("outputs/quickstart")
@@ -39,7 +39,7 @@ def load(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
     >>> sorted(run.metrics)
     ['test/acc', 'test/loss', 'train/acc', 'train/loss', 'val/acc', 'val/loss']
 
-    Images may be of any size: arrays, tensors, Pillow images, names of files, or a list of them.
+    Images may have any size: arrays, tensors, Pillow images, file names, or a list of them.
 
     >>> from simplecnn.data.files import read_bundled
     >>> digits, labels = read_bundled()
@@ -52,15 +52,15 @@ def load(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
     return load_run(latest(str(path)), checkpoint)
 
 
-def train(words: Sequence[str] = ()) -> TrainedRun:
-    """Do one run, as `scripts/train.py` does with the same words; gives it.
+def train(overrides: Sequence[str] = ()) -> TrainedRun:
+    """Train one run, as `scripts/train.py` does with the same overrides, and return it.
 
-    The words choose and set what is in conf/: `experiment=quickstart`, `model.optimizer.lr=3e-3`,
-    `resume=outputs/…`. What the command shows is shown where nobody listens to the log yet, and it
-    is in train.log.
+    Overrides choose options and set keys of conf/: `experiment=quickstart`,
+    `model.optimizer.lr=3e-3`, `resume=outputs/…`. Messages are logged to train.log, and to the
+    screen unless the root logger already has handlers.
 
-    Raises InputError, with all the mistakes, before anything is made; RunError where the run fails;
-    KeyboardInterrupt where it is interrupted (`resume=` resumes it).
+    Raises InputError with all mistakes before anything is created; RunError if the run fails;
+    KeyboardInterrupt if it is interrupted (resume it with `resume=`).
 
     >>> import simplecnn
     >>> run = simplecnn.train(["data=mnist_5k", "trainer.max_epochs=1", "callbacks=checkpoint",
@@ -68,11 +68,13 @@ def train(words: Sequence[str] = ()) -> TrainedRun:
     >>> run.path.name, run.record["status"], run.checkpoint.name
     ('short', 'finished', 'best.ckpt')
     """
-    words = [words] if isinstance(words, str) else list(words)
-    for word in words:
-        if word.startswith(FOR_COMMANDS):
-            raise InputError(f"{word}: simplecnn.train does one run; type scripts/train.py {word}")
-    config = compose_config("train", words)
+    overrides = [overrides] if isinstance(overrides, str) else list(overrides)
+    for override in overrides:
+        if override.startswith(COMMAND_ONLY):
+            raise InputError(
+                f"{override}: simplecnn.train trains one run; type scripts/train.py {override}"
+            )
+    config = compose_config("train", overrides)
     resume = config["resume"] is not None
     if resume:
         directory = RunDirectory.to_resume(latest(config["resume"]))
@@ -80,25 +82,27 @@ def train(words: Sequence[str] = ()) -> TrainedRun:
     check_classes(config)
     nodes = [node for node in (config.get("callbacks") or {}).values() if node]
     if not any("Checkpoint" in node["_target_"] for node in nodes):
-        raise InputError("callbacks: the run is given back by its checkpoint; add checkpoint.")
+        raise InputError(
+            "callbacks: simplecnn.train returns the run from its checkpoint; add checkpoint."
+        )
     folder = Path(config["paths"]["output_dir"])
     with _logging_to(folder):
         try:
             training.train(config, folder, resume=resume, requested=resume)
         except SystemExit as end:
-            if end.code == 130:  # a notebook's stop button: its kernel lives on
+            if end.code == 130:  # a notebook's stop button: keep its kernel alive
                 raise KeyboardInterrupt from None
             raise
     directory = RunDirectory.open(folder)
     if not resume:
-        directory.update(command=f"simplecnn.train({words!r})")
+        directory.update(command=f"simplecnn.train({overrides!r})")
     write_model_card(directory)
     return load_run(folder)
 
 
 @contextmanager
 def _logging_to(folder: Path) -> Iterator[None]:
-    """Have messages in train.log, and on the screen where nobody listens to them yet."""
+    """Log to train.log, and to the screen unless the root logger already has handlers."""
     root, level = logging.getLogger(), logging.getLogger().level
     file = logging.FileHandler(folder / "train.log", delay=True, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under a temporary name, flushed, renamed. No torch."""
+"""Atomic file writes: to a temporary file, flushed to disk, then renamed."""
 
 import os
 from collections.abc import Callable
@@ -8,11 +8,10 @@ from pathlib import Path
 def atomic_write(
     path: Path, content: bytes | memoryview, before_rename: Callable[[], None] | None = None
 ) -> None:
-    """Put `content` in the file `path`, so that nobody ever sees a part of it.
+    """Write `content` to `path` atomically: readers never see a partial file.
 
-    A process that is killed, or a disk that is full, leaves the file that was there before.
-    `before_rename` is called when the new file is on disk, and not yet in its place. Raises
-    OSError.
+    If the process is killed or the disk is full, an existing file stays intact. `before_rename`
+    is called once the new content is on disk, before it replaces that file. Raises OSError.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -30,14 +29,14 @@ def atomic_write(
 
 
 def _flush_folder(folder: Path) -> None:
-    """Have the new name on disk too, where the system can."""
+    """Flush the renamed directory entry to disk, where the system supports it."""
     try:
-        number = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows opens no folders
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows cannot open directories
         return
     try:
-        os.fsync(number)
+        os.fsync(descriptor)
     except OSError:
         pass
     finally:
-        os.close(number)
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written atomically; what is wrong with one, in a sentence."""
+"""Checkpoint files: atomic writes, safe reads, and one-sentence errors for damaged files."""
 
 import io
 import re
@@ -10,14 +10,14 @@ from typing import Any
 from simplecnn.atomic import atomic_write
 from simplecnn.errors import InputError, RunError, short
 
-ZIP = b"PK\x03\x04"  # how torch's files begin
-MAX_GROWTH = 20  # times that a file may grow when it is unpacked
+ZIP = b"PK\x03\x04"  # the first bytes of files that torch saves
+MAX_GROWTH = 20  # maximum ratio of unpacked to file size, against zip bombs
 
 
 def write_checkpoint(content: Mapping[str, Any], path: Path, *, checked: bool = False) -> None:
-    """Write a checkpoint atomically; `checked`: only if it could be read again.
+    """Write a checkpoint atomically; with `checked`, only after loading it back from memory.
 
-    Raises RunError where it cannot be written; the one before it is then as it was.
+    Raises RunError if it cannot be written or loaded; an existing file at `path` stays intact.
     """
     import torch
 
@@ -27,46 +27,50 @@ def write_checkpoint(content: Mapping[str, Any], path: Path, *, checked: bool = 
         try:
             torch.load(io.BytesIO(buffer.getbuffer()), weights_only=True)
         except Exception as error:
-            refused = re.search(r"GLOBAL (\S+)", str(error))
+            rejected = re.search(r"GLOBAL (\S+)", str(error))
             raise RunError(
-                f"No run could be resumed from {short(path)}, which was not written: what "
-                f"on_save_checkpoint and state_dict give must be tensors and plain values"
-                f"{f', not {refused[1]}' if refused else ''}."
+                f"{short(path)} was not written, because it could not be loaded again: "
+                f"on_save_checkpoint and state_dict must return tensors and plain values"
+                f"{f', not {rejected[1]}' if rejected else ''}."
             ) from None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, buffer.getbuffer())
     except OSError as error:
-        kept = " The one before it is intact." if path.is_file() else ""
-        raise RunError(f"{short(path)} cannot be written: {error.strerror}.{kept}") from None
+        intact = " The previous one is intact." if path.is_file() else ""
+        raise RunError(f"{short(path)} cannot be written: {error.strerror}.{intact}") from None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, without running what is in it. Raises InputError."""
+    """Load a checkpoint onto the CPU without executing code in it. Raises InputError."""
     import torch
 
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > MAX_GROWTH * path.stat().st_size:
-            raise InputError(_foreign(path, f"it would unpack to {unpacked:,} bytes"))
+            raise InputError(_not_a_checkpoint(path, f"it would unpack to {unpacked:,} bytes"))
         content = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
     except FileNotFoundError:
         raise InputError(f"{short(path)} does not exist.") from None
     except Exception as error:
-        reason = str(error).strip().splitlines()
+        lines = str(error).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
         if "weights_only" in str(error) or "Unsupported" in str(error):
-            reason = ["it holds more than weights and plain values, which is never run"]
-        raise InputError(_foreign(path, reason[0] if reason else type(error).__name__)) from None
+            reason = "it contains more than tensors and plain values"
+        raise InputError(_not_a_checkpoint(path, reason)) from None
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise InputError(_foreign(path, "it holds no weights"))
+        raise InputError(_not_a_checkpoint(path, "it contains no weights"))
     return content
 
 
-def problem(path: Path) -> str | None:
-    """What is wrong with a checkpoint, as the end of a sentence, or None. Without torch."""
+def find_damage(path: Path) -> str | None:
+    """Return what makes a checkpoint unusable, to complete a sentence, or None.
+
+    Checks the zip archive and its checksums; does not import torch.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -82,23 +86,23 @@ def problem(path: Path) -> str | None:
             if not any(name.endswith("/data.pkl") for name in archive.namelist()):
                 return "is not a checkpoint"
             if archive.testzip():
-                return "is damaged: a checksum in it is wrong"
+                return "is damaged: a checksum does not match"
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return "is cut short or damaged"
+        return "is truncated or damaged"
     return None
 
 
 def check_checkpoint(path: Path) -> None:
-    """Raise InputError where a checkpoint is missing or damaged. No torch.
+    """Raise InputError if a checkpoint is missing or damaged. Does not import torch.
 
-    The sentence names another one beside it that is intact.
+    The message suggests an intact checkpoint from the same directory.
     """
-    if reason := problem(path):
+    if reason := find_damage(path):
         others = (p for p in sorted(path.parent.glob("*.ckpt")) if p.name != path.name)
-        intact = [p for p in others if not problem(p)]
-        hint = f" {short(intact[0])} is intact: it can take its place." if intact else ""
+        intact = [p for p in others if not find_damage(p)]
+        hint = f" {short(intact[0])} is intact and can replace it." if intact else ""
         raise InputError(f"{short(path)} {reason}.{hint}")
 
 
-def _foreign(path: Path, reason: str) -> str:
+def _not_a_checkpoint(path: Path, reason: str) -> str:
     return f"{short(path)} is not a checkpoint of simplecnn: {reason}."

@@ -1,10 +1,9 @@
-"""The commands: what is typed is checked first, then handed to the module that does it.
+"""The commands. Each checks its command line, then calls the module that does the work.
 
-Nothing heavy is imported before the keys and values of ours have passed: help and mistakes answer
-at once. Then the classes that are named are imported and asked, still before anything is made.
-
-Exit codes: 0 done, 1 failed, 2 bad input (nothing was read, trained or written), 130 interrupted
-by Ctrl-C, 143 by SIGTERM. A sweep is done when all its jobs are.
+torch and Lightning are imported only after simplecnn's keys and values have been validated, so help
+and error messages appear at once. Then the configured classes are imported and their arguments
+validated, still before any file is created. `errors` lists the exit codes; a sweep succeeds if all
+its jobs do.
 """
 
 import atexit
@@ -28,7 +27,7 @@ from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
 from simplecnn.command_line import (
-    LEAVES_RUNS,
+    TRAIN,
     check_command_line,
     check_imported,
     prepare_data,
@@ -48,11 +47,11 @@ from simplecnn.training.processor import configure_threads
 log = logging.getLogger(__name__)
 Task = Callable[[dict[str, Any], Path], Any]
 CHECKPOINTS = "checkpoints/*.ckpt"
-seconds: dict[str, float] = {}  # of what this process did before its job
+seconds: dict[str, float] = {}  # spent before the job starts, by phase
 
 
 def command(name: str) -> Callable[[Task], Callable[[], None]]:
-    """Make a task of (config, output folder) the command that `conf/<name>.yaml` configures."""
+    """Turn a function of (config, output folder) into the command of conf/<name>.yaml."""
 
     def decorate(task: Task) -> Callable[[], None]:
         def job(config: DictConfig) -> Any:
@@ -61,14 +60,14 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
             plain: Any = OmegaConf.to_container(config, resolve=True)
             try:
                 values = settle(plain, HydraConfig.get(), name)
-                if in_sweep and name == LEAVES_RUNS:
+                if in_sweep and name == TRAIN:
                     from simplecnn.sweeps.launch import run_job
 
                     return run_job(task, values, folder)
                 return task(values, folder)
             except Exception as error:
                 code, message = log_error(error, folder)
-            # Outside the except block: the traceback, and the model it holds, can be freed.
+            # Outside the except block, so that the traceback and the model it references are freed.
             if in_sweep:
                 raise CompactHydraException(message)
             sys.exit(code)
@@ -76,23 +75,23 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
         def main() -> None:
             script = Path(sys.argv[0])
             if script.is_file() and os.path.realpath(sys.path[0]) == str(script.resolve().parent):
-                del sys.path[0]  # or `report`, say, would be scripts/report.py, not one's own
+                del sys.path[0]  # else scripts/report.py would shadow a user's module `report`
             run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)
             try:
-                with start_up():
+                with fast_imports():
                     request = check_command_line(name, sys.argv[1:])
                     start = time.perf_counter()
                     check_imported(name, request)
                     seconds["import"] = time.perf_counter() - start
-                if name == LEAVES_RUNS and request is not None:
+                if name == TRAIN and request is not None:
                     prepare_data(request)
                 if isinstance(request, SweepPlan):
                     from simplecnn.sweeps.launch import run_sweep
 
                     sys.exit(run_sweep(run, request))
-                if request is None or not _is_ready(request[1].hydra):
+                if request is None or _needs_setup(request[1].hydra):
                     run()
-                else:  # the configuration is composed
+                else:  # reuse the configuration that was composed for the checks
                     values, config = request
                     HydraConfig.instance().set_config(config)
                     configure_log(config.hydra.job_logging, config.hydra.verbose)
@@ -100,7 +99,7 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
             except (InputError, RunError) as error:
                 print(error, file=sys.stderr)
                 sys.exit(2 if isinstance(error, InputError) else 1)
-            except KeyboardInterrupt:  # where no run listens: nothing is lost
+            except KeyboardInterrupt:  # outside a run, which handles signals itself
                 print("Interrupted.", file=sys.stderr)
                 sys.exit(130)
 
@@ -110,19 +109,19 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
     return decorate
 
 
-def _is_ready(hydra: Any) -> bool:
-    """Whether Hydra has nothing to do but its job: no folder, file, environment or callback."""
-    is_there = hydra.output_subdir is None and Path(hydra.runtime.output_dir).is_dir()
-    has_own_callbacks = set(hydra.callbacks or ()) - {"prepare_sweep"}
-    return is_there and not (hydra.job.chdir or hydra.job.env_set or has_own_callbacks)
+def _needs_setup(hydra: Any) -> bool:
+    """Whether Hydra must create files, change directory, set variables or run custom callbacks."""
+    must_write = hydra.output_subdir is not None or not Path(hydra.runtime.output_dir).is_dir()
+    custom_callbacks = set(hydra.callbacks or ()) - {"prepare_sweep"}
+    return bool(must_write or hydra.job.chdir or hydra.job.env_set or custom_callbacks)
 
 
 @contextmanager
-def start_up() -> Iterator[None]:
-    """Have Python not look for garbage inside, nor ever after among what is there at the end.
+def fast_imports() -> Iterator[None]:
+    """Pause the garbage collector while importing, then freeze the imported objects.
 
-    Each look goes over all objects, a million once Lightning is imported: a quarter of the time of
-    importing it, and later half a second every now and then. The first imports leave no garbage.
+    A full collection traverses all objects, a million once Lightning is imported: a quarter of its
+    import time, and later half a second per collection. The first imports leave no garbage.
     """
     configure_threads()
     if "torch" in sys.modules:
@@ -133,15 +132,15 @@ def start_up() -> Iterator[None]:
         yield
     finally:
         gc.freeze()
-        atexit.register(gc.unfreeze)  # or Triton tells, at the end, of objects that were not freed
+        atexit.register(gc.unfreeze)  # else Triton reports leaked objects at exit
         gc.enable()
 
 
 @command("train")
 def train(config: dict[str, Any], folder: Path) -> float | None:
-    """Train, test, and leave a run folder. Returns the best value of the monitored metric."""
+    """Train, test, and write a run directory. Returns the best value of the monitored metric."""
     start = time.perf_counter()
-    with start_up():
+    with fast_imports():
         from simplecnn.training import run
 
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
@@ -155,14 +154,14 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
         config, folder, seconds=spent, resume=in_sweep or requested, requested=requested
     )
     if not is_further_process():
-        from simplecnn.inference.model_card import write_model_card  # not before the first step
+        from simplecnn.inference.model_card import write_model_card  # late, to delay no step
 
         write_model_card(RunDirectory.open(folder))
     return best
 
 
-def _opened(config: dict[str, Any]) -> tuple[RunDirectory, Path]:
-    """The run and the checkpoint that are named, which may be a stranger's."""
+def _open_run(config: dict[str, Any]) -> tuple[RunDirectory, Path]:
+    """Return the run directory and checkpoint of a command; validates them, as untrusted input."""
     run = RunDirectory.open(latest(config["run"], needs=CHECKPOINTS))
     checkpoint = run.checkpoint(config["checkpoint"])
     checked_parts(run.config(), short(run.path))
@@ -170,15 +169,15 @@ def _opened(config: dict[str, Any]) -> tuple[RunDirectory, Path]:
     return run, checkpoint
 
 
-def _listed(value: str | list[str] | None) -> list[str]:
+def _as_list(value: str | list[str] | None) -> list[str]:
     return [value] if isinstance(value, str) else value or []
 
 
 @command("evaluate")
 def evaluate(config: dict[str, Any], folder: Path) -> float:
-    """Evaluate a run's checkpoint on test digits. Returns the accuracy."""
-    run, checkpoint = _opened(config)
-    with start_up():
+    """Evaluate a run's checkpoint on test images. Returns the accuracy."""
+    run, checkpoint = _open_run(config)
+    with fast_imports():
         from simplecnn.inference import evaluate as evaluation
         from simplecnn.inference.model_card import write_model_card
 
@@ -189,12 +188,12 @@ def evaluate(config: dict[str, Any], folder: Path) -> float:
 
 @command("predict")
 def predict(config: dict[str, Any], folder: Path) -> None:
-    """Tell what is on a person's own images. Exit code 1 where some cannot be read."""
+    """Classify the user's images. Exit code 1 if some cannot be read."""
     from simplecnn.inference.image_files import find_images
 
-    run, checkpoint = _opened(config)
-    files = find_images(_listed(config["image"]))
-    with start_up():
+    run, checkpoint = _open_run(config)
+    files = find_images(_as_list(config["image"]))
+    with fast_imports():
         from simplecnn.inference import predict as prediction
         from simplecnn.inference.trained_run import TrainedRun
 
@@ -205,13 +204,13 @@ def predict(config: dict[str, Any], folder: Path) -> None:
 
 @command("export")
 def export(config: dict[str, Any], folder: Path) -> None:
-    """Write a run's network as a file for others."""
-    run, checkpoint = _opened(config)
+    """Export a run's network to a file."""
+    run, checkpoint = _open_run(config)
     suffix = {"torch_export": "pt2"}.get(config["format"], config["format"])
     to = Path(config["to"] or run.path / f"model.{suffix}")
     if not to.parent.is_dir():
         raise InputError(f"to={to}: there is no folder {to.parent}.")
-    with start_up():
+    with fast_imports():
         from simplecnn.inference import export as exports
         from simplecnn.inference.trained_run import TrainedRun
 
@@ -220,8 +219,8 @@ def export(config: dict[str, Any], folder: Path) -> None:
 
 @command("explain")
 def explain(config: dict[str, Any], folder: Path) -> None:
-    """Show what a run's network learned, or compare the networks of a sweep."""
-    with start_up():
+    """Explain what a run's network learned, or compare the networks of a sweep."""
+    with fast_imports():
         from simplecnn.explain import explanation
         from simplecnn.inference.model_card import write_model_card
 
@@ -245,30 +244,30 @@ def sweep(config: dict[str, Any], folder: Path) -> None:
 
 @command("report")
 def report(config: dict[str, Any], folder: Path) -> None:
-    """Write the page of a run, of two that are compared, or of a sweep."""
+    """Write the HTML report of a run, of two compared runs, or of a sweep."""
     if config["sweep"] is not None:
         from simplecnn.sweeps import report as sweeps
 
         sweeps.report(Path(latest(config["sweep"], SWEEP_RECORD)))
         return
-    runs = [RunDirectory.open(latest(name)) for name in _listed(config["run"])]
+    runs = [RunDirectory.open(latest(name)) for name in _as_list(config["run"])]
     for run in runs:
         checked_parts(run.config(), short(run.path))
         if config["checkpoint"] is not None:
             run.checkpoint(config["checkpoint"])
     raise_if_links_lead_out(runs[0].path)
-    with start_up():
+    with fast_imports():
         from simplecnn.page.report import write_report
 
-    images = _listed(config["image"])
+    images = _as_list(config["image"])
     path = write_report(runs, checkpoint=config["checkpoint"], own_images=images)
     log.info("view         %s", short(path))
 
 
 @command("convolution")
 def convolution(config: dict[str, Any], folder: Path) -> None:
-    """Draw what kernels respond to, and hold conv2d against PyTorch."""
-    with start_up():
+    """Draw what kernels respond to, and compare conv2d with PyTorch."""
+    with fast_imports():
         from simplecnn.convolution_report import convolution_report
         from simplecnn.data.files import read_bundled
 
@@ -279,7 +278,7 @@ def convolution(config: dict[str, Any], folder: Path) -> None:
 
 @command("receptive_field")
 def receptive_field(config: dict[str, Any], folder: Path) -> None:
-    """Print and draw what each layer of a network sees, checked by two experiments."""
+    """Print and draw the receptive field of each layer, verified by two experiments."""
     run = None
     if config["run"]:
         run = RunDirectory.open(latest(config["run"], needs=CHECKPOINTS))
@@ -289,7 +288,7 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
         raise InputError(
             f"{model['_target_']} builds its network itself: there is no model.network."
         )
-    with start_up():
+    with fast_imports():
         import torch
 
         from simplecnn.data.batches import scale
@@ -308,7 +307,7 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
             each(images[:1])
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"The network does not take digits of 1 x 28 x 28: {reason}") from None
+        raise InputError(f"The network does not accept digits of 1 x 28 x 28: {reason}") from None
     path = Path(short(folder))
     if not receptive_field_report(network, images=images, folder=path, trained=trained):
         raise RunError("The experiments do not agree with the formulas: see the table above.")

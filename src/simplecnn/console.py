@@ -1,4 +1,4 @@
-"""What a person sees of the log: our messages, the warnings of others, tracebacks on request."""
+"""Logging to the screen: simplecnn's messages, warnings of libraries, tracebacks on request."""
 
 import copy
 import logging
@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 class ScreenHandler(logging.StreamHandler):
-    """Shows our messages from INFO and those of libraries from WARNING; the log file has all.
+    """Show simplecnn's messages from INFO and those of libraries from WARNING.
 
-    Tracebacks stay in the log file unless HYDRA_FULL_ERROR=1. With `brief`, of many runs only a
-    line each is seen, and what libraries warn of.
+    Tracebacks go to the log file alone unless HYDRA_FULL_ERROR=1. With `brief`, of simplecnn's
+    messages only those of `simplecnn.sweeps` are shown: one line per run.
     """
 
     brief = False
@@ -23,7 +23,7 @@ class ScreenHandler(logging.StreamHandler):
         return record.name.startswith("simplecnn") or record.levelno >= logging.WARNING
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Not by setStream, which flushes the one before: that may be closed.
+        # Not setStream, which flushes the previous stream: it may be closed.
         self.stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
         super().emit(record)
 
@@ -34,33 +34,35 @@ class ScreenHandler(logging.StreamHandler):
         return super().format(record)
 
 
-# Matters of Lightning 2.6 and torch 2.15 that a user can do nothing about.
-THEIR_WARNINGS = (
+# Warnings of Lightning 2.6 and torch 2.15 that a user cannot act on.
+IGNORED_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\)` is deprecated.*",
-    r".*is smaller than the logging interval.*",  # metrics are logged at the end of an epoch
-    r".*Checkpoint directory .* exists and is not empty.*",  # a run that is resumed
+    r".*is smaller than the logging interval.*",  # metrics are logged once per epoch
+    r".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
     r".*You defined a `validation_step` but have no `val_dataloader`.*",
-    r"You're using the WeightAveraging callback, but loading .*",  # to test, the averages are all
-    r"Grad strides do not match bucket view strides",  # of one channel: both are the same order
+    r"You're using the WeightAveraging callback, but loading .*",  # in order to test
+    r"Grad strides do not match bucket view strides",  # one channel: both layouts are equal
     r".*The `srun` command is available.*but is not used.*",  # one process needs no srun
 )
 
 
 def configure_lightning_logging() -> None:
-    """Send Lightning's messages to the root log, so that train.log has them; drop its noise."""
+    """Route Lightning's messages to the root logger, and so to train.log; filter its noise."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_no_advert)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_not_advertisement)
     logging.captureWarnings(True)
-    for message in THEIR_WARNINGS:
+    for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message)
 
 
 def log_in_spawned_process(folder: str) -> None:
-    """Log in a process that DDP spawned, which knows nothing of Hydra's logging: to the screen
-    and to `train.log`. Does nothing where there is a log."""
+    """Log to the screen and to train.log in a process that DDP spawned without Hydra's logging.
+
+    Does nothing if the root logger has handlers.
+    """
     root = logging.getLogger()
     if root.handlers:
         return
@@ -74,12 +76,12 @@ def log_in_spawned_process(folder: str) -> None:
     configure_lightning_logging()
 
 
-def _no_advert(record: logging.LogRecord) -> bool:
+def _is_not_advertisement(record: logging.LogRecord) -> bool:
     return "Tip: For seamless cloud" not in record.getMessage()
 
 
 def only_sweep_lines() -> None:
-    """Of our messages, show only those on the sweep as a whole; the log files have all."""
+    """Show only messages about the sweep as a whole; the log files keep those of each run."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, ScreenHandler):
             handler.brief = True

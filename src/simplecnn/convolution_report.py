@@ -1,4 +1,4 @@
-"""What kernels respond to: two pictures, and whether PyTorch computes the same."""
+"""Two figures of kernel responses, and a comparison of `conv2d` with PyTorch."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,15 +15,15 @@ from simplecnn.figures.convolution import edge_kernel_figure, flip_figure
 
 EDGE_KERNELS = ("Horizontal Edge", "Vertical Edge", "Sobel X", "Laplacian")
 FLIPPED_KERNELS = ("Sobel X", "Laplacian", "Emboss")
-# In float64. Brightness is at most 1 and the weights of a kernel sum to at most 8: rounding leaves
-# about 1e-15, a wrong weight or sign a tenth and more.
+# In float64. Pixels are at most 1 and a kernel's weights sum to at most 8, so rounding errors are
+# about 1e-15, while a wrong weight or sign changes a response by 0.1 or more.
 TOLERANCE = 1e-12
 
 
 def convolution_report(*, digit: NDArray[Any], folder: Path) -> bool:
-    """Draw what kernels do into `folder`, say whether `conv2d` agrees with PyTorch on all of it.
+    """Save two figures to `folder`; return whether `conv2d` agrees with PyTorch on all responses.
 
-    `digit` is (28, 28), 0 where there is no ink, of any scale.
+    `digit` has shape (28, 28), any scale, and a background of 0.
     """
     folder.mkdir(parents=True, exist_ok=True)
     image = digit / digit.max()
@@ -48,8 +48,10 @@ def convolution_report(*, digit: NDArray[Any], folder: Path) -> bool:
 
 
 def largest_difference(calls: Iterable[tuple[NDArray[Any], NDArray[Any], bool]]) -> float:
-    """Between `conv2d` and PyTorch, over (image, kernel, flip), padded to keep the image's size;
-    infinite where a shape differs or NaN appears."""
+    """Largest absolute difference between `conv2d` and PyTorch over calls (image, kernel, flip).
+
+    Padding is "same". Infinite if a shape differs or an output contains NaN.
+    """
     largest = 0.0
     for image, kernel, flip in calls:
         output = conv2d(image, kernel, padding="same", flip=flip)

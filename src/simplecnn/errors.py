@@ -1,9 +1,9 @@
-"""How a command fails: with sentences for the person who typed it, and an exit code.
+"""Errors that a command reports to its user as sentences, and its exit codes.
 
-0 done   1 failed   2 bad input: nothing was read, trained or written
+0 success   1 failure   2 bad input: nothing was read, trained or written
 130 interrupted by Ctrl-C (SIGINT)   143 interrupted by SIGTERM, or by SLURM's warning
 
-The traceback of what nobody foresaw is in the log; HYDRA_FULL_ERROR=1 shows it on the screen too.
+Tracebacks of unexpected errors are in the log; HYDRA_FULL_ERROR=1 prints them to the screen too.
 """
 
 import logging
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class InputError(Exception):
-    """What was typed cannot be done; each mistake is one sentence. Exit code 2."""
+    """Invalid input from the user; each mistake is one sentence. Exit code 2."""
 
     def __init__(self, *mistakes: str) -> None:
         super().__init__("\n".join(mistakes))
@@ -23,27 +23,27 @@ class InputError(Exception):
 
 
 class RunError(Exception):
-    """The run has to stop, through no bug of ours; the message is one sentence. Exit code 1."""
+    """The run must stop, but not because of a bug; the message is one sentence. Exit code 1."""
 
 
 def short(path: str | Path) -> str:
-    """A path as one would type it from here."""
+    """Return `path` relative to the working directory if it is inside, else unchanged."""
     try:
         relative = os.path.relpath(path)
-    except ValueError:  # on another drive of Windows
+    except ValueError:  # on another Windows drive
         return str(path)
     return str(path) if relative.startswith("..") else relative
 
 
 def log_error(error: Exception, folder: Path) -> tuple[int, str]:
-    """Log an error, its traceback in the file only. Gives the exit code and the sentence."""
+    """Log an error, with its traceback in the log file. Returns the exit code and the message."""
     if isinstance(error, InputError):
-        log.error("%s", error, exc_info=error.__cause__)  # of a class of the user's own, say
+        log.error("%s", error, exc_info=error.__cause__)  # for example from a user-defined class
         return 2, str(error)
     if isinstance(error, RunError):
         log.error("%s", error)
         return 1, str(error)
     reason = str(error).strip().splitlines()
     message = f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
-    log.error("Failed with %s\nThe traceback is in the log of %s", message, folder, exc_info=error)
+    log.error("Failed with %s\nThe traceback is in the log in %s", message, folder, exc_info=error)
     return 1, message

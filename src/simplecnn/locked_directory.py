@@ -1,4 +1,4 @@
-"""A directory that one process at a time writes into, by a lock file. No torch."""
+"""A directory with a lock file, so that only one process at a time writes to it."""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,10 @@ LOCK = ".lock"
 
 
 class LockedDirectory:
-    """A directory with a record, which a process locks before it writes into it.
+    """A directory with a record, locked by the process that writes to it.
 
-    The lock ends with the process, however that ends. `kind` is what sentences call the directory.
+    The operating system releases the lock when the process ends, even if it is killed. `kind` is
+    the noun for the directory in error messages.
     """
 
     kind: str
@@ -19,12 +20,12 @@ class LockedDirectory:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.record: dict[str, Any] = {}
-        from filelock import FileLock  # a fifth of a second, which no mistake has to wait for
+        from filelock import FileLock  # lazily: it takes 0.2 s, which would delay error messages
 
         self._lock = FileLock(self.path / LOCK)
 
     def lock(self) -> None:
-        """Make the directory and lock it. Raises InputError where that cannot be."""
+        """Create the directory and lock it. Raises InputError if either fails."""
         from filelock import Timeout
 
         try:
@@ -38,13 +39,12 @@ class LockedDirectory:
             raise InputError(f"{short(self.path)} cannot be written: {error.strerror}.") from None
 
     def release(self) -> None:
-        """Unlock the directory."""
         if self._lock.is_locked:
             (self.path / LOCK).unlink(missing_ok=True)
             self._lock.release(force=True)
 
     def is_locked(self) -> bool:
-        """Whether a process holds it."""
+        """Whether a process holds the lock."""
         if not (self.path / LOCK).exists():
             return False
         from filelock import FileLock, Timeout
@@ -54,5 +54,5 @@ class LockedDirectory:
                 return False
         except Timeout:
             return True
-        except OSError:  # a folder that can be read only
+        except OSError:  # a read-only directory
             return False

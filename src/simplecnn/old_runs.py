@@ -1,4 +1,4 @@
-"""Runs of version 0.1: the names in their configurations and checkpoints, as they are now."""
+"""Upgrades of configurations and checkpoints that version 0.1 wrote to current names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from simplecnn.errors import InputError
 
 SIMPLE_CNN = "simplecnn.models.simple_cnn.SimpleCNN"
 MNIST = "simplecnn.data.mnist.MNISTDataModule"
-MOVED = {
+RENAMED = {
     "simplecnn.network.SimpleCNN": SIMPLE_CNN,
     "simplecnn.classifier.Classifier": "simplecnn.models.classifier.Classifier",
     "simplecnn.mnist.MNISTDataModule": MNIST,
@@ -18,56 +18,59 @@ MOVED = {
     "simplecnn.augmentation.RandomAffine": "simplecnn.data.augmentation.RandomAffine",
     "simplecnn.augmentation.RandomElastic": "simplecnn.data.augmentation.RandomElastic",
 }
-GONE = ("split_batch", "blocked_layout", "cuda_graph", "steps_together", "crop")
+REMOVED = ("split_batch", "blocked_layout", "cuda_graph", "steps_together", "crop")
 
 
 def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a run as this version reads it; a new one comes back as it is."""
-    if config.get("model", {}).get("_target_") not in MOVED:
+    """Return a run's configuration with current names; that of a new run is not changed."""
+    if config.get("model", {}).get("_target_") not in RENAMED:
         return dict(config)
-    model, data = _renamed(config["model"]), _renamed(config["data"])
+    model, data = _rename(config["model"]), _rename(config["data"])
     if config["data"]["_target_"].endswith("MNIST5kDataModule"):
         data["dataset"] = "MNIST5k"
-    model["network"] = _cropped(model["network"], config["data"].get("crop"))
-    return {**config, "model": _without(model), "data": _without(data)}
+    model["network"] = _add_crop(model["network"], config["data"].get("crop"))
+    return {**config, "model": _drop_removed(model), "data": _drop_removed(data)}
 
 
 def upgrade_hyper_parameters(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The `hyper_parameters` of the checkpoint `path`, whose run said elsewhere what it cropped."""
+    """Return the `hyper_parameters` of a checkpoint with current names.
+
+    Version 0.1 stored the crop in the run's configuration, which is looked up beside `path`.
+    """
     parameters = content.get("hyper_parameters") or {}
     if "split_batch" not in parameters:
         return dict(parameters)
     crop = None
     config = path.absolute().parent.parent / "config.yaml"
     if config.is_file():
-        text = yaml.safe_load(config.read_text(encoding="utf-8"))
-        crop = (text.get("data") or {}).get("crop") if isinstance(text, dict) else None
-    renamed = _renamed(parameters)
-    renamed["network"] = _cropped(renamed["network"], crop)
-    return _without(renamed)
+        saved = yaml.safe_load(config.read_text(encoding="utf-8"))
+        crop = (saved.get("data") or {}).get("crop") if isinstance(saved, dict) else None
+    renamed = _rename(parameters)
+    renamed["network"] = _add_crop(renamed["network"], crop)
+    return _drop_removed(renamed)
 
 
 def upgrade_network(network: Mapping[str, Any], crop: Any = None) -> dict[str, Any]:
-    """The same for the network of an exported file, whose metadata have its crop."""
-    return _cropped(_renamed(network), crop)
+    """Return the network's configuration of an exported file with current names and its crop."""
+    return _add_crop(_rename(network), crop)
 
 
-def _renamed(value: Any) -> Any:
+def _rename(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {k: MOVED.get(v, v) if k == "_target_" else _renamed(v) for k, v in value.items()}
-    return [_renamed(v) for v in value] if isinstance(value, list) else value
+        return {k: RENAMED.get(v, v) if k == "_target_" else _rename(v) for k, v in value.items()}
+    return [_rename(v) for v in value] if isinstance(value, list) else value
 
 
-def _without(part: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in part.items() if key not in GONE}
+def _drop_removed(part: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in part.items() if key not in REMOVED}
 
 
-def _cropped(network: dict[str, Any], crop: Any) -> dict[str, Any]:
+def _add_crop(network: dict[str, Any], crop: Any) -> dict[str, Any]:
     if not crop:
         return network
     if network.get("_target_") != SIMPLE_CNN:
         raise InputError(
-            f"This run was trained with data.crop={crop} and another network than SimpleCNN, which "
-            f"this version cannot read."
+            f"This run was trained with data.crop={crop} and a network other than SimpleCNN, "
+            f"which this version cannot read."
         )
     return {**network, "crop": list(crop)}

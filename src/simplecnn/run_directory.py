@@ -1,13 +1,13 @@
-"""One folder a run: what is in it, how it is written, and how it is read again. No torch.
+"""The directory of a run: its layout, and reading and writing it. Does not import torch.
 
-report.html      all of it on one page, for a browser
-config.yaml      everything composed and resolved: the run can be built again from it
+report.html      a self-contained HTML report
+config.yaml      the composed and resolved configuration, from which the run can be rebuilt
 run.json         status, command, seed, versions, device, seconds, metrics, checksums
-metrics.csv      every logged number
+metrics.csv      all logged metrics
 checkpoints/     best.ckpt and last.ckpt
 images/          filters and feature maps as PNG
-train.log        what was printed, Lightning's messages included
-events.out.*     pictures and hyperparameters for TensorBoard
+train.log        all log messages, including Lightning's
+events.out.*     images and hyperparameters for TensorBoard
 train/ val/ test/    the scalars of each stage for TensorBoard
 """
 
@@ -30,44 +30,44 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from simplecnn.atomic import atomic_write
-from simplecnn.checkpoint_file import check_checkpoint, problem
+from simplecnn.checkpoint_file import check_checkpoint, find_damage
 from simplecnn.errors import InputError, short
 from simplecnn.locked_directory import LockedDirectory
 from simplecnn.old_runs import upgrade_config
 
 RECORD = "run.json"
-FORMAT = 3  # of the run directory: what can be resumed
+FORMAT = 3  # of run directories; only runs of the current format can be resumed
 CONFIG = "config.yaml"
-VERSIONED = ("simplecnn", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
+PACKAGES = ("simplecnn", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
 
 
 class RunDirectory(LockedDirectory):
-    """The folder of one run, and its record `run.json`, which every `update` writes at once."""
+    """The directory of one run and its record, which every `update` writes to run.json."""
 
     kind = "run"
-    writes = True  # False in the further processes of a run
+    writes = True  # False in processes of rank > 0
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any]) -> "RunDirectory":
-        """Lock `path` for a new run. Raises InputError where a run already lies there."""
+        """Create and lock the directory of a new run. Raises InputError if it contains a run."""
         folder = cls(path)
         folder.lock()
         if (folder.path / RECORD).exists():
             folder.release()
             raise InputError(already_exists(folder.path))
         folder._remove_temporary_files()
-        return folder._begin(config)
+        return folder._start(config)
 
     @classmethod
     def resume_or_create(
         cls, path: str | Path, config: Mapping[str, Any], *, requested: bool = False
     ) -> "RunDirectory":
-        """Take up the run of `config` in `path`, or begin it where there is none.
+        """Resume the run of `config` in `path`, or create it if it does not exist.
 
-        What an interrupted run wrote stays, and it resumes from `last_checkpoint`. A run without
-        a checkpoint starts over; so does one that failed, or whose checkpoint is damaged, unless
-        its resume was `requested`. Raises InputError where the folder holds another run, or where
-        another process has locked it.
+        An interrupted run keeps its files and resumes from `last_checkpoint`. A run without a
+        checkpoint starts over, as does a run that failed or whose checkpoint is damaged, unless
+        the user `requested` to resume it. Raises InputError if the directory contains another run
+        or is locked by another process.
         """
         folder = cls(path)
         if not (folder.path / RECORD).exists():
@@ -81,10 +81,10 @@ class RunDirectory(LockedDirectory):
             last = folder.last_checkpoint()
             if last and requested:
                 check_checkpoint(last)
-            lost = record.get("status") == "failed" or (last and problem(last))
-            if last is None or (lost and not requested):
+            unusable = record.get("status") == "failed" or (last and find_damage(last))
+            if last is None or (unusable and not requested):
                 folder._clear()
-                return folder._begin(config, command=record.get("command"))
+                return folder._start(config, command=record.get("command"))
         except BaseException:
             folder.release()
             raise
@@ -95,18 +95,18 @@ class RunDirectory(LockedDirectory):
 
     @classmethod
     def to_resume(cls, path: str | Path) -> "RunDirectory":
-        """A run that can be resumed. Raises InputError where it cannot, with what can be done."""
+        """Open a run to resume it. Raises InputError, with an alternative, if it cannot be."""
         folder = cls.open(path, key="resume")
         last = folder.last_checkpoint()
         if folder.record.get("status") == "finished":
             raise InputError(
-                f"resume={path}: this run is finished. To train on from its end, type its command "
-                f"again with ckpt_path={short(last or 'FILE')} and another trainer.max_epochs."
+                f"resume={path}: this run is finished. To train it further, type its command "
+                f"again with ckpt_path={short(last or 'FILE')} and a larger trainer.max_epochs."
             )
         if folder.record.get("format") != FORMAT:
             raise InputError(
-                f"resume={path}: this run was made by another version of simplecnn. It can be "
-                f"evaluated, explained and exported; to train on, begin a new run."
+                f"resume={path}: this run was created by another version of simplecnn. It can be "
+                f"evaluated, explained and exported; to train further, start a new run."
             )
         if folder.is_locked():
             raise InputError(f"resume={path}: this run is locked by another process.")
@@ -114,7 +114,7 @@ class RunDirectory(LockedDirectory):
             check_checkpoint(last)
         return folder
 
-    def _begin(self, config: Mapping[str, Any], command: str | None = None) -> "RunDirectory":
+    def _start(self, config: Mapping[str, Any], command: str | None = None) -> "RunDirectory":
         text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
         atomic_write(self.path / CONFIG, text.encode())
         self.update(
@@ -124,24 +124,26 @@ class RunDirectory(LockedDirectory):
             command=command or command_line(),
             seed=config.get("seed"),
             git=git_revision(),
-            versions={"python": platform.python_version()} | {v: version(v) for v in VERSIONED},
+            versions={"python": platform.python_version()} | {v: version(v) for v in PACKAGES},
             seconds={},
         )
         return self
 
     @classmethod
     def open(cls, path: str | Path, *, key: str = "run") -> "RunDirectory":
-        """A run that is there, named by `key`. Raises InputError where it is missing, incomplete
-        or not ours."""
+        """Open an existing run. `key` is the option that names it in error messages.
+
+        Raises InputError if it is missing, incomplete or not a run of simplecnn.
+        """
         folder = cls(path)
         if folder.path.is_file():
-            raise InputError(f"{key}={path}: this is a file, name the folder of a run.")
+            raise InputError(f"{key}={path}: this is a file; name the folder of a run.")
         if not folder.path.is_dir():
             raise InputError(f"{key}={path}: there is no such folder.{_newest_run(key)}")
         for name in (CONFIG, RECORD):
             if not (folder.path / name).is_file():
                 raise InputError(
-                    f"{key}={path}: not a run of simplecnn, {name} is missing.{_newest_run(key)}"
+                    f"{key}={path}: not a run of simplecnn ({name} is missing).{_newest_run(key)}"
                 )
         folder.record = read_record(folder.path)
         if not folder.record:
@@ -149,7 +151,7 @@ class RunDirectory(LockedDirectory):
         return folder
 
     def config(self) -> dict[str, Any]:
-        """The run's configuration as plain dicts and lists."""
+        """Return the run's configuration as plain dicts and lists. Raises InputError."""
         try:
             config: Any = OmegaConf.to_container(_load(self.path / CONFIG), resolve=True)
         except Exception as error:
@@ -160,58 +162,57 @@ class RunDirectory(LockedDirectory):
         return upgrade_config(config)
 
     def config_here(self) -> dict[str, Any]:
-        """The run's configuration, with the paths into its folder where the folder lies now."""
-        return _placed(self.config(), str(self.path.absolute()))
+        """Return the run's configuration, with paths updated to where its directory is now."""
+        return _relocate(self.config(), str(self.path.absolute()))
 
     def holds(self, config: Mapping[str, Any]) -> bool:
-        """Whether the run here is that of `config`, wherever the folder lies."""
+        """Whether this run has the configuration `config`, apart from the directory's path."""
         try:
-            mine = self.config()
+            saved = self.config()
         except InputError:
             return False
-        return bool(_placed(mine, "") == _placed(config, ""))
+        return bool(_relocate(saved, "") == _relocate(config, ""))
 
     def last_checkpoint(self) -> Path | None:
-        """The last state that was saved, if one was."""
+        """The path of last.ckpt, or None if it does not exist."""
         path = self.path / "checkpoints" / "last.ckpt"
         return path if path.is_file() else None
 
     def checkpoint(self, which: str = "best") -> Path:
-        """The file behind `best`, `last` or a path, whole.
+        """Return the file of `best`, `last` or a path.
 
-        The best of a run that chose none (`monitor: null`) is its last. Raises InputError, with
-        what there is, where it is missing or damaged.
+        Without a monitor (`monitor: null`), `best` is the last checkpoint. Raises InputError if
+        the file is missing or damaged; the message lists the run's checkpoints.
         """
         if which == "best" and self.config().get("monitor", "") is None:
             which = "last"
-        named = self.path / "checkpoints" / f"{which}.ckpt"
-        path = named if which in ("best", "last") else Path(which)
+        in_run = self.path / "checkpoints" / f"{which}.ckpt"
+        path = in_run if which in ("best", "last") else Path(which)
         if path.is_file():
             check_checkpoint(path)
             return path
-        there = sorted(p.name for p in self.path.glob("checkpoints/*.ckpt"))
-        names = ", ".join(there) or "none"
+        names = ", ".join(sorted(p.name for p in self.path.glob("checkpoints/*.ckpt"))) or "none"
         raise InputError(f"checkpoint={which}: {path} does not exist. In this run: {names}.")
 
     def any_checkpoint(self) -> Path:
-        """The best checkpoint, or the last one of a run that chose none."""
+        """Return best.ckpt if it exists, else last.ckpt."""
         best = self.path / "checkpoints" / "best.ckpt"
         return self.checkpoint("best" if best.is_file() else "last")
 
     def update(self, **entries: Any) -> None:
-        """Add entries to the record and write it, so that a reader never sees half a file."""
+        """Add entries to the record and write it atomically."""
         self.record |= entries
         if self.writes:
             write_json(self.path / RECORD, self.record)
 
     def _remove_temporary_files(self) -> None:
-        """Remove what a process that was killed while it wrote has left."""
+        """Remove temporary files of a process that was killed while writing."""
         for path in self.path.rglob(".*"):
             if re.fullmatch(r"\..+\.\d+", path.name) and path.is_file():
                 path.unlink()
 
     def _clear(self) -> None:
-        """Remove what a run writes, but for its log."""
+        """Remove all files of the run except its log."""
         for name in ("checkpoints", "images", "train", "val", "test"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for pattern in ("events.out.*", "metrics.csv", "report.html", CONFIG, RECORD):
@@ -220,7 +221,7 @@ class RunDirectory(LockedDirectory):
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time a part of the run into `seconds` of the record, also when it fails."""
+        """Record the duration of a phase in `seconds`, even if it fails."""
         start = time.perf_counter()
         try:
             yield
@@ -231,10 +232,10 @@ class RunDirectory(LockedDirectory):
 
 
 def _load(path: Path) -> DictConfig:
-    """A YAML file of a run. It may come from someone else: aliases could unfold without end."""
+    """Load a YAML file, rejecting aliases: in an untrusted file, they may expand exponentially."""
     text = path.read_text(encoding="utf-8")
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-        raise ValueError("it has aliases, which no run writes")
+        raise ValueError("it contains YAML aliases, which simplecnn never writes")
     config = OmegaConf.create(text)
     if not isinstance(config, DictConfig):
         raise ValueError("it is not a mapping of keys")
@@ -242,7 +243,7 @@ def _load(path: Path) -> DictConfig:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """run.json of the folder `path`; empty where it is missing or damaged."""
+    """Return the content of run.json in directory `path`; empty if it is missing or damaged."""
     try:
         record = json.loads((path / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -250,57 +251,59 @@ def read_record(path: Path) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _placed(config: Mapping[str, Any], place: str) -> Any:
-    """A configuration whose run folder lies in `place`; with "", one that does not say where."""
+def _relocate(config: Mapping[str, Any], path: str) -> Any:
+    """Replace the path of the run directory in a configuration."""
     folder = (config.get("paths") or {}).get("output_dir")
-    return moved(config, folder, place) if folder else config
+    return moved(config, folder, path) if folder else config
 
 
-def moved(value: Any, before: str, here: str) -> Any:
-    """The same value, with `here` for `before` in each text of it."""
+def moved(value: Any, old: str, new: str) -> Any:
+    """Replace `old` by `new` in all strings of a nested value."""
     if isinstance(value, Mapping):
-        return {moved(k, before, here): moved(v, before, here) for k, v in value.items()}
+        return {moved(k, old, new): moved(v, old, new) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [moved(part, before, here) for part in value]
-    return value.replace(before, here) if isinstance(value, str) else value
+        return [moved(part, old, new) for part in value]
+    return value.replace(old, new) if isinstance(value, str) else value
 
 
 def already_exists(path: Path) -> str:
-    return f"{path} holds a run already, and none is ever overwritten: name another hydra.run.dir."
+    return (
+        f"{path} already contains a run, and runs are never overwritten: choose another "
+        f"hydra.run.dir."
+    )
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader never sees half of it."""
+    """Write `content` as JSON, atomically."""
     atomic_write(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def command_line() -> str:
-    """The command of this process, to be typed again."""
+    """The command line of this process, as the user would type it."""
     return as_typed(shlex.join([short(sys.argv[0]), *sys.argv[1:]]))
 
 
 def as_typed(command: str) -> str:
-    """A command as one would type it: a script behind `python`, or all behind `uv run` where this
-    process runs under it."""
+    """Prefix a command with `uv run` if this process runs under uv, else a script with `python`."""
     if "UV" in os.environ:
         return f"uv run {command}"
     return f"python {command}" if shlex.split(command)[0].endswith(".py") else command
 
 
 def tensorboard(folder: Path) -> str:
-    """The command that shows `folder` in TensorBoard, every picture of it, on this machine only."""
+    """The command that opens `folder` in TensorBoard with all steps of its images."""
     return as_typed(
         f"tensorboard --samples_per_plugin images=500 --logdir {shlex.quote(short(folder))}"
     )
 
 
 def git_revision() -> dict[str, Any] | None:
-    """The commit of the source and whether it was changed; None for an installed package."""
+    """The commit of the source and whether it is dirty; None for an installed package."""
     here = Path(__file__).parent
 
-    def git(*words: str) -> str:
+    def git(*args: str) -> str:
         result = subprocess.run(
-            ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True
+            ["git", "-C", str(here), *args], capture_output=True, text=True, timeout=10, check=True
         )
         return result.stdout.strip()
 
@@ -313,7 +316,7 @@ def git_revision() -> dict[str, Any] | None:
 
 
 def _newest_run(key: str) -> str:
-    """A hint that names the newest run here, where there is one."""
+    """A sentence that names the newest run in outputs/, or an empty string."""
     records = [path for depth in ("*", "*/*") for path in Path("outputs").glob(f"{depth}/{RECORD}")]
     records.sort(key=lambda path: path.stat().st_mtime)
     return f" The newest run here: {key}={records[-1].parent}" if records else ""

@@ -1,6 +1,7 @@
-"""Signals that end a run: SIGINT, SIGTERM, and SLURM's warning. No torch.
+"""Signals that interrupt a run: SIGINT, SIGTERM, and SLURM's warning (SIGUSR1).
 
-A signal ends the run at once: last.ckpt holds its last finished epoch, and files are atomic.
+A signal ends the run immediately: last.ckpt holds the last finished epoch, and files are written
+atomically.
 """
 
 import os
@@ -15,16 +16,16 @@ from simplecnn.slurm import JOB, is_further_process
 
 
 class Interrupted(SystemExit):
-    """A signal ended the run. The exit code is that of a shell: 128 + signal."""
+    """A signal interrupted the run. The exit code is 128 + signal, as in a shell."""
 
     def __init__(self, signum: int) -> None:
-        # SLURM's warning is followed by SIGTERM: it counts as one.
+        # SLURM's warning announces SIGTERM, and so has its exit code.
         self.requeue = signum == getattr(signal, "SIGUSR1", None)
         super().__init__(128 + (signal.SIGTERM if self.requeue else signum))
 
 
 class Stop:
-    """Raises Interrupted in the main thread when a signal arrives while it listens."""
+    """Raise Interrupted in the main thread when a signal arrives inside `listening`."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -37,19 +38,19 @@ class Stop:
 
     @property
     def is_child(self) -> bool:
-        """Whether this process was started by another one of the same run."""
+        """Whether another process of the same run started this one."""
         return os.getpid() != self.pid or is_further_process()
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle the signals inside. Does nothing outside of the main thread."""
+        """Handle signals within the context. Does nothing outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         signals = [signal.SIGINT, signal.SIGTERM]
         usr1 = getattr(signal, "SIGUSR1", None)
         if JOB in os.environ and usr1 and signal.getsignal(usr1) == signal.SIG_DFL:
-            signals.append(usr1)  # submitit has a handler of its own
+            signals.append(usr1)  # else submitit handles it
         self._handlers = {number: signal.getsignal(number) for number in signals}
         self.restore()
         try:
@@ -60,11 +61,11 @@ class Stop:
                 signal.signal(number, handler)
 
     def restore(self) -> None:
-        """Handle the signals again, after somebody else has put another handler there."""
+        """Reinstall the handlers, after other code may have replaced them."""
         for number in self._handlers:
             signal.signal(number, self.receive)
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
-        if not self.ending:  # a run that is writing down how it ended is not disturbed
+        if not self.ending:  # a further signal must not interrupt recording how the run ended
             self.ending, self.received = True, signum
             raise Interrupted(signum)

@@ -1,4 +1,4 @@
-"""The SLURM job that this process runs in, and its place in a run of several. No torch."""
+"""The SLURM job of this process, and the rank of this process within its run."""
 
 import logging
 import os
@@ -10,26 +10,25 @@ JOB = "SLURM_JOB_ID"
 
 
 def slurm_job() -> str | None:
-    """What SLURM calls this job, `123` or, in an array, `123_4`; None outside of SLURM."""
+    """The ID of this SLURM job: `123`, or `123_4` in a job array. None outside SLURM."""
     job, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     name = f"{job}_{task}" if job and task else os.environ.get(JOB, "")
     return name if re.fullmatch(r"\d+(_\d+)?", name) else None
 
 
 def is_further_process() -> bool:
-    """Whether this process is not the first one of a run: by torchrun, by Lightning, which starts
-    the others with the same command, or by a task of SLURM's."""
+    """Whether the rank of this process, as set by torchrun, Lightning or SLURM, is not 0."""
     ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
     return any(os.environ.get(rank, "0") != "0" for rank in ranks)
 
 
 def was_requeued() -> bool:
-    """Whether SLURM started this job before."""
+    """Whether SLURM has restarted this job."""
     return slurm_job() is not None and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
 def requeue() -> None:
-    """Ask SLURM to restart this job."""
+    """Ask SLURM to restart this job, and log the outcome. Does nothing outside SLURM."""
     job = slurm_job()
     if job is None:
         return
@@ -41,6 +40,6 @@ def requeue() -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = str(error)
     if reason:
-        log.warning("SLURM does not restart job %s: %s", job, reason)
+        log.warning("SLURM did not requeue job %s: %s", job, reason)
     else:
-        log.info("SLURM restarts job %s, and the run resumes.", job)
+        log.info("SLURM requeued job %s; the run will resume.", job)

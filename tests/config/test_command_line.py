@@ -110,7 +110,7 @@ def test_each_command_has_its_own_help(name, capsys):
             "list as model.network.channels=[16,32].",
         ),
         ("train", ["hydra.mode=X"], "hydra.mode=X: "),
-        ("train", ["--cfg", "hydra", "--resolve"], "--cfg hydra is a part, which refers to the"),
+        ("train", ["--cfg", "hydra", "--resolve"], "--cfg hydra cannot be resolved without"),
         ("train", ["+callbacks.best.save_last=true"], "callbacks.best.save_last: last.ckpt is w"),
         (
             "train",
@@ -252,10 +252,10 @@ def network(words: list[str]) -> dict[str, Any]:
     [
         ([], None),
         (["model.optimizer.lr=0.1", "data.batch_size=8", "seed=7"], None),
-        (["model/optimizer=sgd"], "model.optimizer._target_ is torch.optim.SGD, and in "),
+        (["model/optimizer=sgd"], "model.optimizer._target_ is torch.optim.SGD, but in "),
         (["model/scheduler=one_cycle"], "model.scheduler._target_ is torch.optim.lr_scheduler.One"),
         (["model/scheduler=cosine"], "model.scheduler._target_ is torch.optim.lr_scheduler.Cosine"),
-        (["model.network.channels=[8]"], "model.network.channels is [8], and in saved.ckpt it is "),
+        (["model.network.channels=[8]"], "model.network.channels is [8], but in saved.ckpt it is "),
         (["model.network.channels=[8]", "ckpt_weights_only=true"], None),
     ],
 )
@@ -278,8 +278,11 @@ def test_a_schedule_has_the_length_of_its_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     hydra = {"hydra": {"overrides": {"task": []}, "runtime": {"config_sources": [], "choices": {}}}}
     for choice, sentence in (
-        ("cosine", "model.scheduler.T_max is 20, and in saved.ckpt it is 10"),
-        ("one_cycle", "model.scheduler is OneCycleLR, whose length is that of saved.ckpt's run"),
+        ("cosine", "model.scheduler.T_max is 20, but in saved.ckpt it is 10"),
+        (
+            "one_cycle",
+            "model.scheduler is OneCycleLR, whose length is fixed by the run of",
+        ),
     ):
         words = [f"model/scheduler={choice}"]
         torch.save({"state_dict": {}, "hyper_parameters": network(words)}, "saved.ckpt")
@@ -361,7 +364,7 @@ def test_nothing_is_written_through_a_link_out_of_a_run(tmp_path, monkeypatch):
     check_command_line("train", ["resume=run"])
     (run / "images" / "out").symlink_to(tmp_path / "elsewhere")
     (found,) = refused("resume=run")
-    assert found == "run/images/out is a link out of the run: nothing is written there."
+    assert found == "run/images/out is a symbolic link out of the run: nothing is written there."
 
 
 def test_hydras_own_options_work(tmp_path):

@@ -93,10 +93,10 @@ def test_what_is_valid_can_be_built(fuzzed, tmp_path, monkeypatch, proves):
     [
         ("train.py", ["--cfg", "x"], "Argument --cfg/-c: invalid choice: 'x'"),
         ("train.py", ["--cfg"], "Argument --cfg/-c: expected one argument."),
-        ("train.py", ["--resolve"], "--resolve belongs to --cfg"),
+        ("train.py", ["--resolve"], "--resolve requires --cfg"),
         ("train.py", ["--run", "-m", "seed=1,2"], "Argument --multirun/-m: not allowed"),
-        ("train.py", ["--config-path", "/"], "--config-path is not taken"),
-        ("train.py", ["--experimental-rerun", "x"], "--experimental-rerun is not taken"),
+        ("train.py", ["--config-path", "/"], "--config-path is not supported"),
+        ("train.py", ["--experimental-rerun", "x"], "--experimental-rerun is not supported"),
         ("train.py", ["--config-dir", "none"], "--config-dir none: there is no such folder."),
         ("train.py", ["--cfg", "job", "--package", "x"], "--package x: the configuration has no"),
         ("train.py", ["seed=1,2"], "seed=1,2 lists several values: add -m to try them"),

@@ -178,7 +178,7 @@ def hostile_checkpoints(harm: Path, good: dict) -> dict[str, tuple[bytes, str]]:
         return saved({**good, "hyper_parameters": {**good["hyper_parameters"], "network": network}})
 
     network = good["hyper_parameters"]["network"]
-    never_run = "it holds more than weights and plain values, which is never run"
+    never_run = "it contains more than tensors and plain values"
     return {
         "pickle": (pickle.dumps(Harm(harm)), "is not a checkpoint of simplecnn: "),
         "zipped pickle": (zipped_pickle(pickle.dumps(Harm(harm))), never_run),
@@ -196,8 +196,8 @@ def hostile_checkpoints(harm: Path, good: dict) -> dict[str, tuple[bytes, str]]:
         "other weights": (saved({**good, "state_dict": {"network.x": torch.zeros(3)}}),
                           "its weights do not fit its network"),
         "zip bomb": (zipped_pickle(b"\x80\x02}.", padding=300 << 20), "it would unpack to 314,"),
-        "a list": (saved([1, 2]), "it holds no weights"),
-        "weights alone": (saved({"a": torch.zeros(2)}), "it holds no weights"),
+        "a list": (saved([1, 2]), "it contains no weights"),
+        "weights alone": (saved({"a": torch.zeros(2)}), "it contains no weights"),
         "empty": (b"", "is not a checkpoint of simplecnn"),
         "text": (b"hello", "is not a checkpoint of simplecnn"),
         "cut": (saved(good)[:5_000], "is not a checkpoint of simplecnn"),
@@ -231,7 +231,7 @@ HOSTILE_RUNS = {
                         "{_target_: evil_module.harm}}", "'evil_module.harm' is not on the list"),
     "no data": ("data: 3", "data is 3: it must be a class to build"),
     "an object": ("data: !!python/object/apply:os.system ['touch harm']", "cannot be read: "),
-    "aliases": ("a: &a [x, x]\nb: &b [*a, *a]\ndata: [*b, *b]", "it has aliases"),
+    "aliases": ("a: &a [x, x]\nb: &b [*a, *a]\ndata: [*b, *b]", "it contains YAML aliases"),
     "a circle": ("data: ${model}\nextra: ${extra}", "cannot be read: "),
     "depth": ("data: " + "[" * 5000, "cannot be read: "),
     "bytes": ("data: \udcff", "cannot be read: "),

@@ -86,11 +86,11 @@ def test_invalid_overrides_are_rejected_before_anything_is_written(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     for overrides, message in [
         (["data=mnist_5k", "seeed=3"], "Did you mean seed"),
-        (["-m", "seed=1,2"], "-m: simplecnn.train does one run; type scripts/train.py -m"),
-        (["hparams_search=grid"], "simplecnn.train does one run"),
+        (["-m", "seed=1,2"], "-m: simplecnn.train trains one run; type scripts/train.py -m"),
+        (["hparams_search=grid"], "simplecnn.train trains one run"),
         (["data=mnist_5k", "+model.optimizer.lrr=1"], "lrr is not a key of torch.optim.Adam"),
         (["resume=outputs/none"], "there is no such folder"),
-        (["data=mnist_5k", "callbacks=none"], "given back by its checkpoint"),
+        (["data=mnist_5k", "callbacks=none"], "returns the run from its checkpoint"),
     ]:
         with pytest.raises(InputError, match=message):
             simplecnn.train(overrides)

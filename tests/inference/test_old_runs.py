@@ -63,5 +63,5 @@ def test_an_old_export_returns_the_same_logits(name, ten_digits):
 def test_an_old_run_is_not_resumed(old_run):
     record = json.loads((old_run / "run.json").read_text())
     (old_run / "run.json").write_text(json.dumps({**record, "status": "interrupted"}))
-    with pytest.raises(InputError, match="made by another version of simplecnn.*evaluated"):
+    with pytest.raises(InputError, match="created by another version of simplecnn.*evaluated"):
         RunDirectory.to_resume(old_run)

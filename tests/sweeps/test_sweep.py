@@ -460,6 +460,6 @@ def test_a_killed_run_without_a_checkpoint_starts_over(tmp_path):
 
 def test_another_run_is_not_resumed(tmp_path):
     RunDirectory.create(tmp_path, run_config(tmp_path)).update(status="interrupted")
-    with pytest.raises(InputError, match="holds a run already"):
+    with pytest.raises(InputError, match="already contains a run"):
         RunDirectory.resume_or_create(tmp_path, {**run_config(tmp_path), "seed": 8})
     assert read_record(tmp_path)["status"] == "interrupted"

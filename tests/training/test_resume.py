@@ -437,7 +437,7 @@ def test_a_run_that_was_moved_is_resumed_and_keeps_its_best(plain, tmp_path):
     child = fork(lambda: train(config, moved, resume=True, requested=True), tmp_path / "log")
     assert ended(child) == 0
     assert_is(moved, plain)
-    with pytest.raises(InputError, match="this run is finished. To train on from its end, type"):
+    with pytest.raises(InputError, match="this run is finished. To train it further, type"):
         RunDirectory.to_resume(moved)
 
 
@@ -533,7 +533,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(plain, tmp_path, proves):
         assert ".ckpt cannot be written: File too large." in record["error"]
         there.append(sorted(p.name for p in folder.glob("checkpoints/*")))
     assert there == [[], ["best.ckpt", "last.ckpt"]]
-    assert record["error"].endswith("The one before it is intact.")
+    assert record["error"].endswith("The previous one is intact.")
     RunDirectory.to_resume(folder)
     assert ended(begin(folder, plain)) == 0
     assert_is(folder, plain)
@@ -551,7 +551,7 @@ def test_a_folder_that_becomes_read_only_leaves_the_checkpoint_before(plain, pro
         error = record_of(folder)["error"]
         assert error.startswith("RunError: ")
         assert error.endswith(
-            ".ckpt cannot be written: Permission denied. The one before it is intact."
+            ".ckpt cannot be written: Permission denied. The previous one is intact."
         )
         assert [p.name for p in sorted(folder.glob("checkpoints/*"))] == ["best.ckpt", "last.ckpt"]
         (folder / "checkpoints").chmod(0o755)
@@ -571,21 +571,19 @@ def test_damaged_checkpoints_are_named_and_the_other_one_suggested(whole, tmp_pa
     flipped[len(good) // 2] ^= 1
     damages = {
         b"": "is empty.",
-        good[:1000]: "is cut short or damaged.",
-        good[:-1]: "is cut short or damaged.",
+        good[:1000]: "is truncated or damaged.",
+        good[:-1]: "is truncated or damaged.",
         b"%PDF-1.7 of somebody": "is not a checkpoint.",
-        bytes(flipped): "is damaged: a checksum in it is wrong.",
+        bytes(flipped): "is damaged: a checksum does not match.",
     }
     for content, sentence in damages.items():
         last.write_bytes(content)
         for look in (lambda: RunDirectory.to_resume(folder), lambda: check_checkpoint(last)):
             with pytest.raises(InputError) as raised:
                 look()
-            assert str(raised.value) == (
-                f"{last} {sentence} {best} is intact: it can take its place."
-            )
+            assert str(raised.value) == (f"{last} {sentence} {best} is intact and can replace it.")
     best.unlink()
-    with pytest.raises(InputError, match=r"a checksum in it is wrong\.$"):
+    with pytest.raises(InputError, match=r"a checksum does not match\.$"):
         check_checkpoint(last)
     foreign = io.BytesIO()
     torch.save({"weights": torch.zeros(3)}, foreign)
@@ -677,7 +675,7 @@ def test_slurms_warning_requeues_and_the_job_resumes_its_run(tmp_path, monkeypat
                     trouble=in_a_step(STEPS + 3, signal.SIGUSR1), **environment)  # fmt: skip
     assert typed.returncode == 143, typed.stdout + typed.stderr
     assert called.read_text() == "requeue 4711\n"
-    assert "SLURM restarts job 4711, and the run resumes." in typed.stdout
+    assert "SLURM requeued job 4711; the run will resume." in typed.stdout
     (folder,) = (tmp_path / "outputs" / "train").iterdir()
     record = record_of(folder)
     assert (record["status"], record["slurm_job"]) == ("interrupted", "4711")
@@ -786,11 +784,11 @@ def test_the_command_that_is_printed_resumes_the_run(tmp_path, monkeypatch, prov
 
     (tmp_path / "no").mkdir()
     wrong = {
-        ("resume=a b",): "resume=a b: this run is finished. To train on from its end, type its "
-        "command again with ckpt_path=a b/checkpoints/last.ckpt and another trainer.max_epochs.",
+        ("resume=a b",): "resume=a b: this run is finished. To train it further, type its "
+        "command again with ckpt_path=a b/checkpoints/last.ckpt and a larger trainer.max_epochs.",
         ("resume=a b", "seed=3"): "seed=3: resume uses the run's own configuration",
         ("resume=none",): "resume=none: there is no such folder.",
-        ("resume=no",): "resume=no: not a run of simplecnn, config.yaml is missing.",
+        ("resume=no",): "resume=no: not a run of simplecnn (config.yaml is missing).",
         (*words, "ckpt_path=a b/config.yaml"): "a b/config.yaml is not a checkpoint.",
     }
     for line, sentence in wrong.items():
