@@ -1,11 +1,11 @@
-"""How long a training step takes, beside what people usually have.
+"""Benchmark a training step against common alternatives.
 
 uv run scripts/benchmark.py                           # all parts, 15 minutes on two cores
-uv run scripts/benchmark.py --parts steps --rounds 5  # a first look at the steps alone
+uv run scripts/benchmark.py --parts steps --rounds 5  # a quick look at the steps alone
 
-Each row trains in a process of its own, `--steps` steps at a time, one row after the other: what
-slows the machine down slows all rows down. Shown are medians over `--rounds` turns, and ratios of
-the turns of one round.
+Each row trains in its own process. The rows take turns of `--steps` steps, so that other load on
+the machine slows all rows equally. Times are medians over `--rounds` turns; ratios are computed
+within a round.
 """
 
 import argparse
@@ -31,16 +31,16 @@ ROWS = {
     "ours": "Trainer.fit, all defaults",
     "plain": "Trainer.fit, no pictures",
 }
-FLOP_PER_IMAGE = 11.74e6  # of a training step of SimpleCNN: three passes, less conv1's input
+FLOP_PER_IMAGE = 11.74e6  # of a step of SimpleCNN: three passes, without the image's gradient
 BATCH = 64
 TUTORIAL_SEEDS = (1, 2, 3)
-# Just enough of its epoch: with half of it, the mean is 98.99 %.
+# The smallest sufficient part of an epoch: with half of it, the mean is 98.99 %.
 TO_99 = ["experiment=fast", "data.normalize=true", "+trainer.limit_train_batches=0.55"]
-DATA = os.environ.get("SIMPLECNN_DATA", "")  # where MNIST is; without it, 5,000 digits are used
+DATA = os.environ.get("SIMPLECNN_DATA", "")  # directory of MNIST; without it, 5,000 digits are used
 
 
 def usual_loader() -> Any:
-    """torchvision's way to a batch: one PIL image at a time, to a tensor, normalized."""
+    """The usual torchvision DataLoader: each PIL image is converted to a tensor and normalized."""
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset
     from torchvision import transforms
@@ -73,7 +73,7 @@ def tutorial_network() -> Any:
 
 
 def loop(network: Any, batches: Iterable[Any], optimizer: Any) -> Iterator[None]:
-    """The training loop of every tutorial; yields after each step."""
+    """The usual training loop; yields after each step."""
     import torch
 
     loss_of = torch.nn.CrossEntropyLoss()
@@ -85,7 +85,7 @@ def loop(network: Any, batches: Iterable[Any], optimizer: Any) -> Iterator[None]
 
 
 def tutorial(loader: Any) -> tuple[Any, Iterator[None]]:
-    """The tutorial's network, and its training step by step."""
+    """The tutorial's network, and an iterator that trains it one step at a time."""
     import torch
 
     network = tutorial_network()
@@ -94,7 +94,7 @@ def tutorial(loader: Any) -> tuple[Any, Iterator[None]]:
 
 
 def bare() -> Iterator[None]:
-    """Our step without Lightning: same network, layout, order, optimizer and batches."""
+    """simplecnn's training step without Lightning: same network, layout, optimizer and batches."""
     import torch
 
     from simplecnn import MNISTDataModule, SimpleCNN
@@ -109,9 +109,9 @@ def bare() -> Iterator[None]:
 
 
 class Turns:
-    """Waits after every `steps` steps until a line comes in, and says how long a step took.
+    """Time training steps; after every `steps` of them, print their mean and wait for a line.
 
-    Its two methods are hooks of Lightning's callbacks too.
+    `begin` and `done` also serve as hooks of a Lightning callback.
     """
 
     def __init__(self, steps: int) -> None:
@@ -119,7 +119,7 @@ class Turns:
         self.begin()
 
     def begin(self, *_: Any) -> None:
-        """The next step begins now: what an epoch ends and begins with is not part of it."""
+        """Start timing a step, which excludes work between epochs."""
         self.start = time.perf_counter()
 
     def done(self, *_: Any) -> None:
@@ -134,7 +134,7 @@ class Turns:
 
 
 def fit_by_lightning(callback: Any, template: bool) -> None:
-    """A LightningModule as one finds it: self.log in each step; as the template: torchmetrics."""
+    """Fit a typical LightningModule, which calls self.log; the template's uses torchmetrics."""
     import pytorch_lightning as pl
     import torch
     from torchmetrics import MeanMetric
@@ -171,15 +171,15 @@ def fit_by_lightning(callback: Any, template: bool) -> None:
         trainer.fit(Module(), usual_loader())
 
 
-def fit_ours(callback: Any, *words: str) -> None:
-    """Trainer.fit as `scripts/train.py` calls it, with what else the words say."""
+def fit_ours(callback: Any, *overrides: str) -> None:
+    """Call Trainer.fit as `scripts/train.py` does, with further overrides."""
     from simplecnn.config.composition import compose_config
     from simplecnn.signals import Stop
     from simplecnn.training.build import build_datamodule, build_module, build_trainer
 
     with tempfile.TemporaryDirectory() as folder:
         common = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=1000"]
-        config = compose_config("train", [*common, f"hydra.run.dir={folder}/run", *words])
+        config = compose_config("train", [*common, f"hydra.run.dir={folder}/run", *overrides])
         data = build_datamodule(config)
         module, trainer = build_module(config, data), build_trainer(config, Stop())
         trainer.callbacks.append(callback)
@@ -187,7 +187,7 @@ def fit_ours(callback: Any, *words: str) -> None:
 
 
 def train_in_turns(row: str, steps: int) -> None:
-    """Train as a row says, a turn whenever a line comes in."""
+    """Train one row's configuration, one turn per line on stdin."""
     if row in ("bare", "ours", "plain"):
         from simplecnn.training.processor import configure_threads, keep_freed_memory
 
@@ -204,8 +204,8 @@ def train_in_turns(row: str, steps: int) -> None:
     if row in ("usual", "template"):
         fit_by_lightning(callback, template=row == "template")
     else:
-        words = ["callbacks=[checkpoint,lr_monitor,progress]"] if row == "plain" else []
-        fit_ours(callback, *words)
+        overrides = ["callbacks=[checkpoint,lr_monitor,progress]"] if row == "plain" else []
+        fit_ours(callback, *overrides)
 
 
 def seconds_of(do: Callable[[], Any]) -> float:
@@ -215,7 +215,7 @@ def seconds_of(do: Callable[[], Any]) -> float:
 
 
 def measure_steps(rows: Iterable[str], args: argparse.Namespace) -> dict[str, list[float]]:
-    """Milliseconds a step of each row, a number a round; what comes before the first is dropped."""
+    """Milliseconds per step, one value per row and round. The first turn is a warm-up."""
     processes = {
         row: subprocess.Popen(
             [sys.executable, __file__, "--row", row, "--steps", str(args.steps)], text=True,
@@ -225,8 +225,8 @@ def measure_steps(rows: Iterable[str], args: argparse.Namespace) -> dict[str, li
     }  # fmt: skip
 
     def turn(process: Any) -> float:
-        answers = (line.split()[1] for line in process.stdout if line.startswith("turn "))
-        return 1000 * float(next(answers))
+        seconds = (line.split()[1] for line in process.stdout if line.startswith("turn "))
+        return 1000 * float(next(seconds))
 
     for process in processes.values():
         turn(process)
@@ -242,7 +242,7 @@ def measure_steps(rows: Iterable[str], args: argparse.Namespace) -> dict[str, li
 
 
 def ratio(values: list[float], base: list[float]) -> float:
-    """The median of the ratios within a round."""
+    """Median ratio of two rows, computed within each round."""
     return statistics.median(a / b for a, b in zip(values, base, strict=True))
 
 
@@ -257,7 +257,7 @@ def step_table(ms: dict[str, list[float]], where: str = "") -> str:
 
 
 def steps(args: argparse.Namespace) -> str:
-    """The rows, and how near ours is to the machine's best, a product of large matrices."""
+    """The table of all rows, and the FLOP/s reached, relative to a product of large matrices."""
     ms = measure_steps(ROWS, args)
     import torch
 
@@ -271,7 +271,7 @@ def steps(args: argparse.Namespace) -> str:
 
 
 def busy(args: argparse.Namespace) -> str:
-    """The same beside two processes that keep both cores busy."""
+    """Step times while two other processes keep both cores busy."""
     spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
     try:
         return step_table(measure_steps(["bare", "ours"], args), " beside two busy processes")
@@ -280,9 +280,9 @@ def busy(args: argparse.Namespace) -> str:
             spinner.kill()
 
 
-def train(folder: str, *words: str, check: bool = True) -> None:
-    """Type a training command in a folder."""
-    script = [sys.executable, str(Path(__file__).with_name("train.py").resolve()), *words]
+def train(folder: str, *overrides: str, check: bool = True) -> None:
+    """Run scripts/train.py in a folder."""
+    script = [sys.executable, str(Path(__file__).with_name("train.py").resolve()), *overrides]
     subprocess.run(script, cwd=folder, check=check, capture_output=True)
 
 
@@ -297,7 +297,7 @@ class First(Callback):
 
 
 def start_up(args: argparse.Namespace) -> str:
-    """From the start of a process to its first step, beside importing Lightning alone."""
+    """Time from process start to the first training step, compared with importing Lightning."""
     ours, lightning = [], []
     importing = [sys.executable, "-c", "import pytorch_lightning"]
     for _ in range(args.repeats):
@@ -308,13 +308,13 @@ def start_up(args: argparse.Namespace) -> str:
             ours.append(float(Path(folder, "first_step").read_text()) - start)
         lightning.append(seconds_of(lambda: subprocess.run(importing)))
     return (
-        f"first step after {statistics.median(ours):.1f} s, {ratio(ours, lightning):.2f} of "
-        f"importing Lightning (n = {len(ours)})"
+        f"first step after {statistics.median(ours):.1f} s, {ratio(ours, lightning):.2f} times as "
+        f"long as importing Lightning (n = {len(ours)})"
     )
 
 
 def to_99(args: argparse.Namespace) -> str:
-    """Seconds of training to a mean of 99 % on the test digits: ours, and the tutorial's loop."""
+    """Training time to a mean test accuracy of 99 %, of simplecnn and of the tutorial's loop."""
     seeds = ",".join(str(seed) for seed in range(1, args.repeats + 1))
     with tempfile.TemporaryDirectory() as folder:
         train(folder, "-m", *TO_99, f"seed={seeds}", "hydra.sweep.dir=sweep")
@@ -330,8 +330,8 @@ def to_99(args: argparse.Namespace) -> str:
 
 
 def tutorial_to_99() -> list[float]:
-    """The tutorial's seconds of training until its mean accuracy over seeds, measured after every
-    epoch, reaches 99 %; and that accuracy."""
+    """Train the tutorial's network until its mean test accuracy over seeds, measured after each
+    epoch, reaches 99 %. Returns the training time in seconds and the accuracy."""
     import torch
 
     from simplecnn.data import files
@@ -344,20 +344,20 @@ def tutorial_to_99() -> list[float]:
         runs.append(tutorial(loader))
     seconds = accuracy = 0.0
     while accuracy < 0.99:
-        right = 0
+        num_correct = 0
         for network, training in runs:
             start = time.perf_counter()
             for _ in range(len(loader)):
                 next(training)
             seconds += (time.perf_counter() - start) / len(runs)
             with torch.no_grad():
-                right += int((network(pixels).argmax(1) == torch.tensor(labels)).sum())
-        accuracy = right / len(labels) / len(runs)
+                num_correct += int((network(pixels).argmax(1) == torch.tensor(labels)).sum())
+        accuracy = num_correct / len(labels) / len(runs)
     return [seconds, accuracy]
 
 
 def feeding(args: argparse.Namespace) -> str:
-    """Microseconds an image of a pass over the training images, without a network."""
+    """Data loading alone, in microseconds per image, over one epoch."""
     from simplecnn import MNISTDataModule
 
     name = "MNIST" if DATA else "MNIST5k"
@@ -372,7 +372,7 @@ def feeding(args: argparse.Namespace) -> str:
     ours = statistics.median(microseconds(data.train_dataloader()) for _ in range(5))
     usual = microseconds(usual_loader())
     return (
-        f"feeding: {ours:.2f} us an image; torchvision's DataLoader {usual:.0f} us, "
+        f"feeding: {ours:.2f} us per image; torchvision's DataLoader {usual:.0f} us, "
         f"{usual / ours:.0f} times as long"
     )
 
@@ -385,14 +385,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=32, help="of a turn")
-    parser.add_argument("--repeats", type=int, default=5, help="of what starts processes")
+    parser.add_argument("--steps", type=int, default=32, help="steps per turn")
+    parser.add_argument("--repeats", type=int, default=5, help="of parts that start processes")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.row:
         return train_in_turns(args.row, args.steps)
     if "to 99 %" in args.parts and not DATA:
-        parser.error("the way to 99 % needs MNIST: say where its files are by SIMPLECNN_DATA=DIR.")
+        parser.error("part 'to 99 %' needs MNIST: set SIMPLECNN_DATA to its directory.")
     print(f"{os.cpu_count()} cores, torch {version('torch')}")
     for part in args.parts:
         print(f"\n{PARTS[part](args)}", flush=True)

@@ -1,4 +1,4 @@
-"""Draw what kernels respond to, and compare conv2d with PyTorch on all of it.
+"""Draw what kernels respond to, and compare conv2d with PyTorch on every response.
 
 uv run scripts/convolution.py
 uv run scripts/convolution.py digit=2500

@@ -1,4 +1,4 @@
-"""Evaluate a finished run on test digits.
+"""Evaluate a run's checkpoint on test images.
 
 uv run scripts/evaluate.py run=outputs/quickstart/…
 uv run scripts/evaluate.py run=outputs/quickstart/… data=mnist    # on the official test set

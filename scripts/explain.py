@@ -1,4 +1,4 @@
-"""Look at what a finished run learned, or compare the networks of a sweep.
+"""Explain what a run's network learned, or compare the networks of a sweep.
 
 uv run scripts/explain.py run=outputs/quickstart/…
 uv run scripts/explain.py run=last parts=channels,attribution channels.layers=[conv1]

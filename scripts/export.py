@@ -1,4 +1,4 @@
-"""Write the network of a run as a file for others, which is checked before it is written.
+"""Export the network of a run to a file, which is verified before it is written.
 
 uv run scripts/export.py run=outputs/quickstart/…                  # weights, as safetensors
 uv run scripts/export.py run=outputs/quickstart/… format=onnx      # for ONNX Runtime; extra export

@@ -1,10 +1,10 @@
-"""Take the newest versions that pyproject.toml allows, and pin them exactly.
+"""Pin the newest versions that pyproject.toml allows.
 
     uv run scripts/pin.py
 
-Writes the list `constraint-dependencies` in pyproject.toml, which every `uv run` follows, and
-requirements.txt, the same with hashes, for `pip install --require-hashes -r requirements.txt`.
-(A lock file would do both, but it records from where each file was downloaded.)
+Writes the list `constraint-dependencies` in pyproject.toml, which every `uv run` applies, and
+requirements.txt, the same versions with hashes, for `pip install --require-hashes`. A lock file
+could replace both, but it records the download URL of each file.
 """
 
 import re
@@ -20,8 +20,8 @@ HEADER = "# Exact versions with hashes, written by `uv run scripts/pin.py`. Do n
 def pin() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
-        free = PINS.sub("", project)
-        (Path(folder) / "pyproject.toml").write_text(free, encoding="utf-8")
+        unpinned = PINS.sub("", project)
+        (Path(folder) / "pyproject.toml").write_text(unpinned, encoding="utf-8")
         export = [
             *("uv", "export", "--quiet", "--directory", folder, "--format", "requirements-txt"),
             *("--all-groups", "--all-extras", "--no-emit-project", "--no-annotate", "--no-header"),
@@ -35,12 +35,12 @@ def pin() -> None:
     ]
     names = [line.partition("==")[0] for line in lines]
     pins = [
-        # A marker matters only where it chooses between two versions.
+        # Keep a marker only if it selects between two versions of a package.
         line if names.count(name) > 1 else line.partition(";")[0].strip()
         for name, line in zip(names, lines, strict=True)
     ]
-    listed = "".join(f'    "{pin}",\n' for pin in pins)
-    (ROOT / "pyproject.toml").write_text(PINS.sub(lambda _: listed, project), encoding="utf-8")
+    text = "".join(f'    "{pin}",\n' for pin in pins)
+    (ROOT / "pyproject.toml").write_text(PINS.sub(lambda _: text, project), encoding="utf-8")
     print(f"{len(pins)} versions pinned in pyproject.toml and requirements.txt")
 
 

@@ -1,4 +1,4 @@
-"""Tell what is on your own images: a table, predictions.csv and a contact sheet.
+"""Classify your own images: prints a table, writes predictions.csv and a contact sheet.
 
 uv run scripts/predict.py run=outputs/quickstart/… image=my_seven.png
 uv run scripts/predict.py run=outputs/quickstart/… 'image=scans,more/*.jpg' reject=0.9

@@ -1,8 +1,8 @@
-"""Run the tests that prove a promise, and write what they counted to docs/promises.md.
+"""Run the tests that prove a promise, and write their results to docs/promises.md.
 
     uv run scripts/promises.py
 
-A test that uses the fixture `proves` gives a row. Nothing is written unless all of them pass.
+Each call of the fixture `proves` adds a row. Nothing is written unless all of these tests pass.
 """
 
 import subprocess
@@ -16,8 +16,8 @@ PAGE = ROOT / "docs" / "promises.md"
 SECTIONS = ("Nothing is lost", "Bad input", "Hostile input", "Data", "Page")
 HEAD = """# What is promised, and which test proves it
 
-Made from the tests' own counts by `uv run scripts/promises.py`. One of them again, with its counts
-on the screen: `uv run pytest -s FILE::TEST`.
+Generated from the tests' own counts by `uv run scripts/promises.py`. To reproduce a row and print
+its counts: `uv run pytest -s FILE::TEST`.
 """
 
 
@@ -25,16 +25,16 @@ def promises() -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         tests = [sys.executable, "-m", "pytest", "-q", "-m", "proof"]
-        tests += [f"--junitxml={report}", "-o", "junit_family=xunit1"]  # that one has properties
+        tests += [f"--junitxml={report}", "-o", "junit_family=xunit1"]  # has file and line
         if subprocess.run(tests, cwd=ROOT).returncode:
-            sys.exit("A promise is not kept: docs/promises.md stays as it is.")
+            sys.exit("A promise is not kept: docs/promises.md was not changed.")
         page = promises_page(report)
     PAGE.write_text(page, encoding="utf-8")
-    print(f"{PAGE.relative_to(ROOT)} is written.")
+    print(f"Wrote {PAGE.relative_to(ROOT)}.")
 
 
 def promises_page(report: Path) -> str:
-    """The page, from pytest's report: a table a section, a row a promise, in the tests' order."""
+    """Format pytest's report as a page: one table per section, one row per promise."""
     sections: dict[str, list[str]] = {section: [] for section in SECTIONS}
     cases = ElementTree.parse(report).iter("testcase")
     for case in sorted(cases, key=lambda case: (case.attrib["file"], int(case.attrib["line"]))):
@@ -42,8 +42,8 @@ def promises_page(report: Path) -> str:
         file = case.attrib["file"]
         for node in case.iter("property"):
             if node.attrib["name"] == "promise":
-                section, promise, counted = node.attrib["value"].split("|")
-                row = f"| {promise} | {counted} | `{file}::{test}` |"
+                section, promise, counts = node.attrib["value"].split("|")
+                row = f"| {promise} | {counts} | `{file}::{test}` |"
                 sections[section].append(row)
     parts = [HEAD]
     for section, rows in sections.items():

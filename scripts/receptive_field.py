@@ -1,4 +1,4 @@
-"""Print and draw what each layer of a network sees of the image, checked by two experiments.
+"""Print and draw the receptive field of each layer, verified by two experiments.
 
 uv run scripts/receptive_field.py
 uv run scripts/receptive_field.py model=lenet

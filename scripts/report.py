@@ -1,7 +1,7 @@
-"""Write the page of a run, of two runs that are compared, or of a sweep.
+"""Write the HTML report of a run, of two compared runs, or of a sweep.
 
-uv run scripts/report.py run=last                          # report.html in the folder of the run
-uv run scripts/report.py run=outputs/… image=my_seven.png  # with an image of yours
+uv run scripts/report.py run=last                          # report.html in the run directory
+uv run scripts/report.py run=outputs/… image=my_seven.png  # with your own image
 uv run scripts/report.py run=outputs/…,outputs/…           # two runs on one page
 uv run scripts/report.py sweep=outputs/…                   # sweep.html
 """

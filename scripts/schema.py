@@ -1,9 +1,9 @@
-"""Write the JSON schemas by which an editor completes and checks the YAML files of conf/.
+"""Write the JSON schemas with which editors complete and validate the YAML files of conf/.
 
     uv run scripts/schema.py
 
-They are made of the models in src/simplecnn/config/schema.py. Each YAML file names its own in a
-line of its head, `# yaml-language-server: $schema=…`, which VS Code and JetBrains read.
+The schemas are generated from the models in src/simplecnn/config/schema.py. Each YAML file names
+its schema in its first line, `# yaml-language-server: $schema=…`, for VS Code and JetBrains.
 """
 
 import json
@@ -34,7 +34,7 @@ GROUPS: dict[str, Any] = {
 
 
 def schema_name(path: Path) -> str | None:
-    """Which schema a file of conf/ is held to; None for Hydra's own part."""
+    """The name of the schema for a file of conf/; None for Hydra's own configuration."""
     group = path.relative_to(ROOT / "conf").parent.as_posix()
     if group == ".":
         return path.stem
@@ -44,27 +44,27 @@ def schema_name(path: Path) -> str | None:
 
 
 def header(path: Path) -> str | None:
-    """The line by which a file of conf/ names its schema."""
+    """The comment in which a file of conf/ names its schema, or None."""
     name = schema_name(path)
     target = os.path.relpath(FOLDER / f"{name}.json", path.parent)
     return f"# yaml-language-server: $schema={Path(target).as_posix()}" if name else None
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """Every schema by its name."""
+    """All schemas by name."""
     models: dict[str, Any] = {k: m for k, m in schema.COMMANDS.items() if k != "parts"}
-    made = {name: _for_files(TypeAdapter(model).json_schema()) for name, model in models.items()}
+    named = {name: _for_files(TypeAdapter(model).json_schema()) for name, model in models.items()}
     for group, model in GROUPS.items():
-        of_key = not isinstance(model, type)
-        content = json_schema(model) if of_key else TypeAdapter(model).json_schema()
-        made[group.replace("/", "_")] = _for_files(content)
-    return made
+        is_field = not isinstance(model, type)
+        content = json_schema(model) if is_field else TypeAdapter(model).json_schema()
+        named[group.replace("/", "_")] = _for_files(content)
+    return named
 
 
-def _for_files(made: dict[str, Any]) -> dict[str, Any]:
-    """A schema for a file, which gives a part of the keys and may refer to others."""
-    parts = made.pop("$defs", {})
-    parts["_file_"] = made
+def _for_files(complete: dict[str, Any]) -> dict[str, Any]:
+    """Adapt a schema to a file, which may set a subset of the keys and use interpolations."""
+    parts = complete.pop("$defs", {})
+    parts["_file_"] = complete
     for part in parts.values():
         part.pop("required", None)
         if part.get("title") == "Other":
@@ -72,17 +72,17 @@ def _for_files(made: dict[str, Any]) -> dict[str, Any]:
             part["properties"]["_target_"]["not"] = {"enum": sorted(schema.OURS)}
         for name, value in part.get("properties", {}).items():
             if name != "_target_":
-                kept = {k: value.pop(k) for k in ("description", "default") if k in value}
-                part["properties"][name] = {**kept, "anyOf": [value, INTERPOLATION]}
+                shown = {k: value.pop(k) for k in ("description", "default") if k in value}
+                part["properties"][name] = {**shown, "anyOf": [value, INTERPOLATION]}
     file = parts.pop("_file_")
     defaults = {"type": "array", "description": "files that this one builds on"}
     for part in (file, *parts.values()):
         if "properties" in part:
             part["properties"] |= {"defaults": defaults, "hydra": {"type": "object"}}
-        for entries in part.get("anyOf", ()):  # callbacks and loggers by their names
+        for entries in part.get("anyOf", ()):  # callbacks and loggers by name
             if "additionalProperties" in entries:
                 entries["properties"] = {"defaults": defaults}
-    # One of ours, or another class: what is open in both is in both.
+    # A file that sets few keys may match several classes, which oneOf would reject.
     text = json.dumps({"$schema": "http://json-schema.org/draft-07/schema#", **file,
                        "$defs": parts}).replace('"oneOf"', '"anyOf"')  # fmt: skip
     final: dict[str, Any] = json.loads(text)

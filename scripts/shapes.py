@@ -1,9 +1,9 @@
-"""Draw a folder of images a class, to try data=image_folder with: shapes in color, 64 x 64 pixels.
+"""Draw images of shapes, one folder per class, to try data=image_folder.
 
     uv run scripts/shapes.py shapes
 
-300 circles, 150 crosses, 80 rings, 40 squares and 20 triangles, each of a color, size and place of
-its own; the same ones each time.
+300 circles, 150 crosses, 80 rings, 40 squares and 20 triangles in random colors, sizes and
+positions (seed 0), of 64 x 64 pixels.
 """
 
 import argparse
@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-NUMBERS = {"circle": 300, "cross": 150, "ring": 80, "square": 40, "triangle": 20}
+NUM_IMAGES = {"circle": 300, "cross": 150, "ring": 80, "square": 40, "triangle": 20}
 SIZE = 64
 
 
 def shape(kind: str, rng: np.random.Generator) -> Image.Image:
-    """A light shape on a dark ground."""
-    ground, color = (tuple(map(int, rng.integers(*ends, 3))) for ends in ((0, 90), (130, 256)))
-    image = Image.new("RGB", (SIZE, SIZE), ground)
+    """A light shape on a dark background."""
+    background, color = (tuple(map(int, rng.integers(*ends, 3))) for ends in ((0, 90), (130, 256)))
+    image = Image.new("RGB", (SIZE, SIZE), background)
     draw = ImageDraw.Draw(image)
     r = int(rng.integers(12, 24))
     x, y = map(int, rng.integers(r + 2, SIZE - r - 2, 2))
@@ -41,7 +41,7 @@ def shape(kind: str, rng: np.random.Generator) -> Image.Image:
 
 def main(root: Path) -> None:
     rng = np.random.default_rng(0)
-    for kind, number in NUMBERS.items():
+    for kind, number in NUM_IMAGES.items():
         (root / kind).mkdir(parents=True, exist_ok=True)
         for i in range(number):
             shape(kind, rng).save(root / kind / f"{i:03d}.png")

@@ -1,7 +1,7 @@
-"""Show the report of a sweep: which run was best, what the values have to do with it.
+"""Show the report of a sweep: the best run, and the effect of each hyperparameter.
 
 uv run scripts/train.py -m hparams_search=grid    # a sweep
-uv run scripts/sweep.py sweep=outputs/train/…     # its report, while it runs and afterwards
+uv run scripts/sweep.py sweep=outputs/train/…     # its report, during or after it
 """
 
 try:

@@ -1,6 +1,6 @@
-"""Train a network on MNIST and look at what it learns.
+"""Train a network on MNIST and watch what it learns.
 
-uv run scripts/train.py experiment=quickstart       # bundled digits, a minute in all
+uv run scripts/train.py experiment=quickstart       # the bundled digits, in a minute
 uv run scripts/train.py                             # MNIST, defaults
 uv run scripts/train.py --help
 """
