@@ -1,4 +1,4 @@
-"""Commands and runs in processes of their own, most of which are forked: nothing is imported."""
+"""Commands and runs in child processes, most of them forked to save the imports."""
 
 import contextlib
 import faulthandler
@@ -21,31 +21,29 @@ from conftest import ROOT
 from hydra.core.global_hydra import GlobalHydra
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-PATIENCE = 300  # seconds that children may take, on a machine that does other things too
-Screen = subprocess.CompletedProcess[str]  # exit code, and what was shown
-
-
-screens: dict[int, Path | None] = {}  # by child: where its errors are
+PATIENCE = 300  # seconds for a child to end, even on a busy machine
+Screen = subprocess.CompletedProcess[str]  # exit code, stdout and stderr
+error_files: dict[int, Path | None] = {}  # stderr of each child, by pid
 
 
 def fork(what: Callable[[], Any], output: Path | None = None, errors: Path | None = None) -> int:
-    """Do `what` in a child process; gives its number. Its exit code is that of a command.
+    """Call `what` in a forked child, which exits as a command would. Returns its pid.
 
-    What it prints is added to the file `output`, and its errors to `errors`, or there too.
+    Appends stdout to the file `output`, and stderr to `errors` or, without it, to `output` too.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
     if child:
-        screens[child] = errors or output
+        error_files[child] = errors or output
         return child
     code = 1
-    # A shell's background command ignores Ctrl-C, and so would its children.
+    # A background command of a shell ignores SIGINT, which its children inherit.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         if output is not None:
-            for number, path in ((1, output), (2, errors or output)):
-                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+            for descriptor, path in ((1, output), (2, errors or output)):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
             sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
             sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
             faulthandler.enable()
@@ -57,13 +55,13 @@ def fork(what: Callable[[], Any], output: Path | None = None, errors: Path | Non
     except BaseException:
         traceback.print_exc()
     finally:
-        os._exit(code)  # without pytest's own ending
+        os._exit(code)  # skips pytest's exit handlers
 
 
 def as_nobody(folder: Path | None = None) -> None:
-    """Give up root's rights in this process: what is read-only is so for root in name only.
+    """Drop root privileges in this process, because root ignores file permissions.
 
-    What `folder` holds becomes nobody's too.
+    `folder` and its contents are given to the user nobody.
     """
     if os.geteuid() == 0:
         for path in [folder, *folder.rglob("*")] if folder else []:
@@ -75,9 +73,9 @@ def as_nobody(folder: Path | None = None) -> None:
 
 @contextlib.contextmanager
 def open_folder() -> Iterator[Path]:
-    """An empty folder that every user can reach, and that belongs to nobody where root asks."""
-    with tempfile.TemporaryDirectory() as made:
-        path = Path(made)
+    """An empty folder that all users can reach; owned by nobody if this process is root."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name)
         path.chmod(0o755)
         if os.geteuid() == 0:
             os.chown(path, 65534, 65534)
@@ -88,27 +86,27 @@ def open_folder() -> Iterator[Path]:
 
 
 def ended(child: int) -> int:
-    """Wait for a child; gives its exit code, or minus the signal that killed it."""
+    """Wait for a child. Returns its exit code, or minus the number of the signal that killed it."""
     limit = time.monotonic() + PATIENCE
     while time.monotonic() < limit:
         if (code := code_of(child)) is not None:
             return code
         time.sleep(0.005)
     abort(child)
-    pytest.fail(f"The child was still there after {PATIENCE} s.")
+    pytest.fail(f"The child was still running after {PATIENCE} s.")
 
 
 def code_of(child: int) -> int | None:
-    """The exit code of a child, or None while it is there. pytest shows its errors if need be."""
-    number, status = os.waitpid(child, os.WNOHANG)
-    if not number:
+    """The exit code of a child, or None while it is running. Prints its stderr for pytest."""
+    pid, status = os.waitpid(child, os.WNOHANG)
+    if not pid:
         return None
     show_errors(child)
     return os.waitstatus_to_exitcode(status)
 
 
 def abort(child: int) -> None:
-    """End a child, which says where each of its threads was."""
+    """Kill a child, after it has printed the traceback of each of its threads."""
     os.kill(child, signal.SIGABRT)
     time.sleep(1)
     os.kill(child, signal.SIGKILL)
@@ -117,15 +115,15 @@ def abort(child: int) -> None:
 
 
 def show_errors(child: int) -> None:
-    screen = screens.pop(child, None)
-    if screen is not None and screen.exists():
-        print(f"{screen}:\n{screen.read_text()}")
+    path = error_files.pop(child, None)
+    if path is not None and path.exists():
+        print(f"{path}:\n{path.read_text()}")
 
 
-def start(folder: Path, script: str, *words: str, **environment: str) -> Screen:
-    """Type a command, as `train.py`, in `folder`: a new process, which imports everything."""
+def start(folder: Path, script: str, *arguments: str, **environment: str) -> Screen:
+    """Run a script, such as `train.py`, in `folder`, in a new process that imports everything."""
     return subprocess.run(
-        [sys.executable, ROOT / "scripts" / script, *words], cwd=folder,
+        [sys.executable, ROOT / "scripts" / script, *arguments], cwd=folder,
         env={**os.environ, **environment}, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
 
@@ -133,47 +131,50 @@ def start(folder: Path, script: str, *words: str, **environment: str) -> Screen:
 def type_in(
     folder: Path,
     script: str,
-    *words: str,
+    *arguments: str,
     trouble: Callable[[], object] | None = None,
     **environment: str,
 ) -> Screen:
-    """The same in a child that is forked, and may have `trouble`: for all but start and import."""
+    """Run a script in `folder`, in a forked child that first calls `trouble`, to inject a fault.
+
+    Faster than `start`, but does not test start-up and imports.
+    """
     from simplecnn import cli as commands
 
     def child() -> None:
         os.chdir(folder)
         os.environ.update(environment)
-        GlobalHydra.instance().clear()  # what another test has left in this process
-        sys.argv = [f"scripts/{script}", *words]
+        GlobalHydra.instance().clear()  # may be left over from another test
+        sys.argv = [f"scripts/{script}", *arguments]
         logging.getLogger().handlers.clear()
         if trouble is not None:
             trouble()
         getattr(commands, Path(script).stem)()
 
-    with tempfile.TemporaryDirectory() as screen:
-        output, errors = Path(screen, "output"), Path(screen, "errors")
+    with tempfile.TemporaryDirectory() as files:
+        output, errors = Path(files, "output"), Path(files, "errors")
         code = ended(fork(child, output, errors))
-        return subprocess.CompletedProcess(words, code, output.read_text(), errors.read_text())
+        return subprocess.CompletedProcess(arguments, code, output.read_text(), errors.read_text())
 
 
 def side_by_side(stories: Iterable[Generator[int, int, None]], most: int = 2) -> None:
-    """Tell stories, some at a time: each yields the number of a child, and gets its exit code."""
-    waiting, under_way = list(stories), {}
+    """Run generators concurrently, `most` at a time. Each yields pids, and is sent exit codes."""
+    waiting, running = list(stories), {}
     limit = time.monotonic() + PATIENCE
-    while waiting or under_way:
-        while waiting and len(under_way) < most:
+    while waiting or running:
+        while waiting and len(running) < most:
             story = waiting.pop(0)
-            under_way[next(story)] = story
-        for child in list(under_way):
+            running[next(story)] = story
+        for child in list(running):
             code = code_of(child)
             if code is not None:
-                story = under_way.pop(child)
+                story = running.pop(child)
                 with contextlib.suppress(StopIteration):
-                    under_way[story.send(code)] = story
+                    running[story.send(code)] = story
         if time.monotonic() > limit:
-            for child in under_way:
+            for child in running:
                 abort(child)
-            pytest.fail(f"Children were still there after {PATIENCE} s.")
+            pytest.fail(f"Children were still running after {PATIENCE} s.")
         time.sleep(0.003)
 
 
@@ -182,36 +183,37 @@ def kill_self() -> None:
 
 
 def events(folder: Path) -> dict[str, list[tuple[int, Any]]]:
-    """What TensorBoard shows of a run: by run and tag, the step and the number, or the bytes."""
-    shown: dict[str, list[tuple[int, Any]]] = {}
+    """Read TensorBoard's events: for each `run/tag`, a list of (step, scalar or encoded image)."""
+    content: dict[str, list[tuple[int, Any]]] = {}
     for path in sorted({file.parent for file in folder.rglob("events.out.*")}):
-        read = EventAccumulator(str(path), size_guidance={"scalars": 0, "images": 0}).Reload()
+        reader = EventAccumulator(str(path), size_guidance={"scalars": 0, "images": 0}).Reload()
         prefix = "" if path == folder else f"{path.relative_to(folder)}/"
-        for tag in read.Tags()["scalars"]:
-            shown[prefix + tag] = [(e.step, e.value) for e in read.Scalars(tag)]
-        for tag in read.Tags()["images"]:
-            shown[prefix + tag] = [(e.step, e.encoded_image_string) for e in read.Images(tag)]
-    return shown
+        for tag in reader.Tags()["scalars"]:
+            content[prefix + tag] = [(e.step, e.value) for e in reader.Scalars(tag)]
+        for tag in reader.Tags()["images"]:
+            images = reader.Images(tag)
+            content[prefix + tag] = [(e.step, e.encoded_image_string) for e in images]
+    return content
 
 
 def checkpoint(folder: Path, name: str = "last") -> dict[str, Any]:
-    """All of a checkpoint, with paths from the run's directory on."""
+    """The content of a checkpoint, with paths relative to the run directory."""
     content = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
-    for state in content["callbacks"].values():  # ModelCheckpoint itself never reads this one
+    for state in content["callbacks"].values():  # never read by ModelCheckpoint
         state.pop("current_score", None)
-    return _within_run(content)
+    return _relative(content)
 
 
-def _within_run(value: Any) -> Any:
+def _relative(value: Any) -> Any:
     if isinstance(value, dict):
-        return {_within_run(k): _within_run(v) for k, v in value.items()}
+        return {_relative(k): _relative(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_within_run(v) for v in value]
+        return [_relative(v) for v in value]
     return re.sub(r".*/(?=checkpoints\b)", "", value) if isinstance(value, str) else value
 
 
 def assert_same(a: Any, b: Any, where: str = "") -> None:
-    """Equal in every bit, whatever it is made of."""
+    """Assert that two nested values have equal types and bit-identical contents."""
     assert type(a) is type(b), where
     if isinstance(a, torch.Tensor):
         assert torch.equal(a, b), where

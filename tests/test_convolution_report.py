@@ -1,4 +1,4 @@
-"""The report draws, and says whether PyTorch computes what it drew."""
+"""The report saves its figures and compares their responses with PyTorch's."""
 
 import re
 
@@ -15,18 +15,18 @@ DIGIT = np.zeros((28, 28), np.uint8)
 DIGIT[4:24, 12:16] = 255
 
 
-def test_the_report_draws_and_agrees(tmp_path, capsys):
+def test_the_report_saves_figures_and_agrees_with_pytorch(tmp_path, capsys):
     assert convolution_report(digit=DIGIT, folder=tmp_path / "new") is True
     for name in ("edge_kernels.png", "flip.png"):
         assert (tmp_path / "new" / name).read_bytes().startswith(b"\x89PNG")
     last = capsys.readouterr().out.splitlines()[-1]
-    # 2 images x 4 kernels, and 3 kernels as they are and flipped
+    # 2 images x 4 kernels, and 3 kernels unflipped and flipped
     start = f"conv2d agrees with PyTorch {torch.__version__} on the 14 responses drawn: largest "
     assert last.startswith(start)
     assert re.fullmatch(r"difference \d\.\de[-+]\d\d, allowed 1e-12", last.removeprefix(start))
 
 
-def test_a_wrong_answer_fails_the_report(tmp_path, capsys, monkeypatch):
+def test_a_wrong_response_fails_the_report(tmp_path, capsys, monkeypatch):
     def flipped(image, kernel, *, flip, **options):
         return conv2d(image, kernel, flip=not flip, **options)
 
@@ -34,9 +34,9 @@ def test_a_wrong_answer_fails_the_report(tmp_path, capsys, monkeypatch):
     for name in ("edge_kernel_figure", "flip_figure"):
         monkeypatch.setattr(report, name, lambda *args: Figure())
     assert convolution_report(digit=DIGIT, folder=tmp_path) is False
-    # the vertical line of the digit: 4 to the right of it where 4 to the left was expected
-    said = "DOES NOT AGREE.*: largest difference 8.0e[+]00, allowed 1e-12"
-    assert re.search(said, capsys.readouterr().out)
+    # at the edges of the digit's line, the responses of 4 and -4 have the wrong sign
+    message = "DOES NOT AGREE.*: largest difference 8.0e[+]00, allowed 1e-12"
+    assert re.search(message, capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(

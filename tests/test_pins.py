@@ -1,4 +1,4 @@
-"""The pinned versions agree with each other, with the ranges, and with what is installed."""
+"""The pinned versions agree with each other, the allowed ranges and the installed versions."""
 
 import re
 import tomllib
@@ -11,7 +11,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PINS = [Requirement(pin) for pin in PROJECT["tool"]["uv"]["constraint-dependencies"]]
 
 
-def here(pin: Requirement) -> bool:
+def applies_here(pin: Requirement) -> bool:
     return pin.marker is None or pin.marker.evaluate()
 
 
@@ -26,19 +26,20 @@ def test_pyproject_and_requirements_pin_the_same():
         assert "--hash=sha256:" in block, block
 
 
-def test_no_address_is_recorded():
+def test_no_url_is_recorded():
     for name in ("pyproject.toml", "requirements.txt"):
         assert "://" not in (ROOT / name).read_text(encoding="utf-8")
     assert "uv.lock" in (ROOT / ".gitignore").read_text(encoding="utf-8").split()
 
 
-def test_every_range_holds_its_pin_and_the_installed_version():
-    pinned = {pin.name: str(pin.specifier).removeprefix("==") for pin in PINS if here(pin)}
+def test_every_range_contains_its_pin_which_is_installed():
+    pinned = {pin.name: str(pin.specifier).removeprefix("==") for pin in PINS if applies_here(pin)}
     extras = PROJECT["project"]["optional-dependencies"]
     wanted = [*PROJECT["project"]["dependencies"], *sum(extras.values(), [])]
-    (own,) = (word for word in PROJECT["dependency-groups"]["dev"] if word.startswith("simplecnn"))
-    assert Requirement(own).extras == set(extras)  # the tests have all of them
-    wanted += [word for word in PROJECT["dependency-groups"]["dev"] if word != own]
+    dev = PROJECT["dependency-groups"]["dev"]
+    (simplecnn,) = (name for name in dev if name.startswith("simplecnn"))
+    assert Requirement(simplecnn).extras == set(extras)  # the tests need all extras
+    wanted += [name for name in dev if name != simplecnn]
     for requirement in map(Requirement, wanted):
         assert requirement.specifier.contains(pinned[requirement.name]), requirement.name
         assert version(requirement.name) == pinned[requirement.name], requirement.name

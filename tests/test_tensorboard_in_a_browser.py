@@ -1,4 +1,4 @@
-"""TensorBoard, opened in a real Chromium, shows what runs wrote: nothing is lost or in the way."""
+"""TensorBoard in Chromium shows all scalars, images, embeddings and hyperparameters of runs."""
 
 import io
 import re
@@ -21,8 +21,8 @@ from simplecnn.run_directory import RunDirectory
 from simplecnn.training.loggers import TensorBoard
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-WAIT = 60_000  # milliseconds; a page of TensorBoard takes seconds to come up
-NUM_PICTURES = 25  # more than the 10 that TensorBoard keeps by itself
+WAIT = 60_000  # milliseconds; TensorBoard takes seconds to load
+NUM_PICTURES = 25  # more than TensorBoard's default of 10
 
 pytestmark = [
     pytest.mark.browser,
@@ -33,10 +33,10 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Any]:
-    """An empty tab of a Chromium without a window."""
+    """An empty tab of headless Chromium."""
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     with api.sync_playwright() as playwright:
-        # Software instead of a graphics card: the projector draws by WebGL.
+        # Software rendering, because the projector needs WebGL.
         arguments = ["--no-sandbox", "--enable-unsafe-swiftshader"]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         page = browser.new_page(viewport={"width": 1500, "height": 1000})
@@ -47,24 +47,24 @@ def page() -> Iterator[Any]:
 
 @contextmanager
 def serve(*options: str) -> Iterator[str]:
-    """The address of a TensorBoard of its own on a free port of this machine."""
+    """Start TensorBoard on a free local port; yields its URL."""
     command = [sys.executable, "-m", "tensorboard.main", "--port", "0", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr is not None
             for line in server.stderr:
-                if found := re.search(r"at (http://localhost:\d+/)", line):
-                    yield found[1]
+                if match := re.search(r"at (http://localhost:\d+/)", line):
+                    yield match[1]
                     break
             else:
-                raise AssertionError("TensorBoard ended before it began.")
+                raise AssertionError("TensorBoard exited without serving a URL.")
         finally:
             server.terminate()
 
 
 @pytest.fixture(scope="module")
 def run_url(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A finished run, a picture drawn often, and what explain embeds, shown as summaries say."""
+    """TensorBoard, started as the summary says, on a run with an embedding and a frequent image."""
     folder = tmp_path_factory.mktemp("run") / "run"
     shutil.copytree(finished_run, folder)
     logger = TensorBoard(str(folder))
@@ -79,13 +79,13 @@ def run_url(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="module")
 def sweep_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Two runs that differ in the learning rate, below one folder."""
+    """TensorBoard on two runs that differ in the learning rate."""
     from simplecnn.training.run import train
 
     folder = tmp_path_factory.mktemp("sweep")
     for job, rate in enumerate((0.001, 0.004)):
-        words = ["trainer.max_epochs=1", "callbacks=none", f"model.optimizer.lr={rate}"]
-        train(compose_run(folder / str(job), *words), folder / str(job))
+        overrides = ["trainer.max_epochs=1", "callbacks=none", f"model.optimizer.lr={rate}"]
+        train(compose_run(folder / str(job), *overrides), folder / str(job))
     with serve("--logdir", str(folder)) as url:
         yield url
 
@@ -96,14 +96,14 @@ def open_tab(page: Any, url: str, tab: str, tag_filter: str = "") -> None:
 
 
 def fetch(page: Any, path: str) -> Any:
-    return page.evaluate("path => fetch(path).then(answer => answer.json())", path)
+    return page.evaluate("path => fetch(path).then(response => response.json())", path)
 
 
-def see(page: Any, text: str) -> None:
+def wait_for_text(page: Any, text: str) -> None:
     page.get_by_text(text, exact=True).first.wait_for(state="visible")
 
 
-def test_time_series_name_every_scalar_and_picture(page, run_url):
+def test_time_series_lists_every_scalar_and_image(page, run_url):
     open_tab(page, run_url, "timeseries")
     page.locator("scalar-card").nth(1).wait_for()
     groups = [text.strip() for text in page.locator(".group-text .tag-group-name, .group-title")
@@ -118,17 +118,17 @@ def test_a_scalar_has_every_step(page, run_url, finished_run):
     tags = fetch(page, "data/plugin/scalars/tags")
     for stage in ("train", "val", "test"):
         assert set(tags[f"run/{stage}"]) == {"acc", "loss"}
-    assert set(tags["run"]) == {"acc", "lr-Adam"}  # health would fill HPARAMS
+    assert set(tags["run"]) == {"acc", "lr-Adam"}  # metrics of health would clutter HPARAMS
     points = fetch(page, "data/plugin/scalars/scalars?run=run%2Ftrain&tag=loss")
     assert [step for _, step, _ in points] == [7, 15]
     record = RunDirectory.open(finished_run).record
     assert points[-1][2] == pytest.approx(record["metrics"]["train/loss"], abs=1e-6)
-    see(page, "acc")
+    wait_for_text(page, "acc")
 
 
-def test_pictures_are_shown_and_no_step_is_lost(page, run_url):
+def test_images_are_shown_at_every_step(page, run_url):
     open_tab(page, run_url, "images")
-    see(page, "pictures/confusion/val")
+    wait_for_text(page, "pictures/confusion/val")
     image = page.locator("tf-image-loader img").first
     image.wait_for(state="visible")
     page.wait_for_function(
@@ -143,16 +143,16 @@ def test_pictures_are_shown_and_no_step_is_lost(page, run_url):
     assert [entry["step"] for entry in shown] == list(range(NUM_PICTURES))
 
 
-def test_the_projector_shows_the_points_with_their_pictures(page, run_url):
-    with page.expect_response(lambda answer: "sprite_image" in answer.url) as sprites:
+def test_the_projector_shows_the_points_as_images(page, run_url):
+    with page.expect_response(lambda response: "sprite_image" in response.url) as sprites:
         open_tab(page, run_url, "projector")
     while not (frames := [f for f in page.frames if f.url.endswith("projector_binary.html")]):
-        page.wait_for_timeout(200)  # it lies in a frame in a frame
+        page.wait_for_timeout(200)  # it is in a nested frame
     projector = frames[0]
     projector.get_by_text("Points: 500").first.wait_for()  # all bundled test digits
     projector.get_by_text("Dimension: 128").first.wait_for()
-    chosen = projector.locator("paper-item.iron-selected").filter(has_text="answer").first
-    chosen.wait_for(state="attached")  # what names a point
+    label = projector.locator("paper-item.iron-selected").filter(has_text="answer").first
+    label.wait_for(state="attached")  # points are labeled by their answer
     sheet = Image.open(io.BytesIO(sprites.value.body()))
     assert sheet.size == (23 * 28, 23 * 28)
     canvas = projector.locator("canvas").first
@@ -168,30 +168,30 @@ def test_the_projector_shows_the_points_with_their_pictures(page, run_url):
 def test_hparams_of_a_run_and_of_a_sweep(page, run_url, sweep_url):
     for url, rates in ((run_url, ["0.0010000"]), (sweep_url, ["0.0010000", "0.0040000"])):
         open_tab(page, url, "hparams")
-        see(page, "Trial ID")
+        wait_for_text(page, "Trial ID")
         page.get_by_text("model/optimizer/lr", exact=True).first.wait_for(state="attached")
-        found = fetch_sessions(page)
-        assert sorted(f"{s['hparams']['model/optimizer/lr']:.7f}" for s in found) == rates
-        for session in found:
+        sessions = fetch_sessions(page)
+        assert sorted(f"{s['hparams']['model/optimizer/lr']:.7f}" for s in sessions) == rates
+        for session in sessions:
             names = [m["name"] for m in session["metricValues"]]
             metrics = {f"{name.get('group', '')}/{name['tag']}" for name in names}
             assert {"train/acc", "val/acc", "test/acc"} <= metrics
-            assert ("/acc" in metrics) == (url == run_url)  # only that one kept its best
+            assert ("/acc" in metrics) == (url == run_url)  # only this run has a best checkpoint
             assert session["hparams"]["model/compile"] in ("true", "false")  # not 0.0000
     page.get_by_text("true", exact=True).first.wait_for(state="attached")
     open_tab(page, run_url, "hparams")
-    see(page, "acc")  # the best value of the monitor, the one metric that is shown at first
+    wait_for_text(page, "acc")  # the best value of the monitor, the only metric shown by default
 
 
 def fetch_sessions(page: Any) -> list[dict[str, Any]]:
-    """What the HPARAMS table asks its server for: one group a trial."""
-    answer = page.evaluate(
+    """Send the requests of the HPARAMS table; returns one session group per trial."""
+    experiment = page.evaluate(
         """() => fetch("data/plugin/hparams/experiment", {
             method: "POST", headers: {"Content-Type": "application/json"}, body: "{}"
-        }).then(answer => answer.json())"""
+        }).then(response => response.json())"""
     )
-    columns = [{"metric": i["name"], "includeInResult": True} for i in answer["metricInfos"]]
-    columns += [{"hparam": i["name"], "includeInResult": True} for i in answer["hparamInfos"]]
+    columns = [{"metric": i["name"], "includeInResult": True} for i in experiment["metricInfos"]]
+    columns += [{"hparam": i["name"], "includeInResult": True} for i in experiment["hparamInfos"]]
     groups = page.evaluate(
         """columns => fetch("data/plugin/hparams/session_groups", {
             method: "POST", headers: {"Content-Type": "application/json"},
@@ -199,7 +199,7 @@ def fetch_sessions(page: Any) -> list[dict[str, Any]]:
                 startIndex: 0, sliceSize: 100, colParams: columns,
                 allowedStatuses: ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_RUNNING"],
             }),
-        }).then(answer => answer.json())""",
+        }).then(response => response.json())""",
         columns,
     )
     return groups["sessionGroups"]

@@ -1,4 +1,4 @@
-"""The benchmark's ratios and table; that a row trains in turns."""
+"""The benchmark's ratios and table, and rows that train in turns."""
 
 import argparse
 import importlib.util
@@ -16,11 +16,11 @@ def benchmark():
     return module
 
 
-def test_ratios_are_taken_within_a_round(benchmark):
+def test_ratios_are_computed_within_a_round(benchmark):
     assert benchmark.ratio([2.0, 30.0, 4.0], [1.0, 10.0, 4.0]) == 2.0
 
 
-def test_the_table_has_a_row_a_program_and_the_ratios(benchmark):
+def test_the_table_has_one_row_per_program_with_ratios(benchmark):
     ms = {"tutorial": [20.0, 40.0], "bare": [10.0, 20.0], "ours": [11.0, 22.0]}
     rows = benchmark.step_table(ms).splitlines()
     (ours,) = [row.split() for row in rows if row.startswith("Trainer.fit")]
