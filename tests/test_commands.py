@@ -64,9 +64,7 @@ def test_quickstart_and_evaluate(tmp_path):
     (result,) = json.loads((folder / "evaluation.json").read_text()).values()
     assert result["acc"] == pytest.approx(record["metrics"]["test/acc"], abs=1e-6)
     assert "best on 500 test images of MNIST 5k" in evaluated.stdout
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "outputs"
-    ]  # nothing was written elsewhere
+    assert [p.name for p in tmp_path.iterdir()] == ["outputs"]
 
 
 def test_mistakes_in_a_command_line_change_nothing(tmp_path):

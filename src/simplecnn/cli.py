@@ -154,14 +154,15 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
         config, folder, seconds=spent, resume=in_sweep or requested, requested=requested
     )
     if not is_further_process():
-        from simplecnn.inference.model_card import write_model_card  # late, to delay no step
+        # Imported after training, which it would delay.
+        from simplecnn.inference.model_card import write_model_card
 
         write_model_card(RunDirectory.open(folder))
     return best
 
 
 def _open_run(config: dict[str, Any]) -> tuple[RunDirectory, Path]:
-    """Return the run directory and checkpoint of a command; validates them, as untrusted input."""
+    """Open and validate the run and the checkpoint of a command, which may be untrusted."""
     run = RunDirectory.open(latest(config["run"], needs=CHECKPOINTS))
     checkpoint = run.checkpoint(config["checkpoint"])
     checked_parts(run.config(), short(run.path))
@@ -303,8 +304,9 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
     chosen = torch.randperm(len(digits))[: config["num_images"]]
     images = scale(torch.from_numpy(digits)[chosen].unsqueeze(1))
     try:
-        for each in [network] if trained is None else [network, trained]:
-            each(images[:1])
+        network(images[:1])
+        if trained is not None:
+            trained(images[:1])
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"The network does not accept digits of 1 x 28 x 28: {reason}") from None

@@ -249,7 +249,7 @@ def test_the_best_is_that_of_the_monitor_wherever_it_lies(tmp_path):
 
 
 def test_what_could_not_be_read_again_is_told_at_the_first_checkpoint(tmp_path):
-    with pytest.raises(RunError, match="must be tensors and plain values, not pathlib"):
+    with pytest.raises(RunError, match="must return tensors and plain values, not pathlib"):
         train(compose_run(tmp_path / "a", add("Unreadable"), NOT_PICTURES), tmp_path / "a")
     record = record_of(tmp_path / "a")
     assert record["status"] == "failed" and record["num_epochs"] == 0
