@@ -589,7 +589,7 @@ def test_damaged_checkpoints_are_named_and_the_other_one_suggested(whole, tmp_pa
     torch.save({"weights": torch.zeros(3)}, foreign)
     last.write_bytes(foreign.getvalue())
     check_checkpoint(last)
-    with pytest.raises(InputError, match="last.ckpt is not a checkpoint of simplecnn: it holds"):
+    with pytest.raises(InputError, match="last.ckpt is not a checkpoint of simplecnn: it contains"):
         read_checkpoint(last)
     proves(
         "Nothing is lost",
