@@ -1,4 +1,4 @@
-"""What is said of a layer's units is what its outputs were."""
+"""Activity, gradients and updates of layers agree with NumPy."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from simplecnn.models.activity import (
 
 
 def outputs(*shape: int, channels_last: bool = False) -> torch.Tensor:
-    """Rectified random numbers: unit 0 is dead, unit 1 is on for every image."""
+    """Rectified random numbers: unit 0 is dead, unit 1 is active for every image."""
     values = torch.from_numpy(np.random.default_rng(0).normal(size=shape)).float().relu()
     flat = values.flatten(1)
     flat[:, 0], flat[:, 1] = 0, flat[:, 1] + 0.5
@@ -25,7 +25,7 @@ def outputs(*shape: int, channels_last: bool = False) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("shape", "channels_last"), [((50, 3, 4, 5), True), ((50, 3, 4, 5), False), ((50, 7), False)]
 )
-def test_a_meter_knows_what_numpy_counts(shape, channels_last):
+def test_an_activity_meter_agrees_with_numpy(shape, channels_last):
     values = outputs(*shape, channels_last=channels_last)
     meter = ActivityMeter()
     for batch in values.split(16):

@@ -1,4 +1,4 @@
-"""What the pictures of a run show is what the run did; what they keep can be drawn again."""
+"""The arrays behind a run's pictures agree with the run; pictures are drawn when they should be."""
 
 import csv
 from unittest.mock import Mock
@@ -14,7 +14,7 @@ from torch import nn
 from simplecnn.callbacks.confusion import Confusion
 from simplecnn.callbacks.curves import Curves
 from simplecnn.callbacks.feature_maps import FeatureMaps
-from simplecnn.callbacks.filter_history import FilterHistory, is_moment
+from simplecnn.callbacks.filter_history import FilterHistory, is_snapshot_epoch
 from simplecnn.callbacks.filters import Filters
 from simplecnn.callbacks.health import Health
 from simplecnn.callbacks.image_callback import History, log_spaced
@@ -26,12 +26,12 @@ from simplecnn.models.activations import feature_maps
 from simplecnn.models.classifier import Classifier
 from simplecnn.run_directory import RunDirectory
 
-STEPS = [0, 1, 2, 3, 4, 6, 8, 16]  # eight steps an epoch: the early ones, and two epochs
+STEPS = [0, 1, 2, 3, 4, 6, 8, 16]  # eight steps per epoch: early steps, and both epochs
 
 
 @pytest.fixture(scope="module")
 def last(finished_run):
-    """The weights after the last epoch, and the validation images that they were tried on."""
+    """The module after the last epoch; the validation images, their labels and logits."""
     path = finished_run / "checkpoints" / "last.ckpt"
     module = Classifier.load_from_checkpoint(path, weights_only=True).eval()
     data = build(RunDirectory.open(finished_run).config()["data"])
@@ -48,12 +48,12 @@ def arrays(folder, name):
 
 
 @pytest.mark.parametrize(
-    ("num_steps", "number", "expected"),
+    ("num_steps", "num_points", "expected"),
     [(860, 6, [1, 3, 10, 29, 90, 279]), (8, 6, [1, 2, 3, 4, 6]), (1, 6, []), (860, 0, []),
      (100, 1, [1])],
 )  # fmt: skip
-def test_early_steps_are_spaced_like_logarithms(num_steps, number, expected):
-    assert log_spaced(num_steps, number) == expected
+def test_early_steps_are_log_spaced(num_steps, num_points, expected):
+    assert log_spaced(num_steps, num_points) == expected
 
 
 def test_the_filter_history_runs_from_the_first_weights_to_the_last(finished_run, last):
@@ -72,31 +72,31 @@ def test_the_filter_history_runs_from_the_first_weights_to_the_last(finished_run
 
 def test_mistakes_are_those_of_the_network(finished_run, last):
     _, images, labels, logits = last
-    taken = logits.argmax(1)
+    predictions = logits.argmax(1)
     checkpoint = read_checkpoint(finished_run / "checkpoints" / "last.ckpt")
     answers = checkpoint["callbacks"]["Mistakes"]["answers"]
-    assert torch.equal(answers["predictions"], taken.int())
-    assert torch.equal(answers["wrong"], taken != labels)
+    assert torch.equal(answers["predictions"], predictions.int())
+    assert torch.equal(answers["wrong"], predictions != labels)
     shown = arrays(finished_run, "mistakes_val_epoch=002_step=000016")
-    confidence = torch.where(taken != labels, logits.softmax(1).amax(1), -1.0)
+    confidence = torch.where(predictions != labels, logits.softmax(1).amax(1), -1.0)
     worst = confidence.sort(descending=True, stable=True).indices[:40]
     np.testing.assert_allclose(shown["probabilities"][:, 0], confidence[worst], rtol=1e-5)
-    for key, whole in [("images", images), ("labels", labels)]:
-        np.testing.assert_array_equal(shown[key], whole[shown["places"]])
+    for key, values in [("images", images), ("labels", labels)]:
+        np.testing.assert_array_equal(shown[key], values[shown["places"]])
     first = arrays(finished_run, "mistakes_val_epoch=001_step=000008")
     assert shown["compared"] and not first["compared"]
-    assert shown["num_wrong"] == (taken != labels).sum()
+    assert shown["num_wrong"] == (predictions != labels).sum()
     assert shown["num_wrong"] - shown["num_new"] + shown["num_fixed"] == first["num_wrong"]
     assert not shown["new"][np.isin(shown["places"], first["places"])].any()
 
 
-def test_mistakes_are_compared_with_those_of_the_pass_before(tmp_path):
+def test_mistakes_are_compared_with_those_of_the_previous_pass(tmp_path):
     """Six images of three classes, in two batches."""
     labels, images = torch.tensor([0, 1, 2, 0, 1, 2]), torch.zeros(6, 1, 2, 2)
 
     def validate(callback, predictions):
-        certain = torch.arange(6)[:, None] + 1.0  # the later an image, the surer
-        logits = nn.functional.one_hot(torch.tensor(predictions), 3) * certain
+        scale = torch.arange(6)[:, None] + 1.0  # confidence increases with the index
+        logits = nn.functional.one_hot(torch.tensor(predictions), 3) * scale
         for part in (slice(0, 4), slice(4, 6)):
             callback.add(logits[part], images[part], labels[part])
         callback.finish()
@@ -116,7 +116,7 @@ def test_mistakes_are_compared_with_those_of_the_pass_before(tmp_path):
         assert counts == [6, 3, 2, 2] and shown["compared"]
 
 
-def test_one_mistake_is_told_in_the_singular(tmp_path, monkeypatch):
+def test_titles_of_mistakes(tmp_path, monkeypatch):
     titles = []
     monkeypatch.setattr(
         "simplecnn.callbacks.mistakes.mistakes_figure", lambda *_, title, **__: titles.append(title)
@@ -124,16 +124,17 @@ def test_one_mistake_is_told_in_the_singular(tmp_path, monkeypatch):
     trainer = Mock(datamodule=None, train_dataloader=None, val_dataloaders=None)
     for wrong, new, fixed in ((1, 0, 1), (2, 2, 0)):
         mistakes = Mistakes(str(tmp_path))
-        numbers = {"images": 100, "wrong": wrong, "new": new, "fixed": fixed}
-        shown = {f"num_{name}": torch.tensor(number) for name, number in numbers.items()}
+        counts = {"images": 100, "wrong": wrong, "new": new, "fixed": fixed}
+        shown = {f"num_{name}": torch.tensor(count) for name, count in counts.items()}
         shown |= {name: torch.zeros(wrong, dtype=torch.bool)
                   for name in ("images", "labels", "classes", "probabilities", "new")}  # fmt: skip
         mistakes._shown = shown | {"compared": torch.tensor(True)}
         mistakes.draw(trainer, None, "now")
     assert "The most confident mistake on 100" in titles[0]
-    assert "1 persists (gray); 1 is no longer wrong" in titles[0]
+    assert "1 wrong: 0 new since the previous validation (orange), 1 persistent" in titles[0]
+    assert titles[0].endswith("1 persistent (gray), 1 corrected")
     assert "The 2 most confident mistakes on 100" in titles[1]
-    assert "0 persist (gray); 0 are no longer wrong" in titles[1]
+    assert titles[1].endswith("0 persistent (gray), 0 corrected")
 
 
 def test_confusion_counts_the_validation_images(finished_run, last):
@@ -145,7 +146,7 @@ def test_confusion_counts_the_validation_images(finished_run, last):
     assert confusion["step"] == 16
 
 
-def test_a_resumed_run_has_the_confusion_of_the_pass_before(tmp_path):
+def test_the_confusion_matrix_survives_a_resume(tmp_path):
     before, after = Confusion(str(tmp_path)), Confusion(str(tmp_path))
     assert before.state_dict() == {}
     before.add(torch.eye(3), torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 1]))
@@ -157,7 +158,7 @@ def test_a_resumed_run_has_the_confusion_of_the_pass_before(tmp_path):
     assert after._counts.tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 0]]
 
 
-def test_health_is_that_of_all_validation_images(finished_run, last):
+def test_health_is_measured_on_all_validation_images(finished_run, last):
     module, images, _, logits = last
     activity = arrays(finished_run, "health_activity")
     assert activity["step"].tolist() == [8, 16] and activity["num_images"].tolist() == [500, 500]
@@ -169,7 +170,7 @@ def test_health_is_that_of_all_validation_images(finished_run, last):
         assert activity["zeros"][-1, i] == pytest.approx((values == 0).mean())
         assert activity["mean"][-1, i] == pytest.approx(values.mean(), rel=1e-4)
         assert activity["std"][-1, i] == pytest.approx(values.std(), rel=1e-4)
-    # conv1, conv2, fc1, fc2: the logits are not rectified, nothing can be dead
+    # conv1, conv2, fc1, fc2: the logits are not rectified, so no unit can be dead
     assert np.isnan(activity["dead"][-1, 3]) and not np.isnan(activity["dead"][-1, :3]).any()
     assert activity["mean"][-1, 3] == pytest.approx(float(logits.mean()), rel=1e-4)
     gradients = arrays(finished_run, "health_gradients")
@@ -182,7 +183,7 @@ def test_health_is_that_of_all_validation_images(finished_run, last):
     assert (gradients["norm"] > 0).all()
 
 
-def test_curves_are_what_was_logged(finished_run):
+def test_curves_agree_with_the_logged_metrics(finished_run):
     epochs, steps = arrays(finished_run, "curves_epochs"), arrays(finished_run, "curves_steps")
     with (finished_run / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["val/acc"]]
@@ -214,28 +215,28 @@ def test_every_picture_is_in_tensorboard(finished_run):
     assert not [tag for tag in shown if tag.startswith("health")]
 
 
-def test_a_history_goes_on_where_the_run_does(tmp_path):
+def test_a_history_is_truncated_to_the_resumed_step(tmp_path):
     history = History(tmp_path / "h.npz")
     for step in (1, 2, 3):
         history.add(step, value=[step, 10.0 * step])
     history.add(3, late=7.0)
     history.save()
-    again = History(tmp_path / "h.npz", 2)
-    assert again.arrays()["step"].tolist() == [1, 2]
-    again.add(3, value=[5, 5])
-    stacked = again.arrays()
+    resumed = History(tmp_path / "h.npz", 2)
+    assert resumed.arrays()["step"].tolist() == [1, 2]
+    resumed.add(3, value=[5, 5])
+    stacked = resumed.arrays()
     np.testing.assert_array_equal(stacked["value"], [[1, 10], [2, 20], [5, 5]])
     assert np.isnan(stacked["late"]).all()
     assert [p.name for p in tmp_path.iterdir()] == ["h.npz"]
 
 
-def test_a_long_filter_history_has_ever_fewer_moments():
-    moments = [epoch for epoch in range(1, 2001) if is_moment(epoch)]
-    assert moments == [*range(1, 100), *range(100, 1000, 10), *range(1000, 2001, 100)]
+def test_snapshots_of_filters_become_sparser():
+    epochs = [epoch for epoch in range(1, 2001) if is_snapshot_epoch(epoch)]
+    assert epochs == [*range(1, 100), *range(100, 1000, 10), *range(1000, 2001, 100)]
 
 
 class Residual(nn.Module):
-    """Two convolutions with normalisation and a shortcut; seven classes."""
+    """Two convolutions with batch normalization and a residual connection; seven classes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -259,10 +260,10 @@ class RandomData(pl.LightningDataModule):
     def __init__(self, shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
         self.class_names = [f"class {i}" for i in range(num_classes)]
-        made = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
         self.splits = {}
         for name, number in (("train", 24), ("val", 20)):
-            images = torch.rand((number, *shape), generator=made).mul(255).byte()
+            images = torch.rand((number, *shape), generator=generator).mul(255).byte()
             self.splits[name] = (images, torch.arange(number) % num_classes)
 
     def train_dataloader(self) -> Batches:
@@ -289,10 +290,12 @@ class RandomData(pl.LightningDataModule):
             "all",
         ),
     ],
-    ids=["residual", "resnet18 in colour", "tiny"],
+    ids=["residual", "resnet18 in color", "tiny"],
 )
-def test_any_network_with_convolutions(network, shape, num_classes, layers, tmp_path, monkeypatch):
-    """All pictures, and the same weights as without any."""
+def test_pictures_of_any_convolutional_network(
+    network, shape, num_classes, layers, tmp_path, monkeypatch
+):
+    """All pictures are drawn, and the weights are those of a run without pictures."""
     from simplecnn.models import classifier
 
     folder = str(tmp_path / "images")
@@ -305,8 +308,8 @@ def test_any_network_with_convolutions(network, shape, num_classes, layers, tmp_
          Health(folder, 2, 1), Mistakes(folder, 5), Confusion(folder, 1), Curves(folder, 1)],
     ):  # fmt: skip
         torch.manual_seed(0)
-        made = [network()]
-        monkeypatch.setattr(classifier, "build", lambda *_, made=made, **__: made[0])
+        instance = network()
+        monkeypatch.setattr(classifier, "build", lambda *_, instance=instance, **__: instance)
         module = Classifier({"_target_": "none"})
         monkeypatch.undo()
         trainer = pl.Trainer(
@@ -330,43 +333,43 @@ def test_any_network_with_convolutions(network, shape, num_classes, layers, tmp_
     assert confusion.sum() == 20 and confusion.shape == (num_classes, num_classes)
 
 
-def test_a_run_without_validation_has_the_pictures_that_need_none(tmp_path):
+def test_pictures_of_a_run_without_validation(tmp_path):
     from conftest import compose_run
 
     from simplecnn.training.run import train
 
-    words = ["data.val_size=0", "monitor=null", "trainer.max_epochs=1", "logger=csv"]
-    train(compose_run(tmp_path / "run", *words), tmp_path / "run")
+    overrides = ["data.val_size=0", "monitor=null", "trainer.max_epochs=1", "logger=csv"]
+    train(compose_run(tmp_path / "run", *overrides), tmp_path / "run")
     names = {p.stem.split("_")[0] for p in (tmp_path / "run" / "images").iterdir()}
     assert names == {"filter", "filters", "maps", "health", "curves"}
 
 
-def test_nothing_is_called_in_a_step_that_does_nothing():
+def test_callbacks_that_do_nothing_in_a_step_have_no_step_hooks():
     hooks = ["on_train_batch_start", "on_train_batch_end", "on_before_backward"]
     hooks += ["on_after_backward", "on_before_zero_grad", "on_before_optimizer_step"]
-    for kind in (Filters, FeatureMaps, Mistakes, Confusion):
+    for callback in (Filters, FeatureMaps, Mistakes, Confusion):
         for hook in hooks:
-            assert getattr(kind, hook) is getattr(pl.Callback, hook)
+            assert getattr(callback, hook) is getattr(pl.Callback, hook)
 
 
-def test_a_step_waits_for_nothing(tmp_path, monkeypatch):
-    """What is measured in a step stays on its device until the epoch ends."""
-    waits: list[str] = []
+def test_callbacks_do_not_synchronize_in_a_step(tmp_path, monkeypatch):
+    """Values measured in a step stay on their device until the epoch ends."""
+    syncs: list[str] = []
     for name in ("item", "cpu", "tolist", "numpy", "__float__", "__bool__", "__int__"):
         original = getattr(torch.Tensor, name)
 
         def counted(self, *args, name=name, original=original, **options):
-            waits.append(name)
+            syncs.append(name)
             return original(self, *args, **options)
 
         monkeypatch.setattr(torch.Tensor, name, counted)
-    in_steps: list[str] = []
+    syncs_in_steps: list[str] = []
 
-    def listening(hook):
+    def recording(hook):
         def call(*args, **options):
-            del waits[:]
+            del syncs[:]
             hook(*args, **options)
-            in_steps.extend(waits)
+            syncs_in_steps.extend(syncs)
 
         return call
 
@@ -375,7 +378,7 @@ def test_a_step_waits_for_nothing(tmp_path, monkeypatch):
     for callback in callbacks:
         for name in ("on_train_batch_start", "on_train_batch_end"):
             if callable(getattr(callback, name, None)):
-                monkeypatch.setattr(callback, name, listening(getattr(callback, name)))
+                monkeypatch.setattr(callback, name, recording(getattr(callback, name)))
     monkeypatch.setattr("simplecnn.models.classifier.build", lambda *_, **__: Residual())
     module = Classifier({"_target_": "none"})
     monkeypatch.setattr(module, "configure_optimizers", lambda: torch.optim.Adam(
@@ -387,14 +390,14 @@ def test_a_step_waits_for_nothing(tmp_path, monkeypatch):
     )  # fmt: skip
     data = RandomData((1, 20, 24), 7)
     trainer.fit(module, data)
-    assert in_steps == []
-    listening(lambda: torch.ones(1).item())()
-    assert in_steps == ["item"]  # it would have been heard
+    assert syncs_in_steps == []
+    recording(lambda: torch.ones(1).item())()
+    assert syncs_in_steps == ["item"]  # the test detects synchronization
     assert list(callbacks[1].gradients.rows) == [1, 2, 3]
     assert list(callbacks[2].steps.rows) == [1, 2, 3]
 
 
-def test_the_watching_of_a_validation_pass_that_fails_ends(tmp_path):
+def test_hooks_are_removed_when_a_validation_pass_fails(tmp_path):
     health = Health(str(tmp_path))
     network = Residual()
     from simplecnn.models.activations import watched
@@ -405,7 +408,7 @@ def test_the_watching_of_a_validation_pass_that_fails_ends(tmp_path):
     assert sum(len(m._forward_hooks) for m in network.modules()) == 0
 
 
-RHYTHMS = {
+VALIDATION_INTERVALS = {  # overrides; steps of validation passes; steps of drawn mistakes
     "overfit": (["debug=overfit", "trainer.max_epochs=2"], [3, 6], [3, 6]),
     "half epochs": (["+trainer.val_check_interval=0.5"], [4, 8, 12, 16], [8, 16]),
     "every other epoch": (
@@ -414,26 +417,26 @@ RHYTHMS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("rhythm", RHYTHMS)
-def test_pictures_say_which_validation_they_show(rhythm, tmp_path, monkeypatch):
-    """Passes within epochs, and epochs without one: nothing old is drawn as new."""
+@pytest.mark.parametrize("interval", VALIDATION_INTERVALS)
+def test_titles_name_the_validation_pass_they_show(interval, tmp_path, monkeypatch):
+    """Several passes per epoch, and epochs without one: outdated results are dated."""
     from conftest import compose_run
 
     from simplecnn.callbacks import confusion
     from simplecnn.training.run import train
 
-    words, passes, drawn = RHYTHMS[rhythm]
+    overrides, passes, drawn = VALIDATION_INTERVALS[interval]
     titles = []
 
-    def listening(*args, title, **options):
+    def recording(*args, title, **options):
         titles.append(title)
         return original(*args, title=title, **options)
 
     original = confusion.confusion_figure
-    monkeypatch.setattr(confusion, "confusion_figure", listening)
-    words = ["callbacks=[mistakes,confusion,curves,health]", "logger=csv",
-             "callbacks.mistakes.every_n_epochs=1", *words]  # fmt: skip
-    train(compose_run(tmp_path / "run", *words), tmp_path / "run")
+    monkeypatch.setattr(confusion, "confusion_figure", recording)
+    overrides = ["callbacks=[mistakes,confusion,curves,health]", "logger=csv",
+                 "callbacks.mistakes.every_n_epochs=1", *overrides]  # fmt: skip
+    train(compose_run(tmp_path / "run", *overrides), tmp_path / "run")
     assert arrays(tmp_path / "run", "confusion_val")["step"] == passes[-1]
     shown = sorted((tmp_path / "run" / "images").glob("mistakes_val_epoch=*.png"))
     assert [int(path.stem.rpartition("=")[2]) for path in shown] == drawn
@@ -441,8 +444,8 @@ def test_pictures_say_which_validation_they_show(rhythm, tmp_path, monkeypatch):
     assert set(epochs["step"][np.isfinite(epochs["val/acc"])]) <= set(passes)
     assert np.isfinite(epochs["val/acc"]).any() and np.isfinite(epochs["train/acc"]).all()
     assert arrays(tmp_path / "run", "health_activity")["step"].tolist()[0] == passes[0]
-    told = "as it was at step 16" if rhythm == "every other epoch" else f"step {passes[-1]}"
-    assert titles[-1].endswith(told) and len(titles) == 1
+    step = "as of step 16" if interval == "every other epoch" else f"step {passes[-1]}"
+    assert titles[-1].endswith(step) and len(titles) == 1
 
 
 def test_fast_dev_run_draws_nothing(tmp_path):

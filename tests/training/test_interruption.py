@@ -1,20 +1,20 @@
-"""What becomes of the processes that a run has started, when a signal ends it."""
+"""When a signal ends a run, the processes that it launched are killed."""
 
 from types import SimpleNamespace
 
 import pytest
 
 from simplecnn.signals import Interrupted, Stop
-from simplecnn.training.interruption import processes_end_with_this_one
+from simplecnn.training.interruption import kill_processes_on_interrupt
 
 
-def test_they_are_killed_and_lightning_no_longer_watches_them():
-    """Lightning's observer would kill this process too, which has yet to write its record."""
+def test_launched_processes_are_killed_and_no_longer_monitored():
+    """Lightning's monitor would also kill this process before it writes its record."""
     killed = []
     launcher = SimpleNamespace(procs=["one", "two"])
     launcher.kill = lambda signum: killed.extend((process, signum) for process in launcher.procs)
-    watched = launcher.procs  # the observer has the list itself
+    monitored = launcher.procs  # Lightning's monitor holds this list
     trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher))
-    with pytest.raises(Interrupted), processes_end_with_this_one(trainer, Stop()):
+    with pytest.raises(Interrupted), kill_processes_on_interrupt(trainer, Stop()):
         raise Interrupted(15)
-    assert killed == [("one", 9), ("two", 9)] and watched == []
+    assert killed == [("one", 9), ("two", 9)] and monitored == []

@@ -1,4 +1,4 @@
-"""What Lightning's manual promises holds in a run of ours: hooks, callbacks, loggers, flags."""
+"""Lightning's documented behavior holds in a run: hooks, callbacks, loggers, Trainer flags."""
 
 import copy
 import csv
@@ -34,20 +34,20 @@ LIGHTNING = [
         *("StochasticWeightAveraging", "WeightAveraging"),
     )
 ]
-MINE = ["Watch", "Hooks", "MyThroughputMonitor", "Fails", "Stops", "Slow", "Untested",
-        "Unreadable", "Saves", "Streams", "TwoLoaders"]  # fmt: skip
+CUSTOM = ["Watch", "Hooks", "MyThroughputMonitor", "Fails", "Stops", "Slow", "Untested",
+          "Unreadable", "Saves", "Streams", "TwoLoaders"]  # fmt: skip
 STAGES = ("train", "val", "test")
-STEPS = 8  # of an epoch of compose_run
-NOT_PICTURES = "callbacks=[checkpoint,lr_monitor,progress]"
+STEPS = 8  # per epoch of compose_run
+NO_PICTURES = "callbacks=[checkpoint,lr_monitor,progress]"
 
 
-# Callbacks of a stranger, as a configuration names them. What they saw is kept by class.
+# Custom callbacks. They store what they observe on the class: the configuration creates them.
 
 
 class Watch(pl.Callback):
-    """Reads everything, changes nothing."""
+    """Records weights and learning rates, and changes nothing."""
 
-    weights: list[torch.Tensor] = []  # of the first convolution, after each step
+    weights: list[torch.Tensor] = []  # of the first convolution after each step
     rates: list[float] = []
     batch_ends: list[int] = []
     trainer: pl.Trainer
@@ -75,7 +75,7 @@ class Watch(pl.Callback):
 
 
 class Hooks(pl.Callback):
-    """Counts the hooks of a step, in their order."""
+    """Records the hooks of each step in the order in which they are called."""
 
     calls: list[str] = []
 
@@ -109,7 +109,7 @@ class MyThroughputMonitor(ThroughputMonitor):
 class Fails(pl.Callback):
     def on_train_batch_end(self, trainer, *_: Any) -> None:
         if trainer.global_step == 11:
-            raise ArithmeticError("a mistake of one's own")
+            raise ArithmeticError("an error in a custom callback")
 
 
 class Stops(pl.Callback):
@@ -130,7 +130,7 @@ class Unreadable(pl.Callback):
         return {"path": Path("x")}
 
 
-# Modules and data of a stranger.
+# Custom modules and data modules.
 
 
 class Saves(Classifier):
@@ -145,7 +145,7 @@ class Stream(torch.utils.data.IterableDataset):
 
 
 class Streams(pl.LightningDataModule):
-    """Without a length, and without images to test."""
+    """Batches of an IterableDataset, which has no length; no test data."""
 
     num_classes = 10
 
@@ -164,26 +164,26 @@ class TwoLoaders(Streams):
 
 
 @pytest.fixture(autouse=True)
-def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+def allowed_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     loggers = "pytorch_lightning.loggers.CSVLogger,pytorch_lightning.loggers.TensorBoardLogger"
-    own = ",".join(f"{__name__}.{name}" for name in MINE)
-    monkeypatch.setenv("SIMPLECNN_TARGETS", ",".join([*LIGHTNING, own, loggers]))
+    custom = [f"{__name__}.{name}" for name in CUSTOM]
+    monkeypatch.setenv("SIMPLECNN_TARGETS", ",".join([*LIGHTNING, *custom, loggers]))
 
 
 def add(name: str, **arguments: Any) -> str:
-    """The word that adds a callback, ours by its name alone."""
-    target = f"{__name__}.{name}" if name in MINE else f"{CALLBACKS}.{name}"
-    more = "".join(f",{key}:{value}" for key, value in arguments.items())
-    return f"+callbacks.{name.lower()}={{_target_:{target}{more}}}"
+    """The override that adds a callback of this module or of Lightning."""
+    target = f"{__name__}.{name}" if name in CUSTOM else f"{CALLBACKS}.{name}"
+    options = "".join(f",{key}:{value}" for key, value in arguments.items())
+    return f"+callbacks.{name.lower()}={{_target_:{target}{options}}}"
 
 
 def record_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "run.json").read_text())
 
 
-def do(folder: Path, *words: str) -> dict[str, Any]:
-    """Train; gives the record, in which every stage must have its metrics, all finite."""
-    train(compose_run(folder, *words), folder)
+def run(folder: Path, *overrides: str) -> dict[str, Any]:
+    """Train and test; returns the record, with finite loss and accuracy of every stage."""
+    train(compose_run(folder, *overrides), folder)
     record = record_of(folder)
     assert record["status"] == "finished"
     assert {f"{s}/{m}" for s in STAGES for m in ("loss", "acc")} <= set(record["metrics"])
@@ -195,12 +195,12 @@ def do(folder: Path, *words: str) -> dict[str, Any]:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs without pictures."""
     folder = tmp_path_factory.mktemp("runs") / "plain"
-    do(folder, NOT_PICTURES)
+    run(folder, NO_PICTURES)
     return folder
 
 
 def rows_of(path: Path, column: str) -> dict[int, float]:
-    """The values of a column of a metrics.csv by step."""
+    """The values of one column of a metrics.csv, by step."""
     with path.open(newline="") as file:
         return {int(r["step"]): float(r[column]) for r in csv.DictReader(file) if r.get(column)}
 
@@ -213,32 +213,33 @@ def first_weight(module: pl.LightningModule) -> torch.Tensor:
     return module.network.conv1.weight
 
 
-# What a module, its data or its callbacks may give.
+# Unusual modules, data and callbacks.
 
 
-def test_hyperparameters_may_be_anything(tmp_path):
-    do(tmp_path / "a", f"model._target_={__name__}.Saves", NOT_PICTURES)
+def test_hyperparameters_of_any_type_are_saved(tmp_path):
+    run(tmp_path / "a", f"model._target_={__name__}.Saves", NO_PICTURES)
 
 
-def test_data_without_a_length_and_without_a_test(tmp_path):
-    streams = [f"data._target_={__name__}.Streams", "callbacks=default"]
-    train(compose_run(tmp_path / "a", *streams), tmp_path / "a")
+def test_data_without_a_length_and_without_test_data(tmp_path):
+    overrides = [f"data._target_={__name__}.Streams", "callbacks=default"]
+    train(compose_run(tmp_path / "a", *overrides), tmp_path / "a")
     record = record_of(tmp_path / "a")
     assert record["status"] == "finished" and {"train/acc", "val/acc"} == {
         name for name in record["metrics"] if name.endswith("acc")
     }
     assert list((tmp_path / "a" / "images").glob("maps_conv1*.png"))
-    two = [f"data._target_={__name__}.TwoLoaders", NOT_PICTURES]
+    overrides = [f"data._target_={__name__}.TwoLoaders", NO_PICTURES]
     with pytest.raises(RunError, match="more validation loaders than the stages val/"):
-        train(compose_run(tmp_path / "b", *two), tmp_path / "b")
+        train(compose_run(tmp_path / "b", *overrides), tmp_path / "b")
 
 
-def test_the_best_is_that_of_the_monitor_wherever_it_lies(tmp_path):
-    """Of the loss, the first epoch is the highest; another callback, before ours, keeps others."""
+def test_the_best_checkpoint_follows_the_monitor_of_the_run(tmp_path):
+    """Maximizing the loss, the first epoch is the best; an earlier callback monitors accuracy."""
     elsewhere = tmp_path / "elsewhere"
-    words = ["monitor=val/loss", "mode=max", NOT_PICTURES, "+callbacks.best.save_weights_only=true",
-             f"callbacks.best.dirpath={elsewhere}"]  # fmt: skip
-    config = compose_run(tmp_path / "a", *words)
+    overrides = ["monitor=val/loss", "mode=max", NO_PICTURES,
+                 "+callbacks.best.save_weights_only=true",
+                 f"callbacks.best.dirpath={elsewhere}"]  # fmt: skip
+    config = compose_run(tmp_path / "a", *overrides)
     accurate = {**config["callbacks"]["best"], "monitor": "val/acc", "filename": "accurate"}
     config["callbacks"] = {"accurate": accurate, **config["callbacks"]}
     best = train(config, tmp_path / "a")
@@ -248,9 +249,9 @@ def test_the_best_is_that_of_the_monitor_wherever_it_lies(tmp_path):
     assert sorted(p.name for p in elsewhere.iterdir()) == ["accurate.ckpt", "best.ckpt"]
 
 
-def test_what_could_not_be_read_again_is_told_at_the_first_checkpoint(tmp_path):
+def test_state_that_cannot_be_loaded_fails_at_the_first_checkpoint(tmp_path):
     with pytest.raises(RunError, match="must return tensors and plain values, not pathlib"):
-        train(compose_run(tmp_path / "a", add("Unreadable"), NOT_PICTURES), tmp_path / "a")
+        train(compose_run(tmp_path / "a", add("Unreadable"), NO_PICTURES), tmp_path / "a")
     record = record_of(tmp_path / "a")
     assert record["status"] == "failed" and record["num_epochs"] == 0
     assert not list((tmp_path / "a" / "checkpoints").glob("*.ckpt"))
@@ -259,26 +260,26 @@ def test_what_could_not_be_read_again_is_told_at_the_first_checkpoint(tmp_path):
 # Hooks.
 
 
-def test_every_hook_of_a_callback_is_called_once_a_step(tmp_path):
-    do(tmp_path / "a", add("Hooks"))
+def test_every_hook_is_called_once_per_step(tmp_path):
+    run(tmp_path / "a", add("Hooks"))
     step = ["batch_start", "zero_grad", "before_backward", "after_backward", "optimizer_step",
             "batch_end"]  # fmt: skip
     assert Hooks.calls == step * (2 * STEPS)
 
 
-def test_accumulated_gradients_step_every_second_batch(tmp_path):
-    do(tmp_path / "a", NOT_PICTURES, add("Hooks"), "+trainer.accumulate_grad_batches=2")
+def test_gradient_accumulation_steps_every_second_batch(tmp_path):
+    run(tmp_path / "a", NO_PICTURES, add("Hooks"), "+trainer.accumulate_grad_batches=2")
     counts = {name: Hooks.calls.count(name) for name in set(Hooks.calls)}
     assert counts == {"batch_start": 16, "batch_end": 16, "before_backward": 16,
                       "after_backward": 16, "optimizer_step": 8, "zero_grad": 8}  # fmt: skip
     assert checkpoint(tmp_path / "a")["global_step"] == 8
 
 
-def test_a_callback_that_only_watches_changes_no_bit(tmp_path):
-    words = ["model.network.dropout=0.5", "data/augmentation=shift"]
-    do(tmp_path / "plain", NOT_PICTURES, *words)
-    do(tmp_path / "watched", NOT_PICTURES, *words, add("Watch"))
-    do(tmp_path / "pictures", *words, add("Watch"))
+def test_a_passive_callback_does_not_change_the_weights(tmp_path):
+    overrides = ["model.network.dropout=0.5", "data/augmentation=shift"]
+    run(tmp_path / "plain", NO_PICTURES, *overrides)
+    run(tmp_path / "watched", NO_PICTURES, *overrides, add("Watch"))
+    run(tmp_path / "pictures", *overrides, add("Watch"))
     plain = checkpoint(tmp_path / "plain")
     for name in ("watched", "pictures"):
         other = checkpoint(tmp_path / name)
@@ -290,12 +291,11 @@ def test_a_callback_that_only_watches_changes_no_bit(tmp_path):
 # Lightning's callbacks.
 
 
-def test_an_exponential_moving_average_updates_each_step(tmp_path):
-    """And the average is tested: given `ckpt_path`, Lightning would test the last weights."""
-    record = do(tmp_path / "a", NOT_PICTURES, add("Watch"), add("EMAWeightAveraging", decay=0.8))
-    start, *others = Watch.weights
-    average = start.clone()  # the first update copies
-    for weight in others:
+def test_ema_weight_averaging_updates_each_step(tmp_path):
+    """The average is also tested: with `ckpt_path`, Lightning would test the last weights."""
+    record = run(tmp_path / "a", NO_PICTURES, add("Watch"), add("EMAWeightAveraging", decay=0.8))
+    average = Watch.weights[0].clone()  # the first update copies
+    for weight in Watch.weights[1:]:
         average = 0.8 * average + 0.2 * weight
     saved = checkpoint(tmp_path / "a")
     assert int(saved["averaging_state"]["n_averaged"]) == 2 * STEPS
@@ -310,7 +310,7 @@ def test_an_exponential_moving_average_updates_each_step(tmp_path):
 
 
 def test_weight_averaging_updates_each_step(tmp_path):
-    do(tmp_path / "a", NOT_PICTURES, add("Watch"), add("WeightAveraging"))
+    run(tmp_path / "a", NO_PICTURES, add("Watch"), add("WeightAveraging"))
     saved = checkpoint(tmp_path / "a")
     assert int(saved["averaging_state"]["n_averaged"]) == 2 * STEPS
     average = torch.stack(Watch.weights).mean(0)
@@ -319,9 +319,9 @@ def test_weight_averaging_updates_each_step(tmp_path):
 
 def test_a_checkpoint_every_n_steps_is_saved_at_those_steps(tmp_path):
     folder = tmp_path / "a"
-    every = add("ModelCheckpoint", dirpath=f"{folder}/steps", every_n_train_steps=3,
-                save_top_k=-1, filename="'{step}'")  # fmt: skip
-    do(folder, NOT_PICTURES, every, add("Watch"))
+    every_third = add("ModelCheckpoint", dirpath=f"{folder}/steps", every_n_train_steps=3,
+                      save_top_k=-1, filename="'{step}'")  # fmt: skip
+    run(folder, NO_PICTURES, every_third, add("Watch"))
     saved = {p.name: torch.load(p, weights_only=True) for p in (folder / "steps").iterdir()}
     assert set(saved) == {f"step={step}.ckpt" for step in (3, 6, 9, 12, 15)}
     for step in (3, 6, 9, 12, 15):
@@ -331,10 +331,10 @@ def test_a_checkpoint_every_n_steps_is_saved_at_those_steps(tmp_path):
         assert torch.equal(weight, Watch.weights[step - 1])
 
 
-def test_the_rate_of_one_cycle_is_logged_at_every_logging_step(tmp_path):
-    do(tmp_path / "a", "callbacks=[checkpoint,progress]", "model/scheduler=one_cycle",
-       add("LearningRateMonitor", logging_interval="step"), "+trainer.log_every_n_steps=2",
-       add("Watch"))  # fmt: skip
+def test_the_learning_rate_is_logged_at_every_logging_step(tmp_path):
+    run(tmp_path / "a", "callbacks=[checkpoint,progress]", "model/scheduler=one_cycle",
+        add("LearningRateMonitor", logging_interval="step"), "+trainer.log_every_n_steps=2",
+        add("Watch"))  # fmt: skip
     logged = rows_of(tmp_path / "a" / "metrics.csv", "lr-Adam")
     expected = one_cycle(1e-3, 2 * STEPS)
     assert Watch.rates == pytest.approx(expected)
@@ -344,6 +344,7 @@ def test_the_rate_of_one_cycle_is_logged_at_every_logging_step(tmp_path):
 
 
 def one_cycle(rate: float, total_steps: int) -> list[float]:
+    """The learning rate of each step of a one-cycle schedule."""
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=rate)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=rate, total_steps=total_steps, pct_start=0.3
@@ -357,56 +358,57 @@ def one_cycle(rate: float, total_steps: int) -> list[float]:
     return rates
 
 
-def test_the_accumulation_scheduler_accumulates_from_its_epoch_on(tmp_path):
+def test_the_gradient_accumulation_scheduler_is_applied(tmp_path):
     scheduling = add("GradientAccumulationScheduler", scheduling="{0:1,1:4}")
-    do(tmp_path / "a", NOT_PICTURES, scheduling, add("Hooks"))
+    run(tmp_path / "a", NO_PICTURES, scheduling, add("Hooks"))
     assert checkpoint(tmp_path / "a")["global_step"] == STEPS + STEPS // 4
     assert Hooks.calls.count("before_backward") == 2 * STEPS
 
 
-def test_the_rate_of_stochastic_weight_averaging_is_applied(tmp_path):
+def test_the_learning_rate_of_stochastic_weight_averaging_is_applied(tmp_path):
     folder = tmp_path / "a"
     average = add("StochasticWeightAveraging", swa_lrs=0.01, swa_epoch_start=2,
                   annealing_epochs=1, annealing_strategy="linear")  # fmt: skip
-    do(folder, "callbacks=[checkpoint,progress]", average, add("Watch"), "monitor=null",
-       "trainer.max_epochs=4")  # fmt: skip
+    run(folder, "callbacks=[checkpoint,progress]", average, add("Watch"), "monitor=null",
+        "trainer.max_epochs=4")  # fmt: skip
     rates = [Watch.rates[epoch * STEPS] for epoch in range(4)]
     assert rates[0] == 1e-3 and rates[-1] == pytest.approx(0.01)
-    # Averaged are the weights at the start of epochs 2 to 4.
+    # The average is over the weights at the start of epochs 2 to 4.
     ends = torch.stack([Watch.weights[epoch * STEPS - 1] for epoch in (1, 2, 3)])
     torch.testing.assert_close(first_weight(Watch.trainer.lightning_module), ends.mean(0))
     saved = checkpoint(folder)["state_dict"]["network.conv1.weight"]
-    torch.testing.assert_close(saved, ends.mean(0))  # evaluate sees what was tested
+    torch.testing.assert_close(saved, ends.mean(0))  # the tested weights are saved
 
 
 def test_the_learning_rate_finder_sets_the_rate(tmp_path):
-    words = [NOT_PICTURES, "+trainer.limit_train_batches=30", "model.optimizer.lr=1e-4"]
-    do(tmp_path / "a", *words, add("LearningRateFinder", num_training_steps=40), add("Watch"))
+    overrides = [NO_PICTURES, "+trainer.limit_train_batches=30"]
+    run(tmp_path / "a", *overrides, "model.optimizer.lr=1e-4",
+        add("LearningRateFinder", num_training_steps=40), add("Watch"))  # fmt: skip
     rate = Watch.rates[0]
     assert rate != 1e-4 and 1e-8 < rate <= 1
-    do(tmp_path / "b", *words[:-1], f"model.optimizer.lr={rate!r}", add("Watch"))
+    run(tmp_path / "b", *overrides, f"model.optimizer.lr={rate!r}", add("Watch"))
     assert Watch.rates[0] == rate
     a, b = (checkpoint(tmp_path / name) for name in "ab")
-    assert_same(a["state_dict"], b["state_dict"])  # the search has left nothing else behind
+    assert_same(a["state_dict"], b["state_dict"])  # the search has no other effect
     assert record_of(tmp_path / "a")["metrics"] == record_of(tmp_path / "b")["metrics"]
 
 
 def test_pruning_sets_weights_to_zero(tmp_path):
-    do(tmp_path / "a", NOT_PICTURES,
-       add("ModelPruning", pruning_fn="l1_unstructured", amount=0.3, use_global_unstructured=True,
+    run(tmp_path / "a", NO_PICTURES,
+        add("ModelPruning", pruning_fn="l1_unstructured", amount=0.3, use_global_unstructured=True,
            apply_pruning=True, use_lottery_ticket_hypothesis=False), add("Watch"))  # fmt: skip
     network = Watch.trainer.lightning_module.network
     weights = torch.cat([p.flatten() for n, p in network.named_parameters() if "weight" in n])
-    share = float((weights == 0).float().mean())
-    assert 0.25 < share < 0.6
+    sparsity = float((weights == 0).float().mean())
+    assert 0.25 < sparsity < 0.6
     saved = checkpoint(tmp_path / "a")["state_dict"]
     assert not [key for key in saved if "mask" in key or "_orig" in key]
 
 
-@pytest.mark.filterwarnings("ignore:When using the `ThroughputMonitor`")  # flops: on one's own
-def test_the_device_is_monitored_and_throughput_by_a_subclass(tmp_path):
+@pytest.mark.filterwarnings("ignore:When using the `ThroughputMonitor`")  # FLOPs are up to the user
+def test_device_stats_and_throughput_are_logged(tmp_path):
     monitors = [add("DeviceStatsMonitor"), add("MyThroughputMonitor")]
-    do(tmp_path / "a", NOT_PICTURES, *monitors, "+trainer.log_every_n_steps=2")
+    run(tmp_path / "a", NO_PICTURES, *monitors, "+trainer.log_every_n_steps=2")
     header = (tmp_path / "a" / "metrics.csv").read_text().splitlines()[0]
     assert "DeviceStatsMonitor.on_train_batch_start/cpu_vm_percent" in header
     samples = rows_of(tmp_path / "a" / "metrics.csv", "train/samples")
@@ -417,53 +419,52 @@ def test_the_device_is_monitored_and_throughput_by_a_subclass(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:`.fit.ckpt_path=None.` was called without a model")
 @pytest.mark.filterwarnings('ignore:.fit.ckpt_path="last". is set, but there is no last checkpoint')
-def test_a_checkpoint_on_an_exception(tmp_path):
+def test_on_exception_checkpoint_saves_the_failing_step(tmp_path):
     folder = tmp_path / "a"
     saved = add("OnExceptionCheckpoint", dirpath=f"{folder}/crash")
-    with pytest.raises(ArithmeticError, match="of one's own"):
-        do(folder, NOT_PICTURES, saved, add("Fails"))
+    with pytest.raises(ArithmeticError, match="in a custom callback"):
+        run(folder, NO_PICTURES, saved, add("Fails"))
     crash = torch.load(folder / "crash" / "on_exception.ckpt", weights_only=True)
     assert crash["global_step"] == 11
     record = record_of(folder)
     assert record["status"] == "failed"
-    assert record["error"] == "ArithmeticError: a mistake of one's own"
+    assert record["error"] == "ArithmeticError: an error in a custom callback"
     assert checkpoint(folder)["global_step"] == STEPS  # the last finished epoch
 
 
-def test_rich_shows_progress_and_a_summary(tmp_path, capsys):
-    do(tmp_path / "a", "callbacks=checkpoint", add("RichProgressBar"), add("RichModelSummary"))
+def test_rich_progress_bar_and_model_summary(tmp_path, capsys):
+    run(tmp_path / "a", "callbacks=checkpoint", add("RichProgressBar"), add("RichModelSummary"))
     shown = "".join(capsys.readouterr())
     assert "Epoch 1/1" in shown and "8/8" in shown  # epochs are counted from 0
     assert "SimpleCNN" in shown and "51.9 K" in shown
 
 
-def test_the_model_is_summarised(tmp_path, caplog):
+def test_model_summary_is_logged(tmp_path, caplog):
     caplog.set_level("INFO")
-    do(tmp_path / "a", "callbacks=checkpoint", add("ModelSummary", max_depth=2))
+    run(tmp_path / "a", "callbacks=checkpoint", add("ModelSummary", max_depth=2))
     assert "network.conv1" in caplog.text and "Trainable params" in caplog.text
 
 
-def test_ordinary_loggers_beside_ours(tmp_path):
+def test_lightnings_loggers_agree_with_simplecnns(tmp_path):
     folder = tmp_path / "a"
     loggers = ["+logger.csv2={_target_:pytorch_lightning.loggers.CSVLogger,"
-               f"save_dir:{folder}/theirs,flush_logs_every_n_steps:1}}",
+               f"save_dir:{folder}/csv,flush_logs_every_n_steps:1}}",
                "+logger.board2={_target_:pytorch_lightning.loggers.TensorBoardLogger,"
                f"save_dir:{folder}/board}}"]  # fmt: skip
-    record = do(folder, NOT_PICTURES, *loggers, "+trainer.log_every_n_steps=2")
-    ours = folder / "metrics.csv"
-    (theirs,) = (folder / "theirs").rglob("metrics.csv")
+    record = run(folder, NO_PICTURES, *loggers, "+trainer.log_every_n_steps=2")
+    (csv_path,) = (folder / "csv").rglob("metrics.csv")
     (board_dir,) = {path.parent for path in (folder / "board").rglob("events.out.*")}
     board = EventAccumulator(str(board_dir)).Reload()
     for column in ("val/acc", "train/loss", "test/acc"):
-        values = rows_of(ours, column)
-        assert rows_of(theirs, column) == pytest.approx(values, rel=1e-4)
+        values = rows_of(folder / "metrics.csv", column)
+        assert rows_of(csv_path, column) == pytest.approx(values, rel=1e-4)
         assert {e.step: e.value for e in board.Scalars(column)} == pytest.approx(values, rel=1e-4)
         assert list(values.values())[-1] == pytest.approx(record["metrics"][column], rel=1e-4)
 
 
 # Flags of the Trainer.
 
-# Together, as far as they have nothing to do with each other: each run draws all pictures.
+# Independent flags are combined, because each run draws all pictures.
 FLAGS = {
     "bf16-mixed, anomalies, deterministic": [
         "+trainer.precision=bf16-mixed", "+trainer.detect_anomaly=true",
@@ -486,9 +487,9 @@ CLIP_VALUES = ["+trainer.gradient_clip_val=0.001", "+trainer.gradient_clip_algor
 
 @pytest.mark.parametrize("name", FLAGS)
 def test_flags_of_the_trainer(name, tmp_path):
-    """With every default callback, the pictures included."""
+    """With all default callbacks, including pictures."""
     folder = tmp_path / "a"
-    record = do(folder, *FLAGS[name])
+    record = run(folder, *FLAGS[name])
     assert record["num_epochs"] == 2
     assert math.isfinite(record["best"]["value"])
     pictures = {p.name.partition("_epoch")[0] for p in (folder / "images").glob("*.png")}
@@ -500,112 +501,113 @@ def test_flags_of_the_trainer(name, tmp_path):
     assert weights.dtype == dtypes.get(name.partition(",")[0], torch.float32)
 
 
-def test_clipping_bounds_the_step(tmp_path):
+def test_gradient_clipping_bounds_the_step(tmp_path):
     sgd = ["model/optimizer=sgd", "model.optimizer.lr=1.0", "model.optimizer.momentum=0.0",
            "model.optimizer.nesterov=false", "model.optimizer.weight_decay=0.0",
-           add("Watch"), NOT_PICTURES]  # fmt: skip
-    do(tmp_path / "value", *sgd, *CLIP_VALUES)
+           add("Watch"), NO_PICTURES]  # fmt: skip
+    run(tmp_path / "value", *sgd, *CLIP_VALUES)
     steps = torch.stack(Watch.weights).diff(dim=0).abs()
     assert steps.max() == pytest.approx(1e-3, rel=1e-3)
-    do(tmp_path / "norm", *sgd, CLIP_NORM)
+    run(tmp_path / "norm", *sgd, CLIP_NORM)
     assert torch.stack(Watch.weights).diff(dim=0).flatten(1).norm(dim=1).max() <= 0.0101
 
 
 @pytest.mark.parametrize(("interval", "steps"), [("0.5", [3, 7, 11, 15]), ("3", [2, 5, 10, 13])])
 def test_validations_within_an_epoch(interval, steps, tmp_path):
-    do(tmp_path / "a", f"+trainer.val_check_interval={interval}", NOT_PICTURES)
+    run(tmp_path / "a", f"+trainer.val_check_interval={interval}", NO_PICTURES)
     assert sorted(rows_of(tmp_path / "a" / "metrics.csv", "val/acc")) == steps
 
 
 def test_the_simple_profiler_reports(tmp_path, caplog):
     caplog.set_level("INFO")
-    do(tmp_path / "a", NOT_PICTURES, "+trainer.profiler=simple")
+    run(tmp_path / "a", NO_PICTURES, "+trainer.profiler=simple")
     assert "run_training_batch" in caplog.text
 
 
-def test_sanity_steps_leave_no_trace(plain, tmp_path):
-    do(tmp_path / "a", NOT_PICTURES, "trainer.num_sanity_val_steps=2")
+def test_sanity_checks_change_nothing(plain, tmp_path):
+    run(tmp_path / "a", NO_PICTURES, "trainer.num_sanity_val_steps=2")
     assert_same(checkpoint(tmp_path / "a")["state_dict"], checkpoint(plain)["state_dict"])
-    one, two = ((folder / "metrics.csv").read_text() for folder in (plain, tmp_path / "a"))
-    assert one == two
+    assert (tmp_path / "a" / "metrics.csv").read_text() == (plain / "metrics.csv").read_text()
 
 
 # Schedules.
 
 
-def test_plateau_waits_for_the_validations_that_there_are(tmp_path):
-    do(tmp_path / "a", NOT_PICTURES, "model/scheduler=plateau", "model.scheduler.patience=0",
-       "+model.scheduler.threshold=9", "+trainer.check_val_every_n_epoch=2",
-       "trainer.max_epochs=6", add("Watch"))  # fmt: skip
+def test_plateau_steps_only_after_a_validation(tmp_path):
+    run(tmp_path / "a", NO_PICTURES, "model/scheduler=plateau", "model.scheduler.patience=0",
+        "+model.scheduler.threshold=9", "+trainer.check_val_every_n_epoch=2",
+        "trainer.max_epochs=6", add("Watch"))  # fmt: skip
     rates = [Watch.rates[epoch * STEPS] for epoch in range(6)]
-    # The first value is the best, the next ones are not better.
+    # The first value is the best; the later ones do not improve on it.
     assert sorted(rows_of(tmp_path / "a" / "metrics.csv", "val/acc")) == [15, 31, 47]
     assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 1e-3, 1e-4, 1e-4])
 
 
 @pytest.mark.parametrize("max_steps", [11, 16])
 def test_one_cycle_ends_with_max_steps(max_steps, tmp_path):
-    record = do(tmp_path / "a", NOT_PICTURES, "model/scheduler=one_cycle", "trainer.max_epochs=9",
-                f"+trainer.max_steps={max_steps}", "+trainer.min_epochs=3",  # which waits for it
-                "+trainer.min_steps=99", add("Watch"))  # fmt: skip
+    record = run(tmp_path / "a", NO_PICTURES, "model/scheduler=one_cycle", "trainer.max_epochs=9",
+                 f"+trainer.max_steps={max_steps}", "+trainer.min_epochs=3",  # max_steps prevails
+                 "+trainer.min_steps=99", add("Watch"))  # fmt: skip
     assert Watch.rates == pytest.approx(one_cycle(1e-3, max_steps))
     assert checkpoint(tmp_path / "a")["global_step"] == max_steps
     assert record["ended"] == f"stopped after epoch 2: max_steps={max_steps}"
-    # validated where it stopped, in the middle of an epoch too
+    # a validation where training stopped, even in the middle of an epoch
     rows = rows_of(tmp_path / "a" / "metrics.csv", "val/acc")
     assert sorted(rows) == [7, max_steps - 1]
 
 
-# Early ends.
+# Reasons why training ended.
 
 
-def test_early_stopping_says_what_was_no_better_for_how_long(tmp_path):
-    record = do(tmp_path / "a", "callbacks=[checkpoint,early_stopping]", "trainer.max_epochs=9",
-                "callbacks.early_stopping.patience=2", "model.optimizer.lr=1e-9")  # fmt: skip
-    assert record["ended"] == "stopped after epoch 3: val/acc no better for 2 epochs"
+def test_early_stopping_reports_metric_and_patience(tmp_path):
+    record = run(tmp_path / "a", "callbacks=[checkpoint,early_stopping]", "trainer.max_epochs=9",
+                 "callbacks.early_stopping.patience=2", "model.optimizer.lr=1e-9")  # fmt: skip
+    assert record["ended"] == "stopped after epoch 3: val/acc did not improve for 2 epochs"
     assert record["num_epochs"] == 3
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "reason"),
     [
-        ([add("Slow"), "+trainer.max_time='00:00:00:01'"], "max_time is over"),
-        ([add("Slow"), add("Timer", duration="{seconds:1}")], "max_time is over"),
-        ([add("Slow"), add("Timer", duration="{seconds:1}", interval="epoch")], "max_time is over"),
+        ([add("Slow"), "+trainer.max_time='00:00:00:01'"], "max_time reached"),
+        ([add("Slow"), add("Timer", duration="{seconds:1}")], "max_time reached"),
+        ([add("Slow"), add("Timer", duration="{seconds:1}", interval="epoch")], "max_time reached"),
         ([add("Stops")], "trainer.should_stop was set"),
     ],
 )
-def test_other_early_ends_have_their_sentence(words, sentence, tmp_path):
-    record = do(tmp_path / "a", NOT_PICTURES, "trainer.max_epochs=9", *words)
-    assert record["ended"] == f"stopped after epoch 2: {sentence}"
+def test_other_reasons_to_stop_are_reported(overrides, reason, tmp_path):
+    record = run(tmp_path / "a", NO_PICTURES, "trainer.max_epochs=9", *overrides)
+    assert record["ended"] == f"stopped after epoch 2: {reason}"
     assert record["num_epochs"] == 2
 
 
-def test_a_run_that_did_all_epochs_says_so(plain, tmp_path):
+def test_a_complete_training_is_reported(plain, tmp_path):
     assert record_of(plain)["ended"] == "all 2 epochs"
-    assert do(tmp_path / "a", NOT_PICTURES, "trainer.max_epochs=1")["ended"] == "the one epoch"
+    assert run(tmp_path / "a", NO_PICTURES, "trainer.max_epochs=1")["ended"] == "1 epoch"
 
 
-# Training on.
+# Training from a checkpoint.
 
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of three epochs that early stopping has ended after two."""
+    """A run of three epochs that early stopping ended after two."""
     folder = tmp_path_factory.mktemp("runs") / "stopped"
-    do(folder, "callbacks=[checkpoint,early_stopping,lr_monitor]", "trainer.max_epochs=3",
-       "callbacks.early_stopping.patience=1", "model.optimizer.lr=1e-9")  # fmt: skip
+    run(folder, "callbacks=[checkpoint,early_stopping,lr_monitor]", "trainer.max_epochs=3",
+        "callbacks.early_stopping.patience=1", "model.optimizer.lr=1e-9")  # fmt: skip
     return folder
 
 
-OTHER_CALLBACKS = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+DIFFERENT_CALLBACKS = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 
 
-@OTHER_CALLBACKS
-@pytest.mark.parametrize("words", [["data.batch_size=32"], ["seed=7"], ["data.batch_size=128"]])
-def test_a_checkpoint_trains_on_with_another_batch_size_or_seed(words, finished_run, tmp_path):
+@DIFFERENT_CALLBACKS
+@pytest.mark.parametrize("override", ["data.batch_size=32", "seed=7", "data.batch_size=128"])
+def test_training_from_a_checkpoint_with_another_batch_size_or_seed(
+    override, finished_run, tmp_path
+):
     start = f"ckpt_path='{finished_run}/checkpoints/last.ckpt'"
-    record = do(tmp_path / "a", NOT_PICTURES, start, "trainer.max_epochs=3", *words)
+    record = run(tmp_path / "a", NO_PICTURES, start, "trainer.max_epochs=3", override)
     assert record["num_epochs"] == 3 and record["ended"] == "all 3 epochs"
     saved = checkpoint(tmp_path / "a")
     assert saved["global_step"] == 3 * STEPS
@@ -613,37 +615,37 @@ def test_a_checkpoint_trains_on_with_another_batch_size_or_seed(words, finished_
     assert not torch.equal(saved["state_dict"]["network.conv1.weight"], before)
 
 
-@OTHER_CALLBACKS
+@DIFFERENT_CALLBACKS
 @pytest.mark.parametrize(("lr", "expected"), [("1e-3", 1e-5), ("2e-3", 2e-5)])
-def test_a_rate_that_a_schedule_has_lowered_stays_lowered(lr, expected, tmp_path):
+def test_a_learning_rate_lowered_by_a_schedule_stays_lowered(lr, expected, tmp_path):
     step = ["model/scheduler=cosine", "+model.scheduler.step_size=1", "+model.scheduler.gamma=0.1",
             "model.scheduler._target_=torch.optim.lr_scheduler.StepLR"]  # fmt: skip
-    do(tmp_path / "a", NOT_PICTURES, *step)
+    run(tmp_path / "a", NO_PICTURES, *step)
     start = f"ckpt_path='{tmp_path}/a/checkpoints/last.ckpt'"
-    more = [f"model.optimizer.lr={lr}", "trainer.max_epochs=3", add("Watch")]
-    do(tmp_path / "b", NOT_PICTURES, *step, start, *more)
+    run(tmp_path / "b", NO_PICTURES, *step, start, f"model.optimizer.lr={lr}",
+        "trainer.max_epochs=3", add("Watch"))  # fmt: skip
     assert Watch.rates[0] == pytest.approx(expected)
 
 
-@OTHER_CALLBACKS
-def test_another_rate_is_that_of_the_schedule_too(tmp_path):
-    """Twice the rate, in a schedule that computes each epoch's from the first one."""
+@DIFFERENT_CALLBACKS
+def test_a_changed_learning_rate_applies_to_the_schedule(tmp_path):
+    """Twice the learning rate, with a schedule that computes each epoch's from the initial one."""
     target = "torch.optim.lr_scheduler.CosineAnnealingWarmRestarts"
-    cosine = ["model/scheduler=cosine", f"model.scheduler._target_={target}"]
-    cosine.append("+model.scheduler.T_0=10")
-    do(tmp_path / "a", NOT_PICTURES, *cosine)
+    cosine = ["model/scheduler=cosine", f"model.scheduler._target_={target}",
+              "+model.scheduler.T_0=10"]  # fmt: skip
+    run(tmp_path / "a", NO_PICTURES, *cosine)
     start = f"ckpt_path='{tmp_path}/a/checkpoints/last.ckpt'"
-    more = ["model.optimizer.lr=2e-3", "trainer.max_epochs=4", add("Watch")]
-    do(tmp_path / "b", NOT_PICTURES, *cosine, start, *more)
+    run(tmp_path / "b", NO_PICTURES, *cosine, start, "model.optimizer.lr=2e-3",
+        "trainer.max_epochs=4", add("Watch"))  # fmt: skip
     expected = [2e-3 * (1 + math.cos(math.pi * epoch / 10)) / 2 for epoch in (2, 3)]
     assert Watch.rates[::STEPS] == pytest.approx(expected)
 
 
-@OTHER_CALLBACKS
-def test_the_best_checkpoint_trains_on(finished_run, tmp_path):
+@DIFFERENT_CALLBACKS
+def test_training_from_the_best_checkpoint(finished_run, tmp_path):
     start = f"ckpt_path='{finished_run}/checkpoints/best.ckpt'"
     best = record_of(finished_run)["best"]["epoch"]
-    record = do(tmp_path / "a", NOT_PICTURES, start, "trainer.max_epochs=4")
+    record = run(tmp_path / "a", NO_PICTURES, start, "trainer.max_epochs=4")
     assert record["num_epochs"] == 4
     assert checkpoint(tmp_path / "a")["global_step"] == 4 * STEPS
     assert sorted(rows_of(tmp_path / "a" / "metrics.csv", "val/acc")) == [
@@ -651,28 +653,28 @@ def test_the_best_checkpoint_trains_on(finished_run, tmp_path):
     ]
 
 
-def test_a_run_that_stopped_early_trains_on(stopped, tmp_path):
+def test_training_from_a_run_that_stopped_early(stopped, tmp_path):
     assert record_of(stopped)["num_epochs"] == 2
     start = f"ckpt_path='{stopped}/checkpoints/last.ckpt'"
-    record = do(tmp_path / "a", "callbacks=[checkpoint,early_stopping,lr_monitor]", start,
-                "trainer.max_epochs=4", "callbacks.early_stopping.patience=9")  # fmt: skip
+    record = run(tmp_path / "a", "callbacks=[checkpoint,early_stopping,lr_monitor]", start,
+                 "trainer.max_epochs=4", "callbacks.early_stopping.patience=9")  # fmt: skip
     assert record["num_epochs"] == 4 and record["ended"] == "all 4 epochs"
     assert checkpoint(tmp_path / "a")["global_step"] == 4 * STEPS
 
 
 @pytest.mark.parametrize("name", ["last", "best"])
-def test_nothing_is_left_to_train(name, finished_run, tmp_path, caplog):
-    """best.ckpt of the last epoch is written when Lightning has not counted that epoch yet."""
+def test_a_checkpoint_after_the_last_epoch_is_only_tested(name, finished_run, tmp_path, caplog):
+    """best.ckpt of the last epoch is saved before Lightning counts that epoch as completed."""
     caplog.set_level("INFO")
     assert record_of(finished_run)["best"]["epoch"] == 2
     start = f"ckpt_path='{finished_run}/checkpoints/{name}.ckpt'"
-    train(compose_run(tmp_path / "a", NOT_PICTURES, start), tmp_path / "a")
-    sentence = "already 2 of 2 epochs: nothing to train"
+    train(compose_run(tmp_path / "a", NO_PICTURES, start), tmp_path / "a")
+    reason = "already 2 of 2 epochs: nothing to train"
     record = record_of(tmp_path / "a")
-    assert record["ended"] == sentence and sentence in caplog.text
+    assert record["ended"] == reason and reason in caplog.text
     assert record["num_epochs"] == 2 and record["status"] == "finished"
-    tested = record_of(finished_run)["metrics"]["test/acc"]  # of its best
-    assert record["metrics"]["test/acc"] == tested
+    # The metric of the best checkpoint, which is that of the last epoch.
+    assert record["metrics"]["test/acc"] == record_of(finished_run)["metrics"]["test/acc"]
     assert list(rows_of(tmp_path / "a" / "metrics.csv", "test/acc")) == [2 * STEPS]
 
 
@@ -680,29 +682,26 @@ class Untested(Classifier):
     test_step = pl.LightningModule.test_step
 
 
-def test_a_module_without_a_test_is_trained_all_the_same(tmp_path, caplog):
+def test_a_module_without_a_test_step_is_trained(tmp_path, caplog):
     caplog.set_level("INFO")
-    words = [f"model._target_={__name__}.Untested", "trainer.max_epochs=1"]
-    train(compose_run(tmp_path / "a", NOT_PICTURES, *words), tmp_path / "a")
+    overrides = [f"model._target_={__name__}.Untested", "trainer.max_epochs=1"]
+    train(compose_run(tmp_path / "a", NO_PICTURES, *overrides), tmp_path / "a")
     assert record_of(tmp_path / "a")["status"] == "finished"
-    assert "Untested has no test_step: nothing is tested" in caplog.text
+    assert "Untested has no test_step: skipping the test" in caplog.text
 
 
-def test_an_early_stop_within_the_first_epoch_has_its_sentence(tmp_path):
-    words = [
-        "callbacks=[checkpoint,early_stopping]",
-        "+trainer.val_check_interval=2",
-        "callbacks.early_stopping.patience=1",
-        "+callbacks.early_stopping.min_delta=1",
-    ]
-    record = do(tmp_path / "a", *words)
-    assert record["ended"] == "stopped after 1 epoch: val/acc no better for 1 validation"
+def test_early_stopping_within_the_first_epoch_is_reported(tmp_path):
+    record = run(tmp_path / "a", "callbacks=[checkpoint,early_stopping]",
+                 "+trainer.val_check_interval=2", "callbacks.early_stopping.patience=1",
+                 "+callbacks.early_stopping.min_delta=1")  # fmt: skip
+    assert record["ended"] == "stopped after 1 epoch: val/acc did not improve for 1 validation"
 
 
-def test_losses_of_gradients_that_are_accumulated_are_drawn_as_they_are(tmp_path):
-    do(tmp_path / "a", "callbacks=[checkpoint,curves,health]", "+trainer.accumulate_grad_batches=4")
+def test_gradient_accumulation_does_not_scale_the_drawn_losses(tmp_path):
+    overrides = ["callbacks=[checkpoint,curves,health]", "+trainer.accumulate_grad_batches=4"]
+    run(tmp_path / "a", *overrides)
     with np.load(tmp_path / "a" / "images" / "curves_steps.npz") as steps:
-        assert steps["loss"].min() > 2  # of ten classes: log 10 is 2.3
+        assert steps["loss"].min() > 2  # ten classes: log 10 is 2.3
     with np.load(tmp_path / "a" / "images" / "health_gradients.npz") as health:
         assert health["step"].tolist() == [1, 2, 4] and (health["update"] > 0).all()
 
@@ -711,37 +710,37 @@ def test_losses_of_gradients_that_are_accumulated_are_drawn_as_they_are(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("words", "step", "epoch", "rate"),
+    ("overrides", "step", "epoch", "rate"),
     [
         (["model.optimizer.lr=1e30"], 1, 1, "1e+30"),
         (["model/optimizer=sgd", "model.optimizer.lr=1e19"], 1, 1, "1e+19"),
     ],
 )
-def test_a_loss_that_is_not_finite_ends_the_run(words, step, epoch, rate, tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run(overrides, step, epoch, rate, tmp_path):
     folder = tmp_path / "a"
     steps = [f"+callbacks.steps={{_target_:{CALLBACKS}.ModelCheckpoint,every_n_train_steps:1,"
              f"save_top_k:-1,dirpath:{folder}/steps}}"]  # fmt: skip
     with pytest.raises(RunError) as raised:
-        do(folder, NOT_PICTURES, *words, *steps, add("Hooks"))
-    sentence = str(raised.value)
-    assert f"at step {step} (epoch {epoch}), with a learning rate of {rate}" in sentence
-    assert "conv" in sentence or "fc" in sentence or "linear" in sentence
-    assert record_of(folder)["error"] == f"RunError: {sentence}"
-    # The optimizer has taken the step before, and not this one.
+        run(folder, NO_PICTURES, *overrides, *steps, add("Hooks"))
+    message = str(raised.value)
+    assert f"at step {step} (epoch {epoch}), with a learning rate of {rate}" in message
+    assert "conv" in message or "fc" in message or "linear" in message
+    assert record_of(folder)["error"] == f"RunError: {message}"
+    # The optimizer has taken the previous step, but not this one.
     assert Hooks.calls.count("optimizer_step") == step
     for path in folder.rglob("*.ckpt"):
         for name, value in copy.copy(torch.load(path, weights_only=True)["state_dict"]).items():
             assert torch.isfinite(value).all(), f"{path.name}: {name}"
 
 
-# Beside one another.
+# Concurrent processes.
 
 
-def test_six_evaluations_at_once_leave_six_entries(tmp_path):
+def test_concurrent_evaluations_are_all_recorded(tmp_path):
     start = time.monotonic() + 0.5
 
     def add(number: int) -> None:
-        time.sleep(max(0.0, start - time.monotonic()))  # all together
+        time.sleep(max(0.0, start - time.monotonic()))  # all at once
         for _ in range(20):
             add_result(tmp_path, f"evaluation {number}", {"acc": number / 10})
 

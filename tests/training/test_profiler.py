@@ -1,4 +1,4 @@
-"""debug=profiler says where the time went."""
+"""debug=profiler writes a table and a timeline of the operations."""
 
 import json
 
@@ -10,7 +10,7 @@ from simplecnn.training.run import train
 
 @pytest.mark.filterwarnings("ignore:.*default schedule will be overridden")
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
-def test_the_profiler_leaves_a_table_and_a_timeline(tmp_path):
+def test_the_profiler_writes_a_table_and_a_timeline(tmp_path):
     folder = tmp_path / "run"
     train(compose_run(folder, "debug=profiler", "callbacks=none", "logger=none"), folder)
     table = (folder / "fit-profile.txt").read_text()

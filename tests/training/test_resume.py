@@ -1,4 +1,4 @@
-"""A run that is killed or interrupted at any moment is resumed as if nothing had happened."""
+"""A run that is killed or interrupted at any time resumes bit for bit."""
 
 import io
 import json
@@ -52,10 +52,10 @@ from simplecnn.training import run
 from simplecnn.training.checkpoint_io import AtomicCheckpointIO
 from simplecnn.training.run import train
 
-Story = Generator[int, int, None]
-Trouble = Callable[[], object]
+Scenario = Generator[int, int, None]
+Fault = Callable[[], object]
 NUM_KILLS = 25
-STEPS = 8  # of an epoch; three epochs unless a recipe says otherwise
+STEPS = 8  # per epoch; runs take three epochs unless their overrides say otherwise
 CALLBACKS = "pytorch_lightning.callbacks"
 
 
@@ -71,20 +71,20 @@ BATCH_NORM = [
     layer("Flatten"),
     layer("Linear", in_features=144, out_features=10),
 ]
-# Between them they draw every picture.
+# Together they draw every picture.
 RECIPES = {
     "dropout, elastic, one-cycle": [
         "callbacks=[checkpoint,lr_monitor,progress,filters,filter_history]",
         "model.network.dropout=0.5", "data/augmentation=elastic", "model/scheduler=one_cycle",
         "callbacks.filters.every_n_epochs=1"],
-    "plateau, early stopping": [  # the first epoch is the best: it stops after the third
+    "plateau, early stopping": [  # the first epoch is the best: stops after the third
         "callbacks=[checkpoint,lr_monitor,progress,curves,early_stopping]", "trainer.max_epochs=9",
         "model/scheduler=plateau", "model.scheduler.patience=0", "+model.scheduler.threshold=9",
         "callbacks.early_stopping.patience=2", "+callbacks.early_stopping.min_delta=1"],
     "batch norm": [
         "callbacks=[checkpoint,lr_monitor,progress,health]", "callbacks.health.every_n_epochs=2",
         "model=lenet", "model.network._args_=[" + ",".join(BATCH_NORM) + "]"],
-    "moving average": [
+    "EMA": [
         "callbacks=[checkpoint,lr_monitor,progress,confusion]", "model.network.dropout=0.5",
         f"+callbacks.ema={{_target_:{CALLBACKS}.EMAWeightAveraging,decay:0.8}}"],
     "SGD, cosine": [
@@ -95,25 +95,25 @@ CHECKPOINTS = "callbacks=[checkpoint,progress]"
 FIRST_IS_BEST = ["monitor=val/loss", "mode=max"]  # the loss falls
 KINDS = {
     "max_steps": [CHECKPOINTS, "+trainer.max_steps=20", "model/scheduler=one_cycle"],
-    "no monitor, gradients of two batches": [
+    "no monitor, gradient accumulation": [
         CHECKPOINTS, "monitor=null", "+trainer.accumulate_grad_batches=2"],
-    "the first epoch is the best, validation within the epoch": [
+    "best checkpoint from the first epoch, validation within epochs": [
         CHECKPOINTS, *FIRST_IS_BEST, "+trainer.val_check_interval=3"],
-    "a schedule of accumulation": [
+    "GradientAccumulationScheduler": [
         CHECKPOINTS, f"+callbacks.schedule={{_target_:{CALLBACKS}.GradientAccumulationScheduler,"
         "scheduling:{0:1,1:2}}"],
-    "averages of epochs": [
+    "StochasticWeightAveraging": [
         CHECKPOINTS, f"+callbacks.swa={{_target_:{CALLBACKS}.StochasticWeightAveraging,"
         "swa_lrs:0.01,swa_epoch_start:2,annealing_epochs:2}"],
-    "an early stop that waits": [
+    "early stopping that waits for min_steps": [
         "callbacks=[checkpoint,progress,early_stopping]", "callbacks.early_stopping.patience=1",
         "+callbacks.early_stopping.min_delta=2", "+trainer.min_steps=20"],
-    "a stranger's loader": [CHECKPOINTS, f"data._target_={__name__}.Shuffled"],
+    "a custom DataLoader": [CHECKPOINTS, f"data._target_={__name__}.Shuffled"],
 }  # fmt: skip
 
 
 class Shuffled(MNISTDataModule):
-    """Ordinary DataLoaders, whose order comes from torch's random numbers."""
+    """A DataLoader whose order comes from torch's random numbers."""
 
     def train_dataloader(self) -> torch.utils.data.DataLoader:
         images, labels = self.splits["train"]
@@ -122,29 +122,29 @@ class Shuffled(MNISTDataModule):
         return torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True)
 
 
-# Runs in processes of their own.
+# Runs in child processes.
 
 
 @pytest.fixture(scope="module", autouse=True)
-def trusted() -> Any:
+def allowed_targets() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SIMPLECNN_TARGETS", f"{__name__}.Shuffled")
         yield
 
 
-def config_of(folder: Path, whole: Path) -> dict[str, Any]:
-    """The configuration of the run `whole`, for another directory."""
-    text = whole.with_suffix(".yaml").read_text()
-    return yaml.safe_load(text.replace(str(whole), str(folder)))
+def config_of(folder: Path, reference: Path) -> dict[str, Any]:
+    """The configuration of the run `reference`, moved to the directory `folder`."""
+    text = reference.with_suffix(".yaml").read_text()
+    return yaml.safe_load(text.replace(str(reference), str(folder)))
 
 
-def begin(folder: Path, whole: Path, trouble: Trouble | None = None) -> int:
-    """Begin, or resume, a run in a child that has `trouble`. Gives the child's number."""
-    config = config_of(folder, whole)
+def start_run(folder: Path, reference: Path, fault: Fault | None = None) -> int:
+    """Start or resume a run in a child process with a fault injected; returns its process ID."""
+    config = config_of(folder, reference)
 
     def child() -> None:
-        if trouble is not None:
-            trouble()
+        if fault is not None:
+            fault()
         train(config, folder, resume=True, requested=True)
 
     return fork(child, folder.with_suffix(".log"))
@@ -155,43 +155,44 @@ def log_of(folder: Path) -> str:
     return path.read_text() if path.exists() else "no log"
 
 
-def configure(folder: Path, *words: str) -> None:
-    """Put the configuration of a run beside its directory."""
-    if not any(word.startswith("trainer.max_epochs") for word in words):
-        words = (*words, "trainer.max_epochs=3")
-    network = [] if "model=lenet" in words else ["model.network.hidden=16"]
-    folder.with_suffix(".yaml").write_text(yaml.safe_dump(compose_run(folder, *network, *words)))
+def configure(folder: Path, *overrides: str) -> None:
+    """Write the configuration of a run beside its directory."""
+    if not any(override.startswith("trainer.max_epochs") for override in overrides):
+        overrides = (*overrides, "trainer.max_epochs=3")
+    network = [] if "model=lenet" in overrides else ["model.network.hidden=16"]
+    config = compose_run(folder, *network, *overrides)
+    folder.with_suffix(".yaml").write_text(yaml.safe_dump(config))
 
 
-def whole_run(folder: Path, *words: str) -> Story:
-    """A run that nobody interrupts; its configuration and its seconds lie beside it."""
-    configure(folder, *words)
+def reference_run(folder: Path, *overrides: str) -> Scenario:
+    """A run without interruption; its configuration and duration are written beside it."""
+    configure(folder, *overrides)
     start = time.monotonic()
-    assert (yield begin(folder, folder)) == 0, log_of(folder)
+    assert (yield start_run(folder, folder)) == 0, log_of(folder)
     folder.with_suffix(".seconds").write_text(str(time.monotonic() - start))
 
 
 @pytest.fixture(scope="module")
 def recipes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A whole run of each recipe."""
+    """A reference run of each recipe."""
     parent = tmp_path_factory.mktemp("recipes")
     warm = parent / "warm"
-    train(compose_run(warm, "trainer.max_epochs=1"), warm)  # imports, for all that are forked
+    train(compose_run(warm, "trainer.max_epochs=1"), warm)  # imports everything before forking
     folders = {name: parent / str(number) for number, name in enumerate(RECIPES)}
-    side_by_side(whole_run(folders[name], *words) for name, words in RECIPES.items())
+    side_by_side(reference_run(folders[name], *overrides) for name, overrides in RECIPES.items())
     return folders
 
 
 @pytest.fixture(scope="module")
-def whole(recipes: dict[str, Path]) -> Path:
+def reference(recipes: dict[str, Path]) -> Path:
     return recipes["dropout, elastic, one-cycle"]
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole run without pictures, whose first epoch is the best."""
-    folder = tmp_path_factory.mktemp("plain") / "whole"
-    side_by_side([whole_run(folder, CHECKPOINTS, *FIRST_IS_BEST)])
+    """A reference run without pictures, whose first epoch is the best."""
+    folder = tmp_path_factory.mktemp("plain") / "reference"
+    side_by_side([reference_run(folder, CHECKPOINTS, *FIRST_IS_BEST)])
     assert record_of(folder)["best"]["epoch"] == 1
     return folder
 
@@ -200,28 +201,28 @@ def record_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "run.json").read_text())
 
 
-def assert_is(folder: Path, whole: Path) -> None:
-    """What is in a run's directory is, bit for bit, what is in that of the whole run."""
-    names = [sorted(p.name for p in f.glob("checkpoints/*")) for f in (folder, whole)]
+def assert_same_run(folder: Path, reference: Path) -> None:
+    """The run directory equals that of the reference run, bit for bit."""
+    names = [sorted(p.name for p in f.glob("checkpoints/*")) for f in (folder, reference)]
     assert names[0] == names[1]
     for name in names[0]:
         stem = name.removesuffix(".ckpt")
-        assert_same(checkpoint(folder, stem), checkpoint(whole, stem), stem)
-    assert (folder / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
-    assert_same(without_time(events(folder)), without_time(events(whole)), "events")
-    assert_same(pictures(folder), pictures(whole), "images")
+        assert_same(checkpoint(folder, stem), checkpoint(reference, stem), stem)
+    assert (folder / "metrics.csv").read_text() == (reference / "metrics.csv").read_text()
+    assert_same(without_time(events(folder)), without_time(events(reference)), "events")
+    assert_same(pictures(folder), pictures(reference), "images")
     for key in ("status", "best", "metrics", "num_epochs", "ended"):
-        assert record_of(folder)[key] == record_of(whole)[key], key
+        assert record_of(folder)[key] == record_of(reference)[key], key
     assert not [p for p in folder.rglob(".*") if p.is_file() and ".hydra" not in p.parts]
 
 
 def without_time(shown: dict[str, Any]) -> dict[str, Any]:
-    """Curves say how long an epoch took: of them, how often they were drawn."""
+    """Events, but only the steps of the curves, whose title contains the duration of an epoch."""
     return {tag: [e[0] for e in v] if tag.endswith("curves") else v for tag, v in shown.items()}
 
 
 def pictures(folder: Path) -> dict[str, Any]:
-    """What is in images/: bytes, and of the curves' arrays all but the seconds."""
+    """The contents of images/, without the durations in the curves."""
     files: dict[str, Any] = {}
     for path in folder.glob("images/*"):
         if path.name.startswith("curves") and path.suffix == ".npz":
@@ -236,199 +237,203 @@ def pictures(folder: Path) -> dict[str, Any]:
 # Kills.
 
 
-def at_time(seconds: float) -> Trouble:
-    def trouble() -> None:
+def kill_after(seconds: float) -> Fault:
+    def fault() -> None:
         timer = threading.Timer(seconds, kill_self)
         timer.daemon = True
         timer.start()
 
-    return trouble
+    return fault
 
 
-def at_call(module: object, name: str, number: int, signum: int = signal.SIGKILL) -> Trouble:
-    """Send the process a signal at the `number`-th call (from 1) of a function."""
+def signal_at_call(module: object, name: str, number: int, signum: int = signal.SIGKILL) -> Fault:
+    """Send the process a signal at the `number`-th call of a function, counted from 1."""
 
-    def trouble() -> None:
-        true, calls = getattr(module, name), []
+    def fault() -> None:
+        original, calls = getattr(module, name), []
 
         def counted(*args: Any, **kwargs: Any) -> Any:
             calls.append(name)
             if len(calls) == number:
                 os.kill(os.getpid(), signum)
-            return true(*args, **kwargs)
+            return original(*args, **kwargs)
 
         setattr(module, name, counted)
 
-    return trouble
+    return fault
 
 
-def in_a_checkpoint(number: int, moment: str, which: str = "last") -> Trouble:
-    """Kill in the `number`-th writing of a checkpoint: half, before or after it is renamed."""
+def kill_in_checkpoint(number: int, stage: str, name: str = "last") -> Fault:
+    """Kill while the `number`-th checkpoint is half written, or before or after its rename."""
 
-    def trouble() -> None:
-        true, calls = checkpoint_file.atomic_write, []
+    def fault() -> None:
+        original, calls = checkpoint_file.atomic_write, []
 
         def write(path: Path, content: memoryview) -> None:
-            calls.extend([path] * (path.stem == which))
-            if path.stem == which and len(calls) == number:
-                if moment == "half":
+            calls.extend([path] * (path.stem == name))
+            if path.stem == name and len(calls) == number:
+                if stage == "half":
                     part = path.with_name(f".{path.name}.{os.getpid()}")
                     part.write_bytes(bytes(content)[: len(content) // 2])
                     kill_self()
-                if moment == "written":
+                if stage == "written":
                     os.replace = lambda *_: kill_self()  # type: ignore[assignment]
-                true(path, content)
+                original(path, content)
                 kill_self()
-            true(path, content)
+            original(path, content)
 
         checkpoint_file.atomic_write = write
 
-    return trouble
+    return fault
 
 
-def in_a_step(number: int, signum: int = signal.SIGKILL) -> Trouble:
-    return at_call(Classifier, "training_step", number, signum)
+def signal_in_step(number: int, signum: int = signal.SIGKILL) -> Fault:
+    return signal_at_call(Classifier, "training_step", number, signum)
 
 
-def killed_and_resumed(folder: Path, whole: Path, troubles: dict[str, Trouble]) -> Story:
-    """Kill a run in one place, what is resumed of it in the next, and let the rest finish.
+def kill_and_resume(folder: Path, reference: Path, faults: dict[str, Fault]) -> Scenario:
+    """Kill a run at each of several points, resuming it in between, and let it finish.
 
-    The places lie one behind the other in the run: what a kill has spoiled is there at the end.
+    The points are in the order of the run, so that damage done by a kill would last to the end.
     """
-    for place, trouble in troubles.items():
-        assert (yield begin(folder, whole, trouble)) == -signal.SIGKILL, (place, log_of(folder))
-    assert (yield begin(folder, whole)) == 0, (list(troubles), log_of(folder))
+    for point, fault in faults.items():
+        code = yield start_run(folder, reference, fault)
+        assert code == -signal.SIGKILL, (point, log_of(folder))
+    assert (yield start_run(folder, reference)) == 0, (list(faults), log_of(folder))
     try:
-        assert_is(folder, whole)
+        assert_same_run(folder, reference)
     except AssertionError as error:
-        raise AssertionError(f"{list(troubles)}: {error}") from error
+        raise AssertionError(f"{list(faults)}: {error}") from error
 
 
 @pytest.mark.long
-def test_a_run_killed_at_any_moment_is_resumed(recipes, tmp_path, proves):
-    """Five moments drawn by chance for each recipe, in one run after the other."""
+def test_a_run_killed_at_a_random_time_resumes_exactly(recipes, tmp_path, proves):
+    """Five random times for each recipe, spread over as many runs as needed."""
     rng = random.Random(6)
     kills: list[float] = []
 
-    def story(name: str) -> Story:
-        whole, num_kills, num_runs = recipes[name], 0, 0
-        seconds = float(whole.with_suffix(".seconds").read_text())
-        moments = [rng.uniform(0.1, 0.6) * seconds for _ in range(NUM_KILLS // len(RECIPES))]
-        while num_kills < len(moments):
-            folder = tmp_path / f"{whole.name}-{num_runs}"
+    def scenario(name: str) -> Scenario:
+        reference, num_kills, num_runs = recipes[name], 0, 0
+        seconds = float(reference.with_suffix(".seconds").read_text())
+        times = [rng.uniform(0.1, 0.6) * seconds for _ in range(NUM_KILLS // len(RECIPES))]
+        while num_kills < len(times):
+            folder = tmp_path / f"{reference.name}-{num_runs}"
             num_runs += 1
             code, before = -signal.SIGKILL, num_kills
             while code == -signal.SIGKILL:
-                trouble = at_time(moments[num_kills]) if num_kills < len(moments) else None
-                code = yield begin(folder, whole, trouble)
+                fault = kill_after(times[num_kills]) if num_kills < len(times) else None
+                code = yield start_run(folder, reference, fault)
                 if code == -signal.SIGKILL:
-                    kills.append(moments[num_kills])
+                    kills.append(times[num_kills])
                     num_kills += 1
             assert code == 0, log_of(folder)
-            if num_kills == before:  # it was faster than the whole run had been
-                moments = [moment / 2 for moment in moments]
+            if num_kills == before:  # it was faster than the reference run
+                times = [t / 2 for t in times]
             try:
-                assert_is(folder, whole)
+                assert_same_run(folder, reference)
             except AssertionError as error:
                 killed = kills[before:]
                 raise AssertionError(f"{name}, killed after {killed} s: {error}") from error
 
-    side_by_side(story(name) for name in RECIPES)
+    side_by_side(scenario(name) for name in RECIPES)
     assert len(kills) == NUM_KILLS
     proves(
         "Nothing is lost",
-        "A run that is killed (SIGKILL) is resumed, and its weights, optimizer, schedule, metrics, "
-        "pictures, CSV and TensorBoard files are those of a run that never stopped, bit for bit.",
-        moments_drawn_by_chance=NUM_KILLS,
+        "A run killed by SIGKILL at a random time resumes: its weights, optimizer, schedule, "
+        "metrics, pictures, CSV and TensorBoard files equal those of an uninterrupted run, bit for "
+        "bit.",
+        kills_survived=NUM_KILLS,
         recipes=len(RECIPES),
     )
 
 
-# Two runs; counts begin anew in each process.
-PLACES: list[dict[str, Trouble]] = [
+# Two runs. Calls are counted per process, so from 1 after each kill.
+KILL_POINTS: list[dict[str, Fault]] = [
     {
-        "in an epoch, before anything was saved": in_a_step(3),
-        "in the first checkpoint": in_a_checkpoint(1, "half"),
-        "in an epoch": in_a_step(13),
-        "in a checkpoint, half written": in_a_checkpoint(1, "half"),
-        "in a checkpoint, before it is renamed": in_a_checkpoint(1, "written"),
-        "after a checkpoint was renamed": in_a_checkpoint(1, "renamed"),
-        "in the last checkpoint": in_a_checkpoint(1, "half"),
-        "after the last checkpoint": in_a_checkpoint(1, "renamed"),
-        "in the test": at_call(Classifier, "test_step", 2),
-        "in the record, at the end": at_call(run.Run, "record", 1),
+        "in an epoch, before anything was saved": signal_in_step(3),
+        "in the first checkpoint": kill_in_checkpoint(1, "half"),
+        "in an epoch": signal_in_step(13),
+        "in a checkpoint, half written": kill_in_checkpoint(1, "half"),
+        "in a checkpoint, before it is renamed": kill_in_checkpoint(1, "written"),
+        "after a checkpoint was renamed": kill_in_checkpoint(1, "renamed"),
+        "in the last checkpoint": kill_in_checkpoint(1, "half"),
+        "after the last checkpoint": kill_in_checkpoint(1, "renamed"),
+        "in the test": signal_at_call(Classifier, "test_step", 2),
+        "in the record, at the end": signal_at_call(run.Run, "finish", 1),
     },
     {
-        "after the best checkpoint was renamed": in_a_checkpoint(1, "renamed", "best"),
-        "in a picture, before it is drawn": at_call(image_callback, "encode_png", 2),
-        "in a validation": at_call(Classifier, "validation_step", 12),
-        "in the best checkpoint, half written": in_a_checkpoint(1, "half", "best"),
-        "in a picture, before it is written": at_call(image_callback, "atomic_write", 1),
-        "in the final pictures": at_call(ImageCallback, "on_train_end", 2),
+        "after the best checkpoint was renamed": kill_in_checkpoint(1, "renamed", "best"),
+        "in a picture, before it is drawn": signal_at_call(image_callback, "encode_png", 2),
+        "in a validation": signal_at_call(Classifier, "validation_step", 12),
+        "in the best checkpoint, half written": kill_in_checkpoint(1, "half", "best"),
+        "in a picture, before it is written": signal_at_call(image_callback, "atomic_write", 1),
+        "in the final pictures": signal_at_call(ImageCallback, "on_train_end", 2),
     },
 ]
 
 
 @pytest.mark.long
-def test_a_run_killed_in_the_worst_places_is_resumed(whole, tmp_path, proves):
+def test_a_run_killed_at_the_worst_points_resumes_exactly(reference, tmp_path, proves):
     side_by_side(
-        killed_and_resumed(tmp_path / str(number), whole, places)
-        for number, places in enumerate(PLACES)
+        kill_and_resume(tmp_path / str(number), reference, points)
+        for number, points in enumerate(KILL_POINTS)
     )
-    names = [place for places in PLACES for place in places]
+    names = [point for points in KILL_POINTS for point in points]
     counts = [sum(f"in {kind}" in p for p in names) for kind in ("a checkpoint", "a picture")]
     proves(
         "Nothing is lost",
-        "The same where it is hardest: in the writing of a checkpoint, in a picture, in the test.",
+        "A run killed at the worst points (writing a checkpoint or a picture, validation, test) "
+        "resumes bit for bit.",
         kills_survived=len(names),
-        in_the_writing_of_a_checkpoint=counts[0],
-        in_a_picture=counts[1],
+        while_writing_a_checkpoint=counts[0],
+        while_drawing_a_picture=counts[1],
     )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_run_is_resumed_exactly(kind, tmp_path, proves):
+def test_every_kind_of_run_resumes_exactly(kind, tmp_path, proves):
     """Killed after the first finished epoch, and in the third."""
-    whole = tmp_path / "whole"
-    side_by_side([whole_run(whole, *KINDS[kind])])
-    troubles = {"saved": in_a_checkpoint(1, "renamed"), "third": in_a_step(STEPS + 2)}
-    side_by_side([killed_and_resumed(tmp_path / "run", whole, troubles)])
-    promise = f"A killed run is resumed exactly, with: {kind}."
-    proves("Nothing is lost", promise, kills_survived=len(troubles))
+    reference = tmp_path / "reference"
+    side_by_side([reference_run(reference, *KINDS[kind])])
+    faults = {"saved": kill_in_checkpoint(1, "renamed"), "third": signal_in_step(STEPS + 2)}
+    side_by_side([kill_and_resume(tmp_path / "run", reference, faults)])
+    promise = f"A killed run resumes bit for bit with {kind}."
+    proves("Nothing is lost", promise, kills_survived=len(faults))
 
 
-def test_a_run_that_early_stopping_has_stopped_trains_no_further(recipes, tmp_path):
-    whole, folder = recipes["plateau, early stopping"], tmp_path / "run"
-    assert record_of(whole)["ended"] == "stopped after epoch 3: val/acc no better for 2 epochs"
-    in_the_test = at_call(Classifier, "test_step", 1)
-    assert ended(begin(folder, whole, in_the_test)) == -signal.SIGKILL
-    done = log_of(folder)
-    assert ended(begin(folder, whole)) == 0
-    after = log_of(folder).removeprefix(done)
-    assert "stopped after epoch 3" in after and "epoch 4" not in after
-    assert_is(folder, whole)
+def test_a_run_that_stopped_early_is_not_trained_further(recipes, tmp_path):
+    reference, folder = recipes["plateau, early stopping"], tmp_path / "run"
+    ended_early = "stopped after epoch 3: val/acc did not improve for 2 epochs"
+    assert record_of(reference)["ended"] == ended_early
+    in_the_test = signal_at_call(Classifier, "test_step", 1)
+    assert ended(start_run(folder, reference, in_the_test)) == -signal.SIGKILL
+    log_before = log_of(folder)
+    assert ended(start_run(folder, reference)) == 0
+    log_after = log_of(folder).removeprefix(log_before)
+    assert "stopped after epoch 3" in log_after and "epoch 4" not in log_after
+    assert_same_run(folder, reference)
 
 
-def test_a_timer_counts_what_was_spent_before(tmp_path):
-    """Killed in the second epoch, with an hour on the clock: the resumed run is at its end."""
+def test_a_timer_includes_the_time_before_the_interruption(tmp_path):
+    """If the timer of a killed run has expired, the resumed run ends at once."""
     folder = tmp_path / "run"
     timer = f"+callbacks.timer={{_target_:{CALLBACKS}.Timer,duration:{{hours:1}}}}"
     configure(folder, CHECKPOINTS, timer)
-    assert ended(begin(folder, folder, in_a_step(STEPS + 2))) == -signal.SIGKILL
+    assert ended(start_run(folder, folder, signal_in_step(STEPS + 2))) == -signal.SIGKILL
     last = folder / "checkpoints" / "last.ckpt"
     content = read_checkpoint(last)
     elapsed = content["callbacks"]["Timer"]["time_elapsed"]
     assert 0 < elapsed["train"] < 600
     elapsed["train"] = 3600.0
     torch.save(content, last)
-    assert ended(begin(folder, folder)) == 0, log_of(folder)
+    assert ended(start_run(folder, folder)) == 0, log_of(folder)
     assert record_of(folder)["num_epochs"] < 3
-    assert record_of(folder)["ended"].endswith(": max_time is over")
+    assert record_of(folder)["ended"].endswith(": max_time reached")
 
 
-def test_a_run_that_was_moved_is_resumed_and_keeps_its_best(plain, tmp_path):
+def test_a_moved_run_resumes_and_keeps_its_best_checkpoint(plain, tmp_path):
     folder, moved = (tmp_path / name for name in ("a", "moved here"))
-    assert ended(begin(folder, plain, in_a_step(2 * STEPS + 2))) == -signal.SIGKILL
+    assert ended(start_run(folder, plain, signal_in_step(2 * STEPS + 2))) == -signal.SIGKILL
     folder.rename(moved)
     (moved.with_suffix(".log")).touch()
     directory = RunDirectory.to_resume(moved)
@@ -436,7 +441,7 @@ def test_a_run_that_was_moved_is_resumed_and_keeps_its_best(plain, tmp_path):
     assert config["paths"]["output_dir"] == str(moved)
     child = fork(lambda: train(config, moved, resume=True, requested=True), tmp_path / "log")
     assert ended(child) == 0
-    assert_is(moved, plain)
+    assert_same_run(moved, plain)
     with pytest.raises(InputError, match="this run is finished. To train it further, type"):
         RunDirectory.to_resume(moved)
 
@@ -444,110 +449,112 @@ def test_a_run_that_was_moved_is_resumed_and_keeps_its_best(plain, tmp_path):
 # Processes.
 
 
-def children_of(head: int) -> list[psutil.Process]:
-    return [p for p in psutil.Process(head).children(recursive=True) if p.is_running()]
+def children_of(pid: int) -> list[psutil.Process]:
+    return [p for p in psutil.Process(pid).children(recursive=True) if p.is_running()]
 
 
 @pytest.mark.long
-def test_two_processes_end_with_their_head_and_are_resumed_exactly(tmp_path, proves):
-    """Killed after one epoch, resumed, interrupted after the second: as far as a run of two."""
-    words = ["trainer=ddp_sim", "+trainer.limit_train_batches=1.0", CHECKPOINTS,
-             "model.network.dropout=0.5", "model.network.hidden=16", "test=false"]  # fmt: skip
-    whole, longer, folder = (tmp_path / name for name in ("whole", "longer", "killed"))
-    side_by_side([whole_run(whole, *words, "trainer.max_epochs=2")])
-    configure(longer, *words, "trainer.max_epochs=9")
+def test_a_ddp_run_ends_with_its_main_process_and_resumes_exactly(tmp_path, proves):
+    """Killed after one epoch, resumed, interrupted after two: equals a run of two epochs."""
+    overrides = ["trainer=ddp_sim", "+trainer.limit_train_batches=1.0", CHECKPOINTS,
+                 "model.network.dropout=0.5", "model.network.hidden=16",
+                 "test=false"]  # fmt: skip
+    reference, longer, folder = (tmp_path / name for name in ("reference", "longer", "killed"))
+    side_by_side([reference_run(reference, *overrides, "trainer.max_epochs=2")])
+    configure(longer, *overrides, "trainer.max_epochs=9")
 
-    head = begin(folder, longer)
+    pid = start_run(folder, longer)
     last = folder / "checkpoints" / "last.ckpt"
     wait_until(last.exists, PATIENCE, lambda: log_of(folder))
-    others = children_of(head)
-    assert len(others) >= 2
-    os.kill(head, signal.SIGKILL)
-    assert ended(head) == -signal.SIGKILL
-    assert not psutil.wait_procs(others, timeout=10)[1]
+    children = children_of(pid)
+    assert len(children) >= 2
+    os.kill(pid, signal.SIGKILL)
+    assert ended(pid) == -signal.SIGKILL
+    assert not psutil.wait_procs(children, timeout=10)[1]
     assert not RunDirectory(folder).is_locked()
 
-    head = begin(folder, longer)
+    pid = start_run(folder, longer)
     wait_until(lambda: read_checkpoint(last)["epoch"] == 2, PATIENCE, lambda: log_of(folder))
-    others, start = children_of(head), time.monotonic()
-    os.kill(head, signal.SIGINT)
-    assert ended(head) == 130
+    children, start = children_of(pid), time.monotonic()
+    os.kill(pid, signal.SIGINT)
+    assert ended(pid) == 130
     assert time.monotonic() - start < 5
-    assert not psutil.wait_procs(others, timeout=5)[1]
+    assert not psutil.wait_procs(children, timeout=5)[1]
     assert record_of(folder)["status"] == "interrupted"
     for key in ("state_dict", "optimizer_states", "epoch", "global_step"):
-        assert_same(checkpoint(folder)[key], checkpoint(whole)[key], key)
-    rows, expected = ((f / "metrics.csv").read_text() for f in (folder, whole))
+        assert_same(checkpoint(folder)[key], checkpoint(reference)[key], key)
+    rows, expected = ((f / "metrics.csv").read_text() for f in (folder, reference))
     assert rows == expected
     proves(
         "Nothing is lost",
-        "Processes that a run has started end with it, and are resumed bit for bit.",
-        heads_killed=1,
-        heads_interrupted=1,
+        "The processes of a DDP run end with its main process, and the run resumes bit for bit.",
+        main_processes_killed=1,
+        main_processes_interrupted=1,
     )
 
 
-# Disks and files.
+# File system errors and damaged files.
 
 
-def test_no_checkpoint_goes_by_the_temporary_folder(plain, tmp_path):
-    """It may be another file system, from which a file is not moved at once."""
+def test_checkpoints_are_not_written_through_the_temporary_directory(plain, tmp_path):
+    """It may be on another file system, from which a file cannot be moved atomically."""
 
-    def trouble() -> None:
+    def fault() -> None:
         tempfile.tempdir = str(tmp_path / "there is no such folder")
 
-    assert ended(begin(tmp_path / "run", plain, trouble)) == 0, log_of(tmp_path / "run")
-    assert_is(tmp_path / "run", plain)
+    assert ended(start_run(tmp_path / "run", plain, fault)) == 0, log_of(tmp_path / "run")
+    assert_same_run(tmp_path / "run", plain)
 
 
-def before_saving(number: int, what: Callable[[Path], object]) -> Trouble:
-    """Do something to the path of the `number`-th checkpoint that is saved."""
+def before_saving(number: int, what: Callable[[Path], object]) -> Fault:
+    """Call `what` with the path of the `number`-th checkpoint before it is saved."""
 
-    def trouble() -> None:
-        true, calls = AtomicCheckpointIO.save_checkpoint, []
+    def fault() -> None:
+        original, calls = AtomicCheckpointIO.save_checkpoint, []
 
         def save(self: Any, content: Any, path: Any, **options: Any) -> None:
             calls.append(path)
             if len(calls) == number:
                 what(Path(path))
-            true(self, content, path, **options)
+            original(self, content, path, **options)
 
         AtomicCheckpointIO.save_checkpoint = save
 
-    return trouble
+    return fault
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(plain, tmp_path, proves):
-    """No file may be larger than 50 kB, from the first checkpoint on, or from the third on."""
+def test_a_full_disk_keeps_the_previous_checkpoint(plain, tmp_path, proves):
+    """Files are limited to 50 kB from the first checkpoint on, or from the third on."""
 
     def fill(path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 
-    there = []
+    kept = []
     for number in (1, 3):
         folder = tmp_path / str(number)
-        assert ended(begin(folder, plain, before_saving(number, fill))) == 1, log_of(folder)
+        assert ended(start_run(folder, plain, before_saving(number, fill))) == 1, log_of(folder)
         record = record_of(folder)
         assert record["status"] == "failed"
         assert record["error"].startswith("RunError: ")
         assert ".ckpt cannot be written: File too large." in record["error"]
-        there.append(sorted(p.name for p in folder.glob("checkpoints/*")))
-    assert there == [[], ["best.ckpt", "last.ckpt"]]
+        kept.append(sorted(p.name for p in folder.glob("checkpoints/*")))
+    assert kept == [[], ["best.ckpt", "last.ckpt"]]
     assert record["error"].endswith("The previous one is intact.")
     RunDirectory.to_resume(folder)
-    assert ended(begin(folder, plain)) == 0
-    assert_is(folder, plain)
-    proves("Nothing is lost", "A disk that is full leaves the checkpoint before.", failures=2)
+    assert ended(start_run(folder, plain)) == 0
+    assert_same_run(folder, plain)
+    proves("Nothing is lost", "A full disk keeps the previous checkpoint.", failures=2)
 
 
-def test_a_folder_that_becomes_read_only_leaves_the_checkpoint_before(plain, proves):
-    def close(path: Path) -> None:
+def test_a_read_only_directory_keeps_the_previous_checkpoint(plain, proves):
+    def make_read_only(path: Path) -> None:
         path.parent.chmod(0o555)
-        as_nobody(folder)  # only now: nobody may be kept out of the packages' folder
+        as_nobody(folder)  # not earlier: nobody may lack access to the installed packages
 
-    with open_folder() as place:
-        folder = place / "run"
-        assert ended(begin(folder, plain, before_saving(3, close))) == 1, log_of(folder)
+    with open_folder() as parent:
+        folder = parent / "run"
+        fault = before_saving(3, make_read_only)
+        assert ended(start_run(folder, plain, fault)) == 1, log_of(folder)
         error = record_of(folder)["error"]
         assert error.startswith("RunError: ")
         assert error.endswith(
@@ -556,14 +563,14 @@ def test_a_folder_that_becomes_read_only_leaves_the_checkpoint_before(plain, pro
         assert [p.name for p in sorted(folder.glob("checkpoints/*"))] == ["best.ckpt", "last.ckpt"]
         (folder / "checkpoints").chmod(0o755)
         RunDirectory.to_resume(folder)
-        assert ended(begin(folder, plain)) == 0
-        assert_is(folder, plain)
-    proves("Nothing is lost", "A read-only folder leaves the checkpoint before.", failures=1)
+        assert ended(start_run(folder, plain)) == 0
+        assert_same_run(folder, plain)
+    proves("Nothing is lost", "A read-only directory keeps the previous checkpoint.", failures=1)
 
 
-def test_damaged_checkpoints_are_named_and_the_other_one_suggested(whole, tmp_path, proves):
+def test_damaged_checkpoints_are_reported_and_an_intact_one_suggested(reference, tmp_path, proves):
     folder = tmp_path / "run"
-    shutil.copytree(whole, folder)
+    shutil.copytree(reference, folder)
     (folder / "run.json").write_text(json.dumps(record_of(folder) | {"status": "interrupted"}))
     last, best = (folder / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
     good = last.read_bytes()
@@ -578,10 +585,12 @@ def test_damaged_checkpoints_are_named_and_the_other_one_suggested(whole, tmp_pa
     }
     for content, sentence in damages.items():
         last.write_bytes(content)
-        for look in (lambda: RunDirectory.to_resume(folder), lambda: check_checkpoint(last)):
+        for check in (lambda: RunDirectory.to_resume(folder), lambda: check_checkpoint(last)):
             with pytest.raises(InputError) as raised:
-                look()
-            assert str(raised.value) == (f"{last} {sentence} {best} is intact and can replace it.")
+                check()
+            assert str(raised.value) == (
+                f"{last} {sentence} {best} is intact and can replace it."
+            )
     best.unlink()
     with pytest.raises(InputError, match=r"a checksum does not match\.$"):
         check_checkpoint(last)
@@ -593,18 +602,18 @@ def test_damaged_checkpoints_are_named_and_the_other_one_suggested(whole, tmp_pa
         read_checkpoint(last)
     proves(
         "Nothing is lost",
-        "A checkpoint that is empty, cut short, changed or foreign is named, and another one that "
-        "is intact is suggested.",
-        damaged_files_named=len(damages) + 1,
+        "A checkpoint that is empty, truncated, corrupted or not simplecnn's is reported, and an "
+        "intact one is suggested.",
+        damaged_files_reported=len(damages) + 1,
     )
 
 
 # Signals.
 
 
-def stopped_by(folder: Path, whole: Path, number: int, when: str) -> tuple[int, float]:
-    """Send a signal to a long run when its log says `when`. Gives exit code and seconds."""
-    config = config_of(folder, whole)
+def stopped_by(folder: Path, reference: Path, number: int, when: str) -> tuple[int, float]:
+    """Send a signal to a long run once its log contains `when`; returns exit code and seconds."""
+    config = config_of(folder, reference)
     config["trainer"] |= {"limit_train_batches": 62, "max_epochs": 50}
     child = fork(lambda: train(config, folder), folder.with_suffix(".log"))
     wait_until(lambda: when in log_of(folder), 60, lambda: log_of(folder))
@@ -615,50 +624,50 @@ def stopped_by(folder: Path, whole: Path, number: int, when: str) -> tuple[int, 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 @pytest.mark.long
-def test_a_signal_ends_a_run_and_tells_how_to_resume(
-    name, code, whole, tmp_path, monkeypatch, proves
+def test_a_signal_ends_a_run_and_prints_how_to_resume(
+    name, code, reference, tmp_path, monkeypatch, proves
 ):
     monkeypatch.setattr("sys.argv", ["scripts/train.py", "seed=3"])
     monkeypatch.delenv("UV", raising=False)
     signum = getattr(signal, name)
-    places = {  # one after the other, in one run
-        "in a step of the second epoch": in_a_step(STEPS + 3, signum),
-        "in a validation": at_call(Classifier, "validation_step", 2, signum),
-        "in a picture": at_call(ImageCallback, "epoch_done", 1, signum),
+    points = {  # in one run, in this order
+        "in a step of the second epoch": signal_in_step(STEPS + 3, signum),
+        "in a validation": signal_at_call(Classifier, "validation_step", 2, signum),
+        "in a picture": signal_at_call(ImageCallback, "epoch_done", 1, signum),
     }
 
-    def story() -> Story:
+    def scenario() -> Scenario:
         folder = tmp_path / "a run"
-        for place, trouble in places.items():
-            assert (yield begin(folder, whole, trouble)) == code, (place, log_of(folder))
+        for point, fault in points.items():
+            assert (yield start_run(folder, reference, fault)) == code, (point, log_of(folder))
             record = record_of(folder)
             assert (record["status"], record["num_epochs"]) == ("interrupted", 1)
             stages = ("train", "val")
             assert set(record["metrics"]) == {f"{s}/{m}" for s in stages for m in ("acc", "loss")}
             assert checkpoint(folder)["global_step"] == STEPS
         command = f"Interrupted. Resume it with\npython scripts/train.py \"resume='{folder}'\"\n"
-        assert log_of(folder).count(command) == len(places) and "Traceback" not in log_of(folder)
-        assert (yield begin(folder, whole)) == 0
-        assert_is(folder, whole)
+        assert log_of(folder).count(command) == len(points) and "Traceback" not in log_of(folder)
+        assert (yield start_run(folder, reference)) == 0
+        assert_same_run(folder, reference)
 
-    side_by_side([story()])
+    side_by_side([scenario()])
     early = tmp_path / "early"
-    before_anything = at_call(Classifier, "configure_optimizers", 1, signum)
-    assert ended(begin(early, whole, before_anything)) == code
+    before_anything = signal_at_call(Classifier, "configure_optimizers", 1, signum)
+    assert ended(start_run(early, reference, before_anything)) == code
     assert "No epoch was finished: start it again with\n" in log_of(early)
-    assert stopped_by(tmp_path / "timed", whole, signum, "epoch 2/50") == (
+    assert stopped_by(tmp_path / "timed", reference, signum, "epoch 2/50") == (
         code,
         pytest.approx(2.5, abs=2.5),
     )
     proves(
         "Nothing is lost",
-        f"{name} ends a run with {code} within 5 seconds; its last finished epoch is kept, and how "
-        "to resume it is said. What is resumed is bit for bit the whole run.",
-        signals_sent=len(places) + 2,
+        f"{name} ends a run within 5 seconds with exit code {code}, keeps its last finished epoch "
+        "and prints the command that resumes it bit for bit.",
+        signals_sent=len(points) + 2,
     )
 
 
-def test_slurms_warning_requeues_and_the_job_resumes_its_run(tmp_path, monkeypatch, proves):
+def test_slurms_warning_signal_requeues_and_resumes_the_job(tmp_path, monkeypatch, proves):
     """SIGUSR1, as `sbatch --signal=SIGUSR1@60` sends it."""
     called = tmp_path / "called"
     (tmp_path / "bin").mkdir()
@@ -669,10 +678,11 @@ def test_slurms_warning_requeues_and_the_job_resumes_its_run(tmp_path, monkeypat
              "NODEID": "0", "NODELIST": "localhost"}  # fmt: skip
     environment = {f"SLURM_{name}": value for name, value in slurm.items()}
     environment["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-    words = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=3", "model.network.channels=[4,8]",
-             "+trainer.limit_train_batches=8", CHECKPOINTS]  # fmt: skip
-    typed = type_in(tmp_path, "train.py", *words,
-                    trouble=in_a_step(STEPS + 3, signal.SIGUSR1), **environment)  # fmt: skip
+    overrides = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=3",
+                 "model.network.channels=[4,8]", "+trainer.limit_train_batches=8",
+                 CHECKPOINTS]  # fmt: skip
+    typed = type_in(tmp_path, "train.py", *overrides,
+                    trouble=signal_in_step(STEPS + 3, signal.SIGUSR1), **environment)  # fmt: skip
     assert typed.returncode == 143, typed.stdout + typed.stderr
     assert called.read_text() == "requeue 4711\n"
     assert "SLURM requeued job 4711; the run will resume." in typed.stdout
@@ -682,22 +692,24 @@ def test_slurms_warning_requeues_and_the_job_resumes_its_run(tmp_path, monkeypat
     assert checkpoint(folder)["global_step"] == STEPS
     assert not list(tmp_path.rglob("hpc_ckpt*"))
 
-    typed = type_in(tmp_path, "train.py", *words, **environment, SLURM_RESTART_COUNT="1")
+    typed = type_in(tmp_path, "train.py", *overrides, **environment, SLURM_RESTART_COUNT="1")
     assert typed.returncode == 0, typed.stdout + typed.stderr
     assert [folder] == list((tmp_path / "outputs" / "train").iterdir())
     record = record_of(folder)
     assert record["status"] == "finished" and record["num_epochs"] == 3
     assert "epoch 1/3" not in typed.stdout and "epoch 3/3" in typed.stdout
     proves(
-        "Nothing is lost", "SLURM's warning requeues the job, which resumes its run.", warnings=1
+        "Nothing is lost",
+        "SLURM's warning signal requeues the job, which resumes its run.",
+        signals_sent=1,
     )
 
 
 # A loss that is not finite.
 
 
-class Spoil(pl.Callback):
-    """In the batch `number` of the run, the second convolution gives what is not finite."""
+class MakeNonFinite(pl.Callback):
+    """Makes the output or a gradient of conv2 non-finite in batch `number`, counted from 1."""
 
     def __init__(self, where: str, number: int) -> None:
         self.where, self.number = where, number
@@ -705,82 +717,83 @@ class Spoil(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         conv2 = pl_module.network.conv2
 
-        def is_now() -> bool:
+        def is_target_batch() -> bool:
             return trainer.training and trainer.fit_loop.total_batch_idx + 1 == self.number
 
         if self.where == "output":
             conv2.register_forward_hook(
-                lambda layer, inputs, output: output * math.inf if is_now() else None
+                lambda layer, inputs, output: output * math.inf if is_target_batch() else None
             )
         else:
-            conv2.weight.register_hook(lambda grad: grad * math.nan if is_now() else None)
+            conv2.weight.register_hook(lambda grad: grad * math.nan if is_target_batch() else None)
 
 
 @pytest.mark.parametrize(
-    ("where", "number", "sentence"),
+    ("where", "number", "message"),
     [
         ("output", 13, r"at step 12 \(epoch 2\), with a learning rate of 0.001; the output of "
-                       "conv2 was the first to break"),
+                       "conv2 is the first that is not finite"),
         ("gradient", 13, r"at step 13 \(epoch 2\), with a learning rate of 0.001; the weights "
-                         "network.conv2.weight are not finite after the step before"),
+                         "network.conv2.weight are not finite after the previous step"),
         ("gradient", 16, r"at step 16 \(epoch 2\), with a learning rate of 0.001; the weights "
-                         "network.conv2.weight are not finite after the step before"),
+                         "network.conv2.weight are not finite after the previous step"),
     ],
 )  # fmt: skip
-def test_what_is_not_finite_is_named_and_never_saved(where, number, sentence, tmp_path):
+def test_non_finite_values_are_reported_and_never_saved(where, number, message, tmp_path):
     folder = tmp_path / "run"
     config = compose_run(folder, CHECKPOINTS, "trainer.max_epochs=3")
 
-    def trouble() -> None:
-        true = run.build_trainer
+    def fault() -> None:
+        original = run.build_trainer
 
         def build_trainer(*args: Any, **kwargs: Any) -> pl.Trainer:
-            trainer = true(*args, **kwargs)
-            trainer.callbacks.append(Spoil(where, number))
+            trainer = original(*args, **kwargs)
+            trainer.callbacks.append(MakeNonFinite(where, number))
             return trainer
 
         run.build_trainer = build_trainer
 
     def child() -> None:
-        trouble()
+        fault()
         train(config, folder)
 
     assert ended(fork(child, folder.with_suffix(".log"))) == 1
     record = record_of(folder)
     assert record["status"] == "failed" and record["num_epochs"] == 1
-    assert re.match(f"RunError: The loss is not finite: seen {sentence}", record["error"]), record
+    expected = f"RunError: The loss is not finite: detected {message}"
+    assert re.match(expected, record["error"]), record
     for path in folder.glob("checkpoints/*.ckpt"):
         saved = torch.load(path, weights_only=True)
         assert saved["global_step"] == STEPS
         assert all(torch.isfinite(v).all() for v in saved["state_dict"].values()), path
 
 
-# As one types it.
+# The printed command.
 
 
-def test_the_command_that_is_printed_resumes_the_run(tmp_path, monkeypatch, proves):
-    """Interrupted, the line on the screen typed again, and what cannot be resumed."""
+def test_the_printed_command_resumes_the_run(tmp_path, monkeypatch, proves):
+    """The command printed on interruption, and errors for runs that cannot be resumed."""
     monkeypatch.delenv("UV", raising=False)
-    words = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2", "model.network.dropout=0.5",
-             "+trainer.limit_train_batches=8", CHECKPOINTS,
-             "model.network.channels=[4,8]"]  # fmt: skip
+    overrides = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2",
+                 "model.network.dropout=0.5", "model.network.channels=[4,8]",
+                 "+trainer.limit_train_batches=8", CHECKPOINTS]  # fmt: skip
 
-    def screen(*words: str, code: int, trouble: Trouble | None = None) -> str:
-        typed = type_in(tmp_path, "train.py", *words, trouble=trouble)
+    def screen(*overrides: str, code: int, fault: Fault | None = None) -> str:
+        typed = type_in(tmp_path, "train.py", *overrides, trouble=fault)
         assert typed.returncode == code, typed.stdout + typed.stderr
         return typed.stdout + typed.stderr
 
-    screen(*words, "hydra.run.dir=whole", code=0)
-    at_step_11 = in_a_step(11, signal.SIGTERM)
-    shown = screen(*words, "hydra.run.dir='a b'", code=143, trouble=at_step_11)
+    screen(*overrides, "hydra.run.dir=reference", code=0)
+    at_step_11 = signal_in_step(11, signal.SIGTERM)
+    shown = screen(*overrides, "hydra.run.dir='a b'", code=143, fault=at_step_11)
     python, script, *typed = shlex.split(shown.partition("Resume it with\n")[2].splitlines()[0])
     assert (python, script, typed) == ("python", "scripts/train.py", ["resume='a b'"])
     overrides = (tmp_path / "a b/.hydra/overrides.yaml").read_text()
     screen(*typed, code=0)
-    assert_is(tmp_path / "a b", tmp_path / "whole")
+    assert_same_run(tmp_path / "a b", tmp_path / "reference")
     assert (tmp_path / "a b/.hydra/overrides.yaml").read_text() == overrides
     log = (tmp_path / "a b/train.log").read_text()
-    assert "Interrupted." in log and "epoch 2/2" in log  # one log, of both
+    assert "Interrupted." in log and "epoch 2/2" in log  # one log for both processes
 
     (tmp_path / "no").mkdir()
     wrong = {
@@ -788,55 +801,59 @@ def test_the_command_that_is_printed_resumes_the_run(tmp_path, monkeypatch, prov
         "command again with ckpt_path=a b/checkpoints/last.ckpt and a larger trainer.max_epochs.",
         ("resume=a b", "seed=3"): "seed=3: resume uses the run's own configuration",
         ("resume=none",): "resume=none: there is no such folder.",
-        ("resume=no",): "resume=no: not a run of simplecnn (config.yaml is missing).",
-        (*words, "ckpt_path=a b/config.yaml"): "a b/config.yaml is not a checkpoint.",
+        ("resume=no",): "resume=no: not a run of simplecnn, config.yaml is missing.",
+        (*overrides, "ckpt_path=a b/config.yaml"): "a b/config.yaml is not a checkpoint.",
     }
     for line, sentence in wrong.items():
         shown = screen(*line, code=2)
         assert shown.startswith(sentence) and shown.count("\n") == 1, shown
-    more = [word for word in words if "max_epochs" not in word]
-    shown = screen(*more, "trainer.max_epochs=3", "hydra.run.dir=c",
+    overrides = [override for override in overrides if "max_epochs" not in override]
+    shown = screen(*overrides, "trainer.max_epochs=3", "hydra.run.dir=c",
                    "ckpt_path=a b/checkpoints/last.ckpt", code=0)  # fmt: skip
     assert "epoch 3/3" in shown and "epoch 2/3" not in shown
     proves(
         "Nothing is lost",
-        "The command that an interrupted run prints resumes it; what cannot be resumed is "
-        "answered by a sentence.",
-        commands_typed=4 + len(wrong),
+        "The command that an interrupted run prints resumes it; a run that cannot be resumed is "
+        "rejected with a message.",
+        commands_run=4 + len(wrong),
     )
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 @pytest.mark.long
-def test_a_signal_to_a_sweep_by_two_processes_keeps_their_epochs(
+def test_a_signal_to_a_sweep_of_two_processes_keeps_their_epochs(
     name, code, tmp_path, monkeypatch, proves
 ):
     from simplecnn import cli as commands
 
     monkeypatch.chdir(tmp_path)
-    words = ["-m", "seed=1,2,3", "data=mnist_5k", "trainer=cpu", "trainer.max_epochs=500",
-             "callbacks=checkpoint", "logger=csv", "model.network.channels=[4,8]",
-             "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep",
-             ]  # fmt: skip
+    overrides = ["-m", "seed=1,2,3", "data=mnist_5k", "trainer=cpu", "trainer.max_epochs=500",
+                 "callbacks=checkpoint", "logger=csv", "model.network.channels=[4,8]",
+                 "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
+                 "hydra.sweep.dir=sweep"]  # fmt: skip
 
     def child() -> None:
-        os.setpgid(0, 0)  # a terminal's Ctrl-C reaches the head and its workers
-        monkeypatch.setattr("sys.argv", ["scripts/train.py", *words])
+        os.setpgid(0, 0)  # a group: Ctrl-C in a terminal also reaches the workers
+        monkeypatch.setattr("sys.argv", ["scripts/train.py", *overrides])
         logging.getLogger().handlers.clear()
         commands.train()
 
-    head = fork(child, tmp_path / "screen")
+    pid = fork(child, tmp_path / "screen")
     jobs = [tmp_path / "sweep" / number for number in "01"]
     wait_until(lambda: all((job / "checkpoints" / "last.ckpt").exists() for job in jobs), 90,
                (tmp_path / "screen").read_text)  # fmt: skip
     start = time.monotonic()
-    (os.kill if name == "SIGTERM" else os.killpg)(head, getattr(signal, name))
-    assert ended(head) == code
-    assert time.monotonic() - start < 10  # two on a machine that does nothing else
+    (os.kill if name == "SIGTERM" else os.killpg)(pid, getattr(signal, name))
+    assert ended(pid) == code
+    assert time.monotonic() - start < 10  # 2 s on an idle machine
     for job in jobs:
         assert record_of(job)["status"] == "interrupted"
         assert checkpoint(job)["global_step"] > 0
         assert not [p for p in job.rglob(".*") if p.is_file() and ".hydra" not in p.parts]
     assert "not started" in (tmp_path / "screen").read_text()
     assert not (tmp_path / "sweep" / "2").exists()
-    proves("Nothing is lost", f"{name} to a sweep by two processes keeps both jobs.", jobs_kept=2)
+    proves(
+        "Nothing is lost",
+        f"{name} to a sweep of two processes keeps the finished epochs of both jobs.",
+        jobs_kept=2,
+    )

@@ -1,4 +1,4 @@
-"""One run, from configuration to folder: what it leaves, whatever happens."""
+"""One run, from its configuration to its directory: what it writes, however it ends."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ from simplecnn.training.summary import hyper_parameters
 PICTURES = ["filters_conv1", "filters_conv2", "maps_conv1", "maps_conv2"]
 
 
-def test_the_folder_holds_everything(finished_run):
+def test_the_run_directory_is_complete(finished_run):
     names = {p.name for p in finished_run.iterdir()}
     assert {"config.yaml", "run.json", "metrics.csv", "checkpoints", "images"} <= names
     assert len([n for n in names if n.startswith("events.out.tfevents")]) == 1
@@ -36,13 +36,13 @@ def test_the_folder_holds_everything(finished_run):
     assert checkpoints == ["best.ckpt", "last.ckpt"]
 
 
-def test_the_record_says_what_was_done(finished_run):
+def test_the_record_describes_the_run(finished_run):
     record = json.loads((finished_run / "run.json").read_text())
     assert record["status"] == "finished" and record["seed"] == 42
     assert record["num_epochs"] == 2
     assert record["device"]["name"] == "CPU"
     assert record["device"]["why"] == "trainer.accelerator is cpu"
-    # 1-4-8 channels of 3 x 3, then 8 * 7 * 7 inputs to 128 and 10
+    # 1-4-8 channels of 3 x 3, then 8 * 7 * 7 features to 128 and 10
     assert record["num_parameters"] == 40 + 296 + (392 * 128 + 128) + 1290
     assert record["seconds"]["import"] == 1.5
     assert set(record["seconds"]) >= {"fit", "test"}
@@ -55,7 +55,7 @@ def test_the_record_says_what_was_done(finished_run):
     assert 0.1 < metrics["test/acc"] <= 1
 
 
-def test_the_best_epoch_is_the_one_that_was_tested(finished_run):
+def test_the_best_epoch_is_tested(finished_run):
     record = json.loads((finished_run / "run.json").read_text())
     with (finished_run / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["val/acc"]]
@@ -68,14 +68,14 @@ def test_the_best_epoch_is_the_one_that_was_tested(finished_run):
     assert measure(network, data)["acc"] == pytest.approx(record["metrics"]["test/acc"], abs=1e-6)
 
 
-def test_pictures_of_start_epochs_and_end(finished_run):
-    found = {p.name for p in (finished_run / "images").glob("*.png")}
-    # at the start and, there being fewer than ten epochs, at the end; mistakes after each epoch
-    moments = [f"{name}_epoch={e:03d}_step={8 * e:06d}" for name in PICTURES for e in (0, 2)]
-    moments += [f"mistakes_val_epoch={e:03d}_step={8 * e:06d}" for e in (1, 2)]
-    of_all = ["confusion_val", "curves", "filter_history_conv1", "health"]
-    assert found == {f"{name}.png" for name in [*moments, *of_all]}
-    for name in moments:
+def test_pictures_are_drawn_at_start_after_epochs_and_at_end(finished_run):
+    files = {p.name for p in (finished_run / "images").glob("*.png")}
+    # At the start and at the end (there are fewer than ten epochs); mistakes after each epoch.
+    pictures = [f"{name}_epoch={e:03d}_step={8 * e:06d}" for name in PICTURES for e in (0, 2)]
+    pictures += [f"mistakes_val_epoch={e:03d}_step={8 * e:06d}" for e in (1, 2)]
+    cumulative = ["confusion_val", "curves", "filter_history_conv1", "health"]
+    assert files == {f"{name}.png" for name in [*pictures, *cumulative]}
+    for name in pictures:
         assert (finished_run / "images" / f"{name}.npz").exists()
     first, last = (
         np.asarray(Image.open(finished_run / "images" / f"filters_conv1_{when}.png"))
@@ -100,7 +100,7 @@ def test_tensorboard_has_scalars_pictures_and_hyper_parameters(finished_run):
     assert b"seed" in session and b"data/seed" not in session
 
 
-def test_the_saved_configuration_is_resolved_and_enough(finished_run):
+def test_the_saved_configuration_is_resolved_and_sufficient(finished_run):
     text = (finished_run / "config.yaml").read_text()
     assert "${" not in text and "???" not in text
     config = RunDirectory.open(finished_run).config()
@@ -111,7 +111,7 @@ def test_the_saved_configuration_is_resolved_and_enough(finished_run):
     assert module.network.conv2.out_channels == 8
 
 
-def test_evaluate_needs_only_the_folder_even_when_moved(finished_run, tmp_path, caplog):
+def test_evaluate_needs_only_the_run_directory_even_when_moved(finished_run, tmp_path, caplog):
     moved = tmp_path / "somewhere else"
     shutil.copytree(finished_run, moved)
     folder = RunDirectory.open(moved)
@@ -135,7 +135,7 @@ def test_evaluate_needs_only_the_folder_even_when_moved(finished_run, tmp_path, 
 
 def test_evaluate_on_the_official_test_set(finished_run, mnist_dir, tmp_path):
     if mnist_dir is None:
-        mnist_dir = tmp_path  # then the sentence is what is tested
+        mnist_dir = tmp_path  # without the files, the error is tested
     moved = tmp_path / "run"
     shutil.copytree(finished_run, moved)
     folder = RunDirectory.open(moved)
@@ -147,12 +147,12 @@ def test_evaluate_on_the_official_test_set(finished_run, mnist_dir, tmp_path):
         return
     evaluate(folder, folder.checkpoint("best"), data=data)
     (result,) = json.loads((moved / "evaluation.json").read_text()).values()
-    # the official test set has its own number of each digit
+    # the number of images of each digit in the official test set
     counts = np.array(result["confusion"]).sum(1).tolist()
     assert counts == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
-def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
+def test_a_file_that_is_not_a_checkpoint_is_named(tmp_path):
     path = tmp_path / "x.ckpt"
     for content in (b"", b"not a checkpoint"):
         path.write_bytes(content)
@@ -164,11 +164,10 @@ def weights(folder, name="last"):
     return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
 
 
-def test_pictures_and_loggers_change_nothing(finished_run, tmp_path):
-    """The same weights, bit for bit, without any callback and logger but the checkpoints."""
-    words = ["callbacks=checkpoint", "logger=none"]
+def test_pictures_and_loggers_do_not_change_the_weights(finished_run, tmp_path):
+    """The same weights, bit for bit, with checkpoints only."""
     folder = tmp_path / "plain"
-    train(compose_run(folder, *words), folder)
+    train(compose_run(folder, "callbacks=checkpoint", "logger=none"), folder)
     plain, pictured = weights(folder), weights(finished_run)
     assert list(plain) == list(pictured)
     assert all(torch.equal(plain[key], pictured[key]) for key in plain)
@@ -184,22 +183,22 @@ def test_callbacks_none_and_logger_none(tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == ["config.yaml", "run.json"]
 
 
-def test_another_seed_is_another_run(finished_run, tmp_path):
+def test_another_seed_gives_other_weights(finished_run, tmp_path):
     folder = tmp_path / "seed"
     train(compose_run(folder, "seed=7", "callbacks=checkpoint", "logger=none"), folder)
     a, b = weights(folder), weights(finished_run)
     assert not torch.equal(a["network.conv1.weight"], b["network.conv1.weight"])
 
 
-def test_the_tutorials_recipe_tests_after_each_epoch(tmp_path):
+def test_the_tutorial_experiment_tests_after_each_epoch(tmp_path):
     folder = tmp_path / "tutorial"
     config = compose_run(folder, "experiment=tutorial", "callbacks=checkpoint")
     assert config["data"]["val_size"] == 0 and config["data"]["test_each_epoch"]
-    assert train(config, folder) is None  # no monitor, nothing is chosen
+    assert train(config, folder) is None  # no monitor, no best checkpoint
     with (folder / "metrics.csv").open(newline="") as file:
         tests = [float(row["test/acc"]) for row in csv.DictReader(file) if row["test/acc"]]
     record = json.loads((folder / "run.json").read_text())
-    assert len(tests) == 3 and tests[1] == tests[2]  # each epoch, and once more at the end
+    assert len(tests) == 3 and tests[1] == tests[2]  # each epoch, and again at the end
     assert record["metrics"]["test/acc"] == pytest.approx(tests[-1], abs=1e-6)
     assert record["best"] is None
     assert [p.name for p in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
@@ -207,26 +206,27 @@ def test_the_tutorials_recipe_tests_after_each_epoch(tmp_path):
 
 def test_another_network_by_configuration_alone(tmp_path):
     folder = tmp_path / "lenet"
-    words = ["callbacks=[filters,filter_history,feature_maps,health]", "trainer.max_epochs=1"]
-    train(compose_run(folder, "model=lenet", *words, "callbacks.filters.layers=all"), folder)
+    overrides = ["model=lenet", "callbacks=[filters,filter_history,feature_maps,health]",
+                 "callbacks.filters.layers=all", "trainer.max_epochs=1"]  # fmt: skip
+    train(compose_run(folder, *overrides), folder)
     names = {re.sub("_epoch.*", "", p.stem) for p in (folder / "images").glob("*.png")}
     assert {"filters_0", "filters_3", "filter_history_0", "maps_0", "maps_3", "health"} <= names
     assert json.loads((folder / "run.json").read_text())["num_parameters"] == 61_706
 
 
 class Lazy(nn.Sequential):
-    """A network that does not say how large its images are."""
+    """A network that does not define the size of its inputs."""
 
     def __init__(self) -> None:
         super().__init__(nn.LazyConv2d(4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
 
 
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
-def test_lazy_layers_take_their_sizes_from_the_data(tmp_path, monkeypatch):
+def test_lazy_layers_infer_their_sizes_from_the_data(tmp_path, monkeypatch):
     monkeypatch.setenv("SIMPLECNN_TARGETS", f"{__name__}.Lazy")
-    lazy = ["model=simplecnn", f"model.network._target_={__name__}.Lazy"]
-    words = [*lazy, "callbacks=[checkpoint,filters]"]
-    train(compose_run(tmp_path / "lazy", *words), tmp_path / "lazy")
+    overrides = ["model=simplecnn", f"model.network._target_={__name__}.Lazy",
+                 "callbacks=[checkpoint,filters]"]  # fmt: skip
+    train(compose_run(tmp_path / "lazy", *overrides), tmp_path / "lazy")
     run = RunDirectory.open(tmp_path / "lazy")
     assert run.record["num_parameters"] == 40 + 4 * 26 * 26 * 10 + 10
     assert evaluate(run, run.checkpoint(), data=None) == pytest.approx(
@@ -238,7 +238,7 @@ def test_lazy_layers_take_their_sizes_from_the_data(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "error", "sentence"),
+    ("overrides", "error", "message"),
     [
         (["callbacks.filters.layers=[conv9]"], InputError,
          "layers: 'conv9' is not a convolution of this network. Allowed: first, all, or a list "
@@ -247,18 +247,18 @@ def test_lazy_layers_take_their_sizes_from_the_data(tmp_path, monkeypatch):
          InputError, "pytorch_lightning.profilers.PyTorchProfiler refuses its arguments"),
     ],
 )  # fmt: skip
-def test_a_failed_run_says_so_and_keeps_what_it_wrote(words, error, sentence, tmp_path):
+def test_a_failed_run_is_recorded_and_keeps_its_files(overrides, error, message, tmp_path):
     folder = tmp_path / "failed"
-    with pytest.raises(error, match=re.escape(sentence)):
-        train(compose_run(folder, *words), folder)
+    with pytest.raises(error, match=re.escape(message)):
+        train(compose_run(folder, *overrides), folder)
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "failed"
     assert record["error"].startswith(error.__name__)
     assert (folder / "config.yaml").exists()
 
 
-class _StopIn(pl.Callback):
-    """Fails, or is interrupted, in the second epoch."""
+class _RaiseInSecondEpoch(pl.Callback):
+    """Raises `error` in the second epoch."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -273,14 +273,14 @@ class _StopIn(pl.Callback):
     [(RuntimeError("no luck"), RuntimeError, "failed"),
      (KeyboardInterrupt(), SystemExit, "interrupted")],
 )  # fmt: skip
-def test_what_an_unfinished_run_leaves(error, raised, status, tmp_path, monkeypatch):
+def test_an_unfinished_run_keeps_its_last_epoch(error, raised, status, tmp_path, monkeypatch):
     from simplecnn.training import run
 
-    with_trouble = run.build_trainer
+    original = run.build_trainer
 
     def build_trainer(*args, **options):
-        trainer = with_trouble(*args, **options)
-        trainer.callbacks.append(_StopIn(error))
+        trainer = original(*args, **options)
+        trainer.callbacks.append(_RaiseInSecondEpoch(error))
         return trainer
 
     monkeypatch.setattr(run, "build_trainer", build_trainer)

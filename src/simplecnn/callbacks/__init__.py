@@ -1,1 +1,1 @@
-"""When to measure and to draw: Lightning callbacks, one a file."""
+"""Lightning callbacks that checkpoint, log, measure and draw during a run, one per module."""

@@ -1,4 +1,4 @@
-"""The moment between two epochs, which Lightning has no hook for."""
+"""A hook between two epochs, which Lightning does not have."""
 
 import time
 
@@ -6,13 +6,13 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 
 class BetweenEpochs(Callback):
-    """Calls `epoch_done` when the next epoch is about to begin, and when the training has ended.
+    """Call `epoch_done` right before the next epoch starts, and when training ends.
 
-    Only there is everything of an epoch done (training metrics logged, schedulers stepped) and
-    nothing of the next one begun. `trainer.current_epoch` then counts the epochs that are done.
+    Only then is an epoch complete (training metrics logged, schedulers stepped) and the next one
+    not started. `trainer.current_epoch` is then the number of finished epochs.
     """
 
-    epoch_seconds = 0.0  # of the epoch that is done
+    epoch_seconds = 0.0  # duration of the last finished epoch
     _start = 0.0
     _is_done = False
 
@@ -20,7 +20,7 @@ class BetweenEpochs(Callback):
         raise NotImplementedError
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._is_done:  # else the training has just begun, or was resumed
+        if self._is_done:  # False in the first epoch, and in the first one after a resume
             self._is_done = False
             self.epoch_done(trainer, pl_module, is_last=False)
         self._start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""last.ckpt: the state between two epochs, from which a run resumes in every bit."""
+"""last.ckpt: the state between two epochs, from which a run resumes bit for bit."""
 
 from pathlib import Path
 from typing import Any
@@ -15,44 +15,48 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from simplecnn.callbacks.between_epochs import BetweenEpochs
 from simplecnn.callbacks.image_callback import ValidationCallback
 
-STATE = "simplecnn"  # key of what we add to Lightning's checkpoint
+STATE = "simplecnn"  # key of this project's entry in Lightning's checkpoint
 
 
 class LastCheckpoint(BetweenEpochs):
-    """Writes `last.ckpt` when the next epoch is about to begin, and when the training has ended.
+    """Save `last.ckpt` right before the next epoch starts, and when training ends.
 
-    All callbacks that finish an epoch must come before this one, all others after it. To the
-    checkpoint are added the metrics so far, and why the training ended, if it did.
+    Callbacks that complete an epoch must precede this one; all others must follow it. The
+    checkpoint also holds the current metrics and, if training has ended, the reason.
     """
 
     def __init__(self, dirpath: str) -> None:
         self.path = Path(dirpath) / "last.ckpt"
         self.ended: str | None = None
         self._saving = False
-        self._should_stop = False  # of the run that is resumed
+        self._should_stop = False  # as saved by the run that is resumed
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.should_stop |= self._should_stop
 
     def epoch_done(self, trainer: Trainer, module: LightningModule, *, is_last: bool) -> None:
         if is_last:
-            self.ended = why_ended(trainer)
+            self.ended = end_reason(trainer)
         self._save(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if any(isinstance(c, StochasticWeightAveraging) for c in trainer.callbacks):
-            self._save(trainer)  # only now the weights are the averaged ones
+            self._save(trainer)  # the weights were averaged after on_train_end
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        # At the start of an epoch, Lightning has counted it as one that was begun.
+        # In on_train_epoch_start, Lightning has already counted the epoch as ready.
         for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
             counts["ready"] = counts["started"]
         if self._saving:
             metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-            stops = bool(trainer.should_stop)  # an early stop may wait for min_epochs or min_steps
-            checkpoint[STATE] = {"metrics": metrics, "ended": self.ended, "should_stop": stops}
+            checkpoint[STATE] = {
+                "metrics": metrics,
+                "ended": self.ended,
+                # True if an early stop is waiting for min_epochs or min_steps.
+                "should_stop": bool(trainer.should_stop),
+            }
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -60,29 +64,17 @@ class LastCheckpoint(BetweenEpochs):
         if Path(trainer.ckpt_path or "").absolute().parent == self.path.absolute().parent:
             self._should_stop = (checkpoint.get(STATE) or {}).get("should_stop", False)
             return
-        # A new run from the checkpoint of another one: best, patience, time, … begin anew.
+        # A new run from another run's checkpoint: best score, patience, timers, … start over.
         for callback in trainer.callbacks:
             if isinstance(callback, EarlyStopping | ModelCheckpoint | Timer | ValidationCallback):
                 checkpoint["callbacks"].pop(callback.state_key, None)
-        # What was typed holds: the state of the optimizer is taken over, not what was changed.
-        typed = (pl_module.hparams.get("optimizer") or {}) if pl_module.hparams else {}
-        saved = (checkpoint.get("hyper_parameters") or {}).get("optimizer") or {}
-        changed = {key: value for key, value in typed.items() if saved.get(key) != value}
-        factor = 1.0
-        if "lr" in changed and saved.get("lr"):  # a schedule may have lowered the rate since
-            factor = changed.pop("lr") / saved["lr"]
-        for state in checkpoint.get("optimizer_states", []):
-            for group in state["param_groups"]:
-                group.update({k: v for k, v in changed.items() if k in group})
-                group["lr"] *= factor
-        for state in checkpoint.get("lr_schedulers", []):
-            if "base_lrs" in state:
-                state["base_lrs"] = [factor * rate for rate in state["base_lrs"]]
+        optimizer = (pl_module.hparams.get("optimizer") or {}) if pl_module.hparams else {}
+        _override_optimizer(checkpoint, optimizer)
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:
             return
-        for logger in trainer.loggers:  # what is logged by now must outlive a kill
+        for logger in trainer.loggers:  # everything logged so far must survive a kill
             logger.save()
             if hasattr(logger, "flush"):
                 logger.flush()
@@ -93,24 +85,45 @@ class LastCheckpoint(BetweenEpochs):
         self._saving = False
 
 
-def why_ended(trainer: Trainer) -> str:
-    """How the training ended, as a sentence."""
+def _override_optimizer(checkpoint: dict[str, Any], optimizer: dict[str, Any]) -> None:
+    """Keep the optimizer's state in `checkpoint`, but set the hyperparameters that have changed.
+
+    The learning rate is scaled by new over saved, because a schedule may have lowered it since.
+    """
+    saved = (checkpoint.get("hyper_parameters") or {}).get("optimizer") or {}
+    changed = {key: value for key, value in optimizer.items() if saved.get(key) != value}
+    factor = 1.0
+    if "lr" in changed and saved.get("lr"):
+        factor = changed.pop("lr") / saved["lr"]
+    for state in checkpoint.get("optimizer_states", []):
+        for group in state["param_groups"]:
+            group.update({k: v for k, v in changed.items() if k in group})
+            group["lr"] *= factor
+    for state in checkpoint.get("lr_schedulers", []):
+        if "base_lrs" in state:
+            state["base_lrs"] = [factor * rate for rate in state["base_lrs"]]
+
+
+def end_reason(trainer: Trainer) -> str:
+    """Why training ended, in words."""
     epochs = trainer.current_epoch
-    after = f"after epoch {epochs}" if epochs != 1 else "after 1 epoch"
+    stopped = f"stopped after epoch {epochs}" if epochs != 1 else "stopped after 1 epoch"
     for callback in trainer.callbacks:
         if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
-            every = trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval in (None, 1)
-            noun = "epoch" if every else "validation"
-            patience = f"{callback.patience} {noun}" + "s" * (callback.patience != 1)
-            if callback.wait_count >= callback.patience:
-                return f"stopped {after}: {callback.monitor} no better for {patience}"
-            return f"stopped {after}: {callback.stopping_reason_message}"
-        reason = getattr(callback, "why_stopped", None)
+            if callback.wait_count < callback.patience:
+                return f"{stopped}: {callback.stopping_reason_message}"
+            once_per_epoch = trainer.check_val_every_n_epoch == 1 and (
+                trainer.val_check_interval in (None, 1)
+            )
+            unit = "epoch" if once_per_epoch else "validation"
+            patience = f"{callback.patience} {unit}" + "s" * (callback.patience != 1)
+            return f"{stopped}: {callback.monitor} did not improve for {patience}"
+        reason = getattr(callback, "stop_reason", None)
         if reason:
-            return f"stopped {after}: {reason}"
+            return f"{stopped}: {reason}"
         if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None:
             if left <= 0 and trainer.should_stop:
-                return f"stopped {after}: max_time is over"
+                return f"{stopped}: max_time reached"
     if trainer.max_epochs not in (None, -1) and epochs >= trainer.max_epochs:
-        return f"all {epochs} epochs" if epochs != 1 else "the one epoch"
-    return f"stopped {after}: trainer.should_stop was set"
+        return f"all {epochs} epochs" if epochs != 1 else "1 epoch"
+    return f"{stopped}: trainer.should_stop was set"

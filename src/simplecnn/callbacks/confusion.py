@@ -1,4 +1,4 @@
-"""A picture of the confusion matrix on the validation images."""
+"""Figure of the confusion matrix on the validation images."""
 
 from typing import Any
 
@@ -12,24 +12,24 @@ from simplecnn.callbacks.image_callback import (
     Picture,
     ValidationCallback,
     split_name,
-    watched_split,
+    validation_split,
 )
 from simplecnn.callbacks.probes import class_names
 from simplecnn.figures.confusion import confusion_figure
 
 
 class Confusion(ValidationCallback):
-    """Counts of true (a row) and predicted classes (a column), with the recall of each class.
+    """Draw the counts of true (rows) and predicted classes (columns), and the recall of each class.
 
-    Those of the last validation pass, of all processes. A checkpoint holds them: there may be no
-    other pass before a resumed run draws.
+    They are those of the last validation pass, summed over all processes, and part of the
+    checkpoint: a resumed run may draw before its first validation pass.
     """
 
     cumulative = True
 
     def __init__(self, dirpath: str, every_n_epochs: int = 10) -> None:
         super().__init__(dirpath, every_n_epochs)
-        self._metric: MulticlassConfusionMatrix | None = None  # of the pass under way
+        self._metric: MulticlassConfusionMatrix | None = None  # of the current pass
         self._counts: Any = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -62,4 +62,4 @@ class Confusion(ValidationCallback):
             f"{self.when_validated(trainer, when)}",
         )
         arrays = {"counts": self._counts, "step": np.array(self.validated_at)}
-        return {f"confusion_{watched_split(trainer)}": Picture(figure, arrays)}
+        return {f"confusion_{validation_split(trainer)}": Picture(figure, arrays)}

@@ -1,4 +1,4 @@
-"""A picture of how the run learned: loss, accuracy, learning rate."""
+"""Figure of the training curves: loss, accuracy, learning rate."""
 
 from typing import Any
 
@@ -10,18 +10,18 @@ from simplecnn.callbacks.image_callback import (
     History,
     ImageCallback,
     Picture,
-    draws,
+    should_draw,
     steps_per_epoch,
 )
 from simplecnn.figures.curves import curves_figure
 
-STEPS_PER_EPOCH = 50  # measured
+POINTS_PER_EPOCH = 50
 
 
 class Curves(ImageCallback):
-    """Metrics after every epoch, and the loss and the learning rate at some steps in between.
+    """Draw the metrics of every epoch, and the loss and learning rate of about 50 steps per epoch.
 
-    `curves_epochs.npz` and `curves_steps.npz` hold the numbers.
+    The values are saved in `curves_epochs.npz` and `curves_steps.npz`.
     """
 
     cumulative = True
@@ -29,8 +29,8 @@ class Curves(ImageCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.epochs = History(self.dirpath / "curves_epochs.npz", trainer.global_step)
         self.steps = History(self.dirpath / "curves_steps.npz", trainer.global_step)
-        self._every = max(1, steps_per_epoch(trainer) // STEPS_PER_EPOCH)
-        self._measured: list[tuple[int, Any, float]] = []  # step, loss (on the device), rate
+        self._every = max(1, steps_per_epoch(trainer) // POINTS_PER_EPOCH)
+        self._measured: list[tuple[int, Any, float]] = []  # step, loss (on device), learning rate
         self._validated = False  # in this epoch
 
     def on_train_batch_end(
@@ -39,7 +39,7 @@ class Curves(ImageCallback):
         step = trainer.global_step
         if step % self._every == 0:
             loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-            if isinstance(loss, Tensor):  # Lightning has divided it
+            if isinstance(loss, Tensor):  # Lightning divided it by accumulate_grad_batches
                 loss = loss * trainer.accumulate_grad_batches
             rate = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else np.nan
             self._measured.append((step, loss, float(rate)))
@@ -48,14 +48,14 @@ class Curves(ImageCallback):
         self._validated = True
 
     def epoch_done(self, trainer: Trainer, module: LightningModule, *, is_last: bool) -> None:
-        if draws(trainer):
+        if should_draw(trainer):
             self._add_epoch(trainer)
         self._measured, self._validated = [], False
         super().epoch_done(trainer, module, is_last=is_last)
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
         epochs, steps = self.epochs.arrays(), self.steps.arrays()
-        title = f"Curves, {when}; {np.median(epochs['seconds']):.3g} s an epoch"
+        title = f"Curves, {when}; {np.median(epochs['seconds']):.3g} s per epoch"
         accuracy = epochs.get("val/acc", np.zeros(0))
         if np.isfinite(accuracy).any():
             best = int(np.nanargmax(accuracy))

@@ -1,4 +1,4 @@
-"""Pictures of what every channel makes of the probe images."""
+"""Figures of the feature maps of the probe images."""
 
 from pytorch_lightning import LightningModule, Trainer
 
@@ -9,7 +9,7 @@ from simplecnn.models.activations import feature_maps, network_of
 
 
 class FeatureMaps(LayerCallback):
-    """Every channel after each convolution's ReLU, for one probe image of each class."""
+    """Draw every channel after each convolution's ReLU, for one probe image per class."""
 
     def __init__(
         self, dirpath: str, layers: str | list[str] = "all", every_n_epochs: int = 10
@@ -17,26 +17,26 @@ class FeatureMaps(LayerCallback):
         super().__init__(dirpath, layers, every_n_epochs)
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
-        layers = self.chosen(module)
-        probe = probes(trainer, module) if layers else None
-        if probe is None:
+        layers = self.selected(module)
+        probe_images = probes(trainer, module) if layers else None
+        if probe_images is None:
             return {}
-        images, labels = probe
+        images, labels = probe_images
         maps, logits = feature_maps(network_of(module), images)
         names = class_names(trainer, logits.shape[1])
         predictions = logits.argmax(1).cpu()
-        shown = images.float().cpu().numpy()
+        inputs = images.float().cpu().numpy()
         pictures = {}
         for layer in (name for name in maps if name in layers):
             channels = maps[layer].float().cpu().numpy()
             figure = feature_maps_figure(
-                shown,
+                inputs,
                 channels,
                 labels=[names[i] for i in labels.tolist()],
                 predictions=[names[i] for i in predictions.tolist()],
                 title=f"Feature maps of {layer}, {when}",
             )
-            arrays = {"images": shown, "maps": channels, "labels": labels.cpu().numpy(),
+            arrays = {"images": inputs, "maps": channels, "labels": labels.cpu().numpy(),
                       "predictions": predictions.numpy()}  # fmt: skip
             pictures[f"maps_{layer}"] = Picture(figure, arrays)
         return pictures

@@ -1,4 +1,4 @@
-"""The filters from the first step to the last, in one picture."""
+"""Figure of the filters throughout training."""
 
 from pytorch_lightning import LightningModule, Trainer
 
@@ -6,19 +6,19 @@ from simplecnn.callbacks.image_callback import (
     History,
     LayerCallback,
     Picture,
-    draws,
     log_spaced,
+    should_draw,
     steps_per_epoch,
 )
 from simplecnn.figures.filter_history import filter_history_figure
 
 
 class FilterHistory(LayerCallback):
-    """The filters of convolutions, while they are learned.
+    """Draw snapshots of the filters of convolutions from the first step to the last.
 
-    They are recorded before the first step, at `early_steps` steps of the first epoch, on a
-    logarithmic scale, and after every epoch, from the 100th on after every tenth, from the 1,000th
-    on after every hundredth, and the last; `filter_history_<layer>.npz` holds every moment.
+    Snapshots are taken before the first step, at `early_steps` log-spaced steps of the first epoch,
+    and after every epoch (from epoch 100 on after every 10th, from epoch 1,000 on after every
+    100th) including the last. `filter_history_<layer>.npz` holds all of them.
     """
 
     cumulative = True
@@ -39,7 +39,7 @@ class FilterHistory(LayerCallback):
         self._early = log_spaced(steps_per_epoch(trainer), self.early_steps)
         self.histories = {
             name: History(self.dirpath / f"filter_history_{name}.npz", trainer.global_step)
-            for name in self.chosen(pl_module)
+            for name in self.selected(pl_module)
         }
         if not all(history.rows for history in self.histories.values()):
             self._record(trainer, pl_module, trainer.current_epoch)
@@ -51,7 +51,7 @@ class FilterHistory(LayerCallback):
             self._record(trainer, pl_module, epoch=-1)
 
     def epoch_done(self, trainer: Trainer, module: LightningModule, *, is_last: bool) -> None:
-        if is_last or is_moment(trainer.current_epoch):
+        if is_last or is_snapshot_epoch(trainer.current_epoch):
             self._record(trainer, module, trainer.current_epoch)
         super().epoch_done(trainer, module, is_last=is_last)
 
@@ -59,28 +59,28 @@ class FilterHistory(LayerCallback):
         pictures = {}
         for name, history in self.histories.items():
             arrays = history.arrays()
-            moments = list(map(_moment, arrays["step"].tolist(), arrays["epoch"].tolist()))
-            title = f"Filters of {name} while they were learned, {when}"
-            figure = filter_history_figure(arrays["weights"], moments, title=title)
+            labels = list(map(_label, arrays["step"].tolist(), arrays["epoch"].tolist()))
+            title = f"Filters of {name} during training, {when}"
+            figure = filter_history_figure(arrays["weights"], labels, title=title)
             pictures[f"filter_history_{name}"] = Picture(figure, {})
         return pictures
 
     def _record(self, trainer: Trainer, module: LightningModule, epoch: int) -> None:
-        """Add the present weights after `epoch` epochs; -1 within one."""
-        if not draws(trainer):
+        """Add a snapshot; `epoch` is the number of finished epochs, or -1 within an epoch."""
+        if not should_draw(trainer):
             return
-        for name, layer in self.chosen(module).items():
+        for name, layer in self.selected(module).items():
             weights = layer.weight.detach().float().cpu().numpy().copy()
             self.histories[name].add(trainer.global_step, epoch=epoch, weights=weights)
             self.histories[name].save()
 
 
-def is_moment(epoch: int) -> bool:
-    """Whether the filters are recorded at the end of an epoch, counted from 1."""
+def is_snapshot_epoch(epoch: int) -> bool:
+    """Whether a snapshot is taken after this epoch, counted from 1."""
     return epoch % 10 ** max(0, len(str(epoch)) - 2) == 0
 
 
-def _moment(step: int, epoch: int) -> str:
+def _label(step: int, epoch: int) -> str:
     if step == 0:
         return "start"
     return f"step\n{step}" if epoch < 0 else f"epoch\n{epoch}"

@@ -1,4 +1,4 @@
-"""Pictures of the filters at one moment."""
+"""Figures of the current filters."""
 
 from pytorch_lightning import LightningModule, Trainer
 
@@ -8,12 +8,12 @@ from simplecnn.models.activations import convolutions, network_of
 
 
 class Filters(LayerCallback):
-    """Every filter of each convolution."""
+    """Draw every filter of each convolution."""
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
         first = next(iter(convolutions(network_of(module))), None)
         pictures = {}
-        for name, layer in self.chosen(module).items():
+        for name, layer in self.selected(module).items():
             weights = layer.weight.detach().float().cpu().numpy()
             in_color = name == first and weights.shape[1] == 3
             figure = filters_figure(weights, title=f"Filters of {name}, {when}", in_color=in_color)

@@ -1,4 +1,4 @@
-"""Whether the layers are alive: activations over the validation images, gradients, updates."""
+"""Figure of each layer's health: activations on validation images, gradients, updates."""
 
 from contextlib import ExitStack
 from typing import Any
@@ -10,9 +10,9 @@ from simplecnn.callbacks.image_callback import (
     History,
     ImageCallback,
     Picture,
-    draws,
     in_training,
     log_spaced,
+    should_draw,
     split_name,
     steps_per_epoch,
 )
@@ -26,16 +26,15 @@ from simplecnn.models.activity import (
     update_ratios,
 )
 
-MAX_IMAGES = 1_000  # whose outputs are looked at; a batch is looked at as a whole
+MAX_IMAGES = 1_000  # measured per validation pass, rounded up to whole batches
 
 
 class Health(ImageCallback):
-    """Dead and always-on units, zeros, mean and spread of the outputs, gradients and updates.
+    """Draw dead and always-on units, zeros, mean and spread of outputs, gradients and updates.
 
-    Outputs are those of the first thousand validation images (of several processes: those of rank
-    zero), watched in every validation pass. Gradients and updates are those of `early_steps` steps
-    of the first epoch and of the last step of every epoch. The numbers are in
-    `health_activity.npz` and `health_gradients.npz`.
+    Outputs are measured in every validation pass, on the first thousand images of rank zero;
+    gradients and updates at `early_steps` steps of the first epoch and at the last step of every
+    epoch. The values are saved in `health_activity.npz` and `health_gradients.npz`.
     """
 
     cumulative = True
@@ -43,9 +42,9 @@ class Health(ImageCallback):
     def __init__(self, dirpath: str, early_steps: int = 6, every_n_epochs: int = 10) -> None:
         super().__init__(dirpath, every_n_epochs)
         self.early_steps = early_steps
-        self._step = 0  # that is measured
-        self._before: list[Tensor] = []  # weights before it
-        self._measured: list[tuple[int, Tensor, Tensor]] = []  # step, norms, ratios: on the device
+        self._step = 0  # the last measured step
+        self._before: list[Tensor] = []  # the weights before it
+        self._measured: list[tuple[int, Tensor, Tensor]] = []  # step, norms, ratios (on the device)
         self._meters: dict[str, ActivityMeter] = {}
         self._watching = ExitStack()
 
@@ -58,13 +57,13 @@ class Health(ImageCallback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         step = trainer.global_step + 1
         is_measured = step in self._early or step % self._steps_per_epoch == 0
-        if is_measured and step != self._step and draws(trainer):
+        if is_measured and step != self._step and should_draw(trainer):
             self._step = step
             weights = [m.weight for m in layers(network_of(pl_module)).values()]
             self._before = [w.detach().clone() for w in weights]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if self._before and trainer.global_step == self._step:  # not in the middle of it
+        if self._before and trainer.global_step == self._step:  # False while gradients accumulate
             modules = layers(network_of(pl_module)).values()
             ratios = update_ratios(modules, self._before)
             self._measured.append((self._step, gradient_norms(modules), ratios))
@@ -88,7 +87,7 @@ class Health(ImageCallback):
     ) -> None:
         num_images = next((meter.num_images for meter in self._meters.values()), 0)
         is_watched = dataloader_idx == 0 and num_images < MAX_IMAGES
-        if is_watched and in_training(trainer) and draws(trainer):
+        if is_watched and in_training(trainer) and should_draw(trainer):
             self._watching.enter_context(watched(network_of(pl_module), self._receive, LAYERS))
 
     def on_validation_batch_end(self, *_: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the picture callbacks share: when they draw, what they keep, where a picture goes."""
+"""Base classes of callbacks that draw: when to draw, where pictures and their arrays go."""
 
 import time
 from collections.abc import Mapping
@@ -22,15 +22,16 @@ from simplecnn.models.activations import convolutions, network_of
 
 class Picture(NamedTuple):
     figure: Figure
-    arrays: Mapping[str, NDArray]  # what it shows; empty where the callback writes them itself
+    arrays: Mapping[str, NDArray]  # the drawn data; empty if the callback saves it itself
 
 
 class ImageCallback(BetweenEpochs):
-    """Draws at the start, after every n-th epoch and at the end, on rank zero.
+    """Draw pictures before training, every n epochs and at the end, on rank zero.
 
-    A picture goes to `<dirpath>/<name>_epoch=…_step=….png` and to TensorBoard, its arrays to an
-    `.npz` beside it; a `cumulative` one, of the training so far, keeps one name. Subclasses give
-    `draw`. `seconds` adds up what drawing and writing took.
+    A picture is saved as `<dirpath>/<name>_epoch=…_step=….png`, with its arrays in an `.npz` beside
+    it, and sent to TensorBoard. A `cumulative` picture, which covers the whole training so far,
+    overwrites `<name>.png`. Subclasses implement `draw`. `seconds` is the total time spent drawing
+    and writing.
     """
 
     cumulative = False
@@ -43,11 +44,11 @@ class ImageCallback(BetweenEpochs):
         self.seconds = 0.0
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
-        """The pictures of this moment by name; `when` belongs in their titles."""
+        """Return the current pictures by name; `when` (epoch and step) is for their titles."""
         raise NotImplementedError
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step == 0:  # a resumed run has drawn its start
+        if trainer.global_step == 0:  # False when a run is resumed
             self.save_pictures(trainer, pl_module)
 
     def epoch_done(self, trainer: Trainer, module: LightningModule, *, is_last: bool) -> None:
@@ -55,7 +56,7 @@ class ImageCallback(BetweenEpochs):
             self.save_pictures(trainer, module)
 
     def save_pictures(self, trainer: Trainer, module: LightningModule) -> None:
-        if not draws(trainer):
+        if not should_draw(trainer):
             return
         start = time.perf_counter()
         epoch, step = trainer.current_epoch, trainer.global_step
@@ -69,14 +70,14 @@ class ImageCallback(BetweenEpochs):
                     write_npz(self.dirpath / f"{stem}.npz", picture.arrays)
                 for logger in trainer.loggers:
                     if hasattr(logger, "add_png"):
-                        # The step of the epoch's metrics, which Lightning counts from 0.
+                        # Lightning logs the epoch's metrics at this step, counted from 0.
                         tag = name.replace("_", "/", 1)
                         logger.add_png(tag, png, width, height, max(0, step - 1))
         self.seconds += time.perf_counter() - start
 
 
 class LayerCallback(ImageCallback):
-    """Draws convolutions. `layers`: `first`, `all`, or a list of names."""
+    """Draw convolutions. `layers`: `first`, `all`, or a list of names."""
 
     def __init__(
         self, dirpath: str, layers: str | list[str] = "first", every_n_epochs: int = 10
@@ -85,10 +86,10 @@ class LayerCallback(ImageCallback):
         self.layers = layers
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.chosen(pl_module)  # a name that does not exist is told before the first step
+        self.selected(pl_module)  # report an unknown name before the first step
 
-    def chosen(self, module: LightningModule) -> dict[str, nn.Conv2d]:
-        """The convolutions that are asked for, by name. Raises InputError."""
+    def selected(self, module: LightningModule) -> dict[str, nn.Conv2d]:
+        """The selected convolutions by name. Raises InputError if a name does not exist."""
         layers = convolutions(network_of(module))
         if self.layers in ("all", "first"):
             return dict(list(layers.items())[: 1 if self.layers == "first" else None])
@@ -102,29 +103,29 @@ class LayerCallback(ImageCallback):
         return {name: layers[name] for name in names}
 
 
-def draws(trainer: Trainer) -> bool:
-    """Whether this process draws at all."""
+def should_draw(trainer: Trainer) -> bool:
+    """Whether this process draws: on rank zero, except in a `fast_dev_run`."""
     return bool(trainer.is_global_zero and not trainer.fast_dev_run)
 
 
 def steps_per_epoch(trainer: Trainer) -> int:
-    """Optimizer steps of an epoch."""
+    """The number of optimizer steps per epoch."""
     return max(1, -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches))
 
 
-def log_spaced(num_steps: int, number: int) -> list[int]:
-    """Up to `number` steps from 1 to below `num_steps`, evenly spaced on a logarithmic scale."""
-    if number < 1:
+def log_spaced(num_steps: int, num_points: int) -> list[int]:
+    """Up to `num_points` steps from 1 to below `num_steps`, evenly spaced on a log scale."""
+    if num_points < 1:
         return []
-    steps = np.geomspace(1, max(num_steps, 1), number + 1)[:-1].round().astype(int)
+    steps = np.geomspace(1, max(num_steps, 1), num_points + 1)[:-1].round().astype(int)
     return sorted(set(steps.tolist()) - {num_steps})
 
 
 class ValidationCallback(ImageCallback):
-    """Sees the logits (N, classes) that `validation_step` returns, of the first loader.
+    """Receive the logits (N, num_classes) that `validation_step` returns for the first loader.
 
-    A subclass adds up the batches of a pass by `add`, which must not wait for the device, and
-    evaluates them by `finish`. `validated_at` is the step of the last pass.
+    Subclasses accumulate the batches of a pass in `add`, which must not synchronize with the
+    device, and evaluate them in `finish`. `validated_at` is the global step of the last pass.
     """
 
     validated_at = -1
@@ -154,34 +155,33 @@ class ValidationCallback(ImageCallback):
             self.finish()
 
     def when_validated(self, trainer: Trainer, when: str) -> str:
-        """`when`, the words for now, if the last pass was now; else the step of that pass."""
-        is_now = self.validated_at == trainer.global_step
-        return when if is_now else f"as it was at step {self.validated_at}"
+        """`when` if the last validation pass was at this step, else the step of that pass."""
+        is_current = self.validated_at == trainer.global_step
+        return when if is_current else f"as of step {self.validated_at}"
 
 
 def in_training(trainer: Trainer) -> bool:
-    """Whether this validation pass belongs to the training and is no trial run."""
+    """Whether `fit` is running, and this is neither a sanity check nor a `fast_dev_run`."""
     return bool(
         trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.fast_dev_run
     )
 
 
-def watched_split(trainer: Trainer) -> str:
-    """Which split the first validation loader gives: "val" or "test"."""
+def validation_split(trainer: Trainer) -> str:
+    """The split that the first validation loader iterates over: "val" or "test"."""
     return next(iter(getattr(trainer.datamodule, "validation_stages", ())), "val")
 
 
 def split_name(trainer: Trainer) -> str:
-    """The word for that split in a title."""
-    return {"val": "validation", "test": "test"}[watched_split(trainer)]
+    """The name of that split for titles."""
+    return {"val": "validation", "test": "test"}[validation_split(trainer)]
 
 
 class History:
-    """A row of named arrays for each of some steps, kept in the file `path`.
+    """Named arrays recorded at individual steps, and saved in the `.npz` file `path`.
 
-    It begins with the rows that the file holds up to `step`: those of a run that is resumed there.
-    `arrays` stacks the rows: `step` (n,), and for every name (n, ...). A name that a row lacks is
-    NaN there.
+    An existing file is loaded up to `step`, at which the run is resumed. `arrays` stacks the rows:
+    `step` (n,), and every name (n, ...), with NaN in rows that lack it.
     """
 
     def __init__(self, path: Path, step: int = 0) -> None:
@@ -202,9 +202,9 @@ class History:
         names = list(dict.fromkeys(name for step in steps for name in self.rows[step]))
         stacked = {"step": np.array(steps, np.int64)}
         for name in names:
-            known = next(self.rows[step][name] for step in steps if name in self.rows[step])
-            gap = np.full(known.shape, np.nan)
-            stacked[name] = np.stack([self.rows[step].get(name, gap) for step in steps])
+            first = next(self.rows[step][name] for step in steps if name in self.rows[step])
+            missing = np.full(first.shape, np.nan)
+            stacked[name] = np.stack([self.rows[step].get(name, missing) for step in steps])
         return stacked
 
     def save(self) -> None:
@@ -213,7 +213,7 @@ class History:
 
 
 def write_npz(path: Path, arrays: Mapping[str, NDArray]) -> None:
-    """Write arrays atomically into a file that NumPy loads without pickle."""
+    """Write arrays atomically to an `.npz` file, without pickle."""
     buffer = BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Pictures of the most confident mistakes on the validation images."""
+"""Figures of the most confident mistakes on the validation images."""
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -8,27 +8,27 @@ from simplecnn.callbacks.image_callback import (
     Picture,
     ValidationCallback,
     split_name,
-    watched_split,
+    validation_split,
 )
 from simplecnn.callbacks.probes import class_names
 from simplecnn.figures.mistakes import mistakes_figure
 
 
 class Mistakes(ValidationCallback):
-    """The `number` most confident mistakes of a validation pass: which are new, which persist.
+    """Draw the `number` most confident mistakes of rank zero's last validation pass.
 
-    Of several processes, those of rank zero. A checkpoint holds `answers`: of the pass before it,
-    the predicted class of every image and whether it is wrong, (N,) in the order of the pass, and
-    the `step` of that pass; and what of it is not drawn yet.
+    Mistakes that are new since the previous pass are marked. For that, checkpoints hold `answers`
+    (of every image its predicted class and whether it is wrong, (N,) in the order of the pass, and
+    the `step` of the pass) and `shown`, the mistakes that have not been drawn yet.
     """
 
     def __init__(self, dirpath: str, number: int = 40, every_n_epochs: int = 10) -> None:
         super().__init__(dirpath, every_n_epochs)
         self.number = number
         self.answers: dict[str, Tensor] = {}
-        self._answers: list[dict[str, Tensor]] = []  # by batch, of the pass under way
+        self._answers: list[dict[str, Tensor]] = []  # of the current pass, by batch
         self._worst: list[dict[str, Tensor]] = []  # the most confident mistakes of each batch
-        self._shown: dict[str, Tensor] = {}  # those of the last pass, until they are drawn
+        self._shown: dict[str, Tensor] = {}  # those of the last pass, until drawn
         self._num_classes = 0
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
@@ -59,13 +59,14 @@ class Mistakes(ValidationCallback):
         )
 
     def finish(self) -> None:
-        """Compare the answers with those of the pass before."""
-        before, answers, worst = self.answers, _joined(self._answers), _joined(self._worst)
+        """Compare the answers with those of the previous pass."""
+        previous, answers = self.answers, _concatenate(self._answers)
+        worst = _concatenate(self._worst)
         self.answers, self._answers, self._worst = answers, [], []
         self.answers["step"] = torch.tensor(self.validated_at)
         wrong = answers["wrong"]
-        compared = len(before.get("wrong", ())) == len(wrong)  # else it was of other images
-        was_wrong = before["wrong"] if compared else torch.zeros_like(wrong)
+        compared = len(previous.get("wrong", ())) == len(wrong)  # otherwise of other images
+        was_wrong = previous["wrong"] if compared else torch.zeros_like(wrong)
         confidence = worst.pop("confidence")
         order = confidence.argsort(descending=True, stable=True)[: self.number]
         order = order[confidence[order] >= 0]
@@ -81,22 +82,21 @@ class Mistakes(ValidationCallback):
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
         if not self._shown:
-            return {}  # no pass since the last picture
+            return {}  # no validation since the last picture
         shown = {name: values.numpy() for name, values in self._shown.items()}
         self._shown = {}
-        number, fixed = len(shown["labels"]), shown["num_fixed"]
-        old = shown["num_wrong"] - shown["num_new"]
-        which = "most confident mistake" if number == 1 else f"{number} most confident mistakes"
+        number, num_new = len(shown["labels"]), shown["num_new"]
+        subject = "most confident mistake" if number == 1 else f"{number} most confident mistakes"
         title = (
-            f"The {which} on {shown['num_images']:,} "
+            f"The {subject} on {shown['num_images']:,} "
             f"{split_name(trainer)} images, {self.when_validated(trainer, when)}\n"
             f"{shown['num_wrong']} wrong"
         )
         if shown["compared"]:
             title += (
-                f": {shown['num_new']} new since the pass before (orange), "
-                f"{old} {'persists' if old == 1 else 'persist'} (gray); "
-                f"{fixed} {'is' if fixed == 1 else 'are'} no longer wrong"
+                f": {num_new} new since the previous validation (orange), "
+                f"{shown['num_wrong'] - num_new} persistent (gray), "
+                f"{shown['num_fixed']} corrected"
             )
         figure = mistakes_figure(
             shown["images"],
@@ -107,11 +107,10 @@ class Mistakes(ValidationCallback):
             class_names=class_names(trainer, self._num_classes),
             title=title,
         )
-        return {f"mistakes_{watched_split(trainer)}": Picture(figure, shown)}
+        return {f"mistakes_{validation_split(trainer)}": Picture(figure, shown)}
 
 
-def _joined(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The batches one after the other, on the CPU."""
+def _concatenate(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Concatenate the batches on the CPU, in dtypes that NumPy has."""
     tensors = {name: torch.cat([batch[name] for batch in batches]).cpu() for name in batches[0]}
-    # NumPy has no bfloat16.
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}

@@ -1,4 +1,4 @@
-"""How far the run is: a bar on a terminal, a line an epoch in the log."""
+"""Progress of a run: a bar on a terminal, and one log line per epoch."""
 
 import logging
 import sys
@@ -15,23 +15,23 @@ STAGES = ("train", "val", "test")
 
 
 def split_metric(key: str) -> tuple[str, str]:
-    """`val/acc` and `val_acc` as ("val", "acc"); what belongs to no stage as ("", key)."""
+    """Split `val/acc` or `val_acc` into ("val", "acc"); a key without a stage is ("", key)."""
     stage, separator, name = key.partition("/" if "/" in key else "_")
     return (stage, name) if separator and stage in STAGES else ("", key)
 
 
 def value_text(key: str, value: float) -> str:
-    """`98.76 %` of an accuracy, `0.0412` of a loss."""
+    """Format an accuracy as `98.76 %`, a loss as `0.0412`."""
     return f"{100 * round(value, 6):.2f} %" if "acc" in key else f"{value:.4f}"
 
 
 def metric_text(key: str, value: float) -> str:
-    """`val/acc 98.76 %`, `val/loss 0.0412`."""
+    """Format a metric with its name: `val/acc 98.76 %`."""
     return f"{key} {value_text(key, value)}"
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar, drawn a few times a second, on a terminal only."""
+    """Lightning's progress bar, on a terminal only."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=5, leave=False)
@@ -43,7 +43,7 @@ class ProgressBar(TQDMProgressBar):
 
 
 class EpochLines(BetweenEpochs):
-    """One line an epoch: its metrics, its seconds, the time left."""
+    """Log one line per epoch: metrics, duration, time left."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.is_global_zero:

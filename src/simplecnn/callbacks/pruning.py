@@ -1,4 +1,4 @@
-"""Ends a trial of an Optuna search that the pruner gives up."""
+"""Stop trials of an Optuna search that its pruner considers hopeless."""
 
 import logging
 from typing import Any
@@ -11,11 +11,11 @@ log = logging.getLogger(__name__)
 
 
 class Pruning(Callback):
-    """Reports the objective to the study after each epoch, and stops where the pruner says so.
+    """Report the objective to the study after each epoch, and stop if the pruner decides so.
 
-    study: the study's file; trial: its number there. Without a trial or a pruner, that is outside
-    of a search, nothing happens; nor with several objectives, by which Optuna does not prune, nor
-    with one that no validation gives.
+    study: path of the study's file; trial: number of the trial in it. Does nothing without a trial
+    or a pruner (outside of a search), with several objectives (Optuna cannot prune by them), and
+    with an objective that is not a validation metric.
     """
 
     def __init__(
@@ -48,5 +48,5 @@ class Pruning(Callback):
             if stop:
                 self.trial.set_user_attr("pruned after epoch", epoch)
                 log.info("pruned after epoch %d: %s", epoch, metric_text(self.objective, value))
-        # All processes of a run stop together.
+        # Rank zero decides for all processes.
         trainer.should_stop |= trainer.strategy.broadcast(stop)

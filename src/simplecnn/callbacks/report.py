@@ -1,26 +1,26 @@
-"""The page of a run, report.html: written when its record says how the run ended."""
+"""The report of a run, report.html, written after its record."""
 
 import logging
 from pathlib import Path
 
 from pytorch_lightning import Callback, Trainer
 
-from simplecnn.callbacks.image_callback import draws
+from simplecnn.callbacks.image_callback import should_draw
 from simplecnn.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
 
 
 class Report(Callback):
-    """Leaves `report.html` in the run directory, also of an interrupted or failed run.
+    """Write `report.html` to the run directory, also for interrupted and failed runs.
 
-    None of Lightning's hooks comes after the test, or knows how the run ended: the run itself
-    calls `write`, once that is recorded.
+    No Lightning hook is called after the test, or knows how the run ended: `training.run` calls
+    `write` once that is recorded.
     """
 
     def write(self, trainer: Trainer, directory: RunDirectory) -> Path | None:
-        """Write the page. A page that cannot be written is a warning, and no failure of the run."""
-        if not draws(trainer):
+        """Write the report. Returns its path, or None with a warning if it cannot be written."""
+        if not should_draw(trainer):
             return None
         from simplecnn.page.report import write_report  # not needed before the run ends
 

@@ -1,4 +1,4 @@
-"""Every checkpoint of the Trainer is written atomically, and found again after a move."""
+"""Checkpoint I/O of the Trainer: atomic writes, and paths that follow a moved run directory."""
 
 import time
 from pathlib import Path
@@ -11,15 +11,16 @@ from simplecnn.run_directory import moved
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, syncs, renames. `seconds` adds up what that took.
+    """Write a checkpoint beside its target, sync it, and rename it.
 
-    Lightning's own writing goes by the system's temporary directory: where that is another file
-    system, a process that is killed leaves neither the new file nor the old one.
+    Lightning writes through the system's temporary directory: if that is on another file system, a
+    process killed while writing leaves neither the new file nor the old one. `seconds` is the total
+    time spent writing.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._written: set[str] = set()  # names: the first of each is checked
+        self._written: set[str] = set()  # file names; the first checkpoint of each is verified
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
@@ -33,15 +34,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """The checkpoint, with the paths in it as its directory lies now.
+        """Load a checkpoint, and replace the paths in it if its directory has moved.
 
-        ModelCheckpoint forgets its best score where its directory is not the one it was.
+        ModelCheckpoint drops its best score if its `dirpath` differs from the saved one.
         """
         checkpoint = super().load_checkpoint(path, weights_only=True)
-        here = Path(path).absolute().parent
+        dirpath = Path(path).absolute().parent
         for state in checkpoint.get("callbacks", {}).values():
             if isinstance(state, dict) and isinstance(state.get("dirpath"), str):
-                before = Path(state["dirpath"])
-                if before.name == here.name and before != here:
-                    state.update(moved(state, str(before), str(here)))
+                saved = Path(state["dirpath"])
+                if saved.name == dirpath.name and saved != dirpath:
+                    state.update(moved(state, str(saved), str(dirpath)))
         return checkpoint

@@ -1,4 +1,4 @@
-"""All that is random in an epoch follows from the seed and the epoch."""
+"""Reproducible epochs: every random number follows from the seed and the epoch."""
 
 import random
 from typing import Any
@@ -9,12 +9,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 
 class EpochSeed(Callback):
-    """Seeds torch, NumPy and Python at the start of each epoch from (seed, epoch, rank).
+    """Seed torch, NumPy and Python's `random` from (seed, epoch, rank) at the start of each epoch.
 
-    So dropout in an epoch of a resumed run is that of a run that was never interrupted. A loader
-    that shuffles draws two numbers: one when its iterator is made, one with the first batch. In the
-    first epoch of a resumed run the iterator is made before the epoch starts, so that this epoch is
-    seeded then, and only then.
+    Dropout in a resumed epoch then equals that of an uninterrupted run. A shuffling DataLoader
+    draws two numbers: one when its iterator is created, one with the first batch. In the first
+    epoch of a resumed run, Lightning creates the iterator before `on_train_epoch_start`: this epoch
+    is seeded in `on_fit_start` only.
     """
 
     def __init__(self, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""A loss that is not finite ends the run, with the step and the layer that broke first."""
+"""Stop a run whose loss is not finite, and name the step and the layer."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -13,18 +13,18 @@ from simplecnn.errors import RunError
 from simplecnn.models.activations import network_of
 from simplecnn.receptive_field.trace import named_outputs
 
-EVERY_N_STEPS = 50  # how often the loss is read from a GPU, or agreed on by several processes
+EVERY_N_STEPS = 50  # interval of checks that synchronize with a GPU or between processes
 
 
 class FiniteLoss(Callback):
-    """Raises RunError where a training loss, a validation metric or a weight is not finite.
+    """Raise RunError if a training loss, a validation loss or a weight is not finite.
 
-    On a CPU each loss is looked at before the optimizer steps; on a GPU, which must not wait in
-    every step, and in several processes, which have to agree, only every 50 steps: weights that are
-    not finite stay so. No checkpoint of what is not finite is written.
+    On a CPU every loss is checked before the optimizer steps. A check on a GPU would synchronize,
+    and several processes have to agree: there, every 50th step is checked. That is enough because
+    weights that are not finite stay so. A checkpoint with such weights is never written.
     """
 
-    _batch: Any = None  # the one at hand
+    _batch: Any = None  # the current one
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -49,7 +49,7 @@ class FiniteLoss(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if not _all_finite(pl_module.parameters()):
-            raise RunError(_sentence(trainer, pl_module, self._batch))
+            raise RunError(_message(trainer, pl_module, self._batch))
 
     def _raise_unless_finite(
         self, values: Iterable[Any], trainer: Trainer, module: LightningModule
@@ -58,42 +58,42 @@ class FiniteLoss(Callback):
         if trainer.world_size > 1:
             finite = trainer.strategy.reduce_boolean_decision(finite)
         if not finite:
-            raise RunError(_sentence(trainer, module, self._batch))
+            raise RunError(_message(trainer, module, self._batch))
 
 
-def _sentence(trainer: Trainer, module: LightningModule, batch: Any) -> str:
+def _message(trainer: Trainer, module: LightningModule, batch: Any) -> str:
     rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
     return (
-        f"The loss is not finite: seen at step {trainer.global_step} "
+        f"The loss is not finite: detected at step {trainer.global_step} "
         f"(epoch {trainer.current_epoch + 1}), with a learning rate of {float(max(rates)):.3g}; "
-        f"{first_break(module, batch)}. Try a smaller model.optimizer.lr, or "
+        f"{_first_non_finite(module, batch)}. Try a smaller model.optimizer.lr, or "
         f"+trainer.gradient_clip_val=1."
     )
 
 
-def first_break(module: LightningModule, batch: Any) -> str:
-    """Which part of the network is the first that is not finite, for the batch (images, …)."""
+def _first_non_finite(module: LightningModule, batch: Any) -> str:
+    """Describe the first part of the network that is not finite for `batch`, (images, …)."""
     weights = [name for name, p in module.named_parameters() if not _all_finite([p])]
     if weights:
         others = f" and {len(weights) - 1} others" if len(weights) > 1 else ""
-        return f"the weights {weights[0]}{others} are not finite after the step before"
-    broken: list[str] = []
+        return f"the weights {weights[0]}{others} are not finite after the previous step"
+    layers: list[str] = []
 
     def receive(name: str, layer: nn.Module, output: Tensor) -> None:
         if not _all_finite([output]):
-            broken.append(name)
+            layers.append(name)
 
     network = network_of(module)
-    # A batch of another kind fails: then it is the loss that is named.
+    # Fails for batches that are not (images, …): then the message names the loss.
     with suppress(Exception), torch.no_grad(), named_outputs(network, receive):
         network(batch[0])
-    if broken:
-        return f"the output of {broken[0]} was the first to break"
-    return "the outputs of all layers are finite: the loss was the first to break"
+    if layers:
+        return f"the output of {layers[0]} is the first that is not finite"
+    return "the outputs of all layers are finite, only the loss is not"
 
 
 def _all_finite(values: Iterable[Any]) -> bool:
-    """Whether all numbers are finite; True for what is no tensor of floating point."""
+    """Whether all floating-point tensors among `values` are finite; other values are ignored."""
     return all(
         bool(torch.isfinite(value).all())
         for value in values

@@ -1,4 +1,4 @@
-"""How the processes of a run end: by our signal handlers, with their parent, without a crash."""
+"""Clean exit of a run's processes: on signals, when the parent dies, and at interpreter exit."""
 
 import atexit
 import gc
@@ -15,20 +15,20 @@ from simplecnn.signals import Interrupted, Stop
 
 
 class Interruption(Callback):
-    """Puts our signal handlers back in front of Lightning's, and watches the parent process.
+    """Restore simplecnn's signal handlers after Lightning sets its own; exit if the parent dies.
 
-    Lightning's handler of SIGTERM lets the epoch end, and talks to the other processes of the run,
-    who may not listen. A process that Lightning started ends when its parent was killed: else it
-    would train on beside the run that is resumed.
+    Lightning's SIGTERM handler lets the epoch finish, and waits for the run's other processes,
+    which may no longer respond. A process launched by Lightning exits when its parent is killed;
+    otherwise it would keep training beside the resumed run.
     """
 
     def __init__(self, stop: Stop) -> None:
         self.stop = stop
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        several = trainer.world_size > 1
-        self._parent = os.getppid() if several and self.stop.is_child else None
-        if several:
+        is_distributed = trainer.world_size > 1
+        self._parent = os.getppid() if is_distributed and self.stop.is_child else None
+        if is_distributed:
             atexit.register(leave_group)
 
     def on_train_start(self, *_: Any) -> None:
@@ -38,19 +38,19 @@ class Interruption(Callback):
 
     def on_train_batch_start(self, *_: Any) -> None:
         if self._parent is not None and os.getppid() != self._parent:
-            raise SystemExit("The process that started this one has ended.")
+            raise SystemExit("The parent process has ended.")
 
 
 @contextmanager
-def processes_end_with_this_one(trainer: Trainer, stop: Stop) -> Iterator[None]:
-    """End the processes that the Trainer started inside, where this one is ended by a signal."""
+def kill_processes_on_interrupt(trainer: Trainer, stop: Stop) -> Iterator[None]:
+    """Kill the processes that the Trainer launched inside the context if a signal ends this one."""
     try:
         yield
     except (Interrupted, KeyboardInterrupt):
         launcher: Any = trainer.strategy.launcher
         if launcher is not None:
             launcher.kill(9)
-            # Lightning watches them, and kills this process too, seconds after one has failed.
+            # Lightning monitors them: seconds after one has died, it kills this process too.
             launcher.procs.clear()
         raise
     except ProcessExitedException:
@@ -60,11 +60,11 @@ def processes_end_with_this_one(trainer: Trainer, stop: Stop) -> Iterator[None]:
 
 
 def leave_group() -> None:
-    """End the threads of gloo, which Lightning leaves running to the end of the interpreter.
+    """Destroy the process group, whose gloo threads Lightning leaves running at interpreter exit.
 
-    One that still drops its last tensors while the interpreter ends takes the process with it
-    (SIGABRT), and a run of several processes that was done would have failed.
+    A gloo thread that releases its last tensors during interpreter shutdown aborts the process
+    (SIGABRT), and a finished distributed run would be reported as failed.
     """
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-        gc.collect()  # what is left of DDP has a share in the group
+        gc.collect()  # DDP objects in reference cycles still hold the group

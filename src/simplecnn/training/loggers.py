@@ -1,4 +1,4 @@
-"""Where logged numbers and pictures go: TensorBoard's event files, and metrics.csv beside them."""
+"""Loggers for metrics and pictures: TensorBoard's event files, and `metrics.csv` beside them."""
 
 import csv
 import io
@@ -24,11 +24,11 @@ STAGES = ("train", "val", "test")
 
 
 class TensorBoard(TensorBoardLogger):
-    """TensorBoard events in `save_dir`: pictures and hyperparameters, and a directory a stage.
+    """Log pictures and hyperparameters to `save_dir`, and scalars to one directory per stage.
 
     `train/loss` is the scalar `loss` in `save_dir/train`, `val/loss` the scalar `loss` in
-    `save_dir/val`: TensorBoard draws both into one chart.
-    purge_step: what another process logged from this step on is hidden: the run was resumed there.
+    `save_dir/val`, so that TensorBoard draws both in one chart.
+    purge_step: the step at which the run is resumed; TensorBoard hides older events from it on.
     """
 
     def __init__(self, save_dir: str, purge_step: int | None = None) -> None:
@@ -37,7 +37,7 @@ class TensorBoard(TensorBoardLogger):
         super().__init__(save_dir, name="", version="", default_hp_metric=False, **self._options)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a process that DDP spawns: it opens files of its own."""
+        """Drop the open writers when pickled: a process that DDP spawns opens its own."""
         return {**super().__getstate__(), "_writers": {}}
 
     @rank_zero_only
@@ -49,29 +49,29 @@ class TensorBoard(TensorBoardLogger):
                     folder = Path(self.save_dir, stage)
                     self._writers[stage] = SummaryWriter(folder, **self._options)
                 self._writers[stage].add_scalar(name, value, step)
-            elif key != "epoch":  # a chart of no use
+            elif key != "epoch":  # not worth a chart
                 self.experiment.add_scalar(key, value, step)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
-        """Make this run a row of the HPARAMS tab; its metrics are what was logged.
+        """Add this run to the HPARAMS tab, whose metrics are the logged scalars.
 
-        TensorBoard takes the description of all runs from the first one that has one, and hides
-        what differs: so no run has one, and it looks at all of them. True and false are words:
-        torch writes them as numbers, and then the table says 1.0000. So is what is no plain value,
-        of a module that calls `save_hyperparameters`.
+        Writes no experiment summary: TensorBoard would apply the first one it finds to all runs and
+        hide hyperparameters that are not in it. Without one it collects those of all runs.
+        Booleans are written as text, because torch stores them as numbers (1.0000); so are values
+        of other types, which a module may have passed to `save_hyperparameters`.
         """
-        given = vars(params) if isinstance(params, Namespace) else params
-        words = {k: v if type(v) in (int, float, str) else str(v) for k, v in given.items()}
-        words |= {k: str(v).lower() for k, v in given.items() if isinstance(v, bool)}
-        _, start, end = hparams(words, {})
+        values = vars(params) if isinstance(params, Namespace) else params
+        plain = {k: v if type(v) in (int, float, str) else str(v) for k, v in values.items()}
+        plain |= {k: str(v).lower() for k, v in values.items() if isinstance(v, bool)}
+        _, start, end = hparams(plain, {})
         writer = self.experiment.file_writer
         writer.add_summary(start)
         writer.add_summary(end)
 
     @rank_zero_only
     def save(self) -> None:
-        """Nothing: Lightning calls this at every log, and the writers flush by themselves."""
+        """Do nothing: Lightning calls this after every log call; the writers flush themselves."""
 
     @rank_zero_only
     def flush(self) -> None:
@@ -80,7 +80,7 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Flush only: fit and test both end with this call, and one file should hold both."""
+        """Flush without closing: `fit` and `test` both end with this call, and share one file."""
         if self._experiment is not None:
             self.flush()
 
@@ -91,17 +91,17 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def add_png(self, tag: str, png: bytes, width: int, height: int, step: int) -> None:
-        """Add a picture as it is, without decoding and encoding it again."""
+        """Add an encoded picture, which `SummaryWriter.add_image` would encode again."""
         image = Summary.Image(encoded_image_string=png, width=width, height=height, colorspace=3)
         summary = Summary(value=[Summary.Value(tag=f"pictures/{tag}", image=image)])
         self.experiment.file_writer.add_summary(summary, step)
 
 
 class MetricsCSV(Logger):
-    """`metrics.csv` in `save_dir`: a row a step at which something was logged, a column a metric.
+    """Write `metrics.csv` in `save_dir`: one row per logged step, one column per metric.
 
-    The file is written atomically; rows that it holds already (DDP trains and tests in different
-    processes) are kept.
+    The file is replaced atomically. Rows already in it are kept: DDP may train and test in
+    different processes.
     """
 
     name = version = ""
@@ -118,7 +118,7 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any) -> None:
-        """Nothing: config.yaml holds them."""
+        """Do nothing: they are in config.yaml."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -127,13 +127,13 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write, at most once a second: Lightning calls this at every log."""
+        """Write at most once per second: Lightning calls this after every log call."""
         if time.monotonic() - self._written > 1:
             self.flush()
 
     @rank_zero_only
     def flush(self) -> None:
-        """Write what was logged by now."""
+        """Write everything logged so far."""
         self._written = time.monotonic()
         if not self.rows:
             return
@@ -148,7 +148,7 @@ class MetricsCSV(Logger):
 
 
 def read_metrics(path: Path) -> Rows:
-    """The rows of a `metrics.csv` by step."""
+    """Read the rows of a `metrics.csv`, by step."""
     with path.open(newline="", encoding="utf-8") as file:
         return {
             int(row.pop("step")): {k: float(v) for k, v in row.items() if v}
@@ -157,7 +157,7 @@ def read_metrics(path: Path) -> Rows:
 
 
 def write_metrics(path: Path, rows: Rows) -> None:
-    """Write `metrics.csv` whole: a row a step, a column a metric."""
+    """Write a complete `metrics.csv`: one row per step, one column per metric."""
     metrics = sorted({key for row in rows.values() for key in row} - {"epoch"})
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, ["step", "epoch", *metrics], lineterminator="\n")
@@ -168,17 +168,17 @@ def write_metrics(path: Path, rows: Rows) -> None:
 
 
 def rewind(directory: Path, step: int) -> None:
-    """Remove what was logged and drawn in `directory` after `step`: it will be again.
+    """Remove the metrics and pictures of `directory` after `step`, from which the run is resumed.
 
-    TensorBoard hides events from `purge_step` on, and the callbacks cut the arrays that they keep.
+    TensorBoard's events are hidden by `purge_step`, and callbacks truncate their own arrays.
     """
     path = directory / "metrics.csv"
     if path.is_file():
-        # Steps are counted from 0 in the log: that of the next step is `step`.
+        # Logged steps are counted from 0: the next one is `step`.
         write_metrics(path, {s: row for s, row in read_metrics(path).items() if s < step})
     for picture in (directory / "images").glob("*_step=*"):
-        drawn = re.search(r"step=(\d+)", picture.name)
-        if drawn and int(drawn[1]) > step:
+        match = re.search(r"step=(\d+)", picture.name)
+        if match and int(match[1]) > step:
             picture.unlink()
 
 

@@ -1,39 +1,42 @@
-"""Settings of the process: two that are worth a third of a training step on a CPU, and those that
-a run must not leave to the next one. Imports no torch before it is needed."""
+"""Process-wide settings: spinning threads, freed memory, and restoring the state after a run.
+
+The first two save a third of a training step on a CPU. Imports torch only where it is needed.
+"""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Turns that an OpenMP thread waits in a loop before it goes to sleep: a tenth of a millisecond.
-# More are a little faster in a quiet hour, fewer beside busy processes: docs/performance.md.
-# With GNU's default, beside two busy processes, a step of 64 digits took 429 ms; with this, 17 to
-# 19 ms, and as long as ever in a quiet hour (6.7 to 7.7 ms; 2 cores, torch 2.15).
+# Iterations that an idle OpenMP thread spins before it sleeps, about 0.1 ms. More are slightly
+# faster on an idle machine, fewer on a busy one: see docs/performance.md. Beside two busy processes
+# a step of 64 digits took 429 ms with GNU's default, and 17 to 19 ms with this value; on an idle
+# machine the value makes no difference (6.7 to 7.7 ms; 2 cores, torch 2.15).
 SPIN_COUNT = "30000"
 
 
 def configure_threads() -> None:
-    """Keep waiting threads from spinning; before torch is imported. What the user set stays."""
+    """Limit how long idle threads spin. Call before importing torch; keeps the user's settings."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-        os.environ.setdefault("KMP_BLOCKTIME", "1")  # ms; where the runtime is Intel's
+        os.environ.setdefault("KMP_BLOCKTIME", "1")  # ms; for Intel's OpenMP runtime
 
 
 def keep_freed_memory() -> None:
-    """Have the allocator of Linux (glibc) keep freed memory, up to 62 MB, for the next step.
+    """Make glibc's allocator keep up to 62 MB of freed memory for the next step.
 
-    Else it returns large pieces to the system and gets them back page by page, each step: 9.3 to
-    9.6 ms instead of 6.7 to 8.7. It goes by the largest piece that it has seen freed, up to 32 MiB.
+    By default it returns large blocks to the system and gets them back page by page in every step:
+    9.3 to 9.6 ms instead of 6.7 to 8.7. Its threshold is the size of the largest block freed so
+    far, up to 32 MiB.
     """
     import torch
 
-    torch.empty(31 * 2**18)
+    torch.empty(31 * 2**18)  # 31 MiB, freed at once
 
 
 @contextmanager
 def state_restored() -> Iterator[None]:
-    """Leave the environment and torch's switches as they were: the next run is not this one's."""
+    """Restore the environment variables and torch's global settings on exit."""
     import torch
 
     environment = dict(os.environ)

@@ -1,4 +1,4 @@
-"""One run, from configuration to run directory: build, fit, test, record."""
+"""One run, from its configuration to its run directory: build, fit, test, record."""
 
 import logging
 import sys
@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities import rank_zero_only
 
-from simplecnn.callbacks.checkpoint import STATE, LastCheckpoint, why_ended
+from simplecnn.callbacks.checkpoint import STATE, LastCheckpoint, end_reason
 from simplecnn.callbacks.report import Report
 from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
 from simplecnn.console import configure_lightning_logging
@@ -22,7 +22,7 @@ from simplecnn.run_directory import RECORD, RunDirectory, read_record, short
 from simplecnn.signals import Interrupted, Stop
 from simplecnn.slurm import requeue, slurm_job
 from simplecnn.training.build import build_datamodule, build_module, build_trainer
-from simplecnn.training.interruption import processes_end_with_this_one
+from simplecnn.training.interruption import kill_processes_on_interrupt
 from simplecnn.training.loggers import TensorBoard, rewind
 from simplecnn.training.phases import Phases
 from simplecnn.training.processor import keep_freed_memory, state_restored
@@ -30,8 +30,8 @@ from simplecnn.training.summary import (
     device_and_reason,
     how_to_resume,
     hyper_parameters,
+    page_line,
     summary,
-    where_to_look,
 )
 
 log = logging.getLogger(__name__)
@@ -46,18 +46,20 @@ def train(
     resume: bool = False,
     requested: bool = False,
 ) -> float | None:
-    """Do the run that `config` describes in the new directory `path`.
+    """Train and test as `config` describes, in the new run directory `path`.
 
-    Returns the best value of the monitored metric, or None without one. Whatever happens,
-    `run.json` says how far the run came. `seconds` are those of phases before this call.
-    With `resume`, an unfinished run of this configuration in `path` is resumed from its last
-    finished epoch; one that failed starts over, unless the resume was `requested` by the user.
-    Raises SystemExit where a signal ended the run.
+    Returns the best value of the monitored metric, or None if no metric is monitored. However the
+    run ends, `run.json` records its status. `seconds` is the time spent before this call, by phase.
+
+    With `resume`, an unfinished run of the same configuration in `path` is resumed from its last
+    finished epoch; a failed one starts over, unless the user `requested` the resume.
+
+    Raises SystemExit if a signal ended the run.
     """
     configure_lightning_logging()
     stop = Stop()
     with state_restored(), stop.listening():
-        if rank_zero_only.rank != 0:  # a further process of a DDP run: rank zero keeps the record
+        if rank_zero_only.rank != 0:  # another DDP process: rank zero writes the record
             directory = RunDirectory(path)
             directory.record = {"continued": requested, "seconds": {}, **read_record(path)}
             directory.writes = False
@@ -69,20 +71,20 @@ def train(
         try:
             directory.update(slurm_job=slurm_job())
             directory.record["seconds"] |= {k: round(v, 3) for k, v in (seconds or {}).items()}
-            return _recorded(Run(config, directory, stop))
+            return _fit_test_and_record(Run(config, directory, stop))
         finally:
             directory.release()
 
 
-def _recorded(run: "Run") -> float | None:
-    """Do the run, and write to its record how it ended."""
+def _fit_test_and_record(run: "Run") -> float | None:
+    """Train and test, and record how the run ended."""
     try:
         best = run.fit_and_test()
     except (KeyboardInterrupt, SystemExit) as error:
         run.stop.ending = True
-        page = run.record("interrupted")
-        log.error("Interrupted. %s%s", how_to_resume(run.directory), where_to_look(page))
-        if not isinstance(error, Interrupted):  # a Ctrl-C that nobody listened to
+        page = run.finish("interrupted")
+        log.error("Interrupted. %s%s", how_to_resume(run.directory), page_line(page))
+        if not isinstance(error, Interrupted):  # not raised by simplecnn's signal handlers
             raise SystemExit(130) from None
         if error.requeue:
             requeue()
@@ -90,204 +92,227 @@ def _recorded(run: "Run") -> float | None:
     except BaseException as error:
         run.stop.ending = True
         try:
-            page = run.record("failed", error=f"{type(error).__name__}: {error}")
+            page = run.finish("failed", error=f"{type(error).__name__}: {error}")
             if page is not None:
-                log.info("%s", where_to_look(page).lstrip())
-        except OSError as problem:  # the disk is full: that is why it failed
+                log.info("%s", page_line(page).lstrip())
+        except OSError as problem:  # probably why the run failed: a full disk
             log.error("%s cannot be written: %s", RECORD, problem.strerror)
         raise
-    page = run.record("finished")
+    page = run.finish("finished")
     log.info("\n%s", summary(run.directory, run.trainer, page))
     return best
 
 
 class Run:
-    """The parts of one run. What came out of it is in the record: metrics, best, ended, …"""
+    """One run: builds its parts, trains and tests, and collects the results in its record."""
 
     def __init__(self, config: Config, directory: RunDirectory, stop: Stop) -> None:
         self.config = config
         self.directory = directory
         self.stop = stop
         self.trainer: Any = None
-        # A run that is resumed has metrics, and a best checkpoint: its value, its epoch from 1.
-        self.results = directory.record
-        self.results |= {"metrics": {}, "best": None, "num_epochs": 0} | self.results
-        self.results["ended"] = None
+        # A resumed run already has metrics and a best checkpoint (its value; its epoch, from 1).
+        self.record = directory.record
+        self.record |= {"metrics": {}, "best": None, "num_epochs": 0} | self.record
+        self.record["ended"] = None
 
     def fit_and_test(self) -> float | None:
+        """Train, then test the best checkpoint. Returns the value of the monitored metric."""
         config = self.config
         if config["seed"] is not None:
             pl.seed_everything(config["seed"], workers=True)
         last = self.directory.last_checkpoint()
-        resumed = last is not None and bool(self.directory.record.get("continued"))
-        start = last if resumed else config["ckpt_path"]
-        content: Config = {}
-        if start:
-            check_checkpoint(Path(start))
-            content = read_checkpoint(Path(start))
-        purge_step = content.get("global_step") if resumed else None
-        if purge_step is not None and self.directory.writes:
-            rewind(self.directory.path, purge_step)
-        weights_only = config.get("ckpt_weights_only") and config["train"] and not resumed
-        datamodule = build_datamodule(config)
-        if isinstance(datamodule, ImageFolderDataModule) and not weights_only:
-            # Now, for the network is normalized by the images that were trained on.
-            datamodule.load_state_dict(content.get(type(datamodule).__qualname__))
-        module = build_module(config, datamodule)
-        self.trainer = trainer = build_trainer(config, self.stop, purge_step=purge_step)
-        self._announce(module, datamodule)
-        for logger in trainer.loggers:
-            if not isinstance(logger, TensorBoard):  # ours gets them at the end
-                logger.log_hyperparams(hyper_parameters(config))
-        tested: Config = content  # the checkpoint whose weights are tested; empty: as they are then
-        if content and weights_only:
-            load_weights(module, content)
-            start, content = None, {}
+        resumed = last is not None and bool(self.record.get("continued"))
+        ckpt_path = last if resumed else config["ckpt_path"]
+        checkpoint: Config = {}
+        if ckpt_path:
+            check_checkpoint(Path(ckpt_path))
+            checkpoint = read_checkpoint(Path(ckpt_path))
+        weights_only = bool(config["train"] and config.get("ckpt_weights_only") and not resumed)
+        module, datamodule = self._build(checkpoint, resumed=resumed, weights_only=weights_only)
+        tested = checkpoint  # if empty, the module is tested as it is
         if config["train"]:
-            if content:
-                self._take_over(content, resumed)
-            if self.results["ended"] is None:
-                keep_freed_memory()
-                with self.directory.phase("fit"), processes_end_with_this_one(trainer, self.stop):
-                    trainer.fit(module, datamodule=datamodule, ckpt_path=start, weights_only=True)
-                self._note_fit()
+            if checkpoint and weights_only:
+                load_weights(module, checkpoint)
+                ckpt_path = None
+            elif checkpoint:
+                self._restore_progress(checkpoint, resumed=resumed)
+            if self.record["ended"] is None:
+                self._fit(module, datamodule, ckpt_path)
                 tested = {}
-            # Processes that SLURM started may have a path of their own each.
-            best = trainer.strategy.broadcast(self._best_checkpoint())
+            # Each process that SLURM started may have its own run directory: use rank zero's path.
+            best = self.trainer.strategy.broadcast(self._best_checkpoint())
             tested = read_checkpoint(Path(best)) if best else tested
             self.directory.update()
-        without = []
-        if type(module).test_step is pl.LightningModule.test_step:
-            without.append(f"{type(module).__name__} has no test_step")
-        if type(datamodule).test_dataloader is pl.LightningDataModule.test_dataloader:
-            without.append(f"{type(datamodule).__name__} has no test_dataloader")
-        if config["test"] and without:
-            log.info("%s: nothing is tested", ", ".join(without))
-        elif config["test"]:
-            if tested:
-                # Not by `ckpt_path`: a WeightAveraging that has trained would restore the weights
-                # before the average, and `evaluate` would find another accuracy.
-                load_weights(module, tested)
-            with self.directory.phase("test"), processes_end_with_this_one(trainer, self.stop):
-                trainer.test(module, datamodule=datamodule, verbose=False)
-            self.results["metrics"] |= _metrics(trainer.callback_metrics)
-        if self.results["best"]:
-            return float(self.results["best"]["value"])
-        return self.results["metrics"].get(config["monitor"]) if config["monitor"] else None
+        if config["test"]:
+            self._test(module, datamodule, tested)
+        if self.record["best"]:
+            return float(self.record["best"]["value"])
+        return self.record["metrics"].get(config["monitor"]) if config["monitor"] else None
 
-    def record(self, status: str, **entries: Any) -> Path | None:
-        """Write how the run ended to run.json and to TensorBoard's HPARAMS tab; gives its page."""
+    def finish(self, status: str, **entries: Any) -> Path | None:
+        """Record how the run ended, close the loggers, and return the path of its report."""
         last = self.directory.last_checkpoint()
         if last and status != "finished":
-            with suppress(InputError):  # a damaged one says nothing
-                content = read_checkpoint(last)
-                metrics = (content.get(STATE) or {}).get("metrics", {})
-                self.results["metrics"] = _metrics(metrics) | self.results["metrics"]
-                self.results["num_epochs"] = content["epoch"]
+            with suppress(InputError):  # a damaged checkpoint
+                checkpoint = read_checkpoint(last)
+                metrics = (checkpoint.get(STATE) or {}).get("metrics", {})
+                self.record["metrics"] = _rounded(metrics) | self.record["metrics"]
+                self.record["num_epochs"] = checkpoint["epoch"]
         if self.trainer is not None:
             self._close_loggers(finished=status == "finished")
             for callback in self.trainer.callbacks:
                 if isinstance(callback, Phases):
-                    callback.add_to(self.results, self.trainer)
+                    callback.update_record(self.record, self.trainer)
         self.directory.update(status=status, **entries)
         reports = [c for c in getattr(self.trainer, "callbacks", ()) if isinstance(c, Report)]
         return reports[0].write(self.trainer, self.directory) if reports else None
 
+    def _build(
+        self, checkpoint: Config, *, resumed: bool, weights_only: bool
+    ) -> tuple[pl.LightningModule, pl.LightningDataModule]:
+        purge_step = checkpoint.get("global_step") if resumed else None
+        if purge_step is not None and self.directory.writes:
+            rewind(self.directory.path, purge_step)
+        datamodule = build_datamodule(self.config)
+        if isinstance(datamodule, ImageFolderDataModule) and not weights_only:
+            # Before the network is built, which may normalize by the images of the training split.
+            datamodule.load_state_dict(checkpoint.get(type(datamodule).__qualname__))
+        module = build_module(self.config, datamodule)
+        self.trainer = build_trainer(self.config, self.stop, purge_step=purge_step)
+        self._record_setup(module, datamodule)
+        for logger in self.trainer.loggers:
+            if not isinstance(logger, TensorBoard):  # receives them when the run ends
+                logger.log_hyperparams(hyper_parameters(self.config))
+        return module, datamodule
+
+    def _record_setup(self, module: pl.LightningModule, datamodule: pl.LightningDataModule) -> None:
+        """Record and log the device, the number of parameters and the classes."""
+        if isinstance(datamodule, ImageFolderDataModule):
+            datamodule.setup("fit")
+            self.record |= datamodule.record()
+        accelerator = self.config["trainer"].get("accelerator", "auto")
+        device, reason = device_and_reason(self.trainer, accelerator)
+        num_parameters = sum(p.numel() for p in module.parameters())
+        class_names = getattr(datamodule, "class_names", None)
+        self.directory.update(
+            num_parameters=num_parameters,
+            class_names=list(class_names) if class_names else None,
+            device={"name": device, "why": reason, "num_threads": torch.get_num_threads()},
+        )
+        if self.directory.writes:
+            log.info("directory    %s", short(self.directory.path))
+            log.info("%s parameters on %s: %s", f"{num_parameters:,}", device, reason)
+            if not any(isinstance(c, LastCheckpoint | Checkpoint) for c in self.trainer.callbacks):
+                log.info("no checkpoints are saved: callbacks=[default,…] adds to the default ones")
+
+    def _restore_progress(self, checkpoint: Config, *, resumed: bool) -> None:
+        """Record the progress of the checkpoint's run; set `ended` if nothing is left to train."""
+        progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+        # Not "completed": best.ckpt is saved before Lightning counts its epoch as completed.
+        num_epochs, max_epochs = progress["processed"], self.config["trainer"].get("max_epochs")
+        ended = None
+        if resumed:
+            state = checkpoint.get(STATE) or {}
+            self.record["metrics"] = _rounded(state.get("metrics", {}))
+            ended = state.get("ended")
+        elif max_epochs not in (None, -1) and num_epochs >= max_epochs:
+            ended = f"already {num_epochs} of {max_epochs} epochs: nothing to train"
+        self.record |= {"num_epochs": num_epochs, "ended": ended}
+        if ended:
+            log.info("%s", ended)
+            # Test metrics are logged at the step at which the training ended.
+            self.trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
+
+    def _fit(
+        self,
+        module: pl.LightningModule,
+        datamodule: pl.LightningDataModule,
+        ckpt_path: str | Path | None,
+    ) -> None:
+        trainer = self.trainer
+        keep_freed_memory()
+        with self.directory.phase("fit"), kill_processes_on_interrupt(trainer, self.stop):
+            trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+        self.record["metrics"] |= _rounded(trainer.callback_metrics)
+        self.record["num_epochs"] = trainer.current_epoch
+        last = self.directory.last_checkpoint()
+        if last is None:
+            return
+        checkpoint = read_checkpoint(last)
+        ended = (checkpoint.get(STATE) or {}).get("ended")
+        if ended is None and trainer.should_stop:  # set before the first step, by a Timer
+            ended = end_reason(trainer)
+        self.record |= {"num_epochs": checkpoint["epoch"], "ended": ended}
+        if trainer.global_step != checkpoint["global_step"]:  # spawned processes ran the fit
+            trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
+
+    def _best_checkpoint(self) -> Path | None:
+        """Record the best checkpoint. Returns its path, or None if no checkpoint is monitored."""
+        monitor = self.config["monitor"], self.config["mode"]
+        callbacks = [c for c in self.trainer.checkpoint_callbacks if getattr(c, "monitor", None)]
+        callbacks.sort(key=lambda c: (c.monitor, c.mode) != monitor)  # prefer the run's own monitor
+        if not callbacks:
+            return None
+        callback = callbacks[0]
+        saved = Path(callback.best_model_path or "best.ckpt")
+        # The run directory may have moved since the checkpoint was saved.
+        candidates = self.directory.path / "checkpoints" / saved.name, saved
+        path = next((path for path in candidates if path.is_file()), None)
+        if path is None:
+            return None
+        checkpoint = read_checkpoint(path)
+        state = checkpoint.get("callbacks", {}).get(callback.state_key, {})
+        value = state.get("best_model_score", callback.best_model_score)
+        if value is not None and (callback.monitor, callback.mode) == monitor:
+            epoch = checkpoint["epoch"] + 1
+            self.record["best"] = {"value": round(float(value), 6), "epoch": epoch}
+        return path
+
+    def _test(
+        self,
+        module: pl.LightningModule,
+        datamodule: pl.LightningDataModule,
+        checkpoint: Config,
+    ) -> None:
+        """Test the weights of `checkpoint`, or the module as it is if `checkpoint` is empty."""
+        missing = []
+        if type(module).test_step is pl.LightningModule.test_step:
+            missing.append(f"{type(module).__name__} has no test_step")
+        if type(datamodule).test_dataloader is pl.LightningDataModule.test_dataloader:
+            missing.append(f"{type(datamodule).__name__} has no test_dataloader")
+        if missing:
+            log.info("%s: skipping the test", ", ".join(missing))
+            return
+        if checkpoint:
+            # With `ckpt_path`, a WeightAveraging would restore the weights before averaging, and
+            # `evaluate` would report another accuracy.
+            load_weights(module, checkpoint)
+        with self.directory.phase("test"), kill_processes_on_interrupt(self.trainer, self.stop):
+            self.trainer.test(module, datamodule=datamodule, verbose=False)
+        self.record["metrics"] |= _rounded(self.trainer.callback_metrics)
+
     def _close_loggers(self, *, finished: bool) -> None:
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoard):
-                if finished and (best := self.results["best"]):  # the first column of HPARAMS
+                if finished and (best := self.record["best"]):  # the first column of HPARAMS
                     name = str(self.config["monitor"]).rpartition("/")[2]
                     logger.experiment.add_scalar(name, best["value"], self.trainer.global_step)
                 logger.log_hyperparams(hyper_parameters(self.config))
                 logger.close()
         wandb = sys.modules.get("wandb")
-        if wandb is not None and wandb.run:  # the next job of a sweep is a run of its own
+        if wandb is not None and wandb.run:  # the next job of a sweep starts another W&B run
             wandb.finish()
 
-    def _take_over(self, content: Config, resumed: bool) -> None:
-        """Note what a checkpoint says of the run before, and whether there is anything to train."""
-        progress = content["loops"]["fit_loop"]["epoch_progress"]["current"]
-        # best.ckpt is written when an epoch has been processed, and not yet counted.
-        done, max_epochs = progress["processed"], self.config["trainer"].get("max_epochs")
-        ended = None
-        if resumed:
-            state = content.get(STATE) or {}
-            self.results["metrics"] = _metrics(state.get("metrics", {}))
-            ended = state.get("ended")
-        elif max_epochs not in (None, -1) and done >= max_epochs:
-            ended = f"already {done} of {max_epochs} epochs: nothing to train"
-        self.results |= {"num_epochs": done, "ended": ended}
-        if ended:
-            log.info("%s", ended)
-            # What the test logs is logged at the step where the training ended.
-            self.trainer.fit_loop.load_state_dict(content["loops"]["fit_loop"])
 
-    def _note_fit(self) -> None:
-        """What came out of the fit; in processes that the Trainer spawned, by their checkpoint."""
-        self.results["metrics"] |= _metrics(self.trainer.callback_metrics)
-        self.results["num_epochs"] = self.trainer.current_epoch
-        last = self.directory.last_checkpoint()
-        if last:
-            content = read_checkpoint(last)
-            ended = (content.get(STATE) or {}).get("ended")
-            if ended is None and self.trainer.should_stop:  # before it trained: a Timer
-                ended = why_ended(self.trainer)
-            self.results |= {"num_epochs": content["epoch"], "ended": ended}
-            if self.trainer.global_step != content["global_step"]:  # spawned processes went there
-                self.trainer.fit_loop.load_state_dict(content["loops"]["fit_loop"])
-
-    def _best_checkpoint(self) -> Path | None:
-        """The best checkpoint, which is tested, or None: the weights at the end are."""
-        wanted = self.config["monitor"], self.config["mode"]
-        callbacks = [c for c in self.trainer.checkpoint_callbacks if getattr(c, "monitor", None)]
-        # Not one that keeps the best by another metric, if there is one that does by this.
-        callbacks.sort(key=lambda c: (c.monitor, c.mode) != wanted)
-        if not callbacks:
-            return None
-        callback = callbacks[0]
-        there = Path(callback.best_model_path or "best.ckpt")
-        paths = self.directory.path / "checkpoints" / there.name, there  # a run may have moved
-        path = next((path for path in paths if path.is_file()), None)
-        if path is None:
-            return None
-        content = read_checkpoint(path)
-        state = content.get("callbacks", {}).get(callback.state_key, {})
-        value = state.get("best_model_score", callback.best_model_score)
-        if value is not None and (callback.monitor, callback.mode) == wanted:
-            best = {"value": round(float(value), 6), "epoch": content["epoch"] + 1}
-            self.results["best"] = best
-        return path
-
-    def _announce(self, module: pl.LightningModule, datamodule: pl.LightningDataModule) -> None:
-        """Note what the run consists of, and say where it happens."""
-        if isinstance(datamodule, ImageFolderDataModule):
-            datamodule.setup("fit")
-            self.directory.record |= datamodule.record()
-        accelerator = self.config["trainer"].get("accelerator", "auto")
-        device, why = device_and_reason(self.trainer, accelerator)
-        number = sum(p.numel() for p in module.parameters())
-        names = getattr(datamodule, "class_names", None)
-        self.directory.update(
-            num_parameters=number,
-            class_names=list(names) if names else None,
-            device={"name": device, "why": why, "num_threads": torch.get_num_threads()},
-        )
-        if self.directory.writes:
-            log.info("directory    %s", short(self.directory.path))
-            log.info("%s parameters on %s: %s", f"{number:,}", device, why)
-            if not any(isinstance(c, LastCheckpoint | Checkpoint) for c in self.trainer.callbacks):
-                log.info("no checkpoint is kept: callbacks=[default,…] adds to the default ones")
+def load_weights(module: pl.LightningModule, checkpoint: Config) -> None:
+    """Load the weights of a checkpoint into a module."""
+    module.on_load_checkpoint(dict(checkpoint))
+    module.load_state_dict(checkpoint["state_dict"], strict=module.strict_loading)
 
 
-def load_weights(module: pl.LightningModule, content: Config) -> None:
-    """Give a module the weights of a checkpoint."""
-    module.on_load_checkpoint(dict(content))
-    module.load_state_dict(content["state_dict"], strict=module.strict_loading)
-
-
-def _metrics(logged: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics by name; a learning rate, which a monitor logs, is none."""
+def _rounded(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics by name, rounded for the record; without learning rates."""
     return {
-        key: round(float(value), 6) for key, value in logged.items() if not key.startswith("lr-")
+        key: round(float(value), 6) for key, value in metrics.items() if not key.startswith("lr-")
     }

@@ -1,4 +1,4 @@
-"""What is said of a run: where it happens, what it is made of, what came out, what to type."""
+"""What a run prints: its device and results, its directory, and the next command to type."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,49 +14,50 @@ from simplecnn.run_directory import RunDirectory, as_typed, short, tensorboard
 from simplecnn.table import table
 from simplecnn.training.loggers import TensorBoard
 
-COPIES = {"data/seed": "seed", "model/scheduler/max_lr": "model/optimizer/lr"}  # in conf/
+# Keys that conf/ interpolates from other keys: shown only if the user has changed them.
+COPIES = {"data/seed": "seed", "model/scheduler/max_lr": "model/optimizer/lr"}
 
 
 def summary(directory: RunDirectory, trainer: pl.Trainer, page: Path | None) -> str:
-    """A short table of the results, the directory, and what to type next."""
+    """A table of the metrics, the time spent, the run directory, and how to view the results."""
     record, config = directory.record, directory.config()
     lines = [metrics_table(record["metrics"])]
     if record["ended"]:
         lines += ["", f"training     {record['ended']}"]
     if best := record["best"]:
         value = metric_text(config["monitor"], best["value"])
-        lines.append(f"best         {value} after epoch {best['epoch']}: tested")
+        lines.append(f"best         {value} after epoch {best['epoch']} (tested)")
     lines.append(_seconds(record["seconds"]))
     if parts := record.get("seconds_of_fit"):
-        lines.append(f"of the fit:  {_seconds(parts)}")
+        lines.append(f"of the fit   {_seconds(parts)}")
     lines.append(f"\ndirectory    {short(directory.path)}")
     if any(isinstance(logger, TensorBoard) for logger in trainer.loggers):
-        # All runs of this name: of a single run TensorBoard's HPARAMS tab shows no metrics.
+        # All runs of this name: for a single run, TensorBoard's HPARAMS tab shows no metrics.
         parent = directory.path.parent
-        named = parent.name == config["name"]
-        what = "view" if page is None else "tensorboard"
-        lines.append(f"{what:12} {tensorboard(parent if named else directory.path)}")
-    return "\n".join(lines) + where_to_look(page)
+        logdir = parent if parent.name == config["name"] else directory.path
+        title = "view" if page is None else "tensorboard"
+        lines.append(f"{title:12} {tensorboard(logdir)}")
+    return "\n".join(lines) + page_line(page)
 
 
-def where_to_look(page: Path | None) -> str:
-    """A line with the page of the run, if it was written."""
+def page_line(page: Path | None) -> str:
+    """A line with the path of report.html, or nothing if it was not written."""
     return "" if page is None else f"\nview         {short(page)}"
 
 
 def how_to_resume(directory: RunDirectory) -> str:
-    """What to type so that an interrupted run is resumed."""
+    """Instructions to resume an interrupted run."""
     path = short(directory.path)
     if (directory.path.parent / "sweep.json").is_file():
-        return f"The command of the sweep resumes {path}"
+        return f"Run the command of the sweep again to resume {path}"
     command = as_typed(f"{short(sys.argv[0])} {in_quotes(word('resume', path))}")
-    saved = directory.last_checkpoint() is not None
-    what = "Resume it" if saved else "No epoch was finished: start it again"
-    return f"{what} with\n{command}"
+    has_checkpoint = directory.last_checkpoint() is not None
+    action = "Resume it" if has_checkpoint else "No epoch was finished: start it again"
+    return f"{action} with\n{command}"
 
 
 def device_and_reason(trainer: pl.Trainer, accelerator: str) -> tuple[str, str]:
-    """Where the run happens, and why there; `accelerator` is the one that was asked for."""
+    """The device of a run, and why it was chosen; `accelerator` is the configured one."""
     device = trainer.strategy.root_device
     name = device.type.upper()
     if device.type == "cuda":
@@ -66,12 +67,12 @@ def device_and_reason(trainer: pl.Trainer, accelerator: str) -> tuple[str, str]:
     if accelerator != "auto":
         return name, f"trainer.accelerator is {accelerator}"
     if device.type == "cpu":
-        return name, "neither a CUDA device nor MPS is seen here"
-    return name, "the fastest that is seen here"
+        return name, "no CUDA or MPS device is available"
+    return name, "the fastest device available"
 
 
 def metrics_table(metrics: Mapping[str, float]) -> str:
-    """A row a stage, a column a metric: loss and accuracy first."""
+    """A table with one row per stage and one column per metric, loss and accuracy first."""
     values = {split_metric(key): value for key, value in metrics.items()}
     names = list(dict.fromkeys(name for stage, name in values if stage))
     names.sort(key=lambda name: ["loss", "acc", name].index(name))
@@ -92,9 +93,9 @@ def _seconds(parts: Mapping[str, float]) -> str:
 
 
 def hyper_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run was made of, flat, for TensorBoard's HPARAMS tab; nothing twice."""
-    chosen = {key: config[key] for key in ("model", "data", "trainer", "seed")}
-    flat = {k: v for k, v in _flatten(chosen) if not k.endswith(("_target_", "data_dir"))}
+    """The configuration of a run as a flat dict for TensorBoard's HPARAMS tab, without copies."""
+    sections = {key: config[key] for key in ("model", "data", "trainer", "seed")}
+    flat = {k: v for k, v in _flatten(sections) if not k.endswith(("_target_", "data_dir"))}
     return {k: v for k, v in flat.items() if k not in COPIES or v != flat.get(COPIES[k])}
 
 
