@@ -60,7 +60,9 @@ CALLBACKS = "pytorch_lightning.callbacks"
 
 
 def layer(name: str, **arguments: Any) -> str:
-    return "{" + ",".join([f"_target_:torch.nn.{name}", *(f"{k}:{v}" for k, v in arguments.items())]) + "}"  # noqa: E501 # fmt: skip
+    """The override value that configures a torch.nn layer."""
+    options = "".join(f",{key}:{value}" for key, value in arguments.items())
+    return f"{{_target_:torch.nn.{name}{options}}}"
 
 
 BATCH_NORM = [
@@ -580,7 +582,7 @@ def test_damaged_checkpoints_are_reported_and_an_intact_one_suggested(reference,
         b"": "is empty.",
         good[:1000]: "is truncated or damaged.",
         good[:-1]: "is truncated or damaged.",
-        b"%PDF-1.7 of somebody": "is not a checkpoint.",
+        b"%PDF-1.7 document": "is not a checkpoint.",
         bytes(flipped): "is damaged: a checksum does not match.",
     }
     for content, sentence in damages.items():

@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from simplecnn.inference.networks import load_network
 from simplecnn.models.classifier import Classifier
 from simplecnn.run_directory import RunDirectory
 from simplecnn.training.run import train
-from simplecnn.training.summary import hyper_parameters
+from simplecnn.training.summary import hyper_parameters, summary
 
 PICTURES = ["filters_conv1", "filters_conv2", "maps_conv1", "maps_conv2"]
 
@@ -295,6 +296,17 @@ def test_an_unfinished_run_keeps_its_last_epoch(error, raised, status, tmp_path,
     with pytest.raises(InputError, match="none is ever overwritten"):
         train(config, folder)
     assert json.loads((folder / "run.json").read_text()) == record
+
+
+@pytest.mark.parametrize(("seconds", "suffix"), [({"fit": 1.0, "test": 0.1}, " (tested)"),
+                                                 ({"fit": 1.0}, "")])  # fmt: skip
+def test_the_summary_marks_the_best_epoch_as_tested_only_after_a_test(seconds, suffix, tmp_path):
+    record = {"metrics": {"val/acc": 0.98}, "best": {"value": 0.98, "epoch": 2}, "ended": None,
+              "seconds": seconds}  # fmt: skip
+    config = {"monitor": "val/acc", "name": "train"}
+    directory = SimpleNamespace(record=record, config=lambda: config, path=tmp_path)
+    lines = summary(directory, SimpleNamespace(loggers=[]), None).splitlines()
+    assert f"best         val/acc 98.00 % after epoch 2{suffix}" in lines
 
 
 def test_hyper_parameters_are_flat_and_plain():

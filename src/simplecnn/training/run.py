@@ -117,7 +117,7 @@ class Run:
         self.record["ended"] = None
 
     def fit_and_test(self) -> float | None:
-        """Train, then test the best checkpoint. Returns the value of the monitored metric."""
+        """Train, then test the best checkpoint. Returns the best value of the monitored metric."""
         config = self.config
         if config["seed"] is not None:
             pl.seed_everything(config["seed"], workers=True)

@@ -26,7 +26,8 @@ def summary(directory: RunDirectory, trainer: pl.Trainer, page: Path | None) -> 
         lines += ["", f"training     {record['ended']}"]
     if best := record["best"]:
         value = metric_text(config["monitor"], best["value"])
-        lines.append(f"best         {value} after epoch {best['epoch']} (tested)")
+        tested = " (tested)" if "test" in record["seconds"] else ""
+        lines.append(f"best         {value} after epoch {best['epoch']}{tested}")
     lines.append(_seconds(record["seconds"]))
     if parts := record.get("seconds_of_fit"):
         lines.append(f"of the fit   {_seconds(parts)}")
