@@ -790,10 +790,10 @@ def test_the_printed_command_resumes_the_run(tmp_path, monkeypatch, proves):
     shown = screen(*overrides, "hydra.run.dir='a b'", code=143, fault=at_step_11)
     python, script, *typed = shlex.split(shown.partition("Resume it with\n")[2].splitlines()[0])
     assert (python, script, typed) == ("python", "scripts/train.py", ["resume='a b'"])
-    overrides = (tmp_path / "a b/.hydra/overrides.yaml").read_text()
+    recorded = (tmp_path / "a b/.hydra/overrides.yaml").read_text()
     screen(*typed, code=0)
     assert_same_run(tmp_path / "a b", tmp_path / "reference")
-    assert (tmp_path / "a b/.hydra/overrides.yaml").read_text() == overrides
+    assert (tmp_path / "a b/.hydra/overrides.yaml").read_text() == recorded
     log = (tmp_path / "a b/train.log").read_text()
     assert "Interrupted." in log and "epoch 2/2" in log  # one log for both processes
 
