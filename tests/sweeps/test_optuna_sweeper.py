@@ -206,7 +206,7 @@ def test_a_search_survives_nan_and_resumes_from_disk(tmp_path):
         run = record(folder / str(trial.number))
         if trial.state == TrialState.FAIL:
             assert run["status"] == "failed"
-            assert run["error"].startswith("RunError: The loss is not finite: seen at step ")
+            assert run["error"].startswith("RunError: The loss is not finite: detected at step ")
         else:
             assert run["best"]["value"] == trial.value
 
