@@ -1,8 +1,8 @@
-"""Mutations of command lines and of YAML files, seeded, and what the commands' check says of each.
+"""Check seeded random mutations of command lines and YAML files, and print the results as JSON.
 
-    python tests/fuzz.py 1000 6     # how many, and the seed: prints what went wrong
+    python tests/fuzz.py 1000 6     # number of cases, seed
 
-Run in a process of its own, so that it can tell that nothing heavy was imported.
+Run it in a separate process: it reports which heavy packages the checks have imported.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ from unittest import mock
 
 from omegaconf import OmegaConf, open_dict, read_write
 
-from simplecnn import command_line as commands
-from simplecnn.config import composition as config
+from simplecnn.command_line import check_command_line
+from simplecnn.config import composition
 from simplecnn.errors import InputError
 
 KEYS = """
@@ -128,7 +128,8 @@ COMMANDS = [
 ]
 
 
-def misspelt(rng: random.Random, text: str) -> str:
+def mutate(rng: random.Random, text: str) -> str:
+    """Delete, duplicate, replace or cut characters, or convert to upper case."""
     if not text:
         return text
     i = rng.randrange(len(text))
@@ -142,7 +143,8 @@ def misspelt(rng: random.Random, text: str) -> str:
     ])  # fmt: skip
 
 
-def word(rng: random.Random) -> str:
+def random_override(rng: random.Random) -> str:
+    """A valid override, a group choice or a random key=value, mutated or not."""
     chance = rng.random()
     if chance < 0.5:
         text = rng.choice(GOOD)
@@ -155,22 +157,23 @@ def word(rng: random.Random) -> str:
         value = f"={rng.choice(VALUES)}" if rng.random() < 0.97 else ""
         text = f"{prefix}{rng.choice(KEYS)}{value}"
     for _ in range(rng.choice([0, 0, 0, 0, 1, 1, 2])):
-        text = misspelt(rng, text)
+        text = mutate(rng, text)
     return text
 
 
 def command_line(rng: random.Random) -> list[str]:
-    words = [word(rng) for _ in range(rng.choice([1, 1, 1, 2, 2, 3, 4]))]
+    """A few random overrides, sometimes with one of Hydra's options before or after them."""
+    argv = [random_override(rng) for _ in range(rng.choice([1, 1, 1, 2, 2, 3, 4]))]
     if rng.random() < 0.2:
         option = rng.choice(OPTIONS)
-        at = rng.choice([0, 0, len(words)])
-        words[at:at] = option
-    return words
+        at = rng.choice([0, 0, len(argv)])
+        argv[at:at] = option
+    return argv
 
 
 def yaml_file(rng: random.Random, group: str) -> bytes:
-    """One of the files of a group, with a few lines changed or bytes broken."""
-    source = rng.choice(sorted((config.conf_dir() / group).glob("*.yaml")))
+    """A random file of a config group with a few lines changed, or with a corrupted byte."""
+    source = rng.choice(sorted((composition.conf_dir() / group).glob("*.yaml")))
     lines = source.read_text(encoding="utf-8").splitlines()
     for _ in range(rng.choice([1, 1, 2, 3])):
         i = rng.randrange(len(lines))
@@ -183,7 +186,7 @@ def yaml_file(rng: random.Random, group: str) -> bytes:
             [lines[i], lines[i]],
             ["  " + lines[i]],
             [lines[i].lstrip()],
-            [misspelt(rng, lines[i])],
+            [mutate(rng, lines[i])],
             [f"{head}{colon} {rng.choice(VALUES)}"],
             [f"{head}{colon} {rng.choice(VALUES)}"],
             [lines[i], f"{dotted} {rng.choice(VALUES)}"],
@@ -200,7 +203,7 @@ def yaml_file(rng: random.Random, group: str) -> bytes:
 
 
 def cases(num: int, seed: int, folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Commands and their words; every third one has a YAML file in `folder`."""
+    """Yield commands with their arguments; every fifth one uses a mutated YAML file in `folder`."""
     rng = random.Random(seed)
     for group in ("experiment", "debug"):
         (folder / group).mkdir(parents=True)
@@ -214,76 +217,76 @@ def cases(num: int, seed: int, folder: Path) -> Iterator[tuple[str, list[str]]]:
         yield "train", ["--config-dir", str(folder), f"{group}={path.stem}"]
 
 
-def verdict(name: str, words: list[str]) -> dict[str, object]:
-    """What the check of a command says: valid, the mistakes, or how it broke."""
-    began = time.process_time()
-    result: dict[str, object] = {"command": name, "words": words}
+def check(name: str, argv: list[str]) -> dict[str, object]:
+    """Check a command line; return whether it is valid, or its mistakes or traceback."""
+    start = time.process_time()
+    result: dict[str, object] = {"command": name, "argv": argv}
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            commands.check_command_line(name, words)
+            check_command_line(name, argv)
         result["valid"] = True
     except InputError as error:
         result["mistakes"] = list(error.mistakes)
     except SystemExit as end:
         result["exit"] = end.code
     except BaseException:
-        result["broke"] = traceback.format_exc()
-    result["seconds"] = time.process_time() - began
+        result["crash"] = traceback.format_exc()
+    result["seconds"] = time.process_time() - start
     return result
 
 
 @contextlib.contextmanager
 def compose_once() -> Iterator[None]:
-    """Read each file, and compose the same words, once; remember what Hydra refuses, and why.
+    """Cache file reads and compositions, failed ones included.
 
-    Composing is most of what a check costs, and most checks are of the same files and groups.
+    Most of the time of a check is spent composing, and most checks use the same files and groups.
     """
-    compose, load = config.compose, OmegaConf.load
+    compose, load = composition.compose, OmegaConf.load
 
     @cache
     def read(text: str) -> bytes:
         return pickle.dumps(load(io.StringIO(text)))
 
     @cache
-    def remembered(name: str, words: tuple[str, ...]) -> bytes | Exception:
+    def composed_once(name: str, overrides: tuple[str, ...]) -> bytes | Exception:
         try:
-            return pickle.dumps(compose(name, list(words), return_hydra_config=True))
+            return pickle.dumps(compose(name, list(overrides), return_hydra_config=True))
         except Exception as error:
             return error
 
-    def load_again(file: Any) -> Any:
+    def cached_load(file: Any) -> Any:
         try:
             return pickle.loads(read(file.read()))
-        except Exception:  # a name; or a file whose mistake is told with its name
+        except Exception:  # a path, or a file whose name belongs into the error message
             with contextlib.suppress(AttributeError):
                 file.seek(0)
             return load(file)
 
-    def compose_again(name: str, words: Sequence[str] = (), return_hydra_config: bool = False):
-        if any("searchpath" in word for word in words) or not return_hydra_config:
-            return compose(name, list(words), return_hydra_config)
-        answer = remembered(name, tuple(words))
-        if isinstance(answer, Exception):
-            raise answer
-        composed = pickle.loads(answer)
+    def cached_compose(name: str, overrides: Sequence[str] = (), return_hydra_config: bool = False):
+        if any("searchpath" in text for text in overrides) or not return_hydra_config:
+            return compose(name, list(overrides), return_hydra_config)
+        result = composed_once(name, tuple(overrides))
+        if isinstance(result, Exception):
+            raise result
+        composed = pickle.loads(result)
         with read_write(composed), open_dict(composed):
             composed.hydra.runtime.cwd = os.getcwd()
         return composed
 
-    with mock.patch.object(config, "compose", compose_again):
-        with mock.patch.object(OmegaConf, "load", load_again):
+    with mock.patch.object(composition, "compose", cached_compose):
+        with mock.patch.object(OmegaConf, "load", cached_load):
             yield
 
 
 def main(num: int, seed: int) -> None:
-    gc.freeze()  # what is imported need not be searched for garbage time and again
+    gc.freeze()  # exempt the imported objects from garbage collection
     gc.set_threshold(100_000)
     with compose_once(), tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        results = [verdict(*case) for case in cases(num, seed, Path(folder) / "conf")]
-        left = sorted(p.name for p in Path(folder).iterdir())
+        results = [check(*case) for case in cases(num, seed, Path(folder) / "conf")]
+        files = sorted(p.name for p in Path(folder).iterdir())
     heavy = sorted({"torch", "torchvision", "pytorch_lightning", "matplotlib"} & set(sys.modules))
-    print(json.dumps({"results": results, "left": left, "heavy": heavy}))
+    print(json.dumps({"results": results, "files": files, "heavy": heavy}))
 
 
 if __name__ == "__main__":

@@ -76,8 +76,8 @@ def test_mistakes_in_a_command_line_change_nothing(tmp_path):
             ["seeed=3"],
             "seeed is not a key of the configuration. Did you mean seed?",
         ),
-        (type_in, "train.py", ["trainer=tpu"], "trainer=tpu: allowed are auto, cpu, "),
-        (type_in, "train.py", ["-m", "seed=1,x"], "seed is 'x': it must be a whole number"),
+        (type_in, "train.py", ["trainer=tpu"], "trainer=tpu: available options are auto, cpu, "),
+        (type_in, "train.py", ["-m", "seed=1,x"], "seed is 'x': it must be an integer"),
         (
             type_in,
             "train.py",
@@ -95,7 +95,7 @@ def test_mistakes_in_a_command_line_change_nothing(tmp_path):
             type_in,
             "train.py",
             ["model.network.width=8"],
-            "model.network.width is not a key of simplecnn.models.simple_cnn.SimpleCNN. There",
+            "model.network.width is not a key of simplecnn.models.simple_cnn.SimpleCNN. Avail",
         ),
         (
             type_in,

@@ -1,4 +1,4 @@
-"""What a command line leads to: sentences, help, a dry run, the directory of a run."""
+"""Command lines: error messages, --help, dry runs, and the name of the run directory."""
 
 import json
 import os
@@ -28,9 +28,9 @@ def compositions():
         yield
 
 
-def refused(*words: str, name: str = "train") -> list[str]:
+def mistakes_of(*argv: str, name: str = "train") -> list[str]:
     with pytest.raises(InputError) as caught:
-        check_imported(name, check_command_line(name, words))
+        check_imported(name, check_command_line(name, argv))
     return list(caught.value.mistakes)
 
 
@@ -46,25 +46,25 @@ def test_each_command_has_its_own_help(name, capsys):
     assert text.startswith(head.removeprefix("# "))
     for key in OmegaConf.load(conf_dir() / f"{name}.yaml"):
         assert key in ("defaults", "hydra") or f"  {key}:" in text, key
-    others = {"run: ???", "ckpt_path:", "digit:"} - {
+    foreign = {"run: ???", "ckpt_path:", "digit:"} - {
         "train": {"ckpt_path:"}, "convolution": {"digit:"},
         "evaluate": {"run: ???"}, "predict": {"run: ???"}, "export": {"run: ???"},
     }.get(name, set())  # fmt: skip
-    assert not [key for key in others if key in text]
+    assert not [key for key in foreign if key in text]
 
 
 @pytest.mark.parametrize(
-    ("name", "words", "sentence"),
+    ("name", "argv", "sentence"),
     [
-        ("evaluate", ["run=[a,b]"], "run is ['a', 'b']: it must be a text."),
-        ("evaluate", ["run=a", "checkpoint=null"], "checkpoint is null: it must be a text."),
-        ("sweep", ["sweep=true"], "sweep is true: it must be a text."),
+        ("evaluate", ["run=[a,b]"], "run is ['a', 'b']: it must be a string."),
+        ("evaluate", ["run=a", "checkpoint=null"], "checkpoint is null: it must be a string."),
+        ("sweep", ["sweep=true"], "sweep is true: it must be a string."),
         (
             "explain",
             ["channels.layer=all"],
             "channels.layer is not a key of channels. Did you mean layers?",
         ),
-        ("convolution", ["digit=5000"], "digit is 5000: it must be a whole number from 0 to 4999."),
+        ("convolution", ["digit=5000"], "digit is 5000: it must be an integer from 0 to 4999."),
         ("train", ["--lr", "0.1"], "--lr is not an option: type model.optimizer.lr=…, without "),
         (
             "explain",
@@ -74,7 +74,7 @@ def test_each_command_has_its_own_help(name, capsys):
         (
             "train",
             ["+trainer.precision=bf16-mixed", "+trainer.gradient_clip_val=1"],
-            "trainer.gradient_clip_val is 1: with the precision bf16-mixed, a fused optimizer",
+            "trainer.gradient_clip_val is 1: with precision bf16-mixed, a fused optimizer",
         ),
         (
             "train",
@@ -84,14 +84,14 @@ def test_each_command_has_its_own_help(name, capsys):
                 "data.channels=3",
                 "data.normalize=true",
             ],
-            "model.network: data.normalize is true, and torchvision.models.resnet18 has no",
+            "model.network: data.normalize is true, but torchvision.models.resnet18 has no",
         ),
         ("train", ["lr", "=", "3"], "Write lr=3, without spaces around the '='."),
         ("train", ["hparams_search=optuna"], "hparams_search describes several runs: add -m"),
         (
             "train",
             ["callbacks.early_stopping.patience=3"],
-            "callbacks.early_stopping is not there: type callbacks=[default,early_stopping] before",
+            "callbacks.early_stopping is not set: type callbacks=[default,early_stopping] as well.",
         ),
         (
             "train",
@@ -101,21 +101,22 @@ def test_each_command_has_its_own_help(name, capsys):
         (
             "train",
             ["model/optimizer.lr=0.1"],
-            "'model/optimizer.lr=0.1' cannot be read: keys have dots, type model.optimizer.lr=0.1",
+            "'model/optimizer.lr=0.1' cannot be parsed: keys are written with dots, type "
+            "model.optimizer.lr=0.1",
         ),
         (
             "train",
             ["model.network.channels=16,32"],
-            "model.network.channels=16,32 lists several values: add -m to try them, or write a "
-            "list as model.network.channels=[16,32].",
+            "model.network.channels=16,32 lists several values: add -m to run a sweep, or "
+            "write a list as model.network.channels=[16,32].",
         ),
         ("train", ["hydra.mode=X"], "hydra.mode=X: "),
         ("train", ["--cfg", "hydra", "--resolve"], "--cfg hydra cannot be resolved without"),
-        ("train", ["+callbacks.best.save_last=true"], "callbacks.best.save_last: last.ckpt is w"),
+        ("train", ["+callbacks.best.save_last=true"], "callbacks.best.save_last is set, but call"),
         (
             "train",
             ["data=mnist_5k", "+trainer.overfit_batches=0.05", "data.eval_batch_size=500"],
-            "trainer.overfit_batches is 0.05: of 1 batches not one is left. Type a whole number",
+            "trainer.overfit_batches is 0.05: less than one of 1 batches. Type a number of ",
         ),
         ("train", ["hparams_search=grid"], "hparams_search describes several runs: add -m"),
         ("train", ["trainer.max_epoch=3"], "trainer.max_epoch is not a key of pytorch_lightning."),
@@ -124,26 +125,26 @@ def test_each_command_has_its_own_help(name, capsys):
             ["trainer.epochs=3"],
             "trainer.epochs is not a key of pytorch_lightning.Trainer. Did you mean max_epochs?",
         ),
-        ("train", ["model.optimizer.lr=-1"], "model.optimizer: torch.optim.Adam refuses its "),
+        ("train", ["model.optimizer.lr=-1"], "model.optimizer: torch.optim.Adam rejects its "),
         ("train", ["+model.optimizer.lrr=1"], "model.optimizer.lrr is not a key of torch.optim."),
-        ("train", ["-m", "model.optimizer.lr=-1,1"], "model.optimizer: torch.optim.Adam refuses "),
+        ("train", ["-m", "model.optimizer.lr=-1,1"], "model.optimizer: torch.optim.Adam rejects "),
         ("train", ["resume=x", "seed=3"], "seed=3: resume uses the run's own "),
     ],
 )
-def test_what_is_meant_is_said(name, words, sentence, tmp_path, monkeypatch):
+def test_a_mistake_is_reported_with_what_to_type(name, argv, sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (found,) = refused(*words, name=name)
-    assert found.startswith(sentence), found
+    (mistake,) = mistakes_of(*argv, name=name)
+    assert mistake.startswith(sentence), mistake
     assert list(tmp_path.iterdir()) == []
 
 
 FILES = {
-    "nopackage": ("seed: 5", "experiment=nopackage has no effect: its file needs the line "
-                             "'# @package _global_' at its top."),
+    "nopackage": ("seed: 5", "experiment=nopackage has no effect: its file must begin with "
+                             "the line '# @package _global_'."),
     "sead": ("# @package _global_\nsead: 5", "sead is not a key of the configuration. "
                                              "Did you mean seed?"),
-    "dots": ("# @package _global_\n'trainer.max_epochs': 5", "'trainer.max_epochs' is one key with "
-             "a dot in a file: write trainer: and, further in, max_epochs:"),
+    "dots": ("# @package _global_\n'trainer.max_epochs': 5", "'trainer.max_epochs' is a single key "
+             "with a dot in a YAML file: write trainer: and, indented below it, max_epochs:"),
     "list": ("# @package _global_\n- a", "In 'experiment/list': ConfigTypeError Cannot merge "
                                          "DictConfig with ListConfig"),
     "broken": ("# @package _global_\na: [", "{folder}/experiment/broken.yaml, line 3: expected"),
@@ -153,15 +154,15 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_an_experiment_without_effect_is_a_sentence(name, tmp_path):
+def test_an_invalid_experiment_file_is_reported(name, tmp_path):
     text, sentence = FILES[name]
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / f"{name}.yaml").write_text(f"{text}\n")
-    (found,) = refused("--config-dir", str(tmp_path), f"experiment={name}")
-    assert found.startswith(sentence.replace("{folder}", str(tmp_path))), found
+    (mistake,) = mistakes_of("--config-dir", str(tmp_path), f"experiment={name}")
+    assert mistake.startswith(sentence.replace("{folder}", str(tmp_path))), mistake
 
 
-def test_a_primary_configuration_in_a_folder_of_ones_own(tmp_path):
+def test_a_custom_primary_config(tmp_path):
     text = "defaults: [train, _self_]\nname: mine\ntrainer: {max_epochs: 3}\n"
     (tmp_path / "mine.yaml").write_text(text)
     mine = ["--config-dir", str(tmp_path), "--config-name", "mine"]
@@ -169,18 +170,18 @@ def test_a_primary_configuration_in_a_folder_of_ones_own(tmp_path):
     assert (values["name"], values["seed"], values["trainer"]["max_epochs"]) == ("mine", 5, 3)
     plan = check_command_line("train", [*mine, "-m", "seed=5,6"])
     assert [values["name"] for values, _ in plan.configs] == ["mine", "mine"]
-    assert refused(*mine, "seeed=5") == [
+    assert mistakes_of(*mine, "seeed=5") == [
         "seeed is not a key of the configuration. Did you mean seed?"
     ]
 
 
-def test_a_directory_may_refer_to_what_hydra_knows():
+def test_hydra_run_dir_may_interpolate_hydras_own_keys():
     _, config = check_command_line("train", ["hydra.run.dir=x_${hydra:job.name}", "seed=5"])
     assert config.hydra.runtime.output_dir == os.path.abspath("x_train")
     assert check_command_line("train", ["--version"]) is None
 
 
-def test_keys_may_be_whole_numbers():
+def test_keys_may_be_integers():
     node = "{_target_:pytorch_lightning.callbacks.GradientAccumulationScheduler,scheduling:{0:4}}"
     assert compose_config("train", [f"+callbacks.x={node}"])["callbacks"]["x"]["scheduling"] == {
         0: 4
@@ -190,8 +191,8 @@ def test_keys_may_be_whole_numbers():
 def test_a_dry_run_lists_the_jobs_and_starts_none(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
-        words = ["-m", "dry_run=true", "seed=1,2", "model.network.pool=max,none"]
-        check_imported("train", check_command_line("train", words))
+        overrides = ["-m", "dry_run=true", "seed=1,2", "model.network.pool=max,none"]
+        check_imported("train", check_command_line("train", overrides))
     assert end.value.code == 0
     assert capsys.readouterr().out.splitlines() == [
         "job 0   seed=1 model.network.pool=max", "job 1   seed=1 model.network.pool=none",
@@ -201,12 +202,12 @@ def test_a_dry_run_lists_the_jobs_and_starts_none(tmp_path, monkeypatch, capsys)
         check_imported("train", check_command_line("train", ["dry_run=true"]))
     assert end.value.code == 0 and "valid" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
-    (found,) = refused("-m", "dry_run=true", "seed=1,x")
-    assert found.startswith("seed is 'x'")
+    (mistake,) = mistakes_of("-m", "dry_run=true", "seed=1,x")
+    assert mistake.startswith("seed is 'x'")
 
 
 @pytest.mark.parametrize(
-    ("name", "words", "expected"),
+    ("name", "overrides", "expected"),
     [
         ("report", ["run=a,b/c"], {"run": ["a", "b/c"]}),
         ("report", ["run=last", "image=one.png,'two 2.png'"], {"image": ["one.png", "two 2.png"]}),
@@ -215,21 +216,21 @@ def test_a_dry_run_lists_the_jobs_and_starts_none(tmp_path, monkeypatch, capsys)
         ("explain", ["run=[a,b]", "checkpoint=last"], {"run": ["a", "b"], "checkpoint": "last"}),
     ],
 )
-def test_a_list_may_be_typed_without_brackets(name, words, expected):
-    values, _ = check_command_line(name, words)
+def test_a_list_may_be_typed_without_brackets(name, overrides, expected):
+    values, _ = check_command_line(name, overrides)
     assert {key: values[key] for key in expected} == expected
 
 
 @pytest.mark.parametrize(
-    ("name", "word"),
+    ("name", "override"),
     [("evaluate", "run=a,b"), ("report", "run=choice(a,b)"), ("explain", "checkpoint=best,last")],
 )
-def test_several_values_for_one_are_a_sentence(name, word):
-    found = refused(word, name=name)[0]
-    assert found.startswith(f"{word} lists several values: add -m to try them")
+def test_a_list_for_a_single_value_is_rejected(name, override):
+    mistake = mistakes_of(override, name=name)[0]
+    assert mistake.startswith(f"{override} lists several values: add -m to run a sweep")
 
 
-def test_last_and_a_directory_of_runs_are_the_newest_run(tmp_path, monkeypatch):
+def test_last_and_a_directory_of_runs_mean_the_newest_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for at, name in enumerate(("a/1", "a/2", "b/1")):
         path = Path("outputs", name)
@@ -237,18 +238,18 @@ def test_last_and_a_directory_of_runs_are_the_newest_run(tmp_path, monkeypatch):
         (path / "run.json").write_text("{}")
         os.utime(path / "run.json", (at, at))
     assert latest("last") == "outputs/b/1" and latest("outputs/a") == "outputs/a/2"
-    assert latest("last", needs="*.ckpt") == "outputs/b/1"  # there is no other
+    assert latest("last", needs="*.ckpt") == "outputs/b/1"  # no run has one
     (tmp_path / "outputs/a/1/x.ckpt").touch()
     assert latest("last", needs="*.ckpt") == "outputs/a/1"
     assert latest("outputs/a/1") == "outputs/a/1" and latest("elsewhere") == "elsewhere"
 
 
-def network(words: list[str]) -> dict[str, Any]:
-    return compose_config("train", words)["model"]
+def model(overrides: list[str]) -> dict[str, Any]:
+    return compose_config("train", overrides)["model"]
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "sentence"),
     [
         ([], None),
         (["model.optimizer.lr=0.1", "data.batch_size=8", "seed=7"], None),
@@ -259,10 +260,10 @@ def network(words: list[str]) -> dict[str, Any]:
         (["model.network.channels=[8]", "ckpt_weights_only=true"], None),
     ],
 )
-def test_a_checkpoint_of_something_else_is_a_sentence(words, sentence, tmp_path, monkeypatch):
+def test_an_incompatible_checkpoint_is_rejected(overrides, sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    torch.save({"state_dict": {}, "hyper_parameters": network([])}, "saved.ckpt")
-    values = compose_config("train", [*words, "ckpt_path=saved.ckpt"])
+    torch.save({"state_dict": {}, "hyper_parameters": model([])}, "saved.ckpt")
+    values = compose_config("train", [*overrides, "ckpt_path=saved.ckpt"])
     request = (values, OmegaConf.create({"hydra": {"overrides": {"task": []}, "runtime": {
         "config_sources": [], "choices": {}}}}))  # fmt: skip
     if sentence is None:
@@ -270,11 +271,11 @@ def test_a_checkpoint_of_something_else_is_a_sentence(words, sentence, tmp_path,
         return
     with pytest.raises(InputError) as caught:
         check_imported("train", request)
-    (found,) = caught.value.mistakes
-    assert found.startswith(sentence) and "ckpt_weights_only=true" in found
+    (mistake,) = caught.value.mistakes
+    assert mistake.startswith(sentence) and "ckpt_weights_only=true" in mistake
 
 
-def test_a_schedule_has_the_length_of_its_run(tmp_path, monkeypatch):
+def test_a_scheduler_keeps_the_length_of_its_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     hydra = {"hydra": {"overrides": {"task": []}, "runtime": {"config_sources": [], "choices": {}}}}
     for choice, sentence in (
@@ -284,32 +285,34 @@ def test_a_schedule_has_the_length_of_its_run(tmp_path, monkeypatch):
             "model.scheduler is OneCycleLR, whose length is fixed by the run of",
         ),
     ):
-        words = [f"model/scheduler={choice}"]
-        torch.save({"state_dict": {}, "hyper_parameters": network(words)}, "saved.ckpt")
-        words += ["trainer.max_epochs=20", "ckpt_path=saved.ckpt"]
+        overrides = [f"model/scheduler={choice}"]
+        torch.save({"state_dict": {}, "hyper_parameters": model(overrides)}, "saved.ckpt")
+        overrides += ["trainer.max_epochs=20", "ckpt_path=saved.ckpt"]
         with pytest.raises(InputError, match=re.escape(sentence)):
-            check_imported("train", (compose_config("train", words), OmegaConf.create(hydra)))
+            check_imported("train", (compose_config("train", overrides), OmegaConf.create(hydra)))
     with pytest.raises(InputError, match="model.scheduler needs to know how long the run is"):
         compose_config("train", ["model/scheduler=cosine", "trainer.max_epochs=-1",
                                  "trainer.max_steps=9"])  # fmt: skip
 
 
 def write_only() -> None:
-    """Have a run do nothing but leave a record, and what it was given."""
+    """Replace training: a run only writes its configuration, a record and its arguments."""
     from simplecnn.training import run
 
-    def train(config: dict[str, Any], path: Path, **given: Any) -> float:
+    def train(config: dict[str, Any], path: Path, **arguments: Any) -> float:
         (path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
-        (path / "run.json").write_text(json.dumps({"status": "interrupted", "format": 3, **given}))
+        (path / "run.json").write_text(
+            json.dumps({"status": "interrupted", "format": 3, **arguments})
+        )
         return 0.5
 
     run.train = train
 
 
-def test_a_run_directory_says_what_was_typed():
-    words = ["experiment=quickstart", "+model.optimizer.betas=[0.9,0.99]", "seed=3",
+def test_a_run_directory_is_named_after_the_overrides():
+    overrides = ["experiment=quickstart", "+model.optimizer.betas=[0.9,0.99]", "seed=3",
              "model/optimizer=adamw", "~callbacks.health", "paths.data_dir=/a"]  # fmt: skip
-    (name,) = Path(compose_config("train", words)["paths"]["output_dir"]).parts[-1:]
+    (name,) = Path(compose_config("train", overrides)["paths"]["output_dir"]).parts[-1:]
     assert re.fullmatch(r"[\d-]+_[\d-]+_betas-0.9-0.99_seed-3_optimizer-adamw_no-health", name), (
         name
     )
@@ -322,7 +325,7 @@ NAMES = ["plain", "it's", 'a "quote"', "two words", "a=b", "a,b", "[a]", "{a}", 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_words_carry_any_name_through_hydra(name, tmp_path, monkeypatch):
+def test_quoting_preserves_any_directory_name(name, tmp_path, monkeypatch):
     from simplecnn.training.summary import how_to_resume
 
     monkeypatch.chdir(tmp_path)
@@ -336,24 +339,24 @@ def test_words_carry_any_name_through_hydra(name, tmp_path, monkeypatch):
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["it's", 'a "quote", [a]=ü'])
 def test_a_run_is_resumed_in_its_own_directory(name, tmp_path):
-    where = f"outputs/{name}"
+    run_dir = f"outputs/{name}"
     first = type_in(
-        tmp_path, "train.py", "data=mnist_5k", word("hydra.run.dir", where), trouble=write_only
+        tmp_path, "train.py", "data=mnist_5k", word("hydra.run.dir", run_dir), trouble=write_only
     )
     assert first.returncode == 0, first.stderr
-    path = tmp_path / where
+    path = tmp_path / run_dir
     record = json.loads((path / "run.json").read_text())
     assert (record["resume"], record["requested"]) == (False, False)
-    hydras = {p.name: p.read_text() for p in (path / ".hydra").iterdir()}
-    again = type_in(tmp_path, "train.py", word("resume", where), trouble=write_only)
-    assert again.returncode == 0, again.stderr
+    hydra_files = {p.name: p.read_text() for p in (path / ".hydra").iterdir()}
+    resumed = type_in(tmp_path, "train.py", word("resume", run_dir), trouble=write_only)
+    assert resumed.returncode == 0, resumed.stderr
     record = json.loads((path / "run.json").read_text())
     assert (record["resume"], record["requested"]) == (True, True)
-    assert {p.name: p.read_text() for p in (path / ".hydra").iterdir()} == hydras
+    assert {p.name: p.read_text() for p in (path / ".hydra").iterdir()} == hydra_files
     assert [p.name for p in (tmp_path / "outputs").iterdir()] == [name]
 
 
-def test_nothing_is_written_through_a_link_out_of_a_run(tmp_path, monkeypatch):
+def test_a_run_with_a_symlink_out_of_it_is_not_resumed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
     (run / "images").mkdir(parents=True)
@@ -363,8 +366,8 @@ def test_nothing_is_written_through_a_link_out_of_a_run(tmp_path, monkeypatch):
     (run / "images" / "inside").symlink_to(run / "run.json")
     check_command_line("train", ["resume=run"])
     (run / "images" / "out").symlink_to(tmp_path / "elsewhere")
-    (found,) = refused("resume=run")
-    assert found == "run/images/out is a symbolic link out of the run: nothing is written there."
+    (mistake,) = mistakes_of("resume=run")
+    assert mistake == "run/images/out is a symbolic link out of the run: nothing is written there."
 
 
 def test_hydras_own_options_work(tmp_path):

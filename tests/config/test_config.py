@@ -1,4 +1,4 @@
-"""Every mistake is found at once, in a sentence, without importing torch."""
+"""All mistakes are reported at once, each in one sentence, without importing torch."""
 
 import re
 import subprocess
@@ -21,9 +21,9 @@ def compositions():
         yield
 
 
-def mistakes(*words: str, name: str = "train") -> list[str]:
+def mistakes(*overrides: str, name: str = "train") -> list[str]:
     with pytest.raises(InputError) as caught:
-        compose_config(name, words)
+        compose_config(name, overrides)
     return list(caught.value.mistakes)
 
 
@@ -52,7 +52,7 @@ def test_every_choice_of_every_group_is_valid(choice, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "word",
+    "line",
     [
         "++trainer.fast_dev_run=true",
         "+trainer.limit_train_batches=0.1",
@@ -73,13 +73,13 @@ def test_every_choice_of_every_group_is_valid(choice, monkeypatch):
         "name=my-run_2.0",
     ],
 )
-def test_what_people_type_is_valid(word):
-    compose_config("train", word.split())
+def test_common_overrides_are_valid(line):
+    compose_config("train", line.split())
 
 
-def test_values_arrive():
-    words = "model.optimizer.lr=3e-3 data.batch_size=128 seed=7 model/scheduler=one_cycle"
-    config = compose_config("train", words.split())
+def test_overrides_set_values():
+    overrides = "model.optimizer.lr=3e-3 data.batch_size=128 seed=7 model/scheduler=one_cycle"
+    config = compose_config("train", overrides.split())
     assert config["model"]["optimizer"] == {
         "_target_": "torch.optim.Adam", "lr": 0.003, "fused": True,
     }  # fmt: skip
@@ -90,81 +90,81 @@ def test_values_arrive():
 
 
 @pytest.mark.parametrize(
-    ("word", "sentence"),
+    ("line", "sentence"),
     [
         ("seeed=3", "seeed is not a key of the configuration. Did you mean seed?"),
         ("+seeed=3", "seeed is not a key of the configuration. Did you mean seed?"),
-        ("++foo.bar=1", "foo is not a key of the configuration. There are: model, data, "),
+        ("++foo.bar=1", "foo is not a key of the configuration. Available: model, data, "),
         ("+paths.dta_dir=x", "paths.dta_dir is not a key of paths. Did you mean data_dir?"),
         ("modle.optimizer.lr=1", "modle.optimizer.lr is not a key of the configuration. "
                                  "Did you mean model?"),
         ("trianer=cpu", "trianer is not a key of the configuration. Did you mean trainer?"),
-        ("trainer=gpuu", "trainer=gpuu: allowed are auto, cpu, ddp, ddp_sim, gpu, mps. "
+        ("trainer=gpuu", "trainer=gpuu: available options are auto, cpu, ddp, ddp_sim, gpu, mps. "
                          "Did you mean gpu?"),
-        ("experiment=nothing", "experiment=nothing: allowed are "),
-        ("callbacks=[default,earlystopping]", "callbacks=earlystopping: allowed are "),
-        ("trainer.limit_train_batches=x", "trainer.limit_train_batches is 'x': it must be a whole "
-                                          "number of 0 or more, or a number from 0 to 1, or null."),
+        ("experiment=nothing", "experiment=nothing: available options are "),
+        ("callbacks=[default,earlystopping]", "callbacks=earlystopping: available options are "),
+        ("trainer.limit_train_batches=x", "trainer.limit_train_batches is 'x': it must be an "
+                                          "integer >= 0, or a number from 0 to 1, or null."),
         ("model.optimizer.lrr=1", "model.optimizer.lrr is not a key of torch.optim.Adam. "
                                   "Did you mean lr?"),
-        ("model.network.dropout=5", "model.network.dropout is 5: it must be a number from 0"),
+        ("model.network.dropout=5", "model.network.dropout is 5: it must be a number >= 0"),
         ("model.network.kernel_size=4", "model.network.kernel_size is 4: it must be an odd"),
-        ("model.network.kernel_size=29", "model.network.kernel_size is 29: the image has 28"),
+        ("model.network.kernel_size=29", "model.network.kernel_size is 29: the image has only 28"),
         ("model.network.channels=[]", "model.network.channels is []: it must be a list"),
         ("model.network.channels=[1,2,3,4,5]", "model.network.channels has 5 entries: "),
         ("model.network=null", "model.network is null: it must be a class to build"),
         ("model.network._target_=os.system",
          "model.network._target_: 'os.system' is not on the list of classes"),
         ("+callbacks.mine=3", "callbacks.mine is 3: it must be a class to build, with a _target_"),
-        ("data.batch_size=0", "data.batch_size is 0: it must be a whole number of 1 or more."),
-        ("data/augmentation=affin", "data/augmentation=affin: allowed are affine, color, elastic, "
-                                    "flip, none, shift. Did you mean affine?"),
+        ("data.batch_size=0", "data.batch_size is 0: it must be an integer >= 1."),
+        ("data/augmentation=affin", "data/augmentation=affin: available options are affine, color, "
+                                    "elastic, flip, none, shift. Did you mean affine?"),
         ("experiment=best data.augmentation.scale=1",
-         "data.augmentation.scale is 1: it must be a number from 0 up to, not including, 1."),
-        ("model.network.crop=[28,4]", "model.network.crop is [28, 4]: it must be two whole numbers "
-                                      "in order, as in [4,28]."),
-        ("model.network.crop=4", "model.network.crop is 4: it must be a list, each a whole number "
-                                 "of 0 or more, or null."),
+         "data.augmentation.scale is 1: it must be a number >= 0 and < 1."),
+        ("model.network.crop=[28,4]", "model.network.crop is [28, 4]: it must be two increasing "
+                                      "integers, as in [4,28]."),
+        ("model.network.crop=4", "model.network.crop is 4: it must be a list, each item an integer "
+                                 ">= 0, or null."),
         ("lr=0.1", "lr is not a key of the configuration. Type model.optimizer.lr=0.1"),
         ("epochs=3", "epochs is not a key of the configuration. Type trainer.max_epochs=3"),
         ("batch_size=32", "batch_size is not a key of the configuration. Type data.batch_size=32"),
         ("optimizer=sgd", "optimizer is not a key of the configuration. Type model/optimizer=sgd"),
         ("model.optimizer=sgd", "model.optimizer is 'sgd': type model/optimizer=sgd."),
-        ("model/optimiser=sgd", "model/optimiser is no group of options. "
+        ("model/optimiser=sgd", "model/optimiser is not a config group. "
                                 "Did you mean model/optimizer=sgd?"),
-        ("data.augmentation=affine", "data.augmentation is a group of options: "
+        ("data.augmentation=affine", "data.augmentation is a config group: "
                                      "type data/augmentation=affine"),
-        ("trainer/max_epochs=3", "trainer/max_epochs is no group: type trainer.max_epochs=3"),
+        ("trainer/max_epochs=3", "trainer/max_epochs is not a config group: "
+                                 "type trainer.max_epochs=3"),
         ("lr = 3", "Write lr=3, without spaces around the '='."),
-        ("data.batch_size=6.4", "data.batch_size is 6.4: it must be a whole number of 1 or more."),
-        ("seed=null", "seed is null: it must be a whole number from 0 to 4294967295."),
+        ("data.batch_size=6.4", "data.batch_size is 6.4: it must be an integer >= 1."),
+        ("seed=null", "seed is null: it must be an integer from 0 to 4294967295."),
         ("train=3", "train is 3: it must be true or false."),
-        ("train=false", "train is false: say with ckpt_path=<file> which checkpoint to test."),
-        ("ckpt_path=/no/such.ckpt", "ckpt_path is '/no/such.ckpt': it must be a file"),
-        ("name=../../x", "name is '../../x': it must be letters, digits"),
+        ("train=false", "train is false: type ckpt_path=<file> to choose the checkpoint to test."),
+        ("ckpt_path=/no/such.ckpt", "ckpt_path is '/no/such.ckpt': it must be an existing file"),
+        ("name=../../x", "name is '../../x': it must be at most 100 letters, digits"),
         ("mode=maximum", "mode is 'maximum': it must be max or min."),
         ("monitor=val/ac", "monitor is 'val/ac': this run logs train/loss, train/acc, val/loss, "
                            "val/acc. Did you mean val/acc?"),
-        ("data.val_size=60000", "data.val_size is 60000: at most 59999 leave something to train"),
-        ("data=mnist_5k data.val_size=4500", "data.val_size is 4500: at most 4499 leave"),
+        ("data.val_size=60000", "data.val_size is 60000: it must be at most 59999, so that"),
+        ("data=mnist_5k data.val_size=4500", "data.val_size is 4500: it must be at most 4499, so"),
         ("data.val_size=0", "monitor is 'val/acc': this run logs train/loss, train/acc."),
-        ("trainer=gpu", "trainer.accelerator is 'gpu': no CUDA device is seen on this machine. "
+        ("trainer=gpu", "trainer.accelerator is 'gpu': this machine has no CUDA device. "
                         "Type trainer=auto or trainer=cpu."),
-        ("a b", "'a b' cannot be read: write key=value, in quotes where needed."),
-        ("seed", "'seed' cannot be read: write key=value, in quotes where needed."),
+        ("a b", "'a b' cannot be parsed: write key=value, quoted where needed."),
+        ("seed", "'seed' cannot be parsed: write key=value, quoted where needed."),
     ],
 )  # fmt: skip
-def test_one_sentence_for_one_mistake(word, sentence, monkeypatch):
+def test_each_mistake_is_one_sentence(line, sentence, monkeypatch):
     monkeypatch.setattr(devices, "num_cuda_devices", lambda: 0)
     monkeypatch.setattr(devices, "has_mps", lambda: False)
-    (found,) = mistakes(
-        *(word.split() if word.startswith(("data=", "experiment=best ", "lr = ")) else [word])
-    )
-    assert found.startswith(sentence)
+    splits = line.startswith(("data=", "experiment=best ", "lr = "))
+    (mistake,) = mistakes(*(line.split() if splits else [line]))
+    assert mistake.startswith(sentence)
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "overrides"),
     [
         ("train", [f"++{w.lstrip('+')}" for w in GOOD
                    if "." in w.partition("=")[0] and "scheduler" not in w and "=" in w]),
@@ -175,39 +175,38 @@ def test_one_sentence_for_one_mistake(word, sentence, monkeypatch):
         ("explain", ["run=[a,b]", "channels.layers=first", "~data", "hydra.verbose=true"]),
     ],
 )  # fmt: skip
-def test_what_is_checked_is_what_hydra_composes(name, words):
+def test_the_checked_configuration_is_the_one_that_hydra_composes(name, overrides):
     from hydra import compose, initialize_config_dir
 
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        expected = compose(name, words, return_hydra_config=True)
-        found = composition._compose_words(name, words, [])
-    for config in (expected, found):
+        expected = compose(name, overrides, return_hydra_config=True)
+        actual = composition._compose_overrides(name, overrides, [])
+    for config in (expected, actual):
         config.hydra.job.override_dirname = ""
-    found, expected = (OmegaConf.to_container(config) for config in (found, expected))
-    assert found == expected
+    assert OmegaConf.to_container(actual) == OmegaConf.to_container(expected)
 
 
 def test_all_mistakes_are_reported_at_once():
-    found = mistakes(
+    sentences = mistakes(
         "trainer=gpuu", "seeed=3", "+model.network.dropot=0.1", "data.batch_size=0", "a b"
     )
-    assert [sentence.split()[0] for sentence in found] == [
+    assert [sentence.split()[0] for sentence in sentences] == [
         "'a", "trainer=gpuu:", "seeed", "model.network.dropot", "data.batch_size",
     ]  # fmt: skip
 
 
-def test_more_devices_than_there_are(monkeypatch):
+def test_more_devices_than_the_machine_has(monkeypatch):
     monkeypatch.setattr(devices, "num_cuda_devices", lambda: 2)
     assert compose_config("train", ["trainer=gpu", "trainer.devices=2"])
-    (found,) = mistakes("trainer=gpu", "trainer.devices=3")
-    assert found == "trainer.devices is 3: this machine has 2 CUDA device(s)."
+    (mistake,) = mistakes("trainer=gpu", "trainer.devices=3")
+    assert mistake == "trainer.devices is 3: this machine has 2 CUDA device(s)."
 
 
 def test_evaluate_needs_a_run():
     assert mistakes(name="evaluate") == ["run is missing: type run=…"]
 
 
-def test_sweeps_are_tried_value_by_value():
+def test_sweep_values_tries_each_value_once():
     assert sweep_values(["seed=1,2", "model.optimizer.lr=1e-3,3e-3", "data=mnist"]) == [
         ["seed=1", "model.optimizer.lr=0.001", "data=mnist"],
         ["seed=2", "model.optimizer.lr=0.001", "data=mnist"],
@@ -235,8 +234,8 @@ def test_a_plan_has_every_job_of_the_product():
     )
 
 
-def test_a_plan_has_the_values_of_a_ready_search():
-    plan = plan_sweep("train", ["hparams_search=pooling", "seed=7,8"])  # a word beats the file
+def test_a_plan_has_the_values_of_a_hparams_search_file():
+    plan = plan_sweep("train", ["hparams_search=pooling", "seed=7,8"])  # seed overrides the file
     assert [job[0] for job in plan.jobs] == [
         f"model.network.pool={pool}" for pool in ("max", "average", "stride") for _ in range(2)
     ]
@@ -244,9 +243,9 @@ def test_a_plan_has_the_values_of_a_ready_search():
     assert len(plan_sweep("train", ["experiment=glob(*)"]).jobs) == len(options("experiment"))
 
 
-def test_no_augmentation_has_a_name_that_a_sweep_can_give():
-    for words in (["data/augmentation=none"], ["experiment=best", "data/augmentation=none"]):
-        assert compose_config("train", words)["data"]["augmentation"] is None
+def test_a_sweep_can_include_no_augmentation():
+    for overrides in (["data/augmentation=none"], ["experiment=best", "data/augmentation=none"]):
+        assert compose_config("train", overrides)["data"]["augmentation"] is None
     plan = plan_sweep("train", ["hparams_search=ablation", "seed=1"])
     pairs = [(p, a) for p in ("max", "blur", "stride", "none") for a in ("none", "shift")]
     assert [job[:2] for job in plan.jobs] == [
@@ -255,16 +254,16 @@ def test_no_augmentation_has_a_name_that_a_sweep_can_give():
 
 
 @pytest.mark.parametrize(
-    ("words", "sentences"),
+    ("overrides", "sentences"),
     [
-        (["seed=1,x"], ["seed is 'x': it must be a whole number from 0 to 4294967295."]),
-        # each value alone is right, one pair is not
+        (["seed=1,x"], ["seed is 'x': it must be an integer from 0 to 4294967295."]),
+        # each value alone is valid, but not every combination
         (["data=mnist,mnist_5k", "++data.val_size=400,4500"],
-         ["data.val_size is 4500: at most 4499 leave something to train on."]),
+         ["data.val_size is 4500: it must be at most 4499, so that training images remain."]),
         (["seed=1,2", "monitor=f1"],
          ["monitor is 'f1': this run logs train/loss, train/acc, val/loss, val/acc."]),
-        (["seed=1,2", "trainer=cpuu"], ["trainer=cpuu: allowed are auto, cpu, ddp, ddp_sim, gpu, "
-                                        "mps. Did you mean cpu?"]),
+        (["seed=1,2", "trainer=cpuu"], ["trainer=cpuu: available options are auto, cpu, ddp, "
+                                        "ddp_sim, gpu, mps. Did you mean cpu?"]),
         (["model.optimizer.lr=interval(0.001,0.1)"],
          ["model.optimizer.lr is an interval, but this sweep is a grid search: "
           "list the values (model.optimizer.lr=a,b,c), or search with hparams_search=optuna."]),
@@ -274,18 +273,18 @@ def test_no_augmentation_has_a_name_that_a_sweep_can_give():
           "trainer.devices=1; or start such runs one by one, without -m."]),
     ],
 )  # fmt: skip
-def test_a_sweep_with_a_mistake_does_not_start(words, sentences):
+def test_a_sweep_with_a_mistake_does_not_start(overrides, sentences):
     with pytest.raises(InputError) as caught:
-        plan_sweep("train", words)
+        plan_sweep("train", overrides)
     assert [s.split("\n")[0] for s in caught.value.mistakes] == sentences
 
 
 @pytest.mark.parametrize(
-    ("words", "refused"),
+    ("overrides", "rejected"),
     [
         ("trainer=ddp", True),
         ("trainer=ddp trainer.devices=1", False),
-        ("trainer=gpu trainer.devices=auto", True),  # Lightning takes ddp by itself
+        ("trainer=gpu trainer.devices=auto", True),  # Lightning's automatic choice is ddp
         ("trainer=gpu", False),
         ("trainer=ddp_sim", False),
         ("trainer=cpu trainer.devices=2 +trainer.strategy=ddp_spawn_find_unused_parameters_true",
@@ -295,18 +294,18 @@ def test_a_sweep_with_a_mistake_does_not_start(words, sentences):
         ("trainer=cpu +trainer.num_nodes=2", True),
     ],
 )  # fmt: skip
-def test_which_processes_a_sweep_refuses(words, refused, monkeypatch):
+def test_a_sweep_rejects_jobs_that_relaunch_its_command(overrides, rejected, monkeypatch):
     monkeypatch.setattr(devices, "num_cuda_devices", lambda: 4)
     try:
-        plan_sweep("train", ["seed=1,2", *words.split()])
+        plan_sweep("train", ["seed=1,2", *overrides.split()])
     except InputError as error:
         (sentence,) = error.mistakes
-        assert refused and "each process would run the whole sweep" in sentence
+        assert rejected and "each process would run the whole sweep" in sentence
     else:
-        assert not refused
+        assert not rejected
 
 
-def test_a_mistake_needs_no_torch():
+def test_mistakes_are_reported_without_importing_torch():
     code = (
         "import sys\n"
         "from simplecnn import cli\n"
@@ -321,6 +320,6 @@ def test_a_mistake_needs_no_torch():
     assert result.stdout == ""
     assert result.stderr.splitlines() == [
         "seeed is not a key of the configuration. Did you mean seed?",
-        "trainer.limit_train_batches is 'x': it must be a whole number of 0 or more, or a number "
-        "from 0 to 1, or null.",
+        "trainer.limit_train_batches is 'x': it must be an integer >= 0, or a number from 0 to 1, "
+        "or null.",
     ]

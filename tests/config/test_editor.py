@@ -1,4 +1,4 @@
-"""The JSON schemas are those of the models, and every YAML file of conf/ is valid by its own."""
+"""The JSON schemas are up to date, and every YAML file of conf/ is valid against its schema."""
 
 import json
 import runpy
@@ -27,7 +27,7 @@ def test_the_schemas_are_current():
 def test_every_file_names_its_schema_and_is_valid(path: Path):
     text = path.read_text(encoding="utf-8")
     name = SCRIPT["schema_name"](path)
-    if path.is_relative_to(ROOT / "conf" / "hydra"):  # Hydra's own part
+    if path.is_relative_to(ROOT / "conf" / "hydra"):  # configures Hydra itself
         assert name is None
         return
     assert SCRIPT["header"](path) in text.splitlines()[:2], SCRIPT["header"](path)
@@ -50,7 +50,7 @@ def test_every_file_names_its_schema_and_is_valid(path: Path):
         ("evaluate", "run: [a]"),
     ],
 )
-def test_mistakes_are_underlined(name, text):
+def test_invalid_yaml_is_underlined(name, text):
     assert list(validator(name).iter_errors(yaml.safe_load(text)))
 
 
@@ -64,6 +64,6 @@ def test_mistakes_are_underlined(name, text):
         ("train", "{model: {optimizer: {lr: 0.1, betas: [0.9, 0.99]}}, hydra: {sweeper: {}}}"),
     ],
 )
-def test_what_is_right_is_not(name, text):
+def test_valid_yaml_is_not_underlined(name, text):
     problems = list(validator(name).iter_errors(yaml.safe_load(text)))
     assert not problems, problems[0].message

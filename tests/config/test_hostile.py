@@ -1,4 +1,4 @@
-"""What comes from someone else runs nothing, writes nowhere else, and tells nothing."""
+"""Untrusted input executes nothing, writes only where it may, and reads no secrets."""
 
 import io
 import itertools
@@ -35,7 +35,7 @@ simplecnn.models.classifier.Classifier.load_from_checkpoint pytorch_lightning.os
 torch.nn.Sequential.__init__ torch.optim.Adam.__class__ evil_module.harm operator.attrgetter
 """.split()
 
-PLACES = [
+KEYS = [
     "model.network", "model.optimizer", "data.batch_size", "trainer.max_epochs",
     "+trainer.profiler", "+trainer.strategy",
     "+callbacks.mine", "+logger.mine", "callbacks.best", "+model.network.image_size",
@@ -50,7 +50,7 @@ def compositions():
 
 @pytest.fixture
 def harm(tmp_path, monkeypatch) -> Path:
-    """A file that is there if anything hostile has run; a module that makes it when imported."""
+    """A file that exists if hostile code has run; `evil_module` creates it when imported."""
     work, installed = tmp_path / "work", tmp_path / "installed"
     work.mkdir()
     installed.mkdir()
@@ -75,27 +75,31 @@ def test_no_hostile_target_is_built_or_imported(harm, proves):
         ):
             with pytest.raises(TargetNotAllowed, match="is not on the list of classes"):
                 build(config)
-    num_places = 0
-    for place, target in zip(itertools.cycle(PLACES), HOSTILE_TARGETS, strict=False):
-        word = f"{place}={{_target_:{target},_args_:[touch {harm}],_partial_:{num_places % 2 > 0}}}"
+    num_keys = 0
+    for position, target in zip(itertools.cycle(KEYS), HOSTILE_TARGETS, strict=False):
+        override = (
+            f"{position}={{_target_:{target},_args_:[touch {harm}],_partial_:{num_keys % 2 > 0}}}"
+        )
         with pytest.raises(InputError) as caught:
-            check_classes(compose_config("train", [word]))
-        key = f"{place.lstrip('+')}._target_"
-        told = [sentence for sentence in caught.value.mistakes if sentence.startswith(f"{key}: ")]
-        told = told or [m for m in caught.value.mistakes if m.startswith(key.rpartition(".")[0])]
-        assert told, (word, caught.value.mistakes)
-        num_places += 1
+            check_classes(compose_config("train", [override]))
+        key = f"{position.lstrip('+')}._target_"
+        mistakes = caught.value.mistakes
+        on_target = [m for m in mistakes if m.startswith(f"{key}: ")]
+        assert on_target or [m for m in mistakes if m.startswith(key.rpartition(".")[0])], (
+            override, mistakes,
+        )  # fmt: skip
+        num_keys += 1
     assert not harm.exists() and "evil_module" not in set(sys.modules) - imported
     assert len(set(HOSTILE_TARGETS)) == len(HOSTILE_TARGETS) >= 40
     proves(
         "Hostile input",
-        "Only classes on the list are built, wherever a configuration names them.",
-        hostile_targets_refused=len(HOSTILE_TARGETS),
-        ways_tried=5 * len(HOSTILE_TARGETS) + num_places,
+        "A configuration can only build classes on the list of allowed ones, at any key.",
+        hostile_targets_rejected=len(HOSTILE_TARGETS),
+        ways_tried=5 * len(HOSTILE_TARGETS) + num_keys,
     )  # fmt: skip
 
 
-ROUTES = {  # of a stranger's experiment to what is not on the list
+ROUTES = {  # from an untrusted experiment to a class that is not on the list
     "escaped": "callbacks: {best: {filename: '\\${oc.create:{_target_:evil_module.harm}}'}}",
     "created": "callbacks: {best: '${oc.create:{_target_: evil_module.harm}}'}",
     "decoded": "callbacks: {best: {_target_: '${oc.decode:evil_module.harm}'}}",
@@ -110,44 +114,44 @@ ROUTES = {  # of a stranger's experiment to what is not on the list
 
 
 @pytest.mark.parametrize("which", ROUTES)
-def test_what_is_built_is_what_was_checked(which, harm, monkeypatch):
+def test_no_interpolation_bypasses_the_check(which, harm, monkeypatch):
     folder = harm.parent / "conf" / "experiment"
     folder.mkdir(parents=True)
-    (folder / "theirs.yaml").write_text(f"# @package _global_\n{ROUTES[which]}\n")
+    (folder / "untrusted.yaml").write_text(f"# @package _global_\n{ROUTES[which]}\n")
     with pytest.raises(InputError) as caught:
-        check_command_line("train", ["--config-dir", "conf", "experiment=theirs"])
+        check_command_line("train", ["--config-dir", "conf", "experiment=untrusted"])
     assert all("\n" not in m and len(m) < 500 for m in caught.value.mistakes)
     assert [p.name for p in harm.parent.iterdir()] == ["conf"]
     assert "evil_module" not in sys.modules
 
 
-@pytest.mark.parametrize("word", ["name=../../x", "name=/etc/x", "name=.ssh", "name='a/b'",
+@pytest.mark.parametrize("override", ["name=../../x", "name=/etc/x", "name=.ssh", "name='a/b'",
                                   "name=''", "name=..", "paths.output_dir=/etc"])  # fmt: skip
-def test_a_name_is_no_path(word, harm):
+def test_a_name_is_not_a_path(override, harm):
     with pytest.raises(InputError):
-        compose_config("train", [word])
+        compose_config("train", [override])
 
 
-def test_a_folder_that_is_typed_may_lie_anywhere(tmp_path):
+def test_hydra_run_dir_may_be_any_directory(tmp_path):
     config = compose_config("train", [f"hydra.run.dir={tmp_path}/mine"])
     assert config["paths"]["output_dir"] == f"{tmp_path}/mine"
     assert config["callbacks"]["best"]["dirpath"] == f"{tmp_path}/mine/checkpoints"
 
 
-def test_only_harmless_names_of_the_environment_are_read(monkeypatch):
+def test_only_harmless_environment_variables_are_readable(monkeypatch):
     monkeypatch.setenv("MY_TOKEN", "s3cr3t")
     monkeypatch.setenv("SIMPLECNN_MINE", "mine")
-    for word in ("data.data_dir=${oc.env:MY_TOKEN}", "+data.mirrors=['http://x/${oc.env:MY_TOKEN}']",
+    for override in ("data.data_dir=${oc.env:MY_TOKEN}", "+data.mirrors=['http://x/${oc.env:MY_TOKEN}']",
                  "data.data_dir=${oc.env:MY_TOKEN,x}"):  # fmt: skip
         with pytest.raises(InputError) as caught:
-            compose_config("train", [word])
-        assert "MY_TOKEN is not read" in str(caught.value) and "s3cr3t" not in str(caught.value)
-    words = ["name=${oc.env:SIMPLECNN_MINE}", "data.data_dir=${oc.env:HOME}/digits"]
-    config = compose_config("train", words)
+            compose_config("train", [override])
+        assert "MY_TOKEN is not readable" in str(caught.value) and "s3cr3t" not in str(caught.value)
+    overrides = ["name=${oc.env:SIMPLECNN_MINE}", "data.data_dir=${oc.env:HOME}/digits"]
+    config = compose_config("train", overrides)
     assert config["name"] == "mine" and config["data"]["data_dir"].endswith("/digits")
 
 
-# ------------------------------------------------------------------ run folders, checkpoints
+# -------------------------------------------------------------- run directories, checkpoints
 
 
 class Harm:
@@ -159,7 +163,7 @@ class Harm:
 
 
 def zipped_pickle(content: bytes, *, padding: int = 0) -> bytes:
-    """A file in torch's format, by hand."""
+    """A zip file in the format of torch.save, with `content` as its pickle."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", content)
@@ -213,15 +217,15 @@ def test_no_checkpoint_runs_anything(finished_run, harm, proves):
         path.write_bytes(data)
         with pytest.raises(InputError) as caught:
             load_network(path)
-        (told,) = caught.value.mistakes
-        assert sentence in told and told.startswith(str(path)), (name, told)
-        assert "\n" not in told and len(told) < 400, (name, told)
+        (mistake,) = caught.value.mistakes
+        assert sentence in mistake and mistake.startswith(str(path)), (name, mistake)
+        assert "\n" not in mistake and len(mistake) < 400, (name, mistake)
     assert not harm.exists() and "evil_module" not in sys.modules
     assert sum(p.numel() for p in load_network(source).parameters()) > 0
     proves(
         "Hostile input",
-        "A checkpoint that is not a run's own is refused with a sentence; nothing in it runs.",
-        hostile_checkpoints_refused=len(files),
+        "A checkpoint that simplecnn has not written is rejected, and no code in it is executed.",
+        hostile_checkpoints_rejected=len(files),
     )  # fmt: skip
 
 
@@ -239,7 +243,7 @@ HOSTILE_RUNS = {
 
 
 @pytest.mark.parametrize("which", HOSTILE_RUNS)
-def test_the_run_folder_of_someone_else_does_no_harm(which, harm):
+def test_an_untrusted_run_directory_does_no_harm(which, harm):
     text, sentence = HOSTILE_RUNS[which]
     folder = harm.parent / "run"
     folder.mkdir()
@@ -250,8 +254,8 @@ def test_the_run_folder_of_someone_else_does_no_harm(which, harm):
     (folder / "run.json").write_text('{"status": "finished"}')
     with pytest.raises(InputError) as caught:
         checked_parts(RunDirectory.open(folder).config(), short(folder))
-    told = "\n".join(caught.value.mistakes)
-    assert sentence in told and len(told) < 500, told
+    message = "\n".join(caught.value.mistakes)
+    assert sentence in message and len(message) < 500, message
     (folder / "run.json").write_text("[" * 100_000)
     with pytest.raises(InputError, match="run.json is damaged"):
         RunDirectory.open(folder)

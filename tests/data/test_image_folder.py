@@ -535,7 +535,9 @@ def test_a_network_that_rejects_the_images_raises_input_error(shapes, tmp_path, 
     from simplecnn.config.build import check_classes
 
     config = compose_run(tmp_path, "data=image_folder", f"data.root={shapes}", "model=lenet")
-    with pytest.raises(InputError, match="model.network: it does not take these images, 3 x 64 x"):
+    with pytest.raises(
+        InputError, match="model.network: the network does not accept images of shape 3 x 64 x"
+    ):
         check_classes(config)
     monkeypatch.setenv("SIMPLECNN_TARGETS", f"{__name__}.Reshaping")
     check_classes({**config, "model": {**config["model"], "_target_": f"{__name__}.Reshaping"}})

@@ -99,7 +99,7 @@ def test_errors_are_sentences(finished_run, tmp_path):
     (broken / "config.yaml").write_text(content.replace("crop: null", "crop: all"))
     assert "model.network.crop is 'all': it must be a list" in error_of(f"run={broken}")
     assert not (finished_run / "explain").exists() and not (broken / "explain").exists()
-    with pytest.raises(InputError, match="channels.num_images is 0: it must be a whole"):
+    with pytest.raises(InputError, match="channels.num_images is 0: it must be an integer"):
         config(run, "channels.num_images=0")
 
 

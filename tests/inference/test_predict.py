@@ -285,7 +285,7 @@ def test_the_command(good_run, digits, tmp_path):
     for overrides, message in [
         (["image=bad.png"], "image=bad.png is not an image"),
         (["image=nothing.png"], "image=nothing.png: there is no such file."),
-        (["image=good.png", "reject=2"], "reject is 2: it must be a number from 0"),
+        (["image=good.png", "reject=2"], "reject is 2: it must be a number >= 0"),
         (["image=good.png", "checkpoint=none.ckpt"], "none.ckpt does not exist"),
     ]:
         done = type_in(tmp_path, "predict.py", f"run={good_run}", "to=three", *overrides)

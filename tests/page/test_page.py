@@ -287,7 +287,7 @@ def test_modules_are_bundled_into_one_script_without_name_collisions():
 
 
 def test_errors_for_invalid_overrides(tmp_path):
-    for overrides, message in (([], "run or sweep must be given"), (["run=[a,b,c]"], "run lists 3"),
-                               (["run=a", "sweep=b"], "run or sweep must be given")):  # fmt: skip
+    for overrides, message in (([], "run or sweep is required"), (["run=[a,b,c]"], "run lists 3"),
+                               (["run=a", "sweep=b"], "run or sweep is required")):  # fmt: skip
         with pytest.raises(InputError, match=message):
             compose_config("report", overrides)

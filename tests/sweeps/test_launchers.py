@@ -290,7 +290,7 @@ def test_a_launcher_that_is_not_installed_is_reported_with_the_extra(monkeypatch
         ("hydra/sweeper=optuna", "optuna"),
     ]:
         expected = (
-            f"{override} needs what a plain installation leaves out. "
+            f"{override} needs the package {extra}, which is not installed. "
             f"Type uv sync --extra {extra}, or pip install 'simplecnn[{extra}]'."
         )
         for check in (compose_config, plan_sweep):

@@ -245,7 +245,7 @@ def test_lazy_layers_infer_their_sizes_from_the_data(tmp_path, monkeypatch):
          "layers: 'conv9' is not a convolution of this network. Allowed: first, all, or a list "
          "of conv1, conv2."),
         (["+trainer.profiler={_target_:pytorch_lightning.profilers.PyTorchProfiler,sort_by_key:x}"],
-         InputError, "pytorch_lightning.profilers.PyTorchProfiler refuses its arguments"),
+         InputError, "pytorch_lightning.profilers.PyTorchProfiler rejects its arguments"),
     ],
 )  # fmt: skip
 def test_a_failed_run_is_recorded_and_keeps_its_files(overrides, error, message, tmp_path):

@@ -1,1 +1,1 @@
-"""What a configuration may be, and how it is composed. No torch."""
+"""Compose, validate and build configurations. Does not import torch."""

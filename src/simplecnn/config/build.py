@@ -1,7 +1,7 @@
-"""Which classes a configuration may name (`_target_`), what they accept, and how they are built.
+"""Check and build the classes that a configuration names by `_target_`.
 
-A `_target_` can name any function of any package, and importing a module runs it: so a name is
-refused before it is imported, unless it is one of those of `is_allowed`.
+A `_target_` can name any function of any package, and importing a module executes it. A name that
+`is_allowed` does not accept is therefore rejected before it is imported.
 """
 
 import importlib
@@ -29,8 +29,8 @@ from simplecnn.config.schema import IMAGE_SIZE, OURS, Classifier
 from simplecnn.config.spelling import cut, did_you_mean, show, unknown
 from simplecnn.errors import InputError, RunError
 
-OWN_TARGETS = "SIMPLECNN_TARGETS"  # environment variable: packages or classes, comma-separated
-PACKAGES = {  # whose classes are allowed, as far as they are subclasses of this one
+TARGETS_VARIABLE = "SIMPLECNN_TARGETS"  # comma-separated packages or classes to allow
+PACKAGES = {  # package: the base class that an allowed class of it must have
     "torch.nn": "torch.nn.Module",
     "torch.optim": "torch.optim.Optimizer",
     "torch.optim.lr_scheduler": "torch.optim.lr_scheduler.LRScheduler",
@@ -41,7 +41,7 @@ PACKAGES = {  # whose classes are allowed, as far as they are subclasses of this
     "optuna.samplers": "optuna.samplers.BaseSampler",
     "optuna.pruners": "optuna.pruners.BasePruner",
 }
-PLACES = {  # what stands where
+BASE_CLASSES = {  # pattern of keys: the base class that is required there
     r"model": "pytorch_lightning.LightningModule",
     r"model\.network": "torch.nn.Module",
     r"model\.optimizer": "torch.optim.Optimizer",
@@ -53,83 +53,85 @@ PLACES = {  # what stands where
     r"callbacks\.[^.]+": "pytorch_lightning.Callback",
     r"logger\.[^.]+": "pytorch_lightning.loggers.Logger",
 }
-GIVEN_IN_CODE = {
+PASSED_BY_CODE = {  # arguments that simplecnn passes itself
     "model.optimizer": {"params"},
     "model.scheduler": {"optimizer"},
     "trainer": {"callbacks", "logger"},
 }
 SCHEDULERS = "torch.optim.lr_scheduler."
-HYDRA_WORDS = ("_target_", "_args_", "_partial_", "_convert_", "_recursive_")
+HYDRA_KEYS = ("_target_", "_args_", "_partial_", "_convert_", "_recursive_")
 Config = Mapping[str, Any]
 
 
 class TargetNotAllowed(InputError):
-    """A configuration names something that it may not build."""
+    """A configuration names a class or function that is not allowed."""
 
 
-# ------------------------------------------------------------------------------ what is allowed
+# ------------------------------------------------------------------------------ allowed targets
 
 
 def is_allowed(target: Any) -> bool:
-    """Whether a configuration may build `target`. Judges the name and imports nothing."""
+    """Whether a configuration may build `target`, judged by its name: nothing is imported."""
     if not isinstance(target, str) or not all(p.isidentifier() for p in target.split(".")):
         return False
     module, _, name = target.rpartition(".")
-    if name.startswith("Lambda") and module in PACKAGES:  # takes functions
+    if name.startswith("Lambda") and module in PACKAGES:  # its arguments are functions
         return False
     return (
         module in PACKAGES
         or module == "torchvision.models"
         or target == "pytorch_lightning.Trainer"
         or (module.startswith("simplecnn.") and _module_file(module, _package_root()) is not None)
-        or any(target == own or target.startswith(f"{own}.") for own in _own_targets())
+        or any(target == t or target.startswith(f"{t}.") for t in _trusted_targets())
         or _local_file(module) is not None
     )
 
 
 def find_class(target: Any) -> Any:
-    """The class behind an allowed name (of torchvision's networks, the function that builds one).
+    """Import an allowed class, or the builder function of a torchvision model.
 
-    Raises TargetNotAllowed, before anything is imported, for any other name, and InputError with
-    the reason where it cannot be imported.
+    Raises TargetNotAllowed, before anything is imported, if the name is not allowed, and
+    InputError if the import fails.
     """
     if not is_allowed(target):
         raise TargetNotAllowed(_not_allowed(target))
     module_name, _, name = target.rpartition(".")
-    if _local_file(module_name) and str(_here()) not in sys.path:
-        sys.path.append(str(_here()))
+    if _local_file(module_name) and str(_working_dir()) not in sys.path:
+        sys.path.append(str(_working_dir()))
     try:
         module = importlib.import_module(module_name)
         if module_name == "torchvision.models":
             return module.get_model_builder(name)
     except Exception as error:
         near = did_you_mean(name, module.list_models()) if isinstance(error, ValueError) else ""
-        reason = first_line(error) if not near else "there is no such network"
-        looked = f" Looked in {_here()} and in the installed packages."
-        raise InputError(f"{target} cannot be imported: {reason}.{near or looked}") from error
+        reason = first_line(error) if not near else "there is no such model"
+        searched = f" Looked in {_working_dir()} and in the installed packages."
+        raise InputError(f"{target} cannot be imported: {reason}.{near or searched}") from error
     if not hasattr(module, name):
         near = did_you_mean(name, dir(module))
         raise InputError(f"{module_name} has no {name}.{near}")
     target_class = getattr(module, name)
     is_class = isinstance(target_class, type)
-    if target not in _own_targets() and not (is_class and _is_of(target_class, module_name)):
+    if target not in _trusted_targets() and not (
+        is_class and _is_buildable(target_class, module_name)
+    ):
         raise TargetNotAllowed(_not_allowed(target))
     return target_class
 
 
-def _is_of(target_class: type, module_name: str) -> bool:
-    """Whether a class is what a configuration may build from this module."""
+def _is_buildable(target_class: type, module_name: str) -> bool:
+    """Whether a configuration may build this class, imported from `module_name`."""
     if module_name in PACKAGES:
         return issubclass(target_class, _imported(PACKAGES[module_name]))
     if module_name == "pytorch_lightning" or any(
-        f"{module_name}.".startswith(f"{own}.") for own in _own_targets()
+        f"{module_name}.".startswith(f"{trusted}.") for trusted in _trusted_targets()
     ):
         return True
-    bases = [_imported(b) for b in {*PLACES.values()}]
+    bases = [_imported(b) for b in {*BASE_CLASSES.values()}]
     bases.append(_imported("simplecnn.data.augmentation.RandomAffine"))
     module = target_class.__module__
-    is_ours_or_local = module.startswith("simplecnn.") or _local_file(module) is not None
-    return issubclass(target_class, tuple(bases)) and is_ours_or_local
+    is_known = module.startswith("simplecnn.") or _local_file(module) is not None
+    return is_known and issubclass(target_class, tuple(bases))
 
 
 def _imported(target: str) -> Any:
@@ -137,14 +139,14 @@ def _imported(target: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _own_targets() -> set[str]:
-    return {t.strip() for t in os.environ.get(OWN_TARGETS, "").split(",") if t.strip()}
+def _trusted_targets() -> set[str]:
+    return {t.strip() for t in os.environ.get(TARGETS_VARIABLE, "").split(",") if t.strip()}
 
 
-def _here() -> Path:
-    """Where the command was typed, also in a job that changed its directory."""
-    is_elsewhere = HydraConfig.initialized() and HydraConfig.get().job.chdir
-    return Path(get_original_cwd()) if is_elsewhere else Path.cwd()
+def _working_dir() -> Path:
+    """The directory from which the command was started, even if the job has changed it."""
+    changed = HydraConfig.initialized() and HydraConfig.get().job.chdir
+    return Path(get_original_cwd()) if changed else Path.cwd()
 
 
 def _package_root() -> Path:
@@ -158,37 +160,39 @@ def _module_file(module: str, root: Path) -> Path | None:
 
 
 def _local_file(module: str) -> Path | None:
-    """The file of a module below the working directory.
+    """The file of a module below the working directory, or None.
 
-    None where it belongs to a virtual environment, lies in the directory of a run, which may be
-    a stranger's, or where an installed package has the same name.
+    None also for files of a virtual environment, of a run directory (its content is untrusted),
+    and of a module that an installed package of the same name would shadow.
     """
-    root = _here()
+    root = _working_dir()
     file = _module_file(module, root) if module else None
     if file is None or not file.resolve().is_relative_to(root.resolve()):
         return None
+    markers = ("run.json", "sweep.json", "pyvenv.cfg")
     for path in (file, root.resolve() / file.resolve().relative_to(root.resolve())):
         for directory in [p for p in path.parents if p.is_relative_to(root)] or [root]:
-            marks = ("run.json", "sweep.json", "pyvenv.cfg")
             if directory.name in ("site-packages", "dist-packages") or any(
-                (directory / mark).exists() for mark in marks
+                (directory / marker).exists() for marker in markers
             ):
                 return None
     top = module.split(".")[0]
     loaded = sys.modules.get(top)
     spec = loaded.__spec__ if loaded else importlib.util.find_spec(top)
-    places = [spec.origin, *(spec.submodule_search_locations or [])] if spec else [str(root)]
-    if not any(p and Path(p).resolve().is_relative_to(root.resolve()) for p in places):
-        return None
-    return file
+    origins = [spec.origin, *(spec.submodule_search_locations or [])] if spec else [str(root)]
+    is_local = any(p and Path(p).resolve().is_relative_to(root.resolve()) for p in origins)
+    return file if is_local else None
 
 
 def _not_allowed(target: Any) -> str:
     if ".Lambda" in str(target):
-        return f"{show(target)} takes functions, and a configuration has none: write a subclass."
+        return (
+            f"{show(target)} takes functions, which a configuration cannot contain: write a "
+            f"subclass."
+        )
     return (
         f"{show(target)} is not on the list of classes that a configuration may build, nor a class "
-        f"in a file below {_here()}. If you trust it, allow it: {OWN_TARGETS}={target}"
+        f"in a file below {_working_dir()}. If you trust it, allow it: {TARGETS_VARIABLE}={target}"
     )
 
 
@@ -196,14 +200,17 @@ def _not_allowed(target: Any) -> str:
 
 
 def target_nodes(config: Any) -> Iterator[tuple[str, Config]]:
-    """Every node of `config` (plain dicts and lists) that has a `_target_`, with its key."""
+    """Yield each node of `config` (plain dicts and lists) that has a `_target_`, with its key."""
     for key, value in _values(config):
         if isinstance(value, Mapping) and "_target_" in value:
             yield key, value
 
 
 def name_mistakes(config: Any) -> dict[str, str]:
-    """What a configuration may not hold, judged by its text alone: the key, and a sentence."""
+    """An error per key for targets that are not allowed and unresolved interpolations.
+
+    Judged by the text alone: nothing is imported.
+    """
     sentences = {
         f"{key}._target_": f"{key}._target_: {_not_allowed(node['_target_'])}"
         for key, node in target_nodes(config)
@@ -212,13 +219,12 @@ def name_mistakes(config: Any) -> dict[str, str]:
     for key, value in _values(config):
         for text in value if isinstance(value, Mapping) else [value]:
             if isinstance(text, str) and "${" in text:
-                problem = "it refers to something that is not resolved"
-                sentences[key] = f"{key} is {show(text)}: {problem}."
+                sentences[key] = f"{key} is {show(text)}: this interpolation is not resolved."
     return sentences
 
 
 def _values(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """`config` and everything in it, each with its key."""
+    """Yield `config` and every value nested in it, each with its key."""
     yield key, config
     if isinstance(config, Mapping):
         for name, value in config.items():
@@ -229,28 +235,28 @@ def _values(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def build(config: Config, *args: Any, **kwargs: Any) -> Any:
-    """The object that a node describes, with `args` and `kwargs` beside its own arguments.
+    """Instantiate a node, as `hydra.utils.instantiate` does, but only allowed targets.
 
-    A node of Hydra's is resolved to plain values once; those are checked, and nothing in them is
-    ever resolved again. `_recursive_=False` leaves what its arguments name to the class itself,
-    `_partial_=True` gives a function that takes the arguments that are left.
+    `args` and `kwargs` are passed beside the node's arguments. A DictConfig is resolved to plain
+    values once; those are checked, and never resolved again. With `_recursive_=False`, nested nodes
+    are passed to the class as they are; with `_partial_=True`, a `functools.partial` is returned.
 
-    Raises TargetNotAllowed, before anything is imported, where a `_target_` in it is not allowed,
-    and InputError where a class refuses its arguments.
+    Raises TargetNotAllowed, before anything is imported, if a `_target_` is not allowed, and
+    InputError if a class rejects its arguments.
     """
     node: Any = config
     if isinstance(config, DictConfig):
         node = OmegaConf.to_container(config, resolve=True)
     if sentences := name_mistakes(node):
         raise TargetNotAllowed(*(sentence.removeprefix(".") for sentence in sentences.values()))
-    words = {k: kwargs.pop(k) for k in HYDRA_WORDS if k in kwargs}
-    return _construct({**node, **words}, args, kwargs, kwargs.get("optimizer"))
+    hydra_keys = {k: kwargs.pop(k) for k in HYDRA_KEYS if k in kwargs}
+    return _construct({**node, **hydra_keys}, args, kwargs, kwargs.get("optimizer"))
 
 
 def _construct(
     node: Any, args: Any = (), kwargs: Config | None = None, optimizer: Any = None
 ) -> Any:
-    """Build a node and what its arguments name; schedules within a schedule get its optimizer."""
+    """Build a node and its nested nodes; schedulers nested in a scheduler get its optimizer."""
     if isinstance(node, list | tuple):
         return [_construct(value, optimizer=optimizer) for value in node]
     if not isinstance(node, Mapping):
@@ -259,9 +265,9 @@ def _construct(
         return {key: _construct(value, optimizer=optimizer) for key, value in node.items()}
     target = find_class(node["_target_"])
     if kwargs is None:
-        in_schedule = optimizer is not None and node["_target_"].startswith(SCHEDULERS)
-        kwargs = {"optimizer": optimizer} if in_schedule else {}
-    arguments = {k: v for k, v in node.items() if k not in HYDRA_WORDS}
+        is_nested = optimizer is not None and node["_target_"].startswith(SCHEDULERS)
+        kwargs = {"optimizer": optimizer} if is_nested else {}
+    arguments = {k: v for k, v in node.items() if k not in HYDRA_KEYS}
     positional = list(node.get("_args_") or [])
     if node.get("_recursive_") is not False:
         arguments = {k: _construct(v, optimizer=optimizer) for k, v in arguments.items()}
@@ -274,7 +280,7 @@ def _construct(
     except (InputError, RunError):
         raise
     except Exception as error:
-        message = f"{node['_target_']} refuses its arguments: {first_line(error)}"
+        message = f"{node['_target_']} rejects its arguments: {first_line(error)}"
         raise InputError(message) from error
 
 
@@ -282,11 +288,11 @@ def _construct(
 
 
 def check_classes(config: Config) -> None:
-    """Hold every node of a checked configuration against the class that it names, imported.
+    """Import the class of every node of a validated configuration, and check its arguments.
 
-    What is cheap to build is built once: optimizer and schedule on a parameter of a convolution
-    and one of a bias, callbacks, the Trainer, and networks of torch and torchvision without
-    memory. Raises InputError with all the mistakes: the key, and what the class says.
+    Objects that are cheap to build are built once as a trial: optimizer and scheduler on two small
+    parameters, callbacks, the Trainer, and torch and torchvision networks on the meta device.
+    Raises InputError with all mistakes, each with its key.
     """
     mistakes: list[str] = []
     targets: dict[str, Any] = {}
@@ -296,24 +302,27 @@ def check_classes(config: Config) -> None:
         except InputError as error:
             mistakes.append(f"{key}._target_: {error}")
             continue
-        base = next((base for place, base in PLACES.items() if re.fullmatch(place, key)), None)
+        base = next((base for keys, base in BASE_CLASSES.items() if re.fullmatch(keys, key)), None)
         if base and isinstance(target, type) and not issubclass(target, _imported(base)):
-            mistakes.append(f"{key}._target_: {node['_target_']} is no {base}, which belongs here.")
-        elif node["_target_"] not in OURS:  # the schema has judged ours
+            mistakes.append(
+                f"{key}._target_: {node['_target_']} is not a subclass of {base}, which is "
+                f"required here."
+            )
+        elif node["_target_"] not in OURS:  # those are checked by the schema
             mistakes += argument_mistakes(key, node, target)
     if mistakes:
         raise InputError(*mistakes)
-    with _nothing_said():
-        mistakes += _refusals(config, targets)
+    with _silent_trial():
+        mistakes += _trial_mistakes(config, targets)
     if mistakes:
         raise InputError(*mistakes)
 
 
 def argument_mistakes(key: str, node: Config, target: Any) -> Iterator[str]:
-    """What is wrong with the arguments of a node, by the signature of its class."""
+    """Yield the mistakes in the arguments of a node, judged by the signature of its class."""
     try:
         parameters = inspect.signature(target).parameters
-    except (TypeError, ValueError):  # of a class in C
+    except (TypeError, ValueError):  # a class written in C has none
         return
     is_class = isinstance(target, type)
     try:
@@ -323,25 +332,26 @@ def argument_mistakes(key: str, node: Config, target: Any) -> Iterator[str]:
     takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())
     by_name = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
     names = [name for name, p in parameters.items() if p.kind in by_name]
-    made = GIVEN_IN_CODE.get(re.sub(r"^(model\.scheduler)\W.*", r"\1", key), set()) & set(names)
+    role = re.sub(r"^(model\.scheduler)\W.*", r"\1", key)  # nested schedulers too
+    passed = PASSED_BY_CODE.get(role, set()) & set(names)
     for name, value in node.items():
         path = f"{key}.{name}"
-        if name in HYDRA_WORDS:
+        if name in HYDRA_KEYS:
             continue
-        if name in made:
-            yield f"{path} cannot be given: it is made by the code, from the rest."
+        if name in passed:
+            yield f"{path} cannot be set: simplecnn passes this argument itself."
         elif name not in names and not takes_any:
-            yield unknown(path, name, sorted(set(names) - made), f"of {node['_target_']}")
-        elif wanted := _type_problem(hints.get(name), value):
-            yield f"{path} is {show(value)}: {node['_target_']} takes {wanted}."
-    given = {*node, *made, *names[: len(node.get("_args_") or [])]}
+            yield unknown(path, name, sorted(set(names) - passed), f"of {node['_target_']}")
+        elif expected := _type_mismatch(hints.get(name), value):
+            yield f"{path} is {show(value)}: {node['_target_']} expects {expected}."
+    provided = {*node, *passed, *names[: len(node.get("_args_") or [])]}
     for name in names if not node.get("_partial_") else ():
-        if parameters[name].default is Parameter.empty and name not in given:
-            yield f"{key}.{name} is missing: {node['_target_']} needs it."
+        if parameters[name].default is Parameter.empty and name not in provided:
+            yield f"{key}.{name} is missing: {node['_target_']} requires it."
 
 
-def _type_problem(annotation: Any, value: Any) -> str | None:
-    """What an annotation asks for, where a YAML value is not that; None where nobody can tell."""
+def _type_mismatch(annotation: Any, value: Any) -> str | None:
+    """The annotation as text if a YAML value does not match it; None if it does, or might."""
     if annotation is None or any(True for _ in target_nodes(value)):
         return None
     try:
@@ -349,20 +359,20 @@ def _type_problem(annotation: Any, value: Any) -> str | None:
         adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError:
         return inspect.formatannotation(annotation).replace("typing.", "")
-    except Exception:  # not an annotation that pydantic can judge
+    except Exception:  # an annotation that pydantic cannot validate
         return None
     return None
 
 
-def _refusals(config: Config, targets: Mapping[str, Any]) -> list[str]:
-    """What classes say to their arguments when they are built."""
-    refused: list[str] = []
+def _trial_mistakes(config: Config, targets: Mapping[str, Any]) -> list[str]:
+    """Build objects as a trial, and collect the errors that their classes raise."""
+    mistakes: list[str] = []
 
-    def attempt(key: str, what: Callable[[], Any]) -> Any:
+    def attempt(key: str, build_one: Callable[[], Any]) -> Any:
         try:
-            return what()
+            return build_one()
         except Exception as error:
-            refused.append(f"{key}: {first_line(error)}")
+            mistakes.append(f"{key}: {first_line(error)}")
 
     model: Config = config.get("model") or {}
     if "model.optimizer" in targets:
@@ -370,54 +380,57 @@ def _refusals(config: Config, targets: Mapping[str, Any]) -> list[str]:
         if optimizer is not None and "model.scheduler" in targets:
             node = model["scheduler"]
             if "total_steps" in inspect.signature(targets["model.scheduler"]).parameters:
-                node = {"total_steps": 100, **node}  # known when the run begins
+                node = {"total_steps": 100, **node}  # the real number is known once the run starts
             attempt("model.scheduler", partial(build, node, optimizer=optimizer))
     if "model.network" in targets:
-        attempt("model.network", partial(_try_network, config))
+        attempt("model.network", partial(_trial_network, config))
     nodes = {key: node for key, node in (config.get("callbacks") or {}).items() if node}
     callbacks = [attempt(f"callbacks.{key}", partial(build, node)) for key, node in nodes.items()]
-    if config.get("trainer") and not refused:
-        given = {"callbacks": callbacks, "logger": False, "enable_model_summary": False}
-        attempt("trainer", partial(build, {**given, **config["trainer"]}))
-    return refused
+    if config.get("trainer") and not mistakes:
+        defaults = {"callbacks": callbacks, "logger": False, "enable_model_summary": False}
+        attempt("trainer", partial(build, {**defaults, **config["trainer"]}))
+    return mistakes
 
 
-def _try_network(config: Config) -> None:
-    """Build a network without memory, and give it an image of our data, where that is known."""
+def _trial_network(config: Config) -> None:
+    """Build a network on the meta device, and pass it an image if the data module is built in."""
     model, data = config["model"], config.get("data") or {}
-    images: Any = OURS.get(str(data.get("_target_")))
-    if images and data.get("normalize") and "normalize" not in model["network"]:
+    data_schema: Any = OURS.get(str(data.get("_target_")))
+    if data_schema and data.get("normalize") and "normalize" not in model["network"]:
         raise InputError(
-            f"data.normalize is true, and {model['network']['_target_']} has no argument for it. "
-            f"Begin your network with simplecnn.models.simple_cnn.Normalize, its mean and its std."
+            f"data.normalize is true, but {model['network']['_target_']} has no argument "
+            f"normalize. Make simplecnn.models.simple_cnn.Normalize(mean, std) the first layer of "
+            f"the network."
         )
     for _, node in target_nodes(model["network"]):
         name = node["_target_"]
         if not name.startswith(("torch.", "torchvision.")) or node.get("weights"):
-            return  # nobody knows what it does; or it downloads
+            return  # its constructor may do anything, or download weights
         if name.startswith("torchvision."):
             if "weights_backbone" in inspect.signature(find_class(name)).parameters:
-                return  # it downloads those, unless they are null
+                return  # downloads the weights of its backbone by default
     torch = importlib.import_module("torch")
     with torch.device("meta"):
         network = build(model["network"])
-        # Another module than ours may reshape the images.
-        if images is None or OURS.get(str(model.get("_target_"))) is not Classifier:
+        # A custom LightningModule may reshape the images.
+        if data_schema is None or OURS.get(str(model.get("_target_"))) is not Classifier:
             return
-        size = data.get("image_size") or getattr(images, "image_size", IMAGE_SIZE)
-        shape = data.get("channels") or getattr(images, "channels", 1), size, size
+        size = data.get("image_size") or getattr(data_schema, "image_size", IMAGE_SIZE)
+        shape = data.get("channels") or getattr(data_schema, "channels", 1), size, size
         try:
             network.eval()(torch.zeros(1, *shape))
-        except NotImplementedError:  # without memory, nobody can tell
+        except NotImplementedError:  # an operation without a meta kernel
             return
         except Exception as error:
             text = " x ".join(map(str, shape))
             reason = first_line(error)
-            raise InputError(f"it does not take these images, {text}: {reason}") from None
+            raise InputError(
+                f"the network does not accept images of shape {text}: {reason}"
+            ) from None
 
 
 def _trial_optimizer(node: Config) -> Any:
-    """An optimizer that has taken one step on a parameter of a convolution and one of a bias."""
+    """Build an optimizer on a 4D and a 1D parameter, as of a convolution, and take one step."""
     torch = importlib.import_module("torch")
     parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((1, 1, 1, 1), (1,))]
     for parameter in parameters:
@@ -426,13 +439,15 @@ def _trial_optimizer(node: Config) -> Any:
     try:
         optimizer.step(lambda: torch.zeros(()))
     except Exception as error:
-        raise InputError(f"{node['_target_']} cannot train this: {first_line(error)}") from error
+        raise InputError(
+            f"{node['_target_']} failed at a trial step: {first_line(error)}"
+        ) from error
     return optimizer
 
 
 @contextmanager
-def _nothing_said() -> Iterator[None]:
-    """No warning and no log message, and torch's switches as they were: it was only a trial."""
+def _silent_trial() -> Iterator[None]:
+    """Suppress warnings and log messages; restore torch's global flags and the environment."""
     torch = importlib.import_module("torch")
     deterministic = torch.are_deterministic_algorithms_enabled()
     benchmark = torch.backends.cudnn.benchmark
@@ -451,10 +466,10 @@ def _nothing_said() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The gist of an exception: its first line, or its name."""
+    """The first line of an exception's message, or its type if the message is empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    gist = cut(lines[0], 300) if lines else type(error).__name__
-    missing = next((name for name in ("psutil", "rich") if name in gist.lower()), None)
+    text = cut(lines[0], 300) if lines else type(error).__name__
+    missing = next((name for name in ("psutil", "rich") if name in text.lower()), None)
     if isinstance(error, ImportError) and missing:
-        gist += f" The extra monitor has {missing}: type uv sync --extra monitor."
-    return gist
+        text += f" {missing} is part of the extra monitor: type uv sync --extra monitor."
+    return text

@@ -1,7 +1,8 @@
-"""What a command line asks for, composed by Hydra and checked. No torch: a mistake costs a second.
+"""Compose a configuration from the command line with Hydra, and validate it.
 
-All mistakes of the words, and of the keys and values of ours, are found at once. What a
-configuration may be says `schema`; what classes of other packages accept, `build`.
+All mistakes in the overrides and in the keys and values that `schema` defines are reported at once.
+Does not import torch, so they are reported within a second. The arguments of third-party classes
+are checked later, by `build.check_classes`.
 """
 
 import copy
@@ -35,42 +36,42 @@ from simplecnn.config.schema import COMMANDS, OURS, Texts, Train
 from simplecnn.config.spelling import cut, did_you_mean, dotted, meant, unknown
 from simplecnn.errors import InputError
 
-OVERLAYS = ("experiment", "hparams_search", "debug", "local")  # groups that set keys of others
+OVERLAYS = ("experiment", "hparams_search", "debug", "local")  # groups in `_global_`
 READABLE = ("HOME", "USER", "LOGNAME", "HOSTNAME", "TMPDIR", "SCRATCH", "SLURM_JOB_ID",
             "SLURM_ARRAY_TASK_ID", "CUDA_VISIBLE_DEVICES")  # fmt: skip
-# What Hydra raises for a configuration that cannot be composed, its own slips included.
-CANNOT_COMPOSE = (HydraException, OmegaConfBaseException, ValueError, TypeError, AssertionError,
+# What Hydra raises for a configuration that it cannot compose; some of it by accident.
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError, TypeError, AssertionError,
                   AttributeError, KeyError, RecursionError, OSError, YAMLError)  # fmt: skip
-EXTRAS = {  # a choice, and the package that it needs, which is also the name of an extra of ours
+EXTRAS = {  # override: the package that it needs, which is also the name of an extra
     "hydra/launcher=ray": "ray",
     "hydra/launcher=submitit_local": "submitit",
     "hydra/launcher=submitit_slurm": "submitit",
     "hydra/sweeper=optuna": "optuna",
     "hparams_search=optuna": "optuna",
 }
-MAX_NAME = 48  # characters that a directory's name has of what was typed
+MAX_NAME = 48  # characters of the overrides in the name of a run directory
 Config = Mapping[str, Any]
-Composed = tuple[dict[str, Any], DictConfig]  # plain values, and all of it with Hydra's part
-claimed: dict[str, str] = {}  # the directory of this process's "run", if chosen
-primary: dict[str, str] = {}  # by command, what --config-name says
-_compositions: dict[tuple[str, ...], DictConfig] | None = None  # by words, in `composing_once`
+Composed = tuple[dict[str, Any], DictConfig]  # plain values; the composition with `hydra`
+claimed: dict[str, str] = {}  # "run": the directory that a requeued job resumes
+primary: dict[str, str] = {}  # command: its --config-name
+_compositions: dict[tuple[str, ...], DictConfig] | None = None  # the cache of `composing_once`
 
 
 # ------------------------------------------------------------------------------------ resolvers
 
 
 def _run_dir(default: str, *, _root_: Any) -> str:
-    """A new directory, named for what was typed; a run that is resumed has one."""
+    """A new directory, named after the overrides, or the directory of a resumed run."""
     if _root_.get("resume") is not None:
         return latest(str(_root_.resume))
-    words: Any = OmegaConf.to_container(_root_.hydra.overrides.task, resolve=False)
-    return claimed.get("run", default + _what_was_typed(words))
+    overrides: Any = OmegaConf.to_container(_root_.hydra.overrides.task, resolve=False)
+    return claimed.get("run", default + _override_suffix(overrides))
 
 
-def _what_was_typed(words: Sequence[str]) -> str:
-    """`_lr-0.01_seed-3`: the part of a directory's name that tells one run from another."""
+def _override_suffix(overrides: Sequence[str]) -> str:
+    """The suffix of a run directory that names the overrides: `_lr-0.01_seed-3`."""
     name = ""
-    for text in words:
+    for text in overrides:
         key, _, value = text.partition("=")
         if not key.lstrip("+~").startswith(("hydra", "experiment", "name", "paths", "ckpt_path")):
             last = re.split("[./@+~]", key)[-1]
@@ -80,14 +81,15 @@ def _what_was_typed(words: Sequence[str]) -> str:
 
 
 def _output_subdir(default: str, *, _root_: Any) -> str | None:
-    """Hydra's own files of a run that is resumed stay as they were."""
+    """Hydra's output subdirectory; None for a resumed run, which keeps its files."""
     return default if _root_.get("resume") is None and "run" not in claimed else None
 
 
 def _env(name: str, *default: Any) -> str | None:
-    """`oc.env` of OmegaConf for harmless names: no secret gets into a file or an address."""
+    """OmegaConf's `oc.env` for harmless variables, so that no secret gets into a file or a URL."""
     if not name.startswith("SIMPLECNN_") and name not in READABLE:
-        raise ValueError(f"{name} is not read: only SIMPLECNN_… and {', '.join(READABLE)} are")
+        allowed = f"SIMPLECNN_… and {', '.join(READABLE)}"
+        raise ValueError(f"environment variable {name} is not readable: only {allowed} are")
     return oc.env(name, *default)
 
 
@@ -97,7 +99,7 @@ OmegaConf.register_new_resolver("oc.env", _env, replace=True)
 
 
 class TypedFolder(SearchPathPlugin):
-    """Has the folder of `--config-dir` searched here too, not only where Hydra runs the command."""
+    """Adds the folder of `--config-dir` to the search path of compositions outside `hydra.main`."""
 
     path: str | None = None
 
@@ -107,16 +109,16 @@ class TypedFolder(SearchPathPlugin):
 
 
 Plugins.instance().register(TypedFolder)
-# In the defaults of conf/trainer/auto.yaml: Trainer's other arguments need no plus.
+# conf/trainer/auto.yaml includes this, so that other arguments of the Trainer need no plus.
 ConfigStore.instance().store(
     group="arguments", name="any", node=OmegaConf.create({}, flags={"struct": False})
 )
 
 
 def latest(name: str, record: str = "run.json", *, needs: str = "") -> str:
-    """The newest run for `last`, the newest one below a directory of runs, else `name` itself.
+    """The newest run for `last` or for a directory of runs; any other `name` unchanged.
 
-    needs: a pattern of files, without which a run counts only where none has them.
+    needs: a glob of files; runs that have them are preferred.
     """
     top = Path("outputs" if name == "last" else name)
     if (top / record).exists() or not top.is_dir():
@@ -128,7 +130,7 @@ def latest(name: str, record: str = "run.json", *, needs: str = "") -> str:
 
 
 def conf_dir() -> Path:
-    """The folder of the YAML files: beside `src` in a checkout, in the package when installed."""
+    """The directory of the YAML files: beside `src` in a checkout, in the package if installed."""
     here = Path(__file__).resolve().parents[1]
     for folder in (here / "conf", here.parents[1] / "conf"):
         if (folder / "train.yaml").is_file():
@@ -137,7 +139,7 @@ def conf_dir() -> Path:
 
 
 def command_help(name: str) -> str:
-    """What `--help` shows: purpose and examples, choices, and the keys with their comments."""
+    """The text of `--help`: purpose and examples, config groups, and keys with their comments."""
     purpose, *blocks = _blocks(f"{name}.yaml")
     with initialized():
         choices = compose(name, return_hydra_config=True).hydra.runtime.choices
@@ -146,18 +148,18 @@ def command_help(name: str) -> str:
         options = [f"  {group}: {', '.join(_options(group))}" for group in groups]
     parts = [re.sub("^# ?", "", purpose, flags=re.MULTILINE)]
     if groups:
-        parts.append("\n".join(["Choices (group=option)", *options]))
+        parts.append("\n".join(["Config groups (group=option)", *options]))
     parts.append("\n".join(["Keys (key=value)", *_indented(blocks)]))
     for group in ("model", "data", "trainer"):
         if choice := choices.get(group):
             keys = _indented(_blocks(f"{group}/{choice}.yaml")[1:], f"{group}.")
-            parts.append("\n".join([f"of {group}={choice}", *keys]))
-    parts.append("--cfg job shows what a command would run, --hydra-help what Hydra itself offers.")
+            parts.append("\n".join([f"Keys of {group}={choice}", *keys]))
+    parts.append("--cfg job shows the composed configuration, --hydra-help the options of Hydra.")
     return "\n\n".join(parts)
 
 
 def _blocks(file: str) -> list[str]:
-    """The head of a YAML file, and its keys as they stand there, without Hydra's."""
+    """The head of a YAML file, then the text of each key, without `defaults` and `hydra`."""
     text = (conf_dir() / file).read_text(encoding="utf-8")
     head, *keys = re.split(r"\n(?=[a-z])", re.sub("^# yaml-language-server.*\n", "", text))
     return [head, *(key for key in keys if not key.startswith(("defaults:", "hydra:")))]
@@ -172,48 +174,48 @@ def _indented(blocks: Sequence[str], prefix: str = "") -> list[str]:
 
 
 def compose_config(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The configuration that a command line gives, checked and resolved, as plain dicts and lists.
+    """Compose, validate and resolve a configuration to plain dicts and lists.
 
-    Raises InputError with all the mistakes of the command line and of the configuration.
+    Raises InputError with all mistakes of the overrides and of the configuration.
     """
     values, config = compose_checked(name, overrides)
     return settle(values, config.hydra, name)
 
 
 def compose_checked(name: str, overrides: Sequence[str]) -> Composed:
-    """The plain values, and the composition with Hydra's own part. Imports no class.
+    """Compose and validate; return the plain values and the composition with `hydra`.
 
-    Where a `_target_` was typed, the values still hold the arguments of the class before
-    (`settle` leaves them out).
+    Imports no class. If an override sets a `_target_`, the values still contain the arguments of
+    the replaced class; `settle` drops them. Raises InputError with all mistakes.
     """
-    for word in overrides:
-        if (package := EXTRAS.get(word)) and not _is_installed(package):
+    for override in overrides:
+        if (package := EXTRAS.get(override)) and not _is_installed(package):
             raise InputError(
-                f"{word} needs what a plain installation leaves out. Type uv sync --extra "
-                f"{package}, or pip install 'simplecnn[{package}]'."
+                f"{override} needs the package {package}, which is not installed. Type uv sync "
+                f"--extra {package}, or pip install 'simplecnn[{package}]'."
             )
     mistakes: list[str] = []
     with initialized():
-        config = _compose_words(name, overrides, mistakes)
+        config = _compose_overrides(name, overrides, mistakes)
         try:
-            with _as_in_a_job(config):
+            with _in_job_context(config):
                 values = _resolved(config)
-        except InputError as error:  # a word that is refused leaves its key missing
-            refused = [word.partition("=")[0] for word in overrides if mistakes]
-            missing = (text for text in error.mistakes if text.split()[0] not in refused)
+        except InputError as error:  # a key is missing too if its override was rejected
+            rejected = [override.partition("=")[0] for override in overrides if mistakes]
+            missing = (text for text in error.mistakes if text.split()[0] not in rejected)
             raise InputError(*mistakes, *missing) from None
-        except CANNOT_COMPOSE as error:
+        except COMPOSE_ERRORS as error:
             raise InputError(*mistakes, gist(error)) from None
     sentences = {**schema_mistakes(name, values), **name_mistakes(values)}
-    for key in (word[1:] for word in overrides if word.startswith("~")):
+    for key in (override[1:] for override in overrides if override.startswith("~")):
         if key in COMMANDS.get(name, Train).model_fields and key not in ("callbacks", "logger"):
-            sentences.setdefault(key, f"{key} is missing: it cannot be deleted.")
-    sentences = {key: _better(key, sentence, values, config) for key, sentence in sentences.items()}
-    output_dir = config.hydra.runtime.output_dir
-    given = (values.get("paths") or {}).get("output_dir") or output_dir
-    if not isinstance(given, str) or os.path.abspath(given) != output_dir:
-        sentences["paths"] = "paths.output_dir is where the run is: move it by hydra.run.dir=…"
-    # A wrong value is reported where it stands, not where it is referred to.
+            sentences.setdefault(key, f"{key} is required: it cannot be deleted.")
+    sentences = {key: _refined(key, text, values, config) for key, text in sentences.items()}
+    run_dir = config.hydra.runtime.output_dir
+    output_dir = (values.get("paths") or {}).get("output_dir") or run_dir
+    if not isinstance(output_dir, str) or os.path.abspath(output_dir) != run_dir:
+        sentences["paths"] = "paths.output_dir is the run directory: set it with hydra.run.dir=…"
+    # Report an invalid value at its own key, not at the keys that interpolate it.
     direct = [text for key, text in sentences.items() if not _is_reference(config, key)]
     mistakes += direct or list(sentences.values())
     if mistakes:
@@ -222,7 +224,7 @@ def compose_checked(name: str, overrides: Sequence[str]) -> Composed:
 
 
 def initialized() -> AbstractContextManager[Any]:
-    """Hydra, ready to compose; within a job, and within another call, it is already."""
+    """Initialize Hydra for `compose`, unless it is already initialized, as in a job."""
     if GlobalHydra.instance().is_initialized():
         return nullcontext()
     return initialize_config_dir(str(conf_dir()), version_base="1.3")
@@ -230,7 +232,7 @@ def initialized() -> AbstractContextManager[Any]:
 
 @contextmanager
 def composing_once() -> Iterator[None]:
-    """Inside, Hydra composes the same choices once: most jobs of a sweep differ in other words."""
+    """Cache compositions by their group choices, in which most jobs of a sweep do not differ."""
     global _compositions
     with initialized():
         _compositions = {}
@@ -244,100 +246,104 @@ def _is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def _compose_words(name: str, words: Sequence[str], mistakes: list[str]) -> DictConfig:
-    """The composition, with a sentence on each word that cannot be, and those left out.
+def _compose_overrides(name: str, overrides: Sequence[str], mistakes: list[str]) -> DictConfig:
+    """Compose the valid overrides; append a message to `mistakes` for each of the others.
 
-    Hydra composes the words that choose an option. All others are set on that, as Hydra would, so
-    that one that cannot be set hides no other, and a mistake costs no second composition.
+    Hydra composes only the group choices. All other overrides are set on the result, as Hydra would
+    do, so that every invalid one is reported, and none costs another composition.
     """
     fields = COMMANDS.get(name, Train).model_fields
     lists = {key for key, field in fields.items() if field.annotation in (Texts, Texts | None)}
-    parsed = list(readable(words, mistakes, lists=lists))
-    choices = [w for w in parsed if w.key_or_group == "hydra.searchpath"]  # where the options are
-    others = []
-    for word in (w for w in parsed if w not in choices):
-        options = _options(word.key_or_group, choices)
+    parsed = list(readable(overrides, mistakes, lists=lists))
+    choices = [o for o in parsed if o.key_or_group == "hydra.searchpath"]  # adds group options
+    values = []
+    for override in (o for o in parsed if o not in choices):
+        options = _options(override.key_or_group, choices)
         if not options:
-            others.append(word)
-        elif sentence := _option_mistake(word, options):
+            values.append(override)
+        elif sentence := _option_mistake(override, options):
             mistakes.append(sentence)
         else:
-            choices.append(word)
+            choices.append(override)
     try:
         config = _composition(name, *map(line, choices))
-    except CANNOT_COMPOSE as error:
+    except COMPOSE_ERRORS as error:
         raise InputError(*mistakes, gist(error)) from None
-    for word in others:
+    for override in values:
         try:
-            _set(word, config)
-        except CANNOT_COMPOSE as error:
-            mistakes.append(_key_mistake(word, config, error))
-    typed = config.hydra.overrides
-    typed.hydra = [line(word) for word in parsed if word.is_hydra_override()]
-    typed.task = [line(word) for word in parsed if not word.is_hydra_override()]
-    named = OmegaConf.to_container(OmegaConf.masked_copy(config.hydra, ["run", "sweep"]))
-    if "override_dirname" in str(named) and not mistakes:  # only Hydra knows it
+            _set(override, config)
+        except COMPOSE_ERRORS as error:
+            mistakes.append(_key_mistake(override, config, error))
+    recorded = config.hydra.overrides
+    recorded.hydra = [line(override) for override in parsed if override.is_hydra_override()]
+    recorded.task = [line(override) for override in parsed if not override.is_hydra_override()]
+    directories = OmegaConf.to_container(OmegaConf.masked_copy(config.hydra, ["run", "sweep"]))
+    if "override_dirname" in str(directories) and not mistakes:  # set by Hydra's compose only
         return _compose(name, *map(line, parsed))
     return config
 
 
 def _composition(name: str, *choices: str) -> DictConfig:
-    """What Hydra composes of the words that choose options."""
-    words = name, *choices
+    """Compose group choices with Hydra, or copy the cached result in `composing_once`."""
+    key = name, *choices
     if _compositions is None:
-        return _compose(*words)
-    if words not in _compositions:
-        _compositions[words] = _compose(*words)
-    return copy.deepcopy(_compositions[words])
+        return _compose(*key)
+    if key not in _compositions:
+        _compositions[key] = _compose(*key)
+    return copy.deepcopy(_compositions[key])
 
 
-def _compose(name: str, *words: str) -> DictConfig:
-    return compose(primary.get(name, name), list(words), return_hydra_config=True)
+def _compose(name: str, *overrides: str) -> DictConfig:
+    return compose(primary.get(name, name), list(overrides), return_hydra_config=True)
 
 
-def line(word: Override) -> str:
-    return str(word.input_line)
+def line(override: Override) -> str:
+    """An override as it was typed."""
+    return str(override.input_line)
 
 
 def readable(
-    words: Sequence[str],
+    overrides: Sequence[str],
     mistakes: list[str],
     *,
     sweeps: bool = False,
     lists: Collection[str] = (),
 ) -> Iterator[Override]:
-    """The words that can be read; several values only with `sweeps`, or where a list is meant.
+    """Parse overrides; append a message to `mistakes` for each that is not valid.
 
-    lists: keys whose `key=a,b`, which is a sweep in Hydra's grammar, is read as `key=[a,b]`.
+    sweeps: accept several values. lists: keys whose `key=a,b`, a sweep in Hydra's grammar, is
+    read as `key=[a,b]`.
     """
-    words = list(words)
-    while "=" in words[1:-1]:
-        i = words.index("=", 1)
-        mistakes.append(f"Write {words[i - 1]}={words[i + 1]}, without spaces around the '='.")
-        del words[i - 1 : i + 2]
+    overrides = list(overrides)
+    while "=" in overrides[1:-1]:
+        i = overrides.index("=", 1)
+        pair = f"{overrides[i - 1]}={overrides[i + 1]}"
+        mistakes.append(f"Write {pair}, without spaces around the '='.")
+        del overrides[i - 1 : i + 2]
     parser = OverridesParser.create(loader())
-    for text in words:
+    for text in overrides:
         try:
-            word = parser.parse_override(text)
-            sweep = word.value() if word.is_sweep_override() and not sweeps else None
-            if word.key_or_group in lists and isinstance(sweep, ChoiceSweep) and sweep.simple_form:
-                key, _, values = text.partition("=")
-                word, sweep = parser.parse_override(f"{key}=[{values}]"), None
-        except CANNOT_COMPOSE:
-            key, _, value = text.partition("=")
-            hint = "write key=value, in quotes where needed."
-            if re.fullmatch(r"[+~]*[\w/]+/\w+\.[\w.]+", key):
-                hint = f"keys have dots, type {key.replace('/', '.')}={value}"
-            mistakes.append(f"{cut(text)!r} cannot be read: {hint}")
+            override = parser.parse_override(text)
+            key = override.key_or_group
+            sweep = override.value() if override.is_sweep_override() and not sweeps else None
+            if key in lists and isinstance(sweep, ChoiceSweep) and sweep.simple_form:
+                typed_key, _, values = text.partition("=")
+                override, sweep = parser.parse_override(f"{typed_key}=[{values}]"), None
+        except COMPOSE_ERRORS:
+            typed_key, _, value = text.partition("=")
+            hint = "write key=value, quoted where needed."
+            if re.fullmatch(r"[+~]*[\w/]+/\w+\.[\w.]+", typed_key):
+                hint = f"keys are written with dots, type {typed_key.replace('/', '.')}={value}"
+            mistakes.append(f"{cut(text)!r} cannot be parsed: {hint}")
             continue
         if sweep is None:
-            yield word
+            yield override
         else:
-            several = "lists several values" if word.is_discrete_sweep() else "is a search"
+            what = "lists several values" if override.is_discrete_sweep() else "is a search space"
             values = text.partition("=")[2] if re.search("=[^=(]*$", text) else "1,2"
             mistakes.append(
-                f"{cut(text)} {several}: add -m to try them, or write a list as "
-                f"{word.key_or_group}=[{cut(values)}]."
+                f"{cut(text)} {what}: add -m to run a sweep, or write a list as "
+                f"{key}=[{cut(values)}]."
             )
 
 
@@ -345,90 +351,93 @@ def loader() -> ConfigLoader:
     return GlobalHydra.instance().config_loader()
 
 
-def _options(group: str, further: Sequence[Override] = ()) -> list[str]:
-    """The options of a group, those below further folders (hydra.searchpath) included."""
+def _options(group: str, overrides: Sequence[Override] = ()) -> list[str]:
+    """The options of a config group, those that an override of hydra.searchpath adds included."""
     if not group or group.startswith("hydra.") or "." in group:
         return []
-    words = [line(word) for word in further if word.key_or_group == "hydra.searchpath"]
-    name = primary.get("train", "train") if words else None
-    return sorted(loader().get_group_options(group, config_name=name, overrides=words))
+    searchpath = [line(o) for o in overrides if o.key_or_group == "hydra.searchpath"]
+    name = primary.get("train", "train") if searchpath else None
+    return sorted(loader().get_group_options(group, config_name=name, overrides=searchpath))
 
 
-def _option_mistake(word: Override, options: Sequence[str]) -> str | None:
-    """A sentence where a word names an option that its group does not have."""
-    value = word.value()
+def _option_mistake(override: Override, options: Sequence[str]) -> str | None:
+    """The message for an override that names an unknown option of its config group."""
+    value = override.value()
     for choice in value if isinstance(value, list) else [value]:
         if choice is not None and choice not in options:
             hint = did_you_mean(str(choice), options)
-            key = word.key_or_group
-            return f"{key}={cut(str(choice))}: allowed are {', '.join(options)}.{hint}"
+            key = override.key_or_group
+            return f"{key}={cut(str(choice))}: available options are {', '.join(options)}.{hint}"
     return None
 
 
-def _set(word: Override, config: DictConfig) -> None:
-    """Set what a word says, as Hydra does. Raises where that is not possible."""
-    key, value = word.key_or_group, word.value()
-    if word.package is not None:
-        raise ValueError(f"there is no group {key}")
-    if word.is_delete():
-        before = OmegaConf.select(config, key, throw_on_missing=False)
-        if before is None or value not in (None, before):
-            raise ValueError(f"it is {before}")
+def _set(override: Override, config: DictConfig) -> None:
+    """Apply an override as Hydra does. Raises one of COMPOSE_ERRORS if that is not possible."""
+    key, value = override.key_or_group, override.value()
+    if override.package is not None:
+        raise ValueError(f"there is no config group {key}")
+    if override.is_delete():
+        current = OmegaConf.select(config, key, throw_on_missing=False)
+        if current is None or value not in (None, current):
+            raise ValueError(f"it is {current}")
         parent_key, _, last = key.rpartition(".")
         with open_dict(config):
             del (OmegaConf.select(config, parent_key) if parent_key else config)[last]
         return
-    if word.is_add() and not isinstance(value, dict | list):
+    is_add = override.is_add()
+    if is_add and not isinstance(value, dict | list):
         if OmegaConf.select(config, key, throw_on_missing=False) is not None:
-            raise ValueError("already there")
-    OmegaConf.update(config, key, value, force_add=word.is_add() or word.is_force_add())
+            raise ValueError("it is already set")
+    OmegaConf.update(config, key, value, force_add=is_add or override.is_force_add())
 
 
-def _key_mistake(word: Override, config: DictConfig, error: Exception) -> str:
-    """Why a word cannot be set, and what was probably meant."""
-    key, text = word.key_or_group, line(word)
+def _key_mistake(override: Override, config: DictConfig, error: Exception) -> str:
+    """The message for an override that cannot be applied, with what was probably meant."""
+    key, text = override.key_or_group, line(override)
     value = text.partition("=")[2]
     plain = _plain(config)
     groups = [str(group) for group in config.hydra.runtime.choices if "@" not in str(group)]
     parent_key, _, last = key.rpartition(".")
     parent = _select(plain, parent_key)
-    there = isinstance(parent, dict) and last in parent
-    if word.is_delete():
-        return f"{key} is {f'not {value}' if there else 'not there'}: nothing can be deleted."
-    if word.is_add() and there:
-        return f"{key} is set already: leave the plus out, {cut(text.lstrip('+'))}"
-    if there or word.package is not None or key.startswith("hydra."):
+    exists = isinstance(parent, dict) and last in parent
+    if override.is_delete():
+        state = "not set" if not exists else f"not {value}" if value else "null"
+        return f"{key} is {state}: it cannot be deleted."
+    if override.is_add() and exists:
+        return f"{key} is already set: leave out the plus, {cut(text.lstrip('+'))}"
+    if exists or override.package is not None or key.startswith("hydra."):
         return f"{cut(text)}: {gist(error)}"
     if key.replace(".", "/") in groups:
-        return f"{key} is a group of options: type {key.replace('.', '/')}={cut(value)}"
+        return f"{key} is a config group: type {key.replace('.', '/')}={cut(value)}"
     if "/" in key and key.replace("/", ".") in set(dotted(plain)):
-        return f"{key} is no group: type {cut(key.replace('/', '.'))}={value}"
+        return f"{key} is not a config group: type {cut(key.replace('/', '.'))}={value}"
     if "/" in key:
         near = did_you_mean(key, groups).replace("?", f"={cut(value)}?")
-        return f"{key} is no group of options.{near}"
+        return f"{key} is not a config group.{near}"
     if full_key := meant(key, plain, groups):
         return f"{key} is not a key of the configuration. Type {cut(f'{full_key}={value}')}"
     if not isinstance(parent, dict) or not parent_key:
         names = [*plain, *(g for g in groups if "/" not in g and not g.startswith("hydra"))]
-        place, first = _where_it_ends(key, plain)
-        if place in ("callbacks", "logger") and first in _options(place):
-            return f"{place}.{first} is not there: type {place}=[default,{first}] before it."
-        if place in ("callbacks", "logger") and last == "_target_":
-            return f"{place}.{first} is not set yet: add it with a plus, +{cut(text)}"
-        if place:
-            names = [str(k) for k in _select(plain, place) if not str(k).startswith("_")]
-            return unknown(key, first, names, f"of {place}")
+        existing, first = _split_existing(key, plain)
+        if existing in ("callbacks", "logger") and first in _options(existing):
+            return f"{existing}.{first} is not set: type {existing}=[default,{first}] as well."
+        if existing in ("callbacks", "logger") and last == "_target_":
+            return f"{existing}.{first} is not set yet: add it with a plus, +{cut(text)}"
+        if existing:
+            names = [str(k) for k in _select(plain, existing) if not str(k).startswith("_")]
+            return unknown(key, first, names, f"of {existing}")
         return unknown(key, first, list(dict.fromkeys(names)), "of the configuration")
     target = parent.get("_target_")
     names = [str(k) for k in parent if not str(k).startswith("_")]
-    ours = OURS.get(str(target))
-    if target and not did_you_mean(last, names) and not (ours and last not in ours.model_fields):
+    schema = OURS.get(str(target))
+    is_argument = target and not (schema and last not in schema.model_fields)
+    if is_argument and not did_you_mean(last, names):
         return f"{key} is not set yet: add it with a plus, +{cut(text)}"
     return unknown(key, last, names, f"of {target or parent_key}")
 
 
-def _where_it_ends(key: str, config: Config) -> tuple[str, str]:
-    """The part of a key that there is, and the first name below it that there is not."""
+def _split_existing(key: str, config: Config) -> tuple[str, str]:
+    """Split a key into its longest prefix that exists, and the first name that does not."""
     parts = key.split(".")
     for i, part in enumerate(parts):
         if not isinstance(_select(config, ".".join(parts[: i + 1])), Mapping):
@@ -436,18 +445,21 @@ def _where_it_ends(key: str, config: Config) -> tuple[str, str]:
     return key, ""
 
 
-def _better(key: str, sentence: str, values: Config, config: DictConfig) -> str:
-    """The sentence on a key, or a better one where it is known what was meant."""
+def _refined(key: str, sentence: str, values: Config, config: DictConfig) -> str:
+    """The message on a key, or a more specific one if the intention is recognized."""
     choices, value = config.hydra.runtime.choices, _select(values, key)
     group = key.replace(".", "/")
     if key in OVERLAYS:
-        first = "'# @package _global_'"
+        header = "'# @package _global_'"
         return (
-            f"{key}={choices.get(key)} has no effect: its file needs the line {first} at its top."
+            f"{key}={choices.get(key)} has no effect: its file must begin with the line {header}."
         )
     if "." in key and key in values:
-        above, _, below = key.partition(".")
-        return f"{key!r} is one key with a dot in a file: write {above}: and, further in, {below}:"
+        outer, _, inner = key.partition(".")
+        return (
+            f"{key!r} is a single key with a dot in a YAML file: write {outer}: and, indented "
+            f"below it, {inner}:"
+        )
     if group in choices and group != key and isinstance(value, str):
         return f"{key} is {value!r}: type {group}={value}."
     if key in values and "not a key" in sentence and (full := meant(key, _plain(config), ())):
@@ -456,7 +468,7 @@ def _better(key: str, sentence: str, values: Config, config: DictConfig) -> str:
 
 
 def gist(error: BaseException) -> str:
-    """The gist of an exception of Hydra or OmegaConf, which say a lot more."""
+    """The essential line of an exception of Hydra or OmegaConf, whose messages are long."""
     if isinstance(error, MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}: {error.problem}"
@@ -464,17 +476,18 @@ def gist(error: BaseException) -> str:
         name = str(error.missing_cfg_file).rpartition("/")[2]
         options = sorted(error.options)
         near = did_you_mean(name, options)
-        return f"{first_line(error)}: there are {', '.join(options)}.{near}"
+        return f"{first_line(error)}: available options are {', '.join(options)}.{near}"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-    text = str(error).replace("raised while composing config:\n", "")  # which file, and why
+    # Keep the file and the reason.
+    text = str(error).replace("raised while composing config:\n", "")
     return first_line(cause or HydraException(text))
 
 
 @contextmanager
-def _as_in_a_job(config: DictConfig) -> Iterator[None]:
-    """Put into `config.hydra` what Hydra knows in a job, for what refers to it."""
+def _in_job_context(config: DictConfig) -> Iterator[None]:
+    """Set the keys of `config.hydra` that Hydra sets in a job, for interpolations of them."""
     hydra_config = HydraConfig.instance()
-    before = hydra_config.cfg
+    previous = hydra_config.cfg
     OmegaConf.set_readonly(config, False)
     OmegaConf.set_struct(config, False)
     config.hydra.job.num, config.hydra.job.id = 0, "0"
@@ -485,12 +498,14 @@ def _as_in_a_job(config: DictConfig) -> Iterator[None]:
         hydra_config.set_config(config)
         yield
     finally:
-        hydra_config.cfg = before
+        hydra_config.cfg = previous
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
-    """Plain values of everything but `hydra`. Raises InputError where one is missing, or refers
-    to nothing."""
+    """Resolve everything but `hydra` to plain values.
+
+    Raises InputError if a value is missing, or an interpolation cannot be resolved.
+    """
     keys = [str(key) for key in config if key != "hydra"]
     masked = OmegaConf.masked_copy(config, keys)
     try:
@@ -510,7 +525,7 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 
 
 def _is_reference(config: Any, key: str) -> bool:
-    """Whether a key takes its value from another one."""
+    """Whether a key, or a mapping that contains it, is an interpolation."""
     for part in key.split("."):
         if not isinstance(config, DictConfig) or part not in config:
             return False
@@ -520,19 +535,19 @@ def _is_reference(config: Any, key: str) -> bool:
     return False
 
 
-# -------------------------------------------------------------------- another class than a group's
+# ---------------------------------------------------------------------------- replaced `_target_`
 
 
 def settle(values: dict[str, Any], hydra: Any, name: str) -> dict[str, Any]:
-    """The values without what a group's file gives for a class that another one has replaced.
+    """Drop, in place, the arguments that a group's file sets for a class that was replaced.
 
-    Where a `_target_` was typed, or stands in an experiment, what was typed beside it or stands
-    there is kept, and the rest only if the new class is a subclass of the one before. Imports
-    both; raises InputError where that fails.
+    A class is replaced by a `_target_` in an override or in a file of OVERLAYS. The arguments set
+    there are kept; those of the group's file only if the new class is a subclass of the old one.
+    Imports both classes; raises InputError if that fails.
     """
-    named = _named(hydra)
-    places = [k for k, _ in target_nodes(values) if f"{k}._target_" in named]
-    if not places:
+    explicit = _explicit_keys(hydra)
+    keys = [k for k, _ in target_nodes(values) if f"{k}._target_" in explicit]
+    if not keys:
         return values
     hidden = ("hydra", "arguments", "callbacks", "logger", *OVERLAYS)
     groups = [
@@ -541,25 +556,26 @@ def settle(values: dict[str, Any], hydra: Any, name: str) -> dict[str, Any]:
         if choice is not None and not group.startswith(hidden)
     ]
     kept = ("callbacks=", "logger=", "hydra.searchpath=")
-    typed = [*hydra.overrides.hydra, *hydra.overrides.task]
-    typed = [word for word in typed if word.startswith(kept)]
+    overrides = [*hydra.overrides.hydra, *hydra.overrides.task]
+    overrides = [override for override in overrides if override.startswith(kept)]
     with initialized():
-        before = _plain(_compose(name, *typed, *groups))
+        defaults = _plain(_compose(name, *overrides, *groups))
     mistakes: list[str] = []
-    for place in places:
-        above, _, last = place.rpartition(".")
-        old, node, parent = _select(before, place), _select(values, place), _select(values, above)
+    for key in keys:
+        parent_key, _, last = key.rpartition(".")
+        parent = _select(values, parent_key)
+        old, node = _select(defaults, key), _select(values, key)
         if not isinstance(old, dict) or not isinstance(node, dict):
             continue
         try:
             if old.get("_target_") in (None, node["_target_"]) or _is_subclass(node, old):
                 continue
         except InputError as error:
-            mistakes.append(f"{place}._target_: {error}")
+            mistakes.append(f"{key}._target_: {error}")
             continue
-        is_named = re.compile(rf"{re.escape(place)}\.(\w+)").match
-        keys = {match[1] for match in map(is_named, named) if match}
-        parent[last] = {key: value for key, value in node.items() if key in keys}
+        match_argument = re.compile(rf"{re.escape(key)}\.(\w+)").match
+        arguments = {match[1] for match in map(match_argument, explicit) if match}
+        parent[last] = {name: value for name, value in node.items() if name in arguments}
     if mistakes:
         raise InputError(*mistakes)
     return values
@@ -576,23 +592,24 @@ def _select(config: Any, key: str) -> Any:
     return config
 
 
-def _named(hydra: Any) -> set[str]:
-    """The keys that were typed, or that stand in an experiment, a search or a debug file."""
-    named: set[str] = set()
-    for word in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
-        named.add(word.key_or_group)
-        value = word.value()
+def _explicit_keys(hydra: Any) -> set[str]:
+    """The keys that are set by overrides or in the chosen files of OVERLAYS."""
+    keys: set[str] = set()
+    for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
+        keys.add(override.key_or_group)
+        value = override.value()
         if isinstance(value, dict):
-            named |= set(dotted(value, f"{word.key_or_group}."))
+            keys |= set(dotted(value, f"{override.key_or_group}."))
     folders = [Path(s.path) for s in hydra.runtime.config_sources if s.schema == "file"]
     for group in OVERLAYS:
         if choice := hydra.runtime.choices.get(group):
-            named |= _keys_in_file([folder / group for folder in folders], str(choice))
-    return named
+            keys |= _keys_in_file([folder / group for folder in folders], str(choice))
+    return keys
 
 
 def _keys_in_file(folders: Sequence[Path], name: str) -> set[str]:
+    """The keys in the first `<name>.yaml` of `folders`, and in its defaults of the same group."""
     file = next((f for folder in folders if (f := folder / f"{name}.yaml").is_file()), None)
     content: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
-    others = [d for d in content.pop("defaults", []) if isinstance(d, str) and d != "_self_"]
-    return set(dotted(content)).union(*(_keys_in_file(folders, other) for other in others))
+    bases = [d for d in content.pop("defaults", []) if isinstance(d, str) and d != "_self_"]
+    return set(dotted(content)).union(*(_keys_in_file(folders, base) for base in bases))

@@ -1,4 +1,4 @@
-"""Which accelerators this machine has, asked of the driver: no torch."""
+"""Detect accelerators through the driver, without importing torch."""
 
 import ctypes
 import platform
@@ -8,7 +8,7 @@ from functools import cache
 
 @cache
 def num_cuda_devices() -> int:
-    """CUDA devices that the driver shows to this process (`CUDA_VISIBLE_DEVICES` counts)."""
+    """Number of CUDA devices visible to this process (`CUDA_VISIBLE_DEVICES` applies)."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
         count = ctypes.c_int(0)
@@ -20,5 +20,5 @@ def num_cuda_devices() -> int:
 
 
 def has_mps() -> bool:
-    """Whether this is a Mac with Apple's own processor."""
+    """Whether this is a Mac with Apple silicon."""
     return sys.platform == "darwin" and platform.machine() == "arm64"

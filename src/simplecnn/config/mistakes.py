@@ -1,4 +1,4 @@
-"""Sentences about the keys and values of a configuration that are not as `schema` says."""
+"""Validate a configuration by the models of `schema`, and word the errors."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
@@ -12,29 +12,30 @@ from simplecnn.config.spelling import show, unknown
 from simplecnn.errors import InputError
 
 Config = Mapping[str, Any]
+LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
 def mistakes(command: str, config: Config) -> dict[str, str]:
-    """Every mistake in a resolved configuration of a command: the key, and a sentence."""
+    """An error message for each invalid key of a command's resolved configuration."""
     model = COMMANDS[command]
     sentences: dict[str, str] = {}
-    # What is wrong by itself is left out, and the rules that join keys judge the rest.
+    # Remove keys that are invalid by themselves, so that rules across keys check the others.
     for _ in range(3):
         try:
-            joined = dict(_problems(model.model_validate(config)))
+            across_keys = dict(_problems(model.model_validate(config)))
         except ValidationError as error:
             new = _sentences(error, config, model)
             sentences = {**new, **sentences}
             config = _without(config, set(new))
         else:
-            return joined | sentences
+            return across_keys | sentences
     return sentences
 
 
 def checked_parts(config: Config, source: str) -> dict[str, Any]:
-    """The model and the data of a run's configuration, which may come from someone else.
+    """The validated `model` and `data` of a run's configuration, which is untrusted.
 
-    Raises InputError; its sentences begin with `source`.
+    Raises InputError; each message begins with `source`.
     """
     parts = {key: config[key] for key in ("model", "data")}
     if sentences := {**mistakes("parts", parts), **name_mistakes(parts)}:
@@ -43,21 +44,22 @@ def checked_parts(config: Config, source: str) -> dict[str, Any]:
 
 
 def _problems(part: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """What the rules of a part, and of those within it, say: the key, and a sentence."""
+    """Yield (key, message) for each violated rule of a part and of the parts nested in it."""
     if isinstance(part, Part):
         for sentence in part.problems():
             yield f"{prefix}{sentence.split()[0]}", f"{prefix}{sentence}"
-        names = {name: getattr(part, name) for name in type(part).model_fields}
+        values = {name: getattr(part, name) for name in type(part).model_fields}
     else:
-        names = part if isinstance(part, dict) else {}
-    for name, value in names.items():
+        values = part if isinstance(part, dict) else {}
+    for name, value in values.items():
         yield from _problems(value, f"{prefix}{name}.")
 
 
 def _sentences(error: ValidationError, config: Any, model: type[Part]) -> dict[str, str]:
+    """An error message for each key that pydantic rejects."""
     sentences: dict[str, str] = {}
     for problem in error.errors(include_url=False):
-        path, value, parent = _place(config, problem["loc"])
+        path, value, parent = _locate(config, problem["loc"])
         fields = _fields(parent, path, model)
         last = path.rpartition(".")[2]
         cause = problem.get("ctx", {}).get("error")
@@ -79,13 +81,13 @@ def _sentences(error: ValidationError, config: Any, model: type[Part]) -> dict[s
 
 
 def json_schema(field: FieldInfo) -> dict[str, Any]:
-    """The JSON schema of one key."""
+    """The JSON schema of a single key."""
     annotation: Any = Annotated[field.annotation, field]
     return TypeAdapter(annotation).json_schema()
 
 
 def describe(schema: Config) -> str:
-    """What a JSON schema allows, in words."""
+    """The values that a JSON schema allows, in words."""
     match schema:
         case {"anyOf": options} | {"oneOf": options}:
             return ", or ".join(dict.fromkeys(map(describe, options)))
@@ -94,29 +96,23 @@ def describe(schema: Config) -> str:
         case {"const": value}:
             return str(value).lower() if isinstance(value, bool) else str(value)
         case {"type": "integer" | "number" as kind}:
-            text = "a whole number" if kind == "integer" else "a number"
-            match schema:
-                case {"minimum": low, "exclusiveMaximum": high}:
-                    return f"{text} from {low} up to, not including, {high}"
-                case {"minimum": low, "maximum": high}:
-                    return f"{text} from {low} to {high}"
-                case {"minimum": low}:
-                    return f"{text} of {low} or more"
-                case {"exclusiveMinimum": low}:
-                    return f"{text} above {low}"
-            return text
+            text = "an integer" if kind == "integer" else "a number"
+            if {"minimum", "maximum"} <= schema.keys():
+                return f"{text} from {schema['minimum']} to {schema['maximum']}"
+            limits = [f"{sign} {schema[name]}" for name, sign in LIMITS.items() if name in schema]
+            return f"{text} {' and '.join(limits)}".rstrip()
         case {"type": "array", "items": items}:
-            return f"a list, each {describe(items)}"
+            return f"a list, each item {describe(items)}"
         case {"type": kind}:
-            words = {"boolean": "true or false", "string": "a text", "null": "null"}
-            return words.get(kind, "keys with values")
+            names = {"boolean": "true or false", "string": "a string", "null": "null"}
+            return names.get(kind, "a mapping")
     return "a class to build, with a _target_ and its arguments"
 
 
-def _place(config: Any, loc: tuple[int | str, ...]) -> tuple[str, Any, Any]:
-    """The key that a location of pydantic's stands for, its value, and what it stands in.
+def _locate(config: Any, loc: tuple[int | str, ...]) -> tuple[str, Any, Any]:
+    """The key of an error location of pydantic, its value, and the mapping that contains it.
 
-    Parts that are no keys are names of types: which of a union was tried. Of a list, the whole.
+    Skips the parts of a location that are no keys: tags of a union, and indices of a list.
     """
     path, value, parent = "", config, None
     for part in loc:
@@ -126,7 +122,7 @@ def _place(config: Any, loc: tuple[int | str, ...]) -> tuple[str, Any, Any]:
 
 
 def _fields(parent: Any, path: str, model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """The keys that are allowed where one stands."""
+    """The keys that are allowed beside `path`."""
     if isinstance(parent, Mapping) and parent.get("_target_") in OURS:
         model = OURS[parent["_target_"]]
     else:
@@ -140,7 +136,7 @@ def _fields(parent: Any, path: str, model: type[BaseModel]) -> dict[str, FieldIn
 
 
 def _without(config: Any, keys: set[str], prefix: str = "") -> Any:
-    """A configuration without the keys that are named by their whole path."""
+    """A copy of a configuration without the given keys, which are dotted paths."""
     if not isinstance(config, Mapping):
         return config
     return {

@@ -1,4 +1,4 @@
-"""Sentences about keys and values: what was given, what is allowed, what was probably meant."""
+"""Wording of error messages: the nearest spelling of a key, and how values are quoted."""
 
 import difflib
 import re
@@ -6,23 +6,23 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-MAX_NAMES = 20  # in a sentence
+MAX_NAMES = 20  # in one message
 
 
 def unknown(key: str, name: Any, names: Sequence[Any], where: str) -> str:
-    """The sentence for a key that does not exist: the nearest spelling, or all there are."""
-    spelled = [str(n) for n in names]
-    if hint := did_you_mean(str(name), spelled):
+    """The message for an unknown key, with the nearest of `names`, or else all of them."""
+    keys = [str(n) for n in names]
+    if hint := did_you_mean(str(name), keys):
         return f"{key} is not a key {where}.{hint}"
-    more = f" and {len(spelled) - MAX_NAMES} more" if len(spelled) > MAX_NAMES else ""
-    return f"{key} is not a key {where}. There are: {', '.join(spelled[:MAX_NAMES])}{more}."
+    more = f" and {len(keys) - MAX_NAMES} more" if len(keys) > MAX_NAMES else ""
+    return f"{key} is not a key {where}. Available: {', '.join(keys[:MAX_NAMES])}{more}."
 
 
 def did_you_mean(given: str, names: Collection[str], cutoff: float = 0.6) -> str:
-    """The question whether the nearest of `names` was meant, or nothing where none is near."""
+    """` Did you mean …?` with the nearest of `names`, or an empty string if none is near."""
     same = [name for name in names if name.lower() == given.lower()]
-    fuller = [name for name in names if name in (f"max_{given}", f"num_{given}")]  # epochs
-    near = same or fuller or difflib.get_close_matches(given, names, 3, cutoff)
+    prefixed = [name for name in names if name in (f"max_{given}", f"num_{given}")]  # epochs
+    near = same or prefixed or difflib.get_close_matches(given, names, 3, cutoff)
     if not near:
         return ""
     swapped = (name for name in near if sorted(name) == sorted(given))  # modle: model, not mode
@@ -30,17 +30,17 @@ def did_you_mean(given: str, names: Collection[str], cutoff: float = 0.6) -> str
 
 
 def meant(name: str, config: Mapping[Any, Any], groups: Collection[str]) -> str | None:
-    """The key or group of a configuration that a short name stands for: lr, epochs, optimizer."""
+    """The full key or group that a short name (lr, epochs, optimizer) abbreviates, or None."""
     keys = [*groups, *dotted(config)]
     last = {key: key.replace("/", ".").rpartition(".")[2] for key in keys}
-    for fits in (name, f"max_{name}", f"num_{name}", name.rstrip("s")):
-        if matches := [key for key in keys if last[key] == fits and key != name]:
+    for candidate in (name, f"max_{name}", f"num_{name}", name.rstrip("s")):
+        if matches := [key for key in keys if last[key] == candidate and key != name]:
             return matches[0]
     return None
 
 
 def dotted(config: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
-    """Every key of nested dicts, inner ones by their whole path."""
+    """Yield every key of nested dicts as a dotted path."""
     for key, value in config.items():
         yield f"{prefix}{key}"
         if isinstance(value, Mapping):
@@ -48,25 +48,26 @@ def dotted(config: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
 
 
 def show(value: Any) -> str:
-    """A value as one would type it, cut where it is long."""
+    """A value as typed on the command line, truncated if it is long."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     return cut(repr(value), 80)
 
 
 def cut(text: str, length: int = 100) -> str:
+    """Truncate `text` to `length` characters."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def in_quotes(text: str) -> str:
-    """A word of a command line as one would type it in a shell."""
+    """Quote a command-line argument for the shell, in double quotes where that is enough."""
     if shlex.quote(text) == text:
         return text
     return shlex.quote(text) if set(text) & set('"$`\\!') else f'"{text}"'
 
 
 def word(key: str, value: object) -> str:
-    """key=value as Hydra reads it, in quotes where the value needs them."""
+    """An override `key=value`, quoted for Hydra's grammar if the value needs it."""
     text = str(value)
     if re.fullmatch(r"[\w./-]+", text, re.ASCII):
         return f"{key}={text}"
