@@ -162,8 +162,8 @@ def _module_file(module: str, root: Path) -> Path | None:
 def _local_file(module: str) -> Path | None:
     """The file of a module below the working directory, or None.
 
-    None also for files of a virtual environment, of a run directory (its content is untrusted),
-    and of a module that an installed package of the same name would shadow.
+    None for files in a virtual environment or in a run directory, whose content is untrusted, and
+    if an installed package of the same name would be imported instead.
     """
     root = _working_dir()
     file = _module_file(module, root) if module else None
