@@ -181,6 +181,15 @@ def test_hydra_run_dir_may_interpolate_hydras_own_keys():
     assert check_command_line("train", ["--version"]) is None
 
 
+def test_overrides_may_interpolate_hydras_own_keys():
+    override = "data.data_dir=${hydra:runtime.cwd}/digits"
+    data_dir = f"{os.getcwd()}/digits"
+    assert compose_config("train", [override])["data"]["data_dir"] == data_dir
+    values, config = check_command_line("train", [override])
+    check_imported("train", (values, config))
+    assert values["data"]["data_dir"] == data_dir
+
+
 def test_keys_may_be_integers():
     node = "{_target_:pytorch_lightning.callbacks.GradientAccumulationScheduler,scheduling:{0:4}}"
     assert compose_config("train", [f"+callbacks.x={node}"])["callbacks"]["x"]["scheduling"] == {

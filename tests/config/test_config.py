@@ -153,6 +153,10 @@ def test_overrides_set_values():
                         "Type trainer=auto or trainer=cpu."),
         ("a b", "'a b' cannot be parsed: write key=value, quoted where needed."),
         ("seed", "'seed' cannot be parsed: write key=value, quoted where needed."),
+        ("~ckpt_path", "ckpt_path is null: it cannot be deleted."),
+        ("~seed=5", "seed is not 5: it cannot be deleted."),
+        ("data=image_folder data.root=x data.test_fraction=1",
+         "data.test_fraction is 1: it must be a number > 0 and < 1."),
     ],
 )  # fmt: skip
 def test_each_mistake_is_one_sentence(line, sentence, monkeypatch):

@@ -207,8 +207,9 @@ def compose_checked(name: str, overrides: Sequence[str]) -> Composed:
         except COMPOSE_ERRORS as error:
             raise InputError(*mistakes, gist(error)) from None
     sentences = {**schema_mistakes(name, values), **name_mistakes(values)}
+    required = COMMANDS.get(name, Train).model_fields.keys() - {"callbacks", "logger"}
     for key in (override[1:] for override in overrides if override.startswith("~")):
-        if key in COMMANDS.get(name, Train).model_fields and key not in ("callbacks", "logger"):
+        if key in required and key not in values:
             sentences.setdefault(key, f"{key} is required: it cannot be deleted.")
     sentences = {key: _refined(key, text, values, config) for key, text in sentences.items()}
     run_dir = config.hydra.runtime.output_dir
@@ -545,7 +546,8 @@ def settle(values: dict[str, Any], hydra: Any, name: str) -> dict[str, Any]:
     there are kept; those of the group's file only if the new class is a subclass of the old one.
     Imports both classes; raises InputError if that fails.
     """
-    explicit = _explicit_keys(hydra)
+    overrides: Any = OmegaConf.to_container(hydra.overrides, resolve=False)
+    explicit = _explicit_keys(hydra, overrides["task"])
     keys = [k for k, _ in target_nodes(values) if f"{k}._target_" in explicit]
     if not keys:
         return values
@@ -556,10 +558,9 @@ def settle(values: dict[str, Any], hydra: Any, name: str) -> dict[str, Any]:
         if choice is not None and not group.startswith(hidden)
     ]
     kept = ("callbacks=", "logger=", "hydra.searchpath=")
-    overrides = [*hydra.overrides.hydra, *hydra.overrides.task]
-    overrides = [override for override in overrides if override.startswith(kept)]
+    chosen = [o for o in (*overrides["hydra"], *overrides["task"]) if o.startswith(kept)]
     with initialized():
-        defaults = _plain(_compose(name, *overrides, *groups))
+        defaults = _plain(_compose(name, *chosen, *groups))
     mistakes: list[str] = []
     for key in keys:
         parent_key, _, last = key.rpartition(".")
@@ -592,10 +593,10 @@ def _select(config: Any, key: str) -> Any:
     return config
 
 
-def _explicit_keys(hydra: Any) -> set[str]:
+def _explicit_keys(hydra: Any, overrides: Sequence[str]) -> set[str]:
     """The keys that are set by overrides or in the chosen files of OVERLAYS."""
     keys: set[str] = set()
-    for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
         keys.add(override.key_or_group)
         value = override.value()
         if isinstance(value, dict):
