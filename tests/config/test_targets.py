@@ -52,12 +52,7 @@ REQUIRED = {  # arguments without a default
     "OnExceptionCheckpoint": {"dirpath": "here"},
     "StochasticWeightAveraging": {"swa_lrs": 0.01},
 }
-NEED_FUNCTIONS = (
-    "LambdaLR",
-    "MultiplicativeLR",
-    "LambdaCallback",
-    "ThroughputMonitor",
-)  # require functions
+NEED_FUNCTIONS = ("LambdaLR", "MultiplicativeLR", "LambdaCallback", "ThroughputMonitor")
 ABSTRACT = ("Optimizer", "LRScheduler", "_LRScheduler")
 
 
