@@ -590,9 +590,7 @@ def test_damaged_checkpoints_are_reported_and_an_intact_one_suggested(reference,
         for check in (lambda: RunDirectory.to_resume(folder), lambda: check_checkpoint(last)):
             with pytest.raises(InputError) as raised:
                 check()
-            assert str(raised.value) == (
-                f"{last} {sentence} {best} is intact and can replace it."
-            )
+            assert str(raised.value) == (f"{last} {sentence} {best} is intact and can replace it.")
     best.unlink()
     with pytest.raises(InputError, match=r"a checksum does not match\.$"):
         check_checkpoint(last)
