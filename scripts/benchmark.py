@@ -174,14 +174,14 @@ def fit_by_lightning(callback: Any, template: bool) -> None:
 def fit_ours(callback: Any, *overrides: str) -> None:
     """Call Trainer.fit as `scripts/train.py` does, with further overrides."""
     from simplecnn.config.composition import compose_config
-    from simplecnn.signals import Stop
+    from simplecnn.signals import SignalHandler
     from simplecnn.training.build import build_datamodule, build_module, build_trainer
 
     with tempfile.TemporaryDirectory() as folder:
         common = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=1000"]
         config = compose_config("train", [*common, f"hydra.run.dir={folder}/run", *overrides])
         data = build_datamodule(config)
-        module, trainer = build_module(config, data), build_trainer(config, Stop())
+        module, trainer = build_module(config, data), build_trainer(config, SignalHandler())
         trainer.callbacks.append(callback)
         trainer.fit(module, datamodule=data)
 

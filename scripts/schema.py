@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from simplecnn.config import schema
-from simplecnn.config.mistakes import json_schema
+from simplecnn.config.validation import json_schema
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "schemas"
@@ -69,7 +69,7 @@ def _for_files(complete: dict[str, Any]) -> dict[str, Any]:
         part.pop("required", None)
         if part.get("title") == "Other":
             part["required"] = ["_target_"]
-            part["properties"]["_target_"]["not"] = {"enum": sorted(schema.OURS)}
+            part["properties"]["_target_"]["not"] = {"enum": sorted(schema.BUILT_IN)}
         for name, value in part.get("properties", {}).items():
             if name != "_target_":
                 shown = {k: value.pop(k) for k in ("description", "default") if k in value}

@@ -58,7 +58,7 @@ def fork(what: Callable[[], Any], output: Path | None = None, errors: Path | Non
         os._exit(code)  # skips pytest's exit handlers
 
 
-def as_nobody(folder: Path | None = None) -> None:
+def drop_privileges(folder: Path | None = None) -> None:
     """Drop root privileges in this process, because root ignores file permissions.
 
     `folder` and its contents are given to the user nobody.
@@ -72,7 +72,7 @@ def as_nobody(folder: Path | None = None) -> None:
 
 
 @contextlib.contextmanager
-def open_folder() -> Iterator[Path]:
+def shared_folder() -> Iterator[Path]:
     """An empty folder that all users can reach; owned by nobody if this process is root."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name)
@@ -85,18 +85,18 @@ def open_folder() -> Iterator[Path]:
                 part.chmod(0o755)
 
 
-def ended(child: int) -> int:
+def wait_for_exit(child: int) -> int:
     """Wait for a child. Returns its exit code, or minus the number of the signal that killed it."""
     limit = time.monotonic() + PATIENCE
     while time.monotonic() < limit:
-        if (code := code_of(child)) is not None:
+        if (code := exit_code(child)) is not None:
             return code
         time.sleep(0.005)
     abort(child)
     pytest.fail(f"The child was still running after {PATIENCE} s.")
 
 
-def code_of(child: int) -> int | None:
+def exit_code(child: int) -> int | None:
     """The exit code of a child, or None while it is running. Prints its stderr for pytest."""
     pid, status = os.waitpid(child, os.WNOHANG)
     if not pid:
@@ -120,7 +120,7 @@ def show_errors(child: int) -> None:
         print(f"{path}:\n{path.read_text()}")
 
 
-def start(folder: Path, script: str, *arguments: str, **environment: str) -> Screen:
+def run_new_process(folder: Path, script: str, *arguments: str, **environment: str) -> Screen:
     """Run a script, such as `train.py`, in `folder`, in a new process that imports everything."""
     return subprocess.run(
         [sys.executable, ROOT / "scripts" / script, *arguments], cwd=folder,
@@ -128,7 +128,7 @@ def start(folder: Path, script: str, *arguments: str, **environment: str) -> Scr
     )  # fmt: skip
 
 
-def type_in(
+def run_forked(
     folder: Path,
     script: str,
     *arguments: str,
@@ -153,11 +153,11 @@ def type_in(
 
     with tempfile.TemporaryDirectory() as files:
         output, errors = Path(files, "output"), Path(files, "errors")
-        code = ended(fork(child, output, errors))
+        code = wait_for_exit(fork(child, output, errors))
         return subprocess.CompletedProcess(arguments, code, output.read_text(), errors.read_text())
 
 
-def side_by_side(stories: Iterable[Generator[int, int, None]], most: int = 2) -> None:
+def run_concurrently(stories: Iterable[Generator[int, int, None]], most: int = 2) -> None:
     """Run generators concurrently, `most` at a time. Each yields pids, and is sent exit codes."""
     waiting, running = list(stories), {}
     limit = time.monotonic() + PATIENCE
@@ -166,7 +166,7 @@ def side_by_side(stories: Iterable[Generator[int, int, None]], most: int = 2) ->
             story = waiting.pop(0)
             running[next(story)] = story
         for child in list(running):
-            code = code_of(child)
+            code = exit_code(child)
             if code is not None:
                 story = running.pop(child)
                 with contextlib.suppress(StopIteration):

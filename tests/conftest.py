@@ -44,9 +44,9 @@ def reset_global_state() -> Iterator[None]:
     yield
     composition = sys.modules.get("simplecnn.config.composition")
     if composition is not None:
-        composition.claimed.clear()
-        composition.primary.clear()
-        composition.TypedFolder.path = None
+        composition.requeued_run.clear()
+        composition.config_names.clear()
+        composition.ConfigDirPlugin.path = None
     root = logging.getLogger()
     for handler in root.handlers[:]:
         if type(handler).__name__ == "ScreenHandler":
@@ -134,7 +134,7 @@ def ten_digits(bundled: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.n
 
 def compose_run(folder: Path, *overrides: str) -> dict[str, Any]:
     """Compose the configuration of a small run on the bundled digits in the directory `folder`."""
-    from simplecnn.run_directory import moved
+    from simplecnn.run_directory import replace_in_strings
 
     small = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2",
              "+trainer.limit_train_batches=8", "model.network.channels=[4,8]"]  # fmt: skip
@@ -144,7 +144,7 @@ def compose_run(folder: Path, *overrides: str) -> dict[str, Any]:
     small = [text for text in small if text.lstrip("+").partition("=")[0] not in overridden]
     environment = tuple(sorted((k, v) for k, v in os.environ.items() if "SIMPLECNN" in k))
     config = _compose((*small, *overrides), os.getcwd(), environment)
-    return moved(config, PLACEHOLDER, str(folder))
+    return replace_in_strings(config, PLACEHOLDER, str(folder))
 
 
 @cache

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from simplecnn.data import files as mnist_files
-from simplecnn.data.files import ALL_FILES, FILES, SUMMED_FILES
+from simplecnn.data.files import ALL_FILES, CHECKSUM_FILES, FILES
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Originals:
 
     @property
     def sums(self) -> tuple[str, ...]:
-        return tuple(self.sha256[name] for name in SUMMED_FILES)
+        return tuple(self.sha256[name] for name in CHECKSUM_FILES)
 
     def content(self, name: str) -> bytes:
         return (self.data_dir / "MNIST" / "raw" / name).read_bytes()

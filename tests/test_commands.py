@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from children import start, type_in, wait_until
+from children import run_forked, run_new_process, wait_until
 from conftest import ROOT
 
 from simplecnn.checkpoint_file import read_checkpoint
@@ -39,7 +39,7 @@ def test_garbage_collection_is_paused_during_the_first_imports(monkeypatch):
 
 @pytest.mark.long
 def test_quickstart_and_evaluate(tmp_path):
-    done = start(tmp_path, "train.py", "experiment=quickstart", **STRICT)
+    done = run_new_process(tmp_path, "train.py", "experiment=quickstart", **STRICT)
     assert done.returncode == 0, done.stderr
     folder = only((tmp_path / "outputs" / "quickstart").iterdir())
     record = json.loads((folder / "run.json").read_text())
@@ -59,7 +59,7 @@ def test_quickstart_and_evaluate(tmp_path):
     assert "epoch 10/10" in text and "litlogger" not in text
     assert "scripts/train.py experiment=quickstart" in record["command"]
 
-    evaluated = type_in(tmp_path, "evaluate.py", f"run={relative}")
+    evaluated = run_forked(tmp_path, "evaluate.py", f"run={relative}")
     assert evaluated.returncode == 0, evaluated.stderr
     (result,) = json.loads((folder / "evaluation.json").read_text()).values()
     assert result["acc"] == pytest.approx(record["metrics"]["test/acc"], abs=1e-6)
@@ -71,41 +71,46 @@ def test_mistakes_in_a_command_line_change_nothing(tmp_path):
     """Exit code 2, one sentence, no new folder; an existing run is not modified."""
     for execute, script, overrides, sentence in [
         (
-            start,
+            run_new_process,
             "train.py",
             ["seeed=3"],
             "seeed is not a key of the configuration. Did you mean seed?",
         ),
-        (type_in, "train.py", ["trainer=tpu"], "trainer=tpu: available options are auto, cpu, "),
-        (type_in, "train.py", ["-m", "seed=1,x"], "seed is 'x': it must be an integer"),
+        (run_forked, "train.py", ["trainer=tpu"], "trainer=tpu: available options are auto, cpu, "),
+        (run_forked, "train.py", ["-m", "seed=1,x"], "seed is 'x': it must be an integer"),
         (
-            type_in,
+            run_forked,
             "train.py",
             ["seed=1", "-m", "name=x"],
             "'name=x' is separated from the other overrides by an option: write options first.",
         ),
-        (type_in, "train.py", ["--modle"], "--modle is not an option: --help lists the options."),
         (
-            type_in,
+            run_forked,
+            "train.py",
+            ["--modle"],
+            "--modle is not an option: --help lists the options.",
+        ),
+        (
+            run_forked,
             "train.py",
             ["model.optimizer.lr=-1"],
             "model.optimizer: torch.optim.Adam",
         ),
         (
-            type_in,
+            run_forked,
             "train.py",
             ["model.network.width=8"],
             "model.network.width is not a key of simplecnn.models.simple_cnn.SimpleCNN. Avail",
         ),
         (
-            type_in,
+            run_forked,
             "train.py",
             ["model.optimizr.lr=1"],
             "model.optimizr.lr is not a key of model. Did you mean optimizer?",
         ),
-        (start, "evaluate.py", [], "run is missing: type run="),
+        (run_new_process, "evaluate.py", [], "run is missing: type run="),
         (
-            type_in,
+            run_forked,
             "evaluate.py",
             ["run=outputs/none"],
             "run=outputs/none: there is no such folder.",
@@ -118,7 +123,7 @@ def test_mistakes_in_a_command_line_change_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "run.json").write_text("{}")
-    done = type_in(tmp_path, "train.py", "hydra.run.dir=old")
+    done = run_forked(tmp_path, "train.py", "hydra.run.dir=old")
     assert done.returncode == 2
     assert done.stderr.startswith("old already contains a run, and runs are never overwritten")
     assert [p.name for p in (tmp_path / "old").iterdir()] == ["run.json"]
@@ -134,7 +139,7 @@ def test_help_and_configuration_are_printed_without_importing_torch(tmp_path):
         (["--help"], "scripts/train.py experiment=quickstart"),
         (["--cfg", "job", "model.optimizer.lr=0.5"], "lr: 0.5"),
     ]:
-        done = start(work, "train.py", *arguments, PYTHONPATH=str(tmp_path))
+        done = run_new_process(work, "train.py", *arguments, PYTHONPATH=str(tmp_path))
         assert done.returncode == 0 and expected in done.stdout
         assert done.stdout.endswith("False\n")
     assert list(work.iterdir()) == []
@@ -143,7 +148,7 @@ def test_help_and_configuration_are_printed_without_importing_torch(tmp_path):
 def test_a_report_compares_two_runs(finished_run, tmp_path):
     for name in ("a", "b"):
         shutil.copytree(finished_run, tmp_path / name)
-    done = type_in(tmp_path, "report.py", "run=a,b")
+    done = run_forked(tmp_path, "report.py", "run=a,b")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "view         a/report_b.html\n"
     assert (tmp_path / "a" / "report_b.html").stat().st_size > 100_000
@@ -152,7 +157,7 @@ def test_a_report_compares_two_runs(finished_run, tmp_path):
 
 def test_missing_data_without_a_network_connection_is_one_sentence(tmp_path):
     unavailable = ["data.data_dir=digits", "+data.mirrors=[http://127.0.0.1:9/]"]
-    done = type_in(tmp_path, "train.py", *unavailable)
+    done = run_forked(tmp_path, "train.py", *unavailable)
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     sentence = only(line for line in done.stderr.splitlines() if "mnist_5k" in line)
@@ -192,7 +197,7 @@ def test_an_installed_wheel_trains_from_any_folder(tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["fdr", "limit", "overfit"])
 def test_debug_configurations_run_with_all_default_callbacks(name, tmp_path):
-    screen = type_in(tmp_path, "train.py", f"debug={name}", "data=mnist_5k", "hydra.run.dir=run")
+    screen = run_forked(tmp_path, "train.py", f"debug={name}", "data=mnist_5k", "hydra.run.dir=run")
     assert screen.returncode == 0, screen.stderr
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
 
@@ -200,7 +205,7 @@ def test_debug_configurations_run_with_all_default_callbacks(name, tmp_path):
 @pytest.mark.long
 def test_two_simulated_processes_train_for_three_epochs_with_all_default_callbacks(tmp_path):
     small = ["data=mnist_5k", "trainer.max_epochs=3", "+trainer.limit_train_batches=4"]
-    screen = start(tmp_path, "train.py", *small, "trainer=ddp_sim", "hydra.run.dir=run")
+    screen = run_new_process(tmp_path, "train.py", *small, "trainer=ddp_sim", "hydra.run.dir=run")
     assert screen.returncode == 0, screen.stderr
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["status"] == "finished" and record["num_epochs"] == 3
@@ -220,7 +225,7 @@ def test_a_run_of_two_processes_is_resumed_by_a_command_that_starts_both(tmp_pat
     config = tmp_path / "run" / "config.yaml"
     shorter = f"max_epochs: {num_done + 2}"
     config.write_text(config.read_text().replace("max_epochs: 900", shorter))
-    screen = start(tmp_path, "train.py", "resume=run")
+    screen = run_new_process(tmp_path, "train.py", "resume=run")
     assert screen.returncode == 0, screen.stderr
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["num_epochs"] == num_done + 2 and "max_epochs=900" in record["command"]

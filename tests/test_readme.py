@@ -5,7 +5,7 @@ import os
 import re
 
 import pytest
-from children import start, type_in
+from children import run_forked, run_new_process
 from conftest import ROOT
 
 SECTION = (ROOT / "README.md").read_text().partition("## Your own code")[2].partition("\n## ")[0]
@@ -30,7 +30,7 @@ def test_code_block_runs_with_its_command(name, command, tmp_path):
     if "data._target_=shapes.Stripes" not in overrides:
         overrides.append("data=mnist_5k")
     # A new process: scripts/ has a shapes.py, too, which this process may have imported.
-    run_script = start if name == "shapes.py" else type_in
+    run_script = run_new_process if name == "shapes.py" else run_forked
     done = run_script(tmp_path, "train.py", *overrides, *FEW_BATCHES, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -50,7 +50,7 @@ def test_code_block_runs_with_its_command(name, command, tmp_path):
         assert "top2" in done.stdout  # in the table
     if name == "watch.py":
         assert done.stdout.count("largest weight") == 2
-    done = type_in(tmp_path, "evaluate.py", "run=run")
+    done = run_forked(tmp_path, "evaluate.py", "run=run")
     if name == "modules.py":
         assert 0 < json.loads((tmp_path / "run/run.json").read_text())["best"]["value"] < 1
     assert done.returncode == 0, done.stderr
@@ -62,7 +62,7 @@ def test_code_block_runs_with_its_command(name, command, tmp_path):
 @pytest.mark.long
 def test_torchvision_networks_run_with_the_overrides_of_the_readme(tmp_path):
     (overrides,) = re.findall(r"`(model\.network\._target_=torchvision[^`]*)`", SECTION)
-    done = type_in(
+    done = run_forked(
         tmp_path, "train.py", *overrides.split(), "data=mnist_5k", "trainer=cpu",
         "hydra.run.dir=run", "trainer.max_epochs=1", "+trainer.limit_train_batches=2",
         "+trainer.limit_val_batches=1", "+trainer.limit_test_batches=1",
@@ -75,7 +75,9 @@ def test_torchvision_networks_run_with_the_overrides_of_the_readme(tmp_path):
 @pytest.mark.long
 def test_a_failed_import_is_reported_with_its_reason_and_directory(tmp_path):
     (tmp_path / "broken.py").write_text("import nothing_like_it\n\nclass Net: ...\n")
-    done = start(tmp_path, "train.py", "model.network._target_=broken.Net", "data=mnist_5k")
+    done = run_new_process(
+        tmp_path, "train.py", "model.network._target_=broken.Net", "data=mnist_5k"
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "No module named 'nothing_like_it'" in done.stderr
     assert os.path.realpath(tmp_path) in done.stderr

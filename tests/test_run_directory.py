@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 from simplecnn.errors import InputError
-from simplecnn.run_directory import RunDirectory, as_typed, short, write_json
+from simplecnn.run_directory import RunDirectory, relative_path, shell_command, write_json
 
 CONFIG = {"model": {"lr": 0.1}, "data": {"n": 3}, "trainer": {}, "seed": 7}
 
@@ -95,7 +95,7 @@ def test_a_run_is_locked_by_one_process(tmp_path):
     with pytest.raises(InputError, match="The run in .*run is locked by another process.$"):
         RunDirectory.resume_or_create(tmp_path / "run", CONFIG)
     with pytest.raises(InputError, match="resume=.*: this run is locked by another process.$"):
-        RunDirectory.to_resume(tmp_path / "run")
+        RunDirectory.open_to_resume(tmp_path / "run")
     folder.release()
     assert not folder.is_locked() and not (tmp_path / "run" / ".lock").exists()
     RunDirectory.resume_or_create(tmp_path / "run", CONFIG).release()
@@ -105,7 +105,7 @@ def test_paths_of_a_moved_run_are_updated(tmp_path):
     config = {**CONFIG, "paths": {"output_dir": "/old place/x"},
               "callbacks": {"last": {"dirpath": "/old place/x/checkpoints"}}}  # fmt: skip
     RunDirectory.create(tmp_path / "new", config).release()
-    config = RunDirectory.open(tmp_path / "new").config_here()
+    config = RunDirectory.open(tmp_path / "new").relocated_config()
     assert config["callbacks"]["last"]["dirpath"] == f"{tmp_path}/new/checkpoints"
     assert config["data"] == CONFIG["data"]
 
@@ -120,13 +120,13 @@ def test_a_record_is_replaced_atomically(tmp_path):
 
 def test_commands_are_formatted_for_the_shell(monkeypatch):
     monkeypatch.setenv("UV", "/somewhere/uv")
-    assert as_typed("tensorboard --logdir x") == "uv run tensorboard --logdir x"
+    assert shell_command("tensorboard --logdir x") == "uv run tensorboard --logdir x"
     monkeypatch.delenv("UV")
-    assert as_typed("tensorboard --logdir x") == "tensorboard --logdir x"
-    assert as_typed("scripts/train.py seed=1") == "python scripts/train.py seed=1"
+    assert shell_command("tensorboard --logdir x") == "tensorboard --logdir x"
+    assert shell_command("scripts/train.py seed=1") == "python scripts/train.py seed=1"
 
 
 def test_paths_inside_the_working_directory_are_relative(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert short(tmp_path / "a/b") == "a/b"
-    assert short("/somewhere/else") == "/somewhere/else"
+    assert relative_path(tmp_path / "a/b") == "a/b"
+    assert relative_path("/somewhere/else") == "/somewhere/else"

@@ -77,8 +77,8 @@ def train(overrides: Sequence[str] = ()) -> TrainedRun:
     config = compose_config("train", overrides)
     resume = config["resume"] is not None
     if resume:
-        directory = RunDirectory.to_resume(latest(config["resume"]))
-        config = directory.config_here()
+        directory = RunDirectory.open_to_resume(latest(config["resume"]))
+        config = directory.relocated_config()
     check_classes(config)
     nodes = [node for node in (config.get("callbacks") or {}).values() if node]
     if not any("Checkpoint" in node["_target_"] for node in nodes):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from simplecnn.atomic import atomic_write
-from simplecnn.errors import InputError, RunError, short
+from simplecnn.errors import InputError, RunError, relative_path
 
 ZIP = b"PK\x03\x04"  # the first bytes of files that torch saves
 MAX_GROWTH = 20  # maximum ratio of unpacked to file size, against zip bombs
@@ -29,7 +29,7 @@ def write_checkpoint(content: Mapping[str, Any], path: Path, *, checked: bool = 
         except Exception as error:
             rejected = re.search(r"GLOBAL (\S+)", str(error))
             raise RunError(
-                f"{short(path)} was not written, because it could not be loaded again: "
+                f"{relative_path(path)} was not written, because it could not be loaded again: "
                 f"on_save_checkpoint and state_dict must return tensors and plain values"
                 f"{f', not {rejected[1]}' if rejected else ''}."
             ) from None
@@ -38,7 +38,9 @@ def write_checkpoint(content: Mapping[str, Any], path: Path, *, checked: bool = 
         atomic_write(path, buffer.getbuffer())
     except OSError as error:
         intact = " The previous one is intact." if path.is_file() else ""
-        raise RunError(f"{short(path)} cannot be written: {error.strerror}.{intact}") from None
+        raise RunError(
+            f"{relative_path(path)} cannot be written: {error.strerror}.{intact}"
+        ) from None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"{short(path)} does not exist.") from None
+        raise InputError(f"{relative_path(path)} does not exist.") from None
     except Exception as error:
         lines = str(error).strip().splitlines()
         reason = lines[0] if lines else type(error).__name__
@@ -100,9 +102,9 @@ def check_checkpoint(path: Path) -> None:
     if reason := find_damage(path):
         others = (p for p in sorted(path.parent.glob("*.ckpt")) if p.name != path.name)
         intact = [p for p in others if not find_damage(p)]
-        hint = f" {short(intact[0])} is intact and can replace it." if intact else ""
-        raise InputError(f"{short(path)} {reason}.{hint}")
+        hint = f" {relative_path(intact[0])} is intact and can replace it." if intact else ""
+        raise InputError(f"{relative_path(path)} {reason}.{hint}")
 
 
 def _not_a_checkpoint(path: Path, reason: str) -> str:
-    return f"{short(path)} is not a checkpoint of simplecnn: {reason}."
+    return f"{relative_path(path)} is not a checkpoint of simplecnn: {reason}."

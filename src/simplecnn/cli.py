@@ -35,10 +35,10 @@ from simplecnn.command_line import (
 )
 from simplecnn.config import composition
 from simplecnn.config.build import build
-from simplecnn.config.composition import conf_dir, latest, settle
-from simplecnn.config.mistakes import checked_parts
+from simplecnn.config.composition import conf_dir, drop_replaced_arguments, latest
+from simplecnn.config.validation import checked_parts
 from simplecnn.errors import InputError, RunError, log_error
-from simplecnn.run_directory import RunDirectory, short
+from simplecnn.run_directory import RunDirectory, relative_path
 from simplecnn.slurm import is_further_process
 from simplecnn.sweeps.directory import RECORD as SWEEP_RECORD
 from simplecnn.sweeps.plan import SweepPlan
@@ -59,7 +59,7 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
             folder = Path(HydraConfig.get().runtime.output_dir)
             plain: Any = OmegaConf.to_container(config, resolve=True)
             try:
-                values = settle(plain, HydraConfig.get(), name)
+                values = drop_replaced_arguments(plain, HydraConfig.get(), name)
                 if in_sweep and name == TRAIN:
                     from simplecnn.sweeps.launch import run_job
 
@@ -146,9 +146,9 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     if config["ckpt_path"] is not None and HydraConfig.get().job.chdir:
         config["ckpt_path"] = to_absolute_path(config["ckpt_path"])
-    requested = config.get("resume") is not None or "run" in composition.claimed
+    requested = config.get("resume") is not None or "run" in composition.requeued_run
     if requested:
-        config = RunDirectory.open(folder).config_here()
+        config = RunDirectory.open(folder).relocated_config()
     spent = {"import": seconds.pop("import", 0.0) + time.perf_counter() - start}
     best = run.train(
         config, folder, seconds=spent, resume=in_sweep or requested, requested=requested
@@ -165,7 +165,7 @@ def _open_run(config: dict[str, Any]) -> tuple[RunDirectory, Path]:
     """Open and validate the run and the checkpoint of a command, which may be untrusted."""
     run = RunDirectory.open(latest(config["run"], needs=CHECKPOINTS))
     checkpoint = run.checkpoint(config["checkpoint"])
-    checked_parts(run.config(), short(run.path))
+    checked_parts(run.config(), relative_path(run.path))
     raise_if_links_lead_out(run.path)
     return run, checkpoint
 
@@ -253,7 +253,7 @@ def report(config: dict[str, Any], folder: Path) -> None:
         return
     runs = [RunDirectory.open(latest(name)) for name in _as_list(config["run"])]
     for run in runs:
-        checked_parts(run.config(), short(run.path))
+        checked_parts(run.config(), relative_path(run.path))
         if config["checkpoint"] is not None:
             run.checkpoint(config["checkpoint"])
     raise_if_links_lead_out(runs[0].path)
@@ -262,7 +262,7 @@ def report(config: dict[str, Any], folder: Path) -> None:
 
     images = _as_list(config["image"])
     path = write_report(runs, checkpoint=config["checkpoint"], own_images=images)
-    log.info("view         %s", short(path))
+    log.info("view         %s", relative_path(path))
 
 
 @command("convolution")
@@ -273,7 +273,7 @@ def convolution(config: dict[str, Any], folder: Path) -> None:
         from simplecnn.data.files import read_bundled
 
     images, _ = read_bundled()
-    if not convolution_report(digit=images[config["digit"]], folder=Path(short(folder))):
+    if not convolution_report(digit=images[config["digit"]], folder=Path(relative_path(folder))):
         raise RunError("conv2d does not agree with PyTorch: see above.")
 
 
@@ -284,7 +284,9 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
     if config["run"]:
         run = RunDirectory.open(latest(config["run"], needs=CHECKPOINTS))
     checkpoint = run.any_checkpoint() if run else None
-    model = checked_parts(run.config(), short(run.path))["model"] if run else config["model"]
+    model = (
+        checked_parts(run.config(), relative_path(run.path))["model"] if run else config["model"]
+    )
     if "network" not in model:
         raise InputError(
             f"{model['_target_']} builds its network itself: there is no model.network."
@@ -310,6 +312,6 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"The network does not accept digits of 1 x 28 x 28: {reason}") from None
-    path = Path(short(folder))
+    path = Path(relative_path(folder))
     if not receptive_field_report(network, images=images, folder=path, trained=trained):
         raise RunError("The experiments do not agree with the formulas: see the table above.")

@@ -20,15 +20,15 @@ from simplecnn.config import composition
 from simplecnn.config.build import build, check_classes, first_line, target_nodes
 from simplecnn.config.composition import (
     Composed,
-    TypedFolder,
+    ConfigDirPlugin,
     command_help,
     compose_checked,
+    drop_replaced_arguments,
     latest,
-    settle,
 )
-from simplecnn.config.spelling import in_quotes, meant
-from simplecnn.errors import InputError, RunError, short
-from simplecnn.run_directory import RECORD, RunDirectory, already_exists, read_record
+from simplecnn.config.spelling import find_full_key, shell_quote
+from simplecnn.errors import InputError, RunError, relative_path
+from simplecnn.run_directory import RECORD, RunDirectory, already_exists_message, read_record
 from simplecnn.slurm import is_further_process, slurm_job, was_requeued
 from simplecnn.sweeps.plan import SweepPlan, plan_sweep, sweep_values
 
@@ -58,8 +58,8 @@ def check_command_line(name: str, argv: Sequence[str]) -> Request:
         )
     if options.config_dir and not Path(options.config_dir).is_dir():
         raise InputError(f"--config-dir {options.config_dir}: there is no such folder.")
-    TypedFolder.path = options.config_dir and os.path.abspath(options.config_dir)
-    composition.primary = {name: options.config_name or name}
+    ConfigDirPlugin.path = options.config_dir and os.path.abspath(options.config_dir)
+    composition.config_names = {name: options.config_name or name}
     prints_only = prints_info or options.cfg
     if not prints_only and (options.multirun or "hydra.mode=MULTIRUN" in overrides):
         if name == TRAIN:
@@ -77,7 +77,7 @@ def check_command_line(name: str, argv: Sequence[str]) -> Request:
         composed = config.hydra.overrides
         lists = [o for o in (*composed.task, *composed.hydra) if o not in overrides]
         if lists:  # rewritten from key=a,b, which Hydra itself would read as a sweep
-            raise InputError(f"With --cfg, write a list in brackets: {in_quotes(lists[0])}.")
+            raise InputError(f"With --cfg, write a list in brackets: {shell_quote(lists[0])}.")
         return None
     if is_further_process():
         return None
@@ -87,9 +87,9 @@ def check_command_line(name: str, argv: Sequence[str]) -> Request:
     if values.get("resume") is not None:
         _check_resume(values["resume"], overrides)
         return None
-    run_dir = Path(short(config.hydra.runtime.output_dir))
-    if name == TRAIN and "run" not in composition.claimed and (run_dir / RECORD).exists():
-        raise InputError(already_exists(run_dir))
+    run_dir = Path(relative_path(config.hydra.runtime.output_dir))
+    if name == TRAIN and "run" not in composition.requeued_run and (run_dir / RECORD).exists():
+        raise InputError(already_exists_message(run_dir))
     if reason := _why_not_creatable(run_dir):
         raise InputError(f"hydra.run.dir is {str(run_dir)!r}: {reason}.")
     if values.get("ckpt_path") is not None:
@@ -107,7 +107,7 @@ def check_imported(name: str, request: Request) -> None:
     checked = set()
     for values, config in _composed(request):
         try:
-            settle(values, config.hydra, name)
+            drop_replaced_arguments(values, config.hydra, name)
             parts = {k: v for k, v in values.items() if any(True for _ in target_nodes(v))}
             text = json.dumps(parts, default=str, sort_keys=True)
             if parts and text not in checked:
@@ -177,13 +177,13 @@ def _checkpoint_conflicts(values: dict[str, Any]) -> Iterator[str]:
         if different:
             key = different[0]
             yield (
-                f"model.{part}.{key} is {new.get(key)}, but in {short(path)} it is "
+                f"model.{part}.{key} is {new.get(key)}, but in {relative_path(path)} it is "
                 f"{saved.get(key)}: use the same value, or {only_weights}"
             )
         elif str(saved.get("_target_")).endswith("OneCycleLR"):
             yield (
                 f"model.scheduler is OneCycleLR, whose length is fixed by the run of "
-                f"{short(path)}: {only_weights}"
+                f"{relative_path(path)}: {only_weights}"
             )
 
 
@@ -196,7 +196,7 @@ def _check_resume(path: str, overrides: Sequence[str]) -> None:
             f"something, type ckpt_path={latest(path)}/checkpoints/last.ckpt instead, and all "
             f"overrides of the run."
         )
-    raise_if_links_lead_out(RunDirectory.to_resume(latest(path)).path)
+    raise_if_links_lead_out(RunDirectory.open_to_resume(latest(path)).path)
 
 
 def raise_if_links_lead_out(path: Path) -> None:
@@ -204,7 +204,8 @@ def raise_if_links_lead_out(path: Path) -> None:
     for part in path.rglob("*"):
         if part.is_symlink() and not part.resolve().is_relative_to(path.resolve()):
             raise InputError(
-                f"{short(part)} is a symbolic link out of the run: nothing is written there."
+                f"{relative_path(part)} is a symbolic link out of the run: nothing is written "
+                f"there."
             )
 
 
@@ -215,7 +216,7 @@ def _resume_requeued_run(overrides: Sequence[str]) -> None:
     for record in records:
         run = read_record(record.parent)
         if run.get("slurm_job") == slurm_job() and run.get("status") != "finished":
-            composition.claimed["run"] = str(record.parent.absolute())
+            composition.requeued_run["run"] = str(record.parent.absolute())
             return
 
 
@@ -256,7 +257,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     for argument in unparsed:
         if argument.startswith("-"):
             name = argument.lstrip("-").partition("=")[0]
-            key = meant(name, compose_checked("train", [])[0], ["model/optimizer"])
+            key = find_full_key(name, compose_checked("train", [])[0], ["model/optimizer"])
             hint = f"type {key}=…, without dashes" if key else "--help lists the options"
             raise InputError(f"{argument} is not an option: {hint}.")
         raise InputError(

@@ -80,7 +80,7 @@ def _is_not_advertisement(record: logging.LogRecord) -> bool:
     return "Tip: For seamless cloud" not in record.getMessage()
 
 
-def only_sweep_lines() -> None:
+def show_only_sweep_messages() -> None:
     """Show only messages about the sweep as a whole; the log files keep those of each run."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, ScreenHandler):

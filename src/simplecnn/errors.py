@@ -26,7 +26,7 @@ class RunError(Exception):
     """The run must stop, but not because of a bug; the message is one sentence. Exit code 1."""
 
 
-def short(path: str | Path) -> str:
+def relative_path(path: str | Path) -> str:
     """Return `path` relative to the working directory if it is inside, else unchanged."""
     try:
         relative = os.path.relpath(path)

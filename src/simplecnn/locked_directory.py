@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from simplecnn.errors import InputError, short
+from simplecnn.errors import InputError, relative_path
 
 LOCK = ".lock"
 
@@ -33,10 +33,12 @@ class LockedDirectory:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise InputError(
-                f"The {self.kind} in {short(self.path)} is locked by another process."
+                f"The {self.kind} in {relative_path(self.path)} is locked by another process."
             ) from None
         except OSError as error:
-            raise InputError(f"{short(self.path)} cannot be written: {error.strerror}.") from None
+            raise InputError(
+                f"{relative_path(self.path)} cannot be written: {error.strerror}."
+            ) from None
 
     def release(self) -> None:
         if self._lock.is_locked:

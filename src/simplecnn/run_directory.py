@@ -31,7 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from simplecnn.atomic import atomic_write
 from simplecnn.checkpoint_file import check_checkpoint, find_damage
-from simplecnn.errors import InputError, short
+from simplecnn.errors import InputError, relative_path
 from simplecnn.locked_directory import LockedDirectory
 from simplecnn.old_runs import upgrade_config
 
@@ -54,7 +54,7 @@ class RunDirectory(LockedDirectory):
         folder.lock()
         if (folder.path / RECORD).exists():
             folder.release()
-            raise InputError(already_exists(folder.path))
+            raise InputError(already_exists_message(folder.path))
         folder._remove_temporary_files()
         return folder._start(config)
 
@@ -75,8 +75,8 @@ class RunDirectory(LockedDirectory):
         folder.lock()
         try:
             record = read_record(folder.path)
-            if record and not folder.holds(config):
-                raise InputError(already_exists(folder.path))
+            if record and not folder.has_config(config):
+                raise InputError(already_exists_message(folder.path))
             folder._remove_temporary_files()
             last = folder.last_checkpoint()
             if last and requested:
@@ -94,14 +94,15 @@ class RunDirectory(LockedDirectory):
         return folder
 
     @classmethod
-    def to_resume(cls, path: str | Path) -> "RunDirectory":
+    def open_to_resume(cls, path: str | Path) -> "RunDirectory":
         """Open a run to resume it. Raises InputError, with an alternative, if it cannot be."""
         folder = cls.open(path, key="resume")
         last = folder.last_checkpoint()
         if folder.record.get("status") == "finished":
             raise InputError(
                 f"resume={path}: this run is finished. To train it further, type its command "
-                f"again with ckpt_path={short(last or 'FILE')} and a larger trainer.max_epochs."
+                f"again with ckpt_path={relative_path(last or 'FILE')} and a larger "
+                f"trainer.max_epochs."
             )
         if folder.record.get("format") != FORMAT:
             raise InputError(
@@ -161,11 +162,11 @@ class RunDirectory(LockedDirectory):
             raise InputError(f"{self.path / CONFIG} is not the configuration of a run.")
         return upgrade_config(config)
 
-    def config_here(self) -> dict[str, Any]:
+    def relocated_config(self) -> dict[str, Any]:
         """Return the run's configuration, with paths updated to where its directory is now."""
         return _relocate(self.config(), str(self.path.absolute()))
 
-    def holds(self, config: Mapping[str, Any]) -> bool:
+    def has_config(self, config: Mapping[str, Any]) -> bool:
         """Whether this run has the configuration `config`, apart from the directory's path."""
         try:
             saved = self.config()
@@ -254,19 +255,22 @@ def read_record(path: Path) -> dict[str, Any]:
 def _relocate(config: Mapping[str, Any], path: str) -> Any:
     """Replace the path of the run directory in a configuration."""
     folder = (config.get("paths") or {}).get("output_dir")
-    return moved(config, folder, path) if folder else config
+    return replace_in_strings(config, folder, path) if folder else config
 
 
-def moved(value: Any, old: str, new: str) -> Any:
+def replace_in_strings(value: Any, old: str, new: str) -> Any:
     """Replace `old` by `new` in all strings of a nested value."""
     if isinstance(value, Mapping):
-        return {moved(k, old, new): moved(v, old, new) for k, v in value.items()}
+        return {
+            replace_in_strings(k, old, new): replace_in_strings(v, old, new)
+            for k, v in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [moved(part, old, new) for part in value]
+        return [replace_in_strings(part, old, new) for part in value]
     return value.replace(old, new) if isinstance(value, str) else value
 
 
-def already_exists(path: Path) -> str:
+def already_exists_message(path: Path) -> str:
     return (
         f"{path} already contains a run, and runs are never overwritten: choose another "
         f"hydra.run.dir."
@@ -280,20 +284,20 @@ def write_json(path: Path, content: Any) -> None:
 
 def command_line() -> str:
     """The command line of this process, as the user would type it."""
-    return as_typed(shlex.join([short(sys.argv[0]), *sys.argv[1:]]))
+    return shell_command(shlex.join([relative_path(sys.argv[0]), *sys.argv[1:]]))
 
 
-def as_typed(command: str) -> str:
+def shell_command(command: str) -> str:
     """Prefix a command with `uv run` if this process runs under uv, else a script with `python`."""
     if "UV" in os.environ:
         return f"uv run {command}"
     return f"python {command}" if shlex.split(command)[0].endswith(".py") else command
 
 
-def tensorboard(folder: Path) -> str:
+def tensorboard_command(folder: Path) -> str:
     """The command that opens `folder` in TensorBoard with all steps of its images."""
-    return as_typed(
-        f"tensorboard --samples_per_plugin images=500 --logdir {shlex.quote(short(folder))}"
+    return shell_command(
+        f"tensorboard --samples_per_plugin images=500 --logdir {shlex.quote(relative_path(folder))}"
     )
 
 

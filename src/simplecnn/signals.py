@@ -24,8 +24,8 @@ class Interrupted(SystemExit):
         super().__init__(128 + (signal.SIGTERM if self.requeue else signum))
 
 
-class Stop:
-    """Raise Interrupted in the main thread when a signal arrives inside `listening`."""
+class SignalHandler:
+    """Raise Interrupted in the main thread when a signal arrives inside `handle_signals`."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -42,7 +42,7 @@ class Stop:
         return os.getpid() != self.pid or is_further_process()
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def handle_signals(self) -> Iterator[None]:
         """Handle signals within the context. Does nothing outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield

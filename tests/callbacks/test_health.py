@@ -8,7 +8,7 @@ from torch import nn
 from simplecnn.models.activity import (
     ActivityMeter,
     gradient_norms,
-    layers,
+    measured_layers,
     update_ratios,
 )
 
@@ -53,7 +53,7 @@ def test_dead_channels_and_outputs_below_zero(channels_last):
 
 def test_gradients_and_updates_by_layer():
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2, 1))
-    modules = layers(network)
+    modules = measured_layers(network)
     assert list(modules) == ["0", "3"]
     assert gradient_norms(modules.values()).isnan().all()  # before the first step
     before = [m.weight.detach().clone() for m in modules.values()]

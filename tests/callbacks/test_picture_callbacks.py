@@ -400,9 +400,9 @@ def test_callbacks_do_not_synchronize_in_a_step(tmp_path, monkeypatch):
 def test_hooks_are_removed_when_a_validation_pass_fails(tmp_path):
     health = Health(str(tmp_path))
     network = Residual()
-    from simplecnn.models.activations import watched
+    from simplecnn.models.activations import capture_activations
 
-    health._watching.enter_context(watched(network, health._receive))
+    health._watching.enter_context(capture_activations(network, health._receive))
     assert sum(len(m._forward_hooks) for m in network.modules()) == 2
     health.on_exception(None, None, RuntimeError())
     assert sum(len(m._forward_hooks) for m in network.modules()) == 0

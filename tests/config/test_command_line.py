@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from children import type_in
+from children import run_forked
 from fuzz import compose_once
 from omegaconf import OmegaConf
 
 from simplecnn.command_line import check_command_line, check_imported
 from simplecnn.config.composition import compose_config, conf_dir, latest
 from simplecnn.config.schema import COMMANDS
-from simplecnn.config.spelling import word
+from simplecnn.config.spelling import format_override
 from simplecnn.errors import InputError
 from simplecnn.run_directory import RunDirectory
 
@@ -335,12 +335,12 @@ NAMES = ["plain", "it's", 'a "quote"', "two words", "a=b", "a,b", "[a]", "{a}", 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_quoting_preserves_any_directory_name(name, tmp_path, monkeypatch):
-    from simplecnn.training.summary import how_to_resume
+    from simplecnn.training.summary import resume_instructions
 
     monkeypatch.chdir(tmp_path)
     directory = RunDirectory(f"outputs/{name}")
-    *_, printed = shlex.split(how_to_resume(directory).splitlines()[-1])
-    for text in (word("hydra.run.dir", f"outputs/{name}"), printed):
+    *_, printed = shlex.split(resume_instructions(directory).splitlines()[-1])
+    for text in (format_override("hydra.run.dir", f"outputs/{name}"), printed):
         value = compose_config("train", [text])
         assert value["paths"]["output_dir"] == str(Path("outputs", name).absolute())
 
@@ -349,15 +349,21 @@ def test_quoting_preserves_any_directory_name(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["it's", 'a "quote", [a]=ü'])
 def test_a_run_is_resumed_in_its_own_directory(name, tmp_path):
     run_dir = f"outputs/{name}"
-    first = type_in(
-        tmp_path, "train.py", "data=mnist_5k", word("hydra.run.dir", run_dir), trouble=write_only
+    first = run_forked(
+        tmp_path,
+        "train.py",
+        "data=mnist_5k",
+        format_override("hydra.run.dir", run_dir),
+        trouble=write_only,
     )
     assert first.returncode == 0, first.stderr
     path = tmp_path / run_dir
     record = json.loads((path / "run.json").read_text())
     assert (record["resume"], record["requested"]) == (False, False)
     hydra_files = {p.name: p.read_text() for p in (path / ".hydra").iterdir()}
-    resumed = type_in(tmp_path, "train.py", word("resume", run_dir), trouble=write_only)
+    resumed = run_forked(
+        tmp_path, "train.py", format_override("resume", run_dir), trouble=write_only
+    )
     assert resumed.returncode == 0, resumed.stderr
     record = json.loads((path / "run.json").read_text())
     assert (record["resume"], record["requested"]) == (True, True)
@@ -380,17 +386,17 @@ def test_a_run_with_a_symlink_out_of_it_is_not_resumed(tmp_path, monkeypatch):
 
 
 def test_hydras_own_options_work(tmp_path):
-    shown = type_in(tmp_path, "train.py", "--cfg", "job", "model.optimizer.lr=0.5")
+    shown = run_forked(tmp_path, "train.py", "--cfg", "job", "model.optimizer.lr=0.5")
     assert shown.returncode == 0 and "lr: 0.5" in shown.stdout
-    info = type_in(tmp_path, "train.py", "--info", "searchpath")
+    info = run_forked(tmp_path, "train.py", "--info", "searchpath")
     assert info.returncode == 0 and info.stdout.count(str(conf_dir())) == 1
-    completed = type_in(
+    completed = run_forked(
         tmp_path, "train.py", "-sc", "query=bash",
         COMP_LINE="scripts/train.py model/optimizer=", COMP_POINT="33",
     )  # fmt: skip
     options = "model/optimizer=adam model/optimizer=adamw model/optimizer=sgd"
     assert completed.stdout.strip() == options
-    assert type_in(tmp_path, "train.py", "--hydra-help").stdout.startswith("Hydra (")
+    assert run_forked(tmp_path, "train.py", "--hydra-help").stdout.startswith("Hydra (")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -226,7 +226,7 @@ SMALL_SWEEP = ["data=mnist_5k", "model.optimizer.lr=1e-3,3e-3", "seed=1,2"]
 def test_a_plan_has_every_job_of_the_product():
     plan = plan_sweep("train", [*SMALL_SWEEP, "hydra.sweep.dir=outputs/x", "hydra/launcher=basic"])
     assert plan.folder == Path("outputs/x") and plan.config_folders == [conf_dir()]
-    assert plan.words == SMALL_SWEEP
+    assert plan.overrides == SMALL_SWEEP
     assert plan.jobs == [
         ["data=mnist_5k", "model.optimizer.lr=0.001", "seed=1"],
         ["data=mnist_5k", "model.optimizer.lr=0.001", "seed=2"],

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from children import type_in
+from children import run_forked
 from conftest import ROOT
 from fuzz import compose_once
 
 from simplecnn.config.build import build, check_classes
 from simplecnn.config.composition import compose_config
 from simplecnn.errors import InputError
-from simplecnn.signals import Stop
+from simplecnn.signals import SignalHandler
 from simplecnn.training.build import build_trainer
-from simplecnn.training.run import state_restored
+from simplecnn.training.run import restore_process_state
 
 NUM_CASES, SEED = 520, 6
 
@@ -78,9 +78,9 @@ def test_valid_configurations_can_be_built(fuzzed, tmp_path, monkeypatch, proves
         except InputError as error:  # raised by a class that an override names
             assert all("\n" not in m and len(m) < 1000 for m in error.mistakes)
             continue
-        with state_restored():
+        with restore_process_state():
             module = build(config["model"], _recursive_=False)
-            trainer = build_trainer(config, Stop())
+            trainer = build_trainer(config, SignalHandler())
             assert module.network(torch.zeros(2, 1, 28, 28)).shape == (2, 10), overrides
             assert trainer.max_epochs == config["trainer"]["max_epochs"] or trainer.fast_dev_run
         num_built += 1
@@ -110,7 +110,7 @@ def test_valid_configurations_can_be_built(fuzzed, tmp_path, monkeypatch, proves
 )  # fmt: skip
 def test_commands_exit_with_code_2(script, argv, sentence, tmp_path):
     (tmp_path / "file").write_text("")
-    done = type_in(tmp_path, script, *argv, HYDRA_FULL_ERROR="1")
+    done = run_forked(tmp_path, script, *argv, HYDRA_FULL_ERROR="1")
     assert (done.returncode, done.stdout) == (2, ""), done
     assert done.stderr.startswith(sentence) and done.stderr.count("\n") == 1, done.stderr
     assert [p.name for p in Path(tmp_path).iterdir()] == ["file"]

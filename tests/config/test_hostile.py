@@ -14,8 +14,8 @@ from fuzz import compose_once
 from simplecnn.command_line import check_command_line
 from simplecnn.config.build import TargetNotAllowed, build, check_classes
 from simplecnn.config.composition import compose_config
-from simplecnn.config.mistakes import checked_parts
-from simplecnn.errors import InputError, short
+from simplecnn.config.validation import checked_parts
+from simplecnn.errors import InputError, relative_path
 from simplecnn.inference.networks import load_network
 from simplecnn.run_directory import RunDirectory
 
@@ -253,7 +253,7 @@ def test_an_untrusted_run_directory_does_no_harm(which, harm):
     (folder / "config.yaml").write_bytes(config.encode(errors="surrogateescape"))
     (folder / "run.json").write_text('{"status": "finished"}')
     with pytest.raises(InputError) as caught:
-        checked_parts(RunDirectory.open(folder).config(), short(folder))
+        checked_parts(RunDirectory.open(folder).config(), relative_path(folder))
     message = "\n".join(caught.value.mistakes)
     assert sentence in message and len(message) < 500, message
     (folder / "run.json").write_text("[" * 100_000)

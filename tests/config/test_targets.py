@@ -160,7 +160,7 @@ def test_all_mistakes_in_arguments_are_reported_at_once():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("target", sorted(schema.OURS))
+@pytest.mark.parametrize("target", sorted(schema.BUILT_IN))
 def test_the_schema_has_the_arguments_of_the_built_in_classes(target):
     arguments: set[str] = set()
     for base in find_class(target).__mro__:  # `**options` are passed to the base class
@@ -168,7 +168,7 @@ def test_the_schema_has_the_arguments_of_the_built_in_classes(target):
         arguments |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
-    fields = {field.alias or name for name, field in schema.OURS[target].model_fields.items()}
+    fields = {field.alias or name for name, field in schema.BUILT_IN[target].model_fields.items()}
     passed_by_code = {"purge_step", "validation"}
     assert {n for n in fields if not n.startswith("_")} == arguments - passed_by_code
 

@@ -185,7 +185,7 @@ def test_predict_preprocesses_images_as_training_does(root, module, fit, channel
     images, _, rows = data.split("test")
     config = {"_target_": "simplecnn.data.image_folder.ImageFolderDataModule",
               "image_size": 8, "channels": channels, "fit": fit}  # fmt: skip
-    preprocessing = Preprocessing.of(config, {"in_channels": None, "image_size": None})
+    preprocessing = Preprocessing.from_config(config, {"in_channels": None, "image_size": None})
     for row, file in zip(rows, files(data, "test"), strict=True):
         pixels = read_image(root / file, color=preprocessing.color)
         array = preprocessing.array(pixels)

@@ -19,7 +19,7 @@ from simplecnn.data import files as mnist_files
 from simplecnn.data.augmentation import RandomAffine
 from simplecnn.data.batches import Batches
 from simplecnn.data.files import FILES, NUM_IMAGES, DataError
-from simplecnn.data.mnist import MNISTDataModule, stratified_cut
+from simplecnn.data.mnist import MNISTDataModule, stratified_sample
 
 # raised by Lightning 2.6.6 with torch 2.15 in every fit
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
@@ -50,18 +50,18 @@ SPLIT_SUMS = {
 def test_a_stratified_cut_keeps_the_class_proportions(labels, data, seed):
     size = data.draw(st.integers(0, len(labels)))
     labels = np.array(labels)
-    cut = stratified_cut(labels, size, seed=seed)
+    cut = stratified_sample(labels, size, seed=seed)
     assert len(set(cut.tolist())) == len(cut) == size
     assert cut.tolist() == sorted(cut)
     for label in range(5):
         quota = size * np.sum(labels == label) / len(labels)
         assert abs(np.sum(labels[cut] == label) - quota) < 1
-    np.testing.assert_array_equal(cut, stratified_cut(labels, size, seed=seed))
+    np.testing.assert_array_equal(cut, stratified_sample(labels, size, seed=seed))
 
 
 def test_a_stratified_cut_depends_on_the_seed():
     labels = np.repeat(np.arange(10), 50)
-    cuts = [tuple(stratified_cut(labels, 50, seed=seed)) for seed in range(5)]
+    cuts = [tuple(stratified_sample(labels, 50, seed=seed)) for seed in range(5)]
     assert len(set(cuts)) == 5
     assert all(np.bincount(labels[list(cut)]).tolist() == [5] * 10 for cut in cuts)
 
@@ -134,7 +134,7 @@ def test_val_is_split_from_train_and_test_is_unchanged(val_size, files):
     assert data.splits["test"][1].tolist() == list(test_labels[8:])
     images = np.frombuffer(contents[FILES["train"][0]], np.uint8, offset=16).reshape(-1, 28, 28)
     labels = np.frombuffer(contents[FILES["train"][1]], np.uint8, offset=8)
-    val = stratified_cut(labels, val_size, seed=0)
+    val = stratified_sample(labels, val_size, seed=0)
     train = np.setdiff1d(np.arange(num_train), val)
     for name, indices in [("train", train), ("val", val)]:
         np.testing.assert_array_equal(data.splits[name][0].numpy(), images[indices])

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from children import as_nobody, ended, fork, open_folder
+from children import drop_privileges, fork, shared_folder, wait_for_exit
 from filelock import FileLock
 from originals import Mirror, Originals, find_or_make, serve
 
@@ -82,7 +82,7 @@ def error_message(function, *args, **keywords) -> str:
 
 
 def test_the_four_files_are_downloaded_once(files, mirror, tmp_path):
-    mnist_files.prepare(tmp_path, mirrors=[mirror.url])
+    mnist_files.download_missing(tmp_path, mirrors=[mirror.url])
     raw = tmp_path / "MNIST" / "raw"
     for name in ALL_FILES:
         assert (raw / f"{name}.gz").read_bytes() == (files.zipped / f"{name}.gz").read_bytes()
@@ -92,13 +92,13 @@ def test_the_four_files_are_downloaded_once(files, mirror, tmp_path):
     assert images.tobytes() == files.content(FILES["test"][0])[16:]
     assert labels.tobytes() == files.content(FILES["test"][1])[8:]
     before = snapshot(tmp_path)
-    mnist_files.prepare(tmp_path, mirrors=[mirror.url])
+    mnist_files.download_missing(tmp_path, mirrors=[mirror.url])
     assert snapshot(tmp_path) == before
     assert len(mirror.requests) == 4
 
 
 def test_only_missing_files_are_downloaded(files, mirror, data_dir):
-    mnist_files.prepare(data_dir, mirrors=[mirror.url.rstrip("/")])
+    mnist_files.download_missing(data_dir, mirrors=[mirror.url.rstrip("/")])
     assert mirror.requests == [f"{SMALL}.gz"]
     assert downloaded(data_dir) == original(files)
 
@@ -106,7 +106,7 @@ def test_only_missing_files_are_downloaded(files, mirror, data_dir):
 @pytest.mark.parametrize("behavior", ["half", "wrong", "swapped", "not gzip", "hang", "404"])
 def test_a_mirror_that_fails_once_is_tried_again(behavior, files, mirror, data_dir):
     mirror.plans = {f"{SMALL}.gz": [behavior, "good"]}
-    mnist_files.prepare(data_dir, mirrors=[mirror.url], timeout=0.3)
+    mnist_files.download_missing(data_dir, mirrors=[mirror.url], timeout=0.3)
     assert mirror.requests == [f"{SMALL}.gz"] * 2
     assert downloaded(data_dir) == original(files)
 
@@ -116,14 +116,14 @@ def test_the_next_mirror_is_tried(behavior, files, mirror, data_dir):
     mirror.plans = {"*": [behavior]}
     first = closed_port() if behavior == "closed" else mirror.url
     with serve(files.zipped) as second:
-        mnist_files.prepare(data_dir, mirrors=[first, second.url], timeout=0.3)
+        mnist_files.download_missing(data_dir, mirrors=[first, second.url], timeout=0.3)
     assert mirror.requests == ([] if behavior == "closed" else [f"{SMALL}.gz"])
     assert second.requests == [f"{SMALL}.gz"]
     assert downloaded(data_dir) == original(files)
 
 
 def test_an_invalid_mirror_raises_data_error(data_dir):
-    message = error_message(mnist_files.prepare, data_dir, mirrors=["my-mirror"])
+    message = error_message(mnist_files.download_missing, data_dir, mirrors=["my-mirror"])
     assert f"could not be downloaded (my-mirror/{SMALL}.gz: unknown url type" in message
 
 
@@ -144,7 +144,9 @@ def test_a_mirror_that_fails_twice_raises_data_error(
     mirror.plans = {"*": [behavior]}
     body = original(files)
     monkeypatch.setattr(mnist_files, "MAX_BYTES", 3 * len(body))
-    message = error_message(mnist_files.prepare, data_dir, mirrors=[mirror.url], timeout=0.3)
+    message = error_message(
+        mnist_files.download_missing, data_dir, mirrors=[mirror.url], timeout=0.3
+    )
     middle = len(body) // 2
     wrong = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
     reason = reason.format(
@@ -169,7 +171,7 @@ def test_a_mirror_that_fails_twice_raises_data_error(
 def test_without_a_network_the_error_comes_within_seconds(tmp_path):
     urls = [closed_port(), closed_port()]
     start = time.monotonic()
-    message = error_message(mnist_files.prepare, tmp_path, mirrors=urls)
+    message = error_message(mnist_files.download_missing, tmp_path, mirrors=urls)
     assert time.monotonic() - start < 5
     reasons = [
         f"{url}train-images-idx3-ubyte.gz: <urlopen error [Errno 111] Connection refused>"
@@ -184,7 +186,9 @@ def test_without_a_network_the_error_comes_within_seconds(tmp_path):
 
 
 def test_download_false_requests_and_writes_nothing(mirror, tmp_path):
-    message = error_message(mnist_files.prepare, tmp_path, mirrors=[mirror.url], download=False)
+    message = error_message(
+        mnist_files.download_missing, tmp_path, mirrors=[mirror.url], download=False
+    )
     assert "could not be downloaded (download=false)" in message
     assert mirror.requests == []
     assert list(tmp_path.iterdir()) == []
@@ -192,7 +196,7 @@ def test_download_false_requests_and_writes_nothing(mirror, tmp_path):
 
 def test_a_folder_that_cannot_be_created_raises_data_error(mirror, tmp_path):
     (tmp_path / "data").write_text("a file, not a folder")
-    message = error_message(mnist_files.prepare, tmp_path / "data", mirrors=[mirror.url])
+    message = error_message(mnist_files.download_missing, tmp_path / "data", mirrors=[mirror.url])
     assert f"could not be downloaded ([Errno 20] Not a directory: '{tmp_path}/data" in message
     assert mirror.requests == []
 
@@ -202,7 +206,7 @@ def test_a_full_disk_leaves_no_file(mirror, data_dir, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    message = error_message(mnist_files.prepare, data_dir, mirrors=[mirror.url])
+    message = error_message(mnist_files.download_missing, data_dir, mirrors=[mirror.url])
     assert "could not be downloaded ([Errno 28] No space left on device)" in message
     names = {path.name for path in (data_dir / "MNIST" / "raw").iterdir()}
     assert names - {".download.lock"} == set(ALL_FILES) - {SMALL}
@@ -211,7 +215,9 @@ def test_a_full_disk_leaves_no_file(mirror, data_dir, monkeypatch):
 def test_a_lock_that_is_never_released_raises_data_error(mirror, data_dir):
     lock = data_dir / "MNIST" / "raw" / ".download.lock"
     with FileLock(lock):
-        message = error_message(mnist_files.prepare, data_dir, mirrors=[mirror.url], timeout=0.01)
+        message = error_message(
+            mnist_files.download_missing, data_dir, mirrors=[mirror.url], timeout=0.01
+        )
     assert f"another process has held {lock} for 0.3 seconds" in message
     assert mirror.requests == []
 
@@ -223,7 +229,7 @@ from simplecnn.data import files as mnist_files
 folder, mirror, originals = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 mnist_files.NUM_IMAGES.update(originals["num_images"])
 mnist_files.SHA256["MNIST"] = originals["sums"]
-mnist_files.prepare(folder, mirrors=[mirror], timeout=5)
+mnist_files.download_missing(folder, mirrors=[mirror], timeout=5)
 images, labels = mnist_files.read(folder, part="test")
 print(images.shape, "torch" in sys.modules)
 """
@@ -276,7 +282,7 @@ def test_concurrent_runs_on_an_empty_folder_all_train(files, mirror, tmp_path, p
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # forks beside the server's threads
             children.append(fork(lambda config=config, folder=folder: train(config, folder)))
-    assert [ended(child) for child in children] == [0] * 3
+    assert [wait_for_exit(child) for child in children] == [0] * 3
     records = [json.loads((folder / "run.json").read_text()) for folder in folders]
     assert [record["status"] for record in records] == ["finished"] * 3
     assert len({record["metrics"]["test/loss"] for record in records}) == 1
@@ -296,7 +302,7 @@ def test_a_killed_download_leaves_no_partial_file(files, mirror, tmp_path):
     process.communicate()
     raw = tmp_path / "MNIST" / "raw"
     assert {path.name for path in raw.iterdir()} - {".download.lock"} == set(ZIPPED) - {last}
-    mnist_files.prepare(tmp_path, mirrors=[mirror.url])
+    mnist_files.download_missing(tmp_path, mirrors=[mirror.url])
     assert mirror.requests == [*ZIPPED, last]
     assert (raw / last).read_bytes() == (files.zipped / last).read_bytes()
 
@@ -305,11 +311,13 @@ def test_a_killed_download_leaves_no_partial_file(files, mirror, tmp_path):
 def test_each_data_set_is_verified_against_its_own_checksums(
     dataset, files, mirror, tmp_path, monkeypatch
 ):
-    message = error_message(mnist_files.prepare, tmp_path, dataset=dataset, mirrors=[mirror.url])
+    message = error_message(
+        mnist_files.download_missing, tmp_path, dataset=dataset, mirrors=[mirror.url]
+    )
     name = ZIPPED[0]
     assert f"SHA-256 {files.sha256[name]}, expected {mnist_files.SHA256[dataset][0]})" in message
     monkeypatch.setitem(mnist_files.SHA256, dataset, files.sums[:4])
-    mnist_files.prepare(tmp_path, dataset=dataset, mirrors=[mirror.url])
+    mnist_files.download_missing(tmp_path, dataset=dataset, mirrors=[mirror.url])
     _, labels = mnist_files.read(tmp_path, dataset=dataset, part="test")
     assert labels.tobytes() == files.content(SMALL)[8:]
 
@@ -354,7 +362,7 @@ def test_a_read_only_folder_is_read_and_not_written(suffix, layout, files, tmp_p
         (folder / f"{name}{suffix}").symlink_to(source / f"{name}{suffix}")
     folder.chmod(0o555)
     before = snapshot(tmp_path)
-    mnist_files.prepare(tmp_path, mirrors=[closed_port()])
+    mnist_files.download_missing(tmp_path, mirrors=[closed_port()])
     images, labels = mnist_files.read(tmp_path, part="test")
     assert snapshot(tmp_path) == before
     folder.chmod(0o755)
@@ -364,20 +372,20 @@ def test_a_read_only_folder_is_read_and_not_written(suffix, layout, files, tmp_p
 
 def test_an_unprivileged_user_can_read_a_read_only_folder(files):
     def child(folder: Path) -> None:
-        as_nobody()
+        drop_privileges()
         with pytest.raises(PermissionError):
             (folder / "MNIST" / "raw" / "new").touch()
-        mnist_files.prepare(folder, mirrors=[closed_port()])
+        mnist_files.download_missing(folder, mirrors=[closed_port()])
         images, labels = mnist_files.read(folder, part="test")
         assert len(images) == len(labels) == files.num_images["test"]
 
-    with open_folder() as folder:
+    with shared_folder() as folder:
         raw = folder / "MNIST" / "raw"
         shutil.copytree(files.data_dir / "MNIST" / "raw", raw)
         for path in raw.iterdir():
             path.chmod(0o444)
         raw.chmod(0o555)
-        assert ended(fork(lambda: child(folder))) == 0
+        assert wait_for_exit(fork(lambda: child(folder))) == 0
 
 
 def test_the_test_set_needs_only_its_two_files(files, tmp_path):
@@ -457,7 +465,7 @@ def test_files_without_published_checksums_must_have_the_format(files, tmp_path)
 def test_unknown_data_sets_raise_value_error(tmp_path):
     sentence = "dataset is 'EMNIST': it must be one of MNIST, FashionMNIST, KMNIST."
     with pytest.raises(ValueError) as caught:
-        mnist_files.prepare(tmp_path, dataset="EMNIST")
+        mnist_files.download_missing(tmp_path, dataset="EMNIST")
     assert str(caught.value) == sentence
     with pytest.raises(ValueError) as caught:
         mnist_files.class_names("EMNIST")

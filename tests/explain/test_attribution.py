@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from looked_at import color_subject, digit_subject
+from subjects import color_subject, digit_subject
 from torch import nn
 
 from simplecnn.errors import InputError

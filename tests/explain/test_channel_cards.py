@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from looked_at import color_subject, digit_subject
+from subjects import color_subject, digit_subject
 from torch import nn
 from torch.nn import functional as F
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from looked_at import color_subject, digit_subject
+from subjects import color_subject, digit_subject
 from torch import nn
 
 from simplecnn.explain.claims import HELD, IN_PART, NOT_JUDGED, NOT_SHOWN, claims, judge

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from looked_at import color_subject, digit_subject
 from PIL import Image
+from subjects import color_subject, digit_subject
 from torch import nn
 from werkzeug.test import Client
 

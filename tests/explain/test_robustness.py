@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from looked_at import color_subject, digit_subject
+from subjects import color_subject, digit_subject
 
 from simplecnn.explain.corruptions import corrupt
 from simplecnn.explain.intervals import mean_interval

@@ -12,7 +12,13 @@ from simplecnn.figures.explain.embedding import embedding_figure
 from simplecnn.figures.health import health_figure
 from simplecnn.figures.inference.contact_sheet import contact_sheet_figure
 from simplecnn.figures.inference.prediction import prediction_figure
-from simplecnn.figures.raster import MAX_NAME, encode_png, plain, short_name, text_width
+from simplecnn.figures.raster import (
+    MAX_NAME,
+    encode_png,
+    format_axis_number,
+    short_name,
+    text_width,
+)
 from simplecnn.figures.style import drawing
 
 NAMES = [r"dog $\foo$", "$x$", "costs $"]
@@ -74,7 +80,12 @@ def test_short_names_keep_their_ends_and_fit_the_width(fonts):
         assert len(short_name(name)) <= MAX_NAME
         narrow = short_name(name, 90)
         assert text_width(narrow) <= 90 and narrow[0] == name[0] and narrow[-1] == name[-1]
-    assert [plain(x) for x in (100, 1234.4, -250, 0.1234)] == ["100", "1,234", "−250", "0.123"]
+    assert [format_axis_number(x) for x in (100, 1234.4, -250, 0.1234)] == [
+        "100",
+        "1,234",
+        "−250",
+        "0.123",
+    ]
 
 
 @pytest.mark.parametrize("names", [SPECIES, NASTY], ids=["species", "nasty"])

@@ -12,8 +12,8 @@ from simplecnn.figures.raster import Mosaic, encode_png
 from simplecnn.figures.style import (
     PADDING,
     SIGNED,
+    add_title,
     drawing,
-    head,
     image_colors,
     mark_negative,
     new_figure,
@@ -27,7 +27,7 @@ from simplecnn.figures.style import (
 def test_a_long_title_is_wrapped_to_the_width_of_the_figure(width):
     figure = new_figure(width, 4)
     words = "accuracy under shifts of the image, consistency: pairs of shifts that agree, in 100 % "
-    head(figure, "short\n" + 4 * words)
+    add_title(figure, "short\n" + 4 * words)
     box = figure._suptitle.get_window_extent()
     assert box.x0 > 0 and box.x1 < figure.bbox.width
     lines = figure._suptitle.get_text().split("\n")

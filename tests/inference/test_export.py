@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from children import start, type_in
+from children import run_forked, run_new_process
 from safetensors import safe_open
 
 from simplecnn.errors import InputError, RunError
@@ -103,7 +103,7 @@ def test_a_missing_extra_is_reported_with_its_install_command(good_run, tmp_path
 @pytest.mark.long
 def test_the_command(good_run, tmp_path):
     # a new process, since the threads of ONNX Runtime do not survive a fork
-    done = start(tmp_path, "export.py", f"run={good_run}", "to=mine.safetensors")
+    done = run_new_process(tmp_path, "export.py", f"run={good_run}", "to=mine.safetensors")
     assert done.returncode == 0 and "mine.safetensors   safetensors, 98,442" in done.stdout
     images = digits_for(load_run(good_run))[:10]
     expected = load_network(good_run / "checkpoints" / "best.ckpt")(images)
@@ -115,6 +115,6 @@ def test_the_command(good_run, tmp_path):
         (["to=nowhere/x.onnx"], "to=nowhere/x.onnx: there is no folder nowhere."),
         (["checkpoint=first"], "checkpoint=first: first does not exist."),
     ]:
-        done = type_in(tmp_path, "export.py", f"run={good_run}", *overrides)
+        done = run_forked(tmp_path, "export.py", f"run={good_run}", *overrides)
         assert done.returncode == 2 and message in done.stderr, done
     assert sorted(path.name for path in tmp_path.iterdir()) == before

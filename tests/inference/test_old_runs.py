@@ -64,4 +64,4 @@ def test_an_old_run_is_not_resumed(old_run):
     record = json.loads((old_run / "run.json").read_text())
     (old_run / "run.json").write_text(json.dumps({**record, "status": "interrupted"}))
     with pytest.raises(InputError, match="created by another version of simplecnn.*evaluated"):
-        RunDirectory.to_resume(old_run)
+        RunDirectory.open_to_resume(old_run)

@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from children import type_in
+from children import run_forked
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -237,11 +237,13 @@ def test_decided_images_of_other_data_sets_are_counted(run, digits, tmp_path, ca
 
 
 def test_preprocessing_depends_on_the_data_set(run):
-    mnist = Preprocessing.of(run.config["data"], run.network_config)
+    mnist = Preprocessing.from_config(run.config["data"], run.network_config)
     assert mnist == Preprocessing(1, 28, 20)
     fashion_mnist = {**run.config["data"], "dataset": "FashionMNIST"}
-    assert Preprocessing.of(fashion_mnist, {}).box == 28
-    color = Preprocessing.of({"_target_": "mine.Folder", "image_size": 32}, {"in_channels": 3})
+    assert Preprocessing.from_config(fashion_mnist, {}).box == 28
+    color = Preprocessing.from_config(
+        {"_target_": "mine.Folder", "image_size": 32}, {"in_channels": 3}
+    )
     assert color == Preprocessing(3, 32, None) and color.color
     photo = np.random.default_rng(0).random((48, 64, 3)).astype(np.float32)
     (first, last) = color.steps(photo)
@@ -275,10 +277,10 @@ def test_the_command(good_run, digits, tmp_path):
     Image.fromarray(digits[0][0]).save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(gzip.compress(b"no image"))
     overrides = [f"run={good_run}", "to=out", "image=good.png", "reject=0.5"]
-    done = type_in(tmp_path, "predict.py", *overrides)
+    done = run_forked(tmp_path, "predict.py", *overrides)
     assert done.returncode == 0, done.stderr
     assert "good.png" in done.stdout and "written      out" in done.stdout
-    done = type_in(tmp_path, "predict.py", f"run={good_run}", "to=two", "image=[*.png]")
+    done = run_forked(tmp_path, "predict.py", f"run={good_run}", "to=two", "image=[*.png]")
     assert done.returncode == 1 and "1 of 2 files could not be read" in done.stderr
     assert "image=bad.png is not an image that can be read" in done.stdout
     before = sorted(path.name for path in tmp_path.iterdir())
@@ -288,6 +290,6 @@ def test_the_command(good_run, digits, tmp_path):
         (["image=good.png", "reject=2"], "reject is 2: it must be a number >= 0"),
         (["image=good.png", "checkpoint=none.ckpt"], "none.ckpt does not exist"),
     ]:
-        done = type_in(tmp_path, "predict.py", f"run={good_run}", "to=three", *overrides)
+        done = run_forked(tmp_path, "predict.py", f"run={good_run}", "to=three", *overrides)
         assert done.returncode == 2 and message in done.stderr, (overrides, done)
     assert sorted(path.name for path in tmp_path.iterdir()) == before

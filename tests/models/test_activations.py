@@ -7,11 +7,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from simplecnn.models.activations import (
+    ablated_channel,
+    capture_activations,
     convolutions,
     evaluation_mode,
     feature_maps,
-    removed,
-    watched,
 )
 from simplecnn.models.simple_cnn import SimpleCNN
 
@@ -162,7 +162,10 @@ def test_each_forward_pass_delivers_each_layer_once(ten_digits):
     def receive(name: str, output: torch.Tensor) -> None:
         received.append((name, tuple(output.shape), bool((output < 0).any())))
 
-    with torch.inference_mode(), watched(network, receive, (nn.Conv2d, nn.Linear)) as names:
+    with (
+        torch.inference_mode(),
+        capture_activations(network, receive, (nn.Conv2d, nn.Linear)) as names,
+    ):
         for num_images in (3, 7):
             network(torch.from_numpy(ten_digits[0][:num_images]))
     assert names == ["conv1", "conv2", "conv3", "fc1", "fc2"]
@@ -182,7 +185,7 @@ def test_removing_a_channel_equals_zeroing_its_weights(layer, ten_digits):
     expected = network(images)
     maps, _ = feature_maps(network, images)
     channel = int(maps[layer].mean((0, 2, 3)).argmax())
-    with removed(network, layer, channel):
+    with ablated_channel(network, layer, channel):
         ablated = network(images)
         second_pass = network(images)
     assert torch.equal(ablated, second_pass) and torch.equal(network(images), expected)
@@ -198,7 +201,7 @@ def test_a_channel_is_removed_after_normalization_too(ten_digits):
     images = torch.from_numpy(ten_digits[0])
     network(images)  # moves the running mean away from zero
     network.eval()
-    with removed(network, "first", 2):
+    with ablated_channel(network, "first", 2):
         ablated = network(images)
     first = F.relu(network.norm(network.first(images)))
     first[:, 2] = 0
@@ -212,7 +215,7 @@ def test_a_channel_is_removed_without_a_non_linearity(ten_digits):
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, 10))
     network.requires_grad_(False)
     images = torch.from_numpy(ten_digits[0])
-    with removed(network, "0", 1):
+    with ablated_channel(network, "0", 1):
         ablated = network(images)
     assert not torch.equal(ablated, network(images))
     network[0].weight[1] = network[0].bias[1] = 0

@@ -14,7 +14,7 @@ from simplecnn.data.batches import Batches
 from simplecnn.models.classifier import Classifier
 from simplecnn.models.metrics import LossAndAccuracy
 from simplecnn.models.simple_cnn import SimpleCNN
-from simplecnn.training.interruption import leave_group
+from simplecnn.training.interruption import leave_process_group
 
 NETWORK = {"_target_": "simplecnn.models.simple_cnn.SimpleCNN", "channels": [4, 8], "hidden": 16}
 LENET = {
@@ -201,11 +201,11 @@ def test_leaving_the_process_group_joins_its_threads(tmp_path):
     del cycle
     if Path("/proc/self/task").is_dir():
         assert threads()
-    leave_group()
+    leave_process_group()
     assert not torch.distributed.is_initialized()
     if Path("/proc/self/task").is_dir():
         assert not threads()
-    leave_group()  # without a group, does nothing
+    leave_process_group()  # without a group, does nothing
 
 
 class TopTwo(Classifier):

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import hydra
 import pytest
-from children import ended, fork, type_in
+from children import fork, run_forked, wait_for_exit
 from omegaconf import OmegaConf
 
 from hydra_plugins.simplecnn_joblib import JoblibLauncher, worker_environments
@@ -105,7 +105,7 @@ def test_workers_end_with_their_command(signum, tmp_path, monkeypatch):
         pids = wait_for(lambda: [int(p.name[4:]) for p in tmp_path.glob("pid_*")], 2, seconds=200)
     finally:
         os.kill(head, signum)
-        ended(head)
+        wait_for_exit(head)
     wait_for(lambda: [pid for pid in pids if not is_alive(pid)], 2, seconds=60)
     assert {p.name for p in tmp_path.glob("interrupted_*")} == {f"interrupted_{p}" for p in pids}
 
@@ -160,7 +160,7 @@ def killer(tmp_path, monkeypatch) -> str:
 def test_the_job_of_a_killed_worker_is_resumed_by_the_same_sweep(tmp_path, killer):
     overrides = [*SMALL, "seed=1,2", "trainer.max_epochs=2", killer]
     joblib = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    done = type_in(tmp_path, "train.py", *overrides, *joblib)
+    done = run_forked(tmp_path, "train.py", *overrides, *joblib)
     assert done.returncode == 1, done.stderr
     before = records(tmp_path)
     assert [r["status"] for r in before] == ["finished", "running"]
@@ -170,7 +170,7 @@ def test_the_job_of_a_killed_worker_is_resumed_by_the_same_sweep(tmp_path, kille
     assert re.search(r"^job 1   killed .* seed=2 .*out of memory", done.stderr, re.M)
     assert "Traceback" not in done.stdout + done.stderr
 
-    done = type_in(tmp_path, "train.py", *overrides)  # the launcher may be another one
+    done = run_forked(tmp_path, "train.py", *overrides)  # the launcher may be another one
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("already finished") == 1
     after = records(tmp_path)
@@ -230,7 +230,7 @@ def test_ray_runs_the_jobs_on_its_cluster_and_sigterm_reaches_them(
         wait_for(lambda: [1] * last.exists(), 1, seconds=300)
     finally:
         os.kill(head, signal.SIGTERM)
-        code = ended(head)
+        code = wait_for_exit(head)
     assert code == 143
     text = screen.read_text()
     assert "4 jobs: 2 finished, 1 interrupted, 1 killed." in text and "resume   " in text
@@ -275,7 +275,7 @@ def test_ray_errors_of_a_job_do_not_end_the_sweep(monkeypatch, caplog):
 def test_submitit_runs_a_job_in_a_separate_process(tmp_path):
     overrides = ["seed=1", "trainer.max_epochs=1", "hydra/launcher=submitit_local",
                  "hydra.launcher.timeout_min=5"]  # fmt: skip
-    done = type_in(tmp_path, "train.py", *SMALL, *overrides)
+    done = run_forked(tmp_path, "train.py", *SMALL, *overrides)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [(r["status"], r["seed"]) for r in records(tmp_path)] == [("finished", 1)]
     assert len(list((tmp_path / "sweep" / ".submitit").glob("*/*_result.pkl"))) == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from children import type_in
+from children import run_forked
 from conftest import compose_run
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -160,7 +160,7 @@ def test_a_search_with_other_objectives_is_another_search():
         plan_sweep("train", [*overrides, *objectives])
         for objectives in ([], ["hydra.sweeper.objectives={val/acc:max}"], ["monitor=val/loss"])
     ]
-    assert plans[0].words == plans[1].words != plans[2].words
+    assert plans[0].overrides == plans[1].overrides != plans[2].overrides
     assert plans[0].jobs is None
 
 
@@ -195,7 +195,7 @@ def test_a_search_survives_nan_and_resumes_from_disk(tmp_path):
     """Some of four trials are NaN, a fifth is interrupted; the same command runs up to six."""
     overrides = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=random", "monitor=val/loss",
                  "mode=min", "model.optimizer.lr=choice(1e-3,1e30)"]  # fmt: skip
-    done = type_in(tmp_path, "train.py", "-m", *SMALL, *overrides, "hydra.sweeper.n_trials=4")
+    done = run_forked(tmp_path, "train.py", "-m", *SMALL, *overrides, "hydra.sweeper.n_trials=4")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     folder = tmp_path / "sweep"
@@ -213,7 +213,7 @@ def test_a_search_survives_nan_and_resumes_from_disk(tmp_path):
     space = study.trials[0].distributions
     unfinished_trial = study.ask(space)  # as if the process had been killed here
     before = [record(folder / str(n)) for n in range(4)]
-    done = type_in(tmp_path, "train.py", "-m", *SMALL, *overrides, "hydra.sweeper.n_trials=6")
+    done = run_forked(tmp_path, "train.py", "-m", *SMALL, *overrides, "hydra.sweeper.n_trials=6")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Resuming the study: 4 trials done, 1 interrupted." in done.stdout
     study = optuna.load_study(study_name="simplecnn", storage=study._storage)
@@ -229,7 +229,7 @@ def test_several_objectives_in_batches_of_two(tmp_path):
     overrides = ["hparams_search=optuna", "hydra.sweeper.n_jobs=2",
                  "hydra.sweeper.objectives={val/acc:max,num_parameters:min}",
                  "model.network.channels=[4,8],[8,16]", "hydra.sweeper.n_trials=4"]  # fmt: skip
-    done = type_in(tmp_path, "train.py", "-m", *SMALL, *overrides)
+    done = run_forked(tmp_path, "train.py", "-m", *SMALL, *overrides)
     assert done.returncode == 0, done.stdout + done.stderr
     objectives = {"val/acc": "max", "num_parameters": "min"}
     best = open_study(tmp_path / "sweep", objectives=objectives).best_trials

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
-from children import assert_same, start, type_in
+from children import assert_same, run_forked, run_new_process
 from conftest import compose_run
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
@@ -67,7 +67,9 @@ def test_three_jobs_of_which_one_fails(tmp_path):
     layers = "first,[conv9],[conv1,conv2]"
     overrides = [*SMALL[:-1], "trainer.max_epochs=2", "callbacks=[checkpoint,progress,filters]",
                  f"callbacks.filters.layers={layers}", "hydra.sweep.dir=outputs/three"]  # fmt: skip
-    done = start(tmp_path, "train.py", "-m", *overrides, PYTHONWARNINGS="error::ResourceWarning")
+    done = run_new_process(
+        tmp_path, "train.py", "-m", *overrides, PYTHONWARNINGS="error::ResourceWarning"
+    )
     assert done.returncode == 1
     assert done.stderr == ""
     lines = done.stdout.splitlines()
@@ -85,7 +87,7 @@ def test_three_jobs_of_which_one_fails(tmp_path):
     assert table[0]["best"] == table[1]["best"]  # the callback does not affect training
     assert (tmp_path / "outputs/three/sweep.png").stat().st_size > 10_000
 
-    repeated = type_in(tmp_path, "sweep.py", "sweep=outputs/three")
+    repeated = run_forked(tmp_path, "sweep.py", "sweep=outputs/three")
     assert repeated.returncode == 1 and repeated.stderr == ""
     assert repeated.stdout.strip() == "\n".join(lines[3:]).strip()
 
@@ -393,7 +395,7 @@ def test_memory_does_not_grow_from_job_to_job(tmp_path):
         run.train = train
 
     overrides = [*SMALL, "test=false", "logger=csv", "seed=1,2,3", "model.network.hidden=16,32,64"]
-    done = type_in(tmp_path, "train.py", "-m", *overrides, trouble=measure_memory)
+    done = run_forked(tmp_path, "train.py", "-m", *overrides, trouble=measure_memory)
     assert done.returncode == 1 and "9 jobs: 6 finished, 3 failed." in done.stdout, done.stderr
     sizes = json.loads((tmp_path / "sizes.json").read_text())
     assert len(sizes) == 9

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from simplecnn.signals import Interrupted, Stop
+from simplecnn.signals import Interrupted, SignalHandler
 from simplecnn.training.interruption import kill_processes_on_interrupt
 
 
@@ -15,6 +15,6 @@ def test_launched_processes_are_killed_and_no_longer_monitored():
     launcher.kill = lambda signum: killed.extend((process, signum) for process in launcher.procs)
     monitored = launcher.procs  # Lightning's monitor holds this list
     trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher))
-    with pytest.raises(Interrupted), kill_processes_on_interrupt(trainer, Stop()):
+    with pytest.raises(Interrupted), kill_processes_on_interrupt(trainer, SignalHandler()):
         raise Interrupted(15)
     assert killed == [("one", 9), ("two", 9)] and monitored == []

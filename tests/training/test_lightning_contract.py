@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from children import assert_same, ended, fork
+from children import assert_same, fork, wait_for_exit
 from conftest import compose_run
 from pytorch_lightning.callbacks import ThroughputMonitor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -745,6 +745,6 @@ def test_concurrent_evaluations_are_all_recorded(tmp_path):
             add_result(tmp_path, f"evaluation {number}", {"acc": number / 10})
 
     children = [fork(partial(add, number), tmp_path / "screen") for number in range(6)]
-    assert [ended(child) for child in children] == [0] * 6
+    assert [wait_for_exit(child) for child in children] == [0] * 6
     results = json.loads((tmp_path / "evaluation.json").read_text())
     assert results == {f"evaluation {n}": {"acc": n / 10} for n in range(6)}

@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from simplecnn.figures.filters import filters_figure
 from simplecnn.figures.raster import encode_png
-from simplecnn.run_directory import tensorboard
+from simplecnn.run_directory import tensorboard_command
 from simplecnn.training.loggers import MetricsCSV, TensorBoard
 
 
@@ -94,7 +94,7 @@ def test_the_printed_tensorboard_command_listens_on_loopback_only(tmp_path, monk
     monkeypatch.delenv("UV", raising=False)
     logdir = tmp_path / "a run"
     logdir.mkdir()
-    program, *arguments = shlex.split(tensorboard(logdir))
+    program, *arguments = shlex.split(tensorboard_command(logdir))
     assert program == "tensorboard" and arguments[-1] == str(logdir)
     command = [sys.executable, "-m", "tensorboard.main", *arguments, "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:

@@ -26,16 +26,16 @@ import torch
 import yaml
 from children import (
     PATIENCE,
-    as_nobody,
     assert_same,
     checkpoint,
-    ended,
+    drop_privileges,
     events,
     fork,
     kill_self,
-    open_folder,
-    side_by_side,
-    type_in,
+    run_concurrently,
+    run_forked,
+    shared_folder,
+    wait_for_exit,
     wait_until,
 )
 from conftest import compose_run
@@ -181,7 +181,9 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     warm = parent / "warm"
     train(compose_run(warm, "trainer.max_epochs=1"), warm)  # imports everything before forking
     folders = {name: parent / str(number) for number, name in enumerate(RECIPES)}
-    side_by_side(reference_run(folders[name], *overrides) for name, overrides in RECIPES.items())
+    run_concurrently(
+        reference_run(folders[name], *overrides) for name, overrides in RECIPES.items()
+    )
     return folders
 
 
@@ -194,7 +196,7 @@ def reference(recipes: dict[str, Path]) -> Path:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reference run without pictures, whose first epoch is the best."""
     folder = tmp_path_factory.mktemp("plain") / "reference"
-    side_by_side([reference_run(folder, CHECKPOINTS, *FIRST_IS_BEST)])
+    run_concurrently([reference_run(folder, CHECKPOINTS, *FIRST_IS_BEST)])
     assert record_of(folder)["best"]["epoch"] == 1
     return folder
 
@@ -337,7 +339,7 @@ def test_a_run_killed_at_a_random_time_resumes_exactly(recipes, tmp_path, proves
                 killed = kills[before:]
                 raise AssertionError(f"{name}, killed after {killed} s: {error}") from error
 
-    side_by_side(scenario(name) for name in RECIPES)
+    run_concurrently(scenario(name) for name in RECIPES)
     assert len(kills) == NUM_KILLS
     proves(
         "Nothing is lost",
@@ -376,7 +378,7 @@ KILL_POINTS: list[dict[str, Fault]] = [
 
 @pytest.mark.long
 def test_a_run_killed_at_the_worst_points_resumes_exactly(reference, tmp_path, proves):
-    side_by_side(
+    run_concurrently(
         kill_and_resume(tmp_path / str(number), reference, points)
         for number, points in enumerate(KILL_POINTS)
     )
@@ -396,9 +398,9 @@ def test_a_run_killed_at_the_worst_points_resumes_exactly(reference, tmp_path, p
 def test_every_kind_of_run_resumes_exactly(kind, tmp_path, proves):
     """Killed after the first finished epoch, and in the third."""
     reference = tmp_path / "reference"
-    side_by_side([reference_run(reference, *KINDS[kind])])
+    run_concurrently([reference_run(reference, *KINDS[kind])])
     faults = {"saved": kill_in_checkpoint(1, "renamed"), "third": signal_in_step(STEPS + 2)}
-    side_by_side([kill_and_resume(tmp_path / "run", reference, faults)])
+    run_concurrently([kill_and_resume(tmp_path / "run", reference, faults)])
     promise = f"A killed run resumes bit for bit with {kind}."
     proves("Nothing is lost", promise, kills_survived=len(faults))
 
@@ -408,9 +410,9 @@ def test_a_run_that_stopped_early_is_not_trained_further(recipes, tmp_path):
     ended_early = "stopped after epoch 3: val/acc did not improve for 2 epochs"
     assert record_of(reference)["ended"] == ended_early
     in_the_test = signal_at_call(Classifier, "test_step", 1)
-    assert ended(start_run(folder, reference, in_the_test)) == -signal.SIGKILL
+    assert wait_for_exit(start_run(folder, reference, in_the_test)) == -signal.SIGKILL
     log_before = log_of(folder)
-    assert ended(start_run(folder, reference)) == 0
+    assert wait_for_exit(start_run(folder, reference)) == 0
     log_after = log_of(folder).removeprefix(log_before)
     assert "stopped after epoch 3" in log_after and "epoch 4" not in log_after
     assert_same_run(folder, reference)
@@ -421,31 +423,31 @@ def test_a_timer_includes_the_time_before_the_interruption(tmp_path):
     folder = tmp_path / "run"
     timer = f"+callbacks.timer={{_target_:{CALLBACKS}.Timer,duration:{{hours:1}}}}"
     configure(folder, CHECKPOINTS, timer)
-    assert ended(start_run(folder, folder, signal_in_step(STEPS + 2))) == -signal.SIGKILL
+    assert wait_for_exit(start_run(folder, folder, signal_in_step(STEPS + 2))) == -signal.SIGKILL
     last = folder / "checkpoints" / "last.ckpt"
     content = read_checkpoint(last)
     elapsed = content["callbacks"]["Timer"]["time_elapsed"]
     assert 0 < elapsed["train"] < 600
     elapsed["train"] = 3600.0
     torch.save(content, last)
-    assert ended(start_run(folder, folder)) == 0, log_of(folder)
+    assert wait_for_exit(start_run(folder, folder)) == 0, log_of(folder)
     assert record_of(folder)["num_epochs"] < 3
     assert record_of(folder)["ended"].endswith(": max_time reached")
 
 
 def test_a_moved_run_resumes_and_keeps_its_best_checkpoint(plain, tmp_path):
     folder, moved = (tmp_path / name for name in ("a", "moved here"))
-    assert ended(start_run(folder, plain, signal_in_step(2 * STEPS + 2))) == -signal.SIGKILL
+    assert wait_for_exit(start_run(folder, plain, signal_in_step(2 * STEPS + 2))) == -signal.SIGKILL
     folder.rename(moved)
     (moved.with_suffix(".log")).touch()
-    directory = RunDirectory.to_resume(moved)
-    config = directory.config_here()
+    directory = RunDirectory.open_to_resume(moved)
+    config = directory.relocated_config()
     assert config["paths"]["output_dir"] == str(moved)
     child = fork(lambda: train(config, moved, resume=True, requested=True), tmp_path / "log")
-    assert ended(child) == 0
+    assert wait_for_exit(child) == 0
     assert_same_run(moved, plain)
     with pytest.raises(InputError, match="this run is finished. To train it further, type"):
-        RunDirectory.to_resume(moved)
+        RunDirectory.open_to_resume(moved)
 
 
 # Processes.
@@ -462,7 +464,7 @@ def test_a_ddp_run_ends_with_its_main_process_and_resumes_exactly(tmp_path, prov
                  "model.network.dropout=0.5", "model.network.hidden=16",
                  "test=false"]  # fmt: skip
     reference, longer, folder = (tmp_path / name for name in ("reference", "longer", "killed"))
-    side_by_side([reference_run(reference, *overrides, "trainer.max_epochs=2")])
+    run_concurrently([reference_run(reference, *overrides, "trainer.max_epochs=2")])
     configure(longer, *overrides, "trainer.max_epochs=9")
 
     pid = start_run(folder, longer)
@@ -471,7 +473,7 @@ def test_a_ddp_run_ends_with_its_main_process_and_resumes_exactly(tmp_path, prov
     children = children_of(pid)
     assert len(children) >= 2
     os.kill(pid, signal.SIGKILL)
-    assert ended(pid) == -signal.SIGKILL
+    assert wait_for_exit(pid) == -signal.SIGKILL
     assert not psutil.wait_procs(children, timeout=10)[1]
     assert not RunDirectory(folder).is_locked()
 
@@ -479,7 +481,7 @@ def test_a_ddp_run_ends_with_its_main_process_and_resumes_exactly(tmp_path, prov
     wait_until(lambda: read_checkpoint(last)["epoch"] == 2, PATIENCE, lambda: log_of(folder))
     children, start = children_of(pid), time.monotonic()
     os.kill(pid, signal.SIGINT)
-    assert ended(pid) == 130
+    assert wait_for_exit(pid) == 130
     assert time.monotonic() - start < 5
     assert not psutil.wait_procs(children, timeout=5)[1]
     assert record_of(folder)["status"] == "interrupted"
@@ -504,7 +506,7 @@ def test_checkpoints_are_not_written_through_the_temporary_directory(plain, tmp_
     def fault() -> None:
         tempfile.tempdir = str(tmp_path / "there is no such folder")
 
-    assert ended(start_run(tmp_path / "run", plain, fault)) == 0, log_of(tmp_path / "run")
+    assert wait_for_exit(start_run(tmp_path / "run", plain, fault)) == 0, log_of(tmp_path / "run")
     assert_same_run(tmp_path / "run", plain)
 
 
@@ -534,7 +536,9 @@ def test_a_full_disk_keeps_the_previous_checkpoint(plain, tmp_path, proves):
     kept = []
     for number in (1, 3):
         folder = tmp_path / str(number)
-        assert ended(start_run(folder, plain, before_saving(number, fill))) == 1, log_of(folder)
+        assert wait_for_exit(start_run(folder, plain, before_saving(number, fill))) == 1, log_of(
+            folder
+        )
         record = record_of(folder)
         assert record["status"] == "failed"
         assert record["error"].startswith("RunError: ")
@@ -542,8 +546,8 @@ def test_a_full_disk_keeps_the_previous_checkpoint(plain, tmp_path, proves):
         kept.append(sorted(p.name for p in folder.glob("checkpoints/*")))
     assert kept == [[], ["best.ckpt", "last.ckpt"]]
     assert record["error"].endswith("The previous one is intact.")
-    RunDirectory.to_resume(folder)
-    assert ended(start_run(folder, plain)) == 0
+    RunDirectory.open_to_resume(folder)
+    assert wait_for_exit(start_run(folder, plain)) == 0
     assert_same_run(folder, plain)
     proves("Nothing is lost", "A full disk keeps the previous checkpoint.", failures=2)
 
@@ -551,12 +555,12 @@ def test_a_full_disk_keeps_the_previous_checkpoint(plain, tmp_path, proves):
 def test_a_read_only_directory_keeps_the_previous_checkpoint(plain, proves):
     def make_read_only(path: Path) -> None:
         path.parent.chmod(0o555)
-        as_nobody(folder)  # not earlier: nobody may lack access to the installed packages
+        drop_privileges(folder)  # not earlier: nobody may lack access to the installed packages
 
-    with open_folder() as parent:
+    with shared_folder() as parent:
         folder = parent / "run"
         fault = before_saving(3, make_read_only)
-        assert ended(start_run(folder, plain, fault)) == 1, log_of(folder)
+        assert wait_for_exit(start_run(folder, plain, fault)) == 1, log_of(folder)
         error = record_of(folder)["error"]
         assert error.startswith("RunError: ")
         assert error.endswith(
@@ -564,8 +568,8 @@ def test_a_read_only_directory_keeps_the_previous_checkpoint(plain, proves):
         )
         assert [p.name for p in sorted(folder.glob("checkpoints/*"))] == ["best.ckpt", "last.ckpt"]
         (folder / "checkpoints").chmod(0o755)
-        RunDirectory.to_resume(folder)
-        assert ended(start_run(folder, plain)) == 0
+        RunDirectory.open_to_resume(folder)
+        assert wait_for_exit(start_run(folder, plain)) == 0
         assert_same_run(folder, plain)
     proves("Nothing is lost", "A read-only directory keeps the previous checkpoint.", failures=1)
 
@@ -587,7 +591,7 @@ def test_damaged_checkpoints_are_reported_and_an_intact_one_suggested(reference,
     }
     for content, sentence in damages.items():
         last.write_bytes(content)
-        for check in (lambda: RunDirectory.to_resume(folder), lambda: check_checkpoint(last)):
+        for check in (lambda: RunDirectory.open_to_resume(folder), lambda: check_checkpoint(last)):
             with pytest.raises(InputError) as raised:
                 check()
             assert str(raised.value) == (f"{last} {sentence} {best} is intact and can replace it.")
@@ -619,7 +623,7 @@ def stopped_by(folder: Path, reference: Path, number: int, when: str) -> tuple[i
     wait_until(lambda: when in log_of(folder), 60, lambda: log_of(folder))
     start = time.monotonic()
     os.kill(child, number)
-    return ended(child), time.monotonic() - start
+    return wait_for_exit(child), time.monotonic() - start
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
@@ -650,10 +654,10 @@ def test_a_signal_ends_a_run_and_prints_how_to_resume(
         assert (yield start_run(folder, reference)) == 0
         assert_same_run(folder, reference)
 
-    side_by_side([scenario()])
+    run_concurrently([scenario()])
     early = tmp_path / "early"
     before_anything = signal_at_call(Classifier, "configure_optimizers", 1, signum)
-    assert ended(start_run(early, reference, before_anything)) == code
+    assert wait_for_exit(start_run(early, reference, before_anything)) == code
     assert "No epoch was finished: start it again with\n" in log_of(early)
     assert stopped_by(tmp_path / "timed", reference, signum, "epoch 2/50") == (
         code,
@@ -681,7 +685,7 @@ def test_slurms_warning_signal_requeues_and_resumes_the_job(tmp_path, monkeypatc
     overrides = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=3",
                  "model.network.channels=[4,8]", "+trainer.limit_train_batches=8",
                  CHECKPOINTS]  # fmt: skip
-    typed = type_in(tmp_path, "train.py", *overrides,
+    typed = run_forked(tmp_path, "train.py", *overrides,
                     trouble=signal_in_step(STEPS + 3, signal.SIGUSR1), **environment)  # fmt: skip
     assert typed.returncode == 143, typed.stdout + typed.stderr
     assert called.read_text() == "requeue 4711\n"
@@ -692,7 +696,7 @@ def test_slurms_warning_signal_requeues_and_resumes_the_job(tmp_path, monkeypatc
     assert checkpoint(folder)["global_step"] == STEPS
     assert not list(tmp_path.rglob("hpc_ckpt*"))
 
-    typed = type_in(tmp_path, "train.py", *overrides, **environment, SLURM_RESTART_COUNT="1")
+    typed = run_forked(tmp_path, "train.py", *overrides, **environment, SLURM_RESTART_COUNT="1")
     assert typed.returncode == 0, typed.stdout + typed.stderr
     assert [folder] == list((tmp_path / "outputs" / "train").iterdir())
     record = record_of(folder)
@@ -757,7 +761,7 @@ def test_non_finite_values_are_reported_and_never_saved(where, number, message, 
         fault()
         train(config, folder)
 
-    assert ended(fork(child, folder.with_suffix(".log"))) == 1
+    assert wait_for_exit(fork(child, folder.with_suffix(".log"))) == 1
     record = record_of(folder)
     assert record["status"] == "failed" and record["num_epochs"] == 1
     expected = f"RunError: The loss is not finite: detected {message}"
@@ -779,7 +783,7 @@ def test_the_printed_command_resumes_the_run(tmp_path, monkeypatch, proves):
                  "+trainer.limit_train_batches=8", CHECKPOINTS]  # fmt: skip
 
     def screen(*overrides: str, code: int, fault: Fault | None = None) -> str:
-        typed = type_in(tmp_path, "train.py", *overrides, trouble=fault)
+        typed = run_forked(tmp_path, "train.py", *overrides, trouble=fault)
         assert typed.returncode == code, typed.stdout + typed.stderr
         return typed.stdout + typed.stderr
 
@@ -844,7 +848,7 @@ def test_a_signal_to_a_sweep_of_two_processes_keeps_their_epochs(
                (tmp_path / "screen").read_text)  # fmt: skip
     start = time.monotonic()
     (os.kill if name == "SIGTERM" else os.killpg)(pid, getattr(signal, name))
-    assert ended(pid) == code
+    assert wait_for_exit(pid) == code
     assert time.monotonic() - start < 10  # 2 s on an idle machine
     for job in jobs:
         assert record_of(job)["status"] == "interrupted"

@@ -17,12 +17,12 @@ from simplecnn.callbacks.image_callback import (
     steps_per_epoch,
 )
 from simplecnn.figures.health import health_figure
-from simplecnn.models.activations import network_of, watched
+from simplecnn.models.activations import capture_activations, network_of
 from simplecnn.models.activity import (
     LAYERS,
     ActivityMeter,
     gradient_norms,
-    layers,
+    measured_layers,
     update_ratios,
 )
 
@@ -59,12 +59,12 @@ class Health(ImageCallback):
         is_measured = step in self._early or step % self._steps_per_epoch == 0
         if is_measured and step != self._step and should_draw(trainer):
             self._step = step
-            weights = [m.weight for m in layers(network_of(pl_module)).values()]
+            weights = [m.weight for m in measured_layers(network_of(pl_module)).values()]
             self._before = [w.detach().clone() for w in weights]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self._before and trainer.global_step == self._step:  # False while gradients accumulate
-            modules = layers(network_of(pl_module)).values()
+            modules = measured_layers(network_of(pl_module)).values()
             ratios = update_ratios(modules, self._before)
             self._measured.append((self._step, gradient_norms(modules), ratios))
             self._before = []
@@ -88,7 +88,9 @@ class Health(ImageCallback):
         num_images = next((meter.num_images for meter in self._meters.values()), 0)
         is_watched = dataloader_idx == 0 and num_images < MAX_IMAGES
         if is_watched and in_training(trainer) and should_draw(trainer):
-            self._watching.enter_context(watched(network_of(pl_module), self._receive, LAYERS))
+            self._watching.enter_context(
+                capture_activations(network_of(pl_module), self._receive, LAYERS)
+            )
 
     def on_validation_batch_end(self, *_: Any) -> None:
         self._watching.close()
@@ -101,7 +103,9 @@ class Health(ImageCallback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._meters:
             return
-        meters = [self._meters[n] for n in layers(network_of(pl_module)) if n in self._meters]
+        meters = [
+            self._meters[n] for n in measured_layers(network_of(pl_module)) if n in self._meters
+        ]
         results = [meter.result() for meter in meters]
         rows = {name: [result[name] for result in results] for name in results[0]}
         self.activity.add(trainer.global_step, **rows, num_images=meters[0].num_images)
@@ -116,7 +120,9 @@ class Health(ImageCallback):
         if self.activity.rows:
             number = int(activity["num_images"][-1])
             title += f"; outputs on {number:,} {split_name(trainer)} images"
-        figure = health_figure(list(layers(network_of(module))), gradients, activity, title=title)
+        figure = health_figure(
+            list(measured_layers(network_of(module))), gradients, activity, title=title
+        )
         return {"health": Picture(figure, {})}
 
     def _receive(self, name: str, output: Tensor) -> None:

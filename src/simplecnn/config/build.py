@@ -25,8 +25,8 @@ from hydra.utils import get_original_cwd
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from simplecnn.config.schema import IMAGE_SIZE, OURS, Classifier
-from simplecnn.config.spelling import cut, did_you_mean, show, unknown
+from simplecnn.config.schema import BUILT_IN, IMAGE_SIZE, Classifier
+from simplecnn.config.spelling import did_you_mean, show, truncate, unknown_key
 from simplecnn.errors import InputError, RunError
 
 TARGETS_VARIABLE = "SIMPLECNN_TARGETS"  # comma-separated packages or classes to allow
@@ -308,7 +308,7 @@ def check_classes(config: Config) -> None:
                 f"{key}._target_: {node['_target_']} is not a subclass of {base}, which is "
                 f"required here."
             )
-        elif node["_target_"] not in OURS:  # those are checked by the schema
+        elif node["_target_"] not in BUILT_IN:  # those are checked by the schema
             mistakes += argument_mistakes(key, node, target)
     if mistakes:
         raise InputError(*mistakes)
@@ -341,7 +341,7 @@ def argument_mistakes(key: str, node: Config, target: Any) -> Iterator[str]:
         if name in passed:
             yield f"{path} cannot be set: simplecnn passes this argument itself."
         elif name not in names and not takes_any:
-            yield unknown(path, name, sorted(set(names) - passed), f"of {node['_target_']}")
+            yield unknown_key(path, name, sorted(set(names) - passed), f"of {node['_target_']}")
         elif expected := _type_mismatch(hints.get(name), value):
             yield f"{path} is {show(value)}: {node['_target_']} expects {expected}."
     provided = {*node, *passed, *names[: len(node.get("_args_") or [])]}
@@ -395,7 +395,7 @@ def _trial_mistakes(config: Config, targets: Mapping[str, Any]) -> list[str]:
 def _trial_network(config: Config) -> None:
     """Build a network on the meta device, and pass it an image if the data module is built in."""
     model, data = config["model"], config.get("data") or {}
-    data_schema: Any = OURS.get(str(data.get("_target_")))
+    data_schema: Any = BUILT_IN.get(str(data.get("_target_")))
     if data_schema and data.get("normalize") and "normalize" not in model["network"]:
         raise InputError(
             f"data.normalize is true, but {model['network']['_target_']} has no argument "
@@ -413,7 +413,7 @@ def _trial_network(config: Config) -> None:
     with torch.device("meta"):
         network = build(model["network"])
         # A custom LightningModule may reshape the images.
-        if data_schema is None or OURS.get(str(model.get("_target_"))) is not Classifier:
+        if data_schema is None or BUILT_IN.get(str(model.get("_target_"))) is not Classifier:
             return
         size = data.get("image_size") or getattr(data_schema, "image_size", IMAGE_SIZE)
         shape = data.get("channels") or getattr(data_schema, "channels", 1), size, size
@@ -468,7 +468,7 @@ def _silent_trial() -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or its type if the message is empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = cut(lines[0], 300) if lines else type(error).__name__
+    text = truncate(lines[0], 300) if lines else type(error).__name__
     missing = next((name for name in ("psutil", "rich") if name in text.lower()), None)
     if isinstance(error, ImportError) and missing:
         text += f" {missing} is part of the extra monitor: type uv sync --extra monitor."

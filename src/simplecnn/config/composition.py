@@ -31,9 +31,9 @@ from omegaconf.resolvers import oc
 from yaml import MarkedYAMLError, YAMLError
 
 from simplecnn.config.build import find_class, first_line, name_mistakes, target_nodes
-from simplecnn.config.mistakes import mistakes as schema_mistakes
-from simplecnn.config.schema import COMMANDS, OURS, Texts, Train
-from simplecnn.config.spelling import cut, did_you_mean, dotted, meant, unknown
+from simplecnn.config.schema import BUILT_IN, COMMANDS, Texts, Train
+from simplecnn.config.spelling import did_you_mean, dotted, find_full_key, truncate, unknown_key
+from simplecnn.config.validation import validation_errors as schema_mistakes
 from simplecnn.errors import InputError
 
 OVERLAYS = ("experiment", "hparams_search", "debug", "local")  # groups in `_global_`
@@ -52,9 +52,9 @@ EXTRAS = {  # override: the package that it needs, which is also the name of an 
 MAX_NAME = 48  # characters of the overrides in the name of a run directory
 Config = Mapping[str, Any]
 Composed = tuple[dict[str, Any], DictConfig]  # plain values; the composition with `hydra`
-claimed: dict[str, str] = {}  # "run": the directory that a requeued job resumes
-primary: dict[str, str] = {}  # command: its --config-name
-_compositions: dict[tuple[str, ...], DictConfig] | None = None  # the cache of `composing_once`
+requeued_run: dict[str, str] = {}  # "run": the directory that a requeued job resumes
+config_names: dict[str, str] = {}  # command: its --config-name
+_compositions: dict[tuple[str, ...], DictConfig] | None = None  # the cache of `cached_compositions`
 
 
 # ------------------------------------------------------------------------------------ resolvers
@@ -65,7 +65,7 @@ def _run_dir(default: str, *, _root_: Any) -> str:
     if _root_.get("resume") is not None:
         return latest(str(_root_.resume))
     overrides: Any = OmegaConf.to_container(_root_.hydra.overrides.task, resolve=False)
-    return claimed.get("run", default + _override_suffix(overrides))
+    return requeued_run.get("run", default + _override_suffix(overrides))
 
 
 def _override_suffix(overrides: Sequence[str]) -> str:
@@ -82,7 +82,7 @@ def _override_suffix(overrides: Sequence[str]) -> str:
 
 def _output_subdir(default: str, *, _root_: Any) -> str | None:
     """Hydra's output subdirectory; None for a resumed run, which keeps its files."""
-    return default if _root_.get("resume") is None and "run" not in claimed else None
+    return default if _root_.get("resume") is None and "run" not in requeued_run else None
 
 
 def _env(name: str, *default: Any) -> str | None:
@@ -98,7 +98,7 @@ OmegaConf.register_new_resolver("output_subdir", _output_subdir, replace=True)
 OmegaConf.register_new_resolver("oc.env", _env, replace=True)
 
 
-class TypedFolder(SearchPathPlugin):
+class ConfigDirPlugin(SearchPathPlugin):
     """Adds the folder of `--config-dir` to the search path of compositions outside `hydra.main`."""
 
     path: str | None = None
@@ -108,7 +108,7 @@ class TypedFolder(SearchPathPlugin):
             search_path.append("command-line", f"file://{self.path}")
 
 
-Plugins.instance().register(TypedFolder)
+Plugins.instance().register(ConfigDirPlugin)
 # conf/trainer/auto.yaml includes this, so that other arguments of the Trainer need no plus.
 ConfigStore.instance().store(
     group="arguments", name="any", node=OmegaConf.create({}, flags={"struct": False})
@@ -167,7 +167,9 @@ def _blocks(file: str) -> list[str]:
 
 def _indented(blocks: Sequence[str], prefix: str = "") -> list[str]:
     lines = (f"{prefix}{block}".split("\n") for block in blocks)
-    return [f"  {line}" for block in lines for line in block if line.strip()]
+    return [
+        f"  {override_text}" for block in lines for override_text in block if override_text.strip()
+    ]
 
 
 # ---------------------------------------------------------------------------------- composition
@@ -179,7 +181,7 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises InputError with all mistakes of the overrides and of the configuration.
     """
     values, config = compose_checked(name, overrides)
-    return settle(values, config.hydra, name)
+    return drop_replaced_arguments(values, config.hydra, name)
 
 
 def compose_checked(name: str, overrides: Sequence[str]) -> Composed:
@@ -232,7 +234,7 @@ def initialized() -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def composing_once() -> Iterator[None]:
+def cached_compositions() -> Iterator[None]:
     """Cache compositions by their group choices, in which most jobs of a sweep do not differ."""
     global _compositions
     with initialized():
@@ -255,7 +257,7 @@ def _compose_overrides(name: str, overrides: Sequence[str], mistakes: list[str])
     """
     fields = COMMANDS.get(name, Train).model_fields
     lists = {key for key, field in fields.items() if field.annotation in (Texts, Texts | None)}
-    parsed = list(readable(overrides, mistakes, lists=lists))
+    parsed = list(parse_overrides(overrides, mistakes, lists=lists))
     choices = [o for o in parsed if o.key_or_group == "hydra.searchpath"]  # adds group options
     values = []
     for override in (o for o in parsed if o not in choices):
@@ -267,7 +269,7 @@ def _compose_overrides(name: str, overrides: Sequence[str], mistakes: list[str])
         else:
             choices.append(override)
     try:
-        config = _composition(name, *map(line, choices))
+        config = _composition(name, *map(override_text, choices))
     except COMPOSE_ERRORS as error:
         raise InputError(*mistakes, gist(error)) from None
     for override in values:
@@ -276,16 +278,20 @@ def _compose_overrides(name: str, overrides: Sequence[str], mistakes: list[str])
         except COMPOSE_ERRORS as error:
             mistakes.append(_key_mistake(override, config, error))
     recorded = config.hydra.overrides
-    recorded.hydra = [line(override) for override in parsed if override.is_hydra_override()]
-    recorded.task = [line(override) for override in parsed if not override.is_hydra_override()]
+    recorded.hydra = [
+        override_text(override) for override in parsed if override.is_hydra_override()
+    ]
+    recorded.task = [
+        override_text(override) for override in parsed if not override.is_hydra_override()
+    ]
     directories = OmegaConf.to_container(OmegaConf.masked_copy(config.hydra, ["run", "sweep"]))
     if "override_dirname" in str(directories) and not mistakes:  # set by Hydra's compose only
-        return _compose(name, *map(line, parsed))
+        return _compose(name, *map(override_text, parsed))
     return config
 
 
 def _composition(name: str, *choices: str) -> DictConfig:
-    """Compose group choices with Hydra, or copy the cached result in `composing_once`."""
+    """Compose group choices with Hydra, or copy the cached result in `cached_compositions`."""
     key = name, *choices
     if _compositions is None:
         return _compose(*key)
@@ -295,15 +301,15 @@ def _composition(name: str, *choices: str) -> DictConfig:
 
 
 def _compose(name: str, *overrides: str) -> DictConfig:
-    return compose(primary.get(name, name), list(overrides), return_hydra_config=True)
+    return compose(config_names.get(name, name), list(overrides), return_hydra_config=True)
 
 
-def line(override: Override) -> str:
+def override_text(override: Override) -> str:
     """An override as it was typed."""
     return str(override.input_line)
 
 
-def readable(
+def parse_overrides(
     overrides: Sequence[str],
     mistakes: list[str],
     *,
@@ -335,7 +341,7 @@ def readable(
             hint = "write key=value, quoted where needed."
             if re.fullmatch(r"[+~]*[\w/]+/\w+\.[\w.]+", typed_key):
                 hint = f"keys are written with dots, type {typed_key.replace('/', '.')}={value}"
-            mistakes.append(f"{cut(text)!r} cannot be parsed: {hint}")
+            mistakes.append(f"{truncate(text)!r} cannot be parsed: {hint}")
             continue
         if sweep is None:
             yield override
@@ -343,8 +349,8 @@ def readable(
             what = "lists several values" if override.is_discrete_sweep() else "is a search space"
             values = text.partition("=")[2] if re.search("=[^=(]*$", text) else "1,2"
             mistakes.append(
-                f"{cut(text)} {what}: add -m to run a sweep, or write a list as "
-                f"{key}=[{cut(values)}]."
+                f"{truncate(text)} {what}: add -m to run a sweep, or write a list as "
+                f"{key}=[{truncate(values)}]."
             )
 
 
@@ -356,8 +362,8 @@ def _options(group: str, overrides: Sequence[Override] = ()) -> list[str]:
     """The options of a config group, those that an override of hydra.searchpath adds included."""
     if not group or group.startswith("hydra.") or "." in group:
         return []
-    searchpath = [line(o) for o in overrides if o.key_or_group == "hydra.searchpath"]
-    name = primary.get("train", "train") if searchpath else None
+    searchpath = [override_text(o) for o in overrides if o.key_or_group == "hydra.searchpath"]
+    name = config_names.get("train", "train") if searchpath else None
     return sorted(loader().get_group_options(group, config_name=name, overrides=searchpath))
 
 
@@ -368,7 +374,9 @@ def _option_mistake(override: Override, options: Sequence[str]) -> str | None:
         if choice is not None and choice not in options:
             hint = did_you_mean(str(choice), options)
             key = override.key_or_group
-            return f"{key}={cut(str(choice))}: available options are {', '.join(options)}.{hint}"
+            return (
+                f"{key}={truncate(str(choice))}: available options are {', '.join(options)}.{hint}"
+            )
     return None
 
 
@@ -394,7 +402,7 @@ def _set(override: Override, config: DictConfig) -> None:
 
 def _key_mistake(override: Override, config: DictConfig, error: Exception) -> str:
     """The message for an override that cannot be applied, with what was probably meant."""
-    key, text = override.key_or_group, line(override)
+    key, text = override.key_or_group, override_text(override)
     value = text.partition("=")[2]
     plain = _plain(config)
     groups = [str(group) for group in config.hydra.runtime.choices if "@" not in str(group)]
@@ -405,36 +413,36 @@ def _key_mistake(override: Override, config: DictConfig, error: Exception) -> st
         state = "not set" if not exists else f"not {value}" if value else "null"
         return f"{key} is {state}: it cannot be deleted."
     if override.is_add() and exists:
-        return f"{key} is already set: leave out the plus, {cut(text.lstrip('+'))}"
+        return f"{key} is already set: leave out the plus, {truncate(text.lstrip('+'))}"
     if exists or override.package is not None or key.startswith("hydra."):
-        return f"{cut(text)}: {gist(error)}"
+        return f"{truncate(text)}: {gist(error)}"
     if key.replace(".", "/") in groups:
-        return f"{key} is a config group: type {key.replace('.', '/')}={cut(value)}"
+        return f"{key} is a config group: type {key.replace('.', '/')}={truncate(value)}"
     if "/" in key and key.replace("/", ".") in set(dotted(plain)):
-        return f"{key} is not a config group: type {cut(key.replace('/', '.'))}={value}"
+        return f"{key} is not a config group: type {truncate(key.replace('/', '.'))}={value}"
     if "/" in key:
-        near = did_you_mean(key, groups).replace("?", f"={cut(value)}?")
+        near = did_you_mean(key, groups).replace("?", f"={truncate(value)}?")
         return f"{key} is not a config group.{near}"
-    if full_key := meant(key, plain, groups):
-        return f"{key} is not a key of the configuration. Type {cut(f'{full_key}={value}')}"
+    if full_key := find_full_key(key, plain, groups):
+        return f"{key} is not a key of the configuration. Type {truncate(f'{full_key}={value}')}"
     if not isinstance(parent, dict) or not parent_key:
         names = [*plain, *(g for g in groups if "/" not in g and not g.startswith("hydra"))]
         existing, first = _split_existing(key, plain)
         if existing in ("callbacks", "logger") and first in _options(existing):
             return f"{existing}.{first} is not set: type {existing}=[default,{first}] as well."
         if existing in ("callbacks", "logger") and last == "_target_":
-            return f"{existing}.{first} is not set yet: add it with a plus, +{cut(text)}"
+            return f"{existing}.{first} is not set yet: add it with a plus, +{truncate(text)}"
         if existing:
             names = [str(k) for k in _select(plain, existing) if not str(k).startswith("_")]
-            return unknown(key, first, names, f"of {existing}")
-        return unknown(key, first, list(dict.fromkeys(names)), "of the configuration")
+            return unknown_key(key, first, names, f"of {existing}")
+        return unknown_key(key, first, list(dict.fromkeys(names)), "of the configuration")
     target = parent.get("_target_")
     names = [str(k) for k in parent if not str(k).startswith("_")]
-    schema = OURS.get(str(target))
+    schema = BUILT_IN.get(str(target))
     is_argument = target and not (schema and last not in schema.model_fields)
     if is_argument and not did_you_mean(last, names):
-        return f"{key} is not set yet: add it with a plus, +{cut(text)}"
-    return unknown(key, last, names, f"of {target or parent_key}")
+        return f"{key} is not set yet: add it with a plus, +{truncate(text)}"
+    return unknown_key(key, last, names, f"of {target or parent_key}")
 
 
 def _split_existing(key: str, config: Config) -> tuple[str, str]:
@@ -463,7 +471,11 @@ def _refined(key: str, sentence: str, values: Config, config: DictConfig) -> str
         )
     if group in choices and group != key and isinstance(value, str):
         return f"{key} is {value!r}: type {group}={value}."
-    if key in values and "not a key" in sentence and (full := meant(key, _plain(config), ())):
+    if (
+        key in values
+        and "not a key" in sentence
+        and (full := find_full_key(key, _plain(config), ()))
+    ):
         return f"{key} is not a key of the configuration. Did you mean {full}?"
     return sentence
 
@@ -539,7 +551,7 @@ def _is_reference(config: Any, key: str) -> bool:
 # ---------------------------------------------------------------------------- replaced `_target_`
 
 
-def settle(values: dict[str, Any], hydra: Any, name: str) -> dict[str, Any]:
+def drop_replaced_arguments(values: dict[str, Any], hydra: Any, name: str) -> dict[str, Any]:
     """Drop, in place, the arguments that a group's file sets for a class that was replaced.
 
     A class is replaced by a `_target_` in an override or in a file of OVERLAYS. The arguments set

@@ -1,7 +1,7 @@
 """The schema of the configuration: every key of conf/ with its type, range and description.
 
-Commands validate against these models before anything is created (`mistakes.py`); editors use them
-for completion (`scripts/schema.py`). A third-party class is a `Node`, whose arguments are checked
+Commands validate against these models before anything is created (`validation.py`); editors use
+them for completion (`scripts/schema.py`). A third-party class is a `Node`, whose arguments are checked
 against the signature of the class (`build.check_classes`). Does not import torch.
 """
 
@@ -347,8 +347,11 @@ LOGGERS = (
     built_in("training.loggers.TensorBoard", save_dir=(Text, key("", "run directory"))),
     built_in("training.loggers.MetricsCSV", save_dir=(Text, key("", "run directory"))),
 )
-OURS = {target_of(m): m for m in (SimpleCNN, Classifier, RandomAffine, RandomElastic, RandomFlip,
-                                  RandomColor, MNIST, CIFAR10, ImageFolder, *CALLBACKS, *LOGGERS)}
+BUILT_IN = {
+    target_of(model): model
+    for model in (SimpleCNN, Classifier, RandomAffine, RandomElastic, RandomFlip, RandomColor, MNIST,
+                  CIFAR10, ImageFolder, *CALLBACKS, *LOGGERS)
+}
 
 
 # ------------------------------------------------------------------------------------- commands

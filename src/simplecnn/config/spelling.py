@@ -9,7 +9,7 @@ from typing import Any
 MAX_NAMES = 20  # in one message
 
 
-def unknown(key: str, name: Any, names: Sequence[Any], where: str) -> str:
+def unknown_key(key: str, name: Any, names: Sequence[Any], where: str) -> str:
     """The message for an unknown key, with the nearest of `names`, or else all of them."""
     keys = [str(n) for n in names]
     if hint := did_you_mean(str(name), keys):
@@ -29,7 +29,7 @@ def did_you_mean(given: str, names: Collection[str], cutoff: float = 0.6) -> str
     return f" Did you mean {next(swapped, near[0])}?"
 
 
-def meant(name: str, config: Mapping[Any, Any], groups: Collection[str]) -> str | None:
+def find_full_key(name: str, config: Mapping[Any, Any], groups: Collection[str]) -> str | None:
     """The full key or group that a short name (lr, epochs, optimizer) abbreviates, or None."""
     keys = [*groups, *dotted(config)]
     last = {key: key.replace("/", ".").rpartition(".")[2] for key in keys}
@@ -51,22 +51,22 @@ def show(value: Any) -> str:
     """A value as typed on the command line, truncated if it is long."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
-    return cut(repr(value), 80)
+    return truncate(repr(value), 80)
 
 
-def cut(text: str, length: int = 100) -> str:
+def truncate(text: str, length: int = 100) -> str:
     """Truncate `text` to `length` characters."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def in_quotes(text: str) -> str:
+def shell_quote(text: str) -> str:
     """Quote a command-line argument for the shell, in double quotes where that is enough."""
     if shlex.quote(text) == text:
         return text
     return shlex.quote(text) if set(text) & set('"$`\\!') else f'"{text}"'
 
 
-def word(key: str, value: object) -> str:
+def format_override(key: str, value: object) -> str:
     """An override `key=value`, quoted for Hydra's grammar if the value needs it."""
     text = str(value)
     if re.fullmatch(r"[\w./-]+", text, re.ASCII):

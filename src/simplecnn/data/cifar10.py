@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from simplecnn.data.files import DataError, download_file
-from simplecnn.data.mnist import stratified_cut
+from simplecnn.data.mnist import stratified_sample
 from simplecnn.data.resident import ResidentDataModule
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -78,7 +78,7 @@ class CIFAR10DataModule(ResidentDataModule):
         images, labels = self._read("train")
         if not 0 <= self.val_size < len(labels):
             raise ValueError(f"val_size is {self.val_size}: there are {len(labels)} images.")
-        val = stratified_cut(labels.numpy(), self.val_size, seed=self.split_seed)
+        val = stratified_sample(labels.numpy(), self.val_size, seed=self.split_seed)
         train = np.delete(np.arange(len(labels)), val)
         self.splits = {
             "train": (images[train], labels[train]),

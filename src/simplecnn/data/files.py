@@ -76,7 +76,7 @@ SHA256 = {  # in the order of SUMMED_FILES; those of extracted files are publish
         "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c",
     ),
 }
-SUMMED_FILES = tuple(f"{name}.gz" for name in ALL_FILES) + ALL_FILES
+CHECKSUM_FILES = tuple(f"{name}.gz" for name in ALL_FILES) + ALL_FILES
 BUNDLED_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"  # of uint8
 NUM_BUNDLED = 5_000
 
@@ -89,7 +89,7 @@ class DataError(RunError):
     """Data are missing or damaged; the message is a sentence for the user."""
 
 
-def find(data_dir: str | Path, *, dataset: str, name: str) -> Path | None:
+def find_file(data_dir: str | Path, *, dataset: str, name: str) -> Path | None:
     """Return the path of the file `name`, extracted or `.gz`; None if it is missing."""
     raw = _raw_folder(data_dir, dataset)
     folders = [raw, raw.parent.parent] if dataset == "MNIST" else [raw]
@@ -98,15 +98,15 @@ def find(data_dir: str | Path, *, dataset: str, name: str) -> Path | None:
     return next((path for path in paths if os.path.isfile(path)), None)
 
 
-def missing(
+def missing_files(
     data_dir: str | Path, *, dataset: str, parts: Sequence[str] = ("train", "test")
 ) -> list[str]:
     """Return the names of the missing files of `parts` ("train", "test")."""
     names = [name for part in parts for name in FILES[part]]
-    return [name for name in names if find(data_dir, dataset=dataset, name=name) is None]
+    return [name for name in names if find_file(data_dir, dataset=dataset, name=name) is None]
 
 
-def prepare(
+def download_missing(
     data_dir: str | Path,
     *,
     dataset: str = "MNIST",
@@ -122,7 +122,7 @@ def prepare(
 
     Raises DataError if files are missing and cannot be downloaded.
     """
-    for name in missing(data_dir, dataset=dataset):
+    for name in missing_files(data_dir, dataset=dataset):
         filename = f"{name}.gz"
         urls = [f"{mirror.rstrip('/')}/{filename}" for mirror in mirrors or MIRRORS[dataset]]
         try:
@@ -131,7 +131,7 @@ def prepare(
             path = _raw_folder(data_dir, dataset) / filename
             download_file(path, urls, _checksums(dataset)[filename], timeout=timeout)
         except OSError as error:
-            names = missing(data_dir, dataset=dataset)
+            names = missing_files(data_dir, dataset=dataset)
             raise DataError(_missing_message(data_dir, dataset, names, str(error))) from None
 
 
@@ -189,9 +189,9 @@ def read(
     """
     arrays = []
     for name, shape in zip(FILES[part], ((28, 28), ()), strict=True):
-        path = find(data_dir, dataset=dataset, name=name)
+        path = find_file(data_dir, dataset=dataset, name=name)
         if path is None:
-            names = missing(data_dir, dataset=dataset, parts=[part])
+            names = missing_files(data_dir, dataset=dataset, parts=[part])
             raise DataError(_missing_message(data_dir, dataset, names))
         try:
             content = path.read_bytes()
@@ -222,7 +222,7 @@ def read(
 
 def _checksums(dataset: str) -> dict[str, str]:
     """Return the published SHA-256 checksums of a data set by file name."""
-    return dict(zip(SUMMED_FILES, SHA256[dataset], strict=False))
+    return dict(zip(CHECKSUM_FILES, SHA256[dataset], strict=False))
 
 
 def _checksum_problem(content: bytes, expected: str | None) -> str | None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from simplecnn.data.decoding import Decoding
-from simplecnn.errors import InputError, short
+from simplecnn.errors import InputError, relative_path
 
 # More files than this, smaller than this on average, are decoded by processes instead of threads.
 MIN_FILES_FOR_PROCESSES = 5_000
@@ -82,8 +82,8 @@ def cached_images(root: Path, files: ImageFiles, decoding: Decoding, data_dir: P
                 cache = _read(path, decoding)
     except OSError as error:
         raise InputError(
-            f"{short(path.parent)} cannot be written: {error.strerror}. The decoded images are "
-            f"stored there: type paths.data_dir=<another folder>."
+            f"{relative_path(path.parent)} cannot be written: {error.strerror}. The decoded images "
+            f"are stored there: type paths.data_dir=<another folder>."
         ) from None
     assert cache is not None
     return cache

@@ -17,7 +17,7 @@ from simplecnn.data.decoding import Decoding
 from simplecnn.data.image_cache import ImageCache, ImageFiles, cached_images
 from simplecnn.data.images import Fit
 from simplecnn.data.resident import ResidentDataModule, Split
-from simplecnn.errors import InputError, short
+from simplecnn.errors import InputError, relative_path
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +86,8 @@ class ImageFolderDataModule(ResidentDataModule):
         self.folders = _split_folders(self.root)
         if self.data_dir.resolve().is_relative_to(self.root.resolve()):
             raise InputError(
-                f"data.root={root}: the decoded images, in {short(self.data_dir)}, would be stored "
-                f"among the classes. Start from the parent folder, or type "
+                f"data.root={root}: the decoded images, in {relative_path(self.data_dir)}, would "
+                f"be stored among the classes. Start from the parent folder, or type "
                 f"paths.data_dir=<another folder>."
             )
         self.class_names = tuple(path.name for path in _folders(self.folders["train"]))
@@ -157,7 +157,7 @@ class ImageFolderDataModule(ResidentDataModule):
             self._assign("fit")
             self.setup("fit")
 
-    def holds(self, state_dict: Mapping[str, Any]) -> bool:
+    def has_test_images(self, state_dict: Mapping[str, Any]) -> bool:
         """Whether the folder has all test images of a checkpoint."""
         names = state_dict["splits"]["test"]
         return all((self.root / name).is_file() for name in names)

@@ -21,7 +21,7 @@ from simplecnn.errors import InputError
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 MAX_BYTES = 64 << 20  # on disk
 MAX_PIXELS = 40_000_000  # width times height
-TOO_MANY = f"has too many pixels: at most {MAX_PIXELS:,} are read. Downsize it first"
+TOO_MANY_PIXELS = f"has too many pixels: at most {MAX_PIXELS:,} are read. Downsize it first"
 MAX_SIDE = 1024  # pixels; larger images are downsized
 STRIP = 256  # rows converted at a time
 ORIENTATION = ExifTags.Base.Orientation
@@ -42,16 +42,16 @@ def read_pixels(
     too large; the message begins with `name`, by default the path.
     """
     name = name or str(path)
-    with sentences(name):
+    with as_input_error(name):
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{name} is not a file.")
         check_size(status.st_size, name)
         with open(path, "rb") as file:
-            return decode(file.read(MAX_BYTES), color=color)
+            return decode_image(file.read(MAX_BYTES), color=color)
 
 
-def decode(content: bytes, *, color: bool = False) -> NDArray[np.uint8]:
+def decode_image(content: bytes, *, color: bool = False) -> NDArray[np.uint8]:
     """Decode the content of an image file as `read_pixels` does. Raises any error of Pillow's."""
     # In memory: Pillow reads a file in small pieces, a third slower for 28 x 28 pixels.
     with Image.open(BytesIO(content), formats=FORMATS) as image:
@@ -63,7 +63,7 @@ def pixels_from_pil(image: Image.Image, *, color: bool = False) -> NDArray[np.ui
     width, height = image.size
     mode = "RGB" if color else "L"
     if width * height > MAX_PIXELS:
-        raise ValueError(TOO_MANY)
+        raise ValueError(TOO_MANY_PIXELS)
     if image.format == "JPEG":  # decode at a fraction of its size
         image.draft(mode, (MAX_SIDE, MAX_SIDE))
     image.load()
@@ -133,7 +133,7 @@ def check_size(num_bytes: int, name: str) -> None:
 
 
 @contextlib.contextmanager
-def sentences(name: str) -> Iterator[None]:
+def as_input_error(name: str) -> Iterator[None]:
     """Convert any error of reading an image to an InputError whose message begins with `name`."""
     try:
         yield
@@ -145,7 +145,7 @@ def sentences(name: str) -> Iterator[None]:
         formats = ", ".join(FORMATS)
         raise InputError(f"{name} is not an image that can be read ({formats}).") from None
     except Image.DecompressionBombError:  # Pillow's own limit is higher
-        raise InputError(f"{name} {TOO_MANY}.") from None
+        raise InputError(f"{name} {TOO_MANY_PIXELS}.") from None
     except MemoryError:
         raise InputError(f"{name} does not fit in memory.") from None
     except Exception as error:  # decoders raise any type for a damaged file
@@ -153,6 +153,6 @@ def sentences(name: str) -> Iterator[None]:
         reason = lines[0].rstrip(".") if lines else type(error).__name__
         if isinstance(error, NotAnImage):
             reason = f"is not an image: {reason}"
-        elif reason != TOO_MANY:
+        elif reason != TOO_MANY_PIXELS:
             reason = f"is damaged: {reason}"
         raise InputError(f"{name} {reason}.") from None

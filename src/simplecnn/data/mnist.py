@@ -14,7 +14,7 @@ NUM_BUNDLED_TEST = 500
 BUNDLED_TEST_SEED = 0  # a constant: the test set of MNIST5k is the same in every run
 
 
-def stratified_cut(labels: np.ndarray, size: int, *, seed: int) -> np.ndarray:
+def stratified_sample(labels: np.ndarray, size: int, *, seed: int) -> np.ndarray:
     """Return the sorted indices (size,) of a random sample with the class proportions of `labels`.
 
     A class with n of the N labels gets size * n / N of the sample, rounded by the largest remainder
@@ -47,7 +47,7 @@ class MNISTDataModule(ResidentDataModule):
         val_size: number of training images held out for validation, a stratified sample; None for
             5,000 (MNIST5k: 500).
         channels: 1, or 3 to repeat the gray image for networks that take color.
-        download, mirrors, timeout: as in `files.prepare`.
+        download, mirrors, timeout: as in `files.download_missing`.
         options: arguments of ResidentDataModule.
 
     Raises ValueError for invalid arguments, files.DataError for missing or damaged files.
@@ -94,7 +94,7 @@ class MNISTDataModule(ResidentDataModule):
         Includes the test set, so that a failing download ends the run before training, not after.
         """
         if not self.is_bundled:
-            mnist_files.prepare(
+            mnist_files.download_missing(
                 str(self.data_dir),
                 dataset=self.dataset,
                 download=self.download,
@@ -107,7 +107,7 @@ class MNISTDataModule(ResidentDataModule):
         if self.is_bundled:
             if not self.splits:
                 images, labels = mnist_files.read_bundled()
-                test = stratified_cut(labels, NUM_BUNDLED_TEST, seed=BUNDLED_TEST_SEED)
+                test = stratified_sample(labels, NUM_BUNDLED_TEST, seed=BUNDLED_TEST_SEED)
                 self._add_split("test", images[test], labels[test])
                 self._split_train_val(np.delete(images, test, axis=0), np.delete(labels, test))
             return
@@ -126,7 +126,7 @@ class MNISTDataModule(ResidentDataModule):
         return mnist_files.read(str(self.data_dir), dataset=self.dataset, part=part)
 
     def _split_train_val(self, images: np.ndarray, labels: np.ndarray) -> None:
-        val = stratified_cut(labels, self.split_sizes["val"], seed=self.split_seed)
+        val = stratified_sample(labels, self.split_sizes["val"], seed=self.split_seed)
         self._add_split("val", images[val], labels[val])
         self._add_split("train", np.delete(images, val, axis=0), np.delete(labels, val))
 

@@ -17,7 +17,12 @@ from simplecnn.explain.findings import Findings, rounded
 from simplecnn.explain.subject import Subject, logits
 from simplecnn.figures.explain.attribution import attribution_figure
 from simplecnn.figures.raster import short_name
-from simplecnn.models.activations import convolutions, evaluation_mode, feature_maps, watched
+from simplecnn.models.activations import (
+    capture_activations,
+    convolutions,
+    evaluation_mode,
+    feature_maps,
+)
 from simplecnn.table import table
 
 METHODS = ("integrated gradients", "occlusion", "Grad-CAM")
@@ -161,7 +166,7 @@ def grad_cam(network: nn.Module, images: Tensor, targets: Tensor, layer: str) ->
         outputs[name] = output
         values[name] = output.detach().clone()  # later operations may modify it in place
 
-    with watched(network, keep):
+    with capture_activations(network, keep):
         # With an input that requires grad, frozen weights do not matter.
         scores = network(images.clone().requires_grad_()).gather(1, targets[:, None]).sum()
     (gradient,) = torch.autograd.grad(scores, outputs[layer])

@@ -16,7 +16,7 @@ from simplecnn.errors import InputError
 from simplecnn.explain.findings import Figures, Findings, rounded
 from simplecnn.explain.subject import BATCH, Subject, logits
 from simplecnn.figures.explain.channel_cards import Channel, Patch, card_figure, index_figure
-from simplecnn.models.activations import convolutions, feature_maps, removed
+from simplecnn.models.activations import ablated_channel, convolutions, feature_maps
 from simplecnn.receptive_field.fields import Field, receptive_fields
 from simplecnn.table import table
 
@@ -186,7 +186,7 @@ def measure_removal(
 
     `before` are the logits (N, classes) of the complete network on `images`.
     """
-    with removed(network, channel.layer, channel.index):
+    with ablated_channel(network, channel.layer, channel.index):
         after = logits(network, images)
     change = (after.argmax(1) == labels).double() - (before.argmax(1) == labels).double()
     one_hot = functional.one_hot(labels, len(channel.class_means)).double()

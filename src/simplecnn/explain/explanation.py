@@ -9,11 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from simplecnn.config.mistakes import checked_parts
+from simplecnn.config.validation import checked_parts
 from simplecnn.errors import InputError
-from simplecnn.run_directory import RunDirectory, read_record, short, tensorboard
+from simplecnn.run_directory import RunDirectory, read_record, relative_path, tensorboard_command
 from simplecnn.sweeps.directory import SweepDirectory
-from simplecnn.sweeps.jobs import read_jobs, varied
+from simplecnn.sweeps.jobs import read_jobs, varied_keys
 
 log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
@@ -51,7 +51,7 @@ def plan(config: Config) -> tuple[list[tuple[RunDirectory, Path, dict[str, Any]]
         if len(runs) > 1:
             folder = Path(os.path.commonpath([run.path.absolute() for run, _ in runs]))
     for run, _ in runs:
-        checked_parts(run.config(), short(run.path))
+        checked_parts(run.config(), relative_path(run.path))
     checkpoint = config["checkpoint"]
     with_checkpoints = [
         (run, run.checkpoint(checkpoint) if checkpoint else run.any_checkpoint(), values)
@@ -99,11 +99,11 @@ def explain(config: Config) -> Path:
             )
             findings.save(folder, part)
         seconds = time.perf_counter() - start
-        log.info("\n%s   %.1f s   %s", part, seconds, short(folder / part))
+        log.info("\n%s   %.1f s   %s", part, seconds, relative_path(folder / part))
         log.info("%s", "\n".join(f"  {line}" for line in findings.lines))
-    log.info("\nfolder       %s", short(folder))
+    log.info("\nfolder       %s", relative_path(folder))
     if "embedding" in parts:
-        log.info("projector    %s", tensorboard(folder / "embedding"))
+        log.info("projector    %s", tensorboard_command(folder / "embedding"))
     return folder
 
 
@@ -139,14 +139,16 @@ def _runs_of_sweep(path: str) -> list[tuple[RunDirectory, dict[str, Any]]]:
     jobs = [job for job in read_jobs(SweepDirectory.open(path)) if job.status == "finished"]
     if not jobs:
         raise InputError(f"sweep={path}: no run of this sweep has finished.")
-    keys = [key for key in varied(jobs) if key != "seed"]
-    return [(RunDirectory.open(job.path), {k: job.words.get(k) for k in keys}) for job in jobs]
+    keys = [key for key in varied_keys(jobs) if key != "seed"]
+    return [(RunDirectory.open(job.path), {k: job.params.get(k) for k in keys}) for job in jobs]
 
 
 def _heading(runs: Sequence[tuple[RunDirectory, Path, Any]]) -> str:
     run, checkpoint, _ = runs[0]
     if len(runs) > 1:
-        return f"{len(runs)} runs, from {short(run.path)} to {short(runs[-1][0].path)}"
+        return (
+            f"{len(runs)} runs, from {relative_path(run.path)} to {relative_path(runs[-1][0].path)}"
+        )
     accuracy = (read_record(run.path).get("metrics") or {}).get("test/acc")
     result = f", test accuracy {100 * accuracy:.2f} %" if accuracy is not None else ""
-    return f"{short(run.path)}, {checkpoint.name}{result}"
+    return f"{relative_path(run.path)}, {checkpoint.name}{result}"

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simplecnn.data.mnist import stratified_cut
+from simplecnn.data.mnist import stratified_sample
 from simplecnn.errors import InputError
 from simplecnn.inference.evaluate import TestData, logits_of
 from simplecnn.inference.networks import load_network, untrained_network
 from simplecnn.models.activations import evaluation_mode
-from simplecnn.run_directory import RunDirectory, short
+from simplecnn.run_directory import RunDirectory, relative_path
 from simplecnn.sweeps.jobs import short_names, value_text
 
 BATCH = 500  # images per forward pass: the activations of a layer still fit the CPU's cache
@@ -41,7 +41,7 @@ class Subject:
         """Return a stratified sample of at most `num_images` images and labels, in data order."""
         if num_images >= len(self.labels):
             return self.images, self.labels
-        indices = torch.from_numpy(stratified_cut(self.labels.numpy(), num_images, seed=seed))
+        indices = torch.from_numpy(stratified_sample(self.labels.numpy(), num_images, seed=seed))
         return self.images[indices], self.labels[indices]
 
 
@@ -88,11 +88,11 @@ def load_subject(
     num_classes = logits_of(network, images[:1]).shape[1]
     if num_classes <= int(labels.max()):
         raise InputError(
-            f"The network of {short(run.path)} has {num_classes} classes, but the test images "
-            f"have {int(labels.max()) + 1}."
+            f"The network of {relative_path(run.path)} has {num_classes} classes, but the test "
+            f"images have {int(labels.max()) + 1}."
         )
     return Subject(
-        name=f"{short(run.path)}, {checkpoint.name}",
+        name=f"{relative_path(run.path)}, {checkpoint.name}",
         network=network,
         untrained=untrained_network(checkpoint, config.get("seed") or 0, images[:1]),
         images=images,

@@ -38,7 +38,7 @@ def edge_kernel_figure(
     num_rows, num_images = 1 + len(kernels), len(images)
     figure = style.new_figure(2.0 * (1 + 2 * num_images), 2.15 * num_rows + 0.4)
     grid = figure.add_gridspec(num_rows, 1 + 2 * num_images)
-    style.head(figure, "Responses of kernels (cross-correlation), one color scale per kernel")
+    style.add_title(figure, "Responses of kernels (cross-correlation), one color scale per kernel")
     for column, (title, image) in enumerate(images.items(), start=1):
         ax = figure.add_subplot(grid[0, column])
         style.tile(ax, image, BRIGHTNESS, Normalize(0.0, 1.0))
@@ -83,7 +83,7 @@ def flip_figure(image: NDArray[Any], kernels: Mapping[str, NamedKernel]) -> Figu
     weights = style.signed_scale(*(kernel.values for kernel in kernels.values()))
     figure = style.new_figure(10.0, 2.1 * len(kernels) + 0.6)
     title = "Cross-correlation and convolution: effect of flipping the kernel, one scale per row"
-    style.head(figure, title)
+    style.add_title(figure, title)
     rows = figure.subplots(len(kernels), 5, squeeze=False)
     for axes, (name, kernel) in zip(rows, kernels.items(), strict=True):
         correlation = conv2d(image, kernel.values, padding="same")

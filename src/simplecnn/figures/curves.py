@@ -9,7 +9,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from simplecnn.figures.style import LABEL, NOTE, ROUND, STAGES, TITLE, dress, new_figure, number
+from simplecnn.figures.style import (
+    LABEL,
+    NOTE,
+    ROUND,
+    STAGES,
+    TITLE,
+    new_figure,
+    number,
+    style_axes,
+)
 
 EMPTY = np.zeros(0)
 
@@ -71,7 +80,7 @@ def curves_figure(
 
 def time_axes(ax: Axes, title: str, x_label: str) -> None:
     """Set up an axes over steps or epochs, with few ticks at round numbers."""
-    dress(ax, x=x_label, grid="both")
+    style_axes(ax, x=x_label, grid="both")
     ax.set_title(title, fontsize=LABEL, loc="left")
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=ROUND))
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND))

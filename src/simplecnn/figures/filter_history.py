@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from simplecnn.convolution.kernels import best_matches
-from simplecnn.figures.filters import dots_words
+from simplecnn.figures.filters import dots_note
 from simplecnn.figures.raster import Mosaic, join, text_width
 from simplecnn.figures.style import SIGNED, SMALL, number, signed_scale
 
@@ -72,7 +72,7 @@ def filter_history_figure(
     bottom = HEADER + len(rows) * step_y - GAP
     scale = signed_scale(weights)
     title += f"\n{selection} of {height} x {width} (rows), one scale for the whole run: "
-    title += f"±{scale.vmax:.3g}{dots_words(zoom)}"
+    title += f"±{scale.vmax:.3g}{dots_note(zoom)}"
     mosaic = Mosaic(match_left + 160, bottom, title=title, colors=SIGNED, scale=scale, bar="weight")
 
     def put(tiles: NDArray, x: int) -> None:

@@ -38,7 +38,7 @@ def _grid(weights: NDArray, title: str, scale: Normalize, in_color: bool) -> Fig
     has_values = not in_color and num_filters * height * width <= 400 and zoom >= 24
     planes = " in color (gray is zero), and their red, green and blue planes" * in_color
     title += f"\n{num_filters} filters of {height} x {width}{planes}, one scale for the layer: "
-    title += f"±{scale.vmax:.3g}{'' if has_values else dots_words(zoom)}"
+    title += f"±{scale.vmax:.3g}{'' if has_values else dots_note(zoom)}"
     size = (columns - 1) * step_x + block, -(-num_filters // columns) * step_y
     mosaic = Mosaic(*size, title=title, colors=SIGNED, scale=scale, bar="weight")
     for i, kernel in enumerate(weights):
@@ -70,7 +70,7 @@ def _matrix(weights: NDArray, title: str, scale: Normalize) -> Figure:
     zoom = int(np.clip((MAX_WIDTH / num_inputs - gap) // width, 1, 14))
     step_x, step_y = width * zoom + gap, height * zoom + gap
     title += f"\n{num_filters} filters (rows) of {height} x {width} on {num_inputs} input channels "
-    title += f"(columns), one scale for the layer: ±{scale.vmax:.3g}{dots_words(zoom)}"
+    title += f"(columns), one scale for the layer: ±{scale.vmax:.3g}{dots_note(zoom)}"
     size = left + num_inputs * step_x - gap, header + num_filters * step_y - gap
     mosaic = Mosaic(*size, title=title, colors=SIGNED, scale=scale, bar="weight")
     mosaic.put(join(weights, zoom=zoom, gap=gap, dots=True), left, header)
@@ -84,6 +84,6 @@ def _matrix(weights: NDArray, title: str, scale: Normalize) -> Figure:
     return mosaic.figure
 
 
-def dots_words(zoom: int) -> str:
+def dots_note(zoom: int) -> str:
     """Explain, for a title, the dots that `join` draws on negative values."""
     return ", dots: negative" if zoom >= MIN_FOR_DOTS else ""

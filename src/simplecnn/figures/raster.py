@@ -99,11 +99,11 @@ class Mosaic:
         self.box(x, 0, 12, height, fill=False, linewidth=0.4)
         for value in sorted({low, 0.0, high}):
             y = height * (high - value) / (high - low)
-            self.write(x + 17, y, plain(value), va="center")
+            self.write(x + 17, y, format_axis_number(value), va="center")
         self.write(x, height + 10, name, size=SMALL, va="top", color=FAINT)
 
 
-def plain(value: float) -> str:
+def format_axis_number(value: float) -> str:
     """Format a number for an axis: three digits, without an exponent for 100 and more."""
     return number(value, ",.0f" if abs(value) >= 100 else "z.3g")
 

@@ -83,7 +83,7 @@ def boxes_figure(image: ArrayLike, layers: Sequence[LayerBoxes]) -> Figure:
         ax.set_title(layer.title, fontsize=LABEL)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3, fontsize=NOTE,
                   frameon=False, handlelength=1, columnspacing=1)  # fmt: skip
-    style.head(figure, "Receptive fields in pixels; hatched: padding or cropped")
+    style.add_title(figure, "Receptive fields in pixels; hatched: padding or cropped")
     return figure
 
 
@@ -92,7 +92,7 @@ def chains_figure(chains: Sequence[Chain]) -> Figure:
     figure = style.new_figure(10.4, 8.6)
     subfigures: Any = figure.subfigures(3, 1, height_ratios=(1.0, 0.8, 1.15))
     growth, costs, maps = subfigures
-    style.head(figure, "Equal receptive fields can differ in cost and in effective field")
+    style.add_title(figure, "Equal receptive fields can differ in cost and in effective field")
     _draw_growth(growth.subplots(), chains)
     keys = list(chains[0].costs)
     for index, ax in enumerate(np.atleast_1d(costs.subplots(1, len(keys)))):
@@ -134,7 +134,7 @@ def effective_fields_figure(rows: Mapping[str, Mapping[str, FieldMap]]) -> Figur
             location="bottom", shrink=0.75, aspect=14, format="{x:.2g} %",
         )  # fmt: skip
         bar.ax.tick_params(labelsize=NOTE)
-    style.head(
+    style.add_title(
         figure,
         "Mean |gradient| of the central unit, in % of each map's sum, one scale per layer\n"
         "frame: receptive field; dashed, dotted: square with 95 %, 50 % of the sum",
@@ -153,7 +153,7 @@ def _draw_growth(ax: Axes, chains: Sequence[Chain]) -> None:
     longest = max(len(chain.sizes) for chain in chains)
     ax.set(xlim=(-0.2, longest + 0.2), ylim=(0, 1.12 * max(max(c.sizes) for c in chains)))
     ax.set_xticks(range(longest + 1))
-    style.dress(ax, x="layers", y="receptive field (px)")
+    style.style_axes(ax, x="layers", y="receptive field (px)")
 
 
 def _draw_costs(ax: Axes, chains: Sequence[Chain], key: str, *, has_names: bool) -> None:
@@ -165,7 +165,7 @@ def _draw_costs(ax: Axes, chains: Sequence[Chain], key: str, *, has_names: bool)
     ax.set_yticks(positions, [chain.name if has_names else "" for chain in chains])
     ax.set(xlim=(0, 1.3 * max(values)), xticks=[])
     ax.invert_yaxis()
-    style.dress(ax, title=key)
+    style.style_axes(ax, title=key)
     ax.tick_params(length=0)
     ax.spines["bottom"].set_visible(False)
 

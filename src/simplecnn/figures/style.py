@@ -90,7 +90,7 @@ def new_figure(width: float, height: float, *, fitted: bool = True) -> Figure:
     return figure
 
 
-def head(figure: Figure, text: str) -> None:
+def add_title(figure: Figure, text: str) -> None:
     """Add a title above all axes, wrapped to the width of the figure.
 
     Call last: disables math text for all text with a $ that the figure holds so far, because it
@@ -104,7 +104,7 @@ def head(figure: Figure, text: str) -> None:
             artist.set_parse_math(False)
 
 
-def dress(ax: Axes, *, title: str = "", x: str = "", y: str = "", grid: Any = "") -> None:
+def style_axes(ax: Axes, *, title: str = "", x: str = "", y: str = "", grid: Any = "") -> None:
     """Set title, axis labels and tick sizes, hide the top and right spines, and draw a `grid`
     ("x", "y" or "both")."""
     ax.set_title(title, fontsize=LABEL)

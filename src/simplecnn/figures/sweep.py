@@ -97,14 +97,14 @@ def sweep_figure(
     for i, name in enumerate(scales):
         ax = figure.add_subplot(grid[i // num_columns, i % num_columns])
         others = [other for other in scales if other != name]
-        style.dress(ax, x=name, y=metric, grid="y")
+        style.style_axes(ax, x=name, y=metric, grid="y")
         _draw_parameter(ax, name, scales, values, other=others[0] if len(others) == 1 else None)
     if len(scales) > 2:
         ax = figure.add_subplot(grid[num_panel_rows, :])
         _draw_parallel(ax, scales, values, metric, larger_is_better)
     curves_column = 1 if is_single else slice(None)
     _draw_curves(figure.add_subplot(grid[-1, curves_column]), curves, curve_metric)
-    style.head(figure, f"{len(values)} jobs{failed}")
+    style.add_title(figure, f"{len(values)} jobs{failed}")
     return figure
 
 
@@ -190,7 +190,7 @@ def _draw_parallel(
 
 def _draw_curves(ax: Axes, curves: Sequence[Curve], metric: str) -> None:
     title = f"Learning curves of the best {len(curves)}" if len(curves) > 1 else "Learning curve"
-    style.dress(ax, title=title, x="epoch", y=metric, grid="both")
+    style.style_axes(ax, title=title, x="epoch", y=metric, grid="both")
     for (color, marker), curve in zip(LINES, curves, strict=False):
         ax.plot(curve.epochs, curve.values, f"{marker}-", color=color, linewidth=1.3,
                 markersize=3.5, label=curve.label)  # fmt: skip

@@ -19,11 +19,11 @@ from simplecnn.atomic import atomic_write
 from simplecnn.checkpoint_file import read_checkpoint
 from simplecnn.config.build import build, first_line
 from simplecnn.config.schema import ImageFolder
-from simplecnn.config.spelling import cut
+from simplecnn.config.spelling import truncate
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
 from simplecnn.data.shape import class_names
-from simplecnn.errors import InputError, short
+from simplecnn.errors import InputError, relative_path
 from simplecnn.figures.inference.reliability import reliability_figure
 from simplecnn.figures.style import drawing
 from simplecnn.inference.calibration import calibration
@@ -50,7 +50,7 @@ def evaluate(directory: RunDirectory, checkpoint: Path, *, data: Mapping[str, An
     name = f"{checkpoint.stem} on {result['num_images']:,} test images of {test_data.name}"
     add_result(directory.path, name, {"checkpoint": checkpoint.name, **result})
     diagram = draw_reliability(directory.path, name, result)
-    files = f"{short(directory.path / RESULTS)} and {short(diagram)}"
+    files = f"{relative_path(directory.path / RESULTS)} and {relative_path(diagram)}"
     log.info("%s\n\nadded to %s", _table(name, result), files)
     return result["acc"]
 
@@ -80,7 +80,7 @@ class TestData:
         if checkpoint is not None:
             state = read_checkpoint(checkpoint).get(type(self.datamodule).__qualname__)
         is_folder = isinstance(self.datamodule, ImageFolderDataModule)
-        if state and (other is None or is_folder and self.datamodule.holds(state)):
+        if state and (other is None or is_folder and self.datamodule.has_test_images(state)):
             self.datamodule.load_state_dict(state)
         name = getattr(self.datamodule, "name", None)  # None in Lightning's base class
         self.name = str(name or type(self.datamodule).__name__)
@@ -100,8 +100,8 @@ class TestData:
         is_folder = isinstance(self.datamodule, ImageFolderDataModule)
         if is_folder and run_classes and classes != list(run_classes):
             raise InputError(
-                f"data: {self.name} has the classes {cut(', '.join(classes))}, but the network was "
-                f"trained on {cut(', '.join(run_classes))}."
+                f"data: {self.name} has the classes {truncate(', '.join(classes))}, but the "
+                f"network was trained on {truncate(', '.join(run_classes))}."
             )
 
     def tensors(self) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from simplecnn.atomic import atomic_write
 from simplecnn.config.build import first_line
 from simplecnn.data.files import read_bundled
-from simplecnn.errors import InputError, RunError, short
+from simplecnn.errors import InputError, RunError, relative_path
 from simplecnn.inference.networks import NETWORK
 from simplecnn.inference.trained_run import BATCH_SIZE, TrainedRun
 from simplecnn.run_directory import write_json
@@ -62,12 +62,12 @@ def export(run: TrainedRun, to: Path, format: str = "safetensors") -> dict[str, 
         atomic_write(to, content)
         write_json(to.with_name(f"{to.name}.json"), record)
     except OSError as error:
-        raise InputError(f"{short(to)} cannot be written: {error.strerror}.") from None
+        raise InputError(f"{relative_path(to)} cannot be written: {error.strerror}.") from None
     opset = f"   opset {properties['opset']}" if "opset" in properties else ""
     log.info(
-        f"{short(to)}   {format}, {record['num_parameters']:,} parameters, {len(content):,} bytes"
-        f"{opset}\nsha256 {record['sha256']}\nchecked on {checked['num_images']:,} digits: "
-        f"the same classes, logits within {checked['largest_difference']:.1e}"
+        f"{relative_path(to)}   {format}, {record['num_parameters']:,} parameters, "
+        f"{len(content):,} bytes{opset}\nsha256 {record['sha256']}\n"
+        f"checked on {checked['num_images']:,} digits: the same classes, logits within {checked['largest_difference']:.1e}"
     )
     return record
 
@@ -114,8 +114,8 @@ def digits_for(run: TrainedRun) -> Tensor:
 def _safetensors(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, Forward, dict]:
     if not run.network_config:
         raise InputError(
-            f"{short(run.checkpoint)} is a checkpoint of a custom LightningModule: safetensors "
-            f"export requires a Classifier. Type format=onnx or format=torch_export."
+            f"{relative_path(run.checkpoint)} is a checkpoint of a custom LightningModule: "
+            f"safetensors export requires a Classifier. Type format=onnx or format=torch_export."
         )
     weights = {name: value.contiguous() for name, value in run.network.state_dict().items()}
     content = save(weights, {"format": "pt", **_json_values(metadata)})

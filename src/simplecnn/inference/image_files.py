@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from simplecnn.data.images import (
     MAX_BYTES,
     MAX_PIXELS,
-    TOO_MANY,
+    TOO_MANY_PIXELS,
     NotAnImage,
+    as_input_error,
     check_size,
-    decode,
+    decode_image,
     read_pixels,
-    sentences,
 )
 from simplecnn.errors import InputError
 
@@ -69,18 +69,18 @@ def read_image(name: str | Path, *, color: bool = False) -> NDArray[np.float32]:
     several, and downscales images larger than `images.MAX_SIDE`. Raises InputError if the format is
     neither one of `images.FORMATS` nor .npy, or if the file is damaged or too large.
     """
-    with sentences(f"image={name}"), warnings.catch_warnings():
+    with as_input_error(f"image={name}"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd headers, and of sizes checked here
         if str(name) == STDIN:
             content = sys.stdin.buffer.read(MAX_BYTES + 1)
             check_size(len(content), f"image={name}")
-            return (decode(content, color=color) / 255).astype(np.float32)
+            return (decode_image(content, color=color) / 255).astype(np.float32)
         path = Path(name)
         if path.suffix.lower() == ".npy" and path.is_file():
             check_size(path.stat().st_size, f"image={name}")
             array = np.load(path, mmap_mode="r", allow_pickle=False)
             if array.size > MAX_PIXELS:
-                raise ValueError(TOO_MANY)
+                raise ValueError(TOO_MANY_PIXELS)
             return image_from_array(array, color=color)
         return (read_pixels(path, color=color, name=f"image={name}") / 255).astype(np.float32)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from simplecnn.checkpoint_file import read_checkpoint
 from simplecnn.config.build import build, first_line
-from simplecnn.errors import InputError, short
+from simplecnn.errors import InputError, relative_path
 from simplecnn.models.activations import network_of
 from simplecnn.old_runs import upgrade_hyper_parameters, upgrade_network
 from simplecnn.run_directory import RunDirectory
@@ -70,7 +70,7 @@ def load_safetensors(path: Path) -> nn.Module:
             config = upgrade_network(json.loads(metadata[NETWORK]), crop)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
-        reason = f"{short(path)} is not an export of simplecnn: {first_line(error)}."
+        reason = f"{relative_path(path)} is not an export of simplecnn: {first_line(error)}."
         raise InputError(reason) from None
     return _restore(config, weights, path)
 
@@ -80,7 +80,7 @@ def _model_config(path: Path) -> dict[str, Any]:
     directory = RunDirectory(path.absolute().parent.parent)
     if not (directory.path / "config.yaml").is_file():
         raise InputError(
-            f"{short(path)} is not a checkpoint of simplecnn: it names no network, and the "
+            f"{relative_path(path)} is not a checkpoint of simplecnn: it names no network, and the "
             f"config.yaml of its run is not beside it."
         )
     model: dict[str, Any] = directory.config()["model"]
@@ -99,9 +99,9 @@ def _restore(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Pat
         }
         module.load_state_dict(contiguous, assign=True)
     except InputError as error:
-        raise InputError(f"{short(path)}: {error}") from None
+        raise InputError(f"{relative_path(path)}: {error}") from None
     except Exception as error:
-        reason = f"{short(path)}: its weights do not fit its network: {first_line(error)}"
+        reason = f"{relative_path(path)}: its weights do not fit its network: {first_line(error)}"
         raise InputError(reason) from None
     return module.eval().requires_grad_(False)
 

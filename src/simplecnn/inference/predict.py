@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from simplecnn.data import files as mnist_files
 from simplecnn.data.batches import scale
-from simplecnn.errors import InputError, RunError, short
+from simplecnn.errors import InputError, RunError, relative_path
 from simplecnn.figures.inference.contact_sheet import contact_sheet_figure
 from simplecnn.figures.inference.prediction import prediction_figure
 from simplecnn.figures.raster import short_name
@@ -85,10 +85,10 @@ def predict(
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        mistake = f"{short(folder)} already exists: name another folder with to=…"
+        mistake = f"{relative_path(folder)} already exists: name another folder with to=…"
         raise InputError(mistake) from None
     except OSError as error:
-        mistake = f"{short(folder)} cannot be written: {error.strerror}."
+        mistake = f"{relative_path(folder)} cannot be written: {error.strerror}."
         raise InputError(f"{mistake} Name another folder with to=…") from None
     num_unsure = f"{sum(row['unsure'] for row in predicted):,} {mark}"
     try:
@@ -109,13 +109,13 @@ def predict(
                     name = f"{i:0{width}d}_{Path(row['file']).stem[:60]}.png"
                     explained(run, row, invert=invert).savefig(folder / "explained" / name)
     except OSError as error:  # such as a full disk
-        raise RunError(f"{short(folder)} cannot be written: {error.strerror}.") from None
+        raise RunError(f"{relative_path(folder)} cannot be written: {error.strerror}.") from None
     log.info("%s", _table(rows, run.class_names, mark))
     log.info("%s: below %g", num_unsure, threshold)
     if reject is not None and data_dir:
         for line in _decided_test_images(run, reject, data_dir):
             log.info("%s", line)
-    log.info("\nwritten      %s", short(folder))
+    log.info("\nwritten      %s", relative_path(folder))
     if failed:
         raise RunError(f"{len(failed):,} of {len(rows):,} files could not be read: see above.")
     return folder
@@ -132,7 +132,7 @@ def classify(
         except InputError as error:
             rows.append({"file": name, "error": str(error)})
             continue
-        image = run.preprocessing.planes(steps[-1].pixels)
+        image = run.preprocessing.to_input(steps[-1].pixels)
         description = ", ".join(step.description for step in steps)
         rows.append({"file": name, "image": image, "preprocessing": description})
     readable = [row for row in rows if "image" in row]
@@ -232,7 +232,7 @@ def _decided_test_images(run: TrainedRun, reject: float, data_dir: str) -> Itera
     run_dataset = str(run.config["data"].get("dataset")).removesuffix("5k")
     for name in dict.fromkeys((run_dataset, "MNIST", "KMNIST", "FashionMNIST")):
         is_known = name in mnist_files.MIRRORS
-        if not is_known or mnist_files.missing(data_dir, dataset=name, parts=["test"]):
+        if not is_known or mnist_files.missing_files(data_dir, dataset=name, parts=["test"]):
             continue
         images, labels = mnist_files.read(data_dir, dataset=name, part="test")
         tensor = scale(torch.from_numpy(images.copy())[:, None])

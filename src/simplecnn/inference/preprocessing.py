@@ -47,7 +47,7 @@ class Preprocessing:
         return self.channels == 3 and self.box is None
 
     @classmethod
-    def of(cls, data: Mapping[str, Any], network: Mapping[str, Any]) -> "Preprocessing":
+    def from_config(cls, data: Mapping[str, Any], network: Mapping[str, Any]) -> "Preprocessing":
         """The preprocessing of a run, from the configurations of its data and of its network.
 
         The network's `in_channels` and `image_size` take precedence over those of the data.
@@ -90,9 +90,9 @@ class Preprocessing:
 
     def array(self, image: Pixels, *, invert: bool | None = None) -> Pixels:
         """Preprocess an image; returns the network's input (channels, size, size)."""
-        return self.planes(self.steps(image, invert=invert)[-1].pixels)
+        return self.to_input(self.steps(image, invert=invert)[-1].pixels)
 
-    def planes(self, pixels: Pixels) -> Pixels:
+    def to_input(self, pixels: Pixels) -> Pixels:
         """Convert the pixels of the last step to the network's input (channels, size, size)."""
         channels_last = pixels if pixels.ndim == 3 else pixels[:, :, None]
         shape = (self.channels, *pixels.shape[:2])

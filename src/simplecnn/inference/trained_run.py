@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from simplecnn.checkpoint_file import read_checkpoint
-from simplecnn.config.mistakes import checked_parts
+from simplecnn.config.validation import checked_parts
 from simplecnn.data.files import CLASS_NAMES
 from simplecnn.data.images import pixels_from_pil
-from simplecnn.errors import InputError, short
+from simplecnn.errors import InputError, relative_path
 from simplecnn.inference.evaluate import logits_of
 from simplecnn.inference.image_files import find_images, image_from_array, read_image
 from simplecnn.inference.networks import load_network, network_config
@@ -103,13 +103,13 @@ class TrainedRun:
         self.record: dict[str, Any] = directory.record
         self.network: nn.Module = load_network(checkpoint)
         self.network_config = network_config(read_checkpoint(checkpoint), checkpoint) or {}
-        self.preprocessing = Preprocessing.of(self.config["data"], self.network_config)
+        self.preprocessing = Preprocessing.from_config(self.config["data"], self.network_config)
         self.class_names = self._class_names()
 
     def __repr__(self) -> str:
         accuracy = self.metrics.get("test/acc")
         result = "" if accuracy is None else f", test accuracy {percent(accuracy, digits=2)}"
-        return f"<run {short(self.path)}, {self.checkpoint.name}{result}>"
+        return f"<run {relative_path(self.path)}, {self.checkpoint.name}{result}>"
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -207,5 +207,5 @@ def load_run(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
     """
     directory = RunDirectory.open(path)
     checkpoint_path = directory.checkpoint(checkpoint) if checkpoint else directory.any_checkpoint()
-    checked_parts(directory.config(), short(directory.path))
+    checked_parts(directory.config(), relative_path(directory.path))
     return TrainedRun(directory, checkpoint_path)

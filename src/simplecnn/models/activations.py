@@ -57,7 +57,7 @@ def feature_maps(network: nn.Module, images: Tensor) -> tuple[OrderedDict[str, T
     def store(name: str, output: Tensor) -> None:
         maps[name] = output.detach().clone()  # later layers may work in place
 
-    with evaluation_mode(network), watched(network, store) as names:
+    with evaluation_mode(network), capture_activations(network, store) as names:
         logits = network(images)
     return OrderedDict((name, maps[name]) for name in names), logits
 
@@ -76,7 +76,7 @@ def layer_inputs(
         inputs[name] = args[0].detach().clone()  # later layers may work in place
         inputs.move_to_end(name)
 
-    with ExitStack() as stack, evaluation_mode(network), uncompiled(network):
+    with ExitStack() as stack, evaluation_mode(network), eager_mode(network):
         for name, module in network.named_modules():
             if isinstance(module, kind):
                 stack.callback(module.register_forward_pre_hook(partial(store, name)).remove)
@@ -84,7 +84,7 @@ def layer_inputs(
 
 
 @contextmanager
-def watched(
+def capture_activations(
     network: nn.Module,
     receive: Callable[[str, Tensor], None],
     kinds: type[nn.Module] | tuple[type[nn.Module], ...] = nn.Conv2d,
@@ -102,7 +102,7 @@ def watched(
 
 
 @contextmanager
-def removed(network: nn.Module, layer: str, channel: int) -> Iterator[None]:
+def ablated_channel(network: nn.Module, layer: str, channel: int) -> Iterator[None]:
     """Ablate a channel of a convolution inside the context.
 
     Sets the channel to zero in the convolution's output, and again after the normalization and the
@@ -128,7 +128,7 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def uncompiled(network: nn.Module) -> AbstractContextManager[Any]:
+def eager_mode(network: nn.Module) -> AbstractContextManager[Any]:
     """Run a compiled network eagerly inside the context, so that hooks and modes see its layers."""
     if any(module._compiled_call_impl is not None for module in network.modules()):
         return torch.compiler.set_stance("force_eager")
@@ -140,7 +140,7 @@ def _tracked(
     network: nn.Module, layers: dict[str, nn.Module], **options: Any
 ) -> Iterator["_ActivationTracker"]:
     tracker = _ActivationTracker(**options)
-    with ExitStack() as stack, uncompiled(network), tracker:
+    with ExitStack() as stack, eager_mode(network), tracker:
         for name, layer in layers.items():
             stack.callback(layer.register_forward_hook(partial(tracker.begin, name)).remove)
         yield tracker

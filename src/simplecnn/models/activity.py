@@ -10,7 +10,7 @@ from simplecnn.models.metrics import SUM_DTYPE
 LAYERS = (nn.Conv2d, nn.Linear)  # the layer types that are measured
 
 
-def layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+def measured_layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
     """Return every convolution and linear layer by its module name."""
     return {name: m for name, m in network.named_modules() if isinstance(m, LAYERS)}
 

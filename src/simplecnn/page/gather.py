@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from simplecnn.checkpoint_file import read_checkpoint
 from simplecnn.config.build import build, first_line
 from simplecnn.config.composition import compose_config
-from simplecnn.config.mistakes import checked_parts
+from simplecnn.config.validation import checked_parts
 from simplecnn.convolution.kernels import best_matches
-from simplecnn.errors import InputError, short
+from simplecnn.errors import InputError, relative_path
 from simplecnn.figures.style import COUNT, POSITIVE, SIGNED
 from simplecnn.inference.model_card import flat
 from simplecnn.inference.networks import load_network, network_config
@@ -64,8 +64,8 @@ def gather(
     for run in runs[1:]:
         if names and run.record.get("class_names") not in (None, names):
             raise InputError(
-                f"{short(run.path)} has other classes than {short(runs[0].path)}: two runs are "
-                f"compared on the same images."
+                f"{relative_path(run.path)} has other classes than {relative_path(runs[0].path)}: "
+                f"two runs are compared on the same images."
             )
     from_networks = filter(None, (run.num_classes() for run in loaded_runs))
     num_classes = len(names or ()) or next(from_networks, None)
@@ -93,7 +93,9 @@ def gather(
 
 def _datamodule(run: RunDirectory) -> LightningDataModule:
     """Build and set up the data module of a run, without downloading anything."""
-    module: LightningDataModule = build(checked_parts(run.config(), short(run.path))["data"])
+    module: LightningDataModule = build(
+        checked_parts(run.config(), relative_path(run.path))["data"]
+    )
     if hasattr(module, "download"):
         module.download = False
     module.setup("fit")
@@ -121,7 +123,7 @@ class _LoadedRun:
             # LastCheckpoint saves between two epochs, ModelCheckpoint within one.
             epoch = int(content["epoch"]) + (path.name == "best.ckpt")
             self.checkpoint = f"{path.name}, after epoch {epoch}"
-        self.preprocessing = Preprocessing.of(self.config.get("data") or {}, config)
+        self.preprocessing = Preprocessing.from_config(self.config.get("data") or {}, config)
         self.shape = (self.preprocessing.channels, *2 * [self.preprocessing.size])
 
     def num_classes(self, shape: Sequence[int] | None = None) -> int | None:
@@ -146,7 +148,7 @@ class _LoadedRun:
         return {
             **{key: record.get(key) for key in entries},
             "name": run.path.name,
-            "path": short(run.path),
+            "path": relative_path(run.path),
             "title": self.config.get("name") or run.path.name,
             "config": list(config_rows(self.config)),
             "checkpoint": self.checkpoint,
@@ -186,7 +188,7 @@ def _images(runs: Sequence[_LoadedRun], images: Images | None, files: Sequence[s
     if files and height != width:
         raise InputError("image: files become square, but the images of this run are not.")
     prepare = replace(runs[0].preprocessing, channels=channels, size=height)
-    own = [prepare.planes(prepare.read(file)[-1].pixels) for file in files]
+    own = [prepare.to_input(prepare.read(file)[-1].pixels) for file in files]
     predictions = [run.predictions(images) for run in runs]
     known = [p for p in predictions if p is not None]
     num_shown = min(MAX_SHOWN, MAX_BYTES // (channels * height * width) + 1)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from simplecnn.models.activations import evaluation_mode, uncompiled
+from simplecnn.models.activations import eager_mode, evaluation_mode
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def named_outputs(
     handles = [network.register_forward_pre_hook(start)]
     handles += [module.register_forward_hook(finish) for module in names]
     try:
-        with evaluation_mode(network), uncompiled(network):
+        with evaluation_mode(network), eager_mode(network):
             yield
     finally:
         for handle in handles:

@@ -20,7 +20,7 @@ from typing import Any
 from simplecnn.errors import InputError
 from simplecnn.locked_directory import LockedDirectory
 from simplecnn.run_directory import RECORD as RUN_RECORD
-from simplecnn.run_directory import short, write_json
+from simplecnn.run_directory import relative_path, write_json
 from simplecnn.slurm import slurm_job
 
 RECORD = "sweep.json"
@@ -58,13 +58,13 @@ class SweepDirectory(LockedDirectory):
             key = "words" if jobs is None else "jobs"
             if directory.record.get(key) != request[key]:
                 raise InputError(
-                    f"{short(path)} holds another sweep ({directory.record['command']}): "
+                    f"{relative_path(path)} holds another sweep ({directory.record['command']}): "
                     f"name another hydra.sweep.dir."
                 )
             directory.check_source(source)
         elif any(any(directory.path.glob(pattern)) for pattern in (RUN_RECORD, f"*/{RUN_RECORD}")):
             raise InputError(
-                f"{short(path)} holds runs that do not belong to a sweep: name another "
+                f"{relative_path(path)} holds runs that do not belong to a sweep: name another "
                 f"hydra.sweep.dir."
             )
         directory.lock()
@@ -92,7 +92,7 @@ class SweepDirectory(LockedDirectory):
             assert isinstance(directory.record, dict)
             assert {"command", "source"} <= set(directory.record)
         except (ValueError, AssertionError):
-            raise InputError(f"{short(directory.path / RECORD)} is damaged.") from None
+            raise InputError(f"{relative_path(directory.path / RECORD)} is damaged.") from None
         return directory
 
     def check_source(self, source: dict[str, str]) -> None:
@@ -103,9 +103,9 @@ class SweepDirectory(LockedDirectory):
         if changed:
             more = f" and {len(changed) - 3} more files" if len(changed) > 3 else ""
             raise InputError(
-                f"{', '.join(changed[:3])}{more} changed since the sweep in {short(self.path)} was "
-                f"started: its jobs would not be comparable. Restore the old version, or start a "
-                f"new sweep in another hydra.sweep.dir."
+                f"{', '.join(changed[:3])}{more} changed since the sweep in "
+                f"{relative_path(self.path)} was started: its jobs would not be comparable. Restore "
+                f"the old version, or start a new sweep in another hydra.sweep.dir."
             )
 
 

@@ -38,7 +38,7 @@ class Job:
     mode: str = "max"
 
     @cached_property
-    def words(self) -> dict[str, Any]:
+    def params(self) -> dict[str, Any]:
         """The overrides as a dict, without those of Hydra itself."""
         parsed = OverridesParser.create().parse_overrides(list(self.overrides))
         values = {override.key_or_group: override.value() for override in parsed}
@@ -111,10 +111,10 @@ def read_jobs(sweep: SweepDirectory) -> list[Job]:
     """Read the jobs of a sweep in their order, followed by those that were not started."""
     paths = sorted((path.parent for path in sweep.path.glob(f"**/{RUN_RECORD}")), key=by_number)
     jobs = [read_job(path, sweep.path) for path in paths]
-    started = [job.words for job in jobs]
+    started = [job.params for job in jobs]
     for i, overrides in enumerate(sweep.record.get("jobs") or []):
         job = Job(sweep.path / str(i), str(i), overrides, NOT_STARTED)
-        if job.words not in started:
+        if job.params not in started:
             jobs.append(job)
     return jobs
 
@@ -131,10 +131,10 @@ def rank(jobs: Sequence[Job]) -> tuple[bool, float]:
     return not values, -mean if jobs[0].mode == "max" else mean
 
 
-def varied(jobs: Sequence[Job]) -> list[str]:
+def varied_keys(jobs: Sequence[Job]) -> list[str]:
     """The keys whose values differ between jobs, in the order of the command line."""
-    keys = dict.fromkeys(key for job in jobs for key in job.words)
-    return [k for k in keys if len({repr(job.words.get(k)) for job in jobs}) > 1]
+    keys = dict.fromkeys(key for job in jobs for key in job.params)
+    return [k for k in keys if len({repr(job.params.get(k)) for job in jobs}) > 1]
 
 
 def seed_groups(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -142,11 +142,11 @@ def seed_groups(jobs: Sequence[Job]) -> list[list[Job]]:
 
     Returns an empty list if no two jobs differ only in `seed`.
     """
-    keys = [key for key in varied(jobs) if key != "seed"]
+    keys = [key for key in varied_keys(jobs) if key != "seed"]
     groups: dict[str, list[Job]] = {}
     for job in jobs:
-        groups.setdefault(repr([job.words.get(k) for k in keys]), []).append(job)
-    if "seed" not in varied(jobs) or len(groups) == len(jobs):
+        groups.setdefault(repr([job.params.get(k) for k in keys]), []).append(job)
+    if "seed" not in varied_keys(jobs) or len(groups) == len(jobs):
         return []
     return sorted(groups.values(), key=rank)
 

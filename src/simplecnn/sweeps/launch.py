@@ -14,11 +14,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
-from simplecnn.config.spelling import word
-from simplecnn.console import only_sweep_lines
-from simplecnn.errors import log_error, short
+from simplecnn.config.spelling import format_override
+from simplecnn.console import show_only_sweep_messages
+from simplecnn.errors import log_error, relative_path
 from simplecnn.run_directory import RunDirectory, read_record
-from simplecnn.signals import Stop
+from simplecnn.signals import SignalHandler
 from simplecnn.slurm import slurm_job, was_requeued
 from simplecnn.sweeps import report
 from simplecnn.sweeps.directory import RECORD, SweepDirectory, source_hashes
@@ -37,7 +37,7 @@ def run_sweep(run: Callable[[], Any], plan: SweepPlan) -> int:
     """
     directory = _lock_directory(plan)
     PrepareSweep.directory = directory.path
-    stop = Stop()
+    stop = SignalHandler()
     # A job that runs in this process replaces this handler with its own.
     previous_handler = signal.signal(signal.SIGTERM, stop.receive)
     code, succeeded = 1, False
@@ -66,12 +66,12 @@ def _lock_directory(plan: SweepPlan) -> SweepDirectory:
             path = _directory_of_slurm_job(path.parent) or path
         overrides = [i for i, a in enumerate(arguments) if "=" in a and not a.startswith("-")]
         first_override = min(overrides, default=len(arguments))
-        arguments.insert(first_override, word("hydra.sweep.dir", short(path)))
+        arguments.insert(first_override, format_override("hydra.sweep.dir", relative_path(path)))
     return SweepDirectory.resume_or_create(
         path,
-        overrides=plan.words,
+        overrides=plan.overrides,
         jobs=plan.jobs,
-        command=[short(sys.argv[0]), *arguments],
+        command=[relative_path(sys.argv[0]), *arguments],
         source=source_hashes(*plan.config_folders),
     )
 
@@ -99,7 +99,7 @@ class PrepareSweep(Callback):
         with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.sweep.dir = path
             # Workers compose the configuration of their jobs from these overrides.
-            config.hydra.overrides.hydra.append(word("hydra.sweep.dir", path))
+            config.hydra.overrides.hydra.append(format_override("hydra.sweep.dir", path))
 
 
 def run_job(task: Task, config: dict[str, Any], folder: Path) -> float | None:
@@ -111,10 +111,10 @@ def run_job(task: Task, config: dict[str, Any], folder: Path) -> float | None:
     hydra = HydraConfig.get()
     sweep = SweepDirectory.open(Path(hydra.runtime.cwd, hydra.sweep.dir))
     sources = [Path(s.path) for s in hydra.runtime.config_sources if s.schema == "file"]
-    only_sweep_lines()
+    show_only_sweep_messages()
     run, error, note = RunDirectory(folder), "", ""
     try:
-        if read_record(folder).get("status") == "finished" and run.holds(config):
+        if read_record(folder).get("status") == "finished" and run.has_config(config):
             note = "already finished"
         else:
             sweep.check_source(source_hashes(*sources))

@@ -17,12 +17,12 @@ from omegaconf import DictConfig
 from simplecnn.config import devices
 from simplecnn.config.composition import (
     Composed,
+    cached_compositions,
     compose_checked,
-    composing_once,
     initialized,
-    line,
     loader,
-    readable,
+    override_text,
+    parse_overrides,
 )
 from simplecnn.errors import InputError
 
@@ -35,7 +35,7 @@ class SweepPlan:
     """The jobs of a sweep and their checked configurations."""
 
     folder: Path
-    words: list[str]  # the overrides of the sweep, those of hydra.sweeper.params included
+    overrides: list[str]  # the overrides of the sweep, those of hydra.sweeper.params included
     jobs: list[list[str]] | None  # the overrides of each job; None if a search chooses them
     config_folders: list[Path]  # the directories of the config search path
     configs: list[Composed]  # of all jobs, or of the bounds of a search space
@@ -47,13 +47,15 @@ def plan_sweep(name: str, overrides: Sequence[str]) -> SweepPlan:
 
     Raises InputError that lists the errors of all jobs.
     """
-    with composing_once():
+    with cached_compositions():
         return _plan(name, overrides)
 
 
 def _plan(name: str, overrides: Sequence[str]) -> SweepPlan:
     mistakes: list[str] = []
-    overrides = [line(override) for override in readable(overrides, mistakes, sweeps=True)]
+    overrides = [
+        override_text(override) for override in parse_overrides(overrides, mistakes, sweeps=True)
+    ]
     parser = OverridesParser.create(loader())
     command_lines = sweep_values(overrides)
     try:
@@ -128,7 +130,10 @@ def sweep_values(overrides: Sequence[str]) -> list[list[str]]:
     """
     mistakes: list[str] = []
     with initialized():
-        texts = [line(override) for override in readable(overrides, mistakes, sweeps=True)]
+        texts = [
+            override_text(override)
+            for override in parse_overrides(overrides, mistakes, sweeps=True)
+        ]
         choices = [v for v in _choices(texts, OverridesParser.create(loader())).values() if v]
     if mistakes:
         raise InputError(*mistakes)
@@ -153,7 +158,7 @@ def _choices(overrides: Sequence[str], parser: OverridesParser) -> dict[str, lis
         if override.is_discrete_sweep():
             choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
-            choices[key] = [] if override.is_sweep_override() else [line(override)]
+            choices[key] = [] if override.is_sweep_override() else [override_text(override)]
     return choices
 
 

@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from simplecnn.atomic import atomic_write
 from simplecnn.page.sweep import write_sweep_page
-from simplecnn.run_directory import as_typed, short, tensorboard
+from simplecnn.run_directory import relative_path, shell_command, tensorboard_command
 from simplecnn.sweeps.directory import SweepDirectory
 from simplecnn.sweeps.jobs import (
     STATUSES,
@@ -29,7 +29,7 @@ from simplecnn.sweeps.jobs import (
     seed_groups,
     short_names,
     value_text,
-    varied,
+    varied_keys,
 )
 from simplecnn.table import table
 
@@ -54,10 +54,12 @@ def report(path: Path) -> bool:
     files[TEXT] = f"{head}\n```\n{text}\n```\n".encode()
     for name, content in files.items():
         atomic_write(sweep.path / name, content)
-    print(f"\n{text}\n{'report':12} {', '.join(short(sweep.path / name) for name in files)}")
+    print(
+        f"\n{text}\n{'report':12} {', '.join(relative_path(sweep.path / name) for name in files)}"
+    )
     if any(any(job.path.glob("events.out*")) for job in jobs):
-        print(f"{'tensorboard':12} {tensorboard(sweep.path)}")
-    print(f"{'view':12} {short(write_sweep_page(sweep.path, data))}", flush=True)
+        print(f"{'tensorboard':12} {tensorboard_command(sweep.path)}")
+    print(f"{'view':12} {relative_path(write_sweep_page(sweep.path, data))}", flush=True)
     return bool(jobs) and all(job.status in SUCCEEDED for job in jobs)
 
 
@@ -70,7 +72,7 @@ def report_text(jobs: Sequence[Job], record: Mapping[str, Any]) -> str:
     ]
     parts += [
         f"job {job.name} {job.status}: {job.error or 'see its log'}\n"
-        f"    log: {short(job.log) if job.log else 'none'}"
+        f"    log: {relative_path(job.log) if job.log else 'none'}"
         for job in jobs
         if job.status in ("failed", "interrupted", "killed")
     ]
@@ -90,17 +92,17 @@ def commands(jobs: Sequence[Job], record: Mapping[str, Any]) -> list[tuple[str, 
         best = groups[0][0] if groups else jobs[0]
         if groups:
             mean = mean_text(best.criterion, (job.value for job in groups[0]))
-            keys = [key for key in varied(jobs) if key != "seed"]
+            keys = [key for key in varied_keys(jobs) if key != "seed"]
             text = f"{value_title(jobs)} {mean}   {overrides_text(best, keys)}".rstrip()
             entries.append(("best mean" if len(groups) > 1 else "mean", text))
-        overrides = overrides_text(best, varied(jobs))
+        overrides = overrides_text(best, varied_keys(jobs))
         entries.append(("best job", f"{best.name}: {result(best)}   {overrides}"))
         command = [shlex.split(record["command"])[0], *best.overrides]
         if any(argument.startswith("hparams_search=") for argument in command):
             command.append("hydra.sweeper.params=null")  # drop the sweeps of that config
-        entries.append(("reproduce", as_typed(shlex.join(command))))
+        entries.append(("reproduce", shell_command(shlex.join(command))))
     if any(job.status not in SUCCEEDED for job in jobs):
-        entries.append(("resume", as_typed(record["command"])))
+        entries.append(("resume", shell_command(record["command"])))
     return entries
 
 
@@ -121,10 +123,10 @@ def job_line(job: Job, record: Mapping[str, Any], *, number: int, note: str = ""
         f"{job.status:8}",
         result(job),
         f"{job.seconds:.1f} s" if job.seconds is not None else "",
-        overrides_text(job, [key for key in swept if key in job.words]),
+        overrides_text(job, [key for key in swept if key in job.params]),
         note,
         job.error,
-        f"log: {short(job.log)}" if job.error and job.log else "",
+        f"log: {relative_path(job.log)}" if job.error and job.log else "",
     ]
     return "   ".join(part for part in parts if part)
 
@@ -166,7 +168,7 @@ def result(job: Job) -> str:
 
 
 def overrides_text(job: Job, keys: Iterable[str]) -> str:
-    return " ".join(f"{key}={value_text(job.words.get(key))}" for key in keys)
+    return " ".join(f"{key}={value_text(job.params.get(key))}" for key in keys)
 
 
 # --------------------------------------------------------------------------------------- tables
@@ -175,10 +177,10 @@ def overrides_text(job: Job, keys: Iterable[str]) -> str:
 def job_columns(jobs: Sequence[Job]) -> dict[str, list[str]]:
     """One row per job, by column: varied parameters, status, metrics."""
     criterion = criterion_of(jobs)
-    names = short_names(varied(jobs))
+    names = short_names(varied_keys(jobs))
     columns: dict[str, list[str]] = {"job": [job.name for job in jobs]}
     for key, name in names.items():
-        columns[name] = [value_text(job.words[key]) if key in job.words else "" for job in jobs]
+        columns[name] = [value_text(job.params[key]) if key in job.params else "" for job in jobs]
     columns["status"] = [job.status for job in jobs]
     columns[f"best {title(criterion)}"] = [
         metric_text(criterion, job.best.get("value")) for job in jobs
@@ -194,8 +196,8 @@ def job_columns(jobs: Sequence[Job]) -> dict[str, list[str]]:
 def mean_columns(groups: Sequence[Sequence[Job]]) -> dict[str, list[str]]:
     """One row per group of jobs that differ only in their seed: mean ± standard deviation (n)."""
     jobs = [job for group in groups for job in group]
-    names = short_names([key for key in varied(jobs) if key != "seed"])
-    columns = {n: [value_text(g[0].words.get(key)) for g in groups] for key, n in names.items()}
+    names = short_names([key for key in varied_keys(jobs) if key != "seed"])
+    columns = {n: [value_text(g[0].params.get(key)) for g in groups] for key, n in names.items()}
     criterion = criterion_of(jobs)
     columns[value_title(jobs)] = [mean_text(criterion, (j.value for j in g)) for g in groups]
     for metric in ("test/acc", "test/loss"):
@@ -214,12 +216,12 @@ def _table(columns: Mapping[str, Sequence[str]]) -> str:
 
 def csv_text(jobs: Sequence[Job]) -> str:
     """One row per job, with all metrics in full precision."""
-    keys = varied(jobs)
+    keys = varied_keys(jobs)
     rows: list[dict[str, Any]] = [
         {
             "job": job.name,
             "status": job.status,
-            **{key: value_text(job.words[key]) for key in keys if key in job.words},
+            **{key: value_text(job.params[key]) for key in keys if key in job.params},
             "monitor": job.monitor,
             "best": job.best.get("value"),
             "best_epoch": job.best.get("epoch"),
@@ -227,8 +229,8 @@ def csv_text(jobs: Sequence[Job]) -> str:
             "num_epochs": job.record.get("num_epochs"),
             "num_parameters": job.record.get("num_parameters"),
             "error": job.error,
-            "log": short(job.log) if job.log else "",
-            "folder": short(job.path),
+            "log": relative_path(job.log) if job.log else "",
+            "folder": relative_path(job.path),
             **job.metrics,
         }
         for job in jobs
@@ -260,7 +262,7 @@ def value_title(jobs: Sequence[Job]) -> str:
 
 def page_data(jobs: Sequence[Job], sweep: SweepDirectory) -> dict[str, Any]:
     """The data of the sweep page (see `write_sweep_page`) and of the figure."""
-    names = short_names(varied(jobs))
+    names = short_names(varied_keys(jobs))
     criterion = curve_metric = criterion_of(jobs)
     longest = max((len(job.curve(criterion)) for job in jobs[:NUM_CURVES]), default=0)
     if longest < (2 if criterion.startswith("test/") else 1):
@@ -275,7 +277,7 @@ def page_data(jobs: Sequence[Job], sweep: SweepDirectory) -> dict[str, Any]:
             "status": job.status,
             "link": link if (sweep.path / link).is_file() else None,
             "cells": {name: cells[i] for name, cells in columns.items()},
-            "values": [_number_or_text(job.words.get(key)) for key in names],
+            "values": [_number_or_text(job.params.get(key)) for key in names],
             "result": _scaled(criterion, job.value),
             "error": "" if job.status in SUCCEEDED else job.error,
             "curve": [[epoch, _scaled(curve_metric, value)] for epoch, value in curve],
@@ -284,8 +286,8 @@ def page_data(jobs: Sequence[Job], sweep: SweepDirectory) -> dict[str, Any]:
     return {
         # <name> of the default directory, outputs/<name>/<date_time>
         "title": path.parent.name if path.name[:2] == "20" else path.name,
-        "folder": short(sweep.path),
-        "command": as_typed(sweep.record["command"]),
+        "folder": relative_path(sweep.path),
+        "command": shell_command(sweep.record["command"]),
         "summary": summary(jobs),
         "answers": commands(jobs, sweep.record),
         "means": mean_columns(seed_groups(jobs)) if has_best(jobs) else {},

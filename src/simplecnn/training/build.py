@@ -23,9 +23,9 @@ from simplecnn.config.build import build, find_class
 from simplecnn.data.resident import ResidentDataModule
 from simplecnn.data.shape import data_shape
 from simplecnn.errors import InputError
-from simplecnn.models.activations import evaluation_mode, network_of, uncompiled
+from simplecnn.models.activations import eager_mode, evaluation_mode, network_of
 from simplecnn.models.classifier import Classifier
-from simplecnn.signals import Stop
+from simplecnn.signals import SignalHandler
 from simplecnn.training.checkpoint_io import AtomicCheckpointIO
 from simplecnn.training.epoch_seed import EpochSeed
 from simplecnn.training.finite_loss import FiniteLoss
@@ -76,7 +76,7 @@ def _initialize_lazy_layers(module: pl.LightningModule, datamodule: pl.Lightning
     """Run a blank image through the network: the optimizer needs initialized parameters."""
     shape, network = data_shape(datamodule), network_of(module)
     image = torch.zeros(1, shape.in_channels, shape.image_size, shape.image_size)
-    with torch.no_grad(), evaluation_mode(network), uncompiled(network):
+    with torch.no_grad(), evaluation_mode(network), eager_mode(network):
         network(image)
 
 
@@ -100,7 +100,9 @@ def _load_training_images(datamodule: pl.LightningDataModule) -> None:
     datamodule.setup("fit")
 
 
-def build_trainer(config: Config, stop: Stop, *, purge_step: int | None = None) -> pl.Trainer:
+def build_trainer(
+    config: Config, stop: SignalHandler, *, purge_step: int | None = None
+) -> pl.Trainer:
     """Build the Trainer with the configured callbacks and loggers, and those of every run.
 
     purge_step: the global step from which the run is resumed; None for a new run.

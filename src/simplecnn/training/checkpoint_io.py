@@ -7,7 +7,7 @@ from typing import Any
 from lightning_fabric.plugins import TorchCheckpointIO
 
 from simplecnn.checkpoint_file import write_checkpoint
-from simplecnn.run_directory import moved
+from simplecnn.run_directory import replace_in_strings
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -44,5 +44,5 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             if isinstance(state, dict) and isinstance(state.get("dirpath"), str):
                 saved = Path(state["dirpath"])
                 if saved.name == dirpath.name and saved != dirpath:
-                    state.update(moved(state, str(saved), str(dirpath)))
+                    state.update(replace_in_strings(state, str(saved), str(dirpath)))
         return checkpoint

@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.multiprocessing import ProcessExitedException
 
-from simplecnn.signals import Interrupted, Stop
+from simplecnn.signals import Interrupted, SignalHandler
 
 
 class Interruption(Callback):
@@ -22,14 +22,14 @@ class Interruption(Callback):
     otherwise it would keep training beside the resumed run.
     """
 
-    def __init__(self, stop: Stop) -> None:
+    def __init__(self, stop: SignalHandler) -> None:
         self.stop = stop
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         is_distributed = trainer.world_size > 1
         self._parent = os.getppid() if is_distributed and self.stop.is_child else None
         if is_distributed:
-            atexit.register(leave_group)
+            atexit.register(leave_process_group)
 
     def on_train_start(self, *_: Any) -> None:
         self.stop.restore()
@@ -42,7 +42,7 @@ class Interruption(Callback):
 
 
 @contextmanager
-def kill_processes_on_interrupt(trainer: Trainer, stop: Stop) -> Iterator[None]:
+def kill_processes_on_interrupt(trainer: Trainer, stop: SignalHandler) -> Iterator[None]:
     """Kill the processes that the Trainer launched inside the context if a signal ends this one."""
     try:
         yield
@@ -59,7 +59,7 @@ def kill_processes_on_interrupt(trainer: Trainer, stop: Stop) -> Iterator[None]:
         raise
 
 
-def leave_group() -> None:
+def leave_process_group() -> None:
     """Destroy the process group, whose gloo threads Lightning leaves running at interpreter exit.
 
     A gloo thread that releases its last tensors during interpreter shutdown aborts the process

@@ -35,7 +35,7 @@ def keep_freed_memory() -> None:
 
 
 @contextmanager
-def state_restored() -> Iterator[None]:
+def restore_process_state() -> Iterator[None]:
     """Restore the environment variables and torch's global settings on exit."""
     import torch
 

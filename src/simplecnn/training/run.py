@@ -18,19 +18,19 @@ from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
 from simplecnn.errors import InputError
-from simplecnn.run_directory import RECORD, RunDirectory, read_record, short
-from simplecnn.signals import Interrupted, Stop
+from simplecnn.run_directory import RECORD, RunDirectory, read_record, relative_path
+from simplecnn.signals import Interrupted, SignalHandler
 from simplecnn.slurm import requeue, slurm_job
 from simplecnn.training.build import build_datamodule, build_module, build_trainer
 from simplecnn.training.interruption import kill_processes_on_interrupt
 from simplecnn.training.loggers import TensorBoard, rewind
 from simplecnn.training.phases import Phases
-from simplecnn.training.processor import keep_freed_memory, state_restored
+from simplecnn.training.processor import keep_freed_memory, restore_process_state
 from simplecnn.training.summary import (
     device_and_reason,
-    how_to_resume,
     hyper_parameters,
     page_line,
+    resume_instructions,
     summary,
 )
 
@@ -57,8 +57,8 @@ def train(
     Raises SystemExit if a signal ended the run.
     """
     configure_lightning_logging()
-    stop = Stop()
-    with state_restored(), stop.listening():
+    stop = SignalHandler()
+    with restore_process_state(), stop.handle_signals():
         if rank_zero_only.rank != 0:  # another DDP process: rank zero writes the record
             directory = RunDirectory(path)
             directory.record = {"continued": requested, "seconds": {}, **read_record(path)}
@@ -83,7 +83,7 @@ def _fit_test_and_record(run: "Run") -> float | None:
     except (KeyboardInterrupt, SystemExit) as error:
         run.stop.ending = True
         page = run.finish("interrupted")
-        log.error("Interrupted. %s%s", how_to_resume(run.directory), page_line(page))
+        log.error("Interrupted. %s%s", resume_instructions(run.directory), page_line(page))
         if not isinstance(error, Interrupted):  # not raised by simplecnn's signal handlers
             raise SystemExit(130) from None
         if error.requeue:
@@ -106,7 +106,7 @@ def _fit_test_and_record(run: "Run") -> float | None:
 class Run:
     """One run: builds its parts, trains and tests, and collects the results in its record."""
 
-    def __init__(self, config: Config, directory: RunDirectory, stop: Stop) -> None:
+    def __init__(self, config: Config, directory: RunDirectory, stop: SignalHandler) -> None:
         self.config = config
         self.directory = directory
         self.stop = stop
@@ -201,7 +201,7 @@ class Run:
             device={"name": device, "why": reason, "num_threads": torch.get_num_threads()},
         )
         if self.directory.writes:
-            log.info("directory    %s", short(self.directory.path))
+            log.info("directory    %s", relative_path(self.directory.path))
             log.info("%s parameters on %s: %s", f"{num_parameters:,}", device, reason)
             if not any(isinstance(c, LastCheckpoint | Checkpoint) for c in self.trainer.callbacks):
                 log.info("no checkpoints are saved: callbacks=[default,…] adds to the default ones")

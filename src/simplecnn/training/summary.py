@@ -9,8 +9,8 @@ import pytorch_lightning as pl
 import torch
 
 from simplecnn.callbacks.progress import metric_text, split_metric, value_text
-from simplecnn.config.spelling import in_quotes, word
-from simplecnn.run_directory import RunDirectory, as_typed, short, tensorboard
+from simplecnn.config.spelling import format_override, shell_quote
+from simplecnn.run_directory import RunDirectory, relative_path, shell_command, tensorboard_command
 from simplecnn.table import table
 from simplecnn.training.loggers import TensorBoard
 
@@ -31,27 +31,29 @@ def summary(directory: RunDirectory, trainer: pl.Trainer, page: Path | None) -> 
     lines.append(_seconds(record["seconds"]))
     if parts := record.get("seconds_of_fit"):
         lines.append(f"of the fit   {_seconds(parts)}")
-    lines.append(f"\ndirectory    {short(directory.path)}")
+    lines.append(f"\ndirectory    {relative_path(directory.path)}")
     if any(isinstance(logger, TensorBoard) for logger in trainer.loggers):
         # All runs of this name: for a single run, TensorBoard's HPARAMS tab shows no metrics.
         parent = directory.path.parent
         logdir = parent if parent.name == config["name"] else directory.path
         title = "view" if page is None else "tensorboard"
-        lines.append(f"{title:12} {tensorboard(logdir)}")
+        lines.append(f"{title:12} {tensorboard_command(logdir)}")
     return "\n".join(lines) + page_line(page)
 
 
 def page_line(page: Path | None) -> str:
     """A line with the path of report.html, or nothing if it was not written."""
-    return "" if page is None else f"\nview         {short(page)}"
+    return "" if page is None else f"\nview         {relative_path(page)}"
 
 
-def how_to_resume(directory: RunDirectory) -> str:
+def resume_instructions(directory: RunDirectory) -> str:
     """Instructions to resume an interrupted run."""
-    path = short(directory.path)
+    path = relative_path(directory.path)
     if (directory.path.parent / "sweep.json").is_file():
         return f"Run the command of the sweep again to resume {path}"
-    command = as_typed(f"{short(sys.argv[0])} {in_quotes(word('resume', path))}")
+    command = shell_command(
+        f"{relative_path(sys.argv[0])} {shell_quote(format_override('resume', path))}"
+    )
     has_checkpoint = directory.last_checkpoint() is not None
     action = "Resume it" if has_checkpoint else "No epoch was finished: start it again"
     return f"{action} with\n{command}"

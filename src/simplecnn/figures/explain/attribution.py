@@ -52,5 +52,5 @@ def attribution_figure(
         figure, grid, style.SIGNED, Normalize(-1, 1), "relative to the map's largest magnitude",
         shrink=0.4, ticks=[-1, 0, 1],
     )  # fmt: skip
-    style.head(figure, title)
+    style.add_title(figure, title)
     return figure

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from simplecnn.figures import style
-from simplecnn.figures.filters import dots_words
-from simplecnn.figures.raster import Mosaic, join, plain, short_name, text_width
+from simplecnn.figures.filters import dots_note
+from simplecnn.figures.raster import Mosaic, format_axis_number, join, short_name, text_width
 from simplecnn.figures.style import BETTER, FAINT, NOTE, SIGNED, SMALL, WRONG, number
 
 # Pixels on a card.
@@ -135,7 +135,7 @@ def index_figure(channels: Sequence[Channel], class_names: Sequence[str], title:
         figure = style.new_figure(8.4, 1.0)
         sentence = "no channel costs accuracy: removing any one of them changes no class's accuracy"
         figure.text(0.5, 0.2, sentence, fontsize=NOTE, ha="center")
-        style.head(figure, title)
+        style.add_title(figure, title)
         return figure
     names = [short_name(name) for name in class_names]
     widest, columns = max(map(text_width, names)) / style.DPI, len(names) + 1  # inches
@@ -170,7 +170,7 @@ def index_figure(channels: Sequence[Channel], class_names: Sequence[str], title:
     style.color_bar(
         figure, ax, SIGNED, scale, "accuracy lost in percentage points", shrink=0.5, pad=0.02
     )
-    style.head(figure, title)
+    style.add_title(figure, title)
     return figure
 
 
@@ -202,7 +202,7 @@ def _draw_weights(mosaic: Mosaic, weights: NDArray, limit: float) -> None:
     for x, side, value in ((0, "left", -limit), (right / 2, "center", 0.0),
                            (right, "right", limit)):  # fmt: skip
         mosaic.write(x, bottom + 44, number(value, ".2g"), ha=side)
-    dots = "" if numbered else dots_words(zoom)
+    dots = "" if numbered else dots_note(zoom)
     mosaic.write(0, bottom + 68, f"same scale for the layer{dots}", color=FAINT)
 
 
@@ -238,7 +238,9 @@ def _draw_histogram(mosaic: Mosaic, channel: Channel) -> None:
         mosaic.write(LEFT - 6, TOP + CHART * power / 4, label, size=SMALL, ha="right", va="center")
     ends = [(0.0, "left", channel.edges[0]), (1.0, "right", channel.edges[-1])]
     for position, side, value in ends[: 1 if channel.dead else 2]:
-        mosaic.write(LEFT + position * SPAN, TOP + CHART + 18, plain(value), size=SMALL, ha=side)
+        mosaic.write(
+            LEFT + position * SPAN, TOP + CHART + 18, format_axis_number(value), size=SMALL, ha=side
+        )
 
 
 def _draw_classes(
@@ -260,7 +262,9 @@ def _draw_classes(
     for value in dict.fromkeys((low, 0.0, high)):
         y = zero - value * unit
         if value == 0.0 or abs(y - zero) > 12:
-            mosaic.write(LEFT - 6, y, plain(value), size=SMALL, ha="right", va="center")
+            mosaic.write(
+                LEFT - 6, y, format_axis_number(value), size=SMALL, ha="right", va="center"
+            )
     for i in range(0, len(names), -(-len(names) // MAX_NAMED)):  # only as many names as fit
         x = LEFT + SPAN * (i + 0.5) / len(names)
         mosaic.write(x, top + CHART + 6, names[i], size=SMALL, ha="center", va="top",

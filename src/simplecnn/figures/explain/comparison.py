@@ -54,7 +54,7 @@ def comparison_figure(panels: Sequence[Panel], *, title: str) -> Figure:
             ax.tick_params(axis="x", rotation=35)
             for label in ax.get_xticklabels():
                 label.set(ha="right", rotation_mode="anchor")
-    style.head(figure, title)
+    style.add_title(figure, title)
     return figure
 
 
@@ -87,7 +87,7 @@ def _draw(ax: Axes, panel: Panel) -> None:
     if len(categories) == 1:  # a single bar would fill the panel
         ax.set_xlim(-1.2, 1.2)
     title = panel.title + (" (0 is drawn at 1e−8)" if panel.logarithmic else "")
-    style.dress(ax, x=panel.note, y=panel.unit, grid="y")
+    style.style_axes(ax, x=panel.note, y=panel.unit, grid="y")
     ax.set_xticks(categories, panel.categories, fontsize=NOTE)
     num_rows = -(-len(panel.series) // 4) if len(panel.series) > 1 else 0  # rows of the legend
     ax.set_title(title, fontsize=style.LABEL, pad=8 + 12 * num_rows)

@@ -40,12 +40,12 @@ def embedding_figure(
     x, y = points[~correct].T
     ax.scatter(x, y, s=60, facecolors="none", edgecolors=style.WRONG, linewidths=0.9)
     ax.set_aspect("equal", adjustable="datalim")
-    style.dress(ax, x="first principal component", y="second principal component")
+    style.style_axes(ax, x="first principal component", y="second principal component")
     if columns:
         figure.legend(fontsize=style.NOTE, frameon=False, loc="outside right center", ncols=columns)
     num_wrong = int((~correct).sum())
     meaning = "true class" if short or columns else f"index of the true class, 0 to {num - 1}"
-    style.head(
+    style.add_title(
         figure,
         f"{title}\nsymbol: {meaning}; red ring: misclassified ({num_wrong:,} of {len(labels):,})",
     )

@@ -59,5 +59,5 @@ def corruption_figure(
         ax.tick_params(length=0)
         ax.xaxis.tick_top()
     style.color_bar(figure, [left, right], style.POSITIVE, scale, "error rate in %")
-    style.head(figure, title)
+    style.add_title(figure, title)
     return figure

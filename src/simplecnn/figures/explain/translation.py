@@ -68,7 +68,7 @@ def shift_maps_figure(maps: Sequence[ShiftMap], *, near: int, setting: str) -> F
         )  # fmt: skip
         if shift_map.ink is not None and shift_map.ink.min() < 0.99 <= shift_map.ink.max():
             ax.contour(steps, steps, shift_map.ink, [0.99], colors="white", linewidths=1.2)
-        style.dress(
+        style.style_axes(
             ax,
             title=f"{shift_map.title}\nunshifted {shift_map.accuracy[reach, reach]:.2f} %, "
             f"consistency {shift_map.consistency:.2f} %".lstrip(),
@@ -87,7 +87,7 @@ def shift_maps_figure(maps: Sequence[ShiftMap], *, near: int, setting: str) -> F
     contour = "outside the white line: more than 1 % of the ink is outside the image\n"
     if any(m.ink is None for m in maps):
         contour = ""
-    style.head(
+    style.add_title(
         figure,
         f"Accuracy when the image is shifted; {setting}\n{contour}"
         f"consistency: same prediction for two shifts by up to {near} pixels",
@@ -117,7 +117,7 @@ def layers_figure(errors: Mapping[str, LayerError], *, title: str, num_networks:
         ax.set_yscale("log")
         ax.set(ylim=(FLOOR / 2, 5))
         ax.set_xticks(shifts[:: max(1, len(shifts) // 4)])
-        style.dress(
+        style.style_axes(
             ax, title=f"{name}: total stride {float(error.jump):g}", grid="y",
             x="shift in pixels" if index >= len(errors) - columns else "",
             y="relative difference" if index % columns == 0 else "",
@@ -131,7 +131,7 @@ def layers_figure(errors: Mapping[str, LayerError], *, title: str, num_networks:
     )  # fmt: skip
     mean = f"mean over {num_networks} networks" if num_networks > 1 else ""
     subtitle = ", ".join(filter(None, (title, mean)))
-    style.head(
+    style.add_title(
         figure,
         f"Do feature maps shift with the image? {subtitle}".rstrip() + "\n"
         "markers: shifts by multiples of the stride, where theory predicts 0 away from the border "

@@ -37,5 +37,5 @@ def contact_sheet_figure(
         ax.text(x + TILE / 2, y + TILE + 0.04, label, ha="center", va="top", fontsize=style.SMALL,
                 color=UNSURE if unsure[i] else "black")  # fmt: skip
     ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
-    style.head(figure, title)
+    style.add_title(figure, title)
     return figure

@@ -59,7 +59,7 @@ def prediction_figure(
         more = f", the first {MAX_MAPS}" if len(values) > MAX_MAPS else ""
         size = " x ".join(map(str, values.shape[1:]))
         _label(ax, f"{name}: {len(values)} channels of {size}{more}, same scale")
-    style.head(figure, title)
+    style.add_title(figure, title)
     return figure
 
 
@@ -78,7 +78,7 @@ def _draw_probabilities(
                  fontsize=style.SMALL)  # fmt: skip
     ax.set_yticks(range(num_bars), [short_name(names[i]) for i in classes])
     ax.set(xlim=(0, 1.08), xticks=[0, 1], ylim=(num_bars - 0.4, -0.6))
-    style.dress(ax, title=title)
+    style.style_axes(ax, title=title)
 
 
 def _side_by_side(maps: NDArray) -> NDArray:

@@ -29,13 +29,15 @@ def reliability_figure(
     for x, y in zip(confidences, accuracies, strict=True):
         ax.plot([x, x], [x, y], color=GAP, lw=1.5)
     ax.set(xlim=(0, 1), ylim=(0, 1.02))
-    style.dress(ax, y="accuracy")
+    style.style_axes(ax, y="accuracy")
     ax.legend(fontsize=style.NOTE, frameon=False, loc="upper left")
     below.bar(
         edges[:-1], np.maximum(counts, 0.5), width, align="edge", color="0.6", edgecolor="white"
     )
     below.set_yscale("log")
     below.set_ylim(0.5, max(counts.max(), 1) * 2)
-    style.dress(below, x="confidence: probability of the predicted class", y="number of images")
-    style.head(figure, title)
+    style.style_axes(
+        below, x="confidence: probability of the predicted class", y="number of images"
+    )
+    style.add_title(figure, title)
     return figure

@@ -7,15 +7,15 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from simplecnn.config.build import name_mistakes
-from simplecnn.config.schema import COMMANDS, OURS, Part
-from simplecnn.config.spelling import show, unknown
+from simplecnn.config.schema import BUILT_IN, COMMANDS, Part
+from simplecnn.config.spelling import show, unknown_key
 from simplecnn.errors import InputError
 
 Config = Mapping[str, Any]
 LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
-def mistakes(command: str, config: Config) -> dict[str, str]:
+def validation_errors(command: str, config: Config) -> dict[str, str]:
     """An error message for each invalid key of a command's resolved configuration."""
     model = COMMANDS[command]
     sentences: dict[str, str] = {}
@@ -38,7 +38,7 @@ def checked_parts(config: Config, source: str) -> dict[str, Any]:
     Raises InputError; each message begins with `source`.
     """
     parts = {key: config[key] for key in ("model", "data")}
-    if sentences := {**mistakes("parts", parts), **name_mistakes(parts)}:
+    if sentences := {**validation_errors("parts", parts), **name_mistakes(parts)}:
         raise InputError(*(f"{source}: {sentence}" for sentence in sentences.values()))
     return parts
 
@@ -70,7 +70,7 @@ def _sentences(error: ValidationError, config: Any, model: type[Part]) -> dict[s
             where = path.rpartition(".")[0] or "the configuration"
             of = parent.get("_target_", where) if isinstance(parent, Mapping) else where
             names = [name for name in fields if not name.startswith("_")]
-            sentences[path] = unknown(path, last, names, f"of {of}")
+            sentences[path] = unknown_key(path, last, names, f"of {of}")
         elif cause is not None:
             sentences[path] = f"{path} is {show(value)}: it must be {cause}."
         elif path not in sentences:
@@ -123,8 +123,8 @@ def _locate(config: Any, loc: tuple[int | str, ...]) -> tuple[str, Any, Any]:
 
 def _fields(parent: Any, path: str, model: type[BaseModel]) -> dict[str, FieldInfo]:
     """The keys that are allowed beside `path`."""
-    if isinstance(parent, Mapping) and parent.get("_target_") in OURS:
-        model = OURS[parent["_target_"]]
+    if isinstance(parent, Mapping) and parent.get("_target_") in BUILT_IN:
+        model = BUILT_IN[parent["_target_"]]
     else:
         for part in path.split(".")[:-1]:
             field = model.model_fields.get(part)
