@@ -74,8 +74,8 @@ def check_command_line(name: str, argv: Sequence[str]) -> Request:
         if OmegaConf.select(config, options.package) is None:
             raise InputError(f"--package {options.package}: the configuration has no such key.")
     if prints_only:
-        composed = config.hydra.overrides
-        lists = [o for o in (*composed.task, *composed.hydra) if o not in overrides]
+        composed: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
+        lists = [o for o in (*composed["task"], *composed["hydra"]) if o not in overrides]
         if lists:  # rewritten from key=a,b, which Hydra itself would read as a sweep
             raise InputError(f"With --cfg, write a list in brackets: {shell_quote(lists[0])}.")
         return None

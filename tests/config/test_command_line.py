@@ -386,8 +386,10 @@ def test_a_run_with_a_symlink_out_of_it_is_not_resumed(tmp_path, monkeypatch):
 
 
 def test_hydras_own_options_work(tmp_path):
-    shown = run_forked(tmp_path, "train.py", "--cfg", "job", "model.optimizer.lr=0.5")
+    shown = run_forked(tmp_path, "train.py", "--cfg", "job", "model.optimizer.lr=0.5",
+                       "data.data_dir=${hydra:runtime.cwd}/x")  # fmt: skip
     assert shown.returncode == 0 and "lr: 0.5" in shown.stdout
+    assert "data_dir: ${hydra:runtime.cwd}/x" in shown.stdout
     info = run_forked(tmp_path, "train.py", "--info", "searchpath")
     assert info.returncode == 0 and info.stdout.count(str(conf_dir())) == 1
     completed = run_forked(

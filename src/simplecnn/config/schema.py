@@ -1,8 +1,8 @@
 """The schema of the configuration: every key of conf/ with its type, range and description.
 
 Commands validate against these models before anything is created (`validation.py`); editors use
-them for completion (`scripts/schema.py`). A third-party class is a `Node`, whose arguments are checked
-against the signature of the class (`build.check_classes`). Does not import torch.
+them for completion (`scripts/schema.py`). A third-party class is a `Node`, whose arguments are
+checked against the signature of the class (`build.check_classes`). Does not import torch.
 """
 
 import itertools
@@ -349,8 +349,8 @@ LOGGERS = (
 )
 BUILT_IN = {
     target_of(model): model
-    for model in (SimpleCNN, Classifier, RandomAffine, RandomElastic, RandomFlip, RandomColor, MNIST,
-                  CIFAR10, ImageFolder, *CALLBACKS, *LOGGERS)
+    for model in (SimpleCNN, Classifier, RandomAffine, RandomElastic, RandomFlip, RandomColor,
+                  MNIST, CIFAR10, ImageFolder, *CALLBACKS, *LOGGERS)
 }
 
 

@@ -67,7 +67,8 @@ def export(run: TrainedRun, to: Path, format: str = "safetensors") -> dict[str, 
     log.info(
         f"{relative_path(to)}   {format}, {record['num_parameters']:,} parameters, "
         f"{len(content):,} bytes{opset}\nsha256 {record['sha256']}\n"
-        f"checked on {checked['num_images']:,} digits: the same classes, logits within {checked['largest_difference']:.1e}"
+        f"checked on {checked['num_images']:,} digits: the same classes, "
+        f"logits within {checked['largest_difference']:.1e}"
     )
     return record
 
@@ -138,7 +139,7 @@ def _onnx(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, Forward, di
     missing = [n for n in ("onnx", "onnxruntime", "onnxscript") if not importlib.util.find_spec(n)]
     if missing:
         raise InputError(
-            f"format=onnx needs {', '.join(missing)}, which a plain installation leaves out. Type "
+            f"format=onnx needs {', '.join(missing)}, optional dependencies. Type "
             f"uv sync --extra export, or pip install 'simplecnn[export]'."
         )
     import onnx

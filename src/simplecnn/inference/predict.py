@@ -67,8 +67,8 @@ def predict(
     """
     if explain and importlib.util.find_spec("captum") is None:
         raise InputError(
-            "explain=true needs what a plain installation leaves out. Type uv sync --extra "
-            "explain, or pip install 'simplecnn[explain]'."
+            "explain=true needs Captum, an optional dependency. Type uv sync --extra explain, "
+            "or pip install 'simplecnn[explain]'."
         )
     if explain and STDIN in files:
         raise InputError("explain=true does not accept image=-: save the image to a file.")

@@ -104,8 +104,8 @@ class SweepDirectory(LockedDirectory):
             more = f" and {len(changed) - 3} more files" if len(changed) > 3 else ""
             raise InputError(
                 f"{', '.join(changed[:3])}{more} changed since the sweep in "
-                f"{relative_path(self.path)} was started: its jobs would not be comparable. Restore "
-                f"the old version, or start a new sweep in another hydra.sweep.dir."
+                f"{relative_path(self.path)} was started: its jobs would not be comparable. "
+                f"Restore the old version, or start a new sweep in another hydra.sweep.dir."
             )
 
 
