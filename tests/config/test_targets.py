@@ -9,6 +9,7 @@ import torch
 from fuzz import compose_once
 from omegaconf import OmegaConf
 
+from simplecnn.config import build as config_build
 from simplecnn.config import schema
 from simplecnn.config.build import (
     TargetNotAllowed,
@@ -354,3 +355,17 @@ def test_a_network_that_downloads_its_backbone_is_not_built(monkeypatch):
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
     target = "torchvision.models.deeplabv3_resnet50"
     check_classes({"model": {"network": {"_target_": target}}})
+
+
+@pytest.mark.parametrize("name", ["CometLogger", "MLFlowLogger", "WandbLogger"])
+def test_a_logger_without_its_package_is_reported_before_the_run(name, monkeypatch):
+    target = f"pytorch_lightning.loggers.{name}"
+    config = compose_config("train", [f"+logger.mine._target_={target}"])
+    monkeypatch.setattr(config_build, "find_spec", lambda package: None)
+    with pytest.raises(InputError) as caught:
+        check_classes(config)
+    package = config_build.LOGGER_PACKAGES[target]
+    assert (
+        f"logger.mine._target_: {target} needs the package {package}, which is not installed."
+        in (caught.value.mistakes)
+    )

@@ -223,3 +223,15 @@ def test_malicious_images_are_rejected_with_little_memory(tmp_path, proves):
         "An image file is read, or rejected with a one-line error, in less than 500 MB.",
         hostile_images=len(expected), rejected=len(rejected), MB_at_the_peak=peak,
     )  # fmt: skip
+
+
+def test_a_file_without_read_permission_is_not_called_damaged(tmp_path, monkeypatch):
+    path = tmp_path / "secret.png"
+    path.write_bytes(b"")
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(InputError, match=r"secret.png cannot be read: permission denied\.$"):
+        read_image(path)

@@ -5,7 +5,6 @@ A `_target_` can name any function of any package, and importing a module execut
 """
 
 import importlib
-import importlib.util
 import inspect
 import json
 import logging
@@ -16,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from inspect import Parameter
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -57,6 +57,11 @@ PASSED_BY_CODE = {  # arguments that simplecnn passes itself
     "model.optimizer": {"params"},
     "model.scheduler": {"optimizer"},
     "trainer": {"callbacks", "logger"},
+}
+LOGGER_PACKAGES = {  # what Lightning's loggers import when they are built, late in a run's start
+    "pytorch_lightning.loggers.CometLogger": "comet_ml",
+    "pytorch_lightning.loggers.MLFlowLogger": "mlflow",
+    "pytorch_lightning.loggers.WandbLogger": "wandb",
 }
 SCHEDULERS = "torch.optim.lr_scheduler."
 HYDRA_KEYS = ("_target_", "_args_", "_partial_", "_convert_", "_recursive_")
@@ -178,7 +183,7 @@ def _local_file(module: str) -> Path | None:
                 return None
     top = module.split(".")[0]
     loaded = sys.modules.get(top)
-    spec = loaded.__spec__ if loaded else importlib.util.find_spec(top)
+    spec = loaded.__spec__ if loaded else find_spec(top)
     origins = [spec.origin, *(spec.submodule_search_locations or [])] if spec else [str(root)]
     is_local = any(p and Path(p).resolve().is_relative_to(root.resolve()) for p in origins)
     return file if is_local else None
@@ -307,6 +312,11 @@ def check_classes(config: Config) -> None:
             mistakes.append(
                 f"{key}._target_: {node['_target_']} is not a subclass of {base}, which is "
                 f"required here."
+            )
+        elif (package := LOGGER_PACKAGES.get(node["_target_"])) and not find_spec(package):
+            mistakes.append(
+                f"{key}._target_: {node['_target_']} needs the package {package}, which is not "
+                f"installed."
             )
         elif node["_target_"] not in BUILT_IN:  # those are checked by the schema
             mistakes += argument_mistakes(key, node, target)

@@ -158,7 +158,7 @@ class SimpleCNN(BuiltIn):
     dropout: Share = key(0.0, "dropout probability before the last layer")
     final_pool: Positive | None = key(
         None, "average the last feature maps to this size, in pixels per side")
-    crop: Span | None = key(None, "[a,b]: crop to pixels a to b and enlarge to the full image")
+    crop: Span | None = key(None, "[a,b]: crop to pixels a to b - 1 and enlarge to the full image")
     normalize: dict[Literal["mean", "std"], list[float]] | None = key(
         None, "mean and std of each channel; null: set by data.normalize")
     in_channels: Width | None = key(None, "null: as in the data set")

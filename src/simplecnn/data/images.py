@@ -146,6 +146,8 @@ def as_input_error(name: str) -> Iterator[None]:
         raise InputError(f"{name} is not an image that can be read ({formats}).") from None
     except Image.DecompressionBombError:  # Pillow's own limit is higher
         raise InputError(f"{name} {TOO_MANY_PIXELS}.") from None
+    except PermissionError:
+        raise InputError(f"{name} cannot be read: permission denied.") from None
     except MemoryError:
         raise InputError(f"{name} does not fit in memory.") from None
     except Exception as error:  # decoders raise any type for a damaged file
