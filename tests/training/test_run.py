@@ -23,6 +23,7 @@ from simplecnn.inference.evaluate import TestData, evaluate, measure
 from simplecnn.inference.networks import load_network
 from simplecnn.models.classifier import Classifier
 from simplecnn.run_directory import RunDirectory
+from simplecnn.training.build import build_module
 from simplecnn.training.run import train
 from simplecnn.training.summary import hyper_parameters, summary
 
@@ -321,3 +322,18 @@ def test_hyper_parameters_are_flat_and_plain():
         "model/optimizer/lr": 0.1, "model/scheduler": "null", "data/batch_size": 3,
         "trainer/devices": "[0, 1]", "seed": 7,
     }  # fmt: skip
+
+
+class KeepsConfig(pl.LightningModule):
+    def __init__(self, network):
+        super().__init__()
+        self.given = network
+
+
+def test_a_module_receives_configurations_with_recursive_false(monkeypatch):
+    monkeypatch.setenv("SIMPLECNN_TARGETS", f"{__name__}.KeepsConfig")
+    model = {"_target_": f"{__name__}.KeepsConfig", "network": {"_target_": "torch.nn.ReLU"}}
+    datamodule = pl.LightningDataModule()
+    assert isinstance(build_module({"model": model}, datamodule).given, nn.ReLU)
+    module = build_module({"model": {**model, "_recursive_": False}}, datamodule)
+    assert module.given == {"_target_": "torch.nn.ReLU"}

@@ -65,7 +65,8 @@ def build_module(config: Config, datamodule: pl.LightningDataModule) -> pl.Light
     if model.get("class_weights") == "balanced":
         model["class_weights"] = _balanced_class_weights(datamodule)
     # A Classifier builds its network itself, so that checkpoints hold the network's configuration.
-    recursive = not issubclass(find_class(model["_target_"]), Classifier)
+    builds_network = issubclass(find_class(model["_target_"]), Classifier)
+    recursive = not builds_network and model.get("_recursive_", True)
     module: pl.LightningModule = build(model, _recursive_=recursive, _convert_="all")
     if any(map(is_lazy, module.parameters())):
         _initialize_lazy_layers(module, datamodule)
