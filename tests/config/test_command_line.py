@@ -51,6 +51,8 @@ def test_each_command_has_its_own_help(name, capsys):
         "evaluate": {"run: ???"}, "predict": {"run: ???"}, "export": {"run: ???"},
     }.get(name, set())  # fmt: skip
     assert not [key for key in foreign if key in text]
+    groups = ["callbacks: checkpoint, ", "logger: csv, ", "hydra/launcher: basic, joblib"]
+    assert [group in text for group in groups] == [name == "train"] * 3
 
 
 @pytest.mark.parametrize(

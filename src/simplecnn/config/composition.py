@@ -142,9 +142,13 @@ def command_help(name: str) -> str:
     """The text of `--help`: purpose and examples, config groups, and keys with their comments."""
     purpose, *blocks = _blocks(f"{name}.yaml")
     with initialized():
-        choices = compose(name, return_hydra_config=True).hydra.runtime.choices
+        config = compose(name, return_hydra_config=True)
+        choices = config.hydra.runtime.choices
         hidden = re.compile("hydra|arguments|local|paths|.*@")
-        groups = [str(group) for group in sorted(choices) if not hidden.match(str(group))]
+        # The choices lack groups that are lists, such as callbacks.
+        groups = [g for g in sorted({*choices, *config}) if _options(g) and not hidden.match(g)]
+        if name == "train":
+            groups += ["hydra/launcher", "hydra/sweeper"]
         options = [f"  {group}: {', '.join(_options(group))}" for group in groups]
     parts = [re.sub("^# ?", "", purpose, flags=re.MULTILINE)]
     if groups:
@@ -167,9 +171,7 @@ def _blocks(file: str) -> list[str]:
 
 def _indented(blocks: Sequence[str], prefix: str = "") -> list[str]:
     lines = (f"{prefix}{block}".split("\n") for block in blocks)
-    return [
-        f"  {override_text}" for block in lines for override_text in block if override_text.strip()
-    ]
+    return [f"  {line}" for block in lines for line in block if line.strip()]
 
 
 # ---------------------------------------------------------------------------------- composition
