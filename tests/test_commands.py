@@ -88,7 +88,7 @@ def test_mistakes_in_a_command_line_change_nothing(tmp_path):
             run_forked,
             "train.py",
             ["--modle"],
-            "--modle is not an option: --help lists the options.",
+            "--modle is not an option: --hydra-help lists the options.",
         ),
         (
             run_forked,

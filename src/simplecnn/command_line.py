@@ -100,8 +100,8 @@ def check_command_line(name: str, argv: Sequence[str]) -> Request:
 def check_imported(name: str, request: Request) -> None:
     """Import the configured classes and validate their arguments. Raises InputError.
 
-    Modifies the request's values: `settle` drops arguments of classes that were replaced. For
-    `dry_run=true`, prints what would run and exits.
+    Modifies the request's values: `drop_replaced_arguments` removes the arguments of classes that
+    were replaced. For `dry_run=true`, prints what would run and exits.
     """
     mistakes: dict[str, None] = {}  # in order, without duplicates
     checked = set()
@@ -193,8 +193,8 @@ def _check_resume(path: str, overrides: Sequence[str]) -> None:
     if others:
         raise InputError(
             f"{others[0]}: resume uses the run's own configuration and directory. To change "
-            f"something, type ckpt_path={latest(path)}/checkpoints/last.ckpt instead, and all "
-            f"overrides of the run."
+            f"something, type the run's command again with the change and "
+            f"ckpt_path={latest(path)}/checkpoints/last.ckpt."
         )
     raise_if_links_lead_out(RunDirectory.open_to_resume(latest(path)).path)
 
@@ -235,7 +235,7 @@ class _Parser(argparse.ArgumentParser):
     """Raise InputError instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message[:1].upper()}{message[1:]}. --help lists the options.")
+        raise InputError(f"{message[:1].upper()}{message[1:]}. --hydra-help lists the options.")
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -258,7 +258,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         if argument.startswith("-"):
             name = argument.lstrip("-").partition("=")[0]
             key = find_full_key(name, compose_checked("train", [])[0], ["model/optimizer"])
-            hint = f"type {key}=…, without dashes" if key else "--help lists the options"
+            hint = f"type {key}=…, without dashes" if key else "--hydra-help lists the options"
             raise InputError(f"{argument} is not an option: {hint}.")
         raise InputError(
             f"{argument!r} is separated from the other overrides by an option: write options first."

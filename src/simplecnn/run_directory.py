@@ -132,13 +132,13 @@ class RunDirectory(LockedDirectory):
 
     @classmethod
     def open(cls, path: str | Path, *, key: str = "run") -> "RunDirectory":
-        """Open an existing run. `key` is the option that names it in error messages.
+        """Open an existing run. `key` is the override that names it in error messages.
 
         Raises InputError if it is missing, incomplete or not a run of simplecnn.
         """
         folder = cls(path)
         if folder.path.is_file():
-            raise InputError(f"{key}={path}: this is a file; name the folder of a run.")
+            raise InputError(f"{key}={path}: this is a file, not a run directory.")
         if not folder.path.is_dir():
             raise InputError(f"{key}={path}: there is no such folder.{_newest_run(key)}")
         for name in (CONFIG, RECORD):

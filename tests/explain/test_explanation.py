@@ -75,9 +75,7 @@ def test_errors_are_sentences(finished_run, tmp_path):
     assert error_of(run, "sweep=x").startswith("Specify what to explain by exactly one of")
     assert error_of("run=none").startswith("run=none: there is no such folder.")
     (tmp_path / "file").touch()
-    assert error_of(f"run={tmp_path}/file").endswith(
-        "/file: this is a file; name the folder of a run."
-    )
+    assert error_of(f"run={tmp_path}/file").endswith("/file: this is a file, not a run directory.")
     assert error_of("sweep=none").startswith("sweep=none: there is no such folder.")
     assert (
         error_of(run, "parts=[channels,channel]")

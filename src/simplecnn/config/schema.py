@@ -391,7 +391,7 @@ class Trainer(Node):
         has_mps = self.accelerator in ("gpu", "mps") and devices.has_mps()
         highest = max(self.devices) + 1 if isinstance(self.devices, list) else self.devices
         if not (has_mps or needs_cuda and num or self.accelerator in ("auto", "cpu")):
-            device = "CUDA device" if needs_cuda else "Mac with Apple silicon"
+            device = "CUDA device" if needs_cuda else "Apple GPU"
             yield (f"accelerator is {self.accelerator!r}: this machine has no {device}. "
                    f"Type trainer=auto or trainer=cpu.")
         elif needs_cuda and num and isinstance(highest, int) and highest > num:
@@ -427,7 +427,7 @@ class Train(Parts):
     ckpt_weights_only: bool = key(False, "load only the weights of ckpt_path")
     resume: Text | None = key(None, "resume the interrupted run in this directory")
     monitor: Text | None = key("val/acc", "metric of the best checkpoint; null: none")
-    mode: Mode = key("max", "whether a larger or a smaller monitor is better")
+    mode: Mode = key("max", "whether larger or smaller values of monitor are better")
     dry_run: bool = key(
         False, "only validate the run, or list the jobs of a sweep")
 
@@ -586,7 +586,7 @@ class Report(Part):
         if (self.run is None) == (self.sweep is None):
             yield "run or sweep is required, and not both: type run=… or sweep=…"
         if isinstance(self.run, list) and len(self.run) != 2:
-            yield f"run lists {len(self.run)} runs: only two can be compared."
+            yield f"run lists {len(self.run)} run(s): it must be one run, or two to compare."
 
 
 class NumImages(Part):
