@@ -137,7 +137,7 @@ def run_forked(
 ) -> Screen:
     """Run a script in `folder`, in a forked child that first calls `trouble`, to inject a fault.
 
-    Faster than `start`, but does not test start-up and imports.
+    Faster than `run_new_process`, but does not test start-up and imports.
     """
     from simplecnn import cli as commands
 

@@ -257,7 +257,7 @@ def compose_once() -> Iterator[None]:
     def cached_load(file: Any) -> Any:
         try:
             return pickle.loads(read(file.read()))
-        except Exception:  # a path, or a file whose name belongs into the error message
+        except Exception:  # a path, or a file whose name belongs in the error message
             with contextlib.suppress(AttributeError):
                 file.seek(0)
             return load(file)

@@ -29,7 +29,7 @@ def test_code_block_runs_with_its_command(name, command, tmp_path):
     overrides = command.split()
     if "data._target_=shapes.Stripes" not in overrides:
         overrides.append("data=mnist_5k")
-    # A new process: scripts/ has a shapes.py, too, which this process may have imported.
+    # In a new process, sys.path begins with scripts/, which has a shapes.py, too.
     run_script = run_new_process if name == "shapes.py" else run_forked
     done = run_script(tmp_path, "train.py", *overrides, *FEW_BATCHES, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr

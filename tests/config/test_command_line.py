@@ -291,10 +291,7 @@ def test_a_scheduler_keeps_the_length_of_its_run(tmp_path, monkeypatch):
     hydra = {"hydra": {"overrides": {"task": []}, "runtime": {"config_sources": [], "choices": {}}}}
     for choice, sentence in (
         ("cosine", "model.scheduler.T_max is 20, but in saved.ckpt it is 10"),
-        (
-            "one_cycle",
-            "model.scheduler is OneCycleLR, whose length is fixed by the run of",
-        ),
+        ("one_cycle", "model.scheduler is OneCycleLR, whose length is fixed by the run of"),
     ):
         overrides = [f"model/scheduler={choice}"]
         torch.save({"state_dict": {}, "hyper_parameters": model(overrides)}, "saved.ckpt")

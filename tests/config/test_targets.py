@@ -229,11 +229,11 @@ def parts(tmp_path, monkeypatch):
     for folder, mark in (("run", "run.json"), ("venv", "pyvenv.cfg"), ("site-packages", "x")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / mark).write_text("")
-        (tmp_path / folder / "stranger.py").write_text("open('harm', 'w')\n" + PARTS)
+        (tmp_path / folder / "untrusted.py").write_text("open('harm', 'w')\n" + PARTS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield tmp_path
-    for name in ("my_parts", "run", "run.stranger", "broken_parts"):
+    for name in ("my_parts", "run", "run.untrusted", "broken_parts"):
         sys.modules.pop(name, None)
 
 
@@ -242,7 +242,7 @@ def test_classes_below_the_working_directory_are_allowed(parts):
     for target in ("my_parts.Popen", "my_parts.Plain", "my_parts.torch"):
         with pytest.raises(TargetNotAllowed):
             find_class(target)
-    for target in ("run.stranger.Net", "venv.stranger.Net", "nowhere.Net"):
+    for target in ("run.untrusted.Net", "venv.untrusted.Net", "nowhere.Net"):
         assert not is_allowed(target)
     (parts / "logging.py").write_text(PARTS)  # shadowed by the standard library
     assert not is_allowed("logging.Net")
@@ -365,7 +365,7 @@ def test_a_logger_without_its_package_is_reported_before_the_run(name, monkeypat
     with pytest.raises(InputError) as caught:
         check_classes(config)
     package = config_build.LOGGER_PACKAGES[target]
-    assert (
+    sentence = (
         f"logger.mine._target_: {target} needs the package {package}, which is not installed."
-        in (caught.value.mistakes)
     )
+    assert sentence in caught.value.mistakes
