@@ -6,7 +6,7 @@ uv run scripts/convolution.py digit=2500
 
 try:
     from simplecnn.cli import convolution
-except ModuleNotFoundError as error:  # outside of the environment
+except ModuleNotFoundError as error:  # outside the environment
     raise SystemExit(f"{error}. Type: uv run scripts/convolution.py") from None
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ uv run scripts/evaluate.py run=outputs/quickstart/… data=mnist    # on the off
 
 try:
     from simplecnn.cli import evaluate
-except ModuleNotFoundError as error:  # outside of the environment
+except ModuleNotFoundError as error:  # outside the environment
     raise SystemExit(f"{error}. Type: uv run scripts/evaluate.py") from None
 
 if __name__ == "__main__":

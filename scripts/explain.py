@@ -8,7 +8,7 @@ uv run scripts/explain.py sweep=outputs/ablation
 
 try:
     from simplecnn.cli import explain
-except ModuleNotFoundError as error:  # outside of the environment
+except ModuleNotFoundError as error:  # outside the environment
     raise SystemExit(f"{error}. Type: uv run scripts/explain.py") from None
 
 if __name__ == "__main__":

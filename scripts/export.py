@@ -7,7 +7,7 @@ uv run scripts/export.py run=outputs/quickstart/… format=torch_export
 
 try:
     from simplecnn.cli import export
-except ModuleNotFoundError as error:  # outside of the environment
+except ModuleNotFoundError as error:  # outside the environment
     raise SystemExit(f"{error}. Type: uv run scripts/export.py") from None
 
 if __name__ == "__main__":

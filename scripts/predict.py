@@ -7,7 +7,7 @@ uv run scripts/predict.py run=outputs/quickstart/… image=my_seven.png explain=
 
 try:
     from simplecnn.cli import predict
-except ModuleNotFoundError as error:  # outside of the environment
+except ModuleNotFoundError as error:  # outside the environment
     raise SystemExit(f"{error}. Type: uv run scripts/predict.py") from None
 
 if __name__ == "__main__":

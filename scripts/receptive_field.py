@@ -7,7 +7,7 @@ uv run scripts/receptive_field.py run=outputs/quickstart/…      # before and a
 
 try:
     from simplecnn.cli import receptive_field
-except ModuleNotFoundError as error:  # outside of the environment
+except ModuleNotFoundError as error:  # outside the environment
     raise SystemExit(f"{error}. Type: uv run scripts/receptive_field.py") from None
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ uv run scripts/report.py sweep=outputs/…                   # sweep.html
 
 try:
     from simplecnn.cli import report
-except ModuleNotFoundError as error:  # outside of the environment
+except ModuleNotFoundError as error:  # outside the environment
     raise SystemExit(f"{error}. Type: uv run scripts/report.py") from None
 
 if __name__ == "__main__":

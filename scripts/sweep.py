@@ -6,7 +6,7 @@ uv run scripts/sweep.py sweep=outputs/train/…     # its report, during or afte
 
 try:
     from simplecnn.cli import sweep
-except ModuleNotFoundError as error:  # outside of the environment
+except ModuleNotFoundError as error:  # outside the environment
     raise SystemExit(f"{error}. Type: uv run scripts/sweep.py") from None
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ uv run scripts/train.py --help
 
 try:
     from simplecnn.cli import train
-except ModuleNotFoundError as error:  # outside of the environment
+except ModuleNotFoundError as error:  # outside the environment
     raise SystemExit(f"{error}. Type: uv run scripts/train.py") from None
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def load(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
     """Load a trained run, with its network in evaluation mode on the CPU.
 
     path: the run directory; `last` or a directory of runs selects the newest run.
-    checkpoint: `best`, `last` or a file; None: the best, or the last if the run has no monitor.
+    checkpoint: `best`, `last` or a file; None: best, or last if the run has no best.
 
     Raises InputError if the run or the checkpoint does not exist.
 

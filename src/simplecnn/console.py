@@ -40,7 +40,7 @@ IGNORED_WARNINGS = (
     r".*is smaller than the logging interval.*",  # metrics are logged once per epoch
     r".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
     r".*You defined a `validation_step` but have no `val_dataloader`.*",
-    r"You're using the WeightAveraging callback, but loading .*",  # in order to test
+    r"You're using the WeightAveraging callback, but loading .*",  # a test uses only the averages
     r"Grad strides do not match bucket view strides",  # one channel: both layouts are equal
     r".*The `srun` command is available.*but is not used.*",  # one process needs no srun
 )

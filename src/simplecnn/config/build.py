@@ -167,8 +167,8 @@ def _module_file(module: str, root: Path) -> Path | None:
 def _local_file(module: str) -> Path | None:
     """The file of a module below the working directory, or None.
 
-    None for files in a virtual environment or in a run directory, whose content is untrusted, and
-    if an installed package of the same name would be imported instead.
+    None for files in a virtual environment or in the directory of a run or a sweep, whose content
+    is untrusted, and if an installed package of the same name would be imported instead.
     """
     root = _working_dir()
     file = _module_file(module, root) if module else None

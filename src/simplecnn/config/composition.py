@@ -33,13 +33,13 @@ from yaml import MarkedYAMLError, YAMLError
 from simplecnn.config.build import find_class, first_line, name_mistakes, target_nodes
 from simplecnn.config.schema import BUILT_IN, COMMANDS, Texts, Train
 from simplecnn.config.spelling import did_you_mean, dotted, find_full_key, truncate, unknown_key
-from simplecnn.config.validation import validation_errors as schema_mistakes
+from simplecnn.config.validation import validation_errors
 from simplecnn.errors import InputError
 
-OVERLAYS = ("experiment", "hparams_search", "debug", "local")  # groups in `_global_`
+OVERLAYS = ("experiment", "hparams_search", "debug", "local")  # groups that set keys of others
 READABLE = ("HOME", "USER", "LOGNAME", "HOSTNAME", "TMPDIR", "SCRATCH", "SLURM_JOB_ID",
             "SLURM_ARRAY_TASK_ID", "CUDA_VISIBLE_DEVICES")  # fmt: skip
-# What Hydra raises for a configuration that it cannot compose; some of it by accident.
+# What Hydra raises for a configuration that it cannot compose, including by its own bugs.
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError, TypeError, AssertionError,
                   AttributeError, KeyError, RecursionError, OSError, YAMLError)  # fmt: skip
 EXTRAS = {  # override: the package that it needs, which is also the name of an extra
@@ -190,7 +190,7 @@ def compose_checked(name: str, overrides: Sequence[str]) -> Composed:
     """Compose and validate; return the plain values and the composition with `hydra`.
 
     Imports no class. If an override sets a `_target_`, the values still contain the arguments of
-    the replaced class; `settle` drops them. Raises InputError with all mistakes.
+    the replaced class; `drop_replaced_arguments` removes them. Raises InputError with all mistakes.
     """
     for override in overrides:
         if (package := EXTRAS.get(override)) and not _is_installed(package):
@@ -210,7 +210,7 @@ def compose_checked(name: str, overrides: Sequence[str]) -> Composed:
             raise InputError(*mistakes, *missing) from None
         except COMPOSE_ERRORS as error:
             raise InputError(*mistakes, gist(error)) from None
-    sentences = {**schema_mistakes(name, values), **name_mistakes(values)}
+    sentences = {**validation_errors(name, values), **name_mistakes(values)}
     required = COMMANDS.get(name, Train).model_fields.keys() - {"callbacks", "logger"}
     for key in (override[1:] for override in overrides if override.startswith("~")):
         if key in required and key not in values:
@@ -280,12 +280,8 @@ def _compose_overrides(name: str, overrides: Sequence[str], mistakes: list[str])
         except COMPOSE_ERRORS as error:
             mistakes.append(_key_mistake(override, config, error))
     recorded = config.hydra.overrides
-    recorded.hydra = [
-        override_text(override) for override in parsed if override.is_hydra_override()
-    ]
-    recorded.task = [
-        override_text(override) for override in parsed if not override.is_hydra_override()
-    ]
+    recorded.hydra = [override_text(o) for o in parsed if o.is_hydra_override()]
+    recorded.task = [override_text(o) for o in parsed if not o.is_hydra_override()]
     directories = OmegaConf.to_container(OmegaConf.masked_copy(config.hydra, ["run", "sweep"]))
     if "override_dirname" in str(directories) and not mistakes:  # set by Hydra's compose only
         return _compose(name, *map(override_text, parsed))
@@ -493,7 +489,7 @@ def gist(error: BaseException) -> str:
         near = did_you_mean(name, options)
         return f"{first_line(error)}: available options are {', '.join(options)}.{near}"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-    # Keep the file and the reason.
+    # Join the line that names the file with the reason below it.
     text = str(error).replace("raised while composing config:\n", "")
     return first_line(cause or HydraException(text))
 

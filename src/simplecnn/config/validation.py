@@ -112,7 +112,7 @@ def describe(schema: Config) -> str:
 def _locate(config: Any, loc: tuple[int | str, ...]) -> tuple[str, Any, Any]:
     """The key of an error location of pydantic, its value, and the mapping that contains it.
 
-    Skips the parts of a location that are no keys: tags of a union, and indices of a list.
+    Skips the parts of a location that are not keys: tags of a union, and indices of a list.
     """
     path, value, parent = "", config, None
     for part in loc:
