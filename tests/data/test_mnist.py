@@ -47,7 +47,7 @@ SPLIT_SUMS = {
 
 @settings(derandomize=True, deadline=None, max_examples=50)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.data(), st.integers(0, 9))
-def test_a_stratified_cut_keeps_the_class_proportions(labels, data, seed):
+def test_a_stratified_sample_keeps_the_class_proportions(labels, data, seed):
     size = data.draw(st.integers(0, len(labels)))
     labels = np.array(labels)
     cut = stratified_sample(labels, size, seed=seed)
@@ -59,7 +59,7 @@ def test_a_stratified_cut_keeps_the_class_proportions(labels, data, seed):
     np.testing.assert_array_equal(cut, stratified_sample(labels, size, seed=seed))
 
 
-def test_a_stratified_cut_depends_on_the_seed():
+def test_a_stratified_sample_depends_on_the_seed():
     labels = np.repeat(np.arange(10), 50)
     cuts = [tuple(stratified_sample(labels, 50, seed=seed)) for seed in range(5)]
     assert len(set(cuts)) == 5

@@ -178,7 +178,7 @@ def test_each_forward_pass_delivers_each_layer_once(ten_digits):
 
 
 @pytest.mark.parametrize("layer", ["conv1", "conv3"])
-def test_removing_a_channel_equals_zeroing_its_weights(layer, ten_digits):
+def test_ablating_a_channel_equals_zeroing_its_weights(layer, ten_digits):
     torch.manual_seed(0)
     network = SimpleCNN().eval().requires_grad_(False)
     images = torch.from_numpy(ten_digits[0])
@@ -195,7 +195,7 @@ def test_removing_a_channel_equals_zeroing_its_weights(layer, ten_digits):
     assert not torch.equal(ablated, expected) and num_hooks(network) == 0
 
 
-def test_a_channel_is_removed_after_normalization_too(ten_digits):
+def test_a_channel_is_ablated_after_normalization_too(ten_digits):
     torch.manual_seed(0)
     network = Functional().requires_grad_(False)
     images = torch.from_numpy(ten_digits[0])
@@ -210,7 +210,7 @@ def test_a_channel_is_removed_after_normalization_too(ten_digits):
     assert num_hooks(network) == 0
 
 
-def test_a_channel_is_removed_without_a_non_linearity(ten_digits):
+def test_a_channel_is_ablated_without_a_non_linearity(ten_digits):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, 10))
     network.requires_grad_(False)

@@ -685,23 +685,23 @@ def test_slurms_warning_signal_requeues_and_resumes_the_job(tmp_path, monkeypatc
     overrides = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=3",
                  "model.network.channels=[4,8]", "+trainer.limit_train_batches=8",
                  CHECKPOINTS]  # fmt: skip
-    typed = run_forked(tmp_path, "train.py", *overrides,
-                    trouble=signal_in_step(STEPS + 3, signal.SIGUSR1), **environment)  # fmt: skip
-    assert typed.returncode == 143, typed.stdout + typed.stderr
+    fault = signal_in_step(STEPS + 3, signal.SIGUSR1)
+    result = run_forked(tmp_path, "train.py", *overrides, trouble=fault, **environment)
+    assert result.returncode == 143, result.stdout + result.stderr
     assert called.read_text() == "requeue 4711\n"
-    assert "SLURM requeued job 4711; the run will resume." in typed.stdout
+    assert "SLURM requeued job 4711; the run will resume." in result.stdout
     (folder,) = (tmp_path / "outputs" / "train").iterdir()
     record = record_of(folder)
     assert (record["status"], record["slurm_job"]) == ("interrupted", "4711")
     assert checkpoint(folder)["global_step"] == STEPS
     assert not list(tmp_path.rglob("hpc_ckpt*"))
 
-    typed = run_forked(tmp_path, "train.py", *overrides, **environment, SLURM_RESTART_COUNT="1")
-    assert typed.returncode == 0, typed.stdout + typed.stderr
+    result = run_forked(tmp_path, "train.py", *overrides, **environment, SLURM_RESTART_COUNT="1")
+    assert result.returncode == 0, result.stdout + result.stderr
     assert [folder] == list((tmp_path / "outputs" / "train").iterdir())
     record = record_of(folder)
     assert record["status"] == "finished" and record["num_epochs"] == 3
-    assert "epoch 1/3" not in typed.stdout and "epoch 3/3" in typed.stdout
+    assert "epoch 1/3" not in result.stdout and "epoch 3/3" in result.stdout
     proves(
         "Nothing is lost",
         "SLURM's warning signal requeues the job, which resumes its run.",
@@ -783,9 +783,9 @@ def test_the_printed_command_resumes_the_run(tmp_path, monkeypatch, proves):
                  "+trainer.limit_train_batches=8", CHECKPOINTS]  # fmt: skip
 
     def screen(*overrides: str, code: int, fault: Fault | None = None) -> str:
-        typed = run_forked(tmp_path, "train.py", *overrides, trouble=fault)
-        assert typed.returncode == code, typed.stdout + typed.stderr
-        return typed.stdout + typed.stderr
+        result = run_forked(tmp_path, "train.py", *overrides, trouble=fault)
+        assert result.returncode == code, result.stdout + result.stderr
+        return result.stdout + result.stderr
 
     screen(*overrides, "hydra.run.dir=reference", code=0)
     at_step_11 = signal_in_step(11, signal.SIGTERM)
@@ -805,7 +805,7 @@ def test_the_printed_command_resumes_the_run(tmp_path, monkeypatch, proves):
         "command again with ckpt_path=a b/checkpoints/last.ckpt and a larger trainer.max_epochs.",
         ("resume=a b", "seed=3"): "seed=3: resume uses the run's own configuration",
         ("resume=none",): "resume=none: there is no such folder.",
-        ("resume=no",): "resume=no: not a run of simplecnn, config.yaml is missing.",
+        ("resume=no",): "resume=no: not a run of simplecnn (config.yaml is missing).",
         (*overrides, "ckpt_path=a b/config.yaml"): "a b/config.yaml is not a checkpoint.",
     }
     for line, sentence in wrong.items():

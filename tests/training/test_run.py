@@ -294,7 +294,7 @@ def test_an_unfinished_run_keeps_its_last_epoch(error, raised, status, tmp_path,
     assert record["status"] == status and record["num_epochs"] == 1
     assert (folder / "checkpoints" / "last.ckpt").exists()
     assert "fit" in record["seconds"] and "test" not in record["seconds"]
-    with pytest.raises(InputError, match="none is ever overwritten"):
+    with pytest.raises(InputError, match="runs are never overwritten"):
         train(config, folder)
     assert json.loads((folder / "run.json").read_text()) == record
 

@@ -105,7 +105,7 @@ def _override_optimizer(checkpoint: dict[str, Any], optimizer: dict[str, Any]) -
 
 
 def end_reason(trainer: Trainer) -> str:
-    """Why training ended, in words."""
+    """Describe why training ended."""
     epochs = trainer.current_epoch
     stopped = f"stopped after epoch {epochs}" if epochs != 1 else "stopped after 1 epoch"
     for callback in trainer.callbacks:

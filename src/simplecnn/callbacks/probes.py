@@ -31,7 +31,7 @@ def probes(trainer: Trainer, module: LightningModule) -> tuple[Tensor, Tensor] |
 
 
 def class_names(trainer: Trainer, num_classes: int) -> tuple[str, ...]:
-    """The class names of the data module or its dataset, otherwise 0, 1, 2, …"""
+    """The class names of the data module or its data set, otherwise 0, 1, 2, …"""
     # Not `or`, which calls len(): a loader of an IterableDataset has none.
     loader = trainer.train_dataloader
     loader = trainer.val_dataloaders if loader is None else loader

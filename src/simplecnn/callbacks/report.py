@@ -19,7 +19,10 @@ class Report(Callback):
     """
 
     def write(self, trainer: Trainer, directory: RunDirectory) -> Path | None:
-        """Write the report. Returns its path, or None with a warning if it cannot be written."""
+        """Write the report if this process draws. Returns its path, or None if it is not written.
+
+        A report that cannot be written does not fail the run: the error is logged as a warning.
+        """
         if not should_draw(trainer):
             return None
         from simplecnn.page.report import write_report  # not needed before the run ends

@@ -11,7 +11,7 @@ NUM_LINES = 5  # control points of RandomElastic along each axis
 
 
 class RandomAffine:
-    """Rotate, scale, shear and translate each image randomly, anew in each epoch.
+    """Rotate, scale, shear and translate each image at random, differently in each epoch.
 
     Each parameter is drawn uniformly between minus and plus its argument. Pixels from outside the
     image are black.

@@ -99,5 +99,8 @@ class CIFAR10DataModule(ResidentDataModule):
             ) from None
         labels = torch.from_numpy(records[:, 0].astype(np.int64))
         if labels.max() >= len(CLASS_NAMES):
-            raise DataError(f"{self.path} contains the label {labels.max()}: delete it.")
+            raise DataError(
+                f"{self.path} contains the label {labels.max()}, but labels are 0 to 9: delete it "
+                f"to download it again."
+            )
         return torch.from_numpy(records[:, 1:].reshape(-1, *self.image_shape).copy()), labels

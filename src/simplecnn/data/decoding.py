@@ -59,8 +59,8 @@ class Decoding:
         """
         num_workers = os.cpu_count() or 1
         chunks = [paths[i : i + CHUNK_SIZE] for i in range(0, len(paths), CHUNK_SIZE)]
-        # Pillow warns of odd headers, and of sizes that `read_pixels` checks itself. The filter
-        # applies to all threads.
+        # Pillow warns about odd headers, and about sizes that `read_pixels` checks itself. The
+        # filter applies to all threads.
         with contextlib.ExitStack() as stack, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             decode: Decode = self.decode_files

@@ -52,7 +52,7 @@ MIRRORS = {  # folders of the .gz files
     ),
     "KMNIST": ("http://codh.rois.ac.jp/kmnist/dataset/kmnist/",),
 }
-SHA256 = {  # in the order of SUMMED_FILES; those of extracted files are published for MNIST only
+SHA256 = {  # in the order of CHECKSUM_FILES; those of extracted files are published for MNIST only
     "MNIST": (
         "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
         "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",

@@ -87,7 +87,7 @@ class ImageFolderDataModule(ResidentDataModule):
         if self.data_dir.resolve().is_relative_to(self.root.resolve()):
             raise InputError(
                 f"data.root={root}: the decoded images, in {relative_path(self.data_dir)}, would "
-                f"be stored among the classes. Start from the parent folder, or type "
+                f"be stored among the classes. Run simplecnn in the parent folder, or type "
                 f"paths.data_dir=<another folder>."
             )
         self.class_names = tuple(path.name for path in _folders(self.folders["train"]))

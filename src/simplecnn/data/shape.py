@@ -21,7 +21,7 @@ def data_shape(datamodule: LightningDataModule) -> DataShape:
     """Return the data module's `image_shape` (C, H, W) and `num_classes`, or infer them.
 
     The number of classes is inferred from the `classes` of the data module or of its data set, or
-    else from all training labels; the image shape from the first training batch. `image_size` is
+    else from all training labels; the image shape from the training batches. `image_size` is
     the larger of H and W. Raises InputError if batches are not (images, labels).
     """
     shape = getattr(datamodule, "image_shape", None)

@@ -185,7 +185,7 @@ class _ActivationTracker(TorchFunctionMode):
         if name is None:
             return function(*args, **kwargs)
         if function not in NON_LINEAR and _is_in_place(function):
-            # A shortcut is added, say: pass the output on before it is overwritten.
+            # For example, a shortcut is added: pass the output on before it is overwritten.
             layer_output, _ = self.pending.pop(name)
             self.receive(name, layer_output)
             return function(*args, **kwargs)

@@ -49,7 +49,7 @@ class ActivityMeter:
         """Return the statistics of all batches added, at least one; waits for the device.
 
         - `dead`, `always_on`: fraction of units that are positive for no image, for every image.
-        - `dead_channels`: number of channels whose units are all dead.
+        - `dead_channels`: number of channels whose units are all dead (of a linear layer: units).
         - `zeros`: fraction of outputs that are exactly zero.
         - `mean`, `std`: over all outputs.
 

@@ -102,7 +102,7 @@ def _load_training_images(datamodule: pl.LightningDataModule) -> None:
 
 
 def build_trainer(
-    config: Config, stop: SignalHandler, *, purge_step: int | None = None
+    config: Config, signal_handler: SignalHandler, *, purge_step: int | None = None
 ) -> pl.Trainer:
     """Build the Trainer with the configured callbacks and loggers, and those of every run.
 
@@ -119,7 +119,7 @@ def build_trainer(
     if not loggers:
         callbacks = [c for c in callbacks if not isinstance(c, REQUIRE_LOGGER)]
     callbacks.sort(key=_position)
-    builtin: list[pl.Callback] = [Interruption(stop), Phases(), FiniteLoss()]
+    builtin: list[pl.Callback] = [Interruption(signal_handler), Phases(), FiniteLoss()]
     if config["seed"] is not None:
         builtin.append(EpochSeed(config["seed"]))
     if settings.get("max_steps", -1) != -1:

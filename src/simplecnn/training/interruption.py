@@ -22,17 +22,17 @@ class Interruption(Callback):
     otherwise it would keep training beside the resumed run.
     """
 
-    def __init__(self, stop: SignalHandler) -> None:
-        self.stop = stop
+    def __init__(self, signal_handler: SignalHandler) -> None:
+        self.signal_handler = signal_handler
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         is_distributed = trainer.world_size > 1
-        self._parent = os.getppid() if is_distributed and self.stop.is_child else None
+        self._parent = os.getppid() if is_distributed and self.signal_handler.is_child else None
         if is_distributed:
             atexit.register(leave_process_group)
 
     def on_train_start(self, *_: Any) -> None:
-        self.stop.restore()
+        self.signal_handler.restore()
 
     on_sanity_check_start = on_test_start = on_train_start
 
@@ -42,7 +42,7 @@ class Interruption(Callback):
 
 
 @contextmanager
-def kill_processes_on_interrupt(trainer: Trainer, stop: SignalHandler) -> Iterator[None]:
+def kill_processes_on_interrupt(trainer: Trainer, signal_handler: SignalHandler) -> Iterator[None]:
     """Kill the processes that the Trainer launched inside the context if a signal ends this one."""
     try:
         yield
@@ -54,8 +54,8 @@ def kill_processes_on_interrupt(trainer: Trainer, stop: SignalHandler) -> Iterat
             launcher.procs.clear()
         raise
     except ProcessExitedException:
-        if stop.received is not None:
-            raise Interrupted(stop.received) from None
+        if signal_handler.received is not None:
+            raise Interrupted(signal_handler.received) from None
         raise
 
 

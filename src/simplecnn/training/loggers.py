@@ -28,7 +28,7 @@ class TensorBoard(TensorBoardLogger):
 
     `train/loss` is the scalar `loss` in `save_dir/train`, `val/loss` the scalar `loss` in
     `save_dir/val`, so that TensorBoard draws both in one chart.
-    purge_step: the step at which the run is resumed; TensorBoard hides older events from it on.
+    purge_step: the step at which the run is resumed, from which TensorBoard hides earlier events.
     """
 
     def __init__(self, save_dir: str, purge_step: int | None = None) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Iterations that an idle OpenMP thread spins before it sleeps, about 0.1 ms. More are slightly
-# faster on an idle machine, fewer on a busy one: see docs/performance.md. Beside two busy processes
-# a step of 64 digits took 429 ms with GNU's default, and 17 to 19 ms with this value; on an idle
-# machine the value makes no difference (6.7 to 7.7 ms; 2 cores, torch 2.15).
+# Iterations that an idle OpenMP thread spins before it sleeps, about 0.1 ms. A larger count is at
+# best slightly faster on an idle machine, and slower on a busy one: see docs/performance.md. Beside
+# two busy processes, a step of 64 digits took 429 ms with GNU's default, and 17 to 19 ms with this
+# value; on an idle machine, 6.7 to 7.7 ms with either (2 cores, torch 2.15).
 SPIN_COUNT = "30000"
 
 

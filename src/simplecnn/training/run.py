@@ -48,8 +48,9 @@ def train(
 ) -> float | None:
     """Train and test as `config` describes, in the new run directory `path`.
 
-    Returns the best value of the monitored metric, or None if no metric is monitored. However the
-    run ends, `run.json` records its status. `seconds` is the time spent before this call, by phase.
+    Returns the best value of the monitored metric (the last value if no checkpoint monitors it), or
+    None without a monitor. However the run ends, `run.json` records its status. `seconds` is the
+    time spent before this call, by phase.
 
     With `resume`, an unfinished run of the same configuration in `path` is resumed from its last
     finished epoch; a failed one starts over, unless the user `requested` the resume.
@@ -57,13 +58,13 @@ def train(
     Raises SystemExit if a signal ended the run.
     """
     configure_lightning_logging()
-    stop = SignalHandler()
-    with restore_process_state(), stop.handle_signals():
+    signal_handler = SignalHandler()
+    with restore_process_state(), signal_handler.handle_signals():
         if rank_zero_only.rank != 0:  # another DDP process: rank zero writes the record
             directory = RunDirectory(path)
             directory.record = {"continued": requested, "seconds": {}, **read_record(path)}
             directory.writes = False
-            return Run(config, directory, stop).fit_and_test()
+            return Run(config, directory, signal_handler).fit_and_test()
         if resume:
             directory = RunDirectory.resume_or_create(path, config, requested=requested)
         else:
@@ -71,7 +72,7 @@ def train(
         try:
             directory.update(slurm_job=slurm_job())
             directory.record["seconds"] |= {k: round(v, 3) for k, v in (seconds or {}).items()}
-            return _fit_test_and_record(Run(config, directory, stop))
+            return _fit_test_and_record(Run(config, directory, signal_handler))
         finally:
             directory.release()
 
@@ -81,7 +82,7 @@ def _fit_test_and_record(run: "Run") -> float | None:
     try:
         best = run.fit_and_test()
     except (KeyboardInterrupt, SystemExit) as error:
-        run.stop.ending = True
+        run.signal_handler.ending = True
         page = run.finish("interrupted")
         log.error("Interrupted. %s%s", resume_instructions(run.directory), page_line(page))
         if not isinstance(error, Interrupted):  # not raised by simplecnn's signal handlers
@@ -90,7 +91,7 @@ def _fit_test_and_record(run: "Run") -> float | None:
             requeue()
         raise SystemExit(error.code) from None
     except BaseException as error:
-        run.stop.ending = True
+        run.signal_handler.ending = True
         try:
             page = run.finish("failed", error=f"{type(error).__name__}: {error}")
             if page is not None:
@@ -106,10 +107,12 @@ def _fit_test_and_record(run: "Run") -> float | None:
 class Run:
     """One run: builds its parts, trains and tests, and collects the results in its record."""
 
-    def __init__(self, config: Config, directory: RunDirectory, stop: SignalHandler) -> None:
+    def __init__(
+        self, config: Config, directory: RunDirectory, signal_handler: SignalHandler
+    ) -> None:
         self.config = config
         self.directory = directory
-        self.stop = stop
+        self.signal_handler = signal_handler
         self.trainer: Any = None
         # A resumed run already has metrics and a best checkpoint (its value; its epoch, from 1).
         self.record = directory.record
@@ -179,7 +182,7 @@ class Run:
             # Before the network is built, which may normalize by the images of the training split.
             datamodule.load_state_dict(checkpoint.get(type(datamodule).__qualname__))
         module = build_module(self.config, datamodule)
-        self.trainer = build_trainer(self.config, self.stop, purge_step=purge_step)
+        self.trainer = build_trainer(self.config, self.signal_handler, purge_step=purge_step)
         self._record_setup(module, datamodule)
         for logger in self.trainer.loggers:
             if not isinstance(logger, TensorBoard):  # receives them when the run ends
@@ -232,7 +235,7 @@ class Run:
     ) -> None:
         trainer = self.trainer
         keep_freed_memory()
-        with self.directory.phase("fit"), kill_processes_on_interrupt(trainer, self.stop):
+        with self.directory.phase("fit"), kill_processes_on_interrupt(trainer, self.signal_handler):
             trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
         self.record["metrics"] |= _rounded(trainer.callback_metrics)
         self.record["num_epochs"] = trainer.current_epoch
@@ -248,7 +251,7 @@ class Run:
             trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
 
     def _best_checkpoint(self) -> Path | None:
-        """Record the best checkpoint. Returns its path, or None if no checkpoint is monitored."""
+        """Record the best value and its epoch. Returns the best checkpoint, or None without one."""
         monitor = self.config["monitor"], self.config["mode"]
         callbacks = [c for c in self.trainer.checkpoint_callbacks if getattr(c, "monitor", None)]
         callbacks.sort(key=lambda c: (c.monitor, c.mode) != monitor)  # prefer the run's own monitor
@@ -288,7 +291,10 @@ class Run:
             # With `ckpt_path`, a WeightAveraging would restore the weights before averaging, and
             # `evaluate` would report another accuracy.
             load_weights(module, checkpoint)
-        with self.directory.phase("test"), kill_processes_on_interrupt(self.trainer, self.stop):
+        with (
+            self.directory.phase("test"),
+            kill_processes_on_interrupt(self.trainer, self.signal_handler),
+        ):
             self.trainer.test(module, datamodule=datamodule, verbose=False)
         self.record["metrics"] |= _rounded(self.trainer.callback_metrics)
 
