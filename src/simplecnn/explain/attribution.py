@@ -33,11 +33,7 @@ NUM_PERTURBATIONS = 64  # blacked-out squares per infidelity
 def attribution(
     subject: Subject, *, num_right: int = 3, num_wrong: int = 3, seed: int = 0
 ) -> Findings:
-    """Attribute the predictions of random correctly classified images and of the most confident
-    misclassified ones.
-
-    Each map explains the predicted class.
-    """
+    """Explain random correct predictions and the most confident wrong ones by attribution maps."""
     names = subject.class_names
     probability, predicted = logits(subject.network, subject.images).softmax(1).max(1)
     is_correct = predicted == subject.labels

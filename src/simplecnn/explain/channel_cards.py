@@ -154,7 +154,7 @@ def record_channels(
         best = peaks.argsort(dim=0, descending=True, stable=True)[:NUM_BEST]
         peak_indices = indices.gather(0, best).T.numpy()
         low, high = ranges[name]
-        fields_by_channel = zip(
+        arrays_by_channel = zip(
             convolutions(network)[name].weight.detach().numpy(),
             best.T.numpy(),
             peaks.gather(0, best).T.numpy(),
@@ -164,15 +164,12 @@ def record_channels(
             counts[name].numpy(),
             strict=True,
         )
-        by_layer[name] = [Channel(name, i, *arrays) for i, arrays in enumerate(fields_by_channel)]
+        by_layer[name] = [Channel(name, i, *arrays) for i, arrays in enumerate(arrays_by_channel)]
     return by_layer
 
 
 def _histograms(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Count the values of maps (N, M, H, W) in bins from low to high (M,) of each channel.
-
-    Returns (M, bins).
-    """
+    """Histograms (M, bins) of maps (N, M, H, W), from `low` to `high` (M,) of each channel."""
     width = (high - low).clamp(min=1e-30)
     values = maps.flatten(2).transpose(0, 1).flatten(1)  # (M, N * H * W)
     bins = ((values - low[:, None]) / width[:, None] * NUM_BINS).long().clamp_(0, NUM_BINS - 1)

@@ -29,43 +29,6 @@ INVARIANT = 99  # % of shift pairs with the same prediction
 MOSTLY_INK = 50  # % of a filter's response that brightness explains
 COMMANDS = "the run's command with -m seed=1,2,3, then uv run scripts/explain.py sweep=last"
 
-# What is printed for the numbers, by their key in the record.
-LABELS = {
-    "% of a median filter's response that brightness explains": (
-        "response of the median first-layer filter explained by brightness, %"
-    ),
-    "largest difference from the definition": (
-        "largest difference from the definition, relative to the sum of absolute terms"
-    ),
-    f"% of pairs of shifts to ±{NEAR} with one answer": (
-        f"same prediction for two shifts by up to {NEAR} pixels, % of all pairs"
-    ),
-    "largest interior error of a map moved along": (
-        "largest relative error of a map that should shift with the image"
-    ),
-    "change by 1 pixel after pooling, in shares of before": (
-        "map change for a shift by 1 pixel after pooling, relative to before pooling"
-    ),
-    "points of consistency more than without pooling": (
-        "same prediction for two shifts: gained over networks without pooling, points"
-    ),
-    "points of edge energy more than before training": (
-        "edge energy of first-layer filters: gained by training, points"
-    ),
-    "points of class variance, last layer over first": (
-        "between-class variance of channels: last minus first layer, points"
-    ),
-    "the same, last layer over before training": (
-        "between-class variance of the last layer: gained by training, points"
-    ),
-    "% of last channels that single out a class": (
-        f"channels of the last convolution with a ROC AUC ≥ {SINGLES_OUT} for one class, %"
-    ),
-    "pixels of the last layer's effective field (95 %)": (
-        "last layer: side of the square with 95 % of the gradient, pixels"
-    ),
-}
-
 
 @dataclass(frozen=True)
 class Claim:
@@ -77,7 +40,7 @@ class Claim:
 
     claim: str
     figure: str
-    numbers: Mapping[str, Interval]
+    numbers: Mapping[str, tuple[str, Interval]]  # by key in the record: printed label, value
     parts: Mapping[str, bool]
     panels: Sequence[Panel]
     needed: Sequence[str] = ()
@@ -99,11 +62,8 @@ class Claim:
             return self.why_not
         true = ", ".join(p for p, is_true in self.parts.items() if is_true)
         false = ", ".join(p for p, is_true in self.parts.items() if not is_true)
-        return "; ".join(
-            f"{heading}: {parts}"
-            for heading, parts in (("confirmed", true), ("not confirmed", false))
-            if parts
-        )
+        by_heading = {"confirmed": true, "not confirmed": false}
+        return "; ".join(f"{heading}: {parts}" for heading, parts in by_heading.items() if parts)
 
 
 def claims(subjects: Sequence[Subject], *, num_images: int = 300, seed: int = 0) -> Findings:
@@ -144,7 +104,7 @@ def claims(subjects: Sequence[Subject], *, num_images: int = 300, seed: int = 0)
                     "claim": r.claim,
                     "result": r.result,
                     "reason": r.reason,
-                    "numbers": {name: interval.record() for name, interval in r.numbers.items()},
+                    "numbers": {name: value.record() for name, (_, value) in r.numbers.items()},
                     "figure": f"{r.figure}.png",
                 }
                 for r in results
@@ -191,8 +151,11 @@ def _convolution(evidence: Sequence[Evidence]) -> Claim:
         "Convolution is a sliding dot product and detects local patterns",
         "claim_1_convolution",
         {
-            "% of a median filter's response that brightness explains": ink,
-            "largest difference from the definition": mean_interval(exact),
+            "% of a median filter's response that brightness explains": (
+                "response of the median first-layer filter explained by brightness, %", ink),
+            "largest difference from the definition": (
+                "largest difference from the definition, relative to the sum of absolute terms",
+                mean_interval(exact)),
         },
         {
             equal: bool((exact <= EXACT).all()),
@@ -224,8 +187,11 @@ def _weight_sharing(evidence: Sequence[Evidence]) -> Claim:
         "Weight sharing gives translation invariance",
         "claim_2_weight_sharing",
         {
-            f"% of pairs of shifts to ±{NEAR} with one answer": same,
-            "largest interior error of a map moved along": mean_interval(largest),
+            f"% of pairs of shifts to ±{NEAR} with one answer": (
+                f"same prediction for two shifts by up to {NEAR} pixels, % of all pairs", same),
+            "largest interior error of a map moved along": (
+                "largest relative error of a map that should shift with the image",
+                mean_interval(largest)),
         },
         {
             equivariant: all(error <= EQUIVARIANT for error in largest),  # False for NaN
@@ -246,7 +212,10 @@ def _weight_sharing(evidence: Sequence[Evidence]) -> Claim:
 def _pooling(evidence: Sequence[Evidence], without_pooling: Sequence[float]) -> Claim:
     ratios = _values(evidence, "pooled") / _values(evidence, "before_pooling")
     ratio = mean_interval(ratios.mean(1) if ratios.size else [np.nan] * len(evidence))
-    numbers = {"change by 1 pixel after pooling, in shares of before": ratio}
+    numbers = {
+        "change by 1 pixel after pooling, in shares of before": (
+            "map change for a shift by 1 pixel after pooling, relative to before pooling", ratio)
+    }  # fmt: skip
     downsamples = "pooling reduces the resolution"
     parts = {
         downsamples: all(e["pooled"] for e in evidence),
@@ -255,7 +224,9 @@ def _pooling(evidence: Sequence[Evidence], without_pooling: Sequence[float]) -> 
     consistencies = _values(evidence, "consistency")[:, 0]
     if len(without_pooling) == len(evidence):
         gain = mean_interval(consistencies - without_pooling)
-        numbers["points of consistency more than without pooling"] = gain
+        numbers["points of consistency more than without pooling"] = (
+            "same prediction for two shifts: gained over networks without pooling, points", gain
+        )  # fmt: skip
         parts["predictions are more consistent than without pooling"] = gain.low > 0
     else:
         needs = f"needs {len(evidence)} such networks"
@@ -290,10 +261,16 @@ def _hierarchy(evidence: Sequence[Evidence]) -> Claim:
         "A hierarchy: edges, textures, parts, objects",
         "claim_4_hierarchy",
         {
-            "points of edge energy more than before training": edges,
-            "points of class variance, last layer over first": by_depth,
-            "the same, last layer over before training": by_training,
-            "% of last channels that single out a class": detectors,
+            "points of edge energy more than before training": (
+                "edge energy of first-layer filters: gained by training, points", edges),
+            "points of class variance, last layer over first": (
+                "between-class variance of channels: last minus first layer, points", by_depth),
+            "the same, last layer over before training": (
+                "between-class variance of the last layer: gained by training, points",
+                by_training),
+            "% of last channels that single out a class": (
+                f"channels of the last convolution with a ROC AUC ≥ {SINGLES_OUT} for one class, %",
+                detectors),
         },
         {
             "training makes first-layer filters more like edges": edges.low > 0,
@@ -322,7 +299,11 @@ def _receptive_field(evidence: Sequence[Evidence]) -> Claim:
     return Claim(
         "The receptive field grows with depth",
         "claim_5_receptive_field",
-        {"pixels of the last layer's effective field (95 %)": mean_interval(effective[:, -1])},
+        {
+            "pixels of the last layer's effective field (95 %)": (
+                "last layer: side of the square with 95 % of the gradient, pixels",
+                mean_interval(effective[:, -1])),
+        },
         {theory: _grows(sizes), "the measured size grows with each layer": _grows(effective)},
         [
             _panel(
@@ -338,33 +319,24 @@ def _states(measurement: str) -> dict[str, str]:
     return {state: f"{measurement}/{state}" for state in ("trained", "untrained")}
 
 
-def _values(evidence: Sequence[Evidence], measurement: str, names: Iterable[str] = ()) -> NDArray:
-    """Return a measurement as an array (networks, names), NaN where a network lacks a name.
-
-    By default, the names are those of the first network.
-    """
-    names = list(names) or list(evidence[0][measurement])
-    return np.array([[e[measurement].get(name, np.nan) for name in names] for e in evidence], float)
+def _values(evidence: Sequence[Evidence], key: str, names: Iterable[str] = ()) -> NDArray:
+    """A measurement (networks, names), by default with the names of the first network; NaN where a
+    network lacks a name."""
+    names = list(names) or list(evidence[0][key])
+    return np.array([[e[key].get(name, np.nan) for name in names] for e in evidence], float)
 
 
 def _panel(
-    evidence: Sequence[Evidence],
-    title: str,
-    unit: str,
-    measurements: Mapping[str, str],
-    **options: Any,
+    evidence: Sequence[Evidence], title: str, unit: str, keys: Mapping[str, str], **options: Any
 ) -> Panel:
-    """Return a panel of `measurements`, legend label to measurement; options are Panel's."""
-    names = list(evidence[0][next(iter(measurements.values()))])
-    series = {
-        label: Series(_values(evidence, measurement, names).T)
-        for label, measurement in measurements.items()
-    }
+    """A panel of the measurements `keys`, by their label in the legend; options are Panel's."""
+    names = list(evidence[0][next(iter(keys.values()))])
+    series = {label: Series(_values(evidence, key, names).T) for label, key in keys.items()}
     return Panel(title, unit, names, series, **options)
 
 
 def _consistency_panel(consistencies: Mapping[str, NDArray]) -> Panel:
-    """Return a panel of consistencies in percent, one per network, by legend label."""
+    """A panel of consistencies (networks,) in percent, by their label in the legend."""
     series = {label: Series(values[None]) for label, values in consistencies.items()}
     title = f"Same prediction for shifts up to ±{NEAR} pixels"
     return Panel(title, "% of pairs", ["predictions"], series, top=100.0)
@@ -375,11 +347,11 @@ def _grows(by_layer: NDArray) -> bool:
 
 
 def _lines(results: Sequence[Claim]) -> list[str]:
-    """Return the result and reason of each claim, and its numbers, aligned over all claims."""
+    """The result and reason of each claim, and its numbers, aligned over all claims."""
     rows = [
-        (f"  {LABELS[name]}", x.text(".1e" if 0 < abs(x.mean) < 0.01 else ".2f"))
+        (f"  {label}", x.text(".1e" if 0 < abs(x.mean) < 0.01 else ".2f"))
         for r in results
-        for name, x in r.numbers.items()
+        for label, x in r.numbers.values()
     ]
     numbers = iter(table(rows).splitlines())
     lines = []

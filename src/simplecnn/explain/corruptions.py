@@ -1,7 +1,7 @@
 """Nine seeded image corruptions at five severities, modeled on MNIST-C but not identical to it.
 
 The kinds are a subset of Mu and Gilmer, "MNIST-C", arXiv 1906.02337; the severities are defined
-here. Lengths are in pixels of an image 28 pixels high and are scaled to other sizes.
+here. Lengths are in pixels of a 28 x 28 image and are scaled to the shorter side of others.
 """
 
 from collections.abc import Callable
@@ -56,7 +56,8 @@ def _brightness(images: Tensor, amount: float, generator: Generator) -> Tensor:
 
 
 def _stripe(images: Tensor, pixels: float, generator: Generator) -> Tensor:
-    """Draw a stripe of ones across the middle half of each image, vertical with probability 1/2."""
+    """Draw a stripe of ones from border to border within the middle half of each image, vertical
+    with probability 1/2."""
     width = max(1, round(_length(images, pixels)))
     corrupted = images.clone()
     random = torch.rand(2, len(images), generator=generator).T.tolist()
@@ -86,10 +87,7 @@ def _length(images: Tensor, pixels: float) -> float:
 
 
 def _random_direction(options: Callable[[float, int], dict[str, Any]]) -> Apply:
-    """Return an affine corruption whose sign is drawn for each image.
-
-    `options(amount, sign)` returns the arguments of `affine` that differ from the identity.
-    """
+    """An affine corruption by `options(amount, sign)`, with a random sign for each image."""
     identity = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]}
 
     def apply(images: Tensor, amount: float, generator: Generator) -> Tensor:

@@ -62,12 +62,9 @@ def gather(subject: Subject, *, num_images: int, seed: int) -> Evidence:
 
 
 def _map_changes(network: nn.Module, images: Tensor) -> Evidence:
-    """Measure how feature maps change when the image is shifted.
-
-    For a shift by one total stride of the layer, compared with the original map in place
-    (`left_in_place`) and shifted along, away from the border (`moved_along`); for a shift by one
-    pixel, before and after each pooling.
-    """
+    """Relative changes of feature maps when the image is shifted: by the layer's total stride,
+    compared with the original map in place (`left_in_place`) and shifted too, away from the border
+    (`moved_along`); by one pixel, before and after each pooling."""
     reach = min(8, min(images.shape[-2:]) // 3)
     errors = equivariance_errors(network, images, reach=reach)
     left, along, before_pooling, pooled = {}, {}, {}, {}
@@ -91,8 +88,7 @@ def _map_changes(network: nn.Module, images: Tensor) -> Evidence:
 
 
 def consistency(subject: Subject, *, num_images: int, seed: int) -> float:
-    """Return how often, in percent, two shifts of an image by up to NEAR pixels get the same
-    prediction."""
+    """Return the percentage of pairs of shifts by up to NEAR pixels with the same prediction."""
     images, labels = subject.sample(num_images, seed=seed)
     shifts = measure_shifts(subject.network, images, labels, reach=NEAR)
     return 100 * float(shift_metrics(shifts)["consistency"].mean())
@@ -106,10 +102,10 @@ def _first_layer(network: nn.Module, images: Tensor) -> tuple[nn.Conv2d, Tensor]
 
 @torch.no_grad()
 def exactness(network: nn.Module, images: Tensor) -> float:
-    """Return the largest difference between the first convolution and `conv2d`, a sliding dot
-    product, relative to the sum of the absolute terms.
+    """Return the largest difference between the first convolution and a sliding dot product.
 
-    NaN for padding given as a string, which `conv2d` does not support.
+    Relative to the sum of the absolute terms. NaN for padding given as a string, which this
+    project's `conv2d` does not support.
     """
     module, x = _first_layer(network, images)
     if isinstance(module.padding, str):
@@ -185,9 +181,9 @@ def class_shares(
 ) -> tuple[dict[str, float], NDArray]:
     """Measure how well the peaks of channels separate the classes.
 
-    Returns the between-class fraction of the variance of a channel's peak by convolution, averaged
-    over its channels, and the largest ROC AUC for one class of each channel of the last
-    convolution, (channels,).
+    Returns by convolution the between-class fraction of the variance of a channel's peak, averaged
+    over the channels that are not constant, and of each channel (channels,) of the last convolution
+    the largest ROC AUC for one class.
     """
     peaks: dict[str, list[Tensor]] = {}
     for batch in images.split(BATCH):

@@ -246,11 +246,8 @@ def _maps(network: nn.Module, images: Tensor, fields: Mapping[str, Field]) -> di
 def _differences(
     original: Tensor, after: Tensor, field: Field, axis: int, shift: int
 ) -> tuple[NDArray, int]:
-    """Compare the maps of a layer before and `after` the image is shifted along `axis`.
-
-    Returns for each of CURVES the sums of the squared differences and of the squared reference,
-    (curves, 2), and the number of interior positions.
-    """
+    """Sums (curves, 2) of the squared differences and of the squared reference for each of CURVES,
+    for a shift of the image along `axis`, and the number of interior positions."""
     along, across = field.axes[axis], field.axes[1 - axis]
     if axis == 0:
         original, after = original.mT, after.mT  # the axis of the shift is last

@@ -128,8 +128,7 @@ def card_figure(
 
 
 def index_figure(channels: Sequence[Channel], class_names: Sequence[str], title: str) -> Figure:
-    """Draw the accuracy lost without a channel, in points: one row per channel, one column per
-    class."""
+    """Draw the accuracy lost, in points: one row per removed channel, one column per class."""
     table = -100 * np.array([[c.acc_change, *c.acc_change_per_class] for c in channels])
     if not np.nan_to_num(table).any():
         figure = style.new_figure(8.4, 1.0)

@@ -16,8 +16,7 @@ MAX_NAMED = 3 * len(SYMBOLS)  # classes in the legend, which has up to three col
 def embedding_figure(
     points: NDArray, labels: NDArray, correct: NDArray, *, class_names: Sequence[str], title: str
 ) -> Figure:
-    """Plot points (N, 2) as a digit or letter of their true class, with red rings where not
-    `correct` (N,).
+    """Plot points (N, 2) as symbols of their true class, ringed in red where not `correct` (N,).
 
     Classes differ in symbol as well as color, so that the figure reads in gray.
     """
