@@ -139,7 +139,7 @@ def _onnx(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, Forward, di
     missing = [n for n in ("onnx", "onnxruntime", "onnxscript") if not importlib.util.find_spec(n)]
     if missing:
         raise InputError(
-            f"format=onnx needs {', '.join(missing)}, optional dependencies. Type "
+            f"format=onnx needs optional dependencies: {', '.join(missing)}. Type "
             f"uv sync --extra export, or pip install 'simplecnn[export]'."
         )
     import onnx

@@ -29,7 +29,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from simplecnn.config.build import build
 from simplecnn.config.schema import LOGGED, is_logged
-from simplecnn.config.spelling import unknown_key
+from simplecnn.config.spelling import did_you_mean
 from simplecnn.errors import InputError
 from simplecnn.run_directory import RunDirectory
 from simplecnn.sweeps.jobs import SUCCEEDED, read_job
@@ -72,7 +72,10 @@ class Search:
         logged = [name for name in OBJECTIVES if name not in LOGGED or is_logged(name, config.data)]
         for name, mode in objectives.items():
             if name not in logged:
-                raise InputError(unknown_key(name, name, logged, "that can be optimized"))
+                hint = did_you_mean(str(name), logged)
+                raise InputError(
+                    f"{name} cannot be optimized. Available: {', '.join(logged)}.{hint}"
+                )
             if mode not in DIRECTIONS:
                 raise InputError(
                     f"hydra.sweeper.objectives.{name} is {mode!r}: it must be max or min."
