@@ -9,7 +9,7 @@ NUM_BINS = 15  # as in Guo et al., "On Calibration of Modern Neural Networks", I
 
 
 def calibration(logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Top-2 accuracy, expected calibration error and its bins, from logits (N, classes), labels.
+    """Top-2 accuracy, calibration error and its bins, from logits (N, classes) and labels (N,).
 
     The expected calibration error (`ece`) is the mean over images of |accuracy - mean confidence|
     of their bin, with bins of equal width. Each bin has `num_images`, mean `confidence` and

@@ -165,7 +165,7 @@ def summarize(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dic
     """Metrics from logits (N, classes) and labels (N,).
 
     The loss is the mean negative log-likelihood, in nats. Also returns the accuracy, its mean over
-    classes, recall and precision per class (None without images), counts confusion[true][predicted]
+    classes, recall and precision per class (None if undefined), counts confusion[true][predicted]
     and the entries of `calibration`.
     """
     confusion = multiclass_confusion_matrix(logits, labels, num_classes=len(class_names))

@@ -83,8 +83,8 @@ def report_text(jobs: Sequence[Job], record: Mapping[str, Any]) -> str:
 def commands(jobs: Sequence[Job], record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Pairs of label and text: the best job, and the commands to reproduce it and to resume.
 
-    If seeds are repeated, the best job is one of those with the best mean: the single best value
-    may be chance.
+    If seeds are repeated, the best job is the best of the group with the best mean: the single best
+    value may be chance.
     """
     entries = []
     if has_best(jobs):
