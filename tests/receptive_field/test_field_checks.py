@@ -115,7 +115,7 @@ def test_formulas_and_experiments_agree_without_a_remark(name):
         (
             lambda x: x[..., :9, :9] + x[..., :9, :9].transpose(2, 3),
             "gradient",
-            "image axis in different dims",
+            "image axis in different dimensions",
         ),
     ],
 )

@@ -145,9 +145,10 @@ def positive_scale(*arrays: ArrayLike) -> Normalize:
 def image_colors(image: NDArray) -> NDArray:
     """Convert an image (C, H, W) to RGB colors (H, W, 3) from 0 to 1.
 
-    Three different channels are red, green and blue; otherwise the image is the gray mean of its
-    channels. An image with values outside of 0 to 1, for example a standardized one, is rescaled by
-    its minimum and maximum. NaN marks padding and becomes PADDING.
+    Three different channels are red, green and blue. Otherwise the mean of the channels is drawn in
+    gray, as ink on white paper or as a photograph (see `drawing`). An image with values outside of
+    0 to 1, for example a standardized one, is rescaled by its minimum and maximum. NaN marks
+    padding and becomes PADDING.
     """
     missing = np.isnan(image).any(0)
     low, high = np.nanmin(image, initial=0.0), np.nanmax(image, initial=1.0)

@@ -186,7 +186,7 @@ def _images(runs: Sequence[_LoadedRun], images: Images | None, files: Sequence[s
         return None
     channels, height, width = images.pixels.shape[1:]
     if files and height != width:
-        raise InputError("image: files become square, but the images of this run are not.")
+        raise InputError("image: files are made square, but the images of this run are not square.")
     prepare = replace(runs[0].preprocessing, channels=channels, size=height)
     own = [prepare.to_input(prepare.read(file)[-1].pixels) for file in files]
     predictions = [run.predictions(images) for run in runs]

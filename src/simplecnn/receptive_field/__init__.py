@@ -1,4 +1,6 @@
-"""Receptive fields of the layers of any torch network; requires only torch and NumPy."""
+"""Receptive fields of the layers of any torch network. Requires only torch and NumPy;
+`simplecnn.receptive_field.report`, which also draws figures, requires matplotlib.
+"""
 
 from simplecnn.receptive_field.chains import Stack, receptive_field, stack
 from simplecnn.receptive_field.checks import Check, all_agree, check_fields

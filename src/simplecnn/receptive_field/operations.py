@@ -123,7 +123,8 @@ def _elementwise(call: Call) -> Axis:
     """Return the union of the operands, whose positions correspond after broadcasting."""
     dims = {axis.dim for axis in call.axes.values() if axis.dim is not None}
     if len(dims) > 1:
-        return _mixed(call, "an operation combines tensors with an image axis in different dims")
+        reason = "an operation combines tensors with an image axis in different dimensions"
+        return _mixed(call, reason)
     num_positions = call.output.shape[dims.pop()] if dims else 1
     axes = [  # a single position is broadcast to all positions
         mixed(axis) if axis.dim is not None and t.shape[axis.dim] < num_positions else axis

@@ -20,8 +20,8 @@ def named_outputs(
 
     A layer is a module without children, or one whose output differs from that of its last child,
     such as a residual block. The network itself is named `output`. The second call of a module
-    `pool` is named `pool_1`, the third `pool_2`. If a module returns several tensors, `output` is
-    the first one.
+    `pool` is named `pool_1`, the third `pool_2`. If a module returns several tensors, the first
+    one is passed to `receive`.
     """
     names = {module: name or "output" for name, module in network.named_modules()}
     calls: Counter[str] = Counter()
