@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from matplotlib.text import Text
-from paper import NASTY, SPECIES, assert_words_fit, drawn_words
+from rendered_text import NASTY, SPECIES, assert_text_fits, drawn_texts
 
 from simplecnn.figures.explain.attribution import attribution_figure
 from simplecnn.figures.explain.channel_cards import Channel, Patch, card_figure, index_figure
@@ -58,7 +58,7 @@ def fonts():
 
 
 def texts(figure) -> list[str]:
-    return [text.get_text() for text in drawn_words(figure)]
+    return [text.get_text() for text in drawn_texts(figure)]
 
 
 def random_channel(number: int, num_classes: int, *, lost: bool = True) -> Channel:
@@ -93,7 +93,7 @@ def test_any_names_fit_on_a_contact_sheet(names, fonts):
     labels = [f"{short_name(name)} ?\n97 %" for name in names]
     unsure = np.arange(len(names)) % 2 == 0
     figure = contact_sheet_figure(np.ones((len(names), 1, 28, 28)), labels, unsure, title="Sheet")
-    assert_words_fit(figure)
+    assert_text_fits(figure)
     assert figure.canvas.get_width_height()[0] <= 1800
 
 
@@ -102,7 +102,7 @@ def test_a_prediction_shows_the_most_probable_of_many_classes(names, fonts):
     shares = np.arange(1.0, 1 + len(names)) / sum(range(1 + len(names)))
     image = np.ones((28, 28))
     figure = prediction_figure([("read", image)], names, shares, {}, image, title="page.png")
-    assert_words_fit(figure)
+    assert_text_fits(figure)
     bars = figure.axes[2]
     if names is SPECIES:
         assert bars.get_title() == "the 10 most probable of 60 classes"
@@ -123,7 +123,7 @@ def test_any_names_fit_beside_an_attribution(fonts):
         [["50 %"] * 6] * number, titles=["random weights\nocclusion\nexplains 9 %"] * 6,
         title="Which pixels",
     )  # fmt: skip
-    assert_words_fit(figure)
+    assert_text_fits(figure)
     assert set(notes) <= set(texts(figure))
 
 
@@ -132,7 +132,7 @@ def test_any_names_fit_on_a_channel_card(names, fonts):
     patches = [Patch(np.ones((1, 26, 26)), names[i % len(names)], 123.45) for i in range(9)]
     channel = random_channel(3, len(names))
     figure = card_figure(channel, patches, names, field_size=(26, 26), limit=1.0, title="Channel")
-    assert_words_fit(figure)
+    assert_text_fits(figure)
     drawn = texts(figure)
     assert drawn.count("100") == 2 and "1,234" in drawn  # no powers of ten
     if names is SPECIES:
@@ -144,12 +144,12 @@ def test_any_names_fit_on_the_index_of_channels(names, fonts):
     channels = [random_channel(i, len(names)) for i in range(20)]
     channels[0].class_means[:] = 0
     figure = index_figure(channels, names, "Which channels matter")
-    assert_words_fit(figure)
+    assert_text_fits(figure)
     assert texts(figure).count("none") == 1  # selectivity of a channel that is never active
     width = figure.axes[0].get_window_extent().width
     assert width > 0.45 * figure.bbox.width  # the matrix takes more space than the names
     figure = index_figure([random_channel(0, len(names), lost=False)], names, "Which matter")
-    assert_words_fit(figure)
+    assert_text_fits(figure)
     assert not figure.axes and "no channel costs accuracy" in texts(figure)[0]
 
 
@@ -162,7 +162,7 @@ def test_each_of_many_classes_has_its_own_symbol(names, fonts):
     )
     title, entries = figure._suptitle, [t for x in figure.legends for t in x.get_texts()]
     figure.canvas.draw()
-    assert_words_fit(figure, [title, *entries])
+    assert_text_fits(figure, [title, *entries])
     assert figure.axes[0].get_window_extent().width > 850
     symbols = {p.get_label(): p.get_paths()[0] for p in figure.axes[0].collections[:number]}
     assert len({path.vertices.tobytes() for path in symbols.values()}) == number
@@ -179,5 +179,5 @@ def test_long_layer_names_fit_beside_the_health_figure(fonts):
     figure = health_figure(layers, numbers, {})
     figure.canvas.draw()
     entries = figure.legends[0].get_texts()
-    assert_words_fit(figure, entries)
+    assert_text_fits(figure, entries)
     assert [text.get_text() for text in entries][:2] == layers[:2]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from paper import assert_words_fit
+from rendered_text import assert_text_fits
 
 from simplecnn.figures.feature_maps import feature_maps_figure
 from simplecnn.figures.style import WRONG
@@ -99,7 +99,7 @@ def test_the_image_of_a_row_is_drawn_as_ink():
 def test_all_text_fits_for_any_shape(shape, image):
     images = np.random.default_rng(0).random((shape[0], *image)).astype(np.float32)
     figure = draw(some_maps(*shape), images=images)
-    assert_words_fit(figure)
+    assert_text_fits(figure)
     assert figure.canvas.get_width_height()[0] <= 1700
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from paper import assert_words_fit
+from rendered_text import assert_text_fits
 
 from simplecnn.convolution.kernels import KERNELS
 from simplecnn.figures.filter_history import filter_history_figure
@@ -70,7 +70,7 @@ def test_all_text_fits_for_any_shape(shape, size):
     weights = weights_of(*shape, size)
     snapshots = ["start", *(f"epoch\n{i}" for i in range(1, len(weights)))]
     figure = filter_history_figure(weights, snapshots)
-    assert_words_fit(figure)
+    assert_text_fits(figure)
     width, height = figure.canvas.get_width_height()
     assert width <= 1600 and height <= 2200
     assert snapshots[-1] in words(figure)  # the last snapshot is always labeled

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from paper import assert_words_fit
+from rendered_text import assert_text_fits
 
 from simplecnn.figures.filters import filters_figure
 from simplecnn.figures.raster import encode_png
@@ -82,7 +82,7 @@ def test_deeper_filters_are_a_matrix_of_all_kernels():
                                    (6, 3, 7, 5), (1, 1, 1, 1)])  # fmt: skip
 def test_all_text_fits_for_any_shape(shape):
     figure = filters_figure(np.random.default_rng(0).normal(size=shape).astype(np.float32))
-    assert_words_fit(figure)
+    assert_text_fits(figure)
     assert figure.canvas.get_width_height()[0] <= 1600
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
-from paper import assert_words_fit
+from rendered_text import assert_text_fits
 
 from simplecnn.figures.confusion import confusion_figure
 from simplecnn.figures.mistakes import mistakes_figure
@@ -60,7 +60,7 @@ def test_each_mistake_has_its_classes_and_its_frame():
 )  # fmt: skip
 def test_all_text_fits_for_any_mistakes(num_images, shape, names):
     figure = mistakes_figure(**some_mistakes(num_images, shape), class_names=names)
-    assert_words_fit(figure)
+    assert_text_fits(figure)
     assert max(figure.canvas.get_width_height()) <= 1600
     assert len(figure.axes[0].images) == num_images
 
@@ -92,6 +92,6 @@ def test_confusion_colors_mistakes_and_writes_recall_and_precision():
 def test_all_text_fits_for_any_confusion(names):
     counts = np.random.default_rng(0).integers(0, 2000, (len(names), len(names)))
     figure = confusion_figure(counts, class_names=names)
-    assert_words_fit(figure)
+    assert_text_fits(figure)
     width, height = figure.canvas.get_width_height()
     assert width <= 2000 and height <= 1750

@@ -36,14 +36,14 @@ def mistakes_figure(
     zoom = max(1, round(TILE / max(height, width)))
     names = [short_name(name) for name in class_names]
     arrow = "\n→ " if max(map(len, names)) > 4 else " → "
-    words = [
+    texts = [
         f"{names[label]}{arrow}{names[first]}: {_percent(share)}\n"
         f"then {names[second]}: {_percent(rest)}"
         for label, (first, second), (share, rest) in zip(
             labels, classes, probabilities, strict=True
         )
     ]
-    step_x = max(width * zoom + 16, max(map(text_width, words), default=0) + 20)
+    step_x = max(width * zoom + 16, max(map(text_width, texts), default=0) + 20)
     step_y = height * zoom + (3 if "\n" in arrow else 2) * LINE + 18
     columns = max(1, min(COLUMNS, num_images, MAX_WIDTH // step_x))
     mosaic = Mosaic(columns * step_x - 16, -(-num_images // columns) * step_y, title=title)
@@ -54,7 +54,7 @@ def mistakes_figure(
             x - 2, y - 2, width * zoom + 4, height * zoom + 4,
             fill=False, edgecolor=NEW if new[i] else OLD, linewidth=1.6,
         )  # fmt: skip
-        mosaic.write(x, y + height * zoom + 7, words[i], va="top")
+        mosaic.write(x, y + height * zoom + 7, texts[i], va="top")
     return mosaic.figure
 
 

@@ -90,7 +90,7 @@ class Mosaic:
     def write(self, x: float, y: float, text: str, *, size: float = NOTE, **options: Any) -> None:
         """Write `text` at (x, y), `size` in points; `options` are those of matplotlib's Text."""
         # No math text: a class may be named $x$.
-        self.ax.add_artist(Word(x, y, text, fontsize=size, parse_math=False, **options))
+        self.ax.add_artist(PillowText(x, y, text, fontsize=size, parse_math=False, **options))
 
     def _color_bar(self, x: float, height: int, scale: Normalize, name: str) -> None:
         """Draw the color bar, the largest value on top, and `name` below it."""
@@ -152,7 +152,7 @@ def join(tiles: NDArray, *, zoom: int, gap: int | tuple[int, int], dots: bool = 
     return joined[: len(joined) - below, : joined.shape[1] - beside]
 
 
-class Word(Text):
+class PillowText(Text):
     """Text that `encode_png` renders with Pillow, which writes hundreds five times faster."""
 
 
@@ -162,30 +162,30 @@ def encode_png(figure: Figure) -> tuple[bytes, int, int]:
     Draws once, where `savefig` draws twice, and compresses little: half the time, 20 % more bytes.
     """
     canvas = FigureCanvasAgg(figure)
-    words = [word for word in figure.findobj(Word) if not word.get_rotation()]
-    for word in words:
-        word.set_visible(False)
+    texts = [text for text in figure.findobj(PillowText) if not text.get_rotation()]
+    for text in texts:
+        text.set_visible(False)
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    for word in words:
-        word.set_visible(True)
-        _write(image, word)
+    for text in texts:
+        text.set_visible(True)
+        _write(image, text)
     buffer = BytesIO()
     image.save(buffer, format="png", compress_level=1)
     return buffer.getvalue(), image.width, image.height
 
 
-def _write(image: Image.Image, word: Text) -> None:
-    text, align = word.get_text(), word.get_horizontalalignment()
-    font = _font(text, float(word.get_fontsize()), str(word.get_fontweight()))
-    x, y = word.get_transform().transform(word.get_position())
+def _write(image: Image.Image, artist: Text) -> None:
+    text, align = artist.get_text(), artist.get_horizontalalignment()
+    font = _font(text, float(artist.get_fontsize()), str(artist.get_fontweight()))
+    x, y = artist.get_transform().transform(artist.get_position())
     y = image.height - y
     spacing = font.size / 5
-    vertical = {"top": "a", "center": "m"}.get(word.get_verticalalignment(), "s")
+    vertical = {"top": "a", "center": "m"}.get(artist.get_verticalalignment(), "s")
     if vertical == "s":  # baseline: of the last line in matplotlib, of the first in Pillow
         y -= text.count("\n") * (font.getbbox("A")[3] + spacing)
     anchor = {"left": "l", "center": "m", "right": "r"}[align] + vertical
-    color = tuple(round(255 * channel) for channel in to_rgb(word.get_color()))
+    color = tuple(round(255 * channel) for channel in to_rgb(artist.get_color()))
     ImageDraw.Draw(image).multiline_text(
         (round(x), round(y)), text, color, font, anchor, spacing, align
     )

@@ -29,12 +29,12 @@ function jobTable() {
   const columns = Object.keys(jobs[0]?.cells ?? {});
   const body = element("tbody");
   const heads = columns.map((column) => {
-    const head = element("th", { scope: "col", class: isText(column) ? "words" : null });
+    const head = element("th", { scope: "col", class: isText(column) ? "text" : null });
     head.append(element("button", { type: "button", onclick: () => sort(column, head) }, column));
     return head;
   });
   for (const job of jobs) {
-    const row = element("tr", {}, ...columns.map((column, i) => element("td", { class: `${isText(column) ? "words " : ""}${column === "status" ? job.status : ""}` },
+    const row = element("tr", {}, ...columns.map((column, i) => element("td", { class: `${isText(column) ? "text " : ""}${column === "status" ? job.status : ""}` },
       i === 0 && job.link ? element("a", { href: job.link }, job.cells[column]) : job.cells[column])));
     rows.set(job.name, row);
     body.append(row);
