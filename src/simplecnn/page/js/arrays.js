@@ -36,7 +36,8 @@ export function percent(share, places = 1) {
   if (!Number.isFinite(share)) return "—"; // null if it was not finite in Python
   if (share >= 100) return `${digits(100 * share)}\u00a0%`;
   const rounded = Number((100 * share).toFixed(places));
-  const shown = share < 1 && rounded === 100 ? 100 - 10 ** -places : rounded; // 100 % is certainty
+  // With decimals, 100 % means certainty.
+  const shown = places && share < 1 && rounded === 100 ? 100 - 10 ** -places : rounded;
   return `${shown.toFixed(places)}\u00a0%`;
 }
 
