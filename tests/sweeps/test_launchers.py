@@ -291,7 +291,7 @@ def test_a_launcher_that_is_not_installed_is_reported_with_the_extra(monkeypatch
     ]:
         expected = (
             f"{override} needs the package {extra}, which is not installed. "
-            f"Type uv sync --extra {extra}, or pip install 'simplecnn[{extra}]'."
+            f"Type uv sync --extra {extra}, or pip install '.[{extra}]'."
         )
         for check in (compose_config, plan_sweep):
             with pytest.raises(InputError) as error:

@@ -196,7 +196,7 @@ def compose_checked(name: str, overrides: Sequence[str]) -> Composed:
         if (package := EXTRAS.get(override)) and not _is_installed(package):
             raise InputError(
                 f"{override} needs the package {package}, which is not installed. Type uv sync "
-                f"--extra {package}, or pip install 'simplecnn[{package}]'."
+                f"--extra {package}, or pip install '.[{package}]'."
             )
     mistakes: list[str] = []
     with initialized():

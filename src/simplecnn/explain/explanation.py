@@ -126,7 +126,7 @@ def _parts(selected: Any, *, several: bool) -> list[str]:
     if "attribution" in names and find_spec("captum") is None:
         raise InputError(
             "parts: attribution needs Captum, an optional dependency. Type "
-            "uv sync --extra explain, or pip install 'simplecnn[explain]'."
+            "uv sync --extra explain, or pip install '.[explain]'."
         )
     return [part for part in PARTS if part in names]
 

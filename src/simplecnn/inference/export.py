@@ -140,7 +140,7 @@ def _onnx(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, Forward, di
     if missing:
         raise InputError(
             f"format=onnx needs optional dependencies: {', '.join(missing)}. Type "
-            f"uv sync --extra export, or pip install 'simplecnn[export]'."
+            f"uv sync --extra export, or pip install '.[export]'."
         )
     import onnx
     import onnxruntime

@@ -68,7 +68,7 @@ def predict(
     if explain and importlib.util.find_spec("captum") is None:
         raise InputError(
             "explain=true needs Captum, an optional dependency. Type uv sync --extra explain, "
-            "or pip install 'simplecnn[explain]'."
+            "or pip install '.[explain]'."
         )
     if explain and STDIN in files:
         raise InputError("explain=true does not accept image=-: save the image to a file.")
