@@ -50,13 +50,13 @@ class RunDirectory(LockedDirectory):
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any]) -> "RunDirectory":
         """Create and lock the directory of a new run. Raises InputError if it contains a run."""
-        folder = cls(path)
-        folder.lock()
-        if (folder.path / RECORD).exists():
-            folder.release()
-            raise InputError(already_exists_message(folder.path))
-        folder._remove_temporary_files()
-        return folder._start(config)
+        directory = cls(path)
+        directory.lock()
+        if (directory.path / RECORD).exists():
+            directory.release()
+            raise InputError(already_exists_message(directory.path))
+        directory._remove_temporary_files()
+        return directory._start(config)
 
     @classmethod
     def resume_or_create(
@@ -69,51 +69,51 @@ class RunDirectory(LockedDirectory):
         the user `requested` to resume it. Raises InputError if the directory contains another run
         or is locked by another process.
         """
-        folder = cls(path)
-        if not (folder.path / RECORD).exists():
+        directory = cls(path)
+        if not (directory.path / RECORD).exists():
             return cls.create(path, config)
-        folder.lock()
+        directory.lock()
         try:
-            record = read_record(folder.path)
-            if record and not folder.has_config(config):
-                raise InputError(already_exists_message(folder.path))
-            folder._remove_temporary_files()
-            last = folder.last_checkpoint()
+            record = read_record(directory.path)
+            if record and not directory.has_config(config):
+                raise InputError(already_exists_message(directory.path))
+            directory._remove_temporary_files()
+            last = directory.last_checkpoint()
             if last and requested:
                 check_checkpoint(last)
             unusable = record.get("status") == "failed" or (last and find_damage(last))
             if last is None or (unusable and not requested):
-                folder._clear()
-                return folder._start(config, command=record.get("command"))
+                directory._clear()
+                return directory._start(config, command=record.get("command"))
         except BaseException:
-            folder.release()
+            directory.release()
             raise
-        folder.record = record
+        directory.record = record
         times = [*record.get("continued", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")]
-        folder.update(status="running", error=None, continued=times)
-        return folder
+        directory.update(status="running", error=None, continued=times)
+        return directory
 
     @classmethod
     def open_to_resume(cls, path: str | Path) -> "RunDirectory":
         """Open a run to resume it. Raises InputError, with an alternative, if it cannot be."""
-        folder = cls.open(path, key="resume")
-        last = folder.last_checkpoint()
-        if folder.record.get("status") == "finished":
+        directory = cls.open(path, key="resume")
+        last = directory.last_checkpoint()
+        if directory.record.get("status") == "finished":
             raise InputError(
                 f"resume={path}: this run is finished. To train it further, type its command "
                 f"again with ckpt_path={relative_path(last or 'FILE')} and a larger "
                 f"trainer.max_epochs."
             )
-        if folder.record.get("format") != FORMAT:
+        if directory.record.get("format") != FORMAT:
             raise InputError(
                 f"resume={path}: this run was created by another version of simplecnn. It can be "
                 f"evaluated, explained and exported; to train further, start a new run."
             )
-        if folder.is_locked():
+        if directory.is_locked():
             raise InputError(f"resume={path}: this run is locked by another process.")
         if last is not None:
             check_checkpoint(last)
-        return folder
+        return directory
 
     def _start(self, config: Mapping[str, Any], command: str | None = None) -> "RunDirectory":
         text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
@@ -136,20 +136,20 @@ class RunDirectory(LockedDirectory):
 
         Raises InputError if it is missing, incomplete or not a run of simplecnn.
         """
-        folder = cls(path)
-        if folder.path.is_file():
+        directory = cls(path)
+        if directory.path.is_file():
             raise InputError(f"{key}={path}: this is a file, not a run directory.")
-        if not folder.path.is_dir():
+        if not directory.path.is_dir():
             raise InputError(f"{key}={path}: there is no such folder.{_newest_run(key)}")
         for name in (CONFIG, RECORD):
-            if not (folder.path / name).is_file():
+            if not (directory.path / name).is_file():
                 raise InputError(
                     f"{key}={path}: not a run of simplecnn ({name} is missing).{_newest_run(key)}"
                 )
-        folder.record = read_record(folder.path)
-        if not folder.record:
+        directory.record = read_record(directory.path)
+        if not directory.record:
             raise InputError(f"{key}={path}: {RECORD} is damaged (not a JSON object).")
-        return folder
+        return directory
 
     def config(self) -> dict[str, Any]:
         """Return the run's configuration as plain dicts and lists. Raises InputError."""
