@@ -53,6 +53,7 @@ def test_each_command_has_its_own_help(name, capsys):
     assert not [key for key in foreign if key in text]
     groups = ["callbacks: checkpoint, ", "logger: csv, ", "hydra/launcher: basic, joblib"]
     assert [group in text for group in groups] == [name == "train"] * 3
+    assert ("  model.optimizer.lr: 1.0e-3" in text) == (name == "train")
 
 
 @pytest.mark.parametrize(

@@ -154,9 +154,10 @@ def command_help(name: str) -> str:
     if groups:
         parts.append("\n".join(["Config groups (group=option)", *options]))
     parts.append("\n".join(["Keys (key=value)", *_indented(blocks)]))
-    for group in ("model", "data", "trainer"):
+    for group in ("model", "model/optimizer", "data", "trainer"):
         if choice := choices.get(group):
-            keys = _indented(_blocks(f"{group}/{choice}.yaml")[1:], f"{group}.")
+            prefix = f"{group.replace('/', '.')}."
+            keys = _indented(_blocks(f"{group}/{choice}.yaml")[1:], prefix)
             parts.append("\n".join([f"Keys of {group}={choice}", *keys]))
     parts.append("--cfg job shows the composed configuration, --hydra-help the options of Hydra.")
     return "\n\n".join(parts)
