@@ -154,7 +154,7 @@ def command_help(name: str) -> str:
     if groups:
         parts.append("\n".join(["Config groups (group=option)", *options]))
     parts.append("\n".join(["Keys (key=value)", *_indented(blocks)]))
-    for group in ("model", "model/optimizer", "data", "trainer"):
+    for group in ("model", "model/optimizer", "data", "trainer") if name == "train" else ("model",):
         if choice := choices.get(group):
             prefix = f"{group.replace('/', '.')}."
             keys = _indented(_blocks(f"{group}/{choice}.yaml")[1:], prefix)
