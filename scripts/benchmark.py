@@ -17,10 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from itertools import chain, repeat
 from pathlib import Path
+from timeit import timeit
 from typing import Any
 
 ROWS = {
@@ -36,8 +37,7 @@ BATCH = 64
 TUTORIAL_SEEDS = (1, 2, 3)
 # The smallest sufficient part of an epoch: with half of it, the mean is 98.99 %.
 TO_99 = ["experiment=fast", "data.normalize=true", "+trainer.limit_train_batches=0.55"]
-# The directory of MNIST, absolute because runs start in temporary directories; without it, 5,000
-# digits are used.
+# The directory of MNIST, absolute for runs in temporary directories; without it, 5,000 digits.
 DATA = os.environ.get("SIMPLECNN_DATA", "")
 if DATA:
     DATA = os.environ["SIMPLECNN_DATA"] = os.path.abspath(DATA)
@@ -212,12 +212,6 @@ def train_in_turns(row: str, steps: int) -> None:
         fit_ours(callback, *overrides)
 
 
-def seconds_of(do: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    do()
-    return time.perf_counter() - start
-
-
 def measure_steps(rows: Iterable[str], args: argparse.Namespace) -> dict[str, list[float]]:
     """Milliseconds per step, one value per row and round. The first turn is a warm-up."""
     processes = {
@@ -266,7 +260,7 @@ def steps(args: argparse.Namespace) -> str:
     import torch
 
     a = torch.rand(2048, 2048)
-    peak = 2 * 2048**3 / statistics.median(seconds_of(lambda: a @ a) for _ in range(13)) / 1e9
+    peak = 2 * 2048**3 / statistics.median(timeit(lambda: a @ a, number=1) for _ in range(13)) / 1e9
     reached = BATCH * FLOP_PER_IMAGE / statistics.median(ms["ours"]) / 1e6
     return (
         f"{step_table(ms)}\n{reached:.0f} GFLOP/s: {reached / peak:.0%} of a matrix product's "
@@ -310,7 +304,7 @@ def start_up(args: argparse.Namespace) -> str:
             start = time.time()
             train(folder, "data=mnist_5k", "+callbacks.x._target_=first_step.First", check=False)
             ours.append(float(Path(folder, "first_step").read_text()) - start)
-        lightning.append(seconds_of(lambda: subprocess.run(importing)))
+        lightning.append(timeit(lambda: subprocess.run(importing), number=1))
     return (
         f"first step after {statistics.median(ours):.1f} s, {ratio(ours, lightning):.2f} times as "
         f"long as importing Lightning (n = {len(ours)})"
