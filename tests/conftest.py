@@ -155,6 +155,13 @@ def _compose(overrides: tuple[str, ...], *context: object) -> dict[str, Any]:
     return compose_config("train", [*overrides, f"hydra.run.dir={PLACEHOLDER}"])
 
 
+@pytest.fixture
+def activated_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Print commands as in an activated environment, without `uv run`."""
+    monkeypatch.delenv("UV", raising=False)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+
+
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a run that trained for two epochs with all default callbacks."""

@@ -2,7 +2,10 @@
 
 import json
 import os
+import shlex
+import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +60,12 @@ def test_a_folder_that_is_not_a_run_is_reported_with_the_reason(tmp_path, monkey
     os.utime(newer.path / "run.json", (2e9, 2e9))
     with pytest.raises(InputError, match=r"The newest run here: run=outputs/newer$"):
         RunDirectory.open("outputs/a/d")
+    with pytest.raises(InputError, match=r"The newest unfinished run here: resume=outputs/newer$"):
+        RunDirectory.open_to_resume("outputs/a/d")
+    for run in (newer, folder):
+        run.update(status="finished")
+    with pytest.raises(InputError, match=r"there is no such folder.$"):
+        RunDirectory.open_to_resume("outputs/a/d")
     (folder.path / "run.json").write_text("{")
     with pytest.raises(InputError, match="run.json is damaged"):
         RunDirectory.open(folder.path)
@@ -118,12 +127,23 @@ def test_a_record_is_replaced_atomically(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_commands_are_formatted_for_the_shell(monkeypatch):
+def test_commands_are_formatted_for_the_shell(tmp_path, monkeypatch):
+    project, bin_dir = Path(__file__).parents[1], Path(sys.executable).parent
+    monkeypatch.chdir(project / "tests")
     monkeypatch.setenv("UV", "/somewhere/uv")
     assert shell_command("tensorboard --logdir x") == "uv run tensorboard --logdir x"
+    monkeypatch.chdir(tmp_path)
+    start = f"uv run --project {shlex.quote(str(project))}"
+    assert shell_command("tensorboard --logdir x") == f"{start} tensorboard --logdir x"
     monkeypatch.delenv("UV")
+    monkeypatch.setenv("PATH", str(bin_dir))
     assert shell_command("tensorboard --logdir x") == "tensorboard --logdir x"
     assert shell_command("scripts/train.py seed=1") == "python scripts/train.py seed=1"
+    monkeypatch.setenv("PATH", str(tmp_path))  # the environment is not activated
+    for command in ("tensorboard --logdir x", "'a dir/train.py' seed=1"):
+        program, *arguments = shlex.split(shell_command(command))
+        assert Path(program).parent == bin_dir and arguments[-1] in command
+    assert shell_command("bin/simplecnn-train seed=1") == "bin/simplecnn-train seed=1"
 
 
 def test_paths_inside_the_working_directory_are_relative(tmp_path, monkeypatch):

@@ -20,7 +20,6 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import configure_log
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from hydra.utils import to_absolute_path
@@ -35,12 +34,12 @@ from simplecnn.command_line import (
 )
 from simplecnn.config import composition
 from simplecnn.config.build import build
-from simplecnn.config.composition import conf_dir, drop_replaced_arguments, latest
+from simplecnn.config.composition import conf_dir, drop_replaced_arguments
 from simplecnn.config.validation import checked_parts
 from simplecnn.errors import InputError, RunError, log_error
 from simplecnn.run_directory import RunDirectory, relative_path
+from simplecnn.runs import SWEEP_RECORD, latest
 from simplecnn.slurm import is_further_process
-from simplecnn.sweeps.directory import RECORD as SWEEP_RECORD
 from simplecnn.sweeps.plan import SweepPlan
 from simplecnn.training.processor import configure_threads
 
@@ -66,7 +65,7 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
                     return run_job(task, values, folder)
                 return task(values, folder)
             except Exception as error:
-                code, message = log_error(error, folder)
+                code, message = log_error(error)
             # Outside the except block, so that the traceback and the model it references are freed.
             if in_sweep:
                 raise CompactHydraException(message)
@@ -89,13 +88,7 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
                     from simplecnn.sweeps.launch import run_sweep
 
                     sys.exit(run_sweep(run, request))
-                if request is None or _needs_setup(request[1].hydra):
-                    run()
-                else:  # reuse the configuration that was composed for the checks
-                    values, config = request
-                    HydraConfig.instance().set_config(config)
-                    configure_log(config.hydra.job_logging, config.hydra.verbose)
-                    run(OmegaConf.create(values))
+                run()
             except (InputError, RunError) as error:
                 print(error, file=sys.stderr)
                 sys.exit(2 if isinstance(error, InputError) else 1)
@@ -107,13 +100,6 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
         return main
 
     return decorate
-
-
-def _needs_setup(hydra: Any) -> bool:
-    """Whether Hydra must create files, change directory, set variables or run custom callbacks."""
-    must_write = hydra.output_subdir is not None or not Path(hydra.runtime.output_dir).is_dir()
-    custom_callbacks = set(hydra.callbacks or ()) - {"prepare_sweep"}
-    return bool(must_write or hydra.job.chdir or hydra.job.env_set or custom_callbacks)
 
 
 @contextmanager
@@ -167,6 +153,7 @@ def _open_run(config: dict[str, Any]) -> tuple[RunDirectory, Path]:
     checkpoint = run.checkpoint(config["checkpoint"])
     checked_parts(run.config(), relative_path(run.path))
     raise_if_links_lead_out(run.path)
+    log.info("run          %s, %s", relative_path(run.path), checkpoint.name)
     return run, checkpoint
 
 
@@ -252,6 +239,8 @@ def report(config: dict[str, Any], folder: Path) -> None:
         sweeps.report(Path(latest(config["sweep"], SWEEP_RECORD)))
         return
     runs = [RunDirectory.open(latest(name)) for name in _as_list(config["run"])]
+    if len(runs) == 2 and runs[0].path.samefile(runs[1].path):
+        raise InputError(f"run names {relative_path(runs[0].path)} twice: compare two runs.")
     for run in runs:
         checked_parts(run.config(), relative_path(run.path))
         if config["checkpoint"] is not None:

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,11 +25,11 @@ from simplecnn.config.composition import (
     command_help,
     compose_checked,
     drop_replaced_arguments,
-    latest,
 )
 from simplecnn.config.spelling import find_full_key, shell_quote
 from simplecnn.errors import InputError, RunError, relative_path
-from simplecnn.run_directory import RECORD, RunDirectory, already_exists_message, read_record
+from simplecnn.run_directory import RunDirectory, already_exists_message
+from simplecnn.runs import RECORD, latest, read_record
 from simplecnn.slurm import is_further_process, slurm_job, was_requeued
 from simplecnn.sweeps.plan import SweepPlan, plan_sweep, sweep_values
 
@@ -50,7 +51,10 @@ def check_command_line(name: str, argv: Sequence[str]) -> Request:
         print(command_help(name))
         sys.exit(0)
     prints_info = options.hydra_help or options.info
-    if options.shell_completion or options.version or prints_info and not overrides:
+    if options.version:
+        print(f"simplecnn {version('simplecnn')}, Hydra {version('hydra-core')}")
+        sys.exit(0)
+    if options.shell_completion or prints_info and not overrides:
         return None
     if options.cfg == "hydra" and options.resolve:
         raise InputError(

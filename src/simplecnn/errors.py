@@ -35,7 +35,7 @@ def relative_path(path: str | Path) -> str:
     return str(path) if relative.startswith("..") else relative
 
 
-def log_error(error: Exception, folder: Path) -> tuple[int, str]:
+def log_error(error: Exception) -> tuple[int, str]:
     """Log an error, with its traceback in the log file. Returns the exit code and the message."""
     if isinstance(error, InputError):
         log.error("%s", error, exc_info=error.__cause__)  # for example from a user-defined class
@@ -45,5 +45,7 @@ def log_error(error: Exception, folder: Path) -> tuple[int, str]:
         return 1, str(error)
     reason = str(error).strip().splitlines()
     message = f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
-    log.error("Failed with %s\nThe traceback is in the log in %s", message, folder, exc_info=error)
+    files = [h.baseFilename for h in log.root.handlers if isinstance(h, logging.FileHandler)]
+    where = f"is in {relative_path(files[0])}" if files else "is shown with HYDRA_FULL_ERROR=1"
+    log.error("Failed with %s\nThe traceback %s", message, where, exc_info=error)
     return 1, message

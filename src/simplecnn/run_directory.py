@@ -34,8 +34,8 @@ from simplecnn.checkpoint_file import check_checkpoint, find_damage
 from simplecnn.errors import InputError, relative_path
 from simplecnn.locked_directory import LockedDirectory
 from simplecnn.old_runs import upgrade_config
+from simplecnn.runs import RECORD, read_record, runs_below
 
-RECORD = "run.json"
 FORMAT = 3  # of run directories; only runs of the current format can be resumed
 CONFIG = "config.yaml"
 PACKAGES = ("simplecnn", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
@@ -243,15 +243,6 @@ def _load(path: Path) -> DictConfig:
     return config
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """Return the content of run.json in directory `path`; empty if it is missing or damaged."""
-    try:
-        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
 def _relocate(config: Mapping[str, Any], path: str) -> Any:
     """Replace the path of the run directory in a configuration."""
     folder = (config.get("paths") or {}).get("output_dir")
@@ -283,15 +274,26 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def command_line() -> str:
-    """The command line of this process, as the user would type it."""
-    return shell_command(shlex.join([relative_path(sys.argv[0]), *sys.argv[1:]]))
+    """The command line of this process for the record: as it can be typed on any machine."""
+    program = relative_path(sys.argv[0])
+    prefix = ["uv", "run"] if "UV" in os.environ else ["python"] * program.endswith(".py")
+    return shlex.join([*prefix, program, *sys.argv[1:]])
 
 
 def shell_command(command: str) -> str:
-    """Prefix a command with `uv run` if this process runs under uv, else a script with `python`."""
+    """A command of this environment as it can be typed here: with `uv run`, or with its Python."""
     if "UV" in os.environ:
-        return f"uv run {command}"
-    return f"python {command}" if shlex.split(command)[0].endswith(".py") else command
+        project = Path(__file__).resolve().parents[2]
+        is_here = project in (Path.cwd(), *Path.cwd().parents)
+        if is_here or not (project / "pyproject.toml").is_file():  # an installed package
+            return f"uv run {command}"
+        return f"uv run --project {shlex.quote(str(project))} {command}"
+    program = shlex.split(command)[0]
+    name = "python" if program.endswith(".py") else program
+    path = Path(sys.executable).parent / name
+    if "/" not in name and shutil.which(name) != str(path):  # not the environment on PATH
+        name = shlex.quote(relative_path(path))
+    return f"{name} {command}" if program.endswith(".py") else command.replace(program, name, 1)
 
 
 def tensorboard_command(folder: Path) -> str:
@@ -320,7 +322,9 @@ def git_revision() -> dict[str, Any] | None:
 
 
 def _newest_run(key: str) -> str:
-    """A sentence that names the newest run in outputs/, or an empty string."""
-    records = [path for depth in ("*", "*/*") for path in Path("outputs").glob(f"{depth}/{RECORD}")]
-    records.sort(key=lambda path: path.stat().st_mtime)
-    return f" The newest run here: {key}={records[-1].parent}" if records else ""
+    """A sentence that names the newest run in outputs/ that `key` accepts, or an empty string."""
+    runs, kind = runs_below(Path("outputs")), "run"
+    if key == "resume":
+        runs = [run for run in runs if read_record(run).get("status") != "finished"]
+        kind = "unfinished run"
+    return f" The newest {kind} here: {key}={runs[-1]}" if runs else ""

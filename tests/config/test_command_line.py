@@ -15,11 +15,12 @@ from fuzz import compose_once
 from omegaconf import OmegaConf
 
 from simplecnn.command_line import check_command_line, check_imported
-from simplecnn.config.composition import compose_config, conf_dir, latest
+from simplecnn.config.composition import compose_config, conf_dir
 from simplecnn.config.schema import COMMANDS
 from simplecnn.config.spelling import format_override
 from simplecnn.errors import InputError
 from simplecnn.run_directory import RunDirectory
+from simplecnn.runs import latest
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -54,6 +55,13 @@ def test_each_command_has_its_own_help(name, capsys):
     groups = ["callbacks: checkpoint, ", "logger: csv, ", "hydra/launcher: basic, joblib"]
     assert [group in text for group in groups] == [name == "train"] * 3
     assert ("  model.optimizer.lr: 1.0e-3" in text) == (name == "train")
+
+
+def test_the_version_is_that_of_simplecnn(capsys):
+    with pytest.raises(SystemExit) as end:
+        check_command_line("train", ["--version"])
+    assert end.value.code == 0
+    assert re.fullmatch(r"simplecnn \d\S+, Hydra 1\.3\S*\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +120,44 @@ def test_each_command_has_its_own_help(name, capsys):
             ["model.network.channels=16,32"],
             "model.network.channels=16,32 lists several values: add -m to run a sweep, or "
             "write a list as model.network.channels=[16,32].",
+        ),
+        (
+            "train",
+            ["model.network.channels=[16,32"],
+            "'model.network.channels=[16,32' cannot be parsed: a bracket is not closed.",
+        ),
+        (
+            "train",
+            ["model.lr=0.1"],
+            "model.lr is not a key of simplecnn.models.classifier.Classifier. Type "
+            "model.optimizer.lr=0.1",
+        ),
+        (
+            "train",
+            ["data.dataset=mnist"],
+            "data.dataset is 'mnist': it must be MNIST, FashionMNIST, KMNIST or MNIST5k. Did you "
+            "mean MNIST?",
+        ),
+        (
+            "export",
+            ["run=x", "format=onnxx"],
+            "format is 'onnxx': it must be safetensors, onnx or torch_export. Did you mean onnx?",
+        ),
+        ("evaluate", [], "run is missing: type run=last, or run=<directory>"),
+        (
+            "train",
+            ["data=image_folder", "data.root=flowers"],
+            "data.root is 'flowers': it must be an existing folder. Looked in ",
+        ),
+        (
+            "train",
+            [
+                "data=mnist_5k",
+                "model.network._target_=torchvision.models.resnet18",
+                "model.network.num_classes=10",
+            ],
+            "model.network: the network does not accept images of shape 1 x 28 x 28: Invalid "
+            "channel dimensions. Type data.channels=3, which repeats gray.",
         ),
         ("train", ["hydra.mode=X"], "hydra.mode=X: "),
         ("train", ["--cfg", "hydra", "--resolve"], "--cfg hydra cannot be resolved without"),
@@ -181,7 +227,6 @@ def test_a_custom_primary_config(tmp_path):
 def test_hydra_run_dir_may_interpolate_hydras_own_keys():
     _, config = check_command_line("train", ["hydra.run.dir=x_${hydra:job.name}", "seed=5"])
     assert config.hydra.runtime.output_dir == os.path.abspath("x_train")
-    assert check_command_line("train", ["--version"]) is None
 
 
 def test_overrides_may_interpolate_hydras_own_keys():
@@ -254,6 +299,11 @@ def test_last_and_a_directory_of_runs_mean_the_newest_run(tmp_path, monkeypatch)
     (tmp_path / "outputs/a/1/x.ckpt").touch()
     assert latest("last", needs="*.ckpt") == "outputs/a/1"
     assert latest("outputs/a/1") == "outputs/a/1" and latest("elsewhere") == "elsewhere"
+    (tmp_path / "outputs/a/sweep.json").touch()
+    assert latest("last", "sweep.json") == "outputs/a"
+    for choose in (latest, lambda path: check_command_line("train", [f"resume={path}"])):
+        with pytest.raises(InputError, match="outputs/a is a sweep: choose one of its jobs, such"):
+            choose("outputs/a")
 
 
 def model(overrides: list[str]) -> dict[str, Any]:
@@ -327,6 +377,9 @@ def test_a_run_directory_is_named_after_the_overrides():
     )
     long = compose_config("train", ["+data.mirrors=[" + "a" * 300 + "]"])["paths"]["output_dir"]
     assert len(Path(long).name) < 120
+    many = ["data.eval_batch_size=100", "data.batch_size=128", "model.label_smoothing=0.1"]
+    (name,) = Path(compose_config("train", many)["paths"]["output_dir"]).parts[-1:]
+    assert name.endswith("_eval_batch_size-100_batch_size-128")  # the third would not fit
 
 
 NAMES = ["plain", "it's", 'a "quote"', "two words", "a=b", "a,b", "[a]", "{a}", "äöü日本", "back\\",

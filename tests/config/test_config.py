@@ -46,7 +46,7 @@ ALL_CHOICES = [
 def test_every_choice_of_every_group_is_valid(choice, monkeypatch):
     monkeypatch.setattr(devices, "num_cuda_devices", lambda: 1)
     monkeypatch.setattr(devices, "has_mps", lambda: True)
-    root = ["data.root=flowers"] if choice == "data=image_folder" else []
+    root = ["data.root=."] if choice == "data=image_folder" else []
     config = compose_config("train", [choice, *root])
     assert config["model"]["_target_"] == "simplecnn.models.classifier.Classifier"
 
@@ -155,7 +155,7 @@ def test_overrides_set_values():
         ("seed", "'seed' cannot be parsed: write key=value, quoted where needed."),
         ("~ckpt_path", "ckpt_path is null: it cannot be deleted."),
         ("~seed=5", "seed is not 5: it cannot be deleted."),
-        ("data=image_folder data.root=x data.test_fraction=1",
+        ("data=image_folder data.root=. data.test_fraction=1",
          "data.test_fraction is 1: it must be a number > 0 and < 1."),
     ],
 )  # fmt: skip
@@ -207,7 +207,7 @@ def test_more_devices_than_the_machine_has(monkeypatch):
 
 
 def test_evaluate_needs_a_run():
-    assert mistakes(name="evaluate") == ["run is missing: type run=…"]
+    assert mistakes(name="evaluate") == ["run is missing: type run=last, or run=<directory>"]
 
 
 def test_sweep_values_tries_each_value_once():

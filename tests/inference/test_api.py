@@ -105,7 +105,7 @@ def test_the_model_card(good_run, tmp_path):
     directory = RunDirectory.open(folder)
     card = model_card(directory)
     accuracy = directory.record["metrics"]["test/acc"]
-    assert "SimpleCNN, 98,442 parameters, trained on CPU: all 4 epochs.\n" in card
+    assert "SimpleCNN, 98,442 parameters, trained on CPU: completed 4 epochs.\n" in card
     assert "License: CC BY-SA 3.0." in card
     assert "- model.network.channels: [16, 32, 64]" in card and "- torch 2." in card
     assert "- model.optimizer.lr: 0.005" in card and "- data.batch_size: 64" in card

@@ -15,7 +15,8 @@ from PIL import Image
 
 from simplecnn.config.composition import compose_checked
 from simplecnn.errors import InputError
-from simplecnn.run_directory import RunDirectory, read_record
+from simplecnn.run_directory import RunDirectory
+from simplecnn.runs import read_record
 from simplecnn.sweeps import jobs as sweep_jobs
 from simplecnn.sweeps import report as sweep
 from simplecnn.sweeps.directory import SweepDirectory, source_hashes
@@ -111,14 +112,15 @@ def test_the_table_is_sorted_and_complete(mixed, capsys):
 
 
 def test_the_best_run_and_the_command_that_reproduces_it(mixed, monkeypatch):
-    monkeypatch.setenv("UV", "uv")  # as under uv run
+    monkeypatch.setenv("UV", "uv")  # as under uv run, elsewhere
+    uv_run = f"uv run --project {Path(__file__).parents[2]}"
     lines = sweep.report_text(sorted_jobs(mixed), SweepDirectory.open(mixed).record).splitlines()
     assert lines[-4:] == [  # with lr=0.001, a job with 94.00, and a mean of 92.00
         "best mean    best val/acc % 93.00   model.optimizer.lr=0.003",
         "best job     2: val/acc 93.00 %   model.optimizer.lr=0.003 seed=1",
-        "reproduce    uv run scripts/train.py data=mnist_5k +trainer.limit_train_batches=8 "
+        f"reproduce    {uv_run} scripts/train.py data=mnist_5k +trainer.limit_train_batches=8 "
         "model.optimizer.lr=0.003 seed=1",
-        "resume       uv run scripts/train.py -m lr=1,2 seed=1,2",
+        f"resume       {uv_run} scripts/train.py -m lr=1,2 seed=1,2",
     ]
 
 

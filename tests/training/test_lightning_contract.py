@@ -582,7 +582,7 @@ def test_other_reasons_to_stop_are_reported(overrides, reason, tmp_path):
 
 
 def test_a_complete_training_is_reported(plain, tmp_path):
-    assert record_of(plain)["ended"] == "all 2 epochs"
+    assert record_of(plain)["ended"] == "completed 2 epochs"
     assert run(tmp_path / "a", NO_PICTURES, "trainer.max_epochs=1")["ended"] == "1 epoch"
 
 
@@ -608,7 +608,7 @@ def test_training_from_a_checkpoint_with_another_batch_size_or_seed(
 ):
     start = f"ckpt_path='{finished_run}/checkpoints/last.ckpt'"
     record = run(tmp_path / "a", NO_PICTURES, start, "trainer.max_epochs=3", override)
-    assert record["num_epochs"] == 3 and record["ended"] == "all 3 epochs"
+    assert record["num_epochs"] == 3 and record["ended"] == "completed 3 epochs"
     saved = checkpoint(tmp_path / "a")
     assert saved["global_step"] == 3 * STEPS
     before = checkpoint(finished_run)["state_dict"]["network.conv1.weight"]
@@ -658,7 +658,7 @@ def test_training_from_a_run_that_stopped_early(stopped, tmp_path):
     start = f"ckpt_path='{stopped}/checkpoints/last.ckpt'"
     record = run(tmp_path / "a", "callbacks=[checkpoint,early_stopping,lr_monitor]", start,
                  "trainer.max_epochs=4", "callbacks.early_stopping.patience=9")  # fmt: skip
-    assert record["num_epochs"] == 4 and record["ended"] == "all 4 epochs"
+    assert record["num_epochs"] == 4 and record["ended"] == "completed 4 epochs"
     assert checkpoint(tmp_path / "a")["global_step"] == 4 * STEPS
 
 

@@ -90,8 +90,9 @@ def test_tensorboard_has_one_directory_per_stage_and_one_for_everything_else(tmp
 
 @pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux's socket tables")
-def test_the_printed_tensorboard_command_listens_on_loopback_only(tmp_path, monkeypatch, proves):
-    monkeypatch.delenv("UV", raising=False)
+def test_the_printed_tensorboard_command_listens_on_loopback_only(
+    tmp_path, activated_environment, proves
+):
     logdir = tmp_path / "a run"
     logdir.mkdir()
     program, *arguments = shlex.split(tensorboard_command(logdir))

@@ -629,10 +629,9 @@ def stopped_by(folder: Path, reference: Path, number: int, when: str) -> tuple[i
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 @pytest.mark.long
 def test_a_signal_ends_a_run_and_prints_how_to_resume(
-    name, code, reference, tmp_path, monkeypatch, proves
+    name, code, reference, tmp_path, monkeypatch, activated_environment, proves
 ):
     monkeypatch.setattr("sys.argv", ["scripts/train.py", "seed=3"])
-    monkeypatch.delenv("UV", raising=False)
     signum = getattr(signal, name)
     points = {  # in one run, in this order
         "in a step of the second epoch": signal_in_step(STEPS + 3, signum),
@@ -775,9 +774,8 @@ def test_non_finite_values_are_reported_and_never_saved(where, number, message, 
 # The printed command.
 
 
-def test_the_printed_command_resumes_the_run(tmp_path, monkeypatch, proves):
+def test_the_printed_command_resumes_the_run(tmp_path, activated_environment, proves):
     """The command printed on interruption, and errors for runs that cannot be resumed."""
-    monkeypatch.delenv("UV", raising=False)
     overrides = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=2",
                  "model.network.dropout=0.5", "model.network.channels=[4,8]",
                  "+trainer.limit_train_batches=8", CHECKPOINTS]  # fmt: skip
@@ -798,6 +796,7 @@ def test_the_printed_command_resumes_the_run(tmp_path, monkeypatch, proves):
     assert (tmp_path / "a b/.hydra/overrides.yaml").read_text() == recorded
     log = (tmp_path / "a b/train.log").read_text()
     assert "Interrupted." in log and "epoch 2/2" in log  # one log for both processes
+    assert "resumed after epoch 1 of 2\n" in log
 
     (tmp_path / "no").mkdir()
     wrong = {

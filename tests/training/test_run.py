@@ -302,12 +302,14 @@ def test_an_unfinished_run_keeps_its_last_epoch(error, raised, status, tmp_path,
 @pytest.mark.parametrize(("seconds", "suffix"), [({"fit": 1.0, "test": 0.1}, " (tested)"),
                                                  ({"fit": 1.0}, "")])  # fmt: skip
 def test_the_summary_marks_the_best_epoch_as_tested_only_after_a_test(seconds, suffix, tmp_path):
-    record = {"metrics": {"val/acc": 0.98}, "best": {"value": 0.98, "epoch": 2}, "ended": None,
-              "seconds": seconds}  # fmt: skip
+    record = {"metrics": {"val/acc": 0.98, "test/acc": 0.97}, "num_epochs": 3, "ended": None,
+              "best": {"value": 0.98, "epoch": 2}, "seconds": seconds}  # fmt: skip
     config = {"monitor": "val/acc", "name": "train"}
     directory = SimpleNamespace(record=record, config=lambda: config, path=tmp_path)
     lines = summary(directory, SimpleNamespace(loggers=[]), None).splitlines()
     assert f"best         val/acc 98.00 % after epoch 2{suffix}" in lines
+    table = ["epoch accuracy", "validation 3 98.00 %", "test 2 97.00 %"]
+    assert [" ".join(line.split()) for line in lines[:3]] == table
 
 
 def test_hyper_parameters_are_flat_and_plain():
@@ -322,6 +324,38 @@ def test_hyper_parameters_are_flat_and_plain():
         "model/optimizer/lr": 0.1, "model/scheduler": "null", "data/batch_size": 3,
         "trainer/devices": "[0, 1]", "seed": 7,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("callbacks", ["checkpoint", "early_stopping"])
+def test_a_monitor_that_the_run_does_not_log_is_a_sentence(callbacks, tmp_path):
+    folder = tmp_path / "run"
+    config = compose_run(folder, f"callbacks={callbacks}", "logger=csv")
+    config["monitor"] = "val/error"
+    for node in config["callbacks"].values():
+        node |= {"monitor": "val/error"} if "monitor" in node else {}
+    with pytest.raises(RunError, match="^monitor is 'val/error': this run logs .*val/acc"):
+        train(config, folder)
+
+
+class NotANumber(Classifier):
+    def on_validation_epoch_end(self):
+        super().on_validation_epoch_end()
+        self.log("val/score", float("nan"))
+
+
+def test_a_metric_that_is_not_a_number_leaves_the_record_valid_json(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIMPLECNN_TARGETS", f"{__name__}.NotANumber")
+    overrides = ["callbacks=checkpoint", "logger=csv", "monitor=val/score", "trainer.max_epochs=1"]
+    config = compose_run(tmp_path / "run", f"model._target_={__name__}.NotANumber", *overrides)
+    assert train(config, tmp_path / "run") is None
+
+    def fail(constant: str) -> None:
+        raise AssertionError(constant)
+
+    text = (tmp_path / "run/run.json").read_text()
+    record = json.loads(text, parse_constant=fail)
+    assert record["best"] is None and "val/score" not in record["metrics"]
+    assert record["metrics"]["test/acc"] > 0.05
 
 
 class KeepsConfig(pl.LightningModule):

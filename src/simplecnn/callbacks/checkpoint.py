@@ -125,5 +125,5 @@ def end_reason(trainer: Trainer) -> str:
             if left <= 0 and trainer.should_stop:
                 return f"{stopped}: max_time reached"
     if trainer.max_epochs not in (None, -1) and epochs >= trainer.max_epochs:
-        return f"all {epochs} epochs" if epochs != 1 else "1 epoch"
+        return f"completed {epochs} epochs" if epochs != 1 else "completed 1 epoch"
     return f"{stopped}: trainer.should_stop was set"

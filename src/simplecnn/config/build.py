@@ -195,6 +195,13 @@ def _not_allowed(target: Any) -> str:
             f"{show(target)} takes functions, which a configuration cannot contain: write a "
             f"subclass."
         )
+    top = str(target).partition(".")[0]
+    if top.isidentifier() and top not in sys.modules and not find_spec(top):
+        near = did_you_mean(top, [path.stem for path in _working_dir().glob("*.py")])
+        return (
+            f"{show(target)} cannot be imported: there is no {top}.py in {_working_dir()}, and no "
+            f"installed package {top}.{near}"
+        )
     return (
         f"{show(target)} is not on the list of classes that a configuration may build, nor a class "
         f"in a file below {_working_dir()}. If you trust it, allow it: {TARGETS_VARIABLE}={target}"
@@ -426,17 +433,27 @@ def _trial_network(config: Config) -> None:
         if data_schema is None or BUILT_IN.get(str(model.get("_target_"))) is not Classifier:
             return
         size = data.get("image_size") or getattr(data_schema, "image_size", IMAGE_SIZE)
-        shape = data.get("channels") or getattr(data_schema, "channels", 1), size, size
-        try:
-            network.eval()(torch.zeros(1, *shape))
-        except NotImplementedError:  # an operation without a meta kernel
-            return
-        except Exception as error:
-            text = " x ".join(map(str, shape))
-            reason = first_line(error)
+        channels = data.get("channels") or getattr(data_schema, "channels", 1)
+        network.eval()
+        if reason := _shape_mistake(network, (channels, size, size)):
+            takes_color = channels == 1 and not _shape_mistake(network, (3, size, size))
+            hint = ". Type data.channels=3, which repeats gray." if takes_color else ""
             raise InputError(
-                f"the network does not accept images of shape {text}: {reason}"
-            ) from None
+                f"the network does not accept images of shape {channels} x {size} x {size}: "
+                f"{reason}{hint}"
+            )
+
+
+def _shape_mistake(network: Any, shape: tuple[int, ...]) -> str | None:
+    """Why a network on the meta device does not accept images of `shape`, or None."""
+    torch = importlib.import_module("torch")
+    try:
+        network(torch.zeros(1, *shape))
+    except NotImplementedError:  # an operation without a meta kernel
+        return None
+    except Exception as error:
+        return first_line(error)
+    return None
 
 
 def _trial_optimizer(node: Config) -> Any:

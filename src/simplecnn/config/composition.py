@@ -32,9 +32,17 @@ from yaml import MarkedYAMLError, YAMLError
 
 from simplecnn.config.build import find_class, first_line, name_mistakes, target_nodes
 from simplecnn.config.schema import BUILT_IN, COMMANDS, Texts, Train
-from simplecnn.config.spelling import did_you_mean, dotted, find_full_key, truncate, unknown_key
+from simplecnn.config.spelling import (
+    did_you_mean,
+    dotted,
+    find_full_key,
+    missing_key,
+    truncate,
+    unknown_key,
+)
 from simplecnn.config.validation import validation_errors
 from simplecnn.errors import InputError
+from simplecnn.runs import latest
 
 OVERLAYS = ("experiment", "hparams_search", "debug", "local")  # groups that set keys of others
 READABLE = ("HOME", "USER", "LOGNAME", "HOSTNAME", "TMPDIR", "SCRATCH", "SLURM_JOB_ID",
@@ -76,8 +84,11 @@ def _override_suffix(overrides: Sequence[str]) -> str:
         if not key.lstrip("+~").startswith(("hydra", "experiment", "name", "paths", "ckpt_path")):
             last = re.split("[./@+~]", key)[-1]
             pair = f"no-{last}" if text.startswith("~") else f"{last}-{value.replace(',', '-')}"
-            name += "_" + re.sub(r"[^\w.+-]", "", pair, flags=re.ASCII)
-    return name[:MAX_NAME]
+            pair = "_" + re.sub(r"[^\w.+-]", "", pair, flags=re.ASCII)
+            if len(name + pair) > MAX_NAME:
+                return name or pair[:MAX_NAME]
+            name += pair
+    return name
 
 
 def _output_subdir(default: str, *, _root_: Any) -> str | None:
@@ -113,20 +124,6 @@ Plugins.instance().register(ConfigDirPlugin)
 ConfigStore.instance().store(
     group="arguments", name="any", node=OmegaConf.create({}, flags={"struct": False})
 )
-
-
-def latest(name: str, record: str = "run.json", *, needs: str = "") -> str:
-    """The newest run for `last` or for a directory of runs; any other `name` unchanged.
-
-    needs: a glob of files; runs that have them are preferred.
-    """
-    top = Path("outputs" if name == "last" else name)
-    if (top / record).exists() or not top.is_dir():
-        return name
-    records = [path for depth in ("*/", "*/*/") for path in top.glob(f"{depth}{record}")]
-    if needs:
-        records = [path for path in records if any(path.parent.glob(needs))] or records
-    return str(max(records, key=lambda path: path.stat().st_mtime).parent) if records else name
 
 
 def conf_dir() -> Path:
@@ -338,6 +335,8 @@ def parse_overrides(
         except COMPOSE_ERRORS:
             typed_key, _, value = text.partition("=")
             hint = "write key=value, quoted where needed."
+            if any(value.count(a) != value.count(b) for a, b in ("[]", "{}", "()")):
+                hint = "a bracket is not closed."
             if re.fullmatch(r"[+~]*[\w/]+/\w+\.[\w.]+", typed_key):
                 hint = f"keys are written with dots, type {typed_key.replace('/', '.')}={value}"
             mistakes.append(f"{truncate(text)!r} cannot be parsed: {hint}")
@@ -437,6 +436,8 @@ def _key_mistake(override: Override, config: DictConfig, error: Exception) -> st
         return unknown_key(key, first, list(dict.fromkeys(names)), "of the configuration")
     target = parent.get("_target_")
     names = [str(k) for k in parent if not str(k).startswith("_")]
+    if not did_you_mean(last, names) and (inner := find_full_key(last, parent, ())):
+        return f"{key} is not a key of {target or parent_key}. Type {parent_key}.{inner}={value}"
     schema = BUILT_IN.get(str(target))
     is_argument = target and not (schema and last not in schema.model_fields)
     if is_argument and not did_you_mean(last, names):
@@ -522,7 +523,7 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
     masked = OmegaConf.masked_copy(config, keys)
     try:
         if missing := sorted(OmegaConf.missing_keys(masked)):
-            raise InputError(*(f"{key} is missing: type {key}=…" for key in missing))
+            raise InputError(*map(missing_key, missing))
         values: Any = OmegaConf.to_container(masked, resolve=True)
     except RecursionError:
         raise InputError("A value of the configuration refers to itself.") from None

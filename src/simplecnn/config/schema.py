@@ -480,6 +480,9 @@ class Train(Parts):
             if num_classes < NUM_CLASSES and not isinstance(data, ImageFolder):
                 yield f"model.network.num_classes is {num_classes}: the data set has {NUM_CLASSES}."
         if isinstance(data, ImageFolder):  # its number of images is not known yet
+            if not os.path.isdir(data.root):
+                yield (f"data.root is {data.root!r}: it must be an existing folder. Looked in "
+                       f"{os.getcwd()}.")
             return
         num_train_val, num_test = data.num_images
         overfit = trainer.overfit_batches

@@ -18,6 +18,13 @@ def unknown_key(key: str, name: Any, names: Sequence[Any], where: str) -> str:
     return f"{key} is not a key {where}. Available: {', '.join(keys[:MAX_NAMES])}{more}."
 
 
+def missing_key(key: str) -> str:
+    """The message for a required key without a value."""
+    if key in ("run", "sweep"):
+        return f"{key} is missing: type {key}=last, or {key}=<directory>"
+    return f"{key} is missing: type {key}=…"
+
+
 def did_you_mean(given: str, names: Collection[str], cutoff: float = 0.6) -> str:
     """` Did you mean …?` with the nearest of `names`, or an empty string if none is near."""
     same = [name for name in names if name.lower() == given.lower()]

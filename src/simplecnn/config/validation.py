@@ -8,7 +8,7 @@ from pydantic.fields import FieldInfo
 
 from simplecnn.config.build import name_mistakes
 from simplecnn.config.schema import BUILT_IN, COMMANDS, Part
-from simplecnn.config.spelling import show, unknown_key
+from simplecnn.config.spelling import did_you_mean, missing_key, show, unknown_key
 from simplecnn.errors import InputError
 
 Config = Mapping[str, Any]
@@ -65,7 +65,7 @@ def _sentences(error: ValidationError, config: Any, model: type[Part]) -> dict[s
         cause = problem.get("ctx", {}).get("error")
         if problem["type"] == "missing":
             name = f"{path}.{problem['loc'][-1]}".lstrip(".")
-            sentences[name] = f"{name} is missing: type {name}=…"
+            sentences[name] = missing_key(name)
         elif problem["type"] == "extra_forbidden":
             where = path.rpartition(".")[0] or "the configuration"
             of = parent.get("_target_", where) if isinstance(parent, Mapping) else where
@@ -75,8 +75,9 @@ def _sentences(error: ValidationError, config: Any, model: type[Part]) -> dict[s
             sentences[path] = f"{path} is {show(value)}: it must be {cause}."
         elif path not in sentences:
             field = fields.get(last)
-            text = describe(json_schema(field) if field else {})
-            sentences[path] = f"{path} is {show(value)}: it must be {text}."
+            schema = json_schema(field) if field else {}
+            hint = did_you_mean(value, list(_choices(schema))) if isinstance(value, str) else ""
+            sentences[path] = f"{path} is {show(value)}: it must be {describe(schema)}.{hint}"
     return sentences
 
 
@@ -107,6 +108,12 @@ def describe(schema: Config) -> str:
             names = {"boolean": "true or false", "string": "a string", "null": "null"}
             return names.get(kind, "a mapping")
     return "a class to build, with a _target_ and its arguments"
+
+
+def _choices(schema: Config) -> Iterator[str]:
+    """Yield the strings that a JSON schema lists."""
+    for option in (schema, *schema.get("anyOf", ())):
+        yield from (value for value in option.get("enum", ()) if isinstance(value, str))
 
 
 def _locate(config: Any, loc: tuple[int | str, ...]) -> tuple[str, Any, Any]:

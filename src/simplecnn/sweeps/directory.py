@@ -19,11 +19,10 @@ from typing import Any
 
 from simplecnn.errors import InputError
 from simplecnn.locked_directory import LockedDirectory
-from simplecnn.run_directory import RECORD as RUN_RECORD
 from simplecnn.run_directory import relative_path, write_json
+from simplecnn.runs import RECORD as RUN_RECORD
+from simplecnn.runs import SWEEP_RECORD as RECORD
 from simplecnn.slurm import slurm_job
-
-RECORD = "sweep.json"
 
 
 class SweepDirectory(LockedDirectory):

@@ -17,7 +17,8 @@ from omegaconf import DictConfig, open_dict, read_write
 from simplecnn.config.spelling import format_override
 from simplecnn.console import show_only_sweep_messages
 from simplecnn.errors import log_error, relative_path
-from simplecnn.run_directory import RunDirectory, read_record
+from simplecnn.run_directory import RunDirectory
+from simplecnn.runs import read_record
 from simplecnn.signals import SignalHandler
 from simplecnn.slurm import slurm_job, was_requeued
 from simplecnn.sweeps import report
@@ -120,7 +121,7 @@ def run_job(task: Task, config: dict[str, Any], folder: Path) -> float | None:
             sweep.check_source(source_hashes(*sources))
             task(config, folder)
     except Exception as failure:
-        error = log_error(failure, folder)[1]
+        error = log_error(failure)[1]
     finally:
         run.record = read_record(folder)
         if error and run.record.get("status", "running") == "running":

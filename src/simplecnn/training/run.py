@@ -1,6 +1,7 @@
 """One run, from its configuration to its run directory: build, fit, test, record."""
 
 import logging
+import math
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,14 +12,16 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from simplecnn.callbacks.checkpoint import STATE, LastCheckpoint, end_reason
 from simplecnn.callbacks.report import Report
 from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
-from simplecnn.errors import InputError
-from simplecnn.run_directory import RECORD, RunDirectory, read_record, relative_path
+from simplecnn.errors import InputError, RunError
+from simplecnn.run_directory import RunDirectory, relative_path
+from simplecnn.runs import RECORD, read_record
 from simplecnn.signals import Interrupted, SignalHandler
 from simplecnn.slurm import requeue, slurm_job
 from simplecnn.training.build import build_datamodule, build_module, build_trainer
@@ -226,6 +229,10 @@ class Run:
             log.info("%s", ended)
             # Test metrics are logged at the step at which the training ended.
             self.trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
+        elif self.directory.writes:
+            of = f" of {max_epochs}" if max_epochs not in (None, -1) else ""
+            source = "resumed" if resumed else "continued from ckpt_path"
+            log.info("%s after epoch %d%s", source, num_epochs, of)
 
     def _fit(
         self,
@@ -236,7 +243,11 @@ class Run:
         trainer = self.trainer
         keep_freed_memory()
         with self.directory.phase("fit"), kill_processes_on_interrupt(trainer, self.signal_handler):
-            trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+            try:
+                trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+            except (MisconfigurationException, RuntimeError) as error:
+                self._raise_if_monitor_is_missing(error)
+                raise
         self.record["metrics"] |= _rounded(trainer.callback_metrics)
         self.record["num_epochs"] = trainer.current_epoch
         last = self.directory.last_checkpoint()
@@ -249,6 +260,16 @@ class Run:
         self.record |= {"num_epochs": checkpoint["epoch"], "ended": ended}
         if trainer.global_step != checkpoint["global_step"]:  # spawned processes ran the fit
             trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
+
+    def _raise_if_monitor_is_missing(self, error: Exception) -> None:
+        """Raise RunError if a callback failed because the run does not log the monitored metric."""
+        monitor = self.config["monitor"]
+        logged = sorted(m for m in self.trainer.callback_metrics if not m.startswith("lr-"))
+        if monitor and monitor not in logged and monitor in str(error):
+            raise RunError(
+                f"monitor is {monitor!r}: this run logs {', '.join(logged) or 'no metrics'}. Type "
+                f"monitor=<metric> and mode=max or min, or monitor=null."
+            ) from error
 
     def _best_checkpoint(self) -> Path | None:
         """Record the best value and its epoch. Returns the best checkpoint, or None without one."""
@@ -267,7 +288,8 @@ class Run:
         checkpoint = read_checkpoint(path)
         state = checkpoint.get("callbacks", {}).get(callback.state_key, {})
         value = state.get("best_model_score", callback.best_model_score)
-        if value is not None and (callback.monitor, callback.mode) == monitor:
+        is_number = value is not None and math.isfinite(value)  # infinite if the metric was NaN
+        if is_number and (callback.monitor, callback.mode) == monitor:
             epoch = checkpoint["epoch"] + 1
             self.record["best"] = {"value": round(float(value), 6), "epoch": epoch}
         return path
@@ -318,7 +340,9 @@ def load_weights(module: pl.LightningModule, checkpoint: Config) -> None:
 
 
 def _rounded(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics by name, rounded for the record; without learning rates."""
+    """Finite metrics by name, rounded for the record; without learning rates."""
     return {
-        key: round(float(value), 6) for key, value in metrics.items() if not key.startswith("lr-")
+        key: round(float(value), 6)
+        for key, value in metrics.items()
+        if not key.startswith("lr-") and math.isfinite(value)
     }

@@ -21,7 +21,10 @@ COPIES = {"data/seed": "seed", "model/scheduler/max_lr": "model/optimizer/lr"}
 def summary(directory: RunDirectory, trainer: pl.Trainer, page: Path | None) -> str:
     """A table of the metrics, the time spent, the run directory, and how to view the results."""
     record, config = directory.record, directory.config()
-    lines = [metrics_table(record["metrics"])]
+    epochs = dict.fromkeys(("train", "val", "test"), record["num_epochs"])
+    if record["best"]:
+        epochs["test"] = record["best"]["epoch"]
+    lines = [metrics_table(record["metrics"], epochs)]
     if record["ended"]:
         lines += ["", f"training     {record['ended']}"]
     if best := record["best"]:
@@ -36,8 +39,7 @@ def summary(directory: RunDirectory, trainer: pl.Trainer, page: Path | None) -> 
         # All runs of this name: for a single run, TensorBoard's HPARAMS tab shows no metrics.
         parent = directory.path.parent
         logdir = parent if parent.name == config["name"] else directory.path
-        title = "view" if page is None else "tensorboard"
-        lines.append(f"{title:12} {tensorboard_command(logdir)}")
+        lines.append(f"tensorboard  {tensorboard_command(logdir)}")
     return "\n".join(lines) + page_line(page)
 
 
@@ -74,20 +76,23 @@ def device_and_reason(trainer: pl.Trainer, accelerator: str) -> tuple[str, str]:
     return name, "the fastest device available"
 
 
-def metrics_table(metrics: Mapping[str, float]) -> str:
-    """A table with one row per stage and one column per metric, loss and accuracy first."""
+def metrics_table(metrics: Mapping[str, float], epochs: Mapping[str, int]) -> str:
+    """A table with one row per stage and one column per metric, loss and accuracy first.
+
+    epochs: the epoch after which each stage was measured.
+    """
     values = {split_metric(key): value for key, value in metrics.items()}
     names = list(dict.fromkeys(name for stage, name in values if stage))
     names.sort(key=lambda name: ["loss", "acc", name].index(name))
     headings = {"acc": "accuracy", "macro_acc": "macro accuracy"}
-    rows = [["", *(headings.get(name, name) for name in names)]]
+    rows = [["", "epoch", *(headings.get(name, name) for name in names)]]
     for stage, title in (("train", "training"), ("val", "validation"), ("test", "test")):
         cells = [
             value_text(name, values[stage, name]) if (stage, name) in values else ""
             for name in names
         ]
         if any(cells):
-            rows.append([title, *cells])
+            rows.append([title, str(epochs[stage] or ""), *cells])
     return table(rows)
 
 
