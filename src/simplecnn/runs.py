@@ -34,8 +34,9 @@ def latest(name: str, record: str = RECORD, *, needs: str = "") -> str:
             f"type its command again."
         )
     runs = runs_below(top, record)
-    preferred = [run for run in runs if any(run.glob(needs))] if needs else runs
-    return str((preferred or runs or [name])[-1])
+    preferred = [run for run in runs if any(run.glob(needs))] if needs else []
+    chosen = preferred or runs
+    return str(chosen[-1]) if chosen else name
 
 
 def runs_below(folder: Path, record: str = RECORD) -> list[Path]:

@@ -432,8 +432,8 @@ def _trial_network(config: Config) -> None:
         # A custom LightningModule may reshape the images.
         if data_schema is None or BUILT_IN.get(str(model.get("_target_"))) is not Classifier:
             return
-        size = data.get("image_size") or getattr(data_schema, "image_size", IMAGE_SIZE)
-        channels = data.get("channels") or getattr(data_schema, "channels", 1)
+        size: Any = data.get("image_size") or getattr(data_schema, "image_size", IMAGE_SIZE)
+        channels: Any = data.get("channels") or getattr(data_schema, "channels", 1)
         network.eval()
         if reason := _shape_mistake(network, (channels, size, size)):
             takes_color = channels == 1 and not _shape_mistake(network, (3, size, size))
