@@ -24,6 +24,7 @@ from simplecnn.inference.networks import load_network
 from simplecnn.models.classifier import Classifier
 from simplecnn.run_directory import RunDirectory
 from simplecnn.training.build import build_module
+from simplecnn.training.finite_loss import FiniteLoss
 from simplecnn.training.run import train
 from simplecnn.training.summary import hyper_parameters, summary
 
@@ -335,6 +336,17 @@ def test_a_monitor_that_the_run_does_not_log_is_a_sentence(callbacks, tmp_path):
         node |= {"monitor": "val/error"} if "monitor" in node else {}
     with pytest.raises(RunError, match="^monitor is 'val/error': this run logs .*val/acc"):
         train(config, folder)
+
+
+def test_no_layer_is_blamed_for_a_loss_if_batches_are_not_images():
+    module = pl.LightningModule()
+    module.layer = nn.Linear(1, 1)
+    optimizers = [torch.optim.SGD(module.parameters(), lr=0.1)]
+    trainer = SimpleNamespace(world_size=1, global_step=3, current_epoch=0, optimizers=optimizers)
+    callback = FiniteLoss()
+    callback.on_train_batch_start(trainer, module, {"text": "a"}, 0)
+    with pytest.raises(RunError, match=r"step 3 .*; no layer can be named, because batches are"):
+        callback.on_before_backward(trainer, module, torch.tensor(torch.nan))
 
 
 class NotANumber(Classifier):

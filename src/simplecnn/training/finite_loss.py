@@ -1,7 +1,6 @@
 """Stop a run whose loss is not finite, and name the step and the layer."""
 
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -84,9 +83,11 @@ def _first_non_finite(module: LightningModule, batch: Any) -> str:
             layers.append(name)
 
     network = network_of(module)
-    # Fails for batches that are not (images, …): then the message names the loss.
-    with suppress(Exception), torch.no_grad(), named_outputs(network, receive):
-        network(batch[0])
+    try:
+        with torch.no_grad(), named_outputs(network, receive):
+            network(batch[0])
+    except Exception:
+        return "no layer can be named, because batches are not (images, …)"
     if layers:
         return f"the output of {layers[0]} is the first that is not finite"
     return "the outputs of all layers are finite, only the loss is not"
