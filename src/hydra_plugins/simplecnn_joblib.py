@@ -73,7 +73,8 @@ class JoblibLauncher(WorkerLauncher):
                 return job.result()
             except BrokenExecutor:
                 pool = new_pool(environment)
-                return lost_job(number, overrides, "its process ended: killed, or out of memory?")
+                reason = "its process ended suddenly (kill -9, or out of memory)"
+                return lost_job(number, overrides, reason)
             except SystemExit:  # the job was interrupted and has logged it
                 return JobReturn(list(overrides), status=JobStatus.COMPLETED)
             finally:

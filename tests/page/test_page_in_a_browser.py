@@ -646,7 +646,7 @@ def test_the_page_of_a_sweep(browser, tmp_path):
              "cells": {"job": str(i), "lr": str(10.0 ** -(i + 1)), "status": "finished",
                        "val/acc %": "" if i == 3 else str(90 + 3 * i)},
              "values": [10.0 ** -(i + 1)], "result": None if i == 3 else 90 + 3 * i,
-             "error": "<b>diverged</b>" if i == 3 else "",
+             "error": "<b>diverged</b>" if i == 3 else "", "log": "3/train.log" if i == 3 else None,
              "curve": [] if i == 3 else [[1, 80 + i], [2, 90 + 3 * i]]}
             for i in range(4)]  # fmt: skip
     path = write_sweep_page(tmp_path, {
@@ -667,7 +667,11 @@ def test_the_page_of_a_sweep(browser, tmp_path):
         head = page.locator(".jobs th", has_text="val/acc %")
         assert head.get_attribute("aria-sort") == "descending"
         assert page.locator(".jobs a").first.get_attribute("href") == "2/report.html"
-        assert "job 3: <b>diverged</b>" in page.locator(".error").inner_text()
+        assert page.locator(".error").inner_text() == "job 3 failed: <b>diverged</b> log"
+        assert page.locator(".error a").get_attribute("href") == "3/train.log"
+        assert page.locator("#means .note").inner_text().startswith("Mean ± standard deviation")
+        order = "Sorted by best val/acc %, highest first. "
+        assert page.locator("#jobs .note").inner_text().startswith(order)
         dots = page.locator("#values circle")
         assert dots.count() == 3
         dots.nth(1).hover()

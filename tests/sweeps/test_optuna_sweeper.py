@@ -215,7 +215,10 @@ def test_a_search_survives_nan_and_resumes_from_disk(tmp_path):
     before = [record(folder / str(n)) for n in range(4)]
     done = run_forked(tmp_path, "train.py", "-m", *SMALL, *overrides, "hydra.sweeper.n_trials=6")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "Resuming the study: 4 trials done, 1 interrupted." in done.stdout
+    assert done.stdout.splitlines()[:2] == [
+        "6 jobs in sweep, numbered from 0; Optuna chooses their values",
+        "Resuming the study: 4 trials done, 1 interrupted.",
+    ]
     study = optuna.load_study(study_name="simplecnn", storage=study._storage)
     assert len(study.trials) == 6
     assert not study.get_trials(states=[TrialState.RUNNING])

@@ -64,7 +64,8 @@ def mixed(tmp_path, monkeypatch) -> Path:
     write_job(root / "1", JOBS[1], best=0.94, num_epochs=2)
     write_job(root / "2", JOBS[2], best=0.93, num_epochs=2)
     write_job(root / "3", JOBS[3], status="failed", error="RuntimeError: no luck\nin line 3")
-    write_job(root / "4", JOBS[4], status="running")
+    write_job(root / "4", JOBS[4], status="running", num_epochs=0)
+    (root / "4" / "metrics.csv").write_text("step,epoch,val/acc\n7,0,0.8\n15,1,0.99\n")
     return root
 
 
@@ -79,7 +80,8 @@ def read_all(root: Path, names: str) -> list[sweep_jobs.Job]:
     return sorted(jobs, key=lambda job: sweep_jobs.rank([job]))
 
 
-def test_the_table_is_sorted_and_complete(mixed, capsys):
+def test_the_table_is_sorted_and_complete(mixed, capsys, monkeypatch):
+    monkeypatch.setenv("UV", "uv")  # as under uv run
     assert sweep.report(mixed) is False
     out = capsys.readouterr().out
     assert "6 jobs: 3 finished, 1 failed, 1 killed, 1 not started." in out
@@ -96,17 +98,22 @@ def test_the_table_is_sorted_and_complete(mixed, capsys):
     assert rows[3]["error"] == "RuntimeError: no luck" and rows[3]["best"] == ""
     assert rows[3]["log"] == "outputs/s/3/train.log"
     assert rows[4]["status"] == "killed" and "out of memory" in rows[4]["error"]
+    assert rows[4]["num_epochs"] == "2"  # as logged: the record was not completed
     assert rows[5]["status"] == "not started" and rows[5]["model.optimizer.lr"] == "0.01"
     # the same on the screen, and in Markdown
     table = sweep._table(sweep.job_columns(sorted_jobs(mixed)))
     lines = table.splitlines()
-    titles = "job lr seed status best val/acc % at epoch val/acc % test/acc % test/loss s epochs"
+    titles = (
+        "job lr seed status best val/acc % at epoch val/acc % test/acc % test/loss seconds epochs"
+    )
     assert lines[0].split() == titles.split()
     assert lines[1].split() == "1 0.001 2 finished 94.00 2 93.00 95.00 0.0600 1.8 2".split()
+    caption = "Jobs, sorted by best val/acc %, highest first\n"
     failure = "job 3 failed: RuntimeError: no luck\n    log: outputs/s/3/train.log\n"
     markdown = (mixed / "sweep.md").read_text()
     for text in (out, markdown):
-        assert table in text and failure in text and "\nreproduce    " in text
+        assert caption + table in text and failure in text and "\nreproduce    " in text
+    assert "\n    uv run scripts/train.py -m lr=1,2 seed=1,2\n" in markdown
     assert "![The monitored metric against the varied parameters](sweep.png)" in markdown
     assert (mixed / "sweep.html").is_file() and "view         outputs/s/sweep.html\n" in out
 
@@ -116,7 +123,7 @@ def test_the_best_run_and_the_command_that_reproduces_it(mixed, monkeypatch):
     uv_run = f"uv run --project {Path(__file__).parents[2]}"
     lines = sweep.report_text(sorted_jobs(mixed), SweepDirectory.open(mixed).record).splitlines()
     assert lines[-4:] == [  # with lr=0.001, a job with 94.00, and a mean of 92.00
-        "best mean    best val/acc % 93.00   model.optimizer.lr=0.003",
+        "best mean    best val/acc % 93.00 (1)   model.optimizer.lr=0.003",
         "best job     2: val/acc 93.00 %   model.optimizer.lr=0.003 seed=1",
         f"reproduce    {uv_run} scripts/train.py data=mnist_5k +trainer.limit_train_batches=8 "
         "model.optimizer.lr=0.003 seed=1",
@@ -140,7 +147,7 @@ def test_repeated_seeds_are_averaged(mixed):
     table = sweep._table(sweep.mean_columns(sweep_jobs.seed_groups(jobs))).splitlines()
     assert table[0].split() == "lr best val/acc % test/acc % test/loss jobs".split()
     # lr=0.003: one of two jobs has a value; lr=0.001: mean 0.92, deviation 0.04 / sqrt(2)
-    assert table[1].split() == "0.003 93.00 94.00 0.0700 2".split()
+    assert table[1].split() == "0.003 93.00 (1) 94.00 (1) 0.0700 (1) 2".split()
     deviation = 0.04 / math.sqrt(2)
     accuracy = f"± {100 * deviation:.2f} (2)"
     assert table[2].split() == (
@@ -153,7 +160,9 @@ def test_means_if_only_the_seed_varies_and_none_if_it_does_not(tmp_path):
     record = {"command": "scripts/train.py -m"}
     write_job(tmp_path / "0", ["seed=1"], best=0.5)
     write_job(tmp_path / "1", ["seed=2"], best=0.7)
-    assert "60.00 ± 14.14 (2)" in sweep.report_text(read_all(tmp_path, "01"), record)
+    text = sweep.report_text(read_all(tmp_path, "01"), record)
+    caption = "Means over seeds: mean ± standard deviation (number of jobs)\n"
+    assert caption in text and "60.00 ± 14.14 (2)" in text
     write_job(tmp_path / "2", ["lr=1"], best=0.5)
     write_job(tmp_path / "3", ["lr=2"], status="interrupted")
     assert "±" not in sweep.report_text(read_all(tmp_path, "23"), record)
@@ -186,6 +195,21 @@ def test_damaged_and_unrelated_directories_do_not_stop_the_report(mixed, capsys)
     assert "killed" in capsys.readouterr().out
 
 
+def test_only_jobs_that_succeeded_are_compared(tmp_path):
+    """Jobs that ended early, with the values of fewer epochs, are listed last."""
+    statuses = ["interrupted", "finished", "failed", "finished"]
+    for seed, (status, best) in enumerate(zip(statuses, [0.9, 0.5, 0.8, 0.7], strict=True)):
+        error = "RunError: The loss is not finite." if status == "failed" else None
+        write_job(tmp_path / str(seed), [f"seed={seed}"], best=best, status=status, error=error)
+    jobs = read_all(tmp_path, "0123")
+    assert [job.name for job in jobs] == ["3", "1", "0", "2"]
+    text = sweep.report_text(jobs, {"command": "scripts/train.py -m"})
+    assert "60.00 ± 14.14 (2)" in text and "best job     3: val/acc 70.00 %" in text
+    # an interrupted job has no error, and its log tells nothing
+    assert "job 2 failed: The loss is not finite.\n    log: " in text
+    assert text.count("log: ") == 1 and "job 0 interrupted" not in text
+
+
 def test_a_sweep_without_any_result_has_no_empty_columns(tmp_path):
     write_sweep(tmp_path, [["lr=1", "seed=1"], ["lr=1", "seed=2"]])
     write_job(tmp_path / "0", ["lr=1", "seed=1"], status="interrupted")
@@ -194,7 +218,7 @@ def test_a_sweep_without_any_result_has_no_empty_columns(tmp_path):
         "job",
         "seed",
         "status",
-        "s",
+        "seconds",
     ]
     text = sweep.report_text(jobs, SweepDirectory.open(tmp_path).record)
     assert text.startswith("2 jobs: 1 interrupted, 1 not started.\n\njob  seed")
@@ -226,13 +250,14 @@ def test_pruned_jobs_count_as_succeeded(tmp_path, monkeypatch, capsys):
 
 def test_the_log_line_of_a_job(mixed):
     overrides = [*FIXED, "model.optimizer.lr=0.001,0.003", "seed=range(1,3)"]
-    record = {"words": overrides, "jobs": JOBS}
-    assert sweep.job_line(sweep_jobs.read_job(mixed / "1"), record, number=1) == (
-        "[2/6] job 1   finished   val/acc 94.00 %   1.8 s   model.optimizer.lr=0.001 seed=2"
-    )
-    failed = sweep.job_line(sweep_jobs.read_job(mixed / "3"), {**record, "jobs": None}, number=3)
+    record, job = {"words": overrides}, sweep_jobs.read_job(mixed / "1")
+    rest = "   val/acc 94.00 %   1.8 s   model.optimizer.lr=0.001 seed=2"
+    assert sweep.job_line(job, record, number=1) == f"job 1   finished{rest}"
+    line = sweep.job_line(job, record, number=1, status="already finished")
+    assert line == f"job 1   already finished{rest}"
+    failed = sweep.job_line(sweep_jobs.read_job(mixed / "3"), record, number=3)
     assert failed == ("job 3   failed     1.8 s   model.optimizer.lr=0.003 seed=2   "
-                      "RuntimeError: no luck   log: outputs/s/3/train.log")  # fmt: skip
+                      "RuntimeError: no luck")  # fmt: skip
 
 
 def test_short_names_are_unique():

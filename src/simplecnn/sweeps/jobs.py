@@ -5,6 +5,7 @@ Does not import torch.
 
 import csv
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,9 +63,21 @@ class Job:
 
     @property
     def value(self) -> float | None:
-        """The best value of the criterion, else its last value; None if it is not finite."""
+        """The best value of the criterion, else its last value.
+
+        None if it is not finite, or if the job did not succeed: its value would be that of fewer
+        epochs than the others.
+        """
         value = self.best.get("value", self.metrics.get(self.criterion))
-        return value if value is not None and math.isfinite(value) else None
+        is_valid = self.status in SUCCEEDED and value is not None and math.isfinite(value)
+        return value if is_valid else None
+
+    @property
+    def num_epochs(self) -> int | None:
+        """The number of finished epochs; of a job that has no record of its end, as logged."""
+        if self.status in ("running", "killed"):
+            return max((epoch for epoch, _ in self.curve(self.criterion)), default=None)
+        return self.record.get("num_epochs")
 
     @property
     def seconds(self) -> float | None:
@@ -94,8 +107,9 @@ def read_job(path: Path, root: Path | None = None) -> Job:
     config = _read_yaml(path / CONFIG) or {}
     status = record.get("status", "running" if (path / RUN_RECORD).exists() else NOT_STARTED)
     error = str(record.get("error") or "").strip().partition("\n")[0]
+    error = re.sub("^(Input|Run)Error: ", "", error)  # their messages are sentences
     if status == "running" and not RunDirectory(path).is_locked():
-        status, error = "killed", "its process ended without a record: killed, or out of memory"
+        status, error = "killed", "its process ended suddenly (kill -9, or out of memory)"
     return Job(
         path=path,
         name=path.relative_to(root or path.parent).as_posix(),

@@ -23,7 +23,7 @@ from simplecnn.signals import SignalHandler
 from simplecnn.slurm import slurm_job, was_requeued
 from simplecnn.sweeps import report
 from simplecnn.sweeps.directory import RECORD, SweepDirectory, source_hashes
-from simplecnn.sweeps.jobs import read_job
+from simplecnn.sweeps.jobs import NOT_STARTED, read_job, read_jobs
 from simplecnn.sweeps.plan import SweepPlan
 
 log = logging.getLogger("simplecnn.sweeps")
@@ -43,6 +43,7 @@ def run_sweep(run: Callable[[], Any], plan: SweepPlan) -> int:
     previous_handler = signal.signal(signal.SIGTERM, stop.receive)
     code, succeeded = 1, False
     try:
+        print(start_message(directory, plan), flush=True)
         run()
         code = 0
     except SystemExit as error:
@@ -57,6 +58,19 @@ def run_sweep(run: Callable[[], Any], plan: SweepPlan) -> int:
     if stop.received:  # takes precedence over Ray's own exit code
         return 128 + stop.received
     return code or int(not succeeded)
+
+
+def start_message(directory: SweepDirectory, plan: SweepPlan) -> str:
+    """The number of jobs and their directory; the progress of a sweep that is resumed."""
+    search = plan.configs[0][1].hydra.sweeper if plan.jobs is None else None
+    number = report.num_jobs(search.n_trials if search else len(plan.jobs or ()))
+    message = f"{number} in {relative_path(directory.path)}, numbered from 0"
+    if search:  # the sweeper logs the progress of a resumed study
+        return f"{message}; Optuna chooses their values"
+    jobs = read_jobs(directory)
+    if all(job.status == NOT_STARTED for job in jobs):
+        return message
+    return f"{message}\nResuming the sweep: {report.counts(jobs)}."
 
 
 def _lock_directory(plan: SweepPlan) -> SweepDirectory:
@@ -113,10 +127,10 @@ def run_job(task: Task, config: dict[str, Any], folder: Path) -> float | None:
     sweep = SweepDirectory.open(Path(hydra.runtime.cwd, hydra.sweep.dir))
     sources = [Path(s.path) for s in hydra.runtime.config_sources if s.schema == "file"]
     show_only_sweep_messages()
-    run, error, note = RunDirectory(folder), "", ""
+    run, error, status = RunDirectory(folder), "", ""
     try:
         if read_record(folder).get("status") == "finished" and run.has_config(config):
-            note = "already finished"
+            status = "already finished"
         else:
             sweep.check_source(source_hashes(*sources))
             task(config, folder)
@@ -129,6 +143,6 @@ def run_job(task: Task, config: dict[str, Any], folder: Path) -> float | None:
         job = read_job(folder)
         if error:
             job = dataclasses.replace(job, status="failed", error=error)
-        log.info(report.job_line(job, sweep.record, number=hydra.job.num, note=note))
+        log.info(report.job_line(job, sweep.record, number=hydra.job.num, status=status))
     gc.collect()  # free reference cycles, such as the traceback of a failed job with its model
     return job.value

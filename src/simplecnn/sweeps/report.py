@@ -46,7 +46,7 @@ def report(path: Path) -> bool:
     jobs = sorted(read_jobs(sweep), key=lambda job: rank([job]))
     text = report_text(jobs, sweep.record)
     data = page_data(jobs, sweep)
-    head = f"# Sweep\n\n    {sweep.record['command']}\n\nStarted {sweep.record['started']}.\n"
+    head = f"# Sweep\n\n    {data['command']}\n\nStarted {sweep.record['started']}.\n"
     files = {TABLE: csv_text(jobs).encode()}
     if has_best(jobs):
         files[FIGURE] = figure_png(jobs, data)
@@ -65,17 +65,16 @@ def report(path: Path) -> bool:
 
 def report_text(jobs: Sequence[Job], record: Mapping[str, Any]) -> str:
     """Tables, failures and commands as text; `jobs` are sorted, the best first."""
-    parts = [
-        summary(jobs),
-        _table(mean_columns(seed_groups(jobs))) if has_best(jobs) else "",
-        _table(job_columns(jobs)),
-    ]
-    parts += [
-        f"job {job.name} {job.status}: {job.error or 'see its log'}\n"
-        f"    log: {relative_path(job.log) if job.log else 'none'}"
-        for job in jobs
-        if job.status in ("failed", "interrupted", "killed")
-    ]
+    parts, job_table = [summary(jobs)], _table(job_columns(jobs))
+    if has_best(jobs):
+        if means := _table(mean_columns(seed_groups(jobs))):
+            parts.append(f"Means over seeds: mean ± standard deviation (number of jobs)\n{means}")
+        order = "highest" if jobs[0].mode == "max" else "lowest"
+        job_table = f"Jobs, sorted by {value_title(jobs)}, {order} first\n{job_table}"
+    parts.append(job_table)
+    for job in (job for job in jobs if job.error):
+        log = f"\n    log: {relative_path(job.log)}" if job.log else ""
+        parts.append(f"job {job.name} {job.status}: {job.error}{log}")
     lines = [f"{name:12} {text}" for name, text in commands(jobs, record)]
     return "\n\n".join(part for part in [*parts, "\n".join(lines)] if part)
 
@@ -108,25 +107,35 @@ def commands(jobs: Sequence[Job], record: Mapping[str, Any]) -> list[tuple[str, 
 
 def summary(jobs: Sequence[Job]) -> str:
     """`6 jobs: 5 finished, 1 failed.`"""
-    counts = [(sum(job.status == status for job in jobs), status) for status in STATUSES]
-    parts = ", ".join(f"{n} {status}" for n, status in counts if n)
-    return f"{len(jobs)} job{'s' * (len(jobs) != 1)}: {parts or 'none started'}."
+    return f"{num_jobs(len(jobs))}: {counts(jobs) or 'none started'}."
 
 
-def job_line(job: Job, record: Mapping[str, Any], *, number: int, note: str = "") -> str:
-    """The log line of a job that has ended; `record` is that of its sweep."""
+def num_jobs(number: int) -> str:
+    return f"{number} job{'s' * (number != 1)}"
+
+
+def counts(jobs: Sequence[Job]) -> str:
+    """`5 finished, 1 failed`"""
+    numbers = [(sum(job.status == status for job in jobs), status) for status in STATUSES]
+    return ", ".join(f"{number} {status}" for number, status in numbers if number)
+
+
+def job_line(job: Job, record: Mapping[str, Any], *, number: int, status: str = "") -> str:
+    """The log line of a job that has ended.
+
+    record: that of its sweep.
+    number: Hydra's number of the job, from 0.
+    status: shown instead of the status of the job.
+    """
     parsed = OverridesParser.create().parse_overrides(record["words"])
     swept = dict.fromkeys(o.key_or_group for o in parsed if o.is_sweep_override())
-    progress = f"[{number + 1}/{len(record['jobs'])}] " if record["jobs"] else ""
     parts = [
-        f"{progress}job {number}",
-        f"{job.status:8}",
+        f"job {number}",
+        f"{status or job.status:8}",
         result(job),
         f"{job.seconds:.1f} s" if job.seconds is not None else "",
         overrides_text(job, [key for key in swept if key in job.params]),
-        note,
         job.error,
-        f"log: {relative_path(job.log)}" if job.error and job.log else "",
     ]
     return "   ".join(part for part in parts if part)
 
@@ -153,10 +162,12 @@ def metric_text(metric: str, value: float | None) -> str:
 def mean_text(metric: str, values: Iterable[float | None]) -> str:
     """`98.76 ± 0.08 (3)`: mean, sample standard deviation and n of the finite values."""
     finite = [value for value in values if value is not None and math.isfinite(value)]
-    if len(finite) < 2:
-        return metric_text(metric, finite[0]) if finite else ""
-    mean, deviation = statistics.fmean(finite), statistics.stdev(finite)
-    return f"{metric_text(metric, mean)} ± {metric_text(metric, deviation)} ({len(finite)})"
+    if not finite:
+        return ""
+    mean = metric_text(metric, statistics.fmean(finite))
+    if len(finite) > 1:
+        mean += f" ± {metric_text(metric, statistics.stdev(finite))}"
+    return f"{mean} ({len(finite)})"
 
 
 def result(job: Job) -> str:
@@ -188,8 +199,8 @@ def job_columns(jobs: Sequence[Job]) -> dict[str, list[str]]:
     columns["at epoch"] = [str(job.best.get("epoch", "")) for job in jobs]
     for metric in (criterion, "val/loss", "test/acc", "test/loss"):
         columns[title(metric)] = [metric_text(metric, job.metrics.get(metric)) for job in jobs]
-    columns["s"] = ["" if job.seconds is None else f"{job.seconds:.1f}" for job in jobs]
-    columns["epochs"] = [str(job.record.get("num_epochs", "")) for job in jobs]
+    columns["seconds"] = ["" if job.seconds is None else f"{job.seconds:.1f}" for job in jobs]
+    columns["epochs"] = ["" if job.num_epochs is None else str(job.num_epochs) for job in jobs]
     return columns
 
 
@@ -226,7 +237,7 @@ def csv_text(jobs: Sequence[Job]) -> str:
             "best": job.best.get("value"),
             "best_epoch": job.best.get("epoch"),
             "seconds": job.seconds,
-            "num_epochs": job.record.get("num_epochs"),
+            "num_epochs": job.num_epochs,
             "num_parameters": job.record.get("num_parameters"),
             "error": job.error,
             "log": relative_path(job.log) if job.log else "",
@@ -250,7 +261,7 @@ def has_best(jobs: Sequence[Job]) -> bool:
 
 
 def criterion_of(jobs: Sequence[Job]) -> str:
-    return next((job.criterion for job in jobs if job.value is not None), "test/acc")
+    return next((job.criterion for job in jobs if job.monitor), "test/acc")
 
 
 def value_title(jobs: Sequence[Job]) -> str:
@@ -279,7 +290,8 @@ def page_data(jobs: Sequence[Job], sweep: SweepDirectory) -> dict[str, Any]:
             "cells": {name: cells[i] for name, cells in columns.items()},
             "values": [_number_or_text(job.params.get(key)) for key in names],
             "result": _scaled(criterion, job.value),
-            "error": "" if job.status in SUCCEEDED else job.error,
+            "error": job.error,
+            "log": job.log.relative_to(sweep.path).as_posix() if job.error and job.log else None,
             "curve": [[epoch, _scaled(curve_metric, value)] for epoch, value in curve],
         })  # fmt: skip
     path = sweep.path.resolve()
@@ -306,7 +318,9 @@ def figure_png(jobs: Sequence[Job], data: Mapping[str, Any]) -> bytes:
     from simplecnn.figures.sweep import Curve, sweep_figure
 
     curves = []
-    for row in (row for row in data["jobs"][:NUM_CURVES] if row["curve"]):
+    for row in data["jobs"][:NUM_CURVES]:
+        if math.isnan(row["result"]) or not row["curve"]:
+            continue
         values = zip(data["keys"], map(value_text, row["values"]), strict=True)
         label = ", ".join(f"{name} {value}" for name, value in values)
         curves.append(Curve(f"job {row['name']}: {label}", *zip(*row["curve"], strict=True)))

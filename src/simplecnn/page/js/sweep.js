@@ -21,6 +21,7 @@ function meanTable() {
   if (!columns.length) return "";
   const rowsOfCells = columns[0][1].map((_, i) => element("tr", {}, ...columns.map(([, cells]) => element("td", {}, cells[i]))));
   return element("section", { id: "means" }, element("h2", {}, "Means over seeds"),
+    element("p", { class: "note" }, "Mean ± standard deviation (number of jobs)."),
     element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "means over seeds" },
       element("table", { class: "means" }, element("thead", {}, element("tr", {}, ...columns.map(([name]) => element("th", { scope: "col" }, name)))), element("tbody", {}, ...rowsOfCells))));
 }
@@ -56,10 +57,10 @@ function jobTable() {
 
   const failed = jobs.filter((job) => job.error);
   return element("section", { id: "jobs" }, element("h2", {}, "Jobs"),
-    element("p", { class: "note" }, "Click a heading to sort the table, or a job to open its page."),
+    element("p", { class: "note" }, `Sorted by ${metric}, ${mode === "max" ? "highest" : "lowest"} first. Click a heading to sort the table, or a job to open its page.`),
     element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "jobs" },
       element("table", { class: "jobs" }, element("thead", {}, element("tr", {}, ...heads)), body)),
-    ...failed.map((job) => element("p", { class: "error" }, `job ${job.name}: ${job.error}`)));
+    ...failed.map((job) => element("p", { class: "error" }, `job ${job.name} ${job.status}: ${job.error} `, job.log ? element("a", { href: job.log }, "log") : null)));
 }
 
 function values() {
