@@ -669,7 +669,7 @@ def test_the_page_of_a_sweep(browser, tmp_path):
         assert page.locator(".jobs a").first.get_attribute("href") == "2/report.html"
         assert page.locator(".error").inner_text() == "job 3 failed: <b>diverged</b> log"
         assert page.locator(".error a").get_attribute("href") == "3/train.log"
-        assert page.locator("#means .note").inner_text().startswith("Mean ± standard deviation")
+        assert page.locator("#means .note").inner_text().startswith("The best first: mean ± ")
         order = "Sorted by best val/acc %, highest first. "
         assert page.locator("#jobs .note").inner_text().startswith(order)
         dots = page.locator("#values circle")

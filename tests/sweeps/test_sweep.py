@@ -161,7 +161,7 @@ def test_means_if_only_the_seed_varies_and_none_if_it_does_not(tmp_path):
     write_job(tmp_path / "0", ["seed=1"], best=0.5)
     write_job(tmp_path / "1", ["seed=2"], best=0.7)
     text = sweep.report_text(read_all(tmp_path, "01"), record)
-    caption = "Means over seeds: mean ± standard deviation (number of jobs)\n"
+    caption = "Means over seeds, the best first: mean ± standard deviation (number of jobs)\n"
     assert caption in text and "60.00 ± 14.14 (2)" in text
     write_job(tmp_path / "2", ["lr=1"], best=0.5)
     write_job(tmp_path / "3", ["lr=2"], status="interrupted")
@@ -236,6 +236,17 @@ def test_another_process_reports_a_running_job_without_torch(mixed):
     assert "6 jobs: 3 finished, 1 failed, 1 running, 1 not started." in other.stdout
     run.release()
     assert sweep_jobs.read_job(mixed / "4").status == "killed"
+
+
+def test_files_are_written_before_the_report_is_printed(mixed, monkeypatch):
+    def broken_pipe(*args, **kwargs):  # as of `scripts/sweep.py … | head`
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", broken_pipe)
+    with pytest.raises(BrokenPipeError):
+        sweep.report(mixed)
+    names = {"sweep.csv", "sweep.md", "sweep.png", "sweep.html"}
+    assert names <= {path.name for path in mixed.iterdir()}
 
 
 def test_pruned_jobs_count_as_succeeded(tmp_path, monkeypatch, capsys):
@@ -321,6 +332,15 @@ def test_seeds_without_a_monitor_are_dots_beside_their_loss_curves(tmp_path, dra
     assert panel.get_xlabel() == "seed" and panel.get_ylabel() == "test/acc %"
     assert learning.get_ylabel() == "train/loss"
     np.testing.assert_allclose(learning.lines[0].get_xydata(), [[1, 0.1], [2, 0.01]])
+
+
+def test_a_mean_at_a_single_value_has_no_line_in_the_legend():
+    from simplecnn.figures.sweep import sweep_figure
+
+    figure = sweep_figure({"lr": [1, 1, 2]}, [3, 4, math.nan], [], metric="m", curve_metric="m")
+    assert figure.axes[0].get_legend() is None
+    figure = sweep_figure({"lr": [1, 1, 2]}, [3, 4, 5], [], metric="m", curve_metric="m")
+    assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["mean"]
 
 
 def test_parallel_coordinates_from_three_parameters_on():

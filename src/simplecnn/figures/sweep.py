@@ -139,7 +139,7 @@ def _draw_parameter(
         dots_label, line_label = (None, label) if is_mean else (label, None)
         ax.plot(x, y, marker, color=color, markersize=4, alpha=0.75, label=dots_label)
         unique = np.unique(x)
-        is_repeated = len(unique) <= max(8, len(x) / 2)
+        is_repeated = 1 < len(unique) <= max(8, len(x) / 2)
         if not is_mean or (is_repeated and name != "seed"):  # seeds have no order
             means = [y[x == position].mean() for position in unique]
             ax.plot(unique, means, "-", color=color, linewidth=1.2, alpha=0.8, label=line_label)

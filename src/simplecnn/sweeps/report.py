@@ -54,12 +54,12 @@ def report(path: Path) -> bool:
     files[TEXT] = f"{head}\n```\n{text}\n```\n".encode()
     for name, content in files.items():
         atomic_write(sweep.path / name, content)
-    print(
-        f"\n{text}\n{'report':12} {', '.join(relative_path(sweep.path / name) for name in files)}"
-    )
+    page = write_sweep_page(sweep.path, data)
+    print(f"\n{text}")
+    print(f"{'report':12} {', '.join(relative_path(sweep.path / name) for name in files)}")
     if any(any(job.path.glob("events.out*")) for job in jobs):
         print(f"{'tensorboard':12} {tensorboard_command(sweep.path)}")
-    print(f"{'view':12} {relative_path(write_sweep_page(sweep.path, data))}", flush=True)
+    print(f"{'view':12} {relative_path(page)}", flush=True)
     return bool(jobs) and all(job.status in SUCCEEDED for job in jobs)
 
 
@@ -68,7 +68,8 @@ def report_text(jobs: Sequence[Job], record: Mapping[str, Any]) -> str:
     parts, job_table = [summary(jobs)], _table(job_columns(jobs))
     if has_best(jobs):
         if means := _table(mean_columns(seed_groups(jobs))):
-            parts.append(f"Means over seeds: mean ± standard deviation (number of jobs)\n{means}")
+            caption = "Means over seeds, the best first: mean ± standard deviation (number of jobs)"
+            parts.append(f"{caption}\n{means}")
         order = "highest" if jobs[0].mode == "max" else "lowest"
         job_table = f"Jobs, sorted by {value_title(jobs)}, {order} first\n{job_table}"
     parts.append(job_table)

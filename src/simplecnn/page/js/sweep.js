@@ -21,7 +21,7 @@ function meanTable() {
   if (!columns.length) return "";
   const rowsOfCells = columns[0][1].map((_, i) => element("tr", {}, ...columns.map(([, cells]) => element("td", {}, cells[i]))));
   return element("section", { id: "means" }, element("h2", {}, "Means over seeds"),
-    element("p", { class: "note" }, "Mean ± standard deviation (number of jobs)."),
+    element("p", { class: "note" }, "The best first: mean ± standard deviation (number of jobs)."),
     element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "means over seeds" },
       element("table", { class: "means" }, element("thead", {}, element("tr", {}, ...columns.map(([name]) => element("th", { scope: "col" }, name)))), element("tbody", {}, ...rowsOfCells))));
 }
