@@ -64,6 +64,8 @@ class JoblibLauncher(WorkerLauncher):
             num_threads = environment["OMP_NUM_THREADS"]
             log.info("%d jobs in parallel, threads per job: %s", num_workers, num_threads)
 
+        interrupted = threading.Event()
+
         def run(number: int, overrides: Sequence[str]) -> JobReturn:
             environment, pool = self.idle.get()
             try:
@@ -72,6 +74,8 @@ class JoblibLauncher(WorkerLauncher):
                 )
                 return job.result()
             except BrokenExecutor:
+                if interrupted.is_set():  # before the job could handle the signal
+                    return JobReturn(list(overrides), status=JobStatus.COMPLETED)
                 pool = new_pool(environment)
                 reason = "its process ended suddenly (kill -9, or out of memory)"
                 return lost_job(number, overrides, reason)
@@ -87,6 +91,7 @@ class JoblibLauncher(WorkerLauncher):
             try:
                 return [job.result() for job in jobs]
             except (KeyboardInterrupt, SystemExit):
+                interrupted.set()
                 threads.shutdown(wait=False, cancel_futures=True)
                 workers = multiprocessing.active_children()
                 for worker in workers:

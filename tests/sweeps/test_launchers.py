@@ -112,6 +112,24 @@ def test_workers_end_with_their_command(signum, tmp_path, monkeypatch):
     assert {p.name for p in tmp_path.glob("interrupted_*")} == {f"interrupted_{p}" for p in pids}
 
 
+def test_a_worker_that_dies_of_the_interruption_is_not_reported_as_killed(
+    tmp_path, monkeypatch, capfd
+):
+    """Ctrl-C while a job still imports torch, and so handles no signal yet."""
+
+    def interrupt_parent(seed: int) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if seed == 1:
+            os.kill(os.getppid(), signal.SIGINT)
+        time.sleep(300)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [])
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        launch(interrupt_parent, "seed=1,2")
+    assert "killed" not in "".join(capfd.readouterr())
+
+
 def wait_for(poll: Callable[[], list], length: int, *, seconds: float) -> list:
     """Call `poll` until it returns at least `length` items; return them."""
     deadline = time.monotonic() + seconds

@@ -234,6 +234,7 @@ def test_another_process_reports_a_running_job_without_torch(mixed):
         [sys.executable, "-c", code, str(mixed)], capture_output=True, text=True, check=True
     )
     assert "6 jobs: 3 finished, 1 failed, 1 running, 1 not started." in other.stdout
+    assert "resume " not in other.stdout  # the sweep cannot be resumed yet
     run.release()
     assert sweep_jobs.read_job(mixed / "4").status == "killed"
 

@@ -101,7 +101,8 @@ def commands(jobs: Sequence[Job], record: Mapping[str, Any]) -> list[tuple[str, 
         if any(argument.startswith("hparams_search=") for argument in command):
             command.append("hydra.sweeper.params=null")  # drop the sweeps of that config
         entries.append(("reproduce", shell_command(shlex.join(command))))
-    if any(job.status not in SUCCEEDED for job in jobs):
+    statuses = {job.status for job in jobs}
+    if "running" not in statuses and not statuses <= set(SUCCEEDED):
         entries.append(("resume", shell_command(record["command"])))
     return entries
 
