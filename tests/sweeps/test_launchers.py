@@ -15,6 +15,7 @@ import hydra
 import pytest
 from children import fork, run_forked, wait_for_exit
 from omegaconf import OmegaConf
+from tqdm import tqdm
 
 from hydra_plugins.simplecnn_joblib import JoblibLauncher, worker_environments
 from hydra_plugins.simplecnn_ray import RayLauncher
@@ -98,11 +99,13 @@ def test_workers_end_with_their_command(signum, tmp_path, monkeypatch):
 
         for handled in (signal.SIGINT, signal.SIGTERM):
             signal.signal(handled, handler)
+        list(tqdm([]))
         Path(f"pid_{os.getpid()}").touch()
         time.sleep(300)
 
     monkeypatch.chdir(tmp_path)
-    head = fork(lambda: launch(wait_for_signal, "seed=1,2"), tmp_path / "screen")
+    screen = tmp_path / "screen"
+    head = fork(lambda: launch(wait_for_signal, "seed=1,2"), screen)
     try:
         pids = wait_for(lambda: [int(p.name[4:]) for p in tmp_path.glob("pid_*")], 2, seconds=200)
     finally:
@@ -110,6 +113,7 @@ def test_workers_end_with_their_command(signum, tmp_path, monkeypatch):
         wait_for_exit(head)
     wait_for(lambda: [pid for pid in pids if not is_alive(pid)], 2, seconds=60)
     assert {p.name for p in tmp_path.glob("interrupted_*")} == {f"interrupted_{p}" for p in pids}
+    assert "leaked semaphore" not in screen.read_text()
 
 
 def test_a_worker_that_dies_of_the_interruption_is_not_reported_as_killed(

@@ -4,6 +4,7 @@ Hydra imports its plugins at every start, so this module must not import anythin
 """
 
 import logging
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,10 @@ def run_in_worker(
     launcher: BasicLauncher, number: int, overrides: Sequence[str], singletons: Any
 ) -> JobReturn:
     """Run one job in this process by Hydra's basic launcher, with the main process's singletons."""
+    from tqdm import tqdm
+
+    # tqdm's default lock has a semaphore, about whose leak Python warns if the worker is killed.
+    tqdm.set_lock(threading.RLock())
     Singleton.set_state(singletons)
     return launcher.launch([overrides], initial_job_idx=number)[0]
 
