@@ -188,7 +188,7 @@ def overrides_text(job: Job, keys: Iterable[str]) -> str:
 
 
 def job_columns(jobs: Sequence[Job]) -> dict[str, list[str]]:
-    """One row per job, by column: varied parameters, status, metrics."""
+    """One row per job, by column: varied parameters, status, metrics; without empty columns."""
     criterion = criterion_of(jobs)
     names = short_names(varied_keys(jobs))
     columns: dict[str, list[str]] = {"job": [job.name for job in jobs]}
@@ -203,7 +203,7 @@ def job_columns(jobs: Sequence[Job]) -> dict[str, list[str]]:
         columns[title(metric)] = [metric_text(metric, job.metrics.get(metric)) for job in jobs]
     columns["seconds"] = ["" if job.seconds is None else f"{job.seconds:.1f}" for job in jobs]
     columns["epochs"] = ["" if job.num_epochs is None else str(job.num_epochs) for job in jobs]
-    return columns
+    return {name: cells for name, cells in columns.items() if any(cells)}
 
 
 def mean_columns(groups: Sequence[Sequence[Job]]) -> dict[str, list[str]]:
@@ -222,9 +222,9 @@ def mean_columns(groups: Sequence[Sequence[Job]]) -> dict[str, list[str]]:
 
 
 def _table(columns: Mapping[str, Sequence[str]]) -> str:
-    """Aligned text without empty columns."""
-    filled = [[name, *cells] for name, cells in columns.items() if any(cells)]
-    return table(list(zip(*filled, strict=True)), gap=2) if filled else ""
+    """Columns as aligned text."""
+    titled = [[name, *cells] for name, cells in columns.items()]
+    return table(list(zip(*titled, strict=True)), gap=2) if titled else ""
 
 
 def csv_text(jobs: Sequence[Job]) -> str:
@@ -280,7 +280,7 @@ def page_data(jobs: Sequence[Job], sweep: SweepDirectory) -> dict[str, Any]:
     longest = max((len(job.curve(criterion)) for job in jobs[:NUM_CURVES]), default=0)
     if longest < (2 if criterion.startswith("test/") else 1):
         curve_metric = "train/loss"  # the criterion was not logged every epoch
-    columns = {name: cells for name, cells in job_columns(jobs).items() if any(cells)}
+    columns = job_columns(jobs)
     rows = []
     for i, job in enumerate(jobs):
         link = f"{job.name}/report.html"
