@@ -47,6 +47,8 @@ def test_each_command_has_its_own_help(name, capsys):
     assert text.startswith(head.removeprefix("# "))
     for key in OmegaConf.load(conf_dir() / f"{name}.yaml"):
         assert key in ("defaults", "hydra") or f"  {key}:" in text, key
+        if key in ("run", "sweep"):
+            assert re.search(rf"^  {key}: .* # .*last: the newest {key}$", text, re.MULTILINE)
     foreign = {"run: ???", "ckpt_path:", "digit:"} - {
         "train": {"ckpt_path:"}, "convolution": {"digit:"},
         "evaluate": {"run: ???"}, "predict": {"run: ???"}, "export": {"run: ???"},

@@ -1,5 +1,6 @@
 """Attributions are complete, find the pixels that matter, and score uninformative maps as such."""
 
+import copy
 import re
 from dataclasses import replace
 
@@ -82,7 +83,19 @@ def test_findings(bundled, tmp_path):
     infidelity = np.mean(findings.record["methods"]["occlusion"]["infidelity"])
     (row,) = (line for line in findings.lines if line.startswith("occlusion"))
     assert row.split()[1] == f"{100 * (1 - infidelity):.0f}"  # percent that the map explains
+    assert re.search(r" [+-]0\.\d\d$", row) and "constant" not in "".join(findings.lines)
     assert (path / "attribution.png").stat().st_size > 9999
+
+
+def test_a_constant_map_has_no_rank_correlation(bundled):
+    subject = digit_subject(bundled, num_steps=5)
+    blind = copy.deepcopy(subject.network)
+    for parameter in blind.parameters():
+        parameter.zero_()
+    findings = attribution(replace(subject, untrained=blind), num_right=1, num_wrong=1)
+    rows = [line for line in findings.lines if line.startswith(METHODS)]
+    assert len(rows) == 3 and all(row.endswith("   -") for row in rows)
+    assert findings.lines[-1].endswith("leave out images with a constant map (-: all of them)")
 
 
 def test_no_selected_image_is_an_error(bundled):

@@ -59,14 +59,17 @@ def test_selectivity_of_known_means():
 
 def test_the_worst_class_is_named_only_if_it_loses_accuracy():
     channel = empty_channel(num_classes=2)
+    channel.acc_change = -0.125
     for changes, worst in (
-        ([0.25, -0.5], "b -50.00"),
-        ([0.25, 0.0], "none"),
-        ([np.nan] * 2, "none"),
+        ([0.25, -0.5], ["b", "50.00"]),
+        ([0.25, 0.0], ["-", "-"]),
+        ([np.nan] * 2, ["-", "-"]),
     ):
         channel.acc_change_per_class = np.array(changes)
-        (row,) = _table([channel], ["a", "b"])[1:]
-        assert worst in row and row.endswith("none")  # no selectivity: it is never active
+        heading, row = _table([channel], ["a", "b"])
+        assert "   class that loses most   lost by this class   " in heading
+        # No selectivity: it is never active.
+        assert row.split() == ["0", "0", "12.50", *worst, "-"]
 
 
 def test_crops_are_exact_receptive_fields():

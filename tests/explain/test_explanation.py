@@ -52,14 +52,17 @@ def test_all_parts_of_a_run(finished_run, tmp_path, caplog):
     assert {p.name for p in folder.iterdir()} == set(PARTS)
 
 
-def test_several_runs_are_compared(finished_run, tmp_path):
+def test_several_runs_are_compared(finished_run, tmp_path, caplog):
     for i in range(2):
         shutil.copytree(finished_run, tmp_path / "runs" / str(i))
     run = f"run=[{tmp_path}/runs/0,{tmp_path}/runs/1]"
     runs, parts, folder = plan(config(run))
     assert parts == ["translation", "robustness", "claims"] and len(runs) == 2
     assert folder == tmp_path / "runs" / "explain"
-    explain(config(run, "parts=robustness"))
+    with caplog.at_level(logging.INFO):
+        explain(config(run, "parts=[translation,robustness]"))
+    assert caplog.text.count("  mean of 2 networks   ") == 2  # a row in the table of each part
+    assert "this network" not in caplog.text
     errors = np.load(folder / "robustness" / "robustness.npz")["errors"]
     assert errors.shape == (2, 9, 6) and np.array_equal(errors[0], errors[1])
 
@@ -78,13 +81,14 @@ def test_errors_are_sentences(finished_run, tmp_path):
     assert error_of(f"run={tmp_path}/file").endswith("/file: this is a file, not a run directory.")
     assert error_of("sweep=none").startswith("sweep=none: there is no such folder.")
     assert (
-        error_of(run, "parts=[channels,channel]")
-        == f"parts is channel: it must be all, or a list of {', '.join(PARTS)}."
+        error_of(run, "parts=[channels,chanels]")
+        == f"parts is chanels: it must be all, or a list of {', '.join(PARTS)}. "
+        "Did you mean channels?"
     )
     assert error_of(run, "parts=[]").startswith("parts is [")
     assert error_of(run, "channels.layers=[conv1,conv7]") == (
         "channels.layers: conv7 is not a convolution of this network; allowed are all, first, "
-        "last, or a list from conv1, conv2."
+        "last, or a list from conv1, conv2. Did you mean conv1?"
     )
     assert "channels can explain only one network" in error_of(
         f"run=[{finished_run},{finished_run}]", "parts=channels"

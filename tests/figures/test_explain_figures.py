@@ -9,6 +9,7 @@ from simplecnn.figures.explain.attribution import attribution_figure
 from simplecnn.figures.explain.channel_cards import Channel, Patch, card_figure, index_figure
 from simplecnn.figures.explain.comparison import Panel, Series, comparison_figure
 from simplecnn.figures.explain.embedding import embedding_figure
+from simplecnn.figures.explain.translation import LayerError, layers_figure
 from simplecnn.figures.health import health_figure
 from simplecnn.figures.inference.contact_sheet import contact_sheet_figure
 from simplecnn.figures.inference.prediction import prediction_figure
@@ -107,11 +108,24 @@ def test_a_prediction_shows_the_most_probable_of_many_classes(names, fonts):
     if names is SPECIES:
         assert bars.get_title() == "the 10 most probable of 60 classes"
         names = SPECIES[:49:-1]
+    assert bars.get_xlabel() == "probability"
     assert [t.get_text() for t in bars.get_yticklabels()] == list(map(short_name, names))
     sure = prediction_figure(
         [("read", image)], ["a", "b"], np.array([0.9998, 0.0002]), {}, image, title="a"
     )
     assert [t.get_text() for t in sure.axes[2].texts] == ["> 99.9 %", "0.0 %"]
+
+
+def test_layers_whose_positions_all_see_the_border_are_marked():
+    interior = np.array([0.0, 0.3, np.nan])
+    errors = {
+        f"stride {jump}": LayerError(jump, np.ones(3), interior, np.ones(3)) for jump in (1, 2, 4)
+    }
+    figure = layers_figure(errors, title="", num_networks=1)
+    marks = [[t.get_text() for t in ax.texts] for ax in figure.axes]
+    assert marks == [[], ["every position\nsees the border"], []]
+    (title,) = (t for t in texts(figure) if t.startswith("Do feature maps"))
+    assert all(len(line) > 15 for line in title.split("\n"))  # no line of a single word
 
 
 def test_any_names_fit_beside_an_attribution(fonts):

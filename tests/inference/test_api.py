@@ -105,7 +105,10 @@ def test_the_model_card(good_run, tmp_path):
     directory = RunDirectory.open(folder)
     card = model_card(directory)
     accuracy = directory.record["metrics"]["test/acc"]
-    assert "SimpleCNN, 98,442 parameters, trained on CPU: completed 4 epochs.\n" in card
+    seconds = f"{directory.record['seconds']['fit']:,.0f}"
+    training = f"Trained on CPU, 4 of 4 epochs in {seconds} seconds: completed 4 epochs.\n"
+    assert f"SimpleCNN, 98,442 parameters.\n{training}" in card
+    assert " | - | - |\n" in card and "|  |" not in card and "| |" not in card  # no blank cells
     assert "License: CC BY-SA 3.0." in card
     assert "- model.network.channels: [16, 32, 64]" in card and "- torch 2." in card
     assert "- model.optimizer.lr: 0.005" in card and "- data.batch_size: 64" in card

@@ -98,7 +98,7 @@ def test_the_table_has_full_class_names_and_is_at_most_120_characters_wide():
     assert lines[0] == "a run" and lines[1].startswith("accuracy 80.00 %   macro 83.33 %")
     cells = [line.split() for line in lines[4:]]
     assert cells[0] == ["true", "recall", "precision", *names]
-    assert cells[2] == ["automobile", "50.00", "%", "100.00", "%", "1", "1", "."]
+    assert cells[2] == ["automobile", "50.00", "%", "100.00", "%", "1", "1", "0"]
     long_names = [f"{name} of the year {year}" for name in names for year in range(1990, 2000)]
     labels = torch.arange(29)  # no image of the last class
     result = summarize(torch.eye(30)[[*range(28), 3]], labels, long_names)
@@ -115,4 +115,6 @@ def test_the_reliability_diagram_shows_each_bin():
     ax, below = figure.axes
     heights = [bar.get_height() for bar in ax.containers[0]]
     np.testing.assert_array_equal(heights, accuracies)
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert "at the mean confidence; line: gap to calibrated" in labels
     assert [bar.get_height() for bar in below.containers[0]][1:] == [4, 10, 100]

@@ -114,7 +114,8 @@ def test_the_written_predictions_are_those_of_the_network(run, digits, tmp_path,
         "28 x 28 pixels", "200 x 300 pixels, inverted, resized to 28 x 28", "28 x 28 pixels",
     ]  # fmt: skip
     logged = caplog.text
-    assert all(name in logged for name in names) and "3 images" in logged
+    assert all(name in logged for name in names) and "3 images by class   " in logged
+    assert logged.rstrip().count("undecided: probability below 0.999") == 1
     assert logged.count("undecided") >= [row["decided"] for row in rows].count("no")
     with Image.open(folder / "contact_sheet.png") as sheet:
         colors = np.asarray(sheet.convert("RGB")).reshape(-1, 3)

@@ -79,13 +79,16 @@ def attribution(
         "the image are blacked out (100 %: all, 0 %: no better than an empty map)",
     )
     rows = [("score change explained by the map", *states, "rank correlation of the two maps")]
-    record = {}
+    record, constant = {}, False
     for method in METHODS:
         maps, losses = states["trained"][method]
         random_maps, random_losses = states["random weights"][method]
         correlation = _rank_correlations(maps, random_maps)
         explained = (_percent(1 - x.mean()) for x in (losses, random_losses))
-        rows.append((method, *explained, f"{correlation.mean():+.2f}"))
+        varies = ~np.isnan(correlation)
+        constant |= not varies.all()
+        mean = f"{correlation[varies].mean():+.2f}" if varies.any() else "-"
+        rows.append((method, *explained, mean))
         record[method] = {
             "infidelity": rounded(losses),
             "infidelity_random_weights": rounded(random_losses),
@@ -98,6 +101,7 @@ def attribution(
             "are blacked out (100 %: all, 0 %: no better than an empty map); a rank correlation",
             "near 1 means that the map shows the image rather than what the network learned",
             *table(rows).splitlines(),
+            *["rank correlations leave out images with a constant map (-: all of them)"] * constant,
         ],
         record={
             "subject": subject.name,

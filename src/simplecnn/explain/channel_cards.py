@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from simplecnn.config.spelling import did_you_mean
 from simplecnn.errors import InputError
 from simplecnn.explain.findings import Figures, Findings, rounded
 from simplecnn.explain.subject import BATCH, Subject, logits
@@ -57,7 +58,8 @@ def channel_cards(
     return Findings(
         lines=[
             f"accuracy {100 * accuracy:.2f} % on {setting}",
-            "most important channels, by the accuracy lost when only this channel is set to zero:",
+            "most important channels, by the accuracy lost when only this channel is set to zero,",
+            "in percentage points:",
             *_table(ranked[:5], names),
             f"{len(ranked)} of {len(all_channels)} channels were removed, one at a time; "
             f"{num_harmless} of these removals cost no accuracy;",
@@ -96,7 +98,7 @@ def resolve_layers(network: nn.Module, layers: str | Sequence[str]) -> list[str]
         if name not in names:
             raise InputError(
                 f"channels.layers: {name} is not a convolution of this network; allowed are all, "
-                f"first, last, or a list from {', '.join(names)}."
+                f"first, last, or a list from {', '.join(names)}.{did_you_mean(name, names)}"
             )
     return list(layers)
 
@@ -244,19 +246,21 @@ def _row(channel: Channel, class_names: Sequence[str]) -> dict[str, object]:
 
 def _table(channels: Sequence[Channel], class_names: Sequence[str]) -> list[str]:
     rows = [
-        ("channel", "accuracy change (points)", "worst class (points)",
+        ("channel", "accuracy lost", "class that loses most", "lost by this class",
          "selectivity (1: one class only)")
     ]  # fmt: skip
     for channel in channels:
         per_class = channel.acc_change_per_class
         worst = int(np.nan_to_num(per_class).argmin())
-        change = 100 * per_class[worst]
+        lost = -100 * per_class[worst]
+        loses = round(lost, 2) > 0
         rows.append(
             (
                 f"{channel.layer} {channel.index}",
-                f"{100 * channel.acc_change:+.2f}",
-                f"{class_names[worst]} {change:+.2f}" if round(change, 2) < 0 else "none",
-                "none" if np.isnan(channel.selectivity) else f"{channel.selectivity:.2f}",
+                f"{-100 * channel.acc_change:z.2f}",
+                class_names[worst] if loses else "-",
+                f"{lost:.2f}" if loses else "-",
+                "-" if np.isnan(channel.selectivity) else f"{channel.selectivity:.2f}",
             )
         )
     return table(rows).splitlines()

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from simplecnn.config.spelling import did_you_mean
 from simplecnn.config.validation import checked_parts
 from simplecnn.errors import InputError
 from simplecnn.run_directory import RunDirectory, relative_path, tensorboard_command
@@ -117,7 +118,10 @@ def _parts(selected: Any, *, several: bool) -> list[str]:
     unknown = [name for name in names if name not in PARTS]
     if unknown or not names:
         value = ", ".join(map(str, unknown)) or "empty"
-        raise InputError(f"parts is {value}: it must be all, or a list of {', '.join(PARTS)}.")
+        hint = did_you_mean(str(unknown[0]), ["all", *PARTS]) if unknown else ""
+        raise InputError(
+            f"parts is {value}: it must be all, or a list of {', '.join(PARTS)}.{hint}"
+        )
     single = [name for name in names if name not in comparing]
     if single and several:
         raise InputError(

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from simplecnn.explain.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from simplecnn.explain.findings import Findings
 from simplecnn.explain.intervals import interval_over, mean_interval, percent_series, sample_size
-from simplecnn.explain.subject import Subject, groups, logits, mean_note, slug
+from simplecnn.explain.subject import Subject, groups, logits, mean_note, row_name, slug
 from simplecnn.figures.explain.comparison import Panel, comparison_figure
 from simplecnn.figures.explain.robustness import corruption_figure
 from simplecnn.table import table
@@ -115,5 +115,6 @@ def _table(by_kind: Mapping[str, Sequence[NDArray]]) -> list[str]:
             f"{KINDS[i]} {interval_over(kinds[i]).text('.1f', factor=100)}" for i in ranked[:3]
         )
         mean = interval_over(np.mean(kinds, 0)).text(factor=100)
-        rows.append((title or "this network", mean, worst, second, third, sample_size(kinds[0])))
+        name = row_name(title, len(kinds[0]))
+        rows.append((name, mean, worst, second, third, sample_size(kinds[0])))
     return table(rows).splitlines()

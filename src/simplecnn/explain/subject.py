@@ -61,6 +61,11 @@ def slug(title: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in title).strip("_")
 
 
+def row_name(title: str, num_networks: int) -> str:
+    """The name of a group in a table: its title, or else how many networks it consists of."""
+    return title or ("this network" if num_networks == 1 else f"mean of {num_networks} networks")
+
+
 def mean_note(grouped: Mapping[str, Sequence[int]]) -> str:
     """A suffix for titles, for example `, mean over 3 networks`; empty without several seeds."""
     sizes = [len(indices) for indices in grouped.values()]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from simplecnn.explain.findings import Findings, rounded
 from simplecnn.explain.intervals import interval_over, percent_series, sample_size
-from simplecnn.explain.subject import Subject, groups, logits, mean_note, slug
+from simplecnn.explain.subject import Subject, groups, logits, mean_note, row_name, slug
 from simplecnn.figures.explain.comparison import Panel, comparison_figure
 from simplecnn.figures.explain.translation import (
     LayerError,
@@ -307,7 +307,8 @@ def _lines(
     rows: list[tuple[str, ...]] = [("in % [95 % interval]", *METRICS.values(), "interval over")]
     for title, group in metrics.items():
         numbers = [interval_over(values).text(factor=100) for values in group.values()]
-        rows.append((title or "this network", *numbers, sample_size(group["accuracy"])))
+        accuracy = group["accuracy"]
+        rows.append((row_name(title, len(accuracy)), *numbers, sample_size(accuracy)))
     lines = table(rows).splitlines()
     for title, errors in layers.items():
         names, note = plotted_layers(errors)

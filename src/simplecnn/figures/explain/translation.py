@@ -122,7 +122,7 @@ def layers_figure(errors: Mapping[str, LayerError], *, title: str, num_networks:
             x="shift in pixels" if index >= len(errors) - columns else "",
             y="relative difference" if index % columns == 0 else "",
         )  # fmt: skip
-        if np.isnan(error.interior[1:]).all():
+        if np.isnan(error.interior[error.whole_steps or [1]]).all():
             ax.text(0.5, 0.3, "every position\nsees the border", fontsize=NOTE, color="0.4",
                     ha="center", transform=ax.transAxes)  # fmt: skip
     figure.legend(
@@ -134,7 +134,7 @@ def layers_figure(errors: Mapping[str, LayerError], *, title: str, num_networks:
     style.add_title(
         figure,
         f"Do feature maps shift with the image? {subtitle}".rstrip() + "\n"
-        "markers: shifts by multiples of the stride, where theory predicts 0 away from the border "
-        "(0 is drawn at 1e−8)",
+        "markers: shifts by multiples of the stride, where theory predicts 0 away from the border\n"
+        "0 is drawn at 1e−8",
     )
     return figure

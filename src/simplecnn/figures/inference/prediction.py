@@ -38,7 +38,7 @@ def prediction_figure(
         title: the title of the figure.
     """
     num_bars = len(class_names) if len(class_names) <= MAX_BARS else MAX_SHOWN
-    heights = [1.7, 0.4 + 0.14 * num_bars, *[1.2] * len(maps)]
+    heights = [1.7, 0.5 + 0.14 * num_bars, *[1.2] * len(maps)]
     figure = style.new_figure(WIDTH, 0.4 + sum(heights))
     parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
     axes = parts[0].subplots(1, len(steps) + 1, squeeze=False)[0]
@@ -78,7 +78,7 @@ def _draw_probabilities(
                  fontsize=style.SMALL)  # fmt: skip
     ax.set_yticks(range(num_bars), [short_name(names[i]) for i in classes])
     ax.set(xlim=(0, 1.08), xticks=[0, 1], ylim=(num_bars - 0.4, -0.6))
-    style.style_axes(ax, title=title)
+    style.style_axes(ax, title=title, x="probability")
 
 
 def _side_by_side(maps: NDArray) -> NDArray:

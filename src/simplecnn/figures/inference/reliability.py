@@ -25,7 +25,8 @@ def reliability_figure(
         edges[:-1], accuracies, width, align="edge", color=BAR, edgecolor="white", label="accuracy"
     )
     ax.plot([0, 1], [0, 1], color="0.4", lw=1, ls="--", label="calibrated")
-    ax.plot(confidences, accuracies, "o", color=GAP, ms=4, label="mean confidence")
+    ax.plot(confidences, accuracies, "o", color=GAP, ms=4, clip_on=False,
+            label="at the mean confidence; line: gap to calibrated")  # fmt: skip
     for x, y in zip(confidences, accuracies, strict=True):
         ax.plot([x, x], [x, y], color=GAP, lw=1.5)
     ax.set(xlim=(0, 1), ylim=(0, 1.02))

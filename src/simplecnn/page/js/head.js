@@ -1,4 +1,4 @@
-// Sections on the run: results, command, configuration, curves, health, pictures.
+// Sections on the run: results, command, configuration, curves, health, figures.
 import { digits, percent } from "./arrays.js";
 import { chart } from "./chart.js";
 import { copyButton, element, table } from "./dom.js";
@@ -137,7 +137,7 @@ export function healthSection(runs) {
 }
 
 export function picturesSection(runs) {
-  const section = element("section", { id: "pictures" }, element("h2", {}, "Pictures"));
+  const section = element("section", { id: "pictures" }, element("h2", {}, "Figures"));
   runs.forEach((run, i) => {
     if (!run.pictures.length) return;
     section.append(...(runs.length > 1 ? [element("h3", {}, title(runs, i))] : []), ...run.pictures.map(({ name, png, width, height }) =>
