@@ -24,6 +24,7 @@ def test_intervals_equal_published_values():
     assert interval.text() == "2.00 [-0.48, 4.48]" and mean_interval([5.0]).text() == "5.00"
     assert mean_interval([1.0, 1.0]).record() == {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 2}
     assert mean_interval([5.0]).record()["low"] is None
+    assert mean_interval([3.0, 99.0], top=100).text() == "51.00 [0.00, 100.00]"  # not beyond
     share = share_interval(81, 263)  # Newcombe 1998, method 3
     assert (round(share.low, 4), round(share.high, 4)) == (0.2553, 0.3662)
     assert share_interval(10, 10).high == pytest.approx(1) and share_interval(10, 10).low < 0.75
@@ -31,9 +32,9 @@ def test_intervals_equal_published_values():
 
 def test_intervals_are_over_networks_or_over_the_images_of_one():
     shares = np.array([[1.0, 0.5], [0.5, 0.5], [0.25, 0.25]])
-    assert interval_over(shares) == mean_interval([0.75, 0.5, 0.25], share=True)
+    assert interval_over(shares) == mean_interval([0.75, 0.5, 0.25], top=1)
     assert sample_size(shares) == "3 networks"
-    assert interval_over(shares[:1]) == mean_interval([1.0, 0.5], share=True)
+    assert interval_over(shares[:1]) == mean_interval([1.0, 0.5], top=1)
     assert interval_over(np.array([[True, False, True]])) == share_interval(2, 3)
     assert sample_size(np.zeros((1, 2000))) == "2,000 images"
 
@@ -146,7 +147,7 @@ def test_claims_on_networks(bundled):
     assert [f"{name}.png" for name, _ in findings.figures] == list(by_figure)
     assert by_figure["claim_2_weight_sharing.png"]["result"] == IN_PART
     numbers = by_figure["claim_2_weight_sharing.png"]["numbers"]
-    interval = numbers["% of pairs of shifts to ±4 with one answer"]
+    interval = numbers["same prediction for two shifts by up to 4 pixels, % of all pairs"]
     assert interval["n"] == 3 and interval["low"] < interval["mean"] < interval["high"] < 99
     text = "\n".join(findings.lines)
     assert text.startswith("3 networks, 40 test images")

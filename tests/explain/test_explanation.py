@@ -86,9 +86,9 @@ def test_errors_are_sentences(finished_run, tmp_path):
         "Did you mean channels?"
     )
     assert error_of(run, "parts=[]").startswith("parts is [")
-    assert error_of(run, "channels.layers=[conv1,conv7]") == (
-        "channels.layers: conv7 is not a convolution of this network; allowed are all, first, "
-        "last, or a list from conv1, conv2. Did you mean conv1?"
+    assert error_of(run, "channels.layers=[conv1,conv_2]") == (
+        "channels.layers: conv_2 is not a convolution of this network; allowed are all, first, "
+        "last, or a list from conv1, conv2. Did you mean conv2?"
     )
     assert "channels can explain only one network" in error_of(
         f"run=[{finished_run},{finished_run}]", "parts=channels"

@@ -66,7 +66,7 @@ def test_titles_state_the_number_of_networks(members, note):
 def test_several_networks_have_intervals_over_networks(networks):
     findings = robustness(networks, num_images=40)
     errors = findings.arrays["errors"]
-    mean = mean_interval(errors[:3, :, 1:].mean((1, 2)), share=True)
+    mean = mean_interval(errors[:3, :, 1:].mean((1, 2)), top=1)
     first, second = findings.lines[-2:]
     assert f" {mean.text(factor=100)} " in first and first.endswith("3 networks")
     assert second.startswith("steps 5 ") and second.endswith("40 images")

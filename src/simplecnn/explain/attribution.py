@@ -23,7 +23,7 @@ from simplecnn.models.activations import (
     evaluation_mode,
     feature_maps,
 )
-from simplecnn.table import table
+from simplecnn.table import percent, table
 
 METHODS = ("integrated gradients", "occlusion", "Grad-CAM")
 NUM_STEPS = 32  # of integrated gradients, from a black image to the image
@@ -70,8 +70,10 @@ def attribution(
         list(images.numpy()),
         notes,
         [[maps[i] for *_, maps, _ in columns] for i in range(len(images))],
-        [[_percent(1 - loss[i]) for *_, loss in columns] for i in range(len(images))],
-        titles=[f"{s}\n{m}\nexplains {_percent(1 - loss.mean())}" for s, m, _, loss in columns],
+        [[percent(1 - loss[i], digits=0) for *_, loss in columns] for i in range(len(images))],
+        titles=[
+            f"{s}\n{m}\nexplains {percent(1 - loss.mean(), digits=0)}" for s, m, _, loss in columns
+        ],
         title="Pixels that support the predicted class (red) or oppose it (blue, with a dot)\n"
         f"{setting}; beside each image: true class → predicted class\n"
         f"each map is scaled to ± its largest magnitude; Grad-CAM on the {grid} grid of {layer}; "
@@ -84,7 +86,7 @@ def attribution(
         maps, losses = states["trained"][method]
         random_maps, random_losses = states["random weights"][method]
         correlation = _rank_correlations(maps, random_maps)
-        explained = (_percent(1 - x.mean()) for x in (losses, random_losses))
+        explained = (percent(1 - x.mean(), digits=0) for x in (losses, random_losses))
         varies = ~np.isnan(correlation)
         constant |= not varies.all()
         mean = f"{correlation[varies].mean():+.2f}" if varies.any() else "-"
@@ -230,10 +232,6 @@ def grad_cam_layer(network: nn.Module, image: Tensor) -> str:
 def _probability(p: float) -> str:
     """Format a probability without rounding up to 1."""
     return f"= {p:.3f}" if p < 0.9995 else "> 0.999"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
 
 
 def _rank_correlations(first: NDArray, second: NDArray) -> NDArray:

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from simplecnn.explain.evidence import SINGLES_OUT, Evidence, consistency, gather
 from simplecnn.explain.findings import Findings
 from simplecnn.explain.intervals import Interval, mean_interval
-from simplecnn.explain.subject import Subject
+from simplecnn.explain.subject import Subject, groups
 from simplecnn.explain.translation import NEAR
 from simplecnn.figures.explain.comparison import Panel, Series, comparison_figure
-from simplecnn.sweeps.jobs import value_text
 from simplecnn.table import table
 
 HELD, IN_PART, NOT_SHOWN, NOT_JUDGED = "held", "held in part", "not shown", "not judged"
@@ -40,7 +39,7 @@ class Claim:
 
     claim: str
     figure: str
-    numbers: Mapping[str, tuple[str, Interval]]  # by key in the record: printed label, value
+    numbers: Mapping[str, Interval]
     parts: Mapping[str, bool]
     panels: Sequence[Panel]
     needed: Sequence[str] = ()
@@ -72,8 +71,9 @@ def claims(subjects: Sequence[Subject], *, num_images: int = 300, seed: int = 0)
     If a sweep also trained the same networks without pooling, the claim on pooling is compared
     with them. Measurements use `num_images` test images per network.
     """
-    values = dict(subjects[0].values)
-    group = [s for s in subjects if s.values == values]
+    title, members = next(iter(groups(subjects).items()))
+    group = [subjects[i] for i in members]
+    values = dict(group[0].values)
     pool = next((key for key in values if key.endswith("network.pool")), "")
     is_pooled = bool(pool) and values[pool] != "none"
     unpooled = [s for s in subjects if is_pooled and s.values == {**values, pool: "none"}]
@@ -81,8 +81,7 @@ def claims(subjects: Sequence[Subject], *, num_images: int = 300, seed: int = 0)
     without_pooling = [consistency(s, num_images=num_images, seed=seed) for s in unpooled]
     num_sampled = len(group[0].sample(num_images, seed=seed)[1])
     results = judge(evidence, without_pooling)
-    name = " ".join(f"{k}={value_text(v)}" for k, v in values.items())
-    setting = f"{len(group)} network{'s' * (len(group) > 1)}{f' with {name}' if name else ''}, "
+    setting = f"{len(group)} network{'s' * (len(group) > 1)}{title and f' with {title}'}, "
     setting += f"{num_sampled} test images of {group[0].data_name}{' each' * (len(group) > 1)}"
     lines = [f"{setting}; mean [95 % interval over networks]" if len(group) > 1 else setting]
     if len(group) < MIN_SEEDS:
@@ -104,7 +103,7 @@ def claims(subjects: Sequence[Subject], *, num_images: int = 300, seed: int = 0)
                     "claim": r.claim,
                     "result": r.result,
                     "reason": r.reason,
-                    "numbers": {name: value.record() for name, (_, value) in r.numbers.items()},
+                    "numbers": {label: value.record() for label, value in r.numbers.items()},
                     "figure": f"{r.figure}.png",
                 }
                 for r in results
@@ -144,18 +143,16 @@ def judge(evidence: Sequence[Evidence], without_pooling: Sequence[float]) -> lis
 
 
 def _convolution(evidence: Sequence[Evidence]) -> Claim:
-    ink = mean_interval(np.median(_values(evidence, "ink/trained"), 1))
+    ink = mean_interval(np.median(_values(evidence, "ink/trained"), 1), top=100)
     exact = _values(evidence, "exactness")[:, 0]
     equal, local = "equals the definition", "ignores pixels outside the receptive field"
     return Claim(
         "Convolution is a sliding dot product and detects local patterns",
         "claim_1_convolution",
         {
-            "% of a median filter's response that brightness explains": (
-                "response of the median first-layer filter explained by brightness, %", ink),
-            "largest difference from the definition": (
-                "largest difference from the definition, relative to the sum of absolute terms",
-                mean_interval(exact)),
+            "response of the median first-layer filter explained by brightness, %": ink,
+            "largest difference from the definition, relative to the sum of absolute terms":
+                mean_interval(exact),
         },
         {
             equal: bool((exact <= EXACT).all()),
@@ -180,18 +177,16 @@ def _convolution(evidence: Sequence[Evidence]) -> Claim:
 
 def _weight_sharing(evidence: Sequence[Evidence]) -> Claim:
     consistencies = _values(evidence, "consistency")[:, 0]
-    same = mean_interval(consistencies)
+    same = mean_interval(consistencies, top=100)
     largest = [max(e["moved_along"].values(), default=np.nan) for e in evidence]
     equivariant = "maps shift with the image by multiples of the stride, away from borders"
     return Claim(
         "Weight sharing gives translation invariance",
         "claim_2_weight_sharing",
         {
-            f"% of pairs of shifts to ±{NEAR} with one answer": (
-                f"same prediction for two shifts by up to {NEAR} pixels, % of all pairs", same),
-            "largest interior error of a map moved along": (
-                "largest relative error of a map that should shift with the image",
-                mean_interval(largest)),
+            f"same prediction for two shifts by up to {NEAR} pixels, % of all pairs": same,
+            "largest relative error of a map that should shift with the image":
+                mean_interval(largest),
         },
         {
             equivariant: all(error <= EQUIVARIANT for error in largest),  # False for NaN
@@ -212,10 +207,7 @@ def _weight_sharing(evidence: Sequence[Evidence]) -> Claim:
 def _pooling(evidence: Sequence[Evidence], without_pooling: Sequence[float]) -> Claim:
     ratios = _values(evidence, "pooled") / _values(evidence, "before_pooling")
     ratio = mean_interval(ratios.mean(1) if ratios.size else [np.nan] * len(evidence))
-    numbers = {
-        "change by 1 pixel after pooling, in shares of before": (
-            "map change for a shift by 1 pixel after pooling, relative to before pooling", ratio)
-    }  # fmt: skip
+    numbers = {"map change for a shift by 1 pixel after pooling, relative to before pooling": ratio}
     downsamples = "pooling reduces the resolution"
     parts = {
         downsamples: all(e["pooled"] for e in evidence),
@@ -224,9 +216,8 @@ def _pooling(evidence: Sequence[Evidence], without_pooling: Sequence[float]) -> 
     consistencies = _values(evidence, "consistency")[:, 0]
     if len(without_pooling) == len(evidence):
         gain = mean_interval(consistencies - without_pooling)
-        numbers["points of consistency more than without pooling"] = (
-            "same prediction for two shifts: gained over networks without pooling, points", gain
-        )  # fmt: skip
+        label = "same prediction for two shifts: gained over networks without pooling, points"
+        numbers[label] = gain
         parts["predictions are more consistent than without pooling"] = gain.low > 0
     else:
         needs = f"needs {len(evidence)} such networks"
@@ -256,21 +247,16 @@ def _hierarchy(evidence: Sequence[Evidence]) -> Claim:
     edges = mean_interval(edges_after - edges_before)
     by_depth = mean_interval(trained[:, -1] - trained[:, 0])
     by_training = mean_interval(trained[:, -1] - untrained[:, -1])
-    detectors = mean_interval(_values(evidence, "singled_out/trained")[:, 0])
+    detectors = mean_interval(_values(evidence, "singled_out/trained")[:, 0], top=100)
     return Claim(
         "A hierarchy: edges, textures, parts, objects",
         "claim_4_hierarchy",
         {
-            "points of edge energy more than before training": (
-                "edge energy of first-layer filters: gained by training, points", edges),
-            "points of class variance, last layer over first": (
-                "between-class variance of channels: last minus first layer, points", by_depth),
-            "the same, last layer over before training": (
-                "between-class variance of the last layer: gained by training, points",
-                by_training),
-            "% of last channels that single out a class": (
-                f"channels of the last convolution with a ROC AUC ≥ {SINGLES_OUT} for one class, %",
-                detectors),
+            "edge energy of first-layer filters: gained by training, points": edges,
+            "between-class variance of channels: last minus first layer, points": by_depth,
+            "between-class variance of the last layer: gained by training, points": by_training,
+            f"channels of the last convolution with a ROC AUC ≥ {SINGLES_OUT} for one class, %":
+                detectors,
         },
         {
             "training makes first-layer filters more like edges": edges.low > 0,
@@ -300,9 +286,8 @@ def _receptive_field(evidence: Sequence[Evidence]) -> Claim:
         "The receptive field grows with depth",
         "claim_5_receptive_field",
         {
-            "pixels of the last layer's effective field (95 %)": (
-                "last layer: side of the square with 95 % of the gradient, pixels",
-                mean_interval(effective[:, -1])),
+            "last layer: side of the square with 95 % of the gradient, pixels":
+                mean_interval(effective[:, -1]),
         },
         {theory: _grows(sizes), "the measured size grows with each layer": _grows(effective)},
         [
@@ -351,7 +336,7 @@ def _lines(results: Sequence[Claim]) -> list[str]:
     rows = [
         (f"  {label}", x.text(".1e" if 0 < abs(x.mean) < 0.01 else ".2f"))
         for r in results
-        for label, x in r.numbers.values()
+        for label, x in r.numbers.items()
     ]
     numbers = iter(table(rows).splitlines())
     lines = []

@@ -33,15 +33,15 @@ class Interval:
         return {key: x if math.isfinite(x) else None for key, x in vars(self).items()}
 
 
-def mean_interval(numbers: Sequence[float] | NDArray[Any], *, share: bool = False) -> Interval:
+def mean_interval(numbers: Sequence[float] | NDArray[Any], *, top: float | None = None) -> Interval:
     """Student's t interval for the mean of independent numbers, for example one per seed.
 
-    With `share`, numbers are fractions, and the interval is clipped to 0 and 1.
+    Fractions (`top=1`) and percentages (`top=100`) have their interval clipped to 0 and `top`.
     """
     values = np.asarray(numbers, dtype=float)
     n, mean = len(values), float(values.mean())
     margin = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * stats.sem(values)) if n > 1 else math.nan
-    low, high = np.clip([mean - margin, mean + margin], *((0, 1) if share else (None, None)))
+    low, high = np.clip([mean - margin, mean + margin], None if top is None else 0, top)
     return Interval(mean, float(low), float(high), n)
 
 
@@ -58,10 +58,10 @@ def interval_over(shares: NDArray) -> Interval:
     network, its images are the sample.
     """
     if len(shares) > 1:
-        return mean_interval(shares.mean(1), share=True)
+        return mean_interval(shares.mean(1), top=1)
     if shares.dtype == bool:
         return share_interval(int(shares.sum()), shares.size)
-    return mean_interval(shares[0], share=True)
+    return mean_interval(shares[0], top=1)
 
 
 def sample_size(shares: NDArray) -> str:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from simplecnn.figures import style
-from simplecnn.figures.raster import short_name
+from simplecnn.figures.raster import join, short_name
 from simplecnn.table import percent
 
 WIDTH = 8.0  # inches
@@ -85,12 +85,9 @@ def _side_by_side(maps: NDArray) -> NDArray:
     """Tile maps (channels, H, W) in one, two or four rows, separated by NaN."""
     rows = 4 if len(maps) > 32 else 2 if len(maps) > 8 else 1
     columns = -(-len(maps) // rows)
-    _, height, width = maps.shape
-    joined = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), np.nan, np.float32)
-    for i, values in enumerate(maps):
-        y, x = i // columns * (height + 1), i % columns * (width + 1)
-        joined[y : y + height, x : x + width] = values
-    return joined
+    tiles = np.full((rows * columns, *maps.shape[1:]), np.nan, np.float32)
+    tiles[: len(maps)] = maps
+    return join(tiles.reshape(rows, columns, *maps.shape[1:]), zoom=1, gap=1)
 
 
 def _label(ax: Axes, text: str) -> None:

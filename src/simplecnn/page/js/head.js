@@ -118,7 +118,7 @@ export function curvesSection(runs) {
 const order = (metric) => ({ loss: 0, acc: 1 })[metric] ?? 2;
 
 const HEALTH = {
-  dead: ["Dead units (zero for every image)", true], always_on: ["Units that are positive for every image", true],
+  dead: ["Dead: outputs that are zero for every image", true], always_on: ["Outputs that are positive for every image", true],
   zeros: ["Zeros among all outputs", true], std: ["Standard deviation of the outputs", false],
   norm: ["Gradient norm", false], update: ["Relative weight change per step", false],
 };
