@@ -130,7 +130,7 @@ def test_titles_of_mistakes(tmp_path, monkeypatch):
                   for name in ("images", "labels", "classes", "probabilities", "new")}  # fmt: skip
         mistakes._shown = shown | {"compared": torch.tensor(True)}
         mistakes.draw(trainer, None, "now")
-    assert "The most confident mistake on 100" in titles[0]
+    assert "The most confident mistake on 100 validation images (true → predicted" in titles[0]
     assert "1 wrong: 0 new since the previous validation (orange), 1 persistent" in titles[0]
     assert titles[0].endswith("1 persistent (gray), 1 corrected")
     assert "The 2 most confident mistakes on 100" in titles[1]

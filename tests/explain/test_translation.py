@@ -122,4 +122,4 @@ def test_a_figure_of_some_layers_states_how_many_of_all(bundled):
     figure = dict(findings.figures)["layers"]
     assert len(findings.record["groups"]["all"]["layers"]) == 9
     assert len(figure.axes) == 8 and "8 of 9 layers" in figure._suptitle.get_text()
-    assert "(0: maps shift with the image exactly), 8 of 9 layers: 0 " in findings.lines[-1]
+    assert "(0: maps shift with the image exactly), 8 of 9 layers: 0 0, 1 0," in findings.lines[-1]

@@ -9,6 +9,7 @@ from simplecnn.figures.explain.attribution import attribution_figure
 from simplecnn.figures.explain.channel_cards import Channel, Patch, card_figure, index_figure
 from simplecnn.figures.explain.comparison import Panel, Series, comparison_figure
 from simplecnn.figures.explain.embedding import embedding_figure
+from simplecnn.figures.explain.robustness import corruption_figure
 from simplecnn.figures.explain.translation import LayerError, layers_figure
 from simplecnn.figures.health import health_figure
 from simplecnn.figures.inference.contact_sheet import contact_sheet_figure
@@ -114,6 +115,18 @@ def test_a_prediction_shows_the_most_probable_of_many_classes(names, fonts):
         [("read", image)], ["a", "b"], np.array([0.9998, 0.0002]), {}, image, title="a"
     )
     assert [t.get_text() for t in sure.axes[2].texts] == ["> 99.9 %", "0.0 %"]
+
+
+def test_error_rates_with_intervals_fit_their_cells():
+    shape = (2, 6)
+    figure = corruption_figure(
+        np.ones((*shape, 1, 28, 28)), np.full(shape, 88.8), kinds=["noise", "blur"],
+        units=["sigma"] * 2, amounts=[[0.125] * 5] * 2, margins=np.full(shape, 88.8), title="",
+    )  # fmt: skip
+    figure.canvas.draw()
+    right = figure.axes[1]
+    cell = right.get_window_extent().width / 6
+    assert max(text.get_window_extent().width for text in right.texts) < 0.95 * cell
 
 
 def test_layers_whose_positions_all_see_the_border_are_marked():

@@ -73,7 +73,8 @@ def test_dead_channels_are_marked():
     figure = draw(maps)
     texts = words(figure)
     assert texts["2\ndead"] == WRONG and texts["3"] == "black"
-    assert any("6 channels of 14 x 14, 1 of them dead on these images" in text for text in texts)
+    title = "; left: true → predicted class\n6 channels of 14 x 14, 1 of them dead on these images"
+    assert any(title in text for text in texts)
     assert [p.get_facecolor()[:3] for p in figure.axes[0].patches].count((0.92,) * 3) == 1
 
 

@@ -348,6 +348,8 @@ def test_filter_history(tab, run):
 
 
 def test_a_cell_of_the_confusion_matrix_shows_its_images(tab):
+    note = tab.locator("#confusion .note").inner_text()
+    assert " validation images, as predicted by best.ckpt, after epoch " in note
     wrong = tab.locator(".matrix button.wrong").first
     label = wrong.get_attribute("aria-label")
     wrong.click()

@@ -89,7 +89,8 @@ class Mistakes(ValidationCallback):
         subject = "most confident mistake" if number == 1 else f"{number} most confident mistakes"
         title = (
             f"The {subject} on {shown['num_images']:,} "
-            f"{split_name(trainer)} images, {self.when_validated(trainer, when)}\n"
+            f"{split_name(trainer)} images (true → predicted class), "
+            f"{self.when_validated(trainer, when)}\n"
             f"{shown['num_wrong']} wrong"
         )
         if shown["compared"]:

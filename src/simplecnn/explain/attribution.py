@@ -89,7 +89,7 @@ def attribution(
         explained = (percent(1 - x.mean(), digits=0) for x in (losses, random_losses))
         varies = ~np.isnan(correlation)
         constant |= not varies.all()
-        mean = f"{correlation[varies].mean():+.2f}" if varies.any() else "-"
+        mean = f"{correlation[varies].mean():+z.2f}" if varies.any() else "-"
         rows.append((method, *explained, mean))
         record[method] = {
             "infidelity": rounded(losses),

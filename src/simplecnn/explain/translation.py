@@ -314,7 +314,7 @@ def _lines(
         names, note = plotted_layers(errors)
         interior = {name: errors[name].interior[errors[name].whole_steps] for name in names}
         largest = [
-            f"{name} {np.nanmax(error):.0e}"
+            f"{name} {np.nanmax(error):.1g}"
             for name, error in interior.items()
             if np.isfinite(error).any()
         ]

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from simplecnn.figures import style
-from simplecnn.figures.style import NOTE
+from simplecnn.figures.style import NOTE, SMALL
 
 
 def corruption_figure(
@@ -48,11 +48,12 @@ def corruption_figure(
     right.set_aspect("auto")
     right.set_box_aspect(sheet.shape[0] / sheet.shape[1])  # align its rows with those on the left
     right.set_xticks(range(num_columns), names, fontsize=NOTE)
+    size = NOTE if np.isnan(margins).all() else SMALL
     for (i, j), error in np.ndenumerate(errors):
         margin = "" if np.isnan(margins[i, j]) else f" ± {margins[i, j]:.1f}"
         below = f"\nat {amounts[i][j - 1]:g}" if j else ""
         right.text(
-            j, i, f"{error:.1f}{margin}{below}", ha="center", va="center", fontsize=NOTE,
+            j, i, f"{error:.1f}{margin}{below}", ha="center", va="center", fontsize=size,
             color="black" if error > 60 else "white",
         )  # fmt: skip
     for ax in (left, right):

@@ -26,7 +26,7 @@ export function confusionSection(data, runs, open) {
     section.append(element("p", {}, images.confusion ? "There are no predictions for these images." : "The images of this run are not available."));
     return section;
   }
-  section.append(element("p", { class: "note" }, `On ${images.number.toLocaleString("en-US")} ${images.split} images. Rows are true classes, columns are predicted classes. Click a cell to show its images, and an image to run the network on it.`));
+  section.append(element("p", { class: "note" }, `${images.number.toLocaleString("en-US")} ${images.split} images${runs.length === 1 ? `, as predicted by ${runs[0].checkpoint}` : ""}. Rows are true classes, columns are predicted classes. Click a cell to show its images, and an image to run the network on it.`));
   section.append(element("div", { class: "side-by-side" }, ...images.confusion.map((counts, run) => {
     const heading = runs.length > 1 ? title(runs, run) : null;
     if (counts) return matrix(data, heading, counts, run, open);
