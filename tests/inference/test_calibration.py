@@ -115,6 +115,6 @@ def test_the_reliability_diagram_shows_each_bin():
     ax, below = figure.axes
     heights = [bar.get_height() for bar in ax.containers[0]]
     np.testing.assert_array_equal(heights, accuracies)
-    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "at the mean confidence; line: gap to calibrated" in labels
     assert [bar.get_height() for bar in below.containers[0]][1:] == [4, 10, 100]

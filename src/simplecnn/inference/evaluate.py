@@ -212,7 +212,9 @@ def draw_reliability(directory: Path, name: str, result: dict[str, Any]) -> Path
     np.savez_compressed(npz, **arrays)  # type: ignore[arg-type]
     error = f"expected calibration error {100 * result['ece']:.2f} %, {len(bins)} bins"
     with drawing():
-        reliability_figure(*arrays.values(), title=f"Reliability of {name}\n{error}").savefig(png)
+        reliability_figure(*arrays.values(), title=f"Reliability diagram: {name}\n{error}").savefig(
+            png
+        )
     atomic_write(path.with_suffix(".npz"), npz.getvalue())
     atomic_write(path, png.getvalue())
     return path

@@ -31,7 +31,7 @@ def reliability_figure(
         ax.plot([x, x], [x, y], color=GAP, lw=1.5)
     ax.set(xlim=(0, 1), ylim=(0, 1.02))
     style.style_axes(ax, y="accuracy")
-    ax.legend(fontsize=style.NOTE, frameon=False, loc="upper left")
+    figure.legend(fontsize=style.NOTE, frameon=False, loc="outside lower center", ncols=3)
     below.bar(
         edges[:-1], np.maximum(counts, 0.5), width, align="edge", color="0.6", edgecolor="white"
     )
