@@ -110,7 +110,7 @@ def test_long_class_names_are_shortened_and_on_two_lines(bundled):
     subject = replace(digit_subject(bundled, num_steps=5), class_names=names)
     ((_, figure),) = attribution(subject, num_right=0, num_wrong=1).figures
     note = next(ax.get_ylabel() for ax in figure.axes if "WRONG" in ax.get_ylabel())
-    assert re.fullmatch(r"WRONG, p . 0.\d+\n(a bird of the … number \d)\n→ (?!\1)a bird.*", note)
+    assert re.fullmatch(r"WRONG, \d+\.\d %\n(a bird of the … number \d)\n→ (?!\1)a bird.*", note)
 
 
 def test_a_residual_network_in_color():

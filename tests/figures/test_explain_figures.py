@@ -143,7 +143,7 @@ def test_layers_whose_positions_all_see_the_border_are_marked():
 
 def test_any_names_fit_beside_an_attribution(fonts):
     names = [*NASTY, SPECIES[0]]
-    notes = [f"WRONG, p > 0.999\n{short_name(name)}\n→ {short_name(name)}" for name in names]
+    notes = [f"WRONG, > 99.9 %\n{short_name(name)}\n→ {short_name(name)}" for name in names]
     number = len(names)
     figure = attribution_figure(
         [np.ones((1, 28, 28))] * number, notes, [[np.ones((28, 28))] * 6] * number,

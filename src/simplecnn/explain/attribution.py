@@ -59,8 +59,8 @@ def attribution(
     for image, target in zip(selected.tolist(), targets.tolist(), strict=True):
         mark = "correct" if is_correct[image] else "WRONG"
         true_class, prediction = short_name(names[subject.labels[image]]), short_name(names[target])
-        p = _probability(float(probability[image]))
-        notes.append(f"{mark}, p {p}\n{true_class}{arrow}{prediction}")
+        confidence = percent(float(probability[image]))
+        notes.append(f"{mark}, {confidence}\n{true_class}{arrow}{prediction}")
     grid = " x ".join(map(str, states["trained"]["Grad-CAM"][0].shape[1:]))
     setting = (
         f"{len(selected) - len(most_confident)} correct and {len(most_confident)} of {len(wrong)} "
@@ -75,9 +75,9 @@ def attribution(
             f"{s}\n{m}\nexplains {percent(1 - loss.mean(), digits=0)}" for s, m, _, loss in columns
         ],
         title="Pixels that support the predicted class (red) or oppose it (blue, with a dot)\n"
-        f"{setting}; beside each image: true class → predicted class\n"
+        f"{setting}; beside each image: probability, true class → predicted class\n"
         f"each map is scaled to ± its largest magnitude; Grad-CAM on the {grid} grid of {layer}; "
-        "percent: share of the change in the class score that the map explains when squares of "
+        "below each map: share of the change in the class score that it explains when squares of "
         "the image are blacked out (100 %: all, 0 %: no better than an empty map)",
     )
     rows = [("score change explained by the map", *states, "rank correlation of the two maps")]
@@ -227,11 +227,6 @@ def grad_cam_layer(network: nn.Module, image: Tensor) -> str:
             "and this network has none."
         )
     return names[-1]
-
-
-def _probability(p: float) -> str:
-    """Format a probability without rounding up to 1."""
-    return f"= {p:.3f}" if p < 0.9995 else "> 0.999"
 
 
 def _rank_correlations(first: NDArray, second: NDArray) -> NDArray:

@@ -25,6 +25,7 @@ from simplecnn.data.image_folder import ImageFolderDataModule
 from simplecnn.data.shape import class_names
 from simplecnn.errors import InputError, relative_path
 from simplecnn.figures.inference.reliability import reliability_figure
+from simplecnn.figures.raster import encode_png
 from simplecnn.figures.style import drawing
 from simplecnn.inference.calibration import calibration
 from simplecnn.inference.networks import load_network
@@ -208,15 +209,14 @@ def draw_reliability(directory: Path, name: str, result: dict[str, Any]) -> Path
     stem = re.sub(r"\W+", "_", name)
     path = directory / "images" / f"reliability_{stem}.png"
     path.parent.mkdir(exist_ok=True)
-    npz, png = io.BytesIO(), io.BytesIO()
+    npz = io.BytesIO()
     np.savez_compressed(npz, **arrays)  # type: ignore[arg-type]
     error = f"expected calibration error {100 * result['ece']:.2f} %, {len(bins)} bins"
     with drawing():
-        reliability_figure(*arrays.values(), title=f"Reliability diagram: {name}\n{error}").savefig(
-            png
-        )
+        title = f"Reliability diagram: {name}\n{error}"
+        png, *_ = encode_png(reliability_figure(*arrays.values(), title=title))
     atomic_write(path.with_suffix(".npz"), npz.getvalue())
-    atomic_write(path, png.getvalue())
+    atomic_write(path, png)
     return path
 
 
