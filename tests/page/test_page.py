@@ -130,6 +130,8 @@ def test_two_runs_are_compared_on_the_images_of_the_first(finished_run, tmp_path
     overrides = ["seed=7", "model.optimizer.lr=0.01", "callbacks=[checkpoint,mistakes,report]"]
     train(compose_run(tmp_path / "b", *overrides), tmp_path / "b")
     data = gather([RunDirectory.open(finished_run), RunDirectory.open(tmp_path / "b")])
+    assert [run["title"] for run in data["runs"]] == ["train", "train"]
+    assert data["title"] == f"{finished_run.name} and b"  # two runs of one name
     assert len(data["runs"]) == len(data["images"]["confusion"]) == 2
     accuracy = np.trace(data["images"]["confusion"][1]) / 500
     best = RunDirectory.open(tmp_path / "b").record["best"]

@@ -453,7 +453,7 @@ def test_the_page_fits_a_phone_and_a_desktop_in_light_and_dark(width, scheme, br
 def test_text_of_a_run_is_shown_as_text(browser, run, tmp_path):
     hostile = "<script>document.title='x'</script><img src=x onerror=\"document.title='x'\">'\"&"
     data = gather([RunDirectory.open(run)])
-    data["classes"] = [f"{hostile}{i}" for i in range(10)]
+    data |= {"title": hostile, "classes": [f"{hostile}{i}" for i in range(10)]}
     run_data = data["runs"][0]
     run_data |= {"title": hostile, "error": hostile + "y" * 10_000, "status": "failed",
                  "command": hostile, "checkpoint": hostile,

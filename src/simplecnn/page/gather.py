@@ -77,8 +77,11 @@ def gather(
     preprocessing = loaded_runs[0].preprocessing
     shape = images.pixels.shape[1:] if images else loaded_runs[0].shape
     default_classes = [str(i) for i in range(num_classes or 10)]
+    data = [run.data(shape, "AB"[i]) for i, run in enumerate(loaded_runs)]
+    distinct = len({run["title"] for run in data}) == len(data)
     return {
-        "runs": [run.data(shape, "AB"[i]) for i, run in enumerate(loaded_runs)],
+        "title": " and ".join(str(run["title" if distinct else "name"]) for run in data),
+        "runs": data,
         "images": _images(loaded_runs, images, own_images),
         "classes": images.classes if images else names or default_classes,
         "shape": list(shape),

@@ -20,6 +20,5 @@ def write_report(runs: Sequence[RunDirectory], **options: Any) -> Path:
     """
     data = gather(runs, **options)
     path = runs[0].path / (PAGE if len(runs) == 1 else f"report_{runs[1].path.name}.html")
-    title = " and ".join(str(run["title"]) for run in data["runs"])
-    atomic_write(path, render("report", data, title=f"{title} · simplecnn"))
+    atomic_write(path, render("report", data, title=f"{data['title']} · simplecnn"))
     return path

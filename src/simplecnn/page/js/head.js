@@ -13,10 +13,10 @@ export function title(runs, i) {
   return runs.length === 1 ? runs[i].title : `${letter(i)}: ${runs[i].title}, ${runs[i].name}`;
 }
 
-export function headSection(runs) {
+export function headSection(heading, runs) {
   return element("header", {},
     element("p", { class: "brand" }, "simplecnn · report"),
-    element("h1", {}, runs.map((run) => run.title).join(" and ")),
+    element("h1", {}, heading),
     ...runs.map((run, i) => runHead(run, runs.length > 1 ? `${letter(i)}: ${run.title}` : null)));
 }
 

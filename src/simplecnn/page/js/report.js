@@ -18,7 +18,7 @@ if (data.images) unpack(images);
 const networks = runs.map(({ network }) => (network.layers ? readNetwork(network) : null));
 const work = workSection();
 document.querySelector("main").append(...[
-  headSection(runs), configurationSection(runs), curvesSection(runs), filtersSection(runs), work.root,
+  headSection(data.title, runs), configurationSection(runs), curvesSection(runs), filtersSection(runs), work.root,
   confusionSection(data, runs, work.open), healthSection(runs), picturesSection(runs),
 ].filter(Boolean));
 work.begin();
