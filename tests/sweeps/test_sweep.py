@@ -24,6 +24,8 @@ from simplecnn.sweeps.directory import SweepDirectory, source_hashes
 FIXED = ["data=mnist_5k", "+trainer.limit_train_batches=8"]
 CONFIG = {"monitor": "val/acc", "mode": "max", "seed": 1, "model": {}, "data": {}, "trainer": {}}
 
+UV_RUN = f"uv run --project {Path(__file__).parents[2]}"  # elsewhere than in the clone
+
 
 def write_job(folder: Path, overrides: list[str], *, best: float | None = None, **record) -> None:
     """Write the directory of a job: overrides, configuration, record, log, learning curve."""
@@ -113,21 +115,20 @@ def test_the_table_is_sorted_and_complete(mixed, capsys, monkeypatch):
     markdown = (mixed / "sweep.md").read_text()
     for text in (out, markdown):
         assert caption + table in text and failure in text and "\nreproduce    " in text
-    assert "\n    uv run scripts/train.py -m lr=1,2 seed=1,2\n" in markdown
+    assert f"\n    {UV_RUN} scripts/train.py -m lr=1,2 seed=1,2\n" in markdown
     assert "![The monitored metric against the varied parameters](sweep.png)" in markdown
     assert (mixed / "sweep.html").is_file() and "view         outputs/s/sweep.html\n" in out
 
 
 def test_the_best_run_and_the_command_that_reproduces_it(mixed, monkeypatch):
     monkeypatch.setenv("UV", "uv")  # as under uv run, elsewhere
-    uv_run = f"uv run --project {Path(__file__).parents[2]}"
     lines = sweep.report_text(sorted_jobs(mixed), SweepDirectory.open(mixed).record).splitlines()
     assert lines[-4:] == [  # with lr=0.001, a job with 94.00, and a mean of 92.00
         "best mean    best val/acc % 93.00 (1)   model.optimizer.lr=0.003",
         "best job     2: val/acc 93.00 %   model.optimizer.lr=0.003 seed=1",
-        f"reproduce    {uv_run} scripts/train.py data=mnist_5k +trainer.limit_train_batches=8 "
+        f"reproduce    {UV_RUN} scripts/train.py data=mnist_5k +trainer.limit_train_batches=8 "
         "model.optimizer.lr=0.003 seed=1",
-        f"resume       {uv_run} scripts/train.py -m lr=1,2 seed=1,2",
+        f"resume       {UV_RUN} scripts/train.py -m lr=1,2 seed=1,2",
     ]
 
 

@@ -292,7 +292,7 @@ def test_an_unfinished_run_keeps_its_last_epoch(error, raised, status, tmp_path,
     with pytest.raises(raised):
         train(config, folder)
     record = json.loads((folder / "run.json").read_text())
-    assert record["status"] == status and record["num_epochs"] == 1
+    assert record["status"] == status and record["num_epochs"] == record["best"]["epoch"] == 1
     assert (folder / "checkpoints" / "last.ckpt").exists()
     assert "fit" in record["seconds"] and "test" not in record["seconds"]
     with pytest.raises(InputError, match="runs are never overwritten"):

@@ -598,7 +598,7 @@ class NumImages(Part):
 
 class Channels(NumImages):
     layers: Texts = key("all", "all, first, last, or a list of layer names")
-    num_cards: Positive = key(128, "maximum per layer")
+    num_cards: Positive = key(128, "maximum, in total")
 
 
 class Attribution(Part):

@@ -90,10 +90,11 @@ def _training(config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     of = "" if max_epochs in (None, -1) else f" of {max_epochs}"
     seconds = (record.get("seconds") or {}).get("fit")
     duration = f" in {seconds:,.0f} seconds" if seconds else ""
+    ended = record.get("ended") or "how it ended is not recorded"
     return (
         f"Trained on {(record.get('device') or {}).get('name')}, "
-        f"{record.get('num_epochs', '?')}{of} epochs{duration}: "
-        f"{record.get('ended') or 'how it ended is not recorded'}."
+        f"{record.get('num_epochs', '?')}{of} epochs{duration}"
+        f"{'' if ended.startswith('completed') else f': {ended}'}."
     )
 
 

@@ -165,6 +165,8 @@ class Run:
                 metrics = (checkpoint.get(STATE) or {}).get("metrics", {})
                 self.record["metrics"] = _rounded(metrics) | self.record["metrics"]
                 self.record["num_epochs"] = checkpoint["epoch"]
+                if self.trainer is not None:
+                    self._best_checkpoint()
         if self.trainer is not None:
             self._close_loggers(finished=status == "finished")
             for callback in self.trainer.callbacks:
