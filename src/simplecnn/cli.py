@@ -36,6 +36,7 @@ from simplecnn.config import composition
 from simplecnn.config.build import build
 from simplecnn.config.composition import conf_dir, drop_replaced_arguments
 from simplecnn.config.validation import checked_parts
+from simplecnn.console import discard_output
 from simplecnn.errors import InputError, RunError, log_error
 from simplecnn.run_directory import RunDirectory, relative_path
 from simplecnn.runs import SWEEP_RECORD, latest
@@ -92,6 +93,9 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
             except (InputError, RunError) as error:
                 print(error, file=sys.stderr)
                 sys.exit(2 if isinstance(error, InputError) else 1)
+            except BrokenPipeError:
+                discard_output()
+                sys.exit(1)
             except KeyboardInterrupt:  # outside a run, which handles signals itself
                 print("Interrupted.", file=sys.stderr)
                 sys.exit(130)

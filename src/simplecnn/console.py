@@ -27,11 +27,22 @@ class ScreenHandler(logging.StreamHandler):
         self.stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
         super().emit(record)
 
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            discard_output()
+        else:
+            super().handleError(record)
+
     def format(self, record: logging.LogRecord) -> str:
         if record.exc_info and os.environ.get("HYDRA_FULL_ERROR") != "1":
             record = copy.copy(record)
             record.exc_info = record.exc_text = None
         return super().format(record)
+
+
+def discard_output() -> None:
+    """Discard further output to the screen: its reader, such as `head`, has closed the pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # Warnings of Lightning 2.6 and torch 2.15 that a user cannot act on.

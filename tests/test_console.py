@@ -1,0 +1,37 @@
+"""Output to the screen through a pipe whose reader, such as `head`, has closed it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+LOG_THREE_TIMES = """
+import logging
+from simplecnn.console import ScreenHandler
+
+logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ScreenHandler()])
+for _ in range(3):
+    logging.getLogger("simplecnn").info("to stdout")
+    logging.getLogger("simplecnn").warning("to stderr")
+"""
+
+
+def run_into_closed_pipe(*arguments: str) -> subprocess.CompletedProcess[str]:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, *arguments]
+    try:
+        return subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(write_end)
+
+
+def test_a_command_ends_without_a_traceback():
+    script = Path(__file__).parents[1] / "scripts/train.py"
+    done = run_into_closed_pipe(str(script), "--help")
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_run_goes_on_in_silence():
+    done = run_into_closed_pipe("-c", LOG_THREE_TIMES)
+    assert (done.returncode, done.stderr.splitlines()) == (0, ["to stderr"] * 3)
