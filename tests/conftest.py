@@ -21,6 +21,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import composition_cache  # noqa: F401
 import numpy as np
 import pytest
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import composition_cache  # noqa: F401
 from omegaconf import OmegaConf, open_dict, read_write
 
 from simplecnn.command_line import check_command_line

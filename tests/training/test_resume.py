@@ -460,7 +460,8 @@ def children_of(pid: int) -> list[psutil.Process]:
 @pytest.mark.long
 def test_a_ddp_run_ends_with_its_main_process_and_resumes_exactly(tmp_path, proves):
     """Killed after one epoch, resumed, interrupted after two: equals a run of two epochs."""
-    overrides = ["trainer=ddp_sim", "+trainer.limit_train_batches=1.0", CHECKPOINTS,
+    overrides = ["trainer=ddp_sim", "trainer.strategy=ddp_fork", CHECKPOINTS,
+                 "+trainer.limit_train_batches=1.0",
                  "model.network.dropout=0.5", "model.network.hidden=16",
                  "test=false"]  # fmt: skip
     reference, longer, folder = (tmp_path / name for name in ("reference", "longer", "killed"))
