@@ -128,18 +128,15 @@ def run_new_process(folder: Path, script: str, *arguments: str, **environment: s
     )  # fmt: skip
 
 
-def run_forked(
+def forked_script(
     folder: Path,
     script: str,
     *arguments: str,
     trouble: Callable[[], object] | None = None,
     **environment: str,
-) -> Screen:
-    """Run a script in `folder`, in a forked child that first calls `trouble`, to inject a fault.
-
-    Faster than `run_new_process`, but does not test start-up and imports.
-    """
-    from simplecnn import cli as commands
+) -> Callable[[], None]:
+    """A function for `fork` that runs a script in `folder`, after `trouble`, to inject a fault."""
+    from simplecnn.training import run as run  # imports everything before forking
 
     def child() -> None:
         os.chdir(folder)
@@ -149,8 +146,28 @@ def run_forked(
         logging.getLogger().handlers.clear()
         if trouble is not None:
             trouble()
-        getattr(commands, Path(script).stem)()
+        exec((ROOT / "scripts" / script).read_text(), {"__name__": "__main__"})
 
+    return child
+
+
+def from_scripts() -> None:
+    """Let this forked process look as if its script was started by its path.
+
+    Then processes that it starts run the script, too.
+    """
+    main = sys.modules["__main__"]
+    main.__file__ = sys.argv[0] = str(ROOT / sys.argv[0])
+    main.__spec__ = None
+    sys.path.insert(0, str(ROOT / "scripts"))
+
+
+def run_forked(folder: Path, script: str, *arguments: str, **options: Any) -> Screen:
+    """Run a script in `folder`, in a forked child: see `forked_script`.
+
+    Faster than `run_new_process`, but does not test start-up and imports.
+    """
+    child = forked_script(folder, script, *arguments, **options)
     with tempfile.TemporaryDirectory() as files:
         output, errors = Path(files, "output"), Path(files, "errors")
         code = wait_for_exit(fork(child, output, errors))

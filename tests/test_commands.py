@@ -5,13 +5,22 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
-from children import run_forked, run_new_process, wait_until
+from children import (
+    fork,
+    forked_script,
+    from_scripts,
+    run_forked,
+    run_new_process,
+    wait_for_exit,
+    wait_until,
+)
 from conftest import ROOT
 
 from simplecnn.checkpoint_file import read_checkpoint
@@ -37,9 +46,40 @@ def test_garbage_collection_is_paused_during_the_first_imports(monkeypatch):
     assert gc.isenabled() and gc.get_freeze_count() > num_frozen
 
 
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """The files of a wheel, with the script of an entry point as pip writes it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    with zipfile.ZipFile(only(folder.glob("*.whl"))) as wheel:
+        wheel.extractall(folder / "installed")
+    points = only((folder / "installed").glob("*.dist-info/entry_points.txt")).read_text()
+    assert "simplecnn-train = simplecnn.cli:train" in points
+    (folder / "simplecnn-train").write_text("""
+import simplecnn
+from simplecnn.cli import train
+assert "installed" in simplecnn.__file__
+train()
+""")
+    return folder / "installed"
+
+
+def test_a_wheel_has_the_configuration_and_the_plugins(installed):
+    for path in conf_dir().rglob("*.yaml"):
+        assert (installed / "simplecnn" / "conf" / path.relative_to(conf_dir())).is_file()
+    for name in ("joblib", "optuna"):
+        assert (installed / "hydra_plugins" / f"simplecnn_{name}.py").is_file()
+
+
 @pytest.mark.long
-def test_quickstart_and_evaluate(tmp_path):
-    done = run_new_process(tmp_path, "train.py", "experiment=quickstart", **STRICT)
+def test_quickstart_of_an_installed_wheel_and_evaluate(installed, tmp_path):
+    script = installed.with_name("simplecnn-train")
+    done = subprocess.run(
+        [sys.executable, script, "experiment=quickstart"], cwd=tmp_path,
+        env={**os.environ, **STRICT, "PYTHONPATH": str(installed)},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     folder = only((tmp_path / "outputs" / "quickstart").iterdir())
     record = json.loads((folder / "run.json").read_text())
@@ -57,7 +97,7 @@ def test_quickstart_and_evaluate(tmp_path):
     text = (folder / "train.log").read_text()
     assert "`Trainer.fit` stopped: `max_epochs=10` reached." in text  # Lightning's message
     assert "epoch 10/10" in text and "litlogger" not in text
-    assert "scripts/train.py experiment=quickstart" in record["command"]
+    assert record["command"].endswith("simplecnn-train experiment=quickstart")
 
     evaluated = run_forked(tmp_path, "evaluate.py", f"run={relative}")
     assert evaluated.returncode == 0, evaluated.stderr
@@ -108,7 +148,7 @@ def test_mistakes_in_a_command_line_change_nothing(tmp_path):
             ["model.optimizr.lr=1"],
             "model.optimizr.lr is not a key of model. Did you mean optimizer?",
         ),
-        (run_new_process, "evaluate.py", [], "run is missing: type run="),
+        (run_forked, "evaluate.py", [], "run is missing: type run="),
         (
             run_forked,
             "evaluate.py",
@@ -166,46 +206,24 @@ def test_missing_data_without_a_network_connection_is_one_sentence(tmp_path):
 
 
 @pytest.mark.long
-def test_an_installed_wheel_trains_from_any_folder(tmp_path):
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
-    with zipfile.ZipFile(only(tmp_path.glob("*.whl"))) as wheel:
-        names = set(wheel.namelist())
-        wheel.extractall(tmp_path / "installed")
-        points = wheel.read(only(n for n in names if n.endswith("entry_points.txt"))).decode()
-    for path in conf_dir().rglob("*.yaml"):
-        assert f"simplecnn/conf/{path.relative_to(conf_dir()).as_posix()}" in names
-    assert {f"hydra_plugins/simplecnn_{n}.py" for n in ("joblib", "optuna")} <= names
-    assert "simplecnn-train = simplecnn.cli:train" in points
-
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    code = (
-        "import simplecnn, sys; from simplecnn.cli import train; "
-        "assert 'installed' in simplecnn.__file__; train()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, "experiment=quickstart", "++trainer.fast_dev_run=true"],
-        cwd=elsewhere, env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    folder = only((elsewhere / "outputs" / "quickstart").iterdir())
-    assert json.loads((folder / "run.json").read_text())["status"] == "finished"
-
-
-@pytest.mark.long
 @pytest.mark.parametrize("name", ["fdr", "limit", "overfit"])
 def test_debug_configurations_run_with_all_default_callbacks(name, tmp_path):
-    screen = run_forked(tmp_path, "train.py", f"debug={name}", "data=mnist_5k", "hydra.run.dir=run")
+    small = ["data=mnist_5k", "model.network.channels=[4,8]"]
+    if name == "overfit":
+        small.append("trainer.max_epochs=4")
+    screen = run_forked(tmp_path, "train.py", f"debug={name}", *small, "hydra.run.dir=run")
     assert screen.returncode == 0, screen.stderr
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert f"scripts/train.py debug={name}" in record["command"]
 
 
 @pytest.mark.long
 def test_two_simulated_processes_train_for_three_epochs_with_all_default_callbacks(tmp_path):
-    small = ["data=mnist_5k", "trainer.max_epochs=3", "+trainer.limit_train_batches=4"]
-    screen = run_new_process(tmp_path, "train.py", *small, "trainer=ddp_sim", "hydra.run.dir=run")
+    small = ["data=mnist_5k", "trainer.max_epochs=3", "+trainer.limit_train_batches=4",
+             "model.network.channels=[4,8]", "trainer=ddp_sim", "hydra.run.dir=run",
+             "test=false"]  # fmt: skip
+    screen = run_forked(tmp_path, "train.py", *small, trouble=from_scripts)
     assert screen.returncode == 0, screen.stderr
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["status"] == "finished" and record["num_epochs"] == 3
@@ -213,19 +231,20 @@ def test_two_simulated_processes_train_for_three_epochs_with_all_default_callbac
 
 @pytest.mark.long
 def test_a_run_of_two_processes_is_resumed_by_a_command_that_starts_both(tmp_path):
-    small = ["data=mnist_5k", "+trainer.limit_train_batches=4"]
-    command = [sys.executable, ROOT / "scripts" / "train.py", *small, "trainer=cpu",
-               "trainer.devices=2", "trainer.max_epochs=900", "hydra.run.dir=run"]  # fmt: skip
+    small = ["data=mnist_5k", "+trainer.limit_train_batches=4", "model.network.channels=[4,8]"]
+    command = [*small, "trainer=cpu", "trainer.devices=2", "trainer.max_epochs=900",
+               "hydra.run.dir=run"]  # fmt: skip
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as head:
-        wait_until(last.exists, 90, lambda: "no checkpoint")
-        head.terminate()
-        assert head.wait(60) == 143
+    screen = tmp_path / "screen"
+    head = fork(forked_script(tmp_path, "train.py", *command, trouble=from_scripts), screen)
+    wait_until(last.exists, 90, screen.read_text)
+    os.kill(head, signal.SIGTERM)
+    assert wait_for_exit(head) == 143
     num_done = read_checkpoint(last)["epoch"]
     config = tmp_path / "run" / "config.yaml"
     shorter = f"max_epochs: {num_done + 2}"
     config.write_text(config.read_text().replace("max_epochs: 900", shorter))
-    screen = run_new_process(tmp_path, "train.py", "resume=run")
-    assert screen.returncode == 0, screen.stderr
+    done = run_forked(tmp_path, "train.py", "resume=run", trouble=from_scripts)
+    assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["num_epochs"] == num_done + 2 and "max_epochs=900" in record["command"]

@@ -5,7 +5,7 @@ import os
 import re
 
 import pytest
-from children import run_forked, run_new_process
+from children import from_scripts, run_forked
 from conftest import ROOT
 
 SECTION = (ROOT / "README.md").read_text().partition("## Your own code")[2].partition("\n## ")[0]
@@ -29,9 +29,9 @@ def test_code_block_runs_with_its_command(name, command, tmp_path):
     overrides = command.split()
     if "data._target_=shapes.Stripes" not in overrides:
         overrides.append("data=mnist_5k")
-    # In a new process, sys.path begins with scripts/, which has a shapes.py, too.
-    run_script = run_new_process if name == "shapes.py" else run_forked
-    done = run_script(tmp_path, "train.py", *overrides, *FEW_BATCHES, "hydra.run.dir=run")
+    overrides += [*FEW_BATCHES, "hydra.run.dir=run"]
+    # sys.path begins with scripts/, which has a shapes.py, too
+    done = run_forked(tmp_path, "train.py", *overrides, trouble=from_scripts)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     metrics = record["metrics"]
@@ -72,12 +72,9 @@ def test_torchvision_networks_run_with_the_overrides_of_the_readme(tmp_path):
     assert (tmp_path / "run" / "images" / "filters_conv1_epoch=001_step=000002.png").is_file()
 
 
-@pytest.mark.long
 def test_a_failed_import_is_reported_with_its_reason_and_directory(tmp_path):
     (tmp_path / "broken.py").write_text("import nothing_like_it\n\nclass Net: ...\n")
-    done = run_new_process(
-        tmp_path, "train.py", "model.network._target_=broken.Net", "data=mnist_5k"
-    )
+    done = run_forked(tmp_path, "train.py", "model.network._target_=broken.Net", "data=mnist_5k")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "No module named 'nothing_like_it'" in done.stderr
     assert os.path.realpath(tmp_path) in done.stderr

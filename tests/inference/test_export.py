@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from children import run_forked, run_new_process
+from children import run_forked
 from safetensors import safe_open
 
 from simplecnn.errors import InputError, RunError
@@ -104,8 +104,7 @@ def test_a_missing_extra_is_reported_with_its_install_command(good_run, tmp_path
 
 @pytest.mark.long
 def test_the_command(good_run, tmp_path):
-    # a new process, since the threads of ONNX Runtime do not survive a fork
-    done = run_new_process(tmp_path, "export.py", f"run={good_run}", "to=mine.safetensors")
+    done = run_forked(tmp_path, "export.py", f"run={good_run}", "to=mine.safetensors")
     assert done.returncode == 0 and "mine.safetensors   safetensors, 98,442" in done.stdout
     images = digits_for(load_run(good_run))[:10]
     expected = load_network(good_run / "checkpoints" / "best.ckpt")(images)

@@ -17,6 +17,7 @@ from children import fork, run_forked, wait_for_exit
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
+from hydra_plugins import simplecnn_joblib
 from hydra_plugins.simplecnn_joblib import JoblibLauncher, worker_environments
 from hydra_plugins.simplecnn_ray import RayLauncher
 from simplecnn import cli as commands
@@ -93,6 +94,8 @@ def test_a_killed_worker_loses_its_job_and_the_other_workers_run_several(
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
 def test_workers_end_with_their_command(signum, tmp_path, monkeypatch):
     def wait_for_signal(seed: int) -> None:
+        simplecnn_joblib.SECONDS_TO_END = 1
+
         def handler(*_: object) -> None:
             Path(f"interrupted_{os.getpid()}").touch()
             raise SystemExit

@@ -354,8 +354,8 @@ def test_ddp_in_a_sweep_is_rejected(sweep):
 
 @pytest.mark.long
 def test_a_job_in_two_simulated_processes_matches_one_process(sweep, tmp_path):
-    overrides = ["trainer.max_epochs=1", "test=false", "logger=csv", "trainer=ddp_sim",
-                 "callbacks=[checkpoint,progress]"]  # fmt: skip
+    overrides = ["trainer.max_epochs=1", "logger=csv", "trainer=ddp_sim",
+                 "trainer.strategy=ddp_fork", "callbacks=[checkpoint,progress]"]  # fmt: skip
     rate = "model.optimizer.lr=2e-3"
     code, out, err = sweep(*overrides, rate, "hydra.sweep.dir=s", small=SMALL_DDP)
     assert code == 0, out + err
@@ -364,10 +364,11 @@ def test_a_job_in_two_simulated_processes_matches_one_process(sweep, tmp_path):
     assert "epoch 1/1" in Path("s/0/train.log").read_text()
 
     single = tmp_path / "single"
-    config = compose_run(single, *overrides[:3], "callbacks=checkpoint", rate)
+    config = compose_run(single, *overrides[:2], "callbacks=checkpoint", rate)
     run.train(config, single)
     expected = json.loads((single / "run.json").read_text())["metrics"]
-    assert record["metrics"]["val/acc"] == pytest.approx(expected["val/acc"], abs=0.01)
+    for name in ("val/acc", "test/acc"):
+        assert record["metrics"][name] == pytest.approx(expected[name], abs=0.01)
     assert record["metrics"]["train/loss"] == pytest.approx(expected["train/loss"], abs=1e-4)
     weights, expected = (last_checkpoint(folder)["state_dict"] for folder in ("s/0", single))
     for name in expected:
