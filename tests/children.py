@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import importlib
 import logging
 import os
 import re
@@ -12,6 +13,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ import torch
 from conftest import ROOT
 from hydra.core.global_hydra import GlobalHydra
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from simplecnn.config.composition import compose_config
 
 PATIENCE = 300  # seconds for a child to end, even on a busy machine
 Screen = subprocess.CompletedProcess[str]  # exit code, stdout and stderr
@@ -128,6 +132,14 @@ def run_new_process(folder: Path, script: str, *arguments: str, **environment: s
     )  # fmt: skip
 
 
+@cache
+def warm_up() -> None:
+    """Import and compute what every script needs, before processes are forked."""
+    for name in ("cli", "training.run", "inference.model_card"):
+        importlib.import_module(f"simplecnn.{name}")
+    compose_config("train")
+
+
 def forked_script(
     folder: Path,
     script: str,
@@ -136,7 +148,7 @@ def forked_script(
     **environment: str,
 ) -> Callable[[], None]:
     """A function for `fork` that runs a script in `folder`, after `trouble`, to inject a fault."""
-    from simplecnn.training import run as run  # imports everything before forking
+    warm_up()
 
     def child() -> None:
         os.chdir(folder)

@@ -3,14 +3,19 @@
 Import this module to install the cache in this process and in those that are forked from it.
 """
 
+import contextlib
 import copy
+import io
 import os
+import pickle
 from collections.abc import Callable
 from functools import cache, wraps
 from typing import Any
 
 import omegaconf
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
+from omegaconf import OmegaConf
 
 
 def cache_results(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,7 +36,30 @@ def cache_results(method: Callable[..., Any]) -> Callable[..., Any]:
     return cached
 
 
+@cache
+def loaded(text: str) -> bytes:
+    return pickle.dumps(load(io.StringIO(text)))
+
+
+def cached_load(file: Any) -> Any:
+    """Load each text of a YAML file once."""
+    try:
+        return pickle.loads(loaded(file.read()))
+    except Exception:  # a path, or a file whose name belongs in the error message
+        with contextlib.suppress(AttributeError):
+            file.seek(0)
+        return load(file)
+
+
+def share(self: CachingConfigRepository, delegate: IConfigRepository) -> None:
+    """Copy a repository, but not its config files, which are only read."""
+    self.delegate, self.cache = copy.copy(delegate), {}
+
+
 for name in ("load_configuration", "get_group_options"):
     setattr(ConfigLoaderImpl, name, cache_results(getattr(ConfigLoaderImpl, name)))
+load = OmegaConf.load
+OmegaConf.load = staticmethod(cached_load)
+CachingConfigRepository.__init__ = share
 # of the text of an interpolation
 omegaconf.base.parse = omegaconf._utils.parse = cache(omegaconf.base.parse)

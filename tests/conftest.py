@@ -24,6 +24,7 @@ from typing import Any
 import composition_cache  # noqa: F401
 import numpy as np
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACEHOLDER = "/nowhere/run"  # to be replaced by the directory of a test
@@ -107,6 +108,18 @@ def proves(record_property: Callable[[str, object], None]) -> Callable[..., None
     return proves
 
 
+@pytest.fixture(scope="session", autouse=True)
+def digits_are_read_once() -> Iterator[None]:
+    """Read the bundled digits once, for all runs of this process and of those forked from it."""
+    from simplecnn.data import files
+
+    read = cache(files.read_bundled)
+    read()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "read_bundled", read)
+        yield
+
+
 @pytest.fixture(scope="session")
 def mnist_dir() -> Path | None:
     """The folder of the four original MNIST files, or None if they are not available."""
@@ -162,26 +175,32 @@ def activated_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("UV", raising=False)
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
 
+def train_once(tmp_path_factory: pytest.TempPathFactory, name: str, *overrides: str) -> Path:
+    """Train a run, once for all workers of xdist, and return its directory: do not change it."""
+    from simplecnn.training.run import train
+
+    parent = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        parent = parent.parent
+    folder = parent / "runs" / name
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            train(compose_run(folder, *overrides), folder, seconds={"import": 1.5})
+    return folder
+
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a run that trained for two epochs with all default callbacks."""
-    from simplecnn.training.run import train
-
-    folder = tmp_path_factory.mktemp("runs") / "finished"
     overrides = ["callbacks.filters.layers=all", "callbacks.mistakes.every_n_epochs=1"]
-    train(compose_run(folder, *overrides), folder, seconds={"import": 1.5})
-    return folder
+    return train_once(tmp_path_factory, "finished", *overrides)
 
 
 @pytest.fixture(scope="session")
 def good_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of an accurate run: SimpleCNN after four epochs of the bundled digits."""
-    from simplecnn.training.run import train
-
-    folder = tmp_path_factory.mktemp("runs") / "good"
     overrides = ["model=simplecnn", "model/optimizer=adamw", "model/scheduler=one_cycle",
              "model.optimizer.lr=5e-3", "callbacks=checkpoint", "trainer.max_epochs=4",
              "+trainer.limit_train_batches=1.0", "logger=none"]  # fmt: skip
-    train(compose_run(folder, *overrides), folder)
-    return folder
+    return train_once(tmp_path_factory, "good", *overrides)

