@@ -10,12 +10,15 @@ import os
 import pickle
 from collections.abc import Callable
 from functools import cache, wraps
+from pathlib import Path
 from typing import Any
 
 import omegaconf
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
 from omegaconf import OmegaConf
+
+CONF = str(Path(__file__).resolve().parents[1] / "conf")
 
 
 def cache_results(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -24,10 +27,9 @@ def cache_results(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(method)
     def cached(self: ConfigLoaderImpl, *args: Any, **options: Any) -> Any:
-        path = [str(part.path) for part in self.config_search_path.get_path()]
-        folders = [part for part in path if part.removeprefix("file://").startswith("/")]
+        path = [str(p.path).removeprefix("file://") for p in self.config_search_path.get_path()]
         key = str((path, os.getcwd(), args, options))
-        if len(folders) > 1 or "searchpath" in key:
+        if any(p.startswith("/") and p != CONF for p in path) or "searchpath" in key:
             return method(self, *args, **options)
         if key not in results:
             results[key] = method(self, *args, **options)

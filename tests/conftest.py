@@ -176,7 +176,7 @@ def activated_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
 
 def train_once(tmp_path_factory: pytest.TempPathFactory, name: str, *overrides: str) -> Path:
-    """Train a run, once for all workers of xdist, and return its directory: do not change it."""
+    """Train a run, once for all workers of xdist, and return its directory."""
     from simplecnn.training.run import train
 
     parent = tmp_path_factory.getbasetemp()

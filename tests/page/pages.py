@@ -3,13 +3,13 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from conftest import compose_run
+from conftest import train_once
 from PIL import Image, ImageDraw
 from torch import nn
 from torchvision.transforms import Normalize
@@ -18,7 +18,6 @@ from simplecnn.config.build import build
 from simplecnn.config.composition import compose_config
 from simplecnn.inference.preprocessing import Preprocessing
 from simplecnn.models.simple_cnn import SimpleCNN
-from simplecnn.training.run import train
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -61,16 +60,13 @@ def drawn_digits(num_digits: int) -> np.ndarray:
     return np.stack(digits)
 
 
-@cache
-def default_run(base: Path) -> Path:
-    """Train the default network for one epoch, in a subdirectory of `base`; cached."""
-    folder = base / "default_run"
+def default_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run that trained the default network for one epoch."""
     overrides = [
         "model.network.channels=[16,32,64]", "trainer.max_epochs=1", "name=first",
         "+trainer.limit_train_batches=40", "callbacks.health.every_n_epochs=1",
     ]  # fmt: skip
-    train(compose_run(folder, *overrides), folder)
-    return folder
+    return train_once(tmp_path_factory, "default", *overrides)
 
 
 def networks() -> dict[str, nn.Module]:

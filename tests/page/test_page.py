@@ -76,7 +76,7 @@ def test_the_images_and_the_confusion_matrix_are_of_the_validation_set(finished_
 
 
 def test_size_and_time_of_the_default_network(tmp_path_factory):
-    folder = default_run(tmp_path_factory.getbasetemp())
+    folder = default_run(tmp_path_factory)
     assert (folder / "report.html").stat().st_size < 1_500_000
     start = time.process_time()
     write_report([RunDirectory.open(folder)])

@@ -59,7 +59,7 @@ def blank(browser: Any) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return default_run(tmp_path_factory.getbasetemp())
+    return default_run(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

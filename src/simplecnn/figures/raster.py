@@ -162,7 +162,13 @@ def encode_png(figure: Figure) -> tuple[bytes, int, int]:
     Draws once, where `savefig` draws twice, and compresses little: half the time, 20 % more bytes.
     """
     canvas = FigureCanvasAgg(figure)
-    texts = [text for text in figure.findobj(PillowText) if not text.get_rotation()]
+    # Not by findobj, which makes the ticks of all axes, hidden ones included: 0.4 s per run.
+    texts = [
+        text
+        for axes in figure.axes
+        for text in axes.texts
+        if isinstance(text, PillowText) and not text.get_rotation()
+    ]
     for text in texts:
         text.set_visible(False)
     canvas.draw()
