@@ -94,7 +94,7 @@ def test_a_killed_worker_loses_its_job_and_the_other_workers_run_several(
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
 def test_workers_end_with_their_command(signum, tmp_path, monkeypatch):
     def wait_for_signal(seed: int) -> None:
-        simplecnn_joblib.SECONDS_TO_END = 1
+        simplecnn_joblib.SECONDS_TO_END = 3
 
         def handler(*_: object) -> None:
             Path(f"interrupted_{os.getpid()}").touch()
