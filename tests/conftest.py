@@ -21,7 +21,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import composition_cache  # noqa: F401
 import numpy as np
 import pytest
 from filelock import FileLock
@@ -174,6 +173,7 @@ def activated_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Print commands as in an activated environment, without `uv run`."""
     monkeypatch.delenv("UV", raising=False)
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+
 
 def train_once(tmp_path_factory: pytest.TempPathFactory, name: str, *overrides: str) -> Path:
     """Train a run, once for all workers of xdist, and return its directory."""

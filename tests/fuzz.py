@@ -19,10 +19,10 @@ import traceback
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
-import composition_cache  # noqa: F401
-from omegaconf import open_dict, read_write
+from omegaconf import OmegaConf, open_dict, read_write
 
 from simplecnn.command_line import check_command_line
 from simplecnn.config import composition
@@ -237,11 +237,15 @@ def check(name: str, argv: list[str]) -> dict[str, object]:
 
 @contextlib.contextmanager
 def compose_once() -> Iterator[None]:
-    """Cache compositions, failed ones included.
+    """Cache file reads and compositions, failed ones included.
 
-    Most of the time of a check is spent composing, and most checks use the same groups.
+    Most of the time of a check is spent composing, and most checks use the same files and groups.
     """
-    compose = composition.compose
+    compose, load = composition.compose, OmegaConf.load
+
+    @cache
+    def read(text: str) -> bytes:
+        return pickle.dumps(load(io.StringIO(text)))
 
     @cache
     def composed_once(name: str, overrides: tuple[str, ...]) -> bytes | Exception:
@@ -249,6 +253,14 @@ def compose_once() -> Iterator[None]:
             return pickle.dumps(compose(name, list(overrides), return_hydra_config=True))
         except Exception as error:
             return error
+
+    def cached_load(file: Any) -> Any:
+        try:
+            return pickle.loads(read(file.read()))
+        except Exception:  # a path, or a file whose name belongs in the error message
+            with contextlib.suppress(AttributeError):
+                file.seek(0)
+            return load(file)
 
     def cached_compose(name: str, overrides: Sequence[str] = (), return_hydra_config: bool = False):
         if any("searchpath" in text for text in overrides) or not return_hydra_config:
@@ -262,7 +274,8 @@ def compose_once() -> Iterator[None]:
         return composed
 
     with mock.patch.object(composition, "compose", cached_compose):
-        yield
+        with mock.patch.object(OmegaConf, "load", cached_load):
+            yield
 
 
 def main(num: int, seed: int) -> None:

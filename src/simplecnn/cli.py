@@ -20,6 +20,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from hydra.utils import to_absolute_path
@@ -89,7 +90,13 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
                     from simplecnn.sweeps.launch import run_sweep
 
                     sys.exit(run_sweep(run, request))
-                run()
+                if request is None or _needs_setup(request[1].hydra):
+                    run()
+                else:  # the composition of the checks: Hydra itself would reject run=a,b
+                    values, config = request
+                    HydraConfig.instance().set_config(config)
+                    configure_log(config.hydra.job_logging, config.hydra.verbose)
+                    run(OmegaConf.create(values))
             except (InputError, RunError) as error:
                 print(error, file=sys.stderr)
                 sys.exit(2 if isinstance(error, InputError) else 1)
@@ -104,6 +111,13 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
         return main
 
     return decorate
+
+
+def _needs_setup(hydra: Any) -> bool:
+    """Whether Hydra must create files, change directory, set variables or run custom callbacks."""
+    must_write = hydra.output_subdir is not None or not Path(hydra.runtime.output_dir).is_dir()
+    custom_callbacks = set(hydra.callbacks or ()) - {"prepare_sweep"}
+    return bool(must_write or hydra.job.chdir or hydra.job.env_set or custom_callbacks)
 
 
 @contextmanager

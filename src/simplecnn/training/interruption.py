@@ -18,8 +18,9 @@ class Interruption(Callback):
     """Restore simplecnn's signal handlers after Lightning sets its own; exit if the parent dies.
 
     Lightning's SIGTERM handler lets the epoch finish, and waits for the run's other processes,
-    which may no longer respond. A process launched by Lightning exits when its parent is killed;
-    otherwise it would keep training beside the resumed run.
+    which may no longer respond. A process launched by Lightning exits when its parent is killed
+    (torch ends those it has spawned on Linux only); otherwise it would keep training beside the
+    resumed run.
     """
 
     def __init__(self, signal_handler: SignalHandler) -> None:
