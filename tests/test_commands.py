@@ -88,7 +88,7 @@ def test_quickstart_of_an_installed_wheel_and_evaluate(installed, tmp_path):
     # the output: number of parameters, one line per epoch, a table, the directory, the next command
     assert "98,442 parameters on " in done.stdout
     assert len(re.findall(r"^epoch \d+/10 .* val/acc \d+\.\d\d %", done.stdout, re.M)) == 10
-    assert re.search(r"^test +\d\.\d{4} +9[6-9]\.\d\d %", done.stdout, re.M)
+    assert re.search(r"^test +\d+ +\d\.\d{4} +9[6-9]\.\d\d %", done.stdout, re.M)
     relative = folder.relative_to(tmp_path)
     assert f"directory    {relative}\n" in done.stdout
     assert f"--logdir {relative.parent}\n" in done.stdout

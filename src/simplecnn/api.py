@@ -89,14 +89,13 @@ def train(overrides: Sequence[str] = ()) -> TrainedRun:
     folder = Path(config["paths"]["output_dir"])
     with _logging_to(folder):
         try:
-            training.train(config, folder, resume=resume, requested=resume)
+            command = f"simplecnn.train({overrides!r})"
+            training.train(config, folder, resume=resume, requested=resume, command=command)
         except SystemExit as end:
             if end.code == 130:  # a notebook's stop button: keep its kernel alive
                 raise KeyboardInterrupt from None
             raise
     directory = RunDirectory.open(folder)
-    if not resume:
-        directory.update(command=f"simplecnn.train({overrides!r})")
     write_model_card(directory)
     return load_run(folder)
 

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -26,7 +27,7 @@ from simplecnn.config.composition import (
     compose_checked,
     drop_replaced_arguments,
 )
-from simplecnn.config.spelling import find_full_key, shell_quote
+from simplecnn.config.spelling import did_you_mean, find_full_key, shell_quote
 from simplecnn.errors import InputError, RunError, relative_path
 from simplecnn.run_directory import RunDirectory, already_exists_message
 from simplecnn.runs import RECORD, latest, read_record
@@ -261,9 +262,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     for argument in unparsed:
         if argument.startswith("-"):
             name = argument.lstrip("-").partition("=")[0]
-            key = find_full_key(name, compose_checked("train", [])[0], ["model/optimizer"])
+            keys = compose_checked("train", [])[0]
+            key = name if name in keys else find_full_key(name, keys, ["model/optimizer"])
+            near = did_you_mean(f"--{name}", re.findall(r"--[\w-]+", parser.format_usage()))
             hint = f"type {key}=…, without dashes" if key else "--hydra-help lists the options"
-            raise InputError(f"{argument} is not an option: {hint}.")
+            raise InputError(f"{argument} is not an option: {hint}.{'' if key else near}")
         raise InputError(
             f"{argument!r} is separated from the other overrides by an option: write options first."
         )

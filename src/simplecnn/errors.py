@@ -8,6 +8,7 @@ Tracebacks of unexpected errors are in the log; HYDRA_FULL_ERROR=1 prints them t
 
 import logging
 import os
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,8 +45,21 @@ def log_error(error: Exception) -> tuple[int, str]:
         log.error("%s", error)
         return 1, str(error)
     reason = str(error).strip().splitlines()
-    message = f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
+    message = f"{type(error).__name__}: {reason[0] if reason else 'no message'}{_place(error)}"
     files = [h.baseFilename for h in log.root.handlers if isinstance(h, logging.FileHandler)]
     where = f"is in {relative_path(files[0])}" if files else "is shown with HYDRA_FULL_ERROR=1"
     log.error("Failed with %s\nThe traceback %s", message, where, exc_info=error)
     return 1, message
+
+
+def _place(error: Exception) -> str:
+    """The line of the user's own code, below the working directory, that raised an error."""
+    frames = [
+        (path, frame.lineno)
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not os.path.isabs(path := relative_path(frame.filename))
+        and not Path(frame.filename).is_relative_to(Path(__file__).parent)
+        and "site-packages" not in path
+    ]
+    path, line = frames[-1] if frames else ("", 0)
+    return f" ({path}, line {line})" if frames and not path.startswith("scripts/") else ""

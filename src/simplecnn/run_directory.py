@@ -48,19 +48,29 @@ class RunDirectory(LockedDirectory):
     writes = True  # False in processes of rank > 0
 
     @classmethod
-    def create(cls, path: str | Path, config: Mapping[str, Any]) -> "RunDirectory":
-        """Create and lock the directory of a new run. Raises InputError if it contains a run."""
+    def create(
+        cls, path: str | Path, config: Mapping[str, Any], *, command: str | None = None
+    ) -> "RunDirectory":
+        """Create and lock the directory of a new run. Raises InputError if it contains a run.
+
+        command: what starts this run, for its record; None for the command line.
+        """
         directory = cls(path)
         directory.lock()
         if (directory.path / RECORD).exists():
             directory.release()
             raise InputError(already_exists_message(directory.path))
         directory._remove_temporary_files()
-        return directory._start(config)
+        return directory._start(config, command)
 
     @classmethod
     def resume_or_create(
-        cls, path: str | Path, config: Mapping[str, Any], *, requested: bool = False
+        cls,
+        path: str | Path,
+        config: Mapping[str, Any],
+        *,
+        requested: bool = False,
+        command: str | None = None,
     ) -> "RunDirectory":
         """Resume the run of `config` in `path`, or create it if it does not exist.
 
@@ -71,7 +81,7 @@ class RunDirectory(LockedDirectory):
         """
         directory = cls(path)
         if not (directory.path / RECORD).exists():
-            return cls.create(path, config)
+            return cls.create(path, config, command=command)
         directory.lock()
         try:
             record = read_record(directory.path)

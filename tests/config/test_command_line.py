@@ -79,6 +79,17 @@ def test_the_version_is_that_of_simplecnn(capsys):
         ),
         ("convolution", ["digit=5000"], "digit is 5000: it must be an integer from 0 to 4999."),
         ("train", ["--lr", "0.1"], "--lr is not an option: type model.optimizer.lr=…, without "),
+        ("train", ["--resume"], "--resume is not an option: type resume=…, without dashes."),
+        (
+            "train",
+            ["--hlep"],
+            "--hlep is not an option: --hydra-help lists the options. Did you mean --help?",
+        ),
+        (
+            "train",
+            ["+callbacks.x._target_=simplecnn.callbacks.report.Report", "+callbacks.x.every=2"],
+            "callbacks.x.every is not a key of simplecnn.callbacks.report.Report, which has none.",
+        ),
         (
             "explain",
             ["run=last", "parts=claims,channels", "--cfg", "job"],
@@ -379,9 +390,11 @@ def test_a_run_directory_is_named_after_the_overrides():
     )
     long = compose_config("train", ["+data.mirrors=[" + "a" * 300 + "]"])["paths"]["output_dir"]
     assert len(Path(long).name) < 120
-    many = ["data.eval_batch_size=100", "data.batch_size=128", "model.label_smoothing=0.1"]
+    many = ["data.eval_batch_size=100", "data.batch_size=128", "model.label_smoothing=0.1",
+            "model.optimizer.lr=0.0123"]  # fmt: skip
     (name,) = Path(compose_config("train", many)["paths"]["output_dir"]).parts[-1:]
-    assert name.endswith("_eval_batch_size-100_batch_size-128")  # the third would not fit
+    # the fourth would not fit
+    assert name.endswith("_eval_batch_size-100_batch_size-128_label_smoothing-0.1")
 
 
 NAMES = ["plain", "it's", 'a "quote"', "two words", "a=b", "a,b", "[a]", "{a}", "äöü日本", "back\\",

@@ -17,6 +17,7 @@ from simplecnn.inference import trained_run
 from simplecnn.inference.evaluate import evaluate
 from simplecnn.inference.model_card import model_card, write_model_card
 from simplecnn.run_directory import RunDirectory
+from simplecnn.training.summary import resume_instructions
 
 
 @pytest.mark.long
@@ -97,6 +98,13 @@ def test_invalid_overrides_are_rejected_before_anything_is_written(tmp_path, mon
     with pytest.raises(InputError, match="run=none: there is no such folder"):
         simplecnn.load("none")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_of_this_interface_names_the_call_that_resumes_it(tmp_path):
+    directory = RunDirectory(tmp_path / "a run")
+    directory.record["command"] = "simplecnn.train(['seed=1'])"
+    call = resume_instructions(directory).splitlines()[-1]
+    assert call == f"""simplecnn.train(["resume='{tmp_path}/a run'"])"""
 
 
 def test_the_model_card(good_run, tmp_path):

@@ -133,6 +133,7 @@ def test_two_runs_are_compared_on_the_images_of_the_first(finished_run, tmp_path
     assert [run["title"] for run in data["runs"]] == ["train", "train"]
     assert data["title"] == f"{finished_run.name} and b"  # two runs of one name
     assert len(data["runs"]) == len(data["images"]["confusion"]) == 2
+    assert data["images"]["is_common"]
     accuracy = np.trace(data["images"]["confusion"][1]) / 500
     best = RunDirectory.open(tmp_path / "b").record["best"]
     assert accuracy == pytest.approx(best["value"], abs=1e-6)
@@ -141,11 +142,13 @@ def test_two_runs_are_compared_on_the_images_of_the_first(finished_run, tmp_path
 
 
 def test_a_run_of_other_images_is_compared_in_part(finished_run, tmp_path):
-    overrides = ["data.channels=3", "trainer.max_epochs=1", "callbacks=checkpoint"]
+    overrides = ["data.channels=3", "+data.split_seed=5", "trainer.max_epochs=1",
+                 "callbacks=checkpoint"]  # fmt: skip
     train(compose_run(tmp_path / "b", *overrides), tmp_path / "b")
     data = gather([RunDirectory.open(finished_run), RunDirectory.open(tmp_path / "b")])
     sentence = "B expects 3 x 28 x 28 images, these are 1 x 28 x 28."
     assert data["runs"][1]["network"] == {"sentence": sentence}
+    assert not data["images"]["is_common"]
     known, unknown = data["images"]["confusion"]
     assert np.sum(known) == 500 and unknown is None
     assert {item["predicted"][1] for item in data["images"]["items"]} == {None}

@@ -22,7 +22,8 @@ def split_metric(key: str) -> tuple[str, str]:
 
 def value_text(key: str, value: float) -> str:
     """Format an accuracy as `98.76 %`, a loss as `0.0412`."""
-    return f"{100 * round(value, 6):.2f} %" if "acc" in key else f"{value:.4f}"
+    value = round(value, 6)  # as in the record
+    return f"{100 * value:.2f} %" if "acc" in key else f"{value:.4f}"
 
 
 def metric_text(key: str, value: float) -> str:

@@ -57,7 +57,7 @@ EXTRAS = {  # override: the package that it needs, which is also the name of an 
     "hydra/sweeper=optuna": "optuna",
     "hparams_search=optuna": "optuna",
 }
-MAX_NAME = 48  # characters of the overrides in the name of a run directory
+MAX_NAME = 64  # characters of the overrides in the name of a run directory
 Config = Mapping[str, Any]
 Composed = tuple[dict[str, Any], DictConfig]  # plain values; the composition with `hydra`
 requeued_run: dict[str, str] = {}  # "run": the directory that a requeued job resumes

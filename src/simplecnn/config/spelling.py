@@ -14,6 +14,8 @@ def unknown_key(key: str, name: Any, names: Sequence[Any], where: str) -> str:
     keys = [str(n) for n in names]
     if hint := did_you_mean(str(name), keys):
         return f"{key} is not a key {where}.{hint}"
+    if not keys:
+        return f"{key} is not a key {where}, which has none."
     more = f" and {len(keys) - MAX_NAMES} more" if len(keys) > MAX_NAMES else ""
     return f"{key} is not a key {where}. Available: {', '.join(keys[:MAX_NAMES])}{more}."
 

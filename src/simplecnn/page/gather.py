@@ -220,6 +220,7 @@ def _images(runs: Sequence[_LoadedRun], images: Images | None, files: Sequence[s
         for p in predictions
     ]
     return {
+        "is_common": all(_source(run) == _source(runs[0]) for run in runs),
         "split": {"val": "validation", "test": "test", "train": "training"}[images.split],
         "low": images.low,
         "high": images.high,
@@ -228,6 +229,12 @@ def _images(runs: Sequence[_LoadedRun], images: Images | None, files: Sequence[s
         "number": min(map(len, known), default=0),
         "confusion": [None if c is None else c.reshape(n, n).tolist() for c in counts],
     }
+
+
+def _source(run: _LoadedRun) -> Data:
+    """What decides which images a run is trained on."""
+    keys = ("_target_", "dataset", "root", "split_seed", "val_size", "val_fraction")
+    return {key: run.config["data"].get(key) for key in keys}
 
 
 @cache

@@ -17,6 +17,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from simplecnn.callbacks.checkpoint import STATE, LastCheckpoint, end_reason
 from simplecnn.callbacks.report import Report
 from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
+from simplecnn.config.spelling import did_you_mean
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
 from simplecnn.errors import InputError, RunError
@@ -48,6 +49,7 @@ def train(
     seconds: Mapping[str, float] | None = None,
     resume: bool = False,
     requested: bool = False,
+    command: str | None = None,
 ) -> float | None:
     """Train and test as `config` describes, in the new run directory `path`.
 
@@ -56,7 +58,8 @@ def train(
     time spent before this call, by phase.
 
     With `resume`, an unfinished run of the same configuration in `path` is resumed from its last
-    finished epoch; a failed one starts over, unless the user `requested` the resume.
+    finished epoch; a failed one starts over, unless the user `requested` the resume. `command` is
+    recorded as what started a new run; None for the command line.
 
     Raises SystemExit if a signal ended the run.
     """
@@ -69,9 +72,11 @@ def train(
             directory.writes = False
             return Run(config, directory, signal_handler).fit_and_test()
         if resume:
-            directory = RunDirectory.resume_or_create(path, config, requested=requested)
+            directory = RunDirectory.resume_or_create(
+                path, config, requested=requested, command=command
+            )
         else:
-            directory = RunDirectory.create(path, config)
+            directory = RunDirectory.create(path, config, command=command)
         try:
             directory.update(slurm_job=slurm_job())
             directory.record["seconds"] |= {k: round(v, 3) for k, v in (seconds or {}).items()}
@@ -271,6 +276,7 @@ class Run:
             raise RunError(
                 f"monitor is {monitor!r}: this run logs {', '.join(logged) or 'no metrics'}. Type "
                 f"monitor=<metric> and mode=max or min, or monitor=null."
+                f"{did_you_mean(monitor, logged)}"
             ) from error
 
     def _best_checkpoint(self) -> Path | None:

@@ -27,6 +27,8 @@ def summary(directory: RunDirectory, trainer: pl.Trainer, page: Path | None) -> 
     lines = [metrics_table(record["metrics"], epochs)]
     if record["ended"]:
         lines += ["", f"training     {record['ended']}"]
+    if "fit" in record["seconds"] and not any(directory.path.glob("checkpoints/*.ckpt")):
+        lines.append("checkpoints  none: callbacks=[default,…] adds to the default callbacks")
     if best := record["best"]:
         value = metric_text(config["monitor"], best["value"])
         tested = " (tested)" if "test" in record["seconds"] else ""
@@ -53,9 +55,11 @@ def resume_instructions(directory: RunDirectory) -> str:
     path = relative_path(directory.path)
     if (directory.path.parent / "sweep.json").is_file():
         return f"Run the command of the sweep again to resume {path}"
-    command = shell_command(
-        f"{relative_path(sys.argv[0])} {shell_quote(format_override('resume', path))}"
-    )
+    override = format_override("resume", path)
+    if str(directory.record.get("command")).startswith("simplecnn.train("):
+        command = f"simplecnn.train([{override!r}])"
+    else:
+        command = shell_command(f"{relative_path(sys.argv[0])} {shell_quote(override)}")
     has_checkpoint = directory.last_checkpoint() is not None
     action = "Resume it" if has_checkpoint else "No epoch was finished: start it again"
     return f"{action} with\n{command}"

@@ -27,6 +27,7 @@ export function confusionSection(data, runs, open) {
     return section;
   }
   section.append(element("p", { class: "note" }, `${images.number.toLocaleString("en-US")} ${images.split} images${runs.length === 1 ? `, as predicted by ${runs[0].checkpoint}` : ""}. Rows are true classes, columns are predicted classes. Click a cell to show its images, and an image to run the network on it.`));
+  if (!images.is_common) section.append(element("p", { class: "note" }, "These are images of A. B was trained on other data, perhaps on some of these images."));
   section.append(element("div", { class: "side-by-side" }, ...images.confusion.map((counts, run) => {
     const heading = runs.length > 1 ? title(runs, run) : null;
     if (counts) return matrix(data, heading, counts, run, open);

@@ -1,0 +1,28 @@
+"""What the screen shows of an exception that is not a sentence of simplecnn."""
+
+import importlib
+import logging
+
+from simplecnn.errors import log_error
+
+
+def test_an_error_in_the_users_own_code_is_logged_with_its_place(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [caplog.handler])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_code.py").write_text("def run():\n    return {}['key']\n")
+    try:
+        importlib.import_module("own_code").run()
+    except KeyError as error:
+        code, message = log_error(error)
+    assert (code, message) == (1, "KeyError: 'key' (own_code.py, line 2)")
+    (record,) = caplog.records
+    assert record.exc_info and "is shown with HYDRA_FULL_ERROR=1" in record.getMessage()
+    file = logging.FileHandler(tmp_path / "train.log")
+    logging.getLogger().addHandler(file)
+    try:
+        assert log_error(ValueError("elsewhere"))[1] == "ValueError: elsewhere"
+    finally:
+        logging.getLogger().removeHandler(file)
+        file.close()
+    assert "The traceback is in train.log\n" in (tmp_path / "train.log").read_text()
