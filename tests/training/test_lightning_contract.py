@@ -583,7 +583,7 @@ def test_other_reasons_to_stop_are_reported(overrides, reason, tmp_path):
 
 def test_a_complete_training_is_reported(plain, tmp_path):
     assert record_of(plain)["ended"] == "completed 2 epochs"
-    assert run(tmp_path / "a", NO_PICTURES, "trainer.max_epochs=1")["ended"] == "1 epoch"
+    assert run(tmp_path / "a", NO_PICTURES, "trainer.max_epochs=1")["ended"] == "completed 1 epoch"
 
 
 # Training from a checkpoint.

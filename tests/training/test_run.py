@@ -349,6 +349,26 @@ def test_no_layer_is_blamed_for_a_loss_if_batches_are_not_images():
         callback.on_before_backward(trainer, module, torch.tensor(torch.nan))
 
 
+class TwoOutputs(nn.Sequential):
+    def __init__(self, size=28):
+        super().__init__(nn.Flatten(), nn.Linear(size**2, 2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [({}, "model.network has 2 outputs, but the data has 10 classes."),
+     ({"size": 14}, "model.network does not accept images of shape 1 x 28 x 28: ")],
+)  # fmt: skip
+def test_a_network_that_does_not_fit_the_data_is_reported_before_training(
+    arguments, sentence, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SIMPLECNN_TARGETS", f"{__name__}.TwoOutputs")
+    config = compose_run(tmp_path / "run", "callbacks=none", "logger=none")
+    config["model"]["network"] = {"_target_": f"{__name__}.TwoOutputs", **arguments}
+    with pytest.raises(RunError, match=re.escape(sentence)):
+        train(config, tmp_path / "run")
+
+
 class NotANumber(Classifier):
     def on_validation_epoch_end(self):
         super().on_validation_epoch_end()

@@ -16,13 +16,14 @@ from pytorch_lightning.callbacks import (
 )
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from simplecnn.callbacks.checkpoint import LastCheckpoint
-from simplecnn.config.build import build, find_class
+from simplecnn.config.build import build, find_class, first_line
 from simplecnn.data.resident import ResidentDataModule
-from simplecnn.data.shape import data_shape
-from simplecnn.errors import InputError
+from simplecnn.data.shape import DataShape, data_shape
+from simplecnn.errors import InputError, RunError
 from simplecnn.models.activations import eager_mode, evaluation_mode, network_of
 from simplecnn.models.classifier import Classifier
 from simplecnn.signals import SignalHandler
@@ -68,17 +69,32 @@ def build_module(config: Config, datamodule: pl.LightningDataModule) -> pl.Light
     builds_network = issubclass(find_class(model["_target_"]), Classifier)
     recursive = not builds_network and model.get("_recursive_", True)
     module: pl.LightningModule = build(model, _recursive_=recursive, _convert_="all")
-    if any(map(is_lazy, module.parameters())):
-        _initialize_lazy_layers(module, datamodule)
+    # A subclass may use its network in another way.
+    is_known = type(module) is Classifier and isinstance(datamodule, ResidentDataModule)
+    if is_known or any(map(is_lazy, module.parameters())):
+        _try_network(network_of(module), data_shape(datamodule))
     return module
 
 
-def _initialize_lazy_layers(module: pl.LightningModule, datamodule: pl.LightningDataModule) -> None:
-    """Run a blank image through the network: the optimizer needs initialized parameters."""
-    shape, network = data_shape(datamodule), network_of(module)
-    image = torch.zeros(1, shape.in_channels, shape.image_size, shape.image_size)
-    with torch.no_grad(), evaluation_mode(network), eager_mode(network):
-        network(image)
+def _try_network(network: nn.Module, data: DataShape) -> None:
+    """Run a blank image through a network: the optimizer needs initialized lazy layers.
+
+    Raises RunError if the network does not fit the images or the classes of the data.
+    """
+    shape = data.in_channels, data.image_size, data.image_size
+    try:
+        with torch.no_grad(), evaluation_mode(network), eager_mode(network):
+            logits = network(torch.zeros(1, *shape))
+    except Exception as error:
+        raise RunError(
+            f"model.network does not accept images of shape {' x '.join(map(str, shape))}: "
+            f"{first_line(error)}"
+        ) from error
+    if isinstance(logits, Tensor) and logits.shape[1] < data.num_classes:
+        raise RunError(
+            f"model.network has {logits.shape[1]} outputs, but the data has {data.num_classes} "
+            f"classes."
+        )
 
 
 def _balanced_class_weights(datamodule: pl.LightningDataModule) -> list[float]:
