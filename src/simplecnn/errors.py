@@ -54,12 +54,10 @@ def log_error(error: Exception) -> tuple[int, str]:
 
 def _place(error: Exception) -> str:
     """The line of the user's own code, below the working directory, that raised an error."""
-    frames = [
-        (path, frame.lineno)
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not os.path.isabs(path := relative_path(frame.filename))
-        and not Path(frame.filename).is_relative_to(Path(__file__).parent)
-        and "site-packages" not in path
-    ]
-    path, line = frames[-1] if frames else ("", 0)
-    return f" ({path}, line {line})" if frames and not path.startswith("scripts/") else ""
+    source = Path(__file__).parents[1]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = relative_path(frame.filename)
+        is_own = not Path(frame.filename).is_relative_to(source) and not path.startswith("scripts/")
+        if is_own and not os.path.isabs(path) and "site-packages" not in path and path[0] != "<":
+            return f" ({path}, line {frame.lineno})"
+    return ""
