@@ -59,7 +59,7 @@ def _num_classes(source: Any) -> int | None:
 def _from_batches(loader: Any, num_classes: int | None) -> tuple[torch.Size, int]:
     """Return the image shape (C, H, W) and, if not given, the number of classes."""
     shape: torch.Size | None = None
-    max_label = -1
+    max_label, batch = -1, None
     for batch in loader:
         match batch:
             case (Tensor(ndim=4) as images, labels):
@@ -70,8 +70,17 @@ def _from_batches(loader: Any, num_classes: int | None) -> tuple[torch.Size, int
             break
     if shape is None:
         raise InputError(
-            "data: its training batches are not (images (N, C, H, W), labels (N,)), so the network "
-            "cannot be adapted to them. Type model.network.in_channels, image_size and "
-            "num_classes."
+            f"data: its training batches are not (images (N, C, H, W), labels (N,)) but "
+            f"{_describe(batch)}, so the network cannot be adapted to them. Return such batches, "
+            f"or type model.network.in_channels, image_size and num_classes."
         )
     return shape, num_classes or max_label + 1
+
+
+def _describe(batch: Any) -> str:
+    """The shapes of the tensors of a batch, the types of its other parts."""
+    if isinstance(batch, list | tuple):
+        return f"({', '.join(map(_describe, batch))})"
+    if isinstance(batch, Tensor):
+        return f"a tensor of shape {tuple(batch.shape)}"
+    return "nothing" if batch is None else type(batch).__name__

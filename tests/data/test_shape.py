@@ -1,0 +1,38 @@
+"""Image shape and number of classes of a custom data module."""
+
+import pytest
+import torch
+from pytorch_lightning import LightningDataModule
+
+from simplecnn.data.shape import DataShape, data_shape
+from simplecnn.errors import InputError
+
+IMAGES, LABELS = torch.zeros(4, 3, 6, 8), torch.tensor([0, 1, 4, 2])
+
+
+class Batches(LightningDataModule):
+    def __init__(self, *batches: object) -> None:
+        super().__init__()
+        self.batches = list(batches)
+
+    def train_dataloader(self) -> list[object]:
+        return self.batches
+
+
+def test_the_shape_is_inferred_from_all_training_batches():
+    expected = DataShape(in_channels=3, image_size=8, num_classes=6)
+    assert data_shape(Batches((IMAGES, LABELS), (IMAGES, LABELS + 1))) == expected
+
+
+@pytest.mark.parametrize(
+    ("batches", "found"),
+    [
+        ([(LABELS, IMAGES)], "(a tensor of shape (4,), a tensor of shape (4, 3, 6, 8))"),
+        ([{"image": IMAGES}], "dict"),
+        ([], "nothing"),
+    ],
+)
+def test_other_batches_are_reported_with_their_shapes(batches, found):
+    with pytest.raises(InputError) as caught:
+        data_shape(Batches(*batches))
+    assert f"labels (N,)) but {found}, so the network cannot be adapted" in str(caught.value)
