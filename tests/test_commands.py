@@ -221,12 +221,12 @@ def test_debug_configurations_run_with_all_default_callbacks(name, tmp_path):
 @pytest.mark.long
 def test_two_simulated_processes_train_for_three_epochs_with_all_default_callbacks(tmp_path):
     small = ["data=mnist_5k", "trainer.max_epochs=3", "+trainer.limit_train_batches=4",
-             "model.network.channels=[4,8]", "trainer=ddp_sim", "hydra.run.dir=run",
-             "test=false"]  # fmt: skip
+             "model.network.channels=[4,8]", "trainer=ddp_sim", "hydra.run.dir=run"]  # fmt: skip
     screen = run_forked(tmp_path, "train.py", *small, trouble=from_scripts)
     assert screen.returncode == 0, screen.stderr
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["status"] == "finished" and record["num_epochs"] == 3
+    assert "test/acc" in record["metrics"]
 
 
 @pytest.mark.long
