@@ -15,11 +15,11 @@ from pathlib import Path
 from simplecnn.config.build import check_classes
 from simplecnn.config.composition import compose_config
 from simplecnn.console import ScreenHandler
+from simplecnn.directories import latest
 from simplecnn.errors import InputError
 from simplecnn.inference.model_card import write_model_card
 from simplecnn.inference.trained_run import TrainedRun, load_run
 from simplecnn.run_directory import RunDirectory
-from simplecnn.runs import latest
 from simplecnn.training import run as training
 
 COMMAND_ONLY = ("-", "hparams_search=", "hydra/sweeper=", "hydra/launcher=", "dry_run=")

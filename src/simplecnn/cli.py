@@ -38,9 +38,9 @@ from simplecnn.config.build import build
 from simplecnn.config.composition import conf_dir, drop_replaced_arguments
 from simplecnn.config.validation import checked_parts
 from simplecnn.console import discard_output
+from simplecnn.directories import SWEEP_RECORD, latest
 from simplecnn.errors import InputError, RunError, log_error
 from simplecnn.run_directory import RunDirectory, relative_path
-from simplecnn.runs import SWEEP_RECORD, latest
 from simplecnn.slurm import is_further_process
 from simplecnn.sweeps.plan import SweepPlan
 from simplecnn.training.processor import configure_threads

@@ -28,9 +28,9 @@ from simplecnn.config.composition import (
     drop_replaced_arguments,
 )
 from simplecnn.config.spelling import did_you_mean, find_full_key, shell_quote
+from simplecnn.directories import RECORD, latest, read_record
 from simplecnn.errors import InputError, RunError, relative_path
 from simplecnn.run_directory import RunDirectory, already_exists_message
-from simplecnn.runs import RECORD, latest, read_record
 from simplecnn.slurm import is_further_process, slurm_job, was_requeued
 from simplecnn.sweeps.plan import SweepPlan, plan_sweep, sweep_values
 

@@ -31,10 +31,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from simplecnn.atomic import atomic_write
 from simplecnn.checkpoint_file import check_checkpoint, find_damage
+from simplecnn.directories import RECORD, LockedDirectory, read_record, runs_below
 from simplecnn.errors import InputError, relative_path
-from simplecnn.locked_directory import LockedDirectory
 from simplecnn.old_runs import upgrade_config
-from simplecnn.runs import RECORD, read_record, runs_below
 
 FORMAT = 3  # of run directories; only runs of the current format can be resumed
 CONFIG = "config.yaml"

@@ -18,9 +18,9 @@ from simplecnn.command_line import check_command_line, check_imported
 from simplecnn.config.composition import compose_config, conf_dir
 from simplecnn.config.schema import COMMANDS
 from simplecnn.config.spelling import format_override
+from simplecnn.directories import latest
 from simplecnn.errors import InputError
 from simplecnn.run_directory import RunDirectory
-from simplecnn.runs import latest
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from simplecnn.config.composition import compose_checked
+from simplecnn.directories import read_record
 from simplecnn.errors import InputError
 from simplecnn.run_directory import RunDirectory
-from simplecnn.runs import read_record
 from simplecnn.sweeps import jobs as sweep_jobs
 from simplecnn.sweeps import report as sweep
 from simplecnn.sweeps.directory import SweepDirectory, source_hashes

@@ -41,8 +41,8 @@ from simplecnn.config.spelling import (
     unknown_key,
 )
 from simplecnn.config.validation import validation_errors
+from simplecnn.directories import latest
 from simplecnn.errors import InputError
-from simplecnn.runs import latest
 
 OVERLAYS = ("experiment", "hparams_search", "debug", "local")  # groups that set keys of others
 READABLE = ("HOME", "USER", "LOGNAME", "HOSTNAME", "TMPDIR", "SCRATCH", "SLURM_JOB_ID",

@@ -11,9 +11,9 @@ from typing import Any
 
 from simplecnn.config.spelling import did_you_mean
 from simplecnn.config.validation import checked_parts
+from simplecnn.directories import read_record
 from simplecnn.errors import InputError
 from simplecnn.run_directory import RunDirectory, relative_path, tensorboard_command
-from simplecnn.runs import read_record
 from simplecnn.sweeps.directory import SweepDirectory
 from simplecnn.sweeps.jobs import read_jobs, varied_keys
 

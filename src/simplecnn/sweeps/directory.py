@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from simplecnn.directories import RECORD as RUN_RECORD
+from simplecnn.directories import SWEEP_RECORD as RECORD
+from simplecnn.directories import LockedDirectory
 from simplecnn.errors import InputError
-from simplecnn.locked_directory import LockedDirectory
 from simplecnn.run_directory import relative_path, write_json
-from simplecnn.runs import RECORD as RUN_RECORD
-from simplecnn.runs import SWEEP_RECORD as RECORD
 from simplecnn.slurm import slurm_job
 
 

@@ -16,9 +16,9 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from simplecnn.directories import RECORD as RUN_RECORD
+from simplecnn.directories import read_record
 from simplecnn.run_directory import CONFIG, RunDirectory
-from simplecnn.runs import RECORD as RUN_RECORD
-from simplecnn.runs import read_record
 from simplecnn.sweeps.directory import SweepDirectory
 
 SUCCEEDED = ("finished", "pruned")

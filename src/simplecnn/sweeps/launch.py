@@ -16,9 +16,9 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from simplecnn.config.spelling import format_override
 from simplecnn.console import show_only_sweep_messages
+from simplecnn.directories import read_record
 from simplecnn.errors import log_error, relative_path
 from simplecnn.run_directory import RunDirectory
-from simplecnn.runs import read_record
 from simplecnn.signals import SignalHandler
 from simplecnn.slurm import slurm_job, was_requeued
 from simplecnn.sweeps import report

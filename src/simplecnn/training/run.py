@@ -20,9 +20,9 @@ from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
 from simplecnn.config.spelling import did_you_mean
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
+from simplecnn.directories import RECORD, read_record
 from simplecnn.errors import InputError, RunError
 from simplecnn.run_directory import RunDirectory, relative_path
-from simplecnn.runs import RECORD, read_record
 from simplecnn.signals import Interrupted, SignalHandler
 from simplecnn.slurm import requeue, slurm_job
 from simplecnn.training.build import build_datamodule, build_module, build_trainer
