@@ -91,6 +91,7 @@ def test_the_bounds_of_the_space_as_overrides():
         (["seed=1,2", "hydra.sweeper.objectives={val/ac:max}"], "Did you mean val/acc?"),
         (["seed=1,2", "hydra.sweeper.objectives={val/acc:up}"], "it must be max or min."),
         (["seed=1,2", "hydra.sweeper.objectives={test/acc:max}"], "test/acc cannot be optimized"),
+        (["seed=1,2", "hydra.sweeper.objectives={val/loss:min}"], "monitor=val/loss mode=min inst"),
     ],
 )
 def test_an_invalid_search_is_rejected_before_the_first_trial(overrides, message):

@@ -24,9 +24,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_original_cwd
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticInvalidForJsonSchema
 
 from simplecnn.config.schema import BUILT_IN, IMAGE_SIZE, Classifier
-from simplecnn.config.spelling import did_you_mean, show, truncate, unknown_key
+from simplecnn.config.spelling import describe, did_you_mean, show, truncate, unknown_key
 from simplecnn.errors import InputError, RunError
 
 TARGETS_VARIABLE = "SIMPLECNN_TARGETS"  # comma-separated packages or classes to allow
@@ -368,14 +369,17 @@ def argument_mistakes(key: str, node: Config, target: Any) -> Iterator[str]:
 
 
 def _type_mismatch(annotation: Any, value: Any) -> str | None:
-    """The annotation as text if a YAML value does not match it; None if it does, or might."""
+    """What an annotation allows if a YAML value does not match it; None if it does, or might."""
     if annotation is None or any(True for _ in target_nodes(value)):
         return None
     try:
         adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
         adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError:
-        return inspect.formatannotation(annotation).replace("typing.", "")
+        try:
+            return describe(adapter.json_schema())
+        except PydanticInvalidForJsonSchema:  # it names a class that is not in JSON
+            return inspect.formatannotation(annotation).replace("typing.", "")
     except Exception:  # an annotation that pydantic cannot validate
         return None
     return None

@@ -1,4 +1,4 @@
-"""Wording of error messages: the nearest spelling of a key, and how values are quoted."""
+"""Wording of error messages: nearest spellings, allowed values, quoted values."""
 
 import difflib
 import re
@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 MAX_NAMES = 20  # in one message
+LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
 def unknown_key(key: str, name: Any, names: Sequence[Any], where: str) -> str:
@@ -36,6 +37,31 @@ def did_you_mean(given: str, names: Collection[str], cutoff: float = 0.6) -> str
         return ""
     swapped = (name for name in near if sorted(name) == sorted(given))  # modle: model, not mode
     return f" Did you mean {next(swapped, near[0])}?"
+
+
+def describe(schema: Mapping[str, Any]) -> str:
+    """The values that a JSON schema allows, in words."""
+    match schema:
+        case {"anyOf": options} | {"oneOf": options}:
+            return ", or ".join(dict.fromkeys(map(describe, options)))
+        case {"enum": values}:
+            return " or ".join([", ".join(map(str, values[:-1])), str(values[-1])])
+        case {"const": value}:
+            return str(value).lower() if isinstance(value, bool) else str(value)
+        case {"type": "integer" | "number" as kind}:
+            text = "an integer" if kind == "integer" else "a number"
+            if {"minimum", "maximum"} <= schema.keys():
+                return f"{text} from {schema['minimum']} to {schema['maximum']}"
+            limits = [f"{sign} {schema[name]}" for name, sign in LIMITS.items() if name in schema]
+            return f"{text} {' and '.join(limits)}".rstrip()
+        case {"prefixItems": items}:
+            return f"a list of {len(items)}: {'; '.join(map(describe, items))}"
+        case {"type": "array", "items": items}:
+            return f"a list, each item {describe(items)}"
+        case {"type": kind}:
+            names = {"boolean": "true or false", "string": "a string", "null": "null"}
+            return names.get(kind, "a mapping")
+    return "a class to build, with a _target_ and its arguments"
 
 
 def find_full_key(name: str, config: Mapping[Any, Any], groups: Collection[str]) -> str | None:

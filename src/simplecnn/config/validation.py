@@ -8,11 +8,10 @@ from pydantic.fields import FieldInfo
 
 from simplecnn.config.build import name_mistakes
 from simplecnn.config.schema import BUILT_IN, COMMANDS, Part
-from simplecnn.config.spelling import did_you_mean, missing_key, show, unknown_key
+from simplecnn.config.spelling import describe, did_you_mean, missing_key, show, unknown_key
 from simplecnn.errors import InputError
 
 Config = Mapping[str, Any]
-LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
 def validation_errors(command: str, config: Config) -> dict[str, str]:
@@ -85,29 +84,6 @@ def json_schema(field: FieldInfo) -> dict[str, Any]:
     """The JSON schema of a single key."""
     annotation: Any = Annotated[field.annotation, field]
     return TypeAdapter(annotation).json_schema()
-
-
-def describe(schema: Config) -> str:
-    """The values that a JSON schema allows, in words."""
-    match schema:
-        case {"anyOf": options} | {"oneOf": options}:
-            return ", or ".join(dict.fromkeys(map(describe, options)))
-        case {"enum": values}:
-            return " or ".join([", ".join(map(str, values[:-1])), str(values[-1])])
-        case {"const": value}:
-            return str(value).lower() if isinstance(value, bool) else str(value)
-        case {"type": "integer" | "number" as kind}:
-            text = "an integer" if kind == "integer" else "a number"
-            if {"minimum", "maximum"} <= schema.keys():
-                return f"{text} from {schema['minimum']} to {schema['maximum']}"
-            limits = [f"{sign} {schema[name]}" for name, sign in LIMITS.items() if name in schema]
-            return f"{text} {' and '.join(limits)}".rstrip()
-        case {"type": "array", "items": items}:
-            return f"a list, each item {describe(items)}"
-        case {"type": kind}:
-            names = {"boolean": "true or false", "string": "a string", "null": "null"}
-            return names.get(kind, "a mapping")
-    return "a class to build, with a _target_ and its arguments"
 
 
 def _choices(schema: Config) -> Iterator[str]:

@@ -80,6 +80,11 @@ class Search:
                 raise InputError(
                     f"hydra.sweeper.objectives.{name} is {mode!r}: it must be max or min."
                 )
+        if len(objectives) == 1 and objectives != {config.monitor: config.mode}:
+            raise InputError(  # the report would rank the jobs by the monitor
+                f"hydra.sweeper.objectives names {name}, but monitor is {config.monitor}: to "
+                f"optimize one metric, type monitor={name} mode={mode} instead."
+            )
         params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
         space, fixed = search_space([*params, *overrides], parser)
         return cls(objectives, space, fixed)
