@@ -643,7 +643,8 @@ def test_two_runs_side_by_side(browser, run, tmp_path):
 
 
 def test_the_page_of_a_sweep(browser, tmp_path):
-    jobs = [{"name": str(i), "status": "failed" if i == 3 else "finished",
+    jobs = [{"name": str(i), "label": f"job {i}: lr {10.0 ** -(i + 1):g}",
+             "status": "failed" if i == 3 else "finished",
              "link": f"{i}/report.html" if i != 3 else None,
              "cells": {"job": str(i), "lr": str(10.0 ** -(i + 1)), "status": "finished",
                        "val/acc %": "" if i == 3 else str(90 + 3 * i)},
@@ -689,6 +690,7 @@ def test_the_page_of_a_sweep(browser, tmp_path):
         page.keyboard.press("ArrowDown")
         text = page.locator("#curves .values").inner_text()
         assert page.locator(".jobs tr.highlighted td").first.inner_text() == text[4:5]
+        assert text.startswith(f"job {text[4:5]}: lr 0.")
         page.set_viewport_size({"width": 360, "height": 780})
         page.wait_for_function(
             "() => document.documentElement.scrollWidth <= 360"

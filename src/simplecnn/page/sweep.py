@@ -16,10 +16,10 @@ def write_sweep_page(folder: Path, data: Mapping[str, Any]) -> Path:
     Args:
         data: `title`, `folder` (optional), `command`, `summary`, `answers` (pairs of a label and a
             text; those of "reproduce" and "resume" are commands), `means` (over seeds, cells by
-            column), `metric`, `curve_metric`, `mode`, `keys` (the varied ones) and `jobs`, each
-            with `name`, `status`, `link` (to its page, or None), `cells` (text by column), `values`
-            (one per key), `result` (a number or None), `error`, `log` (a link, or None) and `curve`
-            (pairs of epoch and value).
+            column), `metric`, `curve_metric`, `mode`, `keys` (the varied ones, without averaged
+            seeds) and `jobs`, each with `name`, `label` (with its values), `status`, `link` (to its
+            page, or None), `cells` (text by column), `values` (one per key), `result` (a number or
+            None), `error`, `log` (a link, or None) and `curve` (pairs of epoch and value).
     """
     path = folder / PAGE
     atomic_write(path, render("sweep", data, title=f"{data['title']} · simplecnn"))

@@ -276,6 +276,8 @@ def value_title(jobs: Sequence[Job]) -> str:
 def page_data(jobs: Sequence[Job], sweep: SweepDirectory) -> dict[str, Any]:
     """The data of the sweep page (see `write_sweep_page`) and of the figure."""
     names = short_names(varied_keys(jobs))
+    is_averaged = len(names) > 1 and bool(seed_groups(jobs))  # then the seed is no axis
+    axes = {key: name for key, name in names.items() if key != "seed" or not is_averaged}
     criterion = curve_metric = criterion_of(jobs)
     longest = max((len(job.curve(criterion)) for job in jobs[:NUM_CURVES]), default=0)
     if longest < (2 if criterion.startswith("test/") else 1):
@@ -285,12 +287,14 @@ def page_data(jobs: Sequence[Job], sweep: SweepDirectory) -> dict[str, Any]:
     for i, job in enumerate(jobs):
         link = f"{job.name}/report.html"
         curve = job.curve(curve_metric)
+        settings = [f"{name} {value_text(job.params.get(key))}" for key, name in names.items()]
         rows.append({
             "name": job.name,
+            "label": f"job {job.name}: {', '.join(settings)}".removesuffix(": "),
             "status": job.status,
             "link": link if (sweep.path / link).is_file() else None,
             "cells": {name: cells[i] for name, cells in columns.items()},
-            "values": [_number_or_text(job.params.get(key)) for key in names],
+            "values": [_number_or_text(job.params.get(key)) for key in axes],
             "result": _scaled(criterion, job.value),
             "error": job.error,
             "log": job.log.relative_to(sweep.path).as_posix() if job.error and job.log else None,
@@ -308,7 +312,7 @@ def page_data(jobs: Sequence[Job], sweep: SweepDirectory) -> dict[str, Any]:
         "metric": value_title(jobs),
         "curve_metric": title(curve_metric),
         "mode": jobs[0].mode if jobs else "max",
-        "keys": list(names.values()),
+        "keys": list(axes.values()),
         "jobs": rows,
     }
 
@@ -323,13 +327,9 @@ def figure_png(jobs: Sequence[Job], data: Mapping[str, Any]) -> bytes:
     for row in data["jobs"][:NUM_CURVES]:
         if math.isnan(row["result"]) or not row["curve"]:
             continue
-        values = zip(data["keys"], map(value_text, row["values"]), strict=True)
-        label = ", ".join(f"{name} {value}" for name, value in values)
-        curves.append(Curve(f"job {row['name']}: {label}", *zip(*row["curve"], strict=True)))
+        curves.append(Curve(row["label"], *zip(*row["curve"], strict=True)))
     in_order = sorted(data["jobs"], key=lambda row: by_number(Path(row["name"])))
     parameters = {key: [row["values"][i] for row in in_order] for i, key in enumerate(data["keys"])}
-    if len(parameters) > 1 and seed_groups(jobs):
-        del parameters["seed"]
     with drawing():
         figure = sweep_figure(
             parameters,

@@ -58,7 +58,7 @@ function lastMetrics(run) {
 
 function metricText(name, value) {
   if (!Number.isFinite(value)) return String(value);
-  return name.endsWith("acc") ? percent(value, 2) : digits(value, 4);
+  return name.endsWith("acc") ? percent(value, 2) : value.toFixed(4);
 }
 
 /** The configuration, first the keys that differ from the defaults, or between two runs. */

@@ -120,8 +120,8 @@ function highlightRow(name) {
 function curves() {
   const drawn = jobs.filter((job) => job.curve.length);
   const best = drawn.filter((job) => job.result !== null).sort((a, b) => (mode === "max" ? b.result - a.result : a.result - b.result))[0];
-  const lines = drawn.map((job, i) => ({ name: `job ${job.name}`, color: `var(--line-${i % 6})`, dash: ["", "6 3", "2 3", "8 3 2 3"][Math.floor(i / 6) % 4], points: job.curve }));
+  const lines = drawn.map((job, i) => ({ name: job.label, color: `var(--line-${i % 6})`, dash: ["", "6 3", "2 3", "8 3 2 3"][Math.floor(i / 6) % 4], points: job.curve }));
   return element("section", { id: "curves" }, element("h2", {}, "Learning curves"),
     best ? element("p", { class: "note" }, `The best is job ${best.name}. Point at a curve to highlight it and its row in the table.`) : null,
-    chart(lines, { title: data.curve_metric, x: "epoch", highlights: true, onhover: (name) => highlightRow(name?.replace("job ", "")) }));
+    chart(lines, { title: data.curve_metric, x: "epoch", highlights: true, onhover: (label) => highlightRow(drawn.find((job) => job.label === label)?.name) }));
 }
