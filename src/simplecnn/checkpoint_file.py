@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from simplecnn.atomic import atomic_write
-from simplecnn.errors import InputError, RunError, relative_path
+from simplecnn.errors import InputError, RunError, first_line, relative_path
 
 ZIP = b"PK\x03\x04"  # the first bytes of files that torch saves
 MAX_GROWTH = 20  # maximum ratio of unpacked to file size, against zip bombs
@@ -58,8 +58,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{relative_path(path)} does not exist.") from None
     except Exception as error:
-        lines = str(error).strip().splitlines()
-        reason = lines[0] if lines else type(error).__name__
+        reason = first_line(error)
         if "weights_only" in str(error) or "Unsupported" in str(error):
             reason = "it contains more than tensors and plain values"
         raise InputError(_not_a_checkpoint(path, reason)) from None

@@ -39,7 +39,7 @@ from simplecnn.config.composition import conf_dir, drop_replaced_arguments
 from simplecnn.config.validation import checked_parts
 from simplecnn.console import discard_output
 from simplecnn.directories import SWEEP_RECORD, latest
-from simplecnn.errors import InputError, RunError, log_error
+from simplecnn.errors import InputError, RunError, log_error, reraise
 from simplecnn.run_directory import RunDirectory, relative_path
 from simplecnn.slurm import is_further_process
 from simplecnn.sweeps.plan import SweepPlan
@@ -312,13 +312,10 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
     digits, _ = read_bundled()
     chosen = torch.randperm(len(digits))[: config["num_images"]]
     images = scale(torch.from_numpy(digits)[chosen].unsqueeze(1))
-    try:
+    with reraise("The network does not accept digits of 1 x 28 x 28"):
         network(images[:1])
         if trained is not None:
             trained(images[:1])
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"The network does not accept digits of 1 x 28 x 28: {reason}") from None
     path = Path(relative_path(folder))
     if not receptive_field_report(network, images=images, folder=path, trained=trained):
         raise RunError("The experiments do not agree with the formulas: see the table above.")

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
 from simplecnn.config import composition
-from simplecnn.config.build import build, check_classes, first_line, target_nodes
+from simplecnn.config.build import build, check_classes, target_nodes
 from simplecnn.config.composition import (
     Composed,
     ConfigDirPlugin,
@@ -29,7 +29,7 @@ from simplecnn.config.composition import (
 )
 from simplecnn.config.spelling import did_you_mean, find_full_key, shell_quote
 from simplecnn.directories import RECORD, latest, read_record
-from simplecnn.errors import InputError, RunError, relative_path
+from simplecnn.errors import InputError, RunError, relative_path, reraise
 from simplecnn.run_directory import RunDirectory, already_exists_message
 from simplecnn.slurm import is_further_process, slurm_job, was_requeued
 from simplecnn.sweeps.plan import SweepPlan, plan_sweep, sweep_values
@@ -152,12 +152,8 @@ def prepare_data(request: Request) -> None:
         if data_set in prepared or (is_custom and not isinstance(request, SweepPlan)):
             continue
         prepared.append(data_set)
-        try:
+        with reraise(f"{name}.prepare_data", RunError):  # a custom class may raise anything
             build(data).prepare_data()
-        except (InputError, RunError):
-            raise
-        except Exception as error:  # from a custom class
-            raise RunError(f"{name}.prepare_data: {first_line(error)}") from error
 
 
 def _composed(request: Request) -> Sequence[Composed]:

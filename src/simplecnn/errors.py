@@ -9,10 +9,23 @@ Tracebacks of unexpected errors are in the log; HYDRA_FULL_ERROR=1 prints them t
 import logging
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 log = logging.getLogger(__name__)
+EXTRAS = {  # optional package: the extra that installs it
+    "captum": "explain",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
+    "optuna": "optuna",
+    "psutil": "monitor",
+    "ray": "ray",
+    "rich": "monitor",
+    "submitit": "submitit",
+}
 
 
 class InputError(Exception):
@@ -25,6 +38,34 @@ class InputError(Exception):
 
 class RunError(Exception):
     """The run must stop, but not because of a bug; the message is one sentence. Exit code 1."""
+
+
+@contextmanager
+def reraise(message: str, kind: type[Exception] = InputError) -> Iterator[None]:
+    """Raise any other error as `kind`: the message, and the first line of the error."""
+    try:
+        yield
+    except (InputError, RunError):
+        raise
+    except Exception as error:
+        raise kind(f"{message}: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its type if the message is empty."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def require_packages(user: str, *packages: str) -> None:
+    """Raise InputError if optional packages that `user` needs are not installed."""
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        are = "package {}, which is" if len(missing) == 1 else "packages {}, which are"
+        extra = EXTRAS.get(missing[0])
+        how = f" Type uv sync --extra {extra}, or pip install '.[{extra}]'." if extra else ""
+        needed = are.format(", ".join(missing))
+        raise InputError(f"{user} needs the {needed} not installed.{how}")
 
 
 def relative_path(path: str | Path) -> str:
@@ -44,8 +85,8 @@ def log_error(error: Exception) -> tuple[int, str]:
     if isinstance(error, RunError):
         log.error("%s", error)
         return 1, str(error)
-    reason = str(error).strip().splitlines()
-    message = f"{type(error).__name__}: {reason[0] if reason else 'no message'}{_place(error)}"
+    reason = first_line(error) if str(error).strip() else "no message"
+    message = f"{type(error).__name__}: {reason}{_place(error)}"
     files = [h.baseFilename for h in log.root.handlers if isinstance(h, logging.FileHandler)]
     where = f"is in {relative_path(files[0])}" if files else "is shown with HYDRA_FULL_ERROR=1"
     log.error("Failed with %s\nThe traceback %s", message, where, exc_info=error)

@@ -32,7 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 from simplecnn.atomic import atomic_write
 from simplecnn.checkpoint_file import check_checkpoint, find_damage
 from simplecnn.directories import RECORD, LockedDirectory, read_record, runs_below
-from simplecnn.errors import InputError, relative_path
+from simplecnn.errors import InputError, relative_path, reraise
 from simplecnn.old_runs import upgrade_config
 
 FORMAT = 3  # of run directories; only runs of the current format can be resumed
@@ -162,11 +162,8 @@ class RunDirectory(LockedDirectory):
 
     def config(self) -> dict[str, Any]:
         """Return the run's configuration as plain dicts and lists. Raises InputError."""
-        try:
+        with reraise(f"{self.path / CONFIG} cannot be read"):
             config: Any = OmegaConf.to_container(_load(self.path / CONFIG), resolve=True)
-        except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{self.path / CONFIG} cannot be read: {reason}") from None
         if not {"model", "data", "trainer"} <= set(config):
             raise InputError(f"{self.path / CONFIG} is not the configuration of a run.")
         return upgrade_config(config)

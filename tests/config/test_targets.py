@@ -16,7 +16,6 @@ from simplecnn.config.build import (
     build,
     check_classes,
     find_class,
-    first_line,
     is_allowed,
     target_nodes,
 )
@@ -339,15 +338,6 @@ def test_interpolations_are_resolved_once():
     assert build(config.x).in_features == 3
 
 
-@pytest.mark.parametrize("package", ["psutil", "rich"])
-def test_a_missing_package_names_its_extra(package):
-    message = first_line(ModuleNotFoundError(f"`Monitor` requires {package} to be installed."))
-    assert message.endswith(
-        f"{package} is part of the extra monitor: type uv sync --extra monitor."
-    )
-    assert first_line(ValueError(f"{package} is given")) == f"{package} is given"
-
-
 def test_a_network_that_downloads_its_backbone_is_not_built(monkeypatch):
     def download(*args, **kwargs):
         raise AssertionError("weights were downloaded")
@@ -358,15 +348,17 @@ def test_a_network_that_downloads_its_backbone_is_not_built(monkeypatch):
     check_classes({"model": {"network": {"_target_": target}}})
 
 
-@pytest.mark.parametrize("name", ["CometLogger", "MLFlowLogger", "WandbLogger"])
-def test_a_logger_without_its_package_is_reported_before_the_run(name, monkeypatch):
-    target = f"pytorch_lightning.loggers.{name}"
-    config = compose_config("train", [f"+logger.mine._target_={target}"])
-    monkeypatch.setattr(config_build, "find_spec", lambda package: None)
+@pytest.mark.parametrize("target", config_build.REQUIRED_PACKAGES)
+def test_a_class_without_its_package_is_reported_before_the_run(target, monkeypatch):
+    group = "logger" if "loggers" in target else "callbacks"
+    config = compose_config("train", [f"+{group}.mine._target_={target}"])
+    monkeypatch.setattr("simplecnn.errors.find_spec", lambda package: None)
     with pytest.raises(InputError) as caught:
         check_classes(config)
-    package = config_build.LOGGER_PACKAGES[target]
+    package = config_build.REQUIRED_PACKAGES[target]
     sentence = (
-        f"logger.mine._target_: {target} needs the package {package}, which is not installed."
+        f"{group}.mine._target_: {target} needs the package {package}, which is not installed."
     )
+    if group == "callbacks":
+        sentence += " Type uv sync --extra monitor, or pip install '.[monitor]'."
     assert sentence in caught.value.mistakes

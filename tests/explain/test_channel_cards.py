@@ -1,5 +1,6 @@
 """Channel cards: the most activating images, selectivity, and the effect of removing a channel."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -16,11 +17,10 @@ from simplecnn.explain.channel_cards import (
     crop,
     measure_removal,
     most_active,
-    resolve_layers,
 )
 from simplecnn.explain.subject import logits
 from simplecnn.figures.explain.channel_cards import Channel
-from simplecnn.models.activations import feature_maps
+from simplecnn.models.activations import feature_maps, select_convolutions
 from simplecnn.receptive_field.fields import receptive_fields
 
 
@@ -149,10 +149,12 @@ def test_a_residual_network_in_color():
 
 def test_layers_that_do_not_exist():
     message = (
-        "conv9 is not a convolution of this network; allowed are all, first, last, or a list from 0"
+        "conv9 is not a convolution of this network. Allowed: all, first, last, or a list of 0"
     )
     with pytest.raises(InputError, match=message):
-        resolve_layers(nn.Sequential(nn.Conv2d(1, 1, 3)), "conv9")
+        select_convolutions(nn.Sequential(nn.Conv2d(1, 1, 3)), "conv9")
+    assert list(select_convolutions(nn.Sequential(nn.Conv2d(1, 1, 3)), "last")) == ["0"]
+    linear = dataclasses.replace(color_subject(), network=nn.Linear(2, 2))
     with pytest.raises(InputError, match="Linear has no 2-D convolution"):
-        resolve_layers(nn.Linear(2, 2), "all")
+        channel_cards(linear)
     assert most_active({}, 5) == []

@@ -87,8 +87,8 @@ def test_errors_are_sentences(finished_run, tmp_path):
     )
     assert error_of(run, "parts=[]").startswith("parts is [")
     assert error_of(run, "channels.layers=[conv1,conv_2]") == (
-        "channels.layers: conv_2 is not a convolution of this network; allowed are all, first, "
-        "last, or a list from conv1, conv2. Did you mean conv2?"
+        "layers: conv_2 is not a convolution of this network. Allowed: all, first, last, or a list "
+        "of conv1, conv2. Did you mean conv2?"
     )
     assert "channels can explain only one network" in error_of(
         f"run=[{finished_run},{finished_run}]", "parts=channels"
@@ -106,7 +106,7 @@ def test_errors_are_sentences(finished_run, tmp_path):
 
 
 def test_missing_captum_is_reported_with_the_command_that_installs_it(finished_run, monkeypatch):
-    monkeypatch.setattr("simplecnn.explain.explanation.find_spec", lambda name: None)
+    monkeypatch.setattr("simplecnn.errors.find_spec", lambda name: None)
     with pytest.raises(InputError, match="attribution needs .* Type uv sync --extra explain"):
         plan(config(f"run={finished_run}"))
     assert plan(config(f"run={finished_run}", "parts=claims"))[1] == ["claims"]

@@ -95,9 +95,9 @@ def test_a_file_that_does_not_agree_with_the_network_is_not_written(
 
 
 def test_a_missing_extra_is_reported_with_its_install_command(good_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(exports.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("simplecnn.errors.find_spec", lambda name: None)
     with pytest.raises(
-        InputError, match="format=onnx needs optional dependencies: onnx, .*uv sync --extra export"
+        InputError, match="format=onnx needs the packages onnx, .*uv sync --extra export"
     ):
         exports._onnx(load_run(good_run), {})
 

@@ -21,7 +21,7 @@ from hydra_plugins import simplecnn_joblib
 from hydra_plugins.simplecnn_joblib import JoblibLauncher, worker_environments
 from hydra_plugins.simplecnn_ray import RayLauncher
 from simplecnn import cli as commands
-from simplecnn.config import composition, devices
+from simplecnn.config import devices
 from simplecnn.config.composition import compose_config, conf_dir
 from simplecnn.errors import InputError
 from simplecnn.sweeps.plan import plan_sweep
@@ -310,7 +310,7 @@ def test_submitit_runs_a_job_in_a_separate_process(tmp_path):
 
 
 def test_a_launcher_that_is_not_installed_is_reported_with_the_extra(monkeypatch):
-    monkeypatch.setattr(composition, "_is_installed", lambda module: False)
+    monkeypatch.setattr("simplecnn.errors.find_spec", lambda package: None)
     for override, extra in [
         ("hydra/launcher=ray", "ray"),
         ("hydra/launcher=submitit_slurm", "submitit"),

@@ -244,7 +244,7 @@ def test_lazy_layers_infer_their_sizes_from_the_data(tmp_path, monkeypatch):
     ("overrides", "error", "message"),
     [
         (["callbacks.filters.layers=[conv9]"], InputError,
-         "layers: 'conv9' is not a convolution of this network. Allowed: first, all, or a list "
+         "layers: conv9 is not a convolution of this network. Allowed: all, first, last, or a list "
          "of conv1, conv2."),
         (["+trainer.profiler={_target_:pytorch_lightning.profilers.PyTorchProfiler,sort_by_key:x}"],
          InputError, "pytorch_lightning.profilers.PyTorchProfiler rejects its arguments"),

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from simplecnn.atomic import atomic_write
 from simplecnn.callbacks.between_epochs import BetweenEpochs
-from simplecnn.errors import InputError
 from simplecnn.figures.raster import encode_png
 from simplecnn.figures.style import drawing
-from simplecnn.models.activations import convolutions, network_of
+from simplecnn.models.activations import network_of, select_convolutions
 
 
 class Picture(NamedTuple):
@@ -77,7 +76,7 @@ class ImageCallback(BetweenEpochs):
 
 
 class LayerCallback(ImageCallback):
-    """Draw convolutions. `layers`: `first`, `all`, or a list of names."""
+    """Draw convolutions. `layers`: `first`, `last`, `all`, or a list of names."""
 
     def __init__(
         self, dirpath: str, layers: str | list[str] = "first", every_n_epochs: int = 10
@@ -90,17 +89,7 @@ class LayerCallback(ImageCallback):
 
     def selected(self, module: LightningModule) -> dict[str, nn.Conv2d]:
         """The selected convolutions by name. Raises InputError if a name does not exist."""
-        layers = convolutions(network_of(module))
-        if self.layers in ("all", "first"):
-            return dict(list(layers.items())[: 1 if self.layers == "first" else None])
-        names = [self.layers] if isinstance(self.layers, str) else list(self.layers)
-        for name in names:
-            if name not in layers:
-                raise InputError(
-                    f"layers: {name!r} is not a convolution of this network. "
-                    f"Allowed: first, all, or a list of {', '.join(layers)}."
-                )
-        return {name: layers[name] for name in names}
+        return select_convolutions(network_of(module), self.layers)
 
 
 def should_draw(trainer: Trainer) -> bool:

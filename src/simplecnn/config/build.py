@@ -27,8 +27,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 from simplecnn.config.schema import BUILT_IN, IMAGE_SIZE, Classifier
-from simplecnn.config.spelling import describe, did_you_mean, show, truncate, unknown_key
-from simplecnn.errors import InputError, RunError
+from simplecnn.config.spelling import describe, did_you_mean, show, unknown_key
+from simplecnn.errors import InputError, first_line, require_packages, reraise
 
 TARGETS_VARIABLE = "SIMPLECNN_TARGETS"  # comma-separated packages or classes to allow
 PACKAGES = {  # package: the base class that an allowed class of it must have
@@ -59,7 +59,10 @@ PASSED_BY_CODE = {  # arguments that simplecnn passes itself
     "model.scheduler": {"optimizer"},
     "trainer": {"callbacks", "logger"},
 }
-LOGGER_PACKAGES = {  # what Lightning's loggers import when they are built, late in a run's start
+REQUIRED_PACKAGES = {  # optional packages that Lightning's classes import late in a run's start
+    "pytorch_lightning.callbacks.DeviceStatsMonitor": "psutil",
+    "pytorch_lightning.callbacks.RichModelSummary": "rich",
+    "pytorch_lightning.callbacks.RichProgressBar": "rich",
     "pytorch_lightning.loggers.CometLogger": "comet_ml",
     "pytorch_lightning.loggers.MLFlowLogger": "mlflow",
     "pytorch_lightning.loggers.WandbLogger": "wandb",
@@ -288,13 +291,8 @@ def _construct(
     call = partial(target, *args, *positional, **{**arguments, **kwargs})
     if node.get("_partial_"):
         return call
-    try:
+    with reraise(f"{node['_target_']} rejects its arguments"):
         return call()
-    except (InputError, RunError):
-        raise
-    except Exception as error:
-        message = f"{node['_target_']} rejects its arguments: {first_line(error)}"
-        raise InputError(message) from error
 
 
 # ------------------------------------------------------------------------- arguments of classes
@@ -311,6 +309,8 @@ def check_classes(config: Config) -> None:
     targets: dict[str, Any] = {}
     for key, node in target_nodes(config):
         try:
+            if package := REQUIRED_PACKAGES.get(node["_target_"]):
+                require_packages(node["_target_"], package)
             targets[key] = target = find_class(node["_target_"])
         except InputError as error:
             mistakes.append(f"{key}._target_: {error}")
@@ -320,11 +320,6 @@ def check_classes(config: Config) -> None:
             mistakes.append(
                 f"{key}._target_: {node['_target_']} is not a subclass of {base}, which is "
                 f"required here."
-            )
-        elif (package := LOGGER_PACKAGES.get(node["_target_"])) and not find_spec(package):
-            mistakes.append(
-                f"{key}._target_: {node['_target_']} needs the package {package}, which is not "
-                f"installed."
             )
         elif node["_target_"] not in BUILT_IN:  # those are checked by the schema
             mistakes += argument_mistakes(key, node, target)
@@ -467,12 +462,8 @@ def _trial_optimizer(node: Config) -> Any:
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     optimizer = build(node, parameters)
-    try:
+    with reraise(f"{node['_target_']} failed at a trial step"):
         optimizer.step(lambda: torch.zeros(()))
-    except Exception as error:
-        raise InputError(
-            f"{node['_target_']} failed at a trial step: {first_line(error)}"
-        ) from error
     return optimizer
 
 
@@ -494,13 +485,3 @@ def _silent_trial() -> Iterator[None]:
         torch.backends.cudnn.benchmark = benchmark
         for name in os.environ.keys() - environment.keys():
             del os.environ[name]
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, or its type if the message is empty."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = truncate(lines[0], 300) if lines else type(error).__name__
-    missing = next((name for name in ("psutil", "rich") if name in text.lower()), None)
-    if isinstance(error, ImportError) and missing:
-        text += f" {missing} is part of the extra monitor: type uv sync --extra monitor."
-    return text

@@ -6,7 +6,6 @@ are checked later, by `build.check_classes`.
 """
 
 import copy
-import importlib.util
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 from yaml import MarkedYAMLError, YAMLError
 
-from simplecnn.config.build import find_class, first_line, name_mistakes, target_nodes
+from simplecnn.config.build import find_class, name_mistakes, target_nodes
 from simplecnn.config.schema import BUILT_IN, COMMANDS, Texts, Train
 from simplecnn.config.spelling import (
     did_you_mean,
@@ -42,7 +41,7 @@ from simplecnn.config.spelling import (
 )
 from simplecnn.config.validation import validation_errors
 from simplecnn.directories import latest
-from simplecnn.errors import InputError
+from simplecnn.errors import InputError, first_line, require_packages
 
 OVERLAYS = ("experiment", "hparams_search", "debug", "local")  # groups that set keys of others
 READABLE = ("HOME", "USER", "LOGNAME", "HOSTNAME", "TMPDIR", "SCRATCH", "SLURM_JOB_ID",
@@ -50,7 +49,7 @@ READABLE = ("HOME", "USER", "LOGNAME", "HOSTNAME", "TMPDIR", "SCRATCH", "SLURM_J
 # What Hydra raises for a configuration that it cannot compose, including by its own bugs.
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError, TypeError, AssertionError,
                   AttributeError, KeyError, RecursionError, OSError, YAMLError)  # fmt: skip
-EXTRAS = {  # override: the package that it needs, which is also the name of an extra
+REQUIRED_PACKAGES = {  # override: the optional package that it needs
     "hydra/launcher=ray": "ray",
     "hydra/launcher=submitit_local": "submitit",
     "hydra/launcher=submitit_slurm": "submitit",
@@ -191,11 +190,8 @@ def compose_checked(name: str, overrides: Sequence[str]) -> Composed:
     the replaced class; `drop_replaced_arguments` removes them. Raises InputError with all mistakes.
     """
     for override in overrides:
-        if (package := EXTRAS.get(override)) and not _is_installed(package):
-            raise InputError(
-                f"{override} needs the package {package}, which is not installed. Type uv sync "
-                f"--extra {package}, or pip install '.[{package}]'."
-            )
+        if package := REQUIRED_PACKAGES.get(override):
+            require_packages(override, package)
     mistakes: list[str] = []
     with initialized():
         config = _compose_overrides(name, overrides, mistakes)
@@ -243,10 +239,6 @@ def cached_compositions() -> Iterator[None]:
             yield
         finally:
             _compositions = None
-
-
-def _is_installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
 
 
 def _compose_overrides(name: str, overrides: Sequence[str], mistakes: list[str]) -> DictConfig:

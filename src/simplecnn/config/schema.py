@@ -133,7 +133,7 @@ def target() -> Any:
 
 
 def layers(default: str) -> Any:
-    return key(default, "first, all, or a list of layer names")
+    return key(default, "all, first, last, or a list of layer names")
 
 
 def built_in(name: str, base: type[BuiltIn] = BuiltIn, **keys: Any) -> type[BuiltIn]:

@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from simplecnn.config.spelling import did_you_mean
 from simplecnn.errors import InputError
 from simplecnn.explain.findings import Figures, Findings, rounded
 from simplecnn.explain.subject import BATCH, Subject, logits
 from simplecnn.figures.explain.channel_cards import Channel, Patch, card_figure, index_figure
-from simplecnn.models.activations import ablated_channel, convolutions, feature_maps
+from simplecnn.models.activations import (
+    ablated_channel,
+    convolutions,
+    feature_maps,
+    select_convolutions,
+)
 from simplecnn.receptive_field.fields import Field, receptive_fields
 from simplecnn.table import table
 
@@ -41,8 +45,11 @@ def channel_cards(
     only the most active ones of each layer are removed and get a card.
     """
     network, names = subject.network, subject.class_names
+    selected = select_convolutions(network, layers)
+    if not selected:
+        raise InputError(f"channels: {type(network).__name__} has no 2-D convolution.")
     field_by_layer = layer_fields(network, tuple(subject.images.shape[1:]))
-    layer_names = [name for name in resolve_layers(network, layers) if name in field_by_layer]
+    layer_names = [name for name in selected if name in field_by_layer]
     images, labels = subject.sample(num_images, seed=seed)
     by_layer = record_channels(network, subject.images, images, labels, layer_names, len(names))
     before = logits(network, images)
@@ -82,25 +89,6 @@ def channel_cards(
         },
         figures=_figures(ranked, by_layer, field_by_layer, setting, subject),
     )
-
-
-def resolve_layers(network: nn.Module, layers: str | Sequence[str]) -> list[str]:
-    """Return the names of the convolutions selected by `layers`: all, first, last, or a list.
-
-    Raises InputError if one does not exist or the network has none.
-    """
-    names = list(convolutions(network))
-    if not names:
-        raise InputError(f"channels: {type(network).__name__} has no 2-D convolution.")
-    if isinstance(layers, str):
-        layers = {"all": names, "first": names[:1], "last": names[-1:]}.get(layers, [layers])
-    for name in layers:
-        if name not in names:
-            raise InputError(
-                f"channels.layers: {name} is not a convolution of this network; allowed are all, "
-                f"first, last, or a list from {', '.join(names)}.{did_you_mean(name, names)}"
-            )
-    return list(layers)
 
 
 def layer_fields(network: nn.Module, size: Sequence[int]) -> dict[str, Field]:

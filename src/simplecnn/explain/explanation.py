@@ -5,14 +5,13 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from simplecnn.config.spelling import did_you_mean
 from simplecnn.config.validation import checked_parts
 from simplecnn.directories import read_record
-from simplecnn.errors import InputError
+from simplecnn.errors import InputError, require_packages
 from simplecnn.run_directory import RunDirectory, relative_path, tensorboard_command
 from simplecnn.sweeps.directory import SweepDirectory
 from simplecnn.sweeps.jobs import read_jobs, varied_keys
@@ -128,11 +127,8 @@ def _parts(selected: Any, *, several: bool) -> list[str]:
             f"parts: {', '.join(single)} can explain only one network. Give a single run=…, or "
             f"choose from {', '.join(comparing)}."
         )
-    if "attribution" in names and find_spec("captum") is None:
-        raise InputError(
-            "parts: attribution needs Captum, an optional dependency. Type "
-            "uv sync --extra explain, or pip install '.[explain]'."
-        )
+    if "attribution" in names:
+        require_packages("parts: attribution", "captum")
     return [part for part in PARTS if part in names]
 
 

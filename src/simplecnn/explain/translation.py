@@ -220,12 +220,8 @@ def equivariance_errors(network: nn.Module, images: Tensor, *, reach: int) -> di
 
 def _comparable(f: Field) -> bool:
     """Whether the field's positions form a grid, larger than 1 x 1, with equal strides."""
-    on_grid = all(axis.dim is not None and axis.inner == 1 for axis in f.axes)
-    dims = {axis.dim for axis in f.axes}
-    return (
-        on_grid and len(dims) == 2 and bool(f.stride[0]) and f.stride[0] == f.stride[1]
-        and not f.misaligned and min(f.units) > 1
-    )  # fmt: skip
+    has_stride = bool(f.stride[0]) and f.stride[0] == f.stride[1]
+    return f.on_grid and has_stride and not f.misaligned and min(f.units) > 1
 
 
 @torch.no_grad()

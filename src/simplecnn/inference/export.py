@@ -1,7 +1,6 @@
 """Export the network of a run to a file: safetensors, ONNX or a torch.export program."""
 
 import hashlib
-import importlib.util
 import io
 import json
 import logging
@@ -17,9 +16,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from simplecnn.atomic import atomic_write
-from simplecnn.config.build import first_line
 from simplecnn.data.files import read_bundled
-from simplecnn.errors import InputError, RunError, relative_path
+from simplecnn.errors import InputError, RunError, relative_path, require_packages, reraise
 from simplecnn.inference.networks import NETWORK
 from simplecnn.inference.trained_run import BATCH_SIZE, TrainedRun
 from simplecnn.run_directory import write_json
@@ -136,12 +134,7 @@ def _torch_export(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, For
 
 
 def _onnx(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, Forward, dict]:
-    missing = [n for n in ("onnx", "onnxruntime", "onnxscript") if not importlib.util.find_spec(n)]
-    if missing:
-        raise InputError(
-            f"format=onnx needs optional dependencies: {', '.join(missing)}. Type "
-            f"uv sync --extra export, or pip install '.[export]'."
-        )
+    require_packages("format=onnx", "onnx", "onnxruntime", "onnxscript")
     import onnx
     import onnxruntime
 
@@ -177,13 +170,9 @@ def _example(run: TrainedRun) -> tuple[Tensor]:
 @contextmanager
 def _exporting() -> Iterator[None]:
     """Raise InputError if torch cannot export the network, and silence the exporter's warnings."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except Exception as error:
-        reason = f"torch.export cannot trace this network: {first_line(error)}"
-        raise InputError(reason) from None
+    with reraise("torch.export cannot trace this network"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 FORMATS = {"safetensors": _safetensors, "onnx": _onnx, "torch_export": _torch_export}

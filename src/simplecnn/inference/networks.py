@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from simplecnn.checkpoint_file import read_checkpoint
-from simplecnn.config.build import build, first_line
-from simplecnn.errors import InputError, relative_path
+from simplecnn.config.build import build
+from simplecnn.errors import InputError, first_line, relative_path
 from simplecnn.models.activations import network_of
 from simplecnn.old_runs import upgrade_hyper_parameters, upgrade_network
 from simplecnn.run_directory import RunDirectory

@@ -1,7 +1,6 @@
 """Classify the user's image files with a run: a table, a CSV file and a contact sheet."""
 
 import csv
-import importlib.util
 import logging
 import time
 from collections import Counter
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from simplecnn.data import files as mnist_files
 from simplecnn.data.batches import scale
-from simplecnn.errors import InputError, RunError, relative_path
+from simplecnn.errors import InputError, RunError, relative_path, require_packages
 from simplecnn.figures.inference.contact_sheet import contact_sheet_figure
 from simplecnn.figures.inference.prediction import prediction_figure
 from simplecnn.figures.raster import short_name
@@ -65,11 +64,8 @@ def predict(
     Raises InputError, and writes nothing, if no file can be read; RunError if the folder cannot be
     written or, after all files, if some of them could not be read.
     """
-    if explain and importlib.util.find_spec("captum") is None:
-        raise InputError(
-            "explain=true needs Captum, an optional dependency. Type uv sync --extra explain, "
-            "or pip install '.[explain]'."
-        )
+    if explain:
+        require_packages("explain=true", "captum")
     if explain and STDIN in files:
         raise InputError("explain=true does not accept image=-: save the image to a file.")
     threshold = UNSURE if reject is None else reject

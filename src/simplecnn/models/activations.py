@@ -1,7 +1,7 @@
 """Read and ablate the activations of any network, by hooks and a torch function mode."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+from simplecnn.config.spelling import did_you_mean
+from simplecnn.errors import InputError
 
 # Functions that may stand between a layer and its non-linearity.
 TRANSPARENT = {
@@ -42,6 +45,24 @@ def network_of(module: nn.Module) -> nn.Module:
 def convolutions(network: nn.Module) -> OrderedDict[str, nn.Conv2d]:
     """Return every 2-D convolution of a network by its module name, in order of definition."""
     return OrderedDict((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
+
+
+def select_convolutions(network: nn.Module, layers: str | Sequence[str]) -> dict[str, nn.Conv2d]:
+    """Return the convolutions that `layers` selects by name: all, first, last, or a list of names.
+
+    Raises InputError for a name that does not exist.
+    """
+    existing = convolutions(network)
+    names = list(existing)
+    if isinstance(layers, str):
+        layers = {"all": names, "first": names[:1], "last": names[-1:]}.get(layers, [layers])
+    for name in layers:
+        if name not in existing:
+            raise InputError(
+                f"layers: {name} is not a convolution of this network. Allowed: all, first, last, "
+                f"or a list of {', '.join(names)}.{did_you_mean(name, names)}"
+            )
+    return {name: existing[name] for name in layers}
 
 
 @torch.no_grad()

@@ -16,11 +16,11 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
 from simplecnn.checkpoint_file import read_checkpoint
-from simplecnn.config.build import build, first_line
+from simplecnn.config.build import build
 from simplecnn.config.composition import compose_config
 from simplecnn.config.validation import checked_parts
 from simplecnn.convolution.kernels import best_matches
-from simplecnn.errors import InputError, relative_path
+from simplecnn.errors import InputError, first_line, relative_path
 from simplecnn.figures.style import COUNT, POSITIVE, SIGNED
 from simplecnn.inference.model_card import flat
 from simplecnn.inference.networks import load_network, network_config

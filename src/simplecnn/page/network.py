@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from simplecnn.errors import first_line
 from simplecnn.models.simple_cnn import BlurPool, Crop, SimpleCNN
 
 MAX_WEIGHTS = 5_000_000  # bytes in float32; a larger network is omitted
@@ -88,7 +89,7 @@ def chain(network: nn.Module, image_shape: Sequence[int]) -> list[dict[str, Any]
             with torch.no_grad():
                 x = copy.copy(module).eval()(x)
         except RuntimeError as error:
-            message = f"{name} does not run: {str(error).splitlines()[0]}"
+            message = f"{name} does not run: {first_line(error)}"
             raise UnsupportedNetworkError(message) from None
         if layer is None:
             continue

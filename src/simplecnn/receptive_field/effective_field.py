@@ -86,7 +86,7 @@ def effective_fields(
     for name in layers:
         if name not in fields:
             raise ValueError(f"there is no layer {name}: choose from {', '.join(fields)}.")
-        if not _on_grid(fields[name]):
+        if not fields[name].on_grid:
             raise ValueError(
                 f"layer {name} has no grid of units: all its units have the same field."
             )
@@ -108,16 +108,11 @@ def effective_fields(
     return result
 
 
-def _on_grid(field: Field) -> bool:
-    dims = {axis.dim for axis in field.axes}
-    return None not in dims and len(dims) == 2 and all(a.inner == 1 for a in field.axes)
-
-
 def _growing(fields: dict[str, Field]) -> list[str]:
     """Return the layers on a grid whose field differs from that of every earlier layer."""
     first: dict[tuple, str] = {}
     for name, field in fields.items():
-        if _on_grid(field) and all(field.stride):
+        if field.on_grid and all(field.stride):
             first.setdefault((field.size, field.stride, field.start), name)
     return list(first.values())
 

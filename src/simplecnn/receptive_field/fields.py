@@ -47,6 +47,12 @@ class Field:
         return self._pair(lambda axis: len(axis.used))
 
     @property
+    def on_grid(self) -> bool:
+        """Whether the units form a grid: rows and columns are two dimensions of the output."""
+        dims = {axis.dim for axis in self.axes}
+        return None not in dims and len(dims) == 2 and all(a.inner == 1 for a in self.axes)
+
+    @property
     def image_size(self) -> tuple[int, int]:
         return self._pair(lambda axis: axis.used.shape[1])
 

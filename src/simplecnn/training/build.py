@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from simplecnn.callbacks.checkpoint import LastCheckpoint
-from simplecnn.config.build import build, find_class, first_line
+from simplecnn.config.build import build, find_class
 from simplecnn.data.resident import ResidentDataModule
 from simplecnn.data.shape import DataShape, data_shape
-from simplecnn.errors import InputError, RunError
+from simplecnn.errors import InputError, RunError, reraise
 from simplecnn.models.activations import eager_mode, evaluation_mode, network_of
 from simplecnn.models.classifier import Classifier
 from simplecnn.signals import SignalHandler
@@ -82,14 +82,9 @@ def _try_network(network: nn.Module, data: DataShape) -> None:
     Raises RunError if the network does not fit the images or the classes of the data.
     """
     shape = data.in_channels, data.image_size, data.image_size
-    try:
-        with torch.no_grad(), evaluation_mode(network), eager_mode(network):
-            logits = network(torch.zeros(1, *shape))
-    except Exception as error:
-        raise RunError(
-            f"model.network does not accept images of shape {' x '.join(map(str, shape))}: "
-            f"{first_line(error)}"
-        ) from error
+    message = f"model.network does not accept images of shape {' x '.join(map(str, shape))}"
+    with reraise(message, RunError), torch.no_grad(), evaluation_mode(network), eager_mode(network):
+        logits = network(torch.zeros(1, *shape))
     if isinstance(logits, Tensor) and logits.shape[1] < data.num_classes:
         raise RunError(
             f"model.network has {logits.shape[1]} outputs, but the data has {data.num_classes} "
