@@ -154,9 +154,15 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
     if requested:
         config = RunDirectory.open(folder).relocated_config()
     spent = {"import": seconds.pop("import", 0.0) + time.perf_counter() - start}
+    command = None
+    if in_sweep:
+        from simplecnn.sweeps.launch import own_command
+
+        command = own_command()
     best = run.train(
-        config, folder, seconds=spent, resume=in_sweep or requested, requested=requested
-    )
+        config, folder, seconds=spent, resume=in_sweep or requested, requested=requested,
+        command=command,
+    )  # fmt: skip
     if not is_further_process():
         # Imported after training, which it would delay.
         from simplecnn.inference.model_card import write_model_card

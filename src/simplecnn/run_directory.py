@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -279,11 +279,11 @@ def write_json(path: Path, content: Any) -> None:
     atomic_write(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def command_line() -> str:
-    """The command line of this process for the record: as it can be typed on any machine."""
-    program = relative_path(sys.argv[0])
+def command_line(words: Sequence[str] = ()) -> str:
+    """A command, by default that of this process, as it can be typed on any machine."""
+    program, *arguments = words or (relative_path(sys.argv[0]), *sys.argv[1:])
     prefix = ["uv", "run"] if "UV" in os.environ else ["python"] * program.endswith(".py")
-    return shlex.join([*prefix, program, *sys.argv[1:]])
+    return shlex.join([*prefix, program, *arguments])
 
 
 def shell_command(command: str) -> str:

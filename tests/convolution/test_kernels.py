@@ -86,9 +86,9 @@ def test_best_matches_finds_a_kernel_anywhere_in_a_larger_filter():
 
 
 def test_mean_cosine_of_random_filters():
-    random = np.random.default_rng(0).normal(size=(2000, 1, 3, 3))
+    random = np.random.default_rng(0).uniform(-1, 1, (2000, 1, 3, 3))  # as PyTorch initializes
     cosines = [abs(match.cosine) for match in best_matches(random)]
-    assert np.mean(cosines) == pytest.approx(0.57, abs=0.02)
+    assert np.mean(cosines) == pytest.approx(0.55, abs=0.01)
 
 
 def test_no_match_for_zero_and_for_small_filters():

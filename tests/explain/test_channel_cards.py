@@ -62,6 +62,7 @@ def test_the_worst_class_is_named_only_if_it_loses_accuracy():
     channel.acc_change = -0.125
     for changes, worst in (
         ([0.25, -0.5], ["b", "50.00"]),
+        ([-0.5, -0.5], ["a,", "b", "50.00"]),  # tied
         ([0.25, 0.0], ["-", "-"]),
         ([np.nan] * 2, ["-", "-"]),
     ):

@@ -22,9 +22,9 @@ def test_intervals_equal_published_values():
     interval = mean_interval([1.0, 2.0, 3.0])
     assert interval.mean == 2 and interval.high - 2 == pytest.approx(4.302653 / 3**0.5)
     assert interval.text() == "2.00 [-0.48, 4.48]" and mean_interval([5.0]).text() == "5.00"
-    assert mean_interval([1.0, 1.0]).record() == {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 2}
+    assert mean_interval([1.0, 3.0]).record() == {"mean": 2.0, "low": None, "high": None, "n": 2}
     assert mean_interval([5.0]).record()["low"] is None
-    assert mean_interval([3.0, 99.0], top=100).text() == "51.00 [0.00, 100.00]"  # not beyond
+    assert mean_interval([3.0, 3.0, 99.0], top=100).text() == "35.00 [0.00, 100.00]"  # not beyond
     share = share_interval(81, 263)  # Newcombe 1998, method 3
     assert (round(share.low, 4), round(share.high, 4)) == (0.2553, 0.3662)
     assert share_interval(10, 10).high == pytest.approx(1) and share_interval(10, 10).low < 0.75
@@ -34,7 +34,8 @@ def test_intervals_are_over_networks_or_over_the_images_of_one():
     shares = np.array([[1.0, 0.5], [0.5, 0.5], [0.25, 0.25]])
     assert interval_over(shares) == mean_interval([0.75, 0.5, 0.25], top=1)
     assert sample_size(shares) == "3 networks"
-    assert interval_over(shares[:1]) == mean_interval([1.0, 0.5], top=1)
+    images = np.array([[1.0, 0.5, 0.0]])
+    assert interval_over(images) == mean_interval([1.0, 0.5, 0.0], top=1)
     assert interval_over(np.array([[True, False, True]])) == share_interval(2, 3)
     assert sample_size(np.zeros((1, 2000))) == "2,000 images"
 

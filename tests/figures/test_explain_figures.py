@@ -121,7 +121,8 @@ def test_error_rates_with_intervals_fit_their_cells():
     shape = (2, 6)
     figure = corruption_figure(
         np.ones((*shape, 1, 28, 28)), np.full(shape, 88.8), kinds=["noise", "blur"],
-        units=["sigma"] * 2, amounts=[[0.125] * 5] * 2, margins=np.full(shape, 88.8), title="",
+        units=["sigma"] * 2, amounts=[[0.125] * 5] * 2,
+        intervals=np.full((2, *shape), 100.0), title="",
     )  # fmt: skip
     figure.canvas.draw()
     right = figure.axes[1]

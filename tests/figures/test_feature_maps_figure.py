@@ -46,7 +46,8 @@ def test_scale_starts_at_zero_and_is_shared():
     assert image.cmap.name == "viridis" and image.get_interpolation() == "nearest"
     title = next(text for text in words(figure) if text.startswith("Feature maps of c"))
     assert (
-        f"99th percentile {np.percentile(maps, 99):.3g} (largest output {maps.max():.3g})" in title
+        f"99th percentile of the nonzero outputs, {np.percentile(maps, 99):.3g} "
+        f"(largest {maps.max():.3g})" in title
     )
 
 

@@ -49,7 +49,7 @@ def test_change_and_cosine_similarity_are_written():
     end = start * np.array([1.5, -1.0], np.float32)[:, None, None, None]
     texts = words(filter_history_figure(np.stack([start, end]), ["start", "epoch\n1"]))
     assert {"50 %", "200 %", "+1.00 Sobel X", "−1.00 Sobel X"} <= set(texts)
-    assert "mean cosine similarity to a named kernel 1.00, at the start 1.00" in texts[0]
+    assert "mean |cosine similarity| to a named kernel 1.00, at the start 1.00" in texts[0]
 
 
 def test_a_filter_with_many_input_channels_shows_the_strongest():

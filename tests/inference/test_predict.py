@@ -111,8 +111,10 @@ def test_the_written_predictions_are_those_of_the_network(run, digits, tmp_path,
         assert float(row["probability"]) == pytest.approx(expected.confidences[i], abs=1e-5)
         assert row["decided"] == ("yes" if expected.confidences[i] >= 0.999 else "no")
     assert [row["preprocessing"] for row in rows] == [
-        "28 x 28 pixels", "200 x 300 pixels, inverted, resized to 28 x 28", "28 x 28 pixels",
-    ]  # fmt: skip
+        "28 x 28 pixels in gray",
+        "200 x 300 pixels in gray, inverted, resized to 28 x 28",
+        "28 x 28 pixels in gray",
+    ]
     logged = caplog.text
     assert all(name in logged for name in names) and "3 images by class   " in logged
     assert logged.rstrip().count("undecided: probability below 0.999") == 1
@@ -129,7 +131,7 @@ def test_unreadable_files_are_rows_with_an_error(run, digits, tmp_path):
     (tmp_path / "text.png").write_text("this is not an image")
     np.save(tmp_path / "shape.npy", np.zeros((5, 28, 28)))
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
-    with pytest.raises(RunError, match="4 of 5 files could not be read"):
+    with pytest.raises(RunError, match="4 of 5 files could not be classified"):
         predict(run, find_images([str(tmp_path)]), to=str(tmp_path / "out"))
     rows = {Path(row["file"]).name: row for row in read_predictions(tmp_path / "out")}
     assert rows["good.png"]["class"] == digits[1][0] and rows["good.png"]["error"] == ""
@@ -282,7 +284,7 @@ def test_the_command(good_run, digits, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "good.png" in done.stdout and "written      out" in done.stdout
     done = run_forked(tmp_path, "predict.py", f"run={good_run}", "to=two", "image=[*.png]")
-    assert done.returncode == 1 and "1 of 2 files could not be read" in done.stderr
+    assert done.returncode == 1 and "1 of 2 files could not be classified" in done.stderr
     assert "image=bad.png is not an image that can be read" in done.stdout
     before = sorted(path.name for path in tmp_path.iterdir())
     for overrides, message in [

@@ -503,7 +503,7 @@ def test_long_names_are_shortened_but_distinguishable(width, browser, run, tmp_p
         assert scrolled > 0 and row.bounding_box() == box
         color = row.evaluate("element => getComputedStyle(element).backgroundColor")
         assert color == "rgb(255, 255, 255)"
-        assert "0.57" not in page.locator("#filters").inner_text()
+        assert "0.55" not in page.locator("#filters").inner_text()
 
 
 STRIPES = """

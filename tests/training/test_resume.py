@@ -111,6 +111,8 @@ KINDS = {
         "callbacks=[checkpoint,progress,early_stopping]", "callbacks.early_stopping.patience=1",
         "+callbacks.early_stopping.min_delta=2", "+trainer.min_steps=20"],
     "a custom DataLoader": [CHECKPOINTS, f"data._target_={__name__}.Shuffled"],
+    "a custom DataLoader that configure_optimizers creates": [
+        CHECKPOINTS, f"data._target_={__name__}.Shuffled", "model/scheduler=one_cycle"],
 }  # fmt: skip
 
 

@@ -55,7 +55,7 @@ class Curves(ImageCallback):
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
         epochs, steps = self.epochs.arrays(), self.steps.arrays()
-        title = f"Curves, {when}; {np.median(epochs['seconds']):.3g} s per epoch"
+        title = f"Curves, {when}; median of {np.median(epochs['seconds']):.3g} s per epoch"
         accuracy = epochs.get("val/acc", np.zeros(0))
         if np.isfinite(accuracy).any():
             best = int(np.nanargmax(accuracy))

@@ -82,7 +82,7 @@ def _override_suffix(overrides: Sequence[str]) -> str:
         key, _, value = text.partition("=")
         if not key.lstrip("+~").startswith(("hydra", "experiment", "name", "paths", "ckpt_path")):
             last = re.split("[./@+~]", key)[-1]
-            pair = f"no-{last}" if text.startswith("~") else f"{last}-{value.replace(',', '-')}"
+            pair = f"no-{last}" if text.startswith("~") else f"{last}-{re.sub('[,/]+', '-', value)}"
             pair = "_" + re.sub(r"[^\w.+-]", "", pair, flags=re.ASCII)
             if len(name + pair) > MAX_NAME:
                 return name or pair[:MAX_NAME]

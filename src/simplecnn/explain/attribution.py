@@ -77,8 +77,8 @@ def attribution(
         title="Pixels that support the predicted class (red) or oppose it (blue, with a dot)\n"
         f"{setting}; beside each image: probability, true class → predicted class\n"
         f"each map is scaled to ± its largest magnitude; Grad-CAM on the {grid} grid of {layer}; "
-        "below each map: share of the change in the class score that it explains when squares of "
-        "the image are blacked out (100 %: all, 0 %: no better than an empty map)",
+        "below each map: share of the change in its network's class score that it explains when "
+        "squares of the image are set to 0 (100 %: all, 0 %: no better than an empty map)",
     )
     rows = [("score change explained by the map", *states, "rank correlation of the two maps")]
     record, constant = {}, False
@@ -99,9 +99,10 @@ def attribution(
     return Findings(
         lines=[
             setting,
-            "share of the change in the class score that a map explains when squares of the image",
-            "are blacked out (100 %: all, 0 %: no better than an empty map); a rank correlation",
-            "near 1 means that the map shows the image rather than what the network learned",
+            "share of the change in its network's class score that a map explains when squares of",
+            "the image are set to 0 (100 %: all, 0 %: no better than an empty map); occlusion has",
+            "an advantage, because it sets squares to 0 too. A rank correlation near 1 means that",
+            "the map shows the image rather than what the network learned.",
             *table(rows).splitlines(),
             *["rank correlations leave out images with a constant map (-: all of them)"] * constant,
         ],
@@ -183,7 +184,7 @@ def infidelity(
 
     The infidelity of Yeh et al. ("On the (In)fidelity and Sensitivity of Explanations", NeurIPS
     2019), relative to that of an empty map: 0 means that everything is explained, 1 nothing.
-    Random squares of the image are blacked out, the same for all methods, and the optimally scaled
+    Random squares of the image are set to 0, the same for all methods, and the optimally scaled
     attributions have to predict how the logit of the target changes.
     """
     from captum.metrics import infidelity as captum_infidelity

@@ -28,6 +28,7 @@ from simplecnn.table import table
 NUM_BEST = 9  # images on a card
 NUM_BINS = 40
 NUM_RANKED = 40  # channels in the index figure
+MAX_TIED = 3  # classes that the table names if several lose the same
 
 
 def channel_cards(
@@ -66,7 +67,7 @@ def channel_cards(
         lines=[
             f"accuracy {100 * accuracy:.2f} % on {setting}",
             "most important channels, by the accuracy lost when only this channel is set to zero,",
-            "in percentage points:",
+            f"in percentage points (one image is {100 / len(labels):.2g}):",
             *_table(ranked[:5], names),
             f"{len(ranked)} of {len(all_channels)} channels were removed, one at a time; "
             f"{num_harmless} of these removals cost no accuracy;",
@@ -238,15 +239,16 @@ def _table(channels: Sequence[Channel], class_names: Sequence[str]) -> list[str]
          "selectivity (1: one class only)")
     ]  # fmt: skip
     for channel in channels:
-        per_class = channel.acc_change_per_class
-        worst = int(np.nan_to_num(per_class).argmin())
-        lost = -100 * per_class[worst]
+        lost_per_class = -100 * np.nan_to_num(channel.acc_change_per_class)
+        lost = lost_per_class.max()
         loses = round(lost, 2) > 0
+        most = [name for name, x in zip(class_names, lost_per_class, strict=True) if x == lost]
+        tied = ", ".join(most[:MAX_TIED]) + ", …" * (len(most) > MAX_TIED)
         rows.append(
             (
                 f"{channel.layer} {channel.index}",
                 f"{-100 * channel.acc_change:z.2f}",
-                class_names[worst] if loses else "-",
+                tied if loses else "-",
                 f"{lost:.2f}" if loses else "-",
                 "-" if np.isnan(channel.selectivity) else f"{channel.selectivity:.2f}",
             )
@@ -263,12 +265,15 @@ def _figures(
 ) -> Figures:
     num_channels = sum(map(len, by_layer.values()))
     total = "" if len(ranked) == num_channels else f" ({num_channels} in total)"
-    shown = ranked[:NUM_RANKED]
+    changing = [c for c in ranked if np.nan_to_num(c.acc_change_per_class).any()]
+    shown = (changing or ranked)[:NUM_RANKED]
     title = (
         "Which channels matter: accuracy lost in total and by class when a channel is removed\n"
-        f"the top {len(shown)} of {len(ranked)} removed channels{total}; {setting}"
+        f"{len(shown)} of the {len(changing)} channels whose removal changes the accuracy of a "
+        f"class, of {len(ranked)} removed{total}; {setting}"
     )
     yield "index", index_figure(shown, subject.class_names, title)
+    searched = f" (searched for the activating images: all {len(subject.labels):,})"
     limits = {
         name: float(max(np.abs(channel.weights).max() for channel in channels)) or 1.0
         for name, channels in by_layer.items()
@@ -284,9 +289,11 @@ def _figures(
             )
             for index, position, peak in peaks
         ]
+        costs = f"rank {rank} of {len(ranked)} by the accuracy lost without it"
+        if channel.acc_change >= 0:
+            costs = "no accuracy is lost without it"
         title = (
-            f"{channel.layer}, channel {channel.index}: rank {rank} of {len(ranked)} by the "
-            f"accuracy lost without it\n{setting}; "
+            f"{channel.layer}, channel {channel.index}: {costs}\n{setting}{searched}; "
             "selectivity: 0 is all classes equally, 1 one class only"
         )
         yield channel.card, card_figure(

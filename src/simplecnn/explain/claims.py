@@ -84,6 +84,12 @@ def claims(subjects: Sequence[Subject], *, num_images: int = 300, seed: int = 0)
     setting = f"{len(group)} network{'s' * (len(group) > 1)}{title and f' with {title}'}, "
     setting += f"{num_sampled} test images of {group[0].data_name}{' each' * (len(group) > 1)}"
     lines = [f"{setting}; mean [95 % interval over networks]" if len(group) > 1 else setting]
+    num_others = len(subjects) - len(group) - len(unpooled)
+    if num_others:
+        lines.append(
+            f"These are the first of the groups that differ in more than their seed; {num_others} "
+            f"other networks are left out. To judge others, list them: run=[…,…]."
+        )
     if len(group) < MIN_SEEDS:
         lines.append(
             f"Not judged: this needs {MIN_SEEDS} networks with different seeds. Type {COMMANDS}."
@@ -253,8 +259,9 @@ def _hierarchy(evidence: Sequence[Evidence]) -> Claim:
         "claim_4_hierarchy",
         {
             "edge energy of first-layer filters: gained by training, points": edges,
-            "between-class variance of channels: last minus first layer, points": by_depth,
-            "between-class variance of the last layer: gained by training, points": by_training,
+            "between-class variance of channels: last minus first convolution, points": by_depth,
+            "between-class variance of the last convolution: gained by training, points":
+                by_training,
             f"channels of the last convolution with a ROC AUC ≥ {SINGLES_OUT} for one class, %":
                 detectors,
         },
@@ -263,7 +270,7 @@ def _hierarchy(evidence: Sequence[Evidence]) -> Claim:
             "channels separate classes better with depth and with training": (
                 by_depth.low > 0 and by_training.low > 0
             ),
-            "most channels of the last layer detect one class": detectors.low > 50,
+            "most channels of the last convolution detect one class": detectors.low > 50,
         },
         [
             _panel(evidence, "Edges in first-layer filters", "% of energy", _states("edges")),
@@ -272,7 +279,7 @@ def _hierarchy(evidence: Sequence[Evidence]) -> Claim:
                 _states("class_share"),
             ),
             _panel(
-                evidence, "Last-layer channels that detect one class",
+                evidence, "Channels of the last convolution that detect one class",
                 f"% with ROC AUC ≥ {SINGLES_OUT}", _states("singled_out"), top=100.0,
             ),
         ],
@@ -281,12 +288,12 @@ def _hierarchy(evidence: Sequence[Evidence]) -> Claim:
 
 def _receptive_field(evidence: Sequence[Evidence]) -> Claim:
     sizes, effective = _values(evidence, "sizes"), _values(evidence, "effective")
-    theory = "the theoretical size grows with each layer"
+    theory, last = "the theoretical size grows with each layer", list(evidence[0]["effective"])[-1]
     return Claim(
         "The receptive field grows with depth",
         "claim_5_receptive_field",
         {
-            "last layer: side of the square with 95 % of the gradient, pixels":
+            f"{last}: side of the square with 95 % of the gradient, pixels":
                 mean_interval(effective[:, -1]),
         },
         {theory: _grows(sizes), "the measured size grows with each layer": _grows(effective)},

@@ -57,7 +57,7 @@ def gather(subject: Subject, *, num_images: int, seed: int) -> Evidence:
         e[f"ink/{state}"] = {str(i): 100 * float(x) for i, x in enumerate(by_ink, start=1)}
         e[f"edges/{state}"] = {"first layer": 100 * edge_share(model)}
         e[f"class_share/{state}"] = {name: 100 * share for name, share in shares.items()}
-        e[f"singled_out/{state}"] = {"last": 100 * float((areas >= SINGLES_OUT).mean())}
+        e[f"singled_out/{state}"] = {"last convolution": 100 * float((areas >= SINGLES_OUT).mean())}
     return e
 
 

@@ -12,11 +12,12 @@ from scipy import stats
 from simplecnn.figures.explain.comparison import Series
 
 LEVEL = 0.95
+MIN_NUMBERS = 3  # of two, the interval of the mean is 25 times their standard error
 
 
 @dataclass(frozen=True)
 class Interval:
-    """The mean of n numbers and its 95 % confidence interval, NaN for n = 1."""
+    """The mean of n numbers and its 95 % confidence interval, NaN for n < 3."""
 
     mean: float
     low: float
@@ -40,7 +41,9 @@ def mean_interval(numbers: Sequence[float] | NDArray[Any], *, top: float | None 
     """
     values = np.asarray(numbers, dtype=float)
     n, mean = len(values), float(values.mean())
-    margin = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * stats.sem(values)) if n > 1 else math.nan
+    margin = math.nan
+    if n >= MIN_NUMBERS:
+        margin = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * stats.sem(values))
     low, high = np.clip([mean - margin, mean + margin], None if top is None else 0, top)
     return Interval(mean, float(low), float(high), n)
 

@@ -7,7 +7,13 @@ from numpy.typing import NDArray
 
 from simplecnn.explain.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from simplecnn.explain.findings import Findings
-from simplecnn.explain.intervals import interval_over, mean_interval, percent_series, sample_size
+from simplecnn.explain.intervals import (
+    MIN_NUMBERS,
+    interval_over,
+    mean_interval,
+    percent_series,
+    sample_size,
+)
 from simplecnn.explain.subject import Subject, groups, logits, mean_note, row_name, slug
 from simplecnn.figures.explain.comparison import Panel, comparison_figure
 from simplecnn.figures.explain.robustness import corruption_figure
@@ -34,14 +40,15 @@ def robustness(subjects: Sequence[Subject], *, num_images: int = 1000, seed: int
     by_kind = {t: list(wrong[m][:, :, 1:].mean(2).swapaxes(0, 1)) for t, m in grouped.items()}
     figures = []
     for title, members in grouped.items():
-        networks = f", mean ± 95 % interval over {len(members)} networks" * (len(members) > 1)
+        interval = " [95 % interval]" * (len(members) >= MIN_NUMBERS)
+        networks = f", mean{interval} over {len(members)} networks" * (len(members) > 1)
         figure = corruption_figure(
             examples,
             100 * errors[members].mean(0),
             kinds=KINDS,
             units=[CORRUPTIONS[k].unit for k in KINDS],
             amounts=[CORRUPTIONS[k].amounts for k in KINDS],
-            margins=100 * _margins(errors[members]),
+            intervals=100 * _intervals(errors[members]),
             title=f"Error rate on corrupted images (lower is better){title and f', {title}'}\n"
             f"{image_note}{networks}",
         )
@@ -98,9 +105,14 @@ def wrong_predictions(subject: Subject, *, num_images: int, seed: int) -> NDArra
     return np.array([[clean, *(wrong(k, s) for s in SEVERITIES)] for k in KINDS])
 
 
-def _margins(errors: NDArray) -> NDArray:
-    """Half-widths (kinds, severities + 1) of the intervals over networks; NaN for one network."""
-    return np.apply_along_axis(lambda e: mean_interval(e).high - e.mean(), 0, errors)
+def _intervals(errors: NDArray) -> NDArray:
+    """Ends (2, kinds, severities + 1) of the intervals over networks; NaN for fewer than three."""
+
+    def ends(of_networks: NDArray) -> tuple[float, float]:
+        interval = mean_interval(of_networks, top=1)
+        return interval.low, interval.high
+
+    return np.apply_along_axis(ends, 0, errors)
 
 
 def _table(by_kind: Mapping[str, Sequence[NDArray]]) -> list[str]:

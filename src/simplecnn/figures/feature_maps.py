@@ -59,8 +59,8 @@ def feature_maps_figure(
         num_blocks * block_height,
         title=f"{title}; left: true → predicted class\n"
         f"{num_channels} channels of {height} x {width}, {dead.sum()} of them dead on these "
-        "images; one scale for the layer, up to the "
-        f"99th percentile {number(limit)} (largest output {number(sizes.max(initial=0.0))})",
+        "images; one scale for the layer, up to the 99th percentile of the nonzero outputs, "
+        f"{number(limit)} (largest {number(sizes.max(initial=0.0))})",
         colors=SIGNED if signed else POSITIVE,
         scale=Normalize(-limit if signed else 0.0, limit),
         bar="output",

@@ -56,7 +56,7 @@ def filter_history_figure(
             np.mean([abs(match.cosine) if match else 0.0 for match in of_snapshot])
             for of_snapshot in (best_matches(weights[0]), matches)
         )
-        title += f"; mean cosine similarity to a named kernel {end:.2f}, at the start {start:.2f}"
+        title += f"; mean |cosine similarity| to a named kernel {end:.2f}, at the start {start:.2f}"
     channels = weights.shape[2]
     zoom = min(
         min(MAX_TILE, MAX_HEIGHT // len(rows) - GAP) // height,

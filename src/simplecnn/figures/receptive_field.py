@@ -83,7 +83,9 @@ def boxes_figure(image: ArrayLike, layers: Sequence[LayerBoxes]) -> Figure:
         ax.set_title(layer.title, fontsize=LABEL)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3, fontsize=NOTE,
                   frameon=False, handlelength=1, columnspacing=1)  # fmt: skip
-    style.add_title(figure, "Receptive fields in pixels; hatched: padding or cropped")
+    is_cropped = any(layer.visible != frame for layer in layers)
+    hidden = "padding or cropped" if is_cropped else "padding"
+    style.add_title(figure, f"Receptive fields in pixels; hatched: {hidden}")
     return figure
 
 

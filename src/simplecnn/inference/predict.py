@@ -62,7 +62,7 @@ def predict(
         the data sets in `data_dir` are decided.
 
     Raises InputError, and writes nothing, if no file can be read; RunError if the folder cannot be
-    written or, after all files, if some of them could not be read.
+    written or, after all files, if some of them could not be classified.
     """
     if explain:
         require_packages("explain=true", "captum")
@@ -113,7 +113,8 @@ def predict(
             log.info("%s", line)
     log.info("\nwritten      %s", relative_path(folder))
     if failed:
-        raise RunError(f"{len(failed):,} of {len(rows):,} files could not be read: see above.")
+        count = f"{len(failed):,} of {len(rows):,} files"
+        raise RunError(f"{count} could not be classified: see above.")
     return folder
 
 
@@ -141,7 +142,7 @@ def classify(
 
 
 def _table(rows: Sequence[Row], names: Sequence[str], mark: str) -> str:
-    """A table of all rows, or, if there are many, of those that are unsure or could not be read.
+    """A table of all rows, or, if there are many, of those that are unsure or not classified.
 
     Followed by the errors and the number of images per class.
     """
@@ -151,7 +152,7 @@ def _table(rows: Sequence[Row], names: Sequence[str], mark: str) -> str:
     cells = [["file", "class", "probability", "second", "probability", "", "image"]]
     for row in shown:
         if "error" in row:
-            cells.append([row["file"], "-", "", "", "", "", "not read"])
+            cells.append([row["file"], "-", "", "", "", "", "not classified"])
             continue
         cells.append([
             row["file"],

@@ -70,7 +70,8 @@ class Preprocessing:
         """
         if np.ptp(image, axis=(0, 1)).max() < MIN_CONTRAST:  # no channel varies
             raise InputError("image: it is blank, all of its pixels have the same color.")
-        steps = [Step(f"{image.shape[1]} x {image.shape[0]} pixels", image)]
+        in_gray = "" if self.color else " in gray"
+        steps = [Step(f"{image.shape[1]} x {image.shape[0]} pixels{in_gray}", image)]
         if invert is None and self.box is not None:
             invert = _background(image) > (image.min() + image.max()) / 2
         if invert:
@@ -134,7 +135,7 @@ class Preprocessing:
             return [Step(f"resized to {self.size} x {self.size}", resized)]
         top, bottom, left, right = _extent(ink)
         ink = ink[top:bottom, left:right]
-        steps = [Step(f"cropped to {ink.shape[1]} x {ink.shape[0]}", ink)]
+        steps = [Step(f"cropped to {ink.shape[1]} x {ink.shape[0]}, background removed", ink)]
         scale = self.box / max(ink.shape)
         height, width = (max(1, round(side * scale)) for side in ink.shape)
         ink = _resize(ink, height, width)

@@ -103,7 +103,7 @@ def effective_fields(
     for name in (name for name in fields if name in layers):
         (gradient,) = torch.autograd.grad(responses[name], x, retain_graph=True)
         mass = gradient.abs().sum(1).mean(0).double().cpu()
-        unit = _central_unit(fields[name])
+        unit = central_unit(fields[name])
         result[name] = EffectiveField(mass, unit, fields[name].interval(unit))
     return result
 
@@ -117,7 +117,7 @@ def _growing(fields: dict[str, Field]) -> list[str]:
     return list(first.values())
 
 
-def _central_unit(field: Field) -> tuple[int, int]:
+def central_unit(field: Field) -> tuple[int, int]:
     """Return the unit whose field is centered nearest to the image center."""
     rows, columns = (
         min(range(len(axis.used)), key=lambda u: abs(sum(axis.interval(u)) - (num_pixels - 1)))
@@ -128,7 +128,7 @@ def _central_unit(field: Field) -> tuple[int, int]:
 
 def _sum_of_channels(output: Tensor, field: Field) -> Tensor:
     """Return the sum over images n of channel n (modulo their number) of the central unit."""
-    for axis, position in zip(field.axes, _central_unit(field), strict=True):
+    for axis, position in zip(field.axes, central_unit(field), strict=True):
         assert axis.dim is not None
         output = output.narrow(axis.dim, position, 1)
     channels = output.flatten(1)

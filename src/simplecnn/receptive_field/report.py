@@ -18,7 +18,11 @@ from simplecnn.figures.receptive_field import (
 )
 from simplecnn.receptive_field.chains import stack
 from simplecnn.receptive_field.checks import Check, all_agree, check_fields
-from simplecnn.receptive_field.effective_field import EffectiveField, effective_fields
+from simplecnn.receptive_field.effective_field import (
+    EffectiveField,
+    central_unit,
+    effective_fields,
+)
 from simplecnn.receptive_field.fields import Field, receptive_fields
 from simplecnn.table import table
 
@@ -149,15 +153,15 @@ def effective_table(effective: Mapping[str, Mapping[str, EffectiveField]]) -> st
 def _field_map(field: EffectiveField) -> FieldMap:
     vertical, horizontal = field.sigma
     large, small = (field.square(share) for share in (0.95, 0.5))
-    note = f"σ {vertical:.2f} × {horizontal:.2f} px\n95 %: {large} px, 50 %: {small} px\n"
-    note += f"95 % / size: {field.ratio:.2f}"
+    note = f"σ {vertical:.2f} × {horizontal:.2f} px (height × width)\n"
+    note += f"95 %: {large} px, 50 %: {small} px\n95 % / size: {field.ratio:.2f}"
     return FieldMap(field.mass.numpy(), field.interval, (large, small), note)
 
 
 def _layer_boxes(name: str, field: Field) -> LayerBoxes:
-    """Return the fields of the first, the middle and the last unit of a layer."""
+    """Return the fields of the first, the central and the last unit of a layer."""
     rows, columns = field.units
-    units = [(0, 0), (rows // 2, columns // 2), (rows - 1, columns - 1)]
+    units = [(0, 0), central_unit(field), (rows - 1, columns - 1)]
     title = f"{name}: size {_pair(field.size)}, stride {_pair(field.stride)}"
     return LayerBoxes(title, {unit: field.interval(unit) for unit in units}, field.visible)
 

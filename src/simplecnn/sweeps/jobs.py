@@ -6,6 +6,7 @@ Does not import torch.
 import csv
 import math
 import re
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -132,6 +133,17 @@ def read_jobs(sweep: SweepDirectory) -> list[Job]:
         if job.params not in started:
             jobs.append(job)
     return jobs
+
+
+def job_command(sweep: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
+    """The words of the command that reproduces a job on its own.
+
+    sweep: the record of its sweep.
+    """
+    command = [shlex.split(sweep["command"])[0], *overrides]
+    if any(argument.startswith("hparams_search=") for argument in command):
+        command.append("hydra.sweeper.params=null")  # drop the sweeps of that config
+    return command
 
 
 def by_number(path: Path) -> tuple[float, str]:

@@ -12,18 +12,18 @@ from typing import Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from simplecnn.config.spelling import format_override
 from simplecnn.console import show_only_sweep_messages
 from simplecnn.directories import read_record
 from simplecnn.errors import log_error, relative_path
-from simplecnn.run_directory import RunDirectory
+from simplecnn.run_directory import RunDirectory, command_line
 from simplecnn.signals import SignalHandler
 from simplecnn.slurm import slurm_job, was_requeued
 from simplecnn.sweeps import report
 from simplecnn.sweeps.directory import RECORD, SweepDirectory, source_hashes
-from simplecnn.sweeps.jobs import NOT_STARTED, read_job, read_jobs
+from simplecnn.sweeps.jobs import NOT_STARTED, job_command, read_job, read_jobs
 from simplecnn.sweeps.plan import SweepPlan
 
 log = logging.getLogger("simplecnn.sweeps")
@@ -117,6 +117,18 @@ class PrepareSweep(Callback):
             config.hydra.overrides.hydra.append(format_override("hydra.sweep.dir", path))
 
 
+def current_sweep() -> SweepDirectory:
+    """The sweep of the job that this process runs."""
+    hydra = HydraConfig.get()
+    return SweepDirectory.open(Path(hydra.runtime.cwd, hydra.sweep.dir))
+
+
+def own_command() -> str:
+    """The command that reproduces the job that this process runs on its own."""
+    overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task)
+    return command_line(job_command(current_sweep().record, overrides))
+
+
 def run_job(task: Task, config: dict[str, Any], folder: Path) -> float | None:
     """Run one job, unless it has already finished, and log its result in one line.
 
@@ -124,7 +136,7 @@ def run_job(task: Task, config: dict[str, Any], folder: Path) -> float | None:
     other jobs run; its record holds the error.
     """
     hydra = HydraConfig.get()
-    sweep = SweepDirectory.open(Path(hydra.runtime.cwd, hydra.sweep.dir))
+    sweep = current_sweep()
     sources = [Path(s.path) for s in hydra.runtime.config_sources if s.schema == "file"]
     show_only_sweep_messages()
     run, error, status = RunDirectory(folder), "", ""

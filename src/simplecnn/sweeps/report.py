@@ -24,6 +24,7 @@ from simplecnn.sweeps.jobs import (
     SUCCEEDED,
     Job,
     by_number,
+    job_command,
     rank,
     read_jobs,
     seed_groups,
@@ -97,10 +98,8 @@ def commands(jobs: Sequence[Job], record: Mapping[str, Any]) -> list[tuple[str, 
             entries.append(("best mean" if len(groups) > 1 else "mean", text))
         overrides = overrides_text(best, varied_keys(jobs))
         entries.append(("best job", f"{best.name}: {result(best)}   {overrides}"))
-        command = [shlex.split(record["command"])[0], *best.overrides]
-        if any(argument.startswith("hparams_search=") for argument in command):
-            command.append("hydra.sweeper.params=null")  # drop the sweeps of that config
-        entries.append(("reproduce", shell_command(shlex.join(command))))
+        command = shlex.join(job_command(record, best.overrides))
+        entries.append(("reproduce", shell_command(command)))
     statuses = {job.status for job in jobs}
     if "running" not in statuses and not statuses <= set(SUCCEEDED):
         entries.append(("resume", shell_command(record["command"])))

@@ -18,13 +18,13 @@ def corruption_figure(
     kinds: Sequence[str],
     units: Sequence[str],
     amounts: Sequence[Sequence[float]],
-    margins: NDArray,
+    intervals: NDArray,
     title: str,
 ) -> Figure:
     """Draw one row per kind of corruption and one column per severity, 0 to 5.
 
     Left: example images `tiles` (kinds, 6, C, H, W). Right: error rates `errors` (kinds, 6) in
-    percent, with the half-widths `margins` (kinds, 6) of their intervals or NaN, and the `amounts`
+    percent, with the ends `intervals` (2, kinds, 6) of their intervals or NaN, and the `amounts`
     (kinds, 5) of the corruption in `units`.
     """
     num_kinds, num_columns = errors.shape
@@ -48,12 +48,13 @@ def corruption_figure(
     right.set_aspect("auto")
     right.set_box_aspect(sheet.shape[0] / sheet.shape[1])  # align its rows with those on the left
     right.set_xticks(range(num_columns), names, fontsize=NOTE)
-    size = NOTE if np.isnan(margins).all() else SMALL
+    size = NOTE if np.isnan(intervals).all() else SMALL
     for (i, j), error in np.ndenumerate(errors):
-        margin = "" if np.isnan(margins[i, j]) else f" ± {margins[i, j]:.1f}"
+        low, high = intervals[:, i, j]
+        interval = "" if np.isnan(low) else f" [{low:.0f}, {high:.0f}]"
         below = f"\nat {amounts[i][j - 1]:g}" if j else ""
         right.text(
-            j, i, f"{error:.1f}{margin}{below}", ha="center", va="center", fontsize=size,
+            j, i, f"{error:.1f}{interval}{below}", ha="center", va="center", fontsize=size,
             color="black" if error > 60 else "white",
         )  # fmt: skip
     for ax in (left, right):

@@ -37,8 +37,8 @@ export function percent(share, places = 1) {
   if (share >= 100) return `${digits(100 * share)}\u00a0%`;
   const rounded = Number((100 * share).toFixed(places));
   // With decimals, 100 % means certainty.
-  const shown = places && share < 1 && rounded === 100 ? 100 - 10 ** -places : rounded;
-  return `${shown.toFixed(places)}\u00a0%`;
+  if (places && share < 1 && rounded === 100) return `>\u00a0${(100 - 10 ** -places).toFixed(places)}\u00a0%`;
+  return `${rounded.toFixed(places)}\u00a0%`;
 }
 
 /** The index of the largest value. */

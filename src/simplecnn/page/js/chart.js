@@ -7,7 +7,7 @@ const HEIGHT = 230, LEFT = 52, RIGHT = 14, TOP = 10, BOTTOM = 34;
 /**
  * lines: [{name, color, dash, points: [[x, y], …], faint}].
  * options: title, x (axis label), range (of x; by default that of the points), place (formats x),
- * percent (values are fractions), linear (never use a logarithmic axis), highlights (highlight the
+ * percent (values are fractions), zero (the axis begins at zero), linear (never use a logarithmic axis), highlights (highlight the
  * line under the pointer or chosen by the up and down keys), onhover (called with its name or null).
  */
 export function chart(lines, options) {
@@ -36,7 +36,7 @@ function plot(lines, options, width, output) {
   const xs = [...new Set(lines.flatMap((line) => line.points.map(([x]) => x)))].sort((a, b) => a - b);
   const low = Math.min(...ys), high = Math.max(...ys);
   const isLog = !options.percent && !options.linear && low > 0 && high > 10 * low;
-  const [bottom, top] = isLog ? [Math.log10(low), Math.log10(high)] : padded(low, high);
+  const [bottom, top] = isLog ? [Math.log10(low), Math.log10(high)] : padded(options.zero ? 0 : low, high, options.zero);
   const [first, last] = options.range ?? [xs[0], xs[xs.length - 1]];
   const toX = (x) => LEFT + ((x - first) / (last - first || 1)) * (width - LEFT - RIGHT);
   const toY = (y) => HEIGHT - BOTTOM - (((isLog ? Math.log10(y) : y) - bottom) / (top - bottom || 1)) * (HEIGHT - TOP - BOTTOM);
@@ -119,15 +119,15 @@ function summary(lines, text) {
   return lines.map(({ name, points }) => `${name}: ${text(points[0][1])} to ${text(points[points.length - 1][1])}.`).join(" ");
 }
 
-/** The limits of an axis with a margin; a constant is in the middle of an axis from zero. */
-function padded(low, high) {
+/** The limits of an axis with a margin, not below if it `begins` there; a constant is in its middle. */
+function padded(low, high, begins) {
   if (high - low <= 1e-6 * Math.abs(high)) return high > 0 ? [0, 2 * high] : [low - 1, high + 1];
   const margin = (high - low) * 0.04;
-  return [low - margin, high + margin];
+  return [begins ? low : low - margin, high + margin];
 }
 
 /** About `count` round numbers between two limits. */
-export function linearTicks(low, high, count = 5) {
+export function linearTicks(low, high, count = 6) {
   const rough = (high - low) / count || 1, power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 2.5, 5, 10].find((n) => n * power >= rough);
   const ticks = [];

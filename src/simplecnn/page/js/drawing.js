@@ -35,7 +35,7 @@ export function imageInputs({ box, fit, shape: [channels, height, width] }, rece
 
   const drawing = box ? drawingPad((gray) => (gray ? submit([gray], DRAWING) : (receive(null, DRAWING), steps.forget()))) : {};
   return { pad: drawing.pad, clear: drawing.clear, steps: steps?.root, forget: () => steps?.forget(),
-    file: fileField(box ? 1 : channels, submit) };
+    file: fileField(box ? 1 : channels, submit, (name) => receive(null, name)) };
 }
 
 /** Three small pictures of the conversion of a drawing. */
@@ -126,8 +126,8 @@ function drawingPad(receive) {
   return { pad: element("div", {}, element("div", { class: "paper" }, canvas, mark), status), clear: button };
 }
 
-/** A field for an image file, which may also be dropped on the page. */
-function fileField(channels, submit) {
+/** A field for an image file, which may also be dropped on the page; `reject(name)` is called for a bad one. */
+function fileField(channels, submit, reject) {
   const status = element("span", { class: "note", role: "status" });
   const field = element("input", { type: "file", accept: "image/*", id: "file", onchange: () => field.files[0] && read(field.files[0]) });
   addEventListener("dragover", (event) => event.preventDefault());
@@ -140,6 +140,7 @@ function fileField(channels, submit) {
     const bitmap = await createImageBitmap(file).catch(() => null);
     if (bitmap === null) status.textContent = `${file.name} cannot be read as an image.`;
     else status.textContent = submit(planesOf(bitmap, channels), file.name) ? "" : `${file.name} is blank: all pixels have the same color.`;
+    if (status.textContent) reject(file.name);
   }
   return element("p", { class: "file" }, element("label", { for: "file" }, "or an image file: choose one, or drop it on the page "), field, status);
 }

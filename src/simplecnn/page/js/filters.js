@@ -121,5 +121,5 @@ function filterHistory({ layer, shape, weights: text, dtype, snapshots, matches 
     areFinite ? null : element("p", { class: "sentence" }, "Some weights are not finite: they are drawn in white."),
     numFilters > shown ? element("p", { class: "note" }, `the first ${shown} of ${numFilters} filters`) : null,
     status,
-    element("p", { class: "note" }, `${layer}: ${numFilters} filters of ${numChannels} x ${height} x ${width}; one scale for the whole run, ±${digits(scale.limit)}. Percentages are the change since the start.${filterSize === 9 && width === 3 ? " Random weights reach a cosine similarity of 0.57 on average." : ""}`));
+    element("p", { class: "note" }, `${layer}: ${numFilters} filters of ${numChannels} x ${height} x ${width}; one scale for the whole run, ±${digits(scale.limit)}. Percentages are the change since the start.${filterSize === 9 && width === 3 ? " Random weights reach a cosine similarity of 0.55 on average." : ""}`));
 }

@@ -130,7 +130,7 @@ export function healthSection(runs) {
     const { layers, quantities } = run.health;
     const charts = Object.entries(HEALTH).filter(([name]) => quantities[name]?.some((points) => points.length)).map(([name, [text, isShare]]) =>
       chart(layers.map((layer, l) => ({ name: layer, color: `var(--line-${l % 6})`, dash: l >= 6 ? "5 3" : null, points: quantities[name][l] })),
-        { title: text, x: "step", percent: isShare }));
+        { title: text, x: "step", percent: isShare, zero: isShare }));
     section.append(...(runs.length > 1 ? [element("h3", {}, title(runs, i))] : []), element("div", { class: "charts" }, ...charts));
   });
   return section.childElementCount > 1 ? section : null;

@@ -87,9 +87,9 @@ function workSection() {
     const predictions = panels.map(({ maps, bars }, run) => {
       const probabilities = maps ? maps.show(current) : fromPairs(answers[run]);
       bars.show(probabilities);
-      return probabilities && `${classes[largest(probabilities)]}, ${percent(probabilities[largest(probabilities)])}`;
+      return probabilities && `${classes[largest(probabilities)]} (${percent(probabilities[largest(probabilities)])})`;
     }).filter(Boolean);
-    caption.textContent = !values ? "" : predictions.length ? `${name}: ${predictions.join(" and ")}` : name;
+    caption.textContent = !values ? "" : predictions.length ? `${name}: predicted ${predictions.join(" and ")}` : name;
   }
 
   /** Converts pairs [class, probability] to a list with a probability for each class. */
