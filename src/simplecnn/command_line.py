@@ -95,6 +95,10 @@ def check_command_line(name: str, argv: Sequence[str]) -> Request:
     run_dir = Path(relative_path(config.hydra.runtime.output_dir))
     if name == TRAIN and "run" not in composition.requeued_run and (run_dir / RECORD).exists():
         raise InputError(already_exists_message(run_dir))
+    if name == TRAIN and run_dir.resolve() == Path.cwd():
+        raise InputError(
+            "hydra.run.dir is the working directory: a run needs a new directory of its own."
+        )
     if reason := _why_not_creatable(run_dir):
         raise InputError(f"hydra.run.dir is {str(run_dir)!r}: {reason}.")
     if values.get("ckpt_path") is not None:

@@ -65,7 +65,17 @@ class SignalHandler:
         for number in self._handlers:
             signal.signal(number, self.receive)
 
+    def raise_if_received(self) -> None:
+        """Raise Interrupted if a signal has arrived, but Python has discarded its exception.
+
+        It discards those that a handler raises while the process forks.
+        """
+        if self.received is not None:
+            raise Interrupted(self.received)
+
     def receive(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT and os.getpid() != self.pid:
+            return  # Ctrl-C reaches all processes; a DataLoader's worker is ended by its parent
         if not self.ending:  # a further signal must not interrupt recording how the run ended
             self.ending, self.received = True, signum
             raise Interrupted(signum)

@@ -105,6 +105,7 @@ def test_valid_configurations_can_be_built(fuzzed, tmp_path, monkeypatch, proves
         ("train.py", ["--cfg", "job", "--package", "x"], "--package x: the configuration has no"),
         ("train.py", ["seed=1,2"], "seed=1,2 lists several values: add -m to run a sweep"),
         ("train.py", ["hydra.run.dir=file/x"], "hydra.run.dir is 'file/x': "),
+        ("train.py", ["hydra=evaluate"], "hydra.run.dir is the working directory: a run needs"),
         ("export.py", ["run=file"], "run=file: this is a file"),
     ],
 )  # fmt: skip
@@ -135,6 +136,7 @@ COMBINATIONS = [
     ("model/optimizer=adam model/scheduler=one_cycle model.optimizer._target_=torch.optim.Adagrad",
      "model.scheduler: torch.optim.lr_scheduler.OneCycleLR rejects its arguments: optimizer must"),
     ("trainer.logger=false", "trainer.logger is false: it must be null."),
+    ("+trainer.min_epochs=5 trainer.max_epochs=3", "trainer.min_epochs is 5: it must be at most"),
     ("+model.network._partial_=true", "model.network._partial_ is not a key of"),
     ("~seed", "data.seed: Interpolation key 'seed' not found"),
     ("~train", "train is required: it cannot be deleted."),

@@ -237,6 +237,16 @@ def parts(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
+def test_a_file_that_is_missing_or_untrusted_is_named(parts):
+    for target, sentence in (
+        ("run.untrusted.Net", "run/untrusted.py is in a virtual environment, or in the directory"),
+        ("run.untrustd.Net", "there is no run/untrustd.py in .* Did you mean untrusted.py?"),
+        ("my_prts.Net", "there is no my_prts.py in .* Did you mean my_parts.py?"),
+    ):
+        with pytest.raises(TargetNotAllowed, match=sentence):
+            find_class(target)
+
+
 def test_classes_below_the_working_directory_are_allowed(parts):
     assert build({"_target_": "my_parts.Net", "depth": 3}).__class__.__name__ == "Net"
     for target in ("my_parts.Popen", "my_parts.Plain", "my_parts.torch"):

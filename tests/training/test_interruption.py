@@ -1,11 +1,12 @@
 """When a signal ends a run, the processes that it launched are killed."""
 
+import signal
 from types import SimpleNamespace
 
 import pytest
 
 from simplecnn.signals import Interrupted, SignalHandler
-from simplecnn.training.interruption import kill_processes_on_interrupt
+from simplecnn.training.interruption import Interruption, kill_processes_on_interrupt
 
 
 def test_launched_processes_are_killed_and_no_longer_monitored():
@@ -18,3 +19,26 @@ def test_launched_processes_are_killed_and_no_longer_monitored():
     with pytest.raises(Interrupted), kill_processes_on_interrupt(trainer, SignalHandler()):
         raise Interrupted(15)
     assert killed == [("one", 9), ("two", 9)] and monitored == []
+
+
+def test_an_interruption_that_python_discards_ends_the_run_at_the_next_batch():
+    """An exception that is raised while a DataLoader forks its workers is printed and ignored."""
+    handler = SignalHandler()
+    callback = Interruption(handler)
+    callback.setup(SimpleNamespace(world_size=1), None, "fit")
+    callback.on_train_batch_start()
+    with pytest.raises(Interrupted):
+        handler.receive(signal.SIGINT, None)
+    for hook in ("on_train_batch_start", "on_validation_batch_start", "on_test_batch_start"):
+        with pytest.raises(Interrupted) as error:
+            getattr(callback, hook)()
+        assert error.value.code == 130
+
+
+def test_forked_workers_leave_ctrl_c_to_their_parent():
+    handler = SignalHandler()
+    handler.pid += 1  # as seen by a worker
+    handler.receive(signal.SIGINT, None)
+    assert handler.received is None
+    with pytest.raises(Interrupted):  # its parent ends it
+        handler.receive(signal.SIGTERM, None)

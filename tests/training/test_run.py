@@ -16,11 +16,14 @@ from conftest import compose_run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from simplecnn.errors import InputError, RunError
 from simplecnn.explain.subject import load_subject
 from simplecnn.inference.evaluate import TestData, evaluate, measure
+from simplecnn.inference.export import export
 from simplecnn.inference.networks import load_network
+from simplecnn.inference.trained_run import load_run
 from simplecnn.models.classifier import Classifier
 from simplecnn.run_directory import RunDirectory
 from simplecnn.training.build import build_module
@@ -307,7 +310,7 @@ def test_the_summary_marks_the_best_epoch_as_tested_only_after_a_test(seconds, s
               "best": {"value": 0.98, "epoch": 2}, "seconds": seconds}  # fmt: skip
     config = {"monitor": "val/acc", "name": "train"}
     directory = SimpleNamespace(record=record, config=lambda: config, path=tmp_path)
-    lines = summary(directory, SimpleNamespace(loggers=[]), None).splitlines()
+    lines = summary(directory, SimpleNamespace(loggers=[], fast_dev_run=False), None).splitlines()
     assert f"best         val/acc 98.00 % after epoch 2{suffix}" in lines
     table = ["epoch accuracy", "validation 3 98.00 %", "test 2 97.00 %"]
     assert [" ".join(line.split()) for line in lines[:3]] == table
@@ -342,7 +345,9 @@ def test_no_layer_is_blamed_for_a_loss_if_batches_are_not_images():
     module = pl.LightningModule()
     module.layer = nn.Linear(1, 1)
     optimizers = [torch.optim.SGD(module.parameters(), lr=0.1)]
-    trainer = SimpleNamespace(world_size=1, global_step=3, current_epoch=0, optimizers=optimizers)
+    trainer = SimpleNamespace(
+        world_size=1, global_step=3, current_epoch=0, optimizers=optimizers, gradient_clip_val=None
+    )
     callback = FiniteLoss()
     callback.on_train_batch_start(trainer, module, {"text": "a"}, 0)
     with pytest.raises(RunError, match=r"step 3 .*; no layer can be named, because batches are"):
@@ -388,6 +393,55 @@ def test_a_metric_that_is_not_a_number_leaves_the_record_valid_json(tmp_path, mo
     record = json.loads(text, parse_constant=fail)
     assert record["best"] is None and "val/score" not in record["metrics"]
     assert record["metrics"]["test/acc"] > 0.05
+
+
+class Plain(pl.LightningModule):
+    """A LightningModule that knows nothing of simplecnn; logs the loss of steps and of epochs."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                                 nn.Linear(4, 2))  # fmt: skip
+
+    def forward(self, x):
+        assert x.shape[1:] == (3, 20, 20)
+        return self.net(x)
+
+    def training_step(self, batch, batch_idx):
+        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
+        self.log("train/loss", loss, on_step=True, on_epoch=True)
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Colors(pl.LightningDataModule):
+    def train_dataloader(self):
+        images = TensorDataset(torch.rand(8, 3, 20, 20), torch.arange(8) % 2)
+        return DataLoader(images, batch_size=4)
+
+
+def test_predict_and_export_know_the_image_shape_of_custom_classes(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("SIMPLECNN_TARGETS", __name__)
+    overrides = ["monitor=null", "callbacks=[checkpoint,progress]", "logger=none"]
+    config = compose_run(tmp_path / "run", f"data._target_={__name__}.Colors", *overrides)
+    config["model"] = {"_target_": f"{__name__}.Plain"}
+    with caplog.at_level("INFO", "simplecnn"):
+        train(config, tmp_path / "run")
+    assert "train/loss 0." in caplog.text and "loss_step" not in caplog.text
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["image_shape"] == [3, 20, 20] and list(record["metrics"]) == ["train/loss"]
+    loaded = load_run(tmp_path / "run")
+    blue = Image.new("RGB", (50, 30), "blue")
+    blue.paste("red", (5, 5, 20, 20))
+    assert len(loaded.predict(blue)) == 1
+    metadata = export(loaded, tmp_path / "model.pt2", "torch_export")
+    assert metadata["preprocessing"]["input"].startswith("float32 (N, 3, 20, 20)")
+    path = tmp_path / "run/run.json"  # an untrusted record must not cost memory
+    path.write_text(json.dumps({**record, "image_shape": [3, 10**9, "x"]}))
+    with pytest.raises(AssertionError):
+        load_run(tmp_path / "run")
 
 
 class KeepsConfig(pl.LightningModule):

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import (
     Timer,
 )
 from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
 
 from simplecnn.callbacks.between_epochs import BetweenEpochs
 from simplecnn.callbacks.image_callback import ValidationCallback
@@ -22,7 +23,8 @@ class LastCheckpoint(BetweenEpochs):
     """Save `last.ckpt` right before the next epoch starts, and when training ends.
 
     Callbacks that complete an epoch must precede this one; all others must follow it. The
-    checkpoint also holds the current metrics and, if training has ended, the reason.
+    checkpoint also holds the current metrics, the shape of the images and, if training has ended,
+    the reason.
     """
 
     def __init__(self, dirpath: str) -> None:
@@ -30,9 +32,17 @@ class LastCheckpoint(BetweenEpochs):
         self.ended: str | None = None
         self._saving = False
         self._should_stop = False  # as saved by the run that is resumed
+        self._image_shape: list[int] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.should_stop |= self._should_stop
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        match batch:
+            case (Tensor(ndim=4) as images, *_):
+                self._image_shape = list(images.shape[1:])
 
     def epoch_done(self, trainer: Trainer, module: LightningModule, *, is_last: bool) -> None:
         if is_last:
@@ -56,6 +66,7 @@ class LastCheckpoint(BetweenEpochs):
                 "ended": self.ended,
                 # True if an early stop is waiting for min_epochs or min_steps.
                 "should_stop": bool(trainer.should_stop),
+                "image_shape": self._image_shape,  # of the training images (C, H, W)
             }
 
     def on_load_checkpoint(

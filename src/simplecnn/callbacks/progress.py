@@ -1,7 +1,9 @@
 """Progress of a run: a bar on a terminal, and one log line per epoch."""
 
 import logging
+import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
@@ -18,6 +20,12 @@ def split_metric(key: str) -> tuple[str, str]:
     """Split `val/acc` or `val_acc` into ("val", "acc"); a key without a stage is ("", key)."""
     stage, separator, name = key.partition("/" if "/" in key else "_")
     return (stage, name) if separator and stage in STAGES else ("", key)
+
+
+def without_copies(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics without `x_step` and `x_epoch`, which Lightning adds to an `x` logged on both."""
+    bases = {key: re.sub("_(step|epoch)$", "", key) for key in metrics}
+    return {k: v for k, v in metrics.items() if bases[k] == k or bases[k] not in metrics}
 
 
 def value_text(key: str, value: float) -> str:
@@ -55,10 +63,11 @@ class EpochLines(BetweenEpochs):
             return
         done, last, seconds = trainer.current_epoch, trainer.max_epochs, self.epoch_seconds
         parts = [f"epoch {done}" if last in (None, -1) else f"epoch {done}/{last}"]
+        metrics = without_copies(trainer.callback_metrics)
         parts += [
-            metric_text(key, float(trainer.callback_metrics[key]))
+            metric_text(key, float(metrics[key]))
             for stage in STAGES
-            for key in sorted(trainer.callback_metrics, key=_loss_first)
+            for key in sorted(metrics, key=_loss_first)
             if split_metric(key)[0] == stage
         ]
         parts.append(f"{seconds:.1f} s")

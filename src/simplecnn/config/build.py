@@ -28,7 +28,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 
 from simplecnn.config.schema import BUILT_IN, IMAGE_SIZE, Classifier
 from simplecnn.config.spelling import describe, did_you_mean, show, unknown_key
-from simplecnn.errors import InputError, first_line, require_packages, reraise
+from simplecnn.errors import InputError, first_line, relative_path, require_packages, reraise
 
 TARGETS_VARIABLE = "SIMPLECNN_TARGETS"  # comma-separated packages or classes to allow
 PACKAGES = {  # package: the base class that an allowed class of it must have
@@ -199,12 +199,20 @@ def _not_allowed(target: Any) -> str:
             f"{show(target)} takes functions, which a configuration cannot contain: write a "
             f"subclass."
         )
+    root, module = _working_dir(), str(target).rpartition(".")[0]
+    if module and (file := _module_file(module, root)):
+        return (
+            f"{show(target)} is not on the list of classes that a configuration may build: "
+            f"{relative_path(file)} is in a virtual environment, or in the directory of a run or "
+            f"a sweep (run.json, sweep.json), whose files are not trusted."
+        )
     top = str(target).partition(".")[0]
     if top.isidentifier() and top not in sys.modules and not find_spec(top):
-        near = did_you_mean(top, [path.stem for path in _working_dir().glob("*.py")])
+        path = Path(*module.split(".")) if (root / top).is_dir() else Path(top)
+        siblings = {f"{file.stem}.py" for file in (root / path).parent.glob("*.py")}
         return (
-            f"{show(target)} cannot be imported: there is no {top}.py in {_working_dir()}, and no "
-            f"installed package {top}.{near}"
+            f"{show(target)} cannot be imported: there is no {path.as_posix()}.py in {root}, and "
+            f"no installed package {top}.{did_you_mean(f'{path.name}.py', siblings)}"
         )
     return (
         f"{show(target)} is not on the list of classes that a configuration may build, nor a class "

@@ -329,6 +329,8 @@ def parse_overrides(
             hint = "write key=value, quoted where needed."
             if any(value.count(a) != value.count(b) for a, b in ("[]", "{}", "()")):
                 hint = "a bracket is not closed."
+            if value.endswith(","):
+                hint = "it ends with a comma."
             if re.fullmatch(r"[+~]*[\w/]+/\w+\.[\w.]+", typed_key):
                 hint = f"keys are written with dots, type {typed_key.replace('/', '.')}={value}"
             mistakes.append(f"{truncate(text)!r} cannot be parsed: {hint}")
@@ -485,7 +487,10 @@ def gist(error: BaseException) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
     # Join the line that names the file with the reason below it.
     text = str(error).replace("raised while composing config:\n", "")
-    return first_line(cause or HydraException(text))
+    line = first_line(cause or HydraException(text))
+    if match := re.search(rf"@({'|'.join(OVERLAYS)})\.", line):
+        return f"{line} The file of {match[1]} must begin with the line '# @package _global_'."
+    return line
 
 
 @contextmanager

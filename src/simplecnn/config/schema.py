@@ -455,6 +455,10 @@ class Train(Parts):
                    f"{more['precision']}, a fused optimizer does not support gradient clipping. "
                    f"Type model.optimizer.fused=false.")
         scheduler, trainer = getattr(self.model, "scheduler", None), self.trainer
+        min_epochs = more.get("min_epochs") or 0
+        if trainer.max_epochs not in (None, -1) and min_epochs > trainer.max_epochs:
+            yield (f"trainer.min_epochs is {min_epochs}: it must be at most trainer.max_epochs, "
+                   f"{trainer.max_epochs}.")
         is_unlimited = trainer.max_epochs in (None, -1) and trainer.max_steps == -1
         if isinstance(scheduler, Node):
             arguments = scheduler.model_extra or {}

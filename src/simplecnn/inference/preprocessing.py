@@ -1,7 +1,7 @@
 """Preprocess an image for a network, step by step. Does not import torch."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from simplecnn.data.images import Fit, fit_pixels
+from simplecnn.data.images import MAX_SIDE, Fit, fit_pixels
 from simplecnn.errors import InputError
 from simplecnn.inference.image_files import read_image
 
@@ -47,16 +47,26 @@ class Preprocessing:
         return self.channels == 3 and self.box is None
 
     @classmethod
-    def from_config(cls, data: Mapping[str, Any], network: Mapping[str, Any]) -> "Preprocessing":
+    def from_config(
+        cls,
+        data: Mapping[str, Any],
+        network: Mapping[str, Any],
+        image_shape: Sequence[int] = (),
+    ) -> "Preprocessing":
         """The preprocessing of a run, from the configurations of its data and of its network.
 
-        The network's `in_channels` and `image_size` take precedence over those of the data.
+        The network's `in_channels` and `image_size` take precedence over the recorded shape of the
+        training images (C, H, W), if it is valid, and that over the data's configuration.
         """
+        is_valid = len(image_shape) == 3 and all(
+            type(n) is int and 1 <= n <= MAX_SIDE for n in image_shape
+        )
+        num_channels, *sides = image_shape if is_valid else (None, 0)
         is_mnist = data.get("_target_") == "simplecnn.data.mnist.MNISTDataModule"
         box = BOXES.get(data.get("dataset", "MNIST")) if is_mnist else None
         return cls(
-            channels=network.get("in_channels") or data.get("channels") or 1,
-            size=network.get("image_size") or data.get("image_size") or 28,
+            channels=network.get("in_channels") or num_channels or data.get("channels") or 1,
+            size=network.get("image_size") or max(sides) or data.get("image_size") or 28,
             box=box,
             fit=data.get("fit"),
         )

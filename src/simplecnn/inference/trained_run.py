@@ -103,7 +103,9 @@ class TrainedRun:
         self.record: dict[str, Any] = directory.record
         self.network: nn.Module = load_network(checkpoint)
         self.network_config = network_config(read_checkpoint(checkpoint), checkpoint) or {}
-        self.preprocessing = Preprocessing.from_config(self.config["data"], self.network_config)
+        self.preprocessing = Preprocessing.from_config(
+            self.config["data"], self.network_config, self.record.get("image_shape") or ()
+        )
         self.class_names = self._class_names()
 
     def __repr__(self) -> str:

@@ -140,7 +140,14 @@ def job_command(sweep: Mapping[str, Any], overrides: Sequence[str]) -> list[str]
 
     sweep: the record of its sweep.
     """
-    command = [shlex.split(sweep["command"])[0], *overrides]
+    program, *words = shlex.split(sweep["command"])
+    options = [  # the names of the configuration and of its folder
+        part
+        for word, following in zip(words, [*words[1:], ""], strict=True)
+        if word.partition("=")[0] in ("--config-dir", "-cd", "--config-name", "-cn")
+        for part in ([word] if "=" in word else [word, following])
+    ]
+    command = [program, *options, *overrides]
     if any(argument.startswith("hparams_search=") for argument in command):
         command.append("hydra.sweeper.params=null")  # drop the sweeps of that config
     return command

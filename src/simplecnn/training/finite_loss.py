@@ -61,12 +61,14 @@ class FiniteLoss(Callback):
 
 
 def _message(trainer: Trainer, module: LightningModule, batch: Any) -> str:
+    advice = "Try a smaller learning rate"
+    if trainer.gradient_clip_val is None:
+        advice += ", or +trainer.gradient_clip_val=1"
     rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
     return (
         f"The loss is not finite: detected at step {trainer.global_step} "
         f"(epoch {trainer.current_epoch + 1}), with a learning rate of {float(max(rates)):.3g}; "
-        f"{_first_non_finite(module, batch)}. Try a smaller model.optimizer.lr, or "
-        f"+trainer.gradient_clip_val=1."
+        f"{_first_non_finite(module, batch)}. {advice}."
     )
 
 

@@ -37,7 +37,13 @@ class Interruption(Callback):
 
     on_sanity_check_start = on_test_start = on_train_start
 
+    def on_validation_batch_start(self, *_: Any) -> None:
+        self.signal_handler.raise_if_received()
+
+    on_test_batch_start = on_validation_batch_start
+
     def on_train_batch_start(self, *_: Any) -> None:
+        self.signal_handler.raise_if_received()
         if self._parent is not None and os.getppid() != self._parent:
             raise SystemExit("The parent process has ended.")
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
@@ -15,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from simplecnn.callbacks.checkpoint import STATE, LastCheckpoint, end_reason
+from simplecnn.callbacks.progress import without_copies
 from simplecnn.callbacks.report import Report
 from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
 from simplecnn.config.spelling import did_you_mean
@@ -89,17 +90,13 @@ def _fit_test_and_record(run: "Run") -> float | None:
     """Train and test, and record how the run ended."""
     try:
         best = run.fit_and_test()
-    except (KeyboardInterrupt, SystemExit) as error:
-        run.signal_handler.ending = True
-        page = run.finish("interrupted")
-        log.error("Interrupted. %s%s", resume_instructions(run.directory), page_line(page))
-        if not isinstance(error, Interrupted):  # not raised by simplecnn's signal handlers
-            raise SystemExit(130) from None
-        if error.requeue:
-            requeue()
-        raise SystemExit(error.code) from None
     except BaseException as error:
+        received = run.signal_handler.received
         run.signal_handler.ending = True
+        if received is not None and not isinstance(error, Interrupted):
+            error = Interrupted(received)  # a process of the run has failed because of the signal
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            _end_interrupted(run, error)
         try:
             page = run.finish("failed", error=f"{type(error).__name__}: {error}")
             if page is not None:
@@ -110,6 +107,17 @@ def _fit_test_and_record(run: "Run") -> float | None:
     page = run.finish("finished")
     log.info("\n%s", summary(run.directory, run.trainer, page))
     return best
+
+
+def _end_interrupted(run: "Run", error: KeyboardInterrupt | SystemExit) -> NoReturn:
+    """Record that the run was interrupted, say how to resume it, and exit."""
+    page = run.finish("interrupted")
+    log.error("Interrupted. %s%s", resume_instructions(run.directory), page_line(page))
+    if not isinstance(error, Interrupted):  # not raised by simplecnn's signal handlers
+        raise SystemExit(130) from None
+    if error.requeue:
+        requeue()
+    raise SystemExit(error.code) from None
 
 
 class Run:
@@ -167,8 +175,9 @@ class Run:
         if last and status != "finished":
             with suppress(InputError):  # a damaged checkpoint
                 checkpoint = read_checkpoint(last)
-                metrics = (checkpoint.get(STATE) or {}).get("metrics", {})
-                self.record["metrics"] = _rounded(metrics) | self.record["metrics"]
+                state = checkpoint.get(STATE) or {}
+                self.record["metrics"] = _rounded(state.get("metrics", {})) | self.record["metrics"]
+                self.record["image_shape"] = state.get("image_shape")
                 self.record["num_epochs"] = checkpoint["epoch"]
                 if self.trainer is not None:
                     self._best_checkpoint()
@@ -216,7 +225,8 @@ class Run:
         if self.directory.writes:
             log.info("directory    %s", relative_path(self.directory.path))
             log.info("%s parameters on %s: %s", f"{num_parameters:,}", device, reason)
-            if not any(isinstance(c, LastCheckpoint | Checkpoint) for c in self.trainer.callbacks):
+            saves = any(isinstance(c, LastCheckpoint | Checkpoint) for c in self.trainer.callbacks)
+            if not saves and not self.trainer.fast_dev_run:
                 log.info("no checkpoints are saved: callbacks=[default,…] adds to the default ones")
 
     def _restore_progress(self, checkpoint: Config, *, resumed: bool) -> None:
@@ -261,10 +271,12 @@ class Run:
         if last is None:
             return
         checkpoint = read_checkpoint(last)
-        ended = (checkpoint.get(STATE) or {}).get("ended")
+        state = checkpoint.get(STATE) or {}
+        ended = state.get("ended")
         if ended is None and trainer.should_stop:  # set before the first step, by a Timer
             ended = end_reason(trainer)
         self.record |= {"num_epochs": checkpoint["epoch"], "ended": ended}
+        self.record["image_shape"] = state.get("image_shape")
         if trainer.global_step != checkpoint["global_step"]:  # spawned processes ran the fit
             trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
 
@@ -351,6 +363,6 @@ def _rounded(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Finite metrics by name, rounded for the record; without learning rates."""
     return {
         key: round(float(value), 6)
-        for key, value in metrics.items()
+        for key, value in without_copies(metrics).items()
         if not key.startswith("lr-") and math.isfinite(value)
     }

@@ -28,7 +28,10 @@ def summary(directory: RunDirectory, trainer: pl.Trainer, page: Path | None) -> 
     if record["ended"]:
         lines += ["", f"training     {record['ended']}"]
     if "fit" in record["seconds"] and not any(directory.path.glob("checkpoints/*.ckpt")):
-        lines.append("checkpoints  none: callbacks=[default,…] adds to the default callbacks")
+        reason = "callbacks=[default,…] adds to the default callbacks"
+        if trainer.fast_dev_run:
+            reason = "fast_dev_run saves none"
+        lines.append(f"checkpoints  none: {reason}")
     if best := record["best"]:
         value = metric_text(config["monitor"], best["value"])
         tested = " (tested)" if "test" in record["seconds"] else ""
