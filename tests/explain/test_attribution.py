@@ -18,7 +18,7 @@ from simplecnn.explain.attribution import (
     grad_cam,
     grad_cam_layer,
 )
-from simplecnn.explain.subject import logits
+from simplecnn.inference.networks import logits
 
 
 class Corner(nn.Module):

@@ -18,8 +18,8 @@ from simplecnn.explain.channel_cards import (
     measure_removal,
     most_active,
 )
-from simplecnn.explain.subject import logits
 from simplecnn.figures.explain.channel_cards import Channel
+from simplecnn.inference.networks import logits
 from simplecnn.models.activations import feature_maps, select_convolutions
 from simplecnn.receptive_field.fields import receptive_fields
 

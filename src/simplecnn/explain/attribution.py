@@ -14,9 +14,10 @@ from torch.nn import functional
 
 from simplecnn.errors import InputError
 from simplecnn.explain.findings import Findings, rounded
-from simplecnn.explain.subject import Subject, logits
+from simplecnn.explain.subject import Subject
 from simplecnn.figures.explain.attribution import attribution_figure
 from simplecnn.figures.raster import short_name
+from simplecnn.inference.networks import logits
 from simplecnn.models.activations import (
     capture_activations,
     convolutions,

@@ -14,8 +14,9 @@ from torch.nn import functional
 
 from simplecnn.errors import InputError
 from simplecnn.explain.findings import Figures, Findings, rounded
-from simplecnn.explain.subject import BATCH, Subject, logits
+from simplecnn.explain.subject import Subject
 from simplecnn.figures.explain.channel_cards import Channel, Patch, card_figure, index_figure
+from simplecnn.inference.networks import BATCH_SIZE, logits
 from simplecnn.models.activations import (
     ablated_channel,
     convolutions,
@@ -119,7 +120,7 @@ def record_channels(
     """
     batches: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {name: [] for name in names}
     widths = {}
-    for batch in images.split(BATCH):
+    for batch in images.split(BATCH_SIZE):
         maps, _ = feature_maps(network, batch)
         for name in names:
             widths[name] = maps[name].shape[3]
@@ -134,7 +135,8 @@ def record_channels(
     class_weights = one_hot / one_hot.sum(0).clamp(min=1)  # sums over them are class means
     means = {name: torch.zeros(()) for name in names}
     counts = {name: torch.zeros(()) for name in names}
-    for batch, weights in zip(sample.split(BATCH), class_weights.split(BATCH), strict=True):
+    pairs = zip(sample.split(BATCH_SIZE), class_weights.split(BATCH_SIZE), strict=True)
+    for batch, weights in pairs:
         maps, _ = feature_maps(network, batch)
         for name in names:
             means[name] = means[name] + maps[name].mean((2, 3)).T @ weights

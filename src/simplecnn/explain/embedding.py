@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from simplecnn.explain.findings import Findings
-from simplecnn.explain.subject import BATCH, Subject
+from simplecnn.explain.subject import Subject
 from simplecnn.figures.explain.embedding import embedding_figure
+from simplecnn.inference.networks import BATCH_SIZE
 from simplecnn.models.activations import layer_inputs
 
 MAX_SPRITE = 8192  # pixels per side: the largest texture that browsers support
@@ -85,7 +86,7 @@ def penultimate(network: nn.Module, images: Tensor) -> tuple[str, Tensor, Tensor
     For a network without linear layers, the name is `output` and the logits are returned twice.
     """
     points, outputs, layer = [], [], "output"
-    for batch in images.split(BATCH):
+    for batch in images.split(BATCH_SIZE):
         inputs, logits = layer_inputs(network, batch, nn.Linear)
         layer = list(inputs)[-1] if inputs else "output"
         points.append(inputs[layer].flatten(1) if inputs else logits)

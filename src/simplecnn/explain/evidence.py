@@ -13,7 +13,7 @@ from torch.nn import functional
 from simplecnn.convolution.definition import conv2d
 from simplecnn.errors import InputError
 from simplecnn.explain.channel_cards import layer_fields
-from simplecnn.explain.subject import BATCH, Subject, logits
+from simplecnn.explain.subject import Subject
 from simplecnn.explain.translation import (
     NEAR,
     equivariance_errors,
@@ -21,6 +21,7 @@ from simplecnn.explain.translation import (
     plotted_layers,
     shift_metrics,
 )
+from simplecnn.inference.networks import BATCH_SIZE, logits
 from simplecnn.models.activations import convolutions, feature_maps, layer_inputs
 from simplecnn.receptive_field.effective_field import effective_fields
 from simplecnn.receptive_field.fields import receptive_fields
@@ -186,7 +187,7 @@ def class_shares(
     the largest ROC AUC for one class.
     """
     peaks: dict[str, list[Tensor]] = {}
-    for batch in images.split(BATCH):
+    for batch in images.split(BATCH_SIZE):
         maps, _ = feature_maps(network, batch)
         for name, values in maps.items():
             peaks.setdefault(name, []).append(values.amax((2, 3)))

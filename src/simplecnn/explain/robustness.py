@@ -14,9 +14,10 @@ from simplecnn.explain.intervals import (
     percent_series,
     sample_size,
 )
-from simplecnn.explain.subject import Subject, groups, logits, mean_note, row_name, slug
+from simplecnn.explain.subject import Subject, groups, mean_note, row_name, slug
 from simplecnn.figures.explain.comparison import Panel, comparison_figure
 from simplecnn.figures.explain.robustness import corruption_figure
+from simplecnn.inference.networks import logits
 from simplecnn.table import table
 
 KINDS = list(CORRUPTIONS)

@@ -10,13 +10,10 @@ from torch import Tensor, nn
 
 from simplecnn.data.mnist import stratified_sample
 from simplecnn.errors import InputError
-from simplecnn.inference.evaluate import TestData, logits_of
-from simplecnn.inference.networks import load_network, untrained_network
-from simplecnn.models.activations import evaluation_mode
+from simplecnn.inference.evaluate import TestData
+from simplecnn.inference.networks import load_network, logits, untrained_network
 from simplecnn.run_directory import RunDirectory, relative_path
 from simplecnn.sweeps.jobs import short_names, value_text
-
-BATCH = 500  # images per forward pass: the activations of a layer still fit the CPU's cache
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ def load_subject(
     test.check_classes(run.record.get("class_names"))
     network = load_network(checkpoint)
     images, labels = test.tensors()
-    num_classes = logits_of(network, images[:1]).shape[1]
+    num_classes = logits(network, images[:1]).shape[1]
     if num_classes <= int(labels.max()):
         raise InputError(
             f"The network of {relative_path(run.path)} has {num_classes} classes, but the test "
@@ -107,10 +104,3 @@ def load_subject(
         values=values or {},
         ink=getattr(test.datamodule, "ink", True),
     )
-
-
-@torch.no_grad()
-def logits(network: nn.Module, images: Tensor) -> Tensor:
-    """Return the logits (N, classes) in evaluation mode, computed in batches."""
-    with evaluation_mode(network):
-        return torch.cat([network(part) for part in images.split(BATCH)])

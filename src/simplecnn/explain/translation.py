@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from simplecnn.explain.findings import Findings, rounded
 from simplecnn.explain.intervals import interval_over, percent_series, sample_size
-from simplecnn.explain.subject import Subject, groups, logits, mean_note, row_name, slug
+from simplecnn.explain.subject import Subject, groups, mean_note, row_name, slug
 from simplecnn.figures.explain.comparison import Panel, comparison_figure
 from simplecnn.figures.explain.translation import (
     LayerError,
@@ -21,6 +21,7 @@ from simplecnn.figures.explain.translation import (
     layers_figure,
     shift_maps_figure,
 )
+from simplecnn.inference.networks import logits
 from simplecnn.receptive_field.axis import Axis
 from simplecnn.receptive_field.fields import Field, receptive_fields
 from simplecnn.receptive_field.trace import named_outputs

@@ -28,8 +28,7 @@ from simplecnn.figures.inference.reliability import reliability_figure
 from simplecnn.figures.raster import encode_png
 from simplecnn.figures.style import drawing
 from simplecnn.inference.calibration import calibration
-from simplecnn.inference.networks import load_network
-from simplecnn.models.activations import evaluation_mode
+from simplecnn.inference.networks import load_network, logits
 from simplecnn.run_directory import RunDirectory, write_json
 from simplecnn.table import table
 
@@ -129,37 +128,21 @@ def _decoded_like(run_data: Mapping[str, Any], other: Mapping[str, Any]) -> dict
     return {**other, **{key: run_data[key] for key in keys}}
 
 
-@torch.no_grad()
 def measure(network: nn.Module, data: TestData) -> dict[str, Any]:
     """Evaluate a network on the test images; returns the metrics of `summarize`.
 
     Raises InputError if the data have more classes than the network.
     """
-    logits, labels = [], []
-    with evaluation_mode(network):
-        for images, batch_labels in data.loader:
-            logits.append(logits_of(network, images))
-            labels.append(batch_labels)
-            num_classes = logits[0].shape[1]
-            if batch_labels.max() >= num_classes:
-                raise InputError(
-                    f"data: {data.name} has more classes than the network, which has {num_classes}."
-                )
-    all_logits = torch.cat(logits)
-    return summarize(all_logits, torch.cat(labels), data.class_names(all_logits.shape[1]))
-
-
-def logits_of(network: nn.Module, images: Tensor) -> Tensor:
-    """The logits (N, classes) of a batch. Raises InputError if the network rejects the images."""
-    try:
-        output = network(images)
-    except RuntimeError as error:
-        size = " x ".join(map(str, images.shape[1:]))
-        reason = f"The network does not accept images of {size}: {first_line(error)}"
-        raise InputError(reason) from None
-    if not (isinstance(output, Tensor) and output.ndim == 2):
-        raise InputError("The network does not return logits (N, classes).")
-    return output
+    outputs, labels = [], []
+    for images, batch_labels in data.loader:
+        outputs.append(logits(network, images, batch_size=len(images)))
+        labels.append(batch_labels)
+        num_classes = outputs[0].shape[1]
+        if batch_labels.max() >= num_classes:
+            raise InputError(
+                f"data: {data.name} has more classes than the network, which has {num_classes}."
+            )
+    return summarize(torch.cat(outputs), torch.cat(labels), data.class_names(num_classes))
 
 
 def summarize(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, Any]:

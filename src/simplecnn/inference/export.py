@@ -18,8 +18,8 @@ from torch import Tensor
 from simplecnn.atomic import atomic_write
 from simplecnn.data.files import read_bundled
 from simplecnn.errors import InputError, RunError, relative_path, require_packages, reraise
-from simplecnn.inference.networks import NETWORK
-from simplecnn.inference.trained_run import BATCH_SIZE, TrainedRun
+from simplecnn.inference.networks import BATCH_SIZE, NETWORK, logits
+from simplecnn.inference.trained_run import TrainedRun
 from simplecnn.run_directory import write_json
 
 log = logging.getLogger(__name__)
@@ -91,9 +91,9 @@ def describe(run: TrainedRun) -> dict[str, Any]:
 def check(run: TrainedRun, forward: Forward) -> dict[str, Any]:
     """Compare the logits (N, classes) of an exported network with the original's on digits."""
     images = digits_for(run)
+    expected = logits(run.network, images)
     with torch.no_grad():
-        pairs = [(run.network(batch), forward(batch)) for batch in images.split(BATCH_SIZE)]
-    expected, exported = (torch.cat(logits) for logits in zip(*pairs, strict=True))
+        exported = torch.cat([forward(batch) for batch in images.split(BATCH_SIZE)])
     difference = float((expected - exported).abs().max())
     num_different = int((expected.argmax(1) != exported.argmax(1)).sum())
     if num_different or not difference <= TOLERANCE:

@@ -16,12 +16,31 @@ from torch import Tensor, nn
 from simplecnn.checkpoint_file import read_checkpoint
 from simplecnn.config.build import build
 from simplecnn.errors import InputError, first_line, relative_path
-from simplecnn.models.activations import network_of
+from simplecnn.models.activations import evaluation_mode, network_of
 from simplecnn.old_runs import upgrade_hyper_parameters, upgrade_network
 from simplecnn.run_directory import RunDirectory
 
 PREFIX = "network."  # of the network's weights in a Classifier's checkpoint
 NETWORK = "network"  # metadata key of an exported file: the network's configuration
+BATCH_SIZE = 500  # the activations of a layer still fit the CPU's cache
+
+
+@torch.no_grad()
+def logits(network: nn.Module, images: Tensor, *, batch_size: int = BATCH_SIZE) -> Tensor:
+    """The logits (N, classes) of images (N, C, H, W), computed in batches in evaluation mode.
+
+    Raises InputError if the network does not accept the images or does not return logits.
+    """
+    try:
+        with evaluation_mode(network):
+            outputs = [network(batch) for batch in images.split(batch_size)]
+    except RuntimeError as error:
+        size = " x ".join(map(str, images.shape[1:]))
+        reason = f"The network does not accept images of {size}: {first_line(error)}"
+        raise InputError(reason) from None
+    if not all(isinstance(output, Tensor) and output.ndim == 2 for output in outputs):
+        raise InputError("The network does not return logits (N, classes).")
+    return torch.cat(outputs)
 
 
 def load_network(path: Path) -> nn.Module:

@@ -17,15 +17,12 @@ from simplecnn.config.validation import checked_parts
 from simplecnn.data.files import CLASS_NAMES
 from simplecnn.data.images import pixels_from_pil
 from simplecnn.errors import InputError, relative_path
-from simplecnn.inference.evaluate import logits_of
 from simplecnn.inference.image_files import find_images, image_from_array, read_image
-from simplecnn.inference.networks import load_network, network_config
+from simplecnn.inference.networks import load_network, logits, network_config
 from simplecnn.inference.preprocessing import Pixels, Preprocessing
 from simplecnn.models.activations import feature_maps
 from simplecnn.run_directory import RunDirectory
 from simplecnn.table import percent, table
-
-BATCH_SIZE = 500
 
 
 @dataclass(frozen=True)
@@ -152,11 +149,7 @@ class TrainedRun:
 
     def predictions(self, images: Tensor) -> Predictions:
         """Classify images (N, C, H, W) that are already preprocessed."""
-        return Predictions(self._logits(images).softmax(1).numpy(), self.class_names)
-
-    @torch.no_grad()
-    def _logits(self, images: Tensor) -> Tensor:
-        return torch.cat([logits_of(self.network, batch) for batch in images.split(BATCH_SIZE)])
+        return Predictions(logits(self.network, images).softmax(1).numpy(), self.class_names)
 
     def _read(self, images: Any) -> list[Pixels]:
         color, channels = self.preprocessing.color, self.preprocessing.channels
@@ -192,7 +185,7 @@ class TrainedRun:
         """
         size = self.preprocessing.size
         blank = torch.zeros(1, self.preprocessing.channels, size, size)
-        num_classes = self._logits(blank).shape[1]
+        num_classes = logits(self.network, blank).shape[1]
         dataset = str(self.config["data"].get("dataset"))
         for names in (self.record.get("class_names"), CLASS_NAMES.get(dataset)):
             if names and len(names) == num_classes:

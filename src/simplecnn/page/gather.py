@@ -23,7 +23,7 @@ from simplecnn.convolution.kernels import best_matches
 from simplecnn.errors import InputError, first_line, relative_path
 from simplecnn.figures.style import COUNT, POSITIVE, SIGNED
 from simplecnn.inference.model_card import flat
-from simplecnn.inference.networks import load_network, network_config
+from simplecnn.inference.networks import load_network, logits, network_config
 from simplecnn.inference.preprocessing import Preprocessing
 from simplecnn.models.activations import convolutions
 from simplecnn.page.images import MAX_BYTES, MAX_CLASSIFIED, MAX_SHOWN, Images, choose, read_images
@@ -177,9 +177,8 @@ class _LoadedRun:
         """Return probabilities (N, classes); None if the network is for other images or classes."""
         if self.network is None or self.num_classes(pixels.shape[1:]) != len(images.classes):
             return None
-        with torch.no_grad():
-            batches = images.tensor(pixels).split(250)
-            return torch.cat([self.network(batch).float().softmax(1) for batch in batches]).numpy()
+        outputs = logits(self.network, images.tensor(pixels), batch_size=250)
+        return outputs.float().softmax(1).numpy()
 
 
 def _images(runs: Sequence[_LoadedRun], images: Images | None, files: Sequence[str]) -> Data | None:
