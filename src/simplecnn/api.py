@@ -14,11 +14,12 @@ from pathlib import Path
 
 from simplecnn.config.build import check_classes
 from simplecnn.config.composition import compose_config
+from simplecnn.config.validation import checked_parts
 from simplecnn.console import ScreenHandler
 from simplecnn.directories import latest
-from simplecnn.errors import InputError
+from simplecnn.errors import InputError, relative_path
 from simplecnn.inference.model_card import write_model_card
-from simplecnn.inference.trained_run import TrainedRun, load_run
+from simplecnn.inference.trained_run import TrainedRun
 from simplecnn.run_directory import RunDirectory
 from simplecnn.training import run as training
 
@@ -50,7 +51,11 @@ def load(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
     >>> {name: maps.shape for name, maps in run.feature_maps(digits[:2]).items()}
     {'conv1': (2, 16, 28, 28), 'conv2': (2, 32, 14, 14), 'conv3': (2, 64, 7, 7)}
     """
-    return load_run(latest(str(path)), checkpoint)
+    directory = RunDirectory.open(latest(str(path)))
+    run = TrainedRun(directory, directory.checkpoint(checkpoint))
+    checked_parts(run.config, relative_path(run.path))
+    _ = run.class_names  # loads the network, so that its errors are raised here
+    return run
 
 
 def train(overrides: Sequence[str] = ()) -> TrainedRun:
@@ -95,9 +100,8 @@ def train(overrides: Sequence[str] = ()) -> TrainedRun:
             if end.code == 130:  # a notebook's stop button: keep its kernel alive
                 raise KeyboardInterrupt from None
             raise
-    directory = RunDirectory.open(folder)
-    write_model_card(directory)
-    return load_run(folder)
+    write_model_card(RunDirectory.open(folder))
+    return load(folder)
 
 
 @contextmanager

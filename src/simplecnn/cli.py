@@ -192,8 +192,9 @@ def evaluate(config: dict[str, Any], folder: Path) -> float:
     with fast_imports():
         from simplecnn.inference import evaluate as evaluation
         from simplecnn.inference.model_card import write_model_card
+        from simplecnn.inference.trained_run import TrainedRun
 
-    accuracy = evaluation.evaluate(run, checkpoint, data=config.get("data"))
+    accuracy = evaluation.evaluate(TrainedRun(run, checkpoint), data=config.get("data"))
     write_model_card(run)
     return accuracy
 
@@ -296,7 +297,7 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
     run = None
     if config["run"]:
         run = RunDirectory.open(latest(config["run"], needs=CHECKPOINTS))
-    checkpoint = run.any_checkpoint() if run else None
+    checkpoint = run.checkpoint() if run else None
     model = (
         checked_parts(run.config(), relative_path(run.path))["model"] if run else config["model"]
     )

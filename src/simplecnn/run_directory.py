@@ -185,12 +185,14 @@ class RunDirectory(LockedDirectory):
         path = self.path / "checkpoints" / "last.ckpt"
         return path if path.is_file() else None
 
-    def checkpoint(self, which: str = "best") -> Path:
-        """Return the file of `best`, `last` or a path.
+    def checkpoint(self, which: str | None = None) -> Path:
+        """Return the file of `best`, `last` or a path; None: best, or last if there is no best.
 
         Without a monitor (`monitor: null`), `best` is the last checkpoint. Raises InputError if
         the file is missing or damaged; the message lists the run's checkpoints.
         """
+        if which is None:
+            which = "best" if (self.path / "checkpoints" / "best.ckpt").is_file() else "last"
         if which == "best" and self.config().get("monitor", "") is None:
             which = "last"
         in_run = self.path / "checkpoints" / f"{which}.ckpt"
@@ -200,11 +202,6 @@ class RunDirectory(LockedDirectory):
             return path
         names = ", ".join(sorted(p.name for p in self.path.glob("checkpoints/*.ckpt"))) or "none"
         raise InputError(f"checkpoint={which}: {path} does not exist. In this run: {names}.")
-
-    def any_checkpoint(self) -> Path:
-        """Return best.ckpt if it exists, else last.ckpt."""
-        best = self.path / "checkpoints" / "best.ckpt"
-        return self.checkpoint("best" if best.is_file() else "last")
 
     def update(self, **entries: Any) -> None:
         """Add entries to the record and write it atomically."""

@@ -15,6 +15,7 @@ import torch
 from conftest import compose_run
 from PIL import Image
 
+from simplecnn.config.build import build
 from simplecnn.data import decoding, image_cache
 from simplecnn.data.image_folder import ImageFolderDataModule
 from simplecnn.data.mnist import MNISTDataModule
@@ -195,6 +196,8 @@ def test_predict_preprocesses_images_as_training_does(root, module, fit, channel
 
 def test_a_run_is_always_tested_on_the_images_of_its_test_split(root, tmp_path):
     from simplecnn.inference.evaluate import TestData
+    from simplecnn.inference.trained_run import TrainedRun
+    from simplecnn.run_directory import RunDirectory
     from simplecnn.training.run import train
 
     folder = tmp_path / "run"
@@ -206,12 +209,15 @@ def test_a_run_is_always_tested_on_the_images_of_its_test_split(root, tmp_path):
     record = json.loads((folder / "run.json").read_text())
     assert record["images"]["test"] == {"cat": 1, "dog": 1}
     last = folder / "checkpoints" / "last.ckpt"
-    data = TestData(config["data"], last)
-    test_files = files(data.datamodule, "test")
+    run = TrainedRun(RunDirectory.open(folder), last)
+    test_files = files(TestData(run).datamodule, "test")
     for i in range(30):  # would change the sampled splits
         write(root / "cat" / f"a{i}.png")
-    assert files(TestData(config["data"], last).datamodule, "test") == test_files
-    assert files(TestData(config["data"]).datamodule, "test") != test_files
+    assert files(TestData(run).datamodule, "test") == test_files
+    sampled = build(config["data"])
+    sampled.prepare_data()
+    sampled.setup("test")
+    assert files(sampled, "test") != test_files
     # A run continued from its checkpoint trains on the same images, with the same normalization.
     continued = compose_run(
         tmp_path / "continued", "data=image_folder", f"data.root={root}", "trainer.max_epochs=3",
@@ -229,17 +235,18 @@ def test_a_run_is_always_tested_on_the_images_of_its_test_split(root, tmp_path):
     # A folder that has moved is recognized by its files, and decoded as in training.
     moved = root.rename(tmp_path / "moved")
     moved_config = {**config["data"], "root": str(moved), "image_size": 64}  # the default size
-    moved_data = TestData(config["data"], last, moved_config)
+    moved_data = TestData(run, moved_config)
     assert files(moved_data.datamodule, "test") == test_files
     assert moved_data.datamodule.image_shape == (3, 16, 16)
     with pytest.raises(InputError, match="data.fit is crop, but the network was trained with pad"):
-        TestData(config["data"], last, {**moved_config, "fit": "crop"})
+        TestData(run, {**moved_config, "fit": "crop"})
+    run.record["class_names"] = ["cat", "cow"]
     with pytest.raises(InputError, match="classes cat, dog, but the network was trained on cat, c"):
-        moved_data.check_classes(["cat", "cow"])
+        TestData(run, moved_config)
     moved.rename(root)
     (root / test_files[0]).unlink()
     with pytest.raises(InputError, match=f"lacks images that the run used.*{test_files[0]}"):
-        TestData(config["data"], last)
+        TestData(run)
 
 
 # ------------------------------------------------------------------------------------- errors
@@ -561,9 +568,11 @@ def test_figures_show_color_images_of_each_class(run):
 
 def test_evaluation_reports_recall_and_precision_per_class(run):
     from simplecnn.inference.evaluate import evaluate
+    from simplecnn.inference.trained_run import TrainedRun
     from simplecnn.run_directory import RunDirectory
 
-    evaluate(RunDirectory.open(run), run / "checkpoints" / "last.ckpt", data=None)
+    trained = TrainedRun(RunDirectory.open(run), run / "checkpoints" / "last.ckpt")
+    evaluate(trained, data=None)
     (result,) = json.loads((run / "evaluation.json").read_text()).values()
     counts = np.array(result["confusion"])
     assert counts.sum(1).tolist() == [2, 1]  # of 24 and 8, a tenth, rounded

@@ -12,7 +12,6 @@ from simplecnn.config.composition import compose_config
 from simplecnn.errors import InputError
 from simplecnn.explain.explanation import PARTS, explain, plan
 from simplecnn.explain.findings import Findings
-from simplecnn.run_directory import RunDirectory
 
 FEW = ["channels.num_images=50", "channels.layers=first", "translation.num_images=20",
        "translation.num_maps=10", "translation.reach=1", "robustness.num_images=20",
@@ -113,18 +112,15 @@ def test_missing_captum_is_reported_with_the_command_that_installs_it(finished_r
 
 
 def test_images_of_the_wrong_size(finished_run):
+    import simplecnn
     from simplecnn.explain.subject import load_subject
-
-    run = RunDirectory.open(finished_run)
-    subject = load_subject(run, run.any_checkpoint())
-    assert subject.images.shape == (500, 1, 28, 28)
-    import simplecnn.explain.subject as explain_subject
     from simplecnn.models.simple_cnn import SimpleCNN
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(explain_subject, "load_network", lambda path: SimpleCNN(image_size=64).eval())
-        with pytest.raises(InputError, match="does not accept images of 1 x 28 x 28"):
-            load_subject(run, run.any_checkpoint())
+    run = simplecnn.load(finished_run)
+    assert load_subject(run).images.shape == (500, 1, 28, 28)
+    run.network = SimpleCNN(image_size=64).eval()
+    with pytest.raises(InputError, match="does not accept images of 1 x 28 x 28"):
+        load_subject(run)
 
 
 def test_findings_are_saved_completely_or_not_at_all(tmp_path):

@@ -16,6 +16,7 @@ from simplecnn.errors import InputError
 from simplecnn.inference import trained_run
 from simplecnn.inference.evaluate import evaluate
 from simplecnn.inference.model_card import model_card, write_model_card
+from simplecnn.inference.trained_run import TrainedRun
 from simplecnn.run_directory import RunDirectory
 from simplecnn.training.summary import resume_instructions
 
@@ -124,7 +125,7 @@ def test_the_model_card(good_run, tmp_path):
     assert f"| {100 * accuracy:.2f} % [" in card and "n = 500" in card
     assert card.count("not measured yet") == 2
     assert f"```\n{directory.record['command']}\n```" in card
-    evaluate(directory, directory.checkpoint("best"), data=None)
+    evaluate(TrainedRun(directory, directory.checkpoint("best")), data=None)
     part = folder / "explain" / "robustness"
     part.mkdir(parents=True)
     (part / "robustness.json").write_text(json.dumps({"groups": {"all": {

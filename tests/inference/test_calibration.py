@@ -11,10 +11,12 @@ from PIL import Image
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
+import simplecnn
 from simplecnn.errors import InputError
 from simplecnn.figures.inference.reliability import reliability_figure
 from simplecnn.inference.calibration import calibration
 from simplecnn.inference.evaluate import TestData, _table, evaluate, summarize
+from simplecnn.inference.trained_run import TrainedRun
 from simplecnn.run_directory import RunDirectory
 
 
@@ -51,7 +53,7 @@ def test_evaluate_writes_the_calibration_and_its_diagram(good_run, tmp_path, cap
     shutil.copytree(good_run, folder)
     directory = RunDirectory.open(folder)
     with caplog.at_level("INFO", "simplecnn"):
-        evaluate(directory, directory.checkpoint("best"), data=None)
+        evaluate(TrainedRun(directory, directory.checkpoint("best")), data=None)
     (result,) = json.loads((folder / "evaluation.json").read_text()).values()
     bins = result["calibration_bins"]
     assert len(bins) == 15 and sum(b["num_images"] for b in bins) == 500
@@ -78,15 +80,16 @@ class Stream(IterableDataset):
 
 
 @pytest.mark.parametrize("num_images", [5, 0])
-def test_test_data_may_be_an_iterable_data_set(num_images, monkeypatch):
+def test_test_data_may_be_an_iterable_data_set(num_images, finished_run, monkeypatch):
+    run = simplecnn.load(finished_run)
     module = LightningDataModule()
     module.test_dataloader = lambda: DataLoader(Stream(num_images), batch_size=2)
     monkeypatch.setattr("simplecnn.inference.evaluate.build", lambda config: module)
     if num_images == 0:
         with pytest.raises(InputError, match="data: LightningDataModule has no test images."):
-            TestData({})
+            TestData(run)
         return
-    images, labels = TestData({}).tensors()
+    images, labels = TestData(run).tensors()
     assert images.shape == (5, 1, 28, 28) and labels.tolist() == [0, 1, 2, 3, 4]
 
 

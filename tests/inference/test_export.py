@@ -8,11 +8,12 @@ import torch
 from children import run_forked
 from safetensors import safe_open
 
+import simplecnn
 from simplecnn.errors import InputError, RunError
 from simplecnn.inference import export as exports
 from simplecnn.inference.export import FORMATS, digits_for, export
 from simplecnn.inference.networks import load_network, load_safetensors
-from simplecnn.inference.trained_run import TrainedRun, load_run
+from simplecnn.inference.trained_run import TrainedRun
 from simplecnn.models.simple_cnn import SimpleCNN
 
 SUFFIXES = {"safetensors": "safetensors", "onnx": "onnx", "torch_export": "pt2"}
@@ -51,7 +52,7 @@ def read(path, format):
 def test_an_exported_file_agrees_with_the_network(format, good_run, tmp_path, caplog):
     if format == "onnx":
         pytest.importorskip("onnxruntime")
-    run = cropped(load_run(good_run))
+    run = cropped(simplecnn.load(good_run))
     path = tmp_path / f"model.{SUFFIXES[format]}"
     with caplog.at_level("INFO", "simplecnn"):
         record = export(run, path, format)
@@ -81,7 +82,7 @@ def test_an_exported_file_agrees_with_the_network(format, good_run, tmp_path, ca
 def test_a_file_that_does_not_agree_with_the_network_is_not_written(
     good_run, tmp_path, monkeypatch
 ):
-    run = load_run(good_run)
+    run = simplecnn.load(good_run)
 
     def flipped(run, metadata):
         content, forward, properties = exports._safetensors(run, metadata)
@@ -99,14 +100,14 @@ def test_a_missing_extra_is_reported_with_its_install_command(good_run, tmp_path
     with pytest.raises(
         InputError, match="format=onnx needs the packages onnx, .*uv sync --extra export"
     ):
-        exports._onnx(load_run(good_run), {})
+        exports._onnx(simplecnn.load(good_run), {})
 
 
 @pytest.mark.long
 def test_the_command(good_run, tmp_path):
     done = run_forked(tmp_path, "export.py", f"run={good_run}", "to=mine.safetensors")
     assert done.returncode == 0 and "mine.safetensors   safetensors, 98,442" in done.stdout
-    images = digits_for(load_run(good_run))[:10]
+    images = digits_for(simplecnn.load(good_run))[:10]
     expected = load_network(good_run / "checkpoints" / "best.ckpt")(images)
     assert torch.equal(load_safetensors(tmp_path / "mine.safetensors")(images), expected)
     before = sorted(path.name for path in tmp_path.iterdir())

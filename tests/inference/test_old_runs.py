@@ -28,7 +28,8 @@ def old_run(request, tmp_path):
 def test_the_evaluation_of_an_old_run_is_reproduced(old_run):
     directory = RunDirectory.open(old_run)
     (expected,) = json.loads((OLD_RUNS / old_run.name / "evaluation.json").read_text()).values()
-    assert evaluate(directory, directory.checkpoint("best"), data=None) == expected["acc"]
+    run = TrainedRun(directory, directory.checkpoint("best"))
+    assert evaluate(run, data=None) == expected["acc"]
     (result,) = json.loads((old_run / "evaluation.json").read_text()).values()
     # version 0.1 rounded cropped images to integer gray values
     tolerance = 1e-3 if old_run.name == "crop" else 1e-6
@@ -39,16 +40,17 @@ def test_the_evaluation_of_an_old_run_is_reproduced(old_run):
 def test_an_old_run_can_be_explained_exported_and_used_to_predict(old_run, ten_digits):
     directory = RunDirectory.open(old_run)
     last = directory.checkpoint("last")
-    subject = load_subject(directory, last)
+    run = TrainedRun(directory, last)
+    subject = load_subject(run)
     network = load_network(last)
     images = torch.from_numpy(ten_digits[0])
     assert torch.equal(subject.network(images), network(images))
     assert not torch.equal(subject.untrained(images), network(images))
     assert hasattr(network, "crop") == (old_run.name == "crop")
-    probabilities = TrainedRun(directory, last).predict(ten_digits[0]).probabilities
+    probabilities = run.predict(ten_digits[0]).probabilities
     np.testing.assert_allclose(probabilities, network(images).softmax(1), rtol=1e-6)
     path = old_run / "new.safetensors"
-    export(TrainedRun(directory, last), path)
+    export(run, path)
     torch.testing.assert_close(load_safetensors(path)(images), network(images))
 
 

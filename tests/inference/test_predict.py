@@ -18,17 +18,17 @@ from children import run_forked
 from matplotlib.figure import Figure
 from PIL import Image
 
+import simplecnn
 from simplecnn.data.mnist import MNISTDataModule
 from simplecnn.errors import InputError, RunError
 from simplecnn.inference.image_files import find_images, image_from_array, read_image
 from simplecnn.inference.predict import _contact_sheet, attribution, predict
 from simplecnn.inference.preprocessing import Preprocessing
-from simplecnn.inference.trained_run import load_run
 
 
 @pytest.fixture(scope="module")
 def run(good_run):
-    return load_run(good_run)
+    return simplecnn.load(good_run)
 
 
 @pytest.fixture(scope="module")

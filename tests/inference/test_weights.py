@@ -7,10 +7,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import simplecnn
 from simplecnn.errors import InputError
 from simplecnn.inference.export import export
 from simplecnn.inference.networks import load_network, load_safetensors
-from simplecnn.inference.trained_run import TrainedRun, load_run
+from simplecnn.inference.trained_run import TrainedRun
 from simplecnn.models.classifier import Classifier
 from simplecnn.models.simple_cnn import SimpleCNN
 from simplecnn.run_directory import RunDirectory
@@ -49,7 +50,7 @@ def test_an_export_holds_the_weights_of_the_run(finished_run, checkpoint, ten_di
 
 def test_a_failed_export_leaves_the_previous_file(finished_run, tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
-    export(load_run(finished_run), path)
+    export(simplecnn.load(finished_run), path)
     before = path.read_bytes()
 
     def disk_full(source: object, target: object) -> None:
@@ -57,13 +58,13 @@ def test_a_failed_export_leaves_the_previous_file(finished_run, tmp_path, monkey
 
     monkeypatch.setattr("simplecnn.atomic.os.replace", disk_full)
     with pytest.raises(InputError, match="cannot be written: No space left on device."):
-        export(load_run(finished_run), path)
+        export(simplecnn.load(finished_run), path)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
 
 
 def test_damaged_and_malicious_exports_are_rejected(finished_run, tmp_path):
     path = tmp_path / "model.safetensors"
-    export(load_run(finished_run), path)
+    export(simplecnn.load(finished_run), path)
     weights = load_file(path)
     hostile = json.dumps({"_target_": "os.system", "command": "touch harm"})
     cases = {"truncated": path.read_bytes()[:500], "empty": b"", "text": b"hello" * 10,

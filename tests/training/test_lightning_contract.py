@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from simplecnn.errors import RunError
 from simplecnn.inference.evaluate import add_result, evaluate
+from simplecnn.inference.trained_run import TrainedRun
 from simplecnn.models.classifier import Classifier
 from simplecnn.run_directory import RunDirectory
 from simplecnn.training.run import train
@@ -304,7 +305,7 @@ def test_ema_weight_averaging_updates_each_step(tmp_path):
         saved["current_model_state"]["network.conv1.weight"], Watch.weights[-1]
     )
     directory = RunDirectory.open(tmp_path / "a")
-    evaluate(directory, directory.checkpoint("best"), data=None)
+    evaluate(TrainedRun(directory, directory.checkpoint("best")), data=None)
     (evaluated,) = json.loads((directory.path / "evaluation.json").read_text()).values()
     assert record["metrics"]["test/loss"] == pytest.approx(evaluated["loss"], abs=1e-5)
 

@@ -18,12 +18,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from simplecnn.api import load
 from simplecnn.errors import InputError, RunError
 from simplecnn.explain.subject import load_subject
 from simplecnn.inference.evaluate import TestData, evaluate, measure
 from simplecnn.inference.export import export
 from simplecnn.inference.networks import load_network
-from simplecnn.inference.trained_run import load_run
+from simplecnn.inference.trained_run import TrainedRun
 from simplecnn.models.classifier import Classifier
 from simplecnn.run_directory import RunDirectory
 from simplecnn.training.build import build_module
@@ -69,9 +70,10 @@ def test_the_best_epoch_is_tested(finished_run):
     assert [row["epoch"] for row in rows] == ["0", "1"]
     assert record["best"]["value"] == pytest.approx(max(accuracies), abs=1e-6)
     assert record["best"]["epoch"] == 1 + int(np.argmax(accuracies))
-    network = load_network(finished_run / "checkpoints" / "best.ckpt")
-    data = TestData(RunDirectory.open(finished_run).config()["data"])
-    assert measure(network, data)["acc"] == pytest.approx(record["metrics"]["test/acc"], abs=1e-6)
+    run = TrainedRun(RunDirectory.open(finished_run), finished_run / "checkpoints" / "best.ckpt")
+    assert measure(run.network, TestData(run))["acc"] == pytest.approx(
+        record["metrics"]["test/acc"], abs=1e-6
+    )
 
 
 def test_pictures_are_drawn_at_start_after_epochs_and_at_end(finished_run):
@@ -122,7 +124,7 @@ def test_evaluate_needs_only_the_run_directory_even_when_moved(finished_run, tmp
     shutil.copytree(finished_run, moved)
     folder = RunDirectory.open(moved)
     caplog.set_level(logging.INFO)
-    accuracy = evaluate(folder, folder.checkpoint("best"), data=None)
+    accuracy = evaluate(TrainedRun(folder, folder.checkpoint("best")), data=None)
     record = json.loads((moved / "run.json").read_text())
     assert accuracy == pytest.approx(record["metrics"]["test/acc"], abs=1e-6)
     results = json.loads((moved / "evaluation.json").read_text())
@@ -135,7 +137,7 @@ def test_evaluate_needs_only_the_run_directory_even_when_moved(finished_run, tmp
     for digit in range(10):
         assert result["acc_per_class"][str(digit)] == confusion[digit, digit] / 50
     assert f"accuracy {100 * accuracy:.2f} %" in caplog.text
-    evaluate(folder, folder.checkpoint("last"), data=None)
+    evaluate(TrainedRun(folder, folder.checkpoint("last")), data=None)
     assert len(json.loads((moved / "evaluation.json").read_text())) == 2
 
 
@@ -149,9 +151,9 @@ def test_evaluate_on_the_official_test_set(finished_run, mnist_dir, tmp_path):
             "download": False}  # fmt: skip
     if mnist_dir == tmp_path:
         with pytest.raises(RunError, match="data=mnist_5k"):
-            evaluate(folder, folder.checkpoint("best"), data=data)
+            evaluate(TrainedRun(folder, folder.checkpoint("best")), data=data)
         return
-    evaluate(folder, folder.checkpoint("best"), data=data)
+    evaluate(TrainedRun(folder, folder.checkpoint("best")), data=data)
     (result,) = json.loads((moved / "evaluation.json").read_text()).values()
     # the number of images of each digit in the official test set
     counts = np.array(result["confusion"]).sum(1).tolist()
@@ -235,10 +237,11 @@ def test_lazy_layers_infer_their_sizes_from_the_data(tmp_path, monkeypatch):
     train(compose_run(tmp_path / "lazy", *overrides), tmp_path / "lazy")
     run = RunDirectory.open(tmp_path / "lazy")
     assert run.record["num_parameters"] == 40 + 4 * 26 * 26 * 10 + 10
-    assert evaluate(run, run.checkpoint(), data=None) == pytest.approx(
+    trained_run = TrainedRun(run, run.checkpoint("best"))
+    assert evaluate(trained_run, data=None) == pytest.approx(
         run.record["metrics"]["test/acc"], abs=1e-6
     )
-    subject = load_subject(run, run.checkpoint())
+    subject = load_subject(trained_run)
     trained, untrained = (n[3].weight for n in (subject.network, subject.untrained))
     assert trained.shape == untrained.shape and not torch.equal(trained, untrained)
 
@@ -432,7 +435,7 @@ def test_predict_and_export_know_the_image_shape_of_custom_classes(tmp_path, mon
     assert "train/loss 0." in caplog.text and "loss_step" not in caplog.text
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["image_shape"] == [3, 20, 20] and list(record["metrics"]) == ["train/loss"]
-    loaded = load_run(tmp_path / "run")
+    loaded = load(tmp_path / "run")
     blue = Image.new("RGB", (50, 30), "blue")
     blue.paste("red", (5, 5, 20, 20))
     assert len(loaded.predict(blue)) == 1
@@ -441,7 +444,7 @@ def test_predict_and_export_know_the_image_shape_of_custom_classes(tmp_path, mon
     path = tmp_path / "run/run.json"  # an untrusted record must not cost memory
     path.write_text(json.dumps({**record, "image_shape": [3, 10**9, "x"]}))
     with pytest.raises(AssertionError):
-        load_run(tmp_path / "run")
+        load(tmp_path / "run").predict(blue)
 
 
 class KeepsConfig(pl.LightningModule):

@@ -52,9 +52,10 @@ def gather(subject: Subject, *, num_images: int, seed: int) -> Evidence:
         "effective": {name: field.square(0.95) for name, field in effective.items()},
         **_map_changes(network, few),
     }
+    num_classes = len(subject.class_names)
     for state, model in (("untrained", subject.untrained), ("trained", network)):
         by_ink = sorted(ink_share(model, few), reverse=True)
-        shares, areas = class_shares(model, images, labels, subject.num_classes)
+        shares, areas = class_shares(model, images, labels, num_classes)
         e[f"ink/{state}"] = {str(i): 100 * float(x) for i, x in enumerate(by_ink, start=1)}
         e[f"edges/{state}"] = {"first layer": 100 * edge_share(model)}
         e[f"class_share/{state}"] = {name: 100 * share for name, share in shares.items()}

@@ -53,11 +53,7 @@ def plan(config: Config) -> tuple[list[tuple[RunDirectory, Path, dict[str, Any]]
             folder = Path(os.path.commonpath([run.path.absolute() for run, _ in runs]))
     for run, _ in runs:
         checked_parts(run.config(), relative_path(run.path))
-    checkpoint = config["checkpoint"]
-    with_checkpoints = [
-        (run, run.checkpoint(checkpoint) if checkpoint else run.any_checkpoint(), values)
-        for run, values in runs
-    ]
+    with_checkpoints = [(run, run.checkpoint(config["checkpoint"]), values) for run, values in runs]
     return with_checkpoints, _parts(config["parts"], several=len(runs) > 1), folder / FOLDER
 
 
@@ -71,10 +67,11 @@ def explain(config: Config) -> Path:
     from simplecnn.console import configure_lightning_logging
     from simplecnn.explain.subject import Subject, load_subject
     from simplecnn.figures.style import drawing
+    from simplecnn.inference.trained_run import TrainedRun
 
     configure_lightning_logging()
     subjects: list[Subject] = [
-        load_subject(run, checkpoint, data=config.get("data"), values=values)
+        load_subject(TrainedRun(run, checkpoint), data=config.get("data"), values=values)
         for run, checkpoint, values in runs
     ]
     first = subjects[0]

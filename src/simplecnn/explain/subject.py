@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from simplecnn.data.mnist import stratified_sample
-from simplecnn.errors import InputError
+from simplecnn.errors import InputError, relative_path
 from simplecnn.inference.evaluate import TestData
-from simplecnn.inference.networks import load_network, logits, untrained_network
-from simplecnn.run_directory import RunDirectory, relative_path
+from simplecnn.inference.networks import logits, untrained_network
+from simplecnn.inference.trained_run import TrainedRun
 from simplecnn.sweeps.jobs import short_names, value_text
 
 
@@ -29,10 +28,6 @@ class Subject:
     data_name: str = "images"
     values: Mapping[str, Any] = field(default_factory=dict)  # of the swept keys, without the seed
     ink: bool = True  # gray images are drawings, shown as dark ink on white, not photographs
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
 
     def sample(self, num_images: int, *, seed: int) -> tuple[Tensor, Tensor]:
         """Return a stratified sample of at most `num_images` images and labels, in data order."""
@@ -72,31 +67,27 @@ def mean_note(grouped: Mapping[str, Sequence[int]]) -> str:
 
 
 def load_subject(
-    run: RunDirectory,
-    checkpoint: Path,
+    run: TrainedRun,
     *,
     data: Mapping[str, Any] | None = None,
     values: Mapping[str, Any] | None = None,
 ) -> Subject:
-    """Load the network of a checkpoint, with the test images of its run or of `data`.
+    """Load the network of a run, with its test images or those of `data`.
 
     Raises InputError if the network does not accept these images or has fewer classes.
     """
-    config = run.config()
-    test = TestData(config["data"], checkpoint, data)
-    test.check_classes(run.record.get("class_names"))
-    network = load_network(checkpoint)
+    test = TestData(run, data)
     images, labels = test.tensors()
-    num_classes = logits(network, images[:1]).shape[1]
+    num_classes = logits(run.network, images[:1]).shape[1]
     if num_classes <= int(labels.max()):
         raise InputError(
             f"The network of {relative_path(run.path)} has {num_classes} classes, but the test "
             f"images have {int(labels.max()) + 1}."
         )
     return Subject(
-        name=f"{relative_path(run.path)}, {checkpoint.name}",
-        network=network,
-        untrained=untrained_network(checkpoint, config.get("seed") or 0, images[:1]),
+        name=run.name,
+        network=run.network,
+        untrained=untrained_network(run.checkpoint, run.config.get("seed") or 0, images[:1]),
         images=images,
         labels=labels,
         class_names=test.class_names(num_classes),

@@ -28,8 +28,9 @@ from simplecnn.figures.inference.reliability import reliability_figure
 from simplecnn.figures.raster import encode_png
 from simplecnn.figures.style import drawing
 from simplecnn.inference.calibration import calibration
-from simplecnn.inference.networks import load_network, logits
-from simplecnn.run_directory import RunDirectory, write_json
+from simplecnn.inference.networks import logits
+from simplecnn.inference.trained_run import TrainedRun
+from simplecnn.run_directory import write_json
 from simplecnn.table import table
 
 log = logging.getLogger(__name__)
@@ -37,20 +38,19 @@ RESULTS = "evaluation.json"
 MAX_WIDTH = 120  # characters of a line of the confusion matrix
 
 
-def evaluate(directory: RunDirectory, checkpoint: Path, *, data: Mapping[str, Any] | None) -> float:
-    """Evaluate a checkpoint of a run, log the result and add it to the run's evaluation.json.
+def evaluate(run: TrainedRun, *, data: Mapping[str, Any] | None) -> float:
+    """Evaluate the network of a run, log the result and add it to the run's evaluation.json.
 
     Also writes a reliability diagram to images/. `data` is the configuration of another data set,
     None for that of the run. Returns the accuracy.
     """
     configure_lightning_logging()
-    test_data = TestData(directory.config()["data"], checkpoint, data)
-    test_data.check_classes(directory.record.get("class_names"))
-    result = measure(load_network(checkpoint), test_data)
-    name = f"{checkpoint.stem} on {result['num_images']:,} test images of {test_data.name}"
-    add_result(directory.path, name, {"checkpoint": checkpoint.name, **result})
-    diagram = draw_reliability(directory.path, name, result)
-    files = f"{relative_path(directory.path / RESULTS)} and {relative_path(diagram)}"
+    test_data = TestData(run, data)
+    result = measure(run.network, test_data)
+    name = f"{run.checkpoint.stem} on {result['num_images']:,} test images of {test_data.name}"
+    add_result(run.path, name, {"checkpoint": run.checkpoint.name, **result})
+    diagram = draw_reliability(run.path, name, result)
+    files = f"{relative_path(run.path / RESULTS)} and {relative_path(diagram)}"
     log.info("%s\n\nadded to %s", _table(name, result), files)
     return result["acc"]
 
@@ -58,27 +58,21 @@ def evaluate(directory: RunDirectory, checkpoint: Path, *, data: Mapping[str, An
 class TestData:
     """The test images and class names of a run's data, or of `other` data.
 
-    config: the data configuration of the run.
-    checkpoint: its data module state (which images are in which split) is loaded, as Lightning's
-        Trainer does. For `other` data, only if they are an image folder that holds all test images
-        of the run: the same folder, moved.
+    run: the data module state of its checkpoint (which images are in which split) is loaded, as
+        Lightning's Trainer does. For `other` data, only if they are an image folder that holds all
+        test images of the run: the same folder, moved.
     other: a data configuration. An image folder is decoded with the run's size, color and `fit`.
 
-    Raises InputError if there are no test images.
+    Raises InputError if there are no test images, or an image folder has other classes than the
+    run.
     """
 
     __test__ = False  # not a test class, despite its name
 
-    def __init__(
-        self,
-        config: Mapping[str, Any],
-        checkpoint: Path | None = None,
-        other: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, run: TrainedRun, other: Mapping[str, Any] | None = None) -> None:
+        config = run.config["data"]
         self.datamodule = build(config if other is None else _decoded_like(config, other))
-        state = None
-        if checkpoint is not None:
-            state = read_checkpoint(checkpoint).get(type(self.datamodule).__qualname__)
+        state = read_checkpoint(run.checkpoint).get(type(self.datamodule).__qualname__)
         is_folder = isinstance(self.datamodule, ImageFolderDataModule)
         if state and (other is None or is_folder and self.datamodule.has_test_images(state)):
             self.datamodule.load_state_dict(state)
@@ -93,12 +87,9 @@ class TestData:
             raise InputError(f"data: {self.name} has no test images.")
         if not (isinstance(first, list | tuple) and len(first) == 2):
             raise InputError(f"data: a batch of {self.name} is not a pair (images, labels).")
-
-    def check_classes(self, run_classes: Sequence[str] | None) -> None:
-        """Raise InputError if an image folder has other classes than the run."""
-        classes = list(getattr(self.datamodule, "class_names", ()))
-        is_folder = isinstance(self.datamodule, ImageFolderDataModule)
-        if is_folder and run_classes and classes != list(run_classes):
+        classes = getattr(self.datamodule, "class_names", ())
+        run_classes = run.record.get("class_names")
+        if is_folder and run_classes and list(classes) != run_classes:
             raise InputError(
                 f"data: {self.name} has the classes {truncate(', '.join(classes))}, but the "
                 f"network was trained on {truncate(', '.join(run_classes))}."

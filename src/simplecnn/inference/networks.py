@@ -1,4 +1,4 @@
-"""Load the network of a checkpoint or of an exported file.
+"""Load the network of a checkpoint or of an exported file, and run it in batches.
 
 Both kinds of file are untrusted: no pickle is executed, only classes on the allow-list are built,
 and no more memory is allocated than the file's own size.

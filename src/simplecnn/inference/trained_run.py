@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from simplecnn.checkpoint_file import read_checkpoint
-from simplecnn.config.validation import checked_parts
 from simplecnn.data.files import CLASS_NAMES
 from simplecnn.data.images import pixels_from_pil
 from simplecnn.errors import InputError, relative_path
@@ -82,33 +82,61 @@ class TrainedRun:
     """A run with the network of one of its checkpoints, in evaluation mode on the CPU.
 
     path: the directory of the run.
-    config: its configuration, as plain dicts and lists.
-    network: the torch module.
+    checkpoint: the file of the checkpoint.
+    name: both, for messages and records.
+    config: the configuration of the run, as plain dicts and lists.
+    network: the torch module, loaded when it is first used.
     class_names: one name per output of the network.
     metrics: the metrics in run.json, by name (`test/acc`).
     record: the content of run.json.
     preprocessing: converts images to the network's input.
 
-    Raises InputError if the checkpoint cannot be loaded.
+    The first use of the network, or of what depends on it, raises InputError if the checkpoint
+    cannot be loaded.
     """
 
     def __init__(self, directory: RunDirectory, checkpoint: Path) -> None:
-        self.directory = directory
         self.path = directory.path
         self.checkpoint = checkpoint
         self.config = directory.config()
         self.record: dict[str, Any] = directory.record
-        self.network: nn.Module = load_network(checkpoint)
-        self.network_config = network_config(read_checkpoint(checkpoint), checkpoint) or {}
-        self.preprocessing = Preprocessing.from_config(
-            self.config["data"], self.network_config, self.record.get("image_shape") or ()
-        )
-        self.class_names = self._class_names()
 
     def __repr__(self) -> str:
         accuracy = self.metrics.get("test/acc")
         result = "" if accuracy is None else f", test accuracy {percent(accuracy, digits=2)}"
-        return f"<run {relative_path(self.path)}, {self.checkpoint.name}{result}>"
+        return f"<run {self.name}{result}>"
+
+    @property
+    def name(self) -> str:
+        return f"{relative_path(self.path)}, {self.checkpoint.name}"
+
+    @cached_property
+    def network(self) -> nn.Module:
+        return load_network(self.checkpoint)
+
+    @cached_property
+    def network_config(self) -> dict[str, Any]:
+        return network_config(read_checkpoint(self.checkpoint), self.checkpoint) or {}
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        image_shape = self.record.get("image_shape") or ()
+        return Preprocessing.from_config(self.config["data"], self.network_config, image_shape)
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Names from run.json, else of the data set, else indices; one per output of the network.
+
+        Names whose number differs from the number of outputs are skipped.
+        """
+        size = self.preprocessing.size
+        blank = torch.zeros(1, self.preprocessing.channels, size, size)
+        num_classes = logits(self.network, blank).shape[1]
+        dataset = str(self.config["data"].get("dataset"))
+        for names in (self.record.get("class_names"), CLASS_NAMES.get(dataset)):
+            if names and len(names) == num_classes:
+                return tuple(map(str, names))
+        return tuple(map(str, range(num_classes)))
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -177,30 +205,3 @@ class TrainedRun:
             f"images is of type {type(images).__name__}: pass Pillow images, arrays, tensors, "
             f"file names, or a list of them."
         )
-
-    def _class_names(self) -> tuple[str, ...]:
-        """Names from run.json, else of the data set, else indices; one per output of the network.
-
-        Names whose number differs from the number of outputs are skipped.
-        """
-        size = self.preprocessing.size
-        blank = torch.zeros(1, self.preprocessing.channels, size, size)
-        num_classes = logits(self.network, blank).shape[1]
-        dataset = str(self.config["data"].get("dataset"))
-        for names in (self.record.get("class_names"), CLASS_NAMES.get(dataset)):
-            if names and len(names) == num_classes:
-                return tuple(map(str, names))
-        return tuple(map(str, range(num_classes)))
-
-
-def load_run(path: str | Path, checkpoint: str | None = None) -> TrainedRun:
-    """Load the run in the directory `path`.
-
-    checkpoint: `best`, `last` or a file; None: the best, or the last of a run without a best one.
-
-    Raises InputError if the directory is not a run or the checkpoint does not exist.
-    """
-    directory = RunDirectory.open(path)
-    checkpoint_path = directory.checkpoint(checkpoint) if checkpoint else directory.any_checkpoint()
-    checked_parts(directory.config(), relative_path(directory.path))
-    return TrainedRun(directory, checkpoint_path)

@@ -23,8 +23,9 @@ from simplecnn.convolution.kernels import best_matches
 from simplecnn.errors import InputError, first_line, relative_path
 from simplecnn.figures.style import COUNT, POSITIVE, SIGNED
 from simplecnn.inference.model_card import flat
-from simplecnn.inference.networks import load_network, logits, network_config
+from simplecnn.inference.networks import logits
 from simplecnn.inference.preprocessing import Preprocessing
+from simplecnn.inference.trained_run import TrainedRun
 from simplecnn.models.activations import convolutions
 from simplecnn.page.images import MAX_BYTES, MAX_CLASSIFIED, MAX_SHOWN, Images, choose, read_images
 from simplecnn.page.network import encode, encode_weights, network_data
@@ -113,11 +114,12 @@ class _LoadedRun:
         self.network: nn.Module | None = None
         self.checkpoint: str | None = None
         self.validation: dict[str, Tensor] = {}  # predictions stored by the callback Mistakes
-        config: Mapping[str, Any] = {}  # of the network
+        self.preprocessing = Preprocessing.from_config(self.config["data"], {})
         if checkpoint is not None or any(run.path.glob("checkpoints/*.ckpt")):
-            path = run.checkpoint(checkpoint) if checkpoint else run.any_checkpoint()
+            path = run.checkpoint(checkpoint)
+            trained = TrainedRun(run, path)
+            self.network, self.preprocessing = trained.network, trained.preprocessing
             content = read_checkpoint(path)
-            self.network, config = load_network(path), network_config(content, path) or {}
             stored = content.get("callbacks", {}).get("Mistakes", {}).get("answers", {})
             # Ignore predictions of earlier weights, from before an epoch without validation.
             # Earlier versions stored a state without a step.
@@ -126,13 +128,12 @@ class _LoadedRun:
             # LastCheckpoint saves between two epochs, ModelCheckpoint within one.
             epoch = int(content["epoch"]) + (path.name == "best.ckpt")
             self.checkpoint = f"{path.name}, after epoch {epoch}"
-        self.preprocessing = Preprocessing.from_config(self.config.get("data") or {}, config)
         self.shape = (self.preprocessing.channels, *2 * [self.preprocessing.size])
 
     def num_classes(self, shape: Sequence[int] | None = None) -> int | None:
         """Return the number of classes; None if the network does not accept such images."""
         try:
-            return int(self.network(torch.zeros(1, *(shape or self.shape))).shape[1])  # type: ignore[misc]
+            return logits(self.network, torch.zeros(1, *(shape or self.shape))).shape[1]  # type: ignore[arg-type]
         except Exception:  # raised by a custom network, or there is no network
             return None
 
