@@ -23,7 +23,7 @@ from simplecnn.config.spelling import truncate
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
 from simplecnn.data.shape import class_names
-from simplecnn.errors import InputError, first_line, relative_path
+from simplecnn.errors import InputError, relative_path
 from simplecnn.figures.inference.reliability import reliability_figure
 from simplecnn.figures.raster import encode_png
 from simplecnn.figures.style import drawing

@@ -64,6 +64,7 @@ def predict(
     Raises InputError, and writes nothing, if no file can be read; RunError if the folder cannot be
     written or, after all files, if some of them could not be classified.
     """
+    class_names = run.class_names  # loads the network: its errors come before those of the files
     if explain:
         require_packages("explain=true", "captum")
     if explain and STDIN in files:
@@ -106,7 +107,7 @@ def predict(
                     explained(run, row, invert=invert).savefig(folder / "explained" / name)
     except OSError as error:  # such as a full disk
         raise RunError(f"{relative_path(folder)} cannot be written: {error.strerror}.") from None
-    log.info("%s", _table(rows, run.class_names, mark))
+    log.info("%s", _table(rows, class_names, mark))
     log.info("%s: probability below %g", num_unsure, threshold)
     if reject is not None and data_dir:
         for line in _decided_test_images(run, reject, data_dir):
