@@ -148,7 +148,9 @@ def _metrics(
         accuracy = _accuracy(metrics["test/acc"], num_test)
         loss = metrics.get("test/loss", math.nan)
         macro = f"{100 * metrics['test/macro_acc']:.2f} %" if "test/macro_acc" in metrics else "-"
-        yield f"| test set, at the end of the run | {accuracy} | {macro} | {loss:.4f} | - | - |"
+        best = record.get("best") or {}
+        when = f"after epoch {best['epoch']}" if "epoch" in best else "at the end of the run"
+        yield f"| test set, {when} | {accuracy} | {macro} | {loss:.4f} | - | - |"
     for name, result in evaluations.items():
         keys = ("macro_acc", "top2_acc", "ece")
         macro, top2, error = (f"{100 * result[k]:.2f} %" if k in result else "-" for k in keys)

@@ -141,7 +141,7 @@ class _LoadedRun:
         """Return the data of this run for a page with images of this shape."""
         record, run, folder = self.run.record, self.run, self.run.path / "images"
         entries = ("status", "error", "ended", "command", "seed", "metrics", "seconds",
-                   "num_epochs", "num_parameters", "device")  # fmt: skip
+                   "num_epochs", "best", "num_parameters", "device")  # fmt: skip
         if self.network is None:
             network: Data = {"sentence": NO_CHECKPOINT}
         elif self.shape != tuple(shape) and self.num_classes(shape) is None:

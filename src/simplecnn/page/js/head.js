@@ -23,11 +23,12 @@ export function headSection(heading, runs) {
 function runHead(run, heading) {
   const seconds = Object.values(run.seconds ?? {}).reduce((a, b) => a + b, 0);
   const [metrics, when] = lastMetrics(run);
+  const tested = run.best ? `, after epoch ${run.best.epoch}` : ""; // the best checkpoint is tested
   const stage = Object.keys(STAGES).findLast((name) => `${name}/loss` in metrics || `${name}/acc` in metrics);
   const facts = [
     ["status", run.status ?? "unknown"],
     ...Object.entries(metrics).filter(([name]) => name.startsWith(`${stage}/`)).map(([name, value]) =>
-      [`${STAGES[stage][0]} ${name.slice(stage.length + 1).replace(/^acc$/, "accuracy")}${when}`, metricText(name, value)]),
+      [`${STAGES[stage][0]} ${name.slice(stage.length + 1).replace(/^acc$/, "accuracy")}${when || (stage === "test" ? tested : "")}`, metricText(name, value)]),
     ["parameters", run.num_parameters?.toLocaleString("en-US")],
     ["epochs", run.num_epochs],
     ["device", run.device?.name],
