@@ -132,6 +132,12 @@ def test_the_best_run_and_the_command_that_reproduces_it(mixed, monkeypatch):
     ]
 
 
+def test_the_command_that_reproduces_a_job_names_its_configuration_folder():
+    for options in (["--config-dir=conf"], ["-cd", "conf", "--config-name=mine"]):
+        record = {"command": shlex.join(["train.py", "-m", *options, "seed=1,2"])}
+        assert sweep_jobs.job_command(record, ["seed=2"]) == ["train.py", *options, "seed=2"]
+
+
 def test_the_command_that_reproduces_a_job_of_a_predefined_search_is_one_run(tmp_path, monkeypatch):
     monkeypatch.delenv("UV", raising=False)
     overrides = ["hparams_search=width", "model.network.channels=[8,16]"]

@@ -83,8 +83,10 @@ def test_three_jobs_of_which_one_fails(tmp_path):
     table = rows("outputs/three")
     assert [row["status"] for row in table] == ["finished"] * 2 + ["failed"]
     assert table[-1]["callbacks.filters.layers"] == "[conv9]"
-    assert table[-1]["error"].startswith("layers: 'conv9' is not a convolution")
-    assert "'conv9' is not a convolution" in Path(table[-1]["log"]).read_text()
+    assert table[-1]["error"].startswith("layers: conv9 is not a convolution")
+    assert "conv9 is not a convolution" in Path(table[-1]["log"]).read_text()
+    command = json.loads(Path("outputs/three/2/run.json").read_text())["command"]
+    assert " -m " not in command and "callbacks.filters.layers=[conv1,conv2]" in command
     assert table[0]["best"] == table[1]["best"]  # the callback does not affect training
     assert (tmp_path / "outputs/three/sweep.png").stat().st_size > 10_000
 

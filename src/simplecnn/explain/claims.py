@@ -83,14 +83,16 @@ def claims(subjects: Sequence[Subject], *, num_images: int = 300, seed: int = 0)
     results = judge(evidence, without_pooling)
     setting = f"{len(group)} network{'s' * (len(group) > 1)}{title and f' with {title}'}, "
     setting += f"{num_sampled} test images of {group[0].data_name}{' each' * (len(group) > 1)}"
-    lines = [f"{setting}; mean [95 % interval over networks]" if len(group) > 1 else setting]
+    lines = [setting + "; means" * (len(group) > 1)]
     num_others = len(subjects) - len(group) - len(unpooled)
     if num_others:
         lines.append(
             f"These are the first of the groups that differ in more than their seed; {num_others} "
             f"other networks are left out. To judge others, list them: run=[…,…]."
         )
-    if len(group) < MIN_SEEDS:
+    if len(group) >= MIN_SEEDS:
+        lines[0] += " [95 % interval over networks]"
+    else:
         lines.append(
             f"Not judged: this needs {MIN_SEEDS} networks with different seeds. Type {COMMANDS}."
         )

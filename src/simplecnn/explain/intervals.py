@@ -69,7 +69,9 @@ def interval_over(shares: NDArray) -> Interval:
 
 def sample_size(shares: NDArray) -> str:
     """The sample of `interval_over(shares)`, for example `3 networks` or `500 images`."""
-    return f"{len(shares)} networks" if len(shares) > 1 else f"{shares.size:,} images"
+    if len(shares) > 1:
+        return f"{len(shares)} networks{' (too few)' * (len(shares) < MIN_NUMBERS)}"
+    return f"{shares.size:,} images"
 
 
 def percent_series(shares: Sequence[NDArray]) -> Series:

@@ -45,10 +45,10 @@ def prediction_figure(
     for ax, (name, pixels) in zip(axes, steps, strict=False):
         ax.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         _label(ax, name)
-    style.mark_negative(
-        style.tile(axes[-1], attribution, style.SIGNED, style.signed_scale(attribution))
-    )
-    _label(axes[-1], "red supports the prediction,\nblue (dots) opposes it")
+    scale = style.signed_scale(attribution)
+    style.mark_negative(style.tile(axes[-1], attribution, style.SIGNED, scale))
+    name = f"integrated gradients, ±{scale.vmax:.2g}"
+    _label(axes[-1], f"{name}:\nred supports the prediction,\nblue (dots) opposes it")
     _draw_probabilities(parts[1].subplots(), class_names, probabilities, num_bars)
     for part, (name, values) in zip(parts[2:], maps.items(), strict=True):
         shown = values[:MAX_MAPS]
@@ -58,7 +58,8 @@ def prediction_figure(
         style.tile(ax, _side_by_side(shown), colors, scale)
         more = f", the first {MAX_MAPS}" if len(values) > MAX_MAPS else ""
         size = " x ".join(map(str, values.shape[1:]))
-        _label(ax, f"{name}: {len(values)} channels of {size}{more}, same scale")
+        span = f"{style.number(scale.vmin or 0)} to {style.number(scale.vmax or 0)}"
+        _label(ax, f"{name}: {len(values)} channels of {size}{more}, one scale: {span}")
     style.add_title(figure, title)
     return figure
 
