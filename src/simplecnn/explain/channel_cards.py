@@ -269,10 +269,11 @@ def _figures(
     total = "" if len(ranked) == num_channels else f" ({num_channels} in total)"
     changing = [c for c in ranked if np.nan_to_num(c.acc_change_per_class).any()]
     shown = (changing or ranked)[:NUM_RANKED]
+    some = f"{len(shown)} of " * (len(shown) < len(changing))
     title = (
         "Which channels matter: accuracy lost in total and by class when a channel is removed\n"
-        f"{len(shown)} of the {len(changing)} channels whose removal changes the accuracy of a "
-        f"class, of {len(ranked)} removed{total}; {setting}"
+        f"{some}the {len(changing)} channels whose removal changes the accuracy of a class, of "
+        f"{len(ranked)} removed{total}; {setting}"
     )
     yield "index", index_figure(shown, subject.class_names, title)
     searched = f" (searched for the activating images: all {len(subject.labels):,})"
