@@ -178,19 +178,26 @@ def _local_file(module: str) -> Path | None:
     file = _module_file(module, root) if module else None
     if file is None or not file.resolve().is_relative_to(root.resolve()):
         return None
-    markers = ("run.json", "sweep.json", "pyvenv.cfg")
-    for path in (file, root.resolve() / file.resolve().relative_to(root.resolve())):
-        for directory in [p for p in path.parents if p.is_relative_to(root)] or [root]:
-            if directory.name in ("site-packages", "dist-packages") or any(
-                (directory / marker).exists() for marker in markers
-            ):
-                return None
+    if _is_untrusted(file, root):
+        return None
     top = module.split(".")[0]
     loaded = sys.modules.get(top)
     spec = loaded.__spec__ if loaded else find_spec(top)
     origins = [spec.origin, *(spec.submodule_search_locations or [])] if spec else [str(root)]
     is_local = any(p and Path(p).resolve().is_relative_to(root.resolve()) for p in origins)
     return file if is_local else None
+
+
+def _is_untrusted(file: Path, root: Path) -> bool:
+    """Whether a file below `root` is in a virtual environment, or in the directory of a run."""
+    markers = ("run.json", "sweep.json", "pyvenv.cfg")
+    for path in (file, root.resolve() / file.resolve().relative_to(root.resolve())):
+        for directory in [p for p in path.parents if p.is_relative_to(root)] or [root]:
+            if directory.name in ("site-packages", "dist-packages") or any(
+                (directory / marker).exists() for marker in markers
+            ):
+                return True
+    return False
 
 
 def _not_allowed(target: Any) -> str:
@@ -200,7 +207,9 @@ def _not_allowed(target: Any) -> str:
             f"subclass."
         )
     root, module = _working_dir(), str(target).rpartition(".")[0]
-    if module and (file := _module_file(module, root)):
+    file = _module_file(module, root) if module else None
+    is_inside = file is not None and file.resolve().is_relative_to(root.resolve())
+    if file is not None and is_inside and _is_untrusted(file, root):
         return (
             f"{show(target)} is not on the list of classes that a configuration may build: "
             f"{relative_path(file)} is in a virtual environment, or in the directory of a run or "
