@@ -250,7 +250,7 @@ def test_a_file_that_is_missing_or_untrusted_is_named(parts):
 def test_classes_below_the_working_directory_are_allowed(parts):
     assert build({"_target_": "my_parts.Net", "depth": 3}).__class__.__name__ == "Net"
     for target in ("my_parts.Popen", "my_parts.Plain", "my_parts.torch"):
-        with pytest.raises(TargetNotAllowed):
+        with pytest.raises(TargetNotAllowed, match="If you trust it, allow it"):
             find_class(target)
     for target in ("run.untrusted.Net", "venv.untrusted.Net", "nowhere.Net"):
         assert not is_allowed(target)
