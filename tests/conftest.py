@@ -14,6 +14,7 @@ import gc
 import gzip
 import importlib.util
 import logging
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -24,6 +25,9 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a background job of a shell script
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACEHOLDER = "/nowhere/run"  # to be replaced by the directory of a test

@@ -238,9 +238,11 @@ def parts(tmp_path, monkeypatch):
 
 
 def test_a_file_that_is_missing_or_untrusted_is_named(parts):
+    (parts / "my_package").mkdir()
+    (parts / "my_package" / "net.py").write_text(PARTS)
     for target, sentence in (
         ("run.untrusted.Net", "run/untrusted.py is in a virtual environment, or in the directory"),
-        ("run.untrustd.Net", "there is no run/untrustd.py in .* Did you mean untrusted.py?"),
+        ("my_package.nets.Net", "there is no my_package/nets.py in .* Did you mean net.py?"),
         ("my_prts.Net", "there is no my_prts.py in .* Did you mean my_parts.py?"),
     ):
         with pytest.raises(TargetNotAllowed, match=sentence):

@@ -96,7 +96,7 @@ def test_findings_of_one_network_and_of_several(bundled, tmp_path):
     ]  # fmt: skip
     several = translation(subjects, num_images=30, num_maps=10, reach=1)
     assert [line.split("   ")[-1].strip() for line in several.lines[3:5]] == [
-        "2 networks",
+        "2 networks (too few)",
         "30 images",
     ]
     assert several.record["near"] == 1 and "shifted: by up to 1 px" in several.lines[1]
