@@ -61,11 +61,10 @@ def require_packages(user: str, *packages: str) -> None:
     """Raise InputError if optional packages that `user` needs are not installed."""
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
-        are = "package {}, which is" if len(missing) == 1 else "packages {}, which are"
-        extra = EXTRAS.get(missing[0])
+        names, extra = ", ".join(missing), EXTRAS.get(missing[0])
+        are = f"package {names}, which is" if len(missing) == 1 else f"packages {names}, which are"
         how = f" Type uv sync --extra {extra}, or pip install '.[{extra}]'." if extra else ""
-        needed = are.format(", ".join(missing))
-        raise InputError(f"{user} needs the {needed} not installed.{how}")
+        raise InputError(f"{user} needs the {are} not installed.{how}")
 
 
 def relative_path(path: str | Path) -> str:

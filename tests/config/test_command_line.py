@@ -203,6 +203,9 @@ def test_a_mistake_is_reported_with_what_to_type(name, argv, sentence, tmp_path,
 FILES = {
     "nopackage": ("seed: 5", "experiment=nopackage has no effect: its file must begin with "
                              "the line '# @package _global_'."),
+    "override": ("defaults: [{override /data: mnist_5k}]", "In 'experiment/override': Could not "
+                 "override 'data@experiment.data'. Its file must begin with the line "
+                 "'# @package _global_'."),
     "sead": ("# @package _global_\nsead: 5", "sead is not a key of the configuration. "
                                              "Did you mean seed?"),
     "dots": ("# @package _global_\n'trainer.max_epochs': 5", "'trainer.max_epochs' is a single key "

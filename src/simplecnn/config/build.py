@@ -174,11 +174,8 @@ def _local_file(module: str) -> Path | None:
     None for files in a virtual environment or in the directory of a run or a sweep, whose content
     is untrusted, and if an installed package of the same name would be imported instead.
     """
-    root = _working_dir()
-    file = _module_file(module, root) if module else None
-    if file is None or not file.resolve().is_relative_to(root.resolve()):
-        return None
-    if _is_untrusted(file, root):
+    root, file = _working_dir(), _file_below_working_dir(module)
+    if file is None or _is_untrusted(file):
         return None
     top = module.split(".")[0]
     loaded = sys.modules.get(top)
@@ -188,8 +185,16 @@ def _local_file(module: str) -> Path | None:
     return file if is_local else None
 
 
-def _is_untrusted(file: Path, root: Path) -> bool:
-    """Whether a file below `root` is in a virtual environment, or in the directory of a run."""
+def _file_below_working_dir(module: str) -> Path | None:
+    """The file of a module, unless a link leads out of the working directory."""
+    root = _working_dir()
+    file = _module_file(module, root) if module else None
+    return file if file and file.resolve().is_relative_to(root.resolve()) else None
+
+
+def _is_untrusted(file: Path) -> bool:
+    """Whether a file is in a virtual environment, or in the directory of a run or a sweep."""
+    root = _working_dir()
     markers = ("run.json", "sweep.json", "pyvenv.cfg")
     for path in (file, root.resolve() / file.resolve().relative_to(root.resolve())):
         for directory in [p for p in path.parents if p.is_relative_to(root)] or [root]:
@@ -207,9 +212,8 @@ def _not_allowed(target: Any) -> str:
             f"subclass."
         )
     root, module = _working_dir(), str(target).rpartition(".")[0]
-    file = _module_file(module, root) if module else None
-    is_inside = file is not None and file.resolve().is_relative_to(root.resolve())
-    if file is not None and is_inside and _is_untrusted(file, root):
+    file = _file_below_working_dir(module)
+    if file is not None and _is_untrusted(file):
         return (
             f"{show(target)} is not on the list of classes that a configuration may build: "
             f"{relative_path(file)} is in a virtual environment, or in the directory of a run or "

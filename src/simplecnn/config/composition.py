@@ -488,8 +488,8 @@ def gist(error: BaseException) -> str:
     # Join the line that names the file with the reason below it.
     text = str(error).replace("raised while composing config:\n", "")
     line = first_line(cause or HydraException(text))
-    if match := re.search(rf"@({'|'.join(OVERLAYS)})\.", line):
-        return f"{line} The file of {match[1]} must begin with the line '# @package _global_'."
+    if re.search(rf"@({'|'.join(OVERLAYS)})\.", line):
+        return f"{line} Its file must begin with the line '# @package _global_'."
     return line
 
 

@@ -93,7 +93,7 @@ function origin(network, tensors, names, index, channel, row, column, value) {
 
 /** Patch, kernel and products of a cell of the first layer, a row per channel. */
 function products(terms, channels, kernelRows, kernelColumns) {
-  const parts = [["patch", (t) => (t.inside ? t.value : NaN)], ["× kernel", (t) => t.weight], ["= products", (t) => t.value * t.weight]];
+  const parts = [["patch", (t) => (t.inside ? t.value : null)], ["× kernel", (t) => t.weight], ["= products", (t) => t.value * t.weight]];
   return element("div", { class: "products" }, ...Array.from({ length: channels }, (_, c) => parts.map(([name, of], part) => {
     const rows = Array.from({ length: kernelRows }, (_, y) => Array.from({ length: kernelColumns }, (_, x) =>
       of(terms[(c * kernelRows + y) * kernelColumns + x])));
@@ -102,12 +102,12 @@ function products(terms, channels, kernelRows, kernelColumns) {
   })).flat());
 }
 
-/** A small table of numbers, colored by value; NaN is padding. */
+/** A small table of numbers, colored by value; null is padding. */
 function numbers(rows, caption) {
-  const limit = Math.max(...rows.flat().map((value) => Math.abs(value) || 0)) || 1;
+  const limit = Math.max(...rows.flat().map(Math.abs)) || 1;
   return element("table", { class: "numbers" }, element("caption", {}, caption), element("tbody", {}, ...rows.map((row) =>
     element("tr", {}, ...row.map((value) => {
-      if (Number.isNaN(value)) return element("td", { class: "padding" }, "pad");
+      if (value === null) return element("td", { class: "padding" }, "pad");
       const cell = element("td", { class: Math.abs(value) > 0.55 * limit ? "strong" : null },
         digits(Math.abs(value) < 0.1 ? Number(value.toFixed(3)) : value, 2));
       cell.style.backgroundColor = css(value, { palette: "signed", limit });
