@@ -430,6 +430,17 @@ def swipe(page: Any, canvas: Any) -> None:
         session.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
 
 
+def wait_until_scrolled(page: Any) -> None:
+    """Wait until a swipe scrolls no further: a tap before only stops the page."""
+    page.evaluate(
+        """() => new Promise((done) => {
+            const wait = (y, frames) => requestAnimationFrame(() => frames > 20 ? done()
+                : wait(window.scrollY, window.scrollY === y ? frames + 1 : 0));
+            wait(window.scrollY, 0);
+        })"""
+    )
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (360, "dark"), (1320, "dark")])
 def test_the_page_fits_a_phone_and_a_desktop_in_light_and_dark(width, scheme, browser, run):
     with Tab(browser, run / "report.html", color_scheme=scheme, has_touch=width == 360,
@@ -442,6 +453,7 @@ def test_the_page_fits_a_phone_and_a_desktop_in_light_and_dark(width, scheme, br
             canvas = page.locator(".layers canvas").nth(2)
             swipe(page, canvas)
             assert page.locator(".answer.open").count() == 0
+            wait_until_scrolled(page)
             canvas.tap(position={"x": 20, "y": 10})
             panel = page.locator(".answer.open").bounding_box()
             assert panel["y"] + panel["height"] == pytest.approx(780, abs=1)  # at the bottom
