@@ -94,7 +94,8 @@ def test_short_names_keep_their_ends_and_fit_the_width(fonts):
 def test_any_names_fit_on_a_contact_sheet(names, fonts):
     labels = [f"{short_name(name)} ?\n97 %" for name in names]
     unsure = np.arange(len(names)) % 2 == 0
-    figure = contact_sheet_figure(np.ones((len(names), 1, 28, 28)), labels, unsure, title="Sheet")
+    images = np.ones((len(names), 1, 28, 28))
+    figure = contact_sheet_figure(images, labels, names, unsure, title="Sheet")
     assert_text_fits(figure)
     assert figure.canvas.get_width_height()[0] <= 1800
 

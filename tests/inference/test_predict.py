@@ -188,12 +188,14 @@ def test_an_image_from_standard_input(run, digits, monkeypatch, tmp_path):
     assert (row["file"], row["class"]) == ("-", run.predict(digits[0][0]).classes[0])
 
 
-def test_a_long_class_name_is_shortened_on_the_contact_sheet():
+def test_long_names_are_shortened_on_the_contact_sheet():
     row = {"class": 40 * "a" + 40 * "b", "probability": 0.5, "image": np.ones((1, 9, 9))}
-    figure = _contact_sheet([row | {"unsure": True}, row | {"unsure": False}], "title")
-    labels = [text.get_text() for text in figure.axes[0].texts]
+    rows = [row | {"unsure": True, "file": "x/first.png"},
+            row | {"unsure": False, "file": f"{40 * 'c'}{40 * 'd'}.png"}]  # fmt: skip
+    labels = [text.get_text() for text in _contact_sheet(rows, "title").axes[0].texts]
     name = f"{14 * 'a'}…{9 * 'b'}"
-    assert labels == [f"{name} ?\n50 %", f"{name}\n50 %"]
+    file = f"{14 * 'c'}…{9 * 'd'}"
+    assert labels == [f"{name} ?\n50 %", "first", f"{name}\n50 %", file]
 
 
 def test_each_prediction_is_drawn_with_its_preprocessing_steps(run, digits, tmp_path):
