@@ -115,7 +115,7 @@ def test_the_model_card(good_run, tmp_path):
     card = model_card(directory)
     accuracy = directory.record["metrics"]["test/acc"]
     seconds = f"{directory.record['seconds']['fit']:,.0f}"
-    training = f"Trained on CPU, 4 of 4 epochs in {seconds} seconds.\n"
+    training = f"Trained on CPU, 6 of 6 epochs in {seconds} seconds.\n"
     assert f"SimpleCNN, 98,442 parameters.\n{training}" in card
     assert " | - | - |\n" in card and "|  |" not in card and "| |" not in card  # no blank cells
     assert "License: CC BY-SA 3.0." in card
