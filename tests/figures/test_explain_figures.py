@@ -95,7 +95,7 @@ def test_any_names_fit_on_a_contact_sheet(names, fonts):
     labels = [f"{short_name(name)} ?\n97 %" for name in names]
     unsure = np.arange(len(names)) % 2 == 0
     images = np.ones((len(names), 1, 28, 28))
-    figure = contact_sheet_figure(images, labels, names, unsure, title="Sheet")
+    figure = contact_sheet_figure(images, labels, unsure, title="Sheet", files=names)
     assert_text_fits(figure)
     assert figure.canvas.get_width_height()[0] <= 1800
 

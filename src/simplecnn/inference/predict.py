@@ -186,8 +186,8 @@ def _contact_sheet(rows: Sequence[Row], title: str) -> Figure:
     return contact_sheet_figure(
         np.stack([row["image"] for row in shown]),
         labels,
-        [Path(row["file"]).stem for row in shown],
         np.array([row["unsure"] for row in shown]),
+        files=[Path(row["file"]).stem for row in shown],
         title=f"{_number_of_images(len(rows))}{which}; {title}",
     )
 

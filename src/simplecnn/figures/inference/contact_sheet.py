@@ -15,11 +15,11 @@ UNSURE = style.NEW
 
 
 def contact_sheet_figure(
-    images: NDArray, labels: Sequence[str], names: Sequence[str], unsure: NDArray, *, title: str
+    images: NDArray, labels: Sequence[str], unsure: NDArray, *, title: str, files: Sequence[str] = ()
 ) -> Figure:
     """Draw images (N, C, H, W) from 0 to 1, with 1 or 3 channels.
 
-    Below each image are its label, two lines, and the name of its file, shortened to fit. Where `unsure` (N,) is true, the frame is thick and orange, and the label is orange.
+    Below each image are its label, of two lines, and its file name, shortened to fit. Where `unsure` (N,) is true, the frame is thick and orange, and the label is orange.
     """
     step = GAP + max(TILE, *(text_width(label, style.SMALL) / style.DPI for label in labels))
     columns = min(int(COLUMNS * (TILE + GAP) / step), max(8, len(images)))
@@ -28,7 +28,7 @@ def contact_sheet_figure(
     figure = style.new_figure(width + 0.2, height + 0.6)
     ax = figure.subplots()
     ax.set_axis_off()
-    for i, (image, label, name) in enumerate(zip(images, labels, names, strict=True)):
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         x, y = (i % columns + 0.5) * step - TILE / 2, i // columns * (TILE + TEXT) + 0.03
         ax.imshow(style.image_colors(image), interpolation="nearest",
                   extent=(x, x + TILE, y + TILE, y))  # fmt: skip
@@ -36,8 +36,10 @@ def contact_sheet_figure(
         ax.add_patch(Rectangle((x, y), TILE, TILE, fill=False, edgecolor=color, lw=thickness))
         ax.text(x + TILE / 2, y + TILE + 0.04, label, ha="center", va="top", fontsize=style.SMALL,
                 color=UNSURE if unsure[i] else "black")  # fmt: skip
-        ax.text(x + TILE / 2, y + TILE + 0.24, short_name(name, style.DPI * step - 6, style.SMALL),
-                ha="center", va="top", fontsize=style.SMALL, color=style.FAINT)  # fmt: skip
+        if files:
+            name = short_name(files[i], style.DPI * step - 6, style.SMALL)
+            ax.text(x + TILE / 2, y + TILE + 0.24, name, ha="center", va="top",
+                    fontsize=style.SMALL, color=style.FAINT)  # fmt: skip
     ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
     style.add_title(figure, title)
     return figure
