@@ -206,5 +206,6 @@ def good_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of an accurate run: SimpleCNN after six epochs of augmented bundled digits."""
     overrides = ["model=simplecnn", "model/optimizer=adamw", "model/scheduler=one_cycle",
              "model.optimizer.lr=5e-3", "callbacks=checkpoint", "trainer.max_epochs=6",
-             "data/augmentation=affine", "+trainer.limit_train_batches=1.0", "logger=none"]  # fmt: skip
+             "data/augmentation=affine", "+trainer.limit_train_batches=1.0",
+             "logger=none"]  # fmt: skip
     return train_once(tmp_path_factory, "good", *overrides)

@@ -15,11 +15,17 @@ UNSURE = style.NEW
 
 
 def contact_sheet_figure(
-    images: NDArray, labels: Sequence[str], unsure: NDArray, *, title: str, files: Sequence[str] = ()
+    images: NDArray,
+    labels: Sequence[str],
+    unsure: NDArray,
+    *,
+    title: str,
+    files: Sequence[str] = (),
 ) -> Figure:
     """Draw images (N, C, H, W) from 0 to 1, with 1 or 3 channels.
 
-    Below each image are its label, of two lines, and its file name, shortened to fit. Where `unsure` (N,) is true, the frame is thick and orange, and the label is orange.
+    Below each image are its label, of two lines, and the name of its file, if given, shortened to
+    fit. Where `unsure` (N,) is true, the frame is thick and orange, and the label is orange.
     """
     step = GAP + max(TILE, *(text_width(label, style.SMALL) / style.DPI for label in labels))
     columns = min(int(COLUMNS * (TILE + GAP) / step), max(8, len(images)))
