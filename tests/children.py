@@ -26,6 +26,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from simplecnn.config.composition import compose_config
 
 PATIENCE = 300  # seconds for a child to end, even on a busy machine
+# Once torch.export has run, the first backward pass would start threads, after which a forked
+# child could not train.
+torch.ones(1, requires_grad=True).backward()
 Screen = subprocess.CompletedProcess[str]  # exit code, stdout and stderr
 error_files: dict[int, Path | None] = {}  # stderr of each child, by pid
 

@@ -31,6 +31,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a background job of 
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACEHOLDER = "/nowhere/run"  # to be replaced by the directory of a test
+_compositions: dict[object, Any] = {}  # of the group choices, by the context of `_compose`
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -167,9 +168,10 @@ def compose_run(folder: Path, *overrides: str) -> dict[str, Any]:
 @cache
 def _compose(overrides: tuple[str, ...], *context: object) -> dict[str, Any]:
     """Compose a configuration, cached by its overrides and `context`: it takes 0.3 s."""
-    from simplecnn.config.composition import compose_config
+    from simplecnn.config.composition import cached_compositions, compose_config
 
-    return compose_config("train", [*overrides, f"hydra.run.dir={PLACEHOLDER}"])
+    with cached_compositions(_compositions.setdefault(context, {})):
+        return compose_config("train", [*overrides, f"hydra.run.dir={PLACEHOLDER}"])
 
 
 @pytest.fixture

@@ -59,9 +59,10 @@ REQUIRED_PACKAGES = {  # override: the optional package that it needs
 MAX_NAME = 64  # characters of the overrides in the name of a run directory
 Config = Mapping[str, Any]
 Composed = tuple[dict[str, Any], DictConfig]  # plain values; the composition with `hydra`
+Compositions = dict[tuple[str, ...], DictConfig]  # by command and group choices
 requeued_run: dict[str, str] = {}  # "run": the directory that a requeued job resumes
 config_names: dict[str, str] = {}  # command: its --config-name
-_compositions: dict[tuple[str, ...], DictConfig] | None = None  # the cache of `cached_compositions`
+_compositions: Compositions | None = None  # the cache of `cached_compositions`
 
 
 # ------------------------------------------------------------------------------------ resolvers
@@ -230,11 +231,14 @@ def initialized() -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def cached_compositions() -> Iterator[None]:
-    """Cache compositions by their group choices, in which most jobs of a sweep do not differ."""
+def cached_compositions(cache: Compositions | None = None) -> Iterator[None]:
+    """Cache compositions by their group choices, in which most jobs of a sweep do not differ.
+
+    cache: what to use and to fill; by default a new one.
+    """
     global _compositions
     with initialized():
-        _compositions = {}
+        _compositions = {} if cache is None else cache
         try:
             yield
         finally:
@@ -569,7 +573,7 @@ def drop_replaced_arguments(values: dict[str, Any], hydra: Any, name: str) -> di
     kept = ("callbacks=", "logger=", "hydra.searchpath=")
     chosen = [o for o in (*overrides["hydra"], *overrides["task"]) if o.startswith(kept)]
     with initialized():
-        defaults = _plain(_compose(name, *chosen, *groups))
+        defaults = _plain(_composition(name, *chosen, *groups))
     mistakes: list[str] = []
     for key in keys:
         parent_key, _, last = key.rpartition(".")
