@@ -126,6 +126,14 @@ def test_overrides_set_values():
         ("model.network.crop=4", "model.network.crop is 4: it must be a list, each item an integer "
                                  ">= 0, or null."),
         ("lr=0.1", "lr is not a key of the configuration. Type model.optimizer.lr=0.1"),
+        ("optimizer.lr=3", "optimizer.lr is not a key of the configuration. Type "
+                           "model.optimizer.lr=3"),
+        ("scheduler.gamma=1", "scheduler.gamma is not a key of the configuration. "
+                              "Did you mean model.scheduler.gamma?"),
+        ("model.scheduler.gamma=1", "model.scheduler is not set: type model/scheduler=… as well. "
+                                    "Available options are cosine, one_cycle, plateau."),
+        ("+model.network._convert_=x", "model.network._convert_ is 'x': it must be none, partial, "
+                                       "object or all, or null."),
         ("epochs=3", "epochs is not a key of the configuration. Type trainer.max_epochs=3"),
         ("batch_size=32", "batch_size is not a key of the configuration. Type data.batch_size=32"),
         ("optimizer=sgd", "optimizer is not a key of the configuration. Type model/optimizer=sgd"),

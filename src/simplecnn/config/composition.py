@@ -424,8 +424,17 @@ def _key_mistake(override: Override, config: DictConfig, error: Exception) -> st
     if not isinstance(parent, dict) or not parent_key:
         names = [*plain, *(g for g in groups if "/" not in g and not g.startswith("hydra"))]
         existing, first = _split_existing(key, plain)
+        if not existing and (part := find_full_key(first, plain, groups)):
+            full_key = key.replace(first, part.replace("/", "."), 1)
+            return f"{key} is not a key of the configuration. Did you mean {full_key}?"
         if existing in ("callbacks", "logger") and first in _options(existing):
             return f"{existing}.{first} is not set: type {existing}=[default,{first}] as well."
+        part = f"{existing}.{first}".lstrip(".")
+        if options := _options(part.replace(".", "/")):
+            return (
+                f"{part} is not set: type {part.replace('.', '/')}=… as well. Available options "
+                f"are {', '.join(options)}."
+            )
         if existing in ("callbacks", "logger") and last == "_target_":
             return f"{existing}.{first} is not set yet: add it with a plus, +{truncate(text)}"
         if existing:

@@ -65,11 +65,10 @@ def describe(schema: Mapping[str, Any]) -> str:
 
 
 def find_full_key(name: str, config: Mapping[Any, Any], groups: Collection[str]) -> str | None:
-    """The full key or group that a short name (lr, epochs, optimizer) abbreviates, or None."""
-    keys = [*groups, *dotted(config)]
-    last = {key: key.replace("/", ".").rpartition(".")[2] for key in keys}
+    """The full key or group that a name (lr, epochs, optimizer, optimizer.lr) abbreviates, or None."""
+    keys = {key: f".{key.replace('/', '.')}" for key in [*groups, *dotted(config)] if key != name}
     for candidate in (name, f"max_{name}", f"num_{name}", name.rstrip("s")):
-        if matches := [key for key in keys if last[key] == candidate and key != name]:
+        if matches := [key for key, path in keys.items() if path.endswith(f".{candidate}")]:
             return matches[0]
     return None
 

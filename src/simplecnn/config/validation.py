@@ -1,7 +1,7 @@
 """Validate a configuration by the models of `schema`, and word the errors."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -82,8 +82,8 @@ def _sentences(error: ValidationError, config: Any, model: type[Part]) -> dict[s
 
 def json_schema(field: FieldInfo) -> dict[str, Any]:
     """The JSON schema of a single key."""
-    annotation: Any = Annotated[field.annotation, field]
-    return TypeAdapter(annotation).json_schema()
+    schema = TypeAdapter(field.rebuild_annotation()).json_schema()
+    return {**schema, "description": field.description} if field.description else schema
 
 
 def _choices(schema: Config) -> Iterator[str]:
