@@ -65,7 +65,7 @@ def describe(schema: Mapping[str, Any]) -> str:
 
 
 def find_full_key(name: str, config: Mapping[Any, Any], groups: Collection[str]) -> str | None:
-    """The full key or group that a name (lr, epochs, optimizer, optimizer.lr) abbreviates, or None."""
+    """The full key or group that a name (lr, epochs, optimizer.lr) abbreviates, or None."""
     keys = {key: f".{key.replace('/', '.')}" for key in [*groups, *dotted(config)] if key != name}
     for candidate in (name, f"max_{name}", f"num_{name}", name.rstrip("s")):
         if matches := [key for key, path in keys.items() if path.endswith(f".{candidate}")]:
