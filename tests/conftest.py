@@ -48,11 +48,12 @@ def pytest_collection_finish() -> None:
 def reset_global_state() -> Iterator[None]:
     """Reset the logging and the composition state that a command leaves in this process."""
     yield
-    composition = sys.modules.get("simplecnn.config.composition")
-    if composition is not None:
-        composition.requeued_run.clear()
-        composition.config_names.clear()
-        composition.ConfigDirPlugin.path = None
+    if "simplecnn.config.composition" in sys.modules:
+        from simplecnn.config import resolvers, search_path
+
+        resolvers.requeued_run.clear()
+        search_path.config_names.clear()
+        search_path.ConfigDirPlugin.path = None
     root = logging.getLogger()
     for handler in root.handlers[:]:
         if type(handler).__name__ == "ScreenHandler":

@@ -26,6 +26,7 @@ from omegaconf import OmegaConf, open_dict, read_write
 
 from simplecnn.command_line import check_command_line
 from simplecnn.config import composition
+from simplecnn.config.search_path import conf_dir
 from simplecnn.errors import InputError
 
 KEYS = """
@@ -173,7 +174,7 @@ def command_line(rng: random.Random) -> list[str]:
 
 def yaml_file(rng: random.Random, group: str) -> bytes:
     """A random file of a config group with a few lines changed, or with a corrupted byte."""
-    source = rng.choice(sorted((composition.conf_dir() / group).glob("*.yaml")))
+    source = rng.choice(sorted((conf_dir() / group).glob("*.yaml")))
     lines = source.read_text(encoding="utf-8").splitlines()
     for _ in range(rng.choice([1, 1, 2, 3])):
         i = rng.randrange(len(lines))

@@ -25,7 +25,7 @@ from conftest import ROOT
 
 from simplecnn.checkpoint_file import read_checkpoint
 from simplecnn.cli import fast_imports
-from simplecnn.config.composition import conf_dir
+from simplecnn.config.search_path import conf_dir
 
 STRICT = {"PYTHONWARNINGS": "error::ResourceWarning"}
 

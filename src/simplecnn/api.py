@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from simplecnn.config.build import check_classes
+from simplecnn.config.arguments import check_classes
 from simplecnn.config.composition import compose_config
 from simplecnn.config.validation import checked_parts
 from simplecnn.console import ScreenHandler

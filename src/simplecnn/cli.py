@@ -33,9 +33,10 @@ from simplecnn.command_line import (
     prepare_data,
     raise_if_links_lead_out,
 )
-from simplecnn.config import composition
+from simplecnn.config import resolvers
 from simplecnn.config.build import build
-from simplecnn.config.composition import conf_dir, drop_replaced_arguments
+from simplecnn.config.composition import drop_replaced_arguments
+from simplecnn.config.search_path import conf_dir
 from simplecnn.config.validation import checked_parts
 from simplecnn.console import discard_output
 from simplecnn.directories import SWEEP_RECORD, latest
@@ -150,7 +151,7 @@ def train(config: dict[str, Any], folder: Path) -> float | None:
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     if config["ckpt_path"] is not None and HydraConfig.get().job.chdir:
         config["ckpt_path"] = to_absolute_path(config["ckpt_path"])
-    requested = config.get("resume") is not None or "run" in composition.requeued_run
+    requested = config.get("resume") is not None or "run" in resolvers.requeued_run
     if requested:
         config = RunDirectory.open(folder).relocated_config()
     spent = {"import": seconds.pop("import", 0.0) + time.perf_counter() - start}

@@ -18,15 +18,12 @@ from typing import Any, NoReturn
 from omegaconf import OmegaConf
 
 from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
-from simplecnn.config import composition
-from simplecnn.config.build import build, check_classes, target_nodes
-from simplecnn.config.composition import (
-    Composed,
-    ConfigDirPlugin,
-    command_help,
-    compose_checked,
-    drop_replaced_arguments,
-)
+from simplecnn.config import resolvers
+from simplecnn.config.arguments import check_classes
+from simplecnn.config.build import build, target_nodes
+from simplecnn.config.composition import Composed, compose_checked, drop_replaced_arguments
+from simplecnn.config.help import command_help
+from simplecnn.config.search_path import ConfigDirPlugin, config_names
 from simplecnn.config.spelling import did_you_mean, find_full_key, shell_quote
 from simplecnn.directories import RECORD, latest, read_record
 from simplecnn.errors import InputError, RunError, relative_path, reraise
@@ -64,7 +61,7 @@ def check_command_line(name: str, argv: Sequence[str]) -> Request:
     if options.config_dir and not Path(options.config_dir).is_dir():
         raise InputError(f"--config-dir {options.config_dir}: there is no such folder.")
     ConfigDirPlugin.path = options.config_dir and os.path.abspath(options.config_dir)
-    composition.config_names = {name: options.config_name or name}
+    config_names[name] = options.config_name or name
     prints_only = prints_info or options.cfg
     if not prints_only and (options.multirun or "hydra.mode=MULTIRUN" in overrides):
         if name == TRAIN:
@@ -93,7 +90,7 @@ def check_command_line(name: str, argv: Sequence[str]) -> Request:
         _check_resume(values["resume"], overrides)
         return None
     run_dir = Path(relative_path(config.hydra.runtime.output_dir))
-    if name == TRAIN and "run" not in composition.requeued_run and (run_dir / RECORD).exists():
+    if name == TRAIN and "run" not in resolvers.requeued_run and (run_dir / RECORD).exists():
         raise InputError(already_exists_message(run_dir))
     if name == TRAIN and run_dir.resolve() == Path.cwd():
         raise InputError(
@@ -221,7 +218,7 @@ def _resume_requeued_run(overrides: Sequence[str]) -> None:
     for record in records:
         run = read_record(record.parent)
         if run.get("slurm_job") == slurm_job() and run.get("status") != "finished":
-            composition.requeued_run["run"] = str(record.parent.absolute())
+            resolvers.requeued_run["run"] = str(record.parent.absolute())
             return
 
 

@@ -15,8 +15,9 @@ from fuzz import compose_once
 from omegaconf import OmegaConf
 
 from simplecnn.command_line import check_command_line, check_imported
-from simplecnn.config.composition import compose_config, conf_dir
+from simplecnn.config.composition import compose_config
 from simplecnn.config.schema import COMMANDS
+from simplecnn.config.search_path import conf_dir
 from simplecnn.config.spelling import format_override
 from simplecnn.directories import latest
 from simplecnn.errors import InputError

@@ -10,7 +10,8 @@ from fuzz import GOOD, compose_once
 from omegaconf import OmegaConf
 
 from simplecnn.config import composition, devices
-from simplecnn.config.composition import compose_config, conf_dir
+from simplecnn.config.composition import compose_config
+from simplecnn.config.search_path import conf_dir
 from simplecnn.errors import InputError
 from simplecnn.sweeps.plan import plan_sweep, sweep_values
 

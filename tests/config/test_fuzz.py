@@ -11,7 +11,8 @@ from children import run_forked
 from conftest import ROOT
 from fuzz import compose_once
 
-from simplecnn.config.build import build, check_classes
+from simplecnn.config.arguments import check_classes
+from simplecnn.config.build import build
 from simplecnn.config.composition import compose_config
 from simplecnn.errors import InputError
 from simplecnn.signals import SignalHandler

@@ -12,8 +12,10 @@ import torch
 from fuzz import compose_once
 
 from simplecnn.command_line import check_command_line
-from simplecnn.config.build import TargetNotAllowed, build, check_classes
+from simplecnn.config.arguments import check_classes
+from simplecnn.config.build import build
 from simplecnn.config.composition import compose_config
+from simplecnn.config.targets import TargetNotAllowed
 from simplecnn.config.validation import checked_parts
 from simplecnn.errors import InputError, relative_path
 from simplecnn.inference.networks import load_network
@@ -29,7 +31,7 @@ tempfile.os.system torch.load torch.hub.load torch.serialization.os.system torch
 torch.utils.cpp_extension.load torch.nn.modules.module.warnings.sys.exit numpy.load
 torchvision.models.os.system hydra.utils.get_method hydra.utils.instantiate
 omegaconf.OmegaConf.register_new_resolver pytorch_lightning.Trainer.fit functools.partial
-pytorch_lightning.trainer.trainer.os.system simplecnn.config.build.os.system
+pytorch_lightning.trainer.trainer.os.system simplecnn.config.targets.os.system
 simplecnn.config.build.build
 simplecnn.models.classifier.Classifier.load_from_checkpoint pytorch_lightning.os.system
 torch.nn.Sequential.__init__ torch.optim.Adam.__class__ evil_module.harm operator.attrgetter

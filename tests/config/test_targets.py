@@ -9,17 +9,11 @@ import torch
 from fuzz import compose_once
 from omegaconf import OmegaConf
 
-from simplecnn.config import build as config_build
 from simplecnn.config import schema
-from simplecnn.config.build import (
-    TargetNotAllowed,
-    build,
-    check_classes,
-    find_class,
-    is_allowed,
-    target_nodes,
-)
+from simplecnn.config.arguments import REQUIRED_PACKAGES, check_classes
+from simplecnn.config.build import build, target_nodes
 from simplecnn.config.composition import compose_config
+from simplecnn.config.targets import TargetNotAllowed, find_class, is_allowed
 from simplecnn.errors import InputError
 
 
@@ -360,14 +354,14 @@ def test_a_network_that_downloads_its_backbone_is_not_built(monkeypatch):
     check_classes({"model": {"network": {"_target_": target}}})
 
 
-@pytest.mark.parametrize("target", config_build.REQUIRED_PACKAGES)
+@pytest.mark.parametrize("target", REQUIRED_PACKAGES)
 def test_a_class_without_its_package_is_reported_before_the_run(target, monkeypatch):
     group = "logger" if "loggers" in target else "callbacks"
     config = compose_config("train", [f"+{group}.mine._target_={target}"])
     monkeypatch.setattr("simplecnn.errors.find_spec", lambda package: None)
     with pytest.raises(InputError) as caught:
         check_classes(config)
-    package = config_build.REQUIRED_PACKAGES[target]
+    package = REQUIRED_PACKAGES[target]
     sentence = (
         f"{group}.mine._target_: {target} needs the package {package}, which is not installed."
     )

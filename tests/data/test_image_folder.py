@@ -539,7 +539,7 @@ class Reshaping(Classifier):
 
 
 def test_a_network_that_rejects_the_images_raises_input_error(shapes, tmp_path, monkeypatch):
-    from simplecnn.config.build import check_classes
+    from simplecnn.config.arguments import check_classes
 
     config = compose_run(tmp_path, "data=image_folder", f"data.root={shapes}", "model=lenet")
     with pytest.raises(

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
-from simplecnn.config.build import TargetNotAllowed
+from simplecnn.config.targets import TargetNotAllowed
 from simplecnn.data.batches import Batches
 from simplecnn.models.classifier import Classifier
 from simplecnn.models.metrics import LossAndAccuracy

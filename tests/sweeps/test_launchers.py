@@ -22,7 +22,8 @@ from hydra_plugins.simplecnn_joblib import JoblibLauncher, worker_environments
 from hydra_plugins.simplecnn_ray import RayLauncher
 from simplecnn import cli as commands
 from simplecnn.config import devices
-from simplecnn.config.composition import compose_config, conf_dir
+from simplecnn.config.composition import compose_config
+from simplecnn.config.search_path import conf_dir
 from simplecnn.errors import InputError
 from simplecnn.sweeps.plan import plan_sweep
 

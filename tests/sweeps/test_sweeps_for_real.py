@@ -23,7 +23,7 @@ from tensorboard.plugins.hparams.list_session_groups import Handler
 
 from simplecnn import cli as commands
 from simplecnn import command_line
-from simplecnn.config.composition import conf_dir
+from simplecnn.config.search_path import conf_dir
 from simplecnn.errors import RunError
 from simplecnn.sweeps import launch
 from simplecnn.sweeps.plan import plan_sweep

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from simplecnn.config.build import build, find_class
+from simplecnn.config.build import build
+from simplecnn.config.targets import find_class
 from simplecnn.errors import RunError
 from simplecnn.models.metrics import LossAndAccuracy
 

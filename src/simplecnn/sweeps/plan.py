@@ -15,15 +15,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from simplecnn.config import devices
-from simplecnn.config.composition import (
-    Composed,
-    cached_compositions,
-    compose_checked,
-    initialized,
-    loader,
-    override_text,
-    parse_overrides,
-)
+from simplecnn.config.composition import Composed, cached_compositions, compose_checked
+from simplecnn.config.overrides import parse_overrides
+from simplecnn.config.search_path import initialized, loader, override_text
 from simplecnn.errors import InputError
 
 MAX_MISTAKES = 20  # reported for a sweep, whose jobs often share a mistake

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from simplecnn.callbacks.checkpoint import LastCheckpoint
-from simplecnn.config.build import build, find_class
+from simplecnn.config.build import build
+from simplecnn.config.targets import find_class
 from simplecnn.data.resident import ResidentDataModule
 from simplecnn.data.shape import DataShape, data_shape
 from simplecnn.errors import InputError, RunError, reraise

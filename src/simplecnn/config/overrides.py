@@ -1,0 +1,202 @@
+"""Parse overrides, apply them to a configuration, and word what is wrong with them."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
+
+from simplecnn.config.schema import BUILT_IN
+from simplecnn.config.search_path import group_options, loader, override_text
+from simplecnn.config.spelling import did_you_mean, dotted, find_full_key, truncate, unknown_key
+from simplecnn.errors import first_line
+
+OVERLAYS = ("experiment", "hparams_search", "debug", "local")  # groups that set keys of others
+# What Hydra raises for a configuration that it cannot compose, including by its own bugs.
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError, TypeError, AssertionError,
+                  AttributeError, KeyError, RecursionError, OSError, YAMLError)  # fmt: skip
+
+
+def parse_overrides(
+    overrides: Sequence[str],
+    mistakes: list[str],
+    *,
+    sweeps: bool = False,
+    lists: Collection[str] = (),
+) -> Iterator[Override]:
+    """Parse overrides; append a message to `mistakes` for each that is not valid.
+
+    sweeps: accept several values. lists: keys whose `key=a,b`, a sweep in Hydra's grammar, is
+    read as `key=[a,b]`.
+    """
+    overrides = list(overrides)
+    while "=" in overrides[1:-1]:
+        i = overrides.index("=", 1)
+        pair = f"{overrides[i - 1]}={overrides[i + 1]}"
+        mistakes.append(f"Write {pair}, without spaces around the '='.")
+        del overrides[i - 1 : i + 2]
+    parser = OverridesParser.create(loader())
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+            key = override.key_or_group
+            sweep = override.value() if override.is_sweep_override() and not sweeps else None
+            if key in lists and isinstance(sweep, ChoiceSweep) and sweep.simple_form:
+                typed_key, _, values = text.partition("=")
+                override, sweep = parser.parse_override(f"{typed_key}=[{values}]"), None
+        except COMPOSE_ERRORS:
+            mistakes.append(f"{truncate(text)!r} cannot be parsed: {_parsing_hint(text)}")
+            continue
+        if sweep is None:
+            yield override
+        else:
+            what = "lists several values" if override.is_discrete_sweep() else "is a search space"
+            values = text.partition("=")[2] if re.search("=[^=(]*$", text) else "1,2"
+            mistakes.append(
+                f"{truncate(text)} {what}: add -m to run a sweep, or write a list as "
+                f"{key}=[{truncate(values)}]."
+            )
+
+
+def _parsing_hint(text: str) -> str:
+    key, _, value = text.partition("=")
+    if re.fullmatch(r"[+~]*[\w/]+/\w+\.[\w.]+", key):
+        return f"keys are written with dots, type {key.replace('/', '.')}={value}"
+    if value.endswith(","):
+        return "it ends with a comma."
+    if any(value.count(a) != value.count(b) for a, b in ("[]", "{}", "()")):
+        return "a bracket is not closed."
+    return "write key=value, quoted where needed."
+
+
+def option_mistake(override: Override, options: Sequence[str]) -> str | None:
+    """The message for an override that names an unknown option of its config group."""
+    value = override.value()
+    for choice in value if isinstance(value, list) else [value]:
+        if choice is not None and choice not in options:
+            hint = did_you_mean(str(choice), options)
+            key = override.key_or_group
+            return (
+                f"{key}={truncate(str(choice))}: available options are {', '.join(options)}.{hint}"
+            )
+    return None
+
+
+def apply_override(override: Override, config: DictConfig) -> None:
+    """Apply an override as Hydra does. Raises one of COMPOSE_ERRORS if that is not possible."""
+    key, value = override.key_or_group, override.value()
+    if override.package is not None:
+        raise ValueError(f"there is no config group {key}")
+    if override.is_delete():
+        current = OmegaConf.select(config, key, throw_on_missing=False)
+        if current is None or value not in (None, current):
+            raise ValueError(f"it is {current}")
+        parent_key, _, last = key.rpartition(".")
+        with open_dict(config):
+            del (OmegaConf.select(config, parent_key) if parent_key else config)[last]
+        return
+    is_add = override.is_add()
+    if is_add and not isinstance(value, dict | list):
+        if OmegaConf.select(config, key, throw_on_missing=False) is not None:
+            raise ValueError("it is already set")
+    OmegaConf.update(config, key, value, force_add=is_add or override.is_force_add())
+
+
+def key_mistake(override: Override, config: DictConfig, error: Exception) -> str:
+    """The message for an override that cannot be applied, with what was probably meant."""
+    key, text = override.key_or_group, override_text(override)
+    value = text.partition("=")[2]
+    plain = plain_config(config)
+    groups = [str(group) for group in config.hydra.runtime.choices if "@" not in str(group)]
+    parent_key, _, last = key.rpartition(".")
+    parent = select(plain, parent_key)
+    exists = isinstance(parent, dict) and last in parent
+    if override.is_delete():
+        state = "not set" if not exists else f"not {value}" if value else "null"
+        return f"{key} is {state}: it cannot be deleted."
+    if override.is_add() and exists:
+        return f"{key} is already set: leave out the plus, {truncate(text.lstrip('+'))}"
+    if exists or override.package is not None or key.startswith("hydra."):
+        return f"{truncate(text)}: {gist(error)}"
+    if key.replace(".", "/") in groups:
+        return f"{key} is a config group: type {key.replace('.', '/')}={truncate(value)}"
+    if "/" in key and key.replace("/", ".") in set(dotted(plain)):
+        return f"{key} is not a config group: type {truncate(key.replace('/', '.'))}={value}"
+    if "/" in key:
+        near = did_you_mean(key, groups).replace("?", f"={truncate(value)}?")
+        return f"{key} is not a config group.{near}"
+    if full_key := find_full_key(key, plain, groups):
+        return f"{key} is not a key of the configuration. Type {truncate(f'{full_key}={value}')}"
+    if not isinstance(parent, dict) or not parent_key:
+        names = [*plain, *(g for g in groups if "/" not in g and not g.startswith("hydra"))]
+        existing, first = _split_existing(key, plain)
+        if not existing and (part := find_full_key(first, plain, groups)):
+            full_key = key.replace(first, part.replace("/", "."), 1)
+            return f"{key} is not a key of the configuration. Did you mean {full_key}?"
+        if existing in ("callbacks", "logger") and first in group_options(existing):
+            return f"{existing}.{first} is not set: type {existing}=[default,{first}] as well."
+        part = f"{existing}.{first}".lstrip(".")
+        if options := group_options(part.replace(".", "/")):
+            return (
+                f"{part} is not set: type {part.replace('.', '/')}=… as well. Available options "
+                f"are {', '.join(options)}."
+            )
+        if existing in ("callbacks", "logger") and last == "_target_":
+            return f"{existing}.{first} is not set yet: add it with a plus, +{truncate(text)}"
+        if existing:
+            names = [str(k) for k in select(plain, existing) if not str(k).startswith("_")]
+            return unknown_key(key, first, names, f"of {existing}")
+        return unknown_key(key, first, list(dict.fromkeys(names)), "of the configuration")
+    target = parent.get("_target_")
+    names = [str(k) for k in parent if not str(k).startswith("_")]
+    if not did_you_mean(last, names) and (inner := find_full_key(last, parent, ())):
+        return f"{key} is not a key of {target or parent_key}. Type {parent_key}.{inner}={value}"
+    schema = BUILT_IN.get(str(target))
+    is_argument = target and not (schema and last not in schema.model_fields)
+    if is_argument and not did_you_mean(last, names):
+        return f"{key} is not set yet: add it with a plus, +{truncate(text)}"
+    return unknown_key(key, last, names, f"of {target or parent_key}")
+
+
+def _split_existing(key: str, config: Mapping[str, Any]) -> tuple[str, str]:
+    """Split a key into its longest prefix that exists, and the first name that does not."""
+    parts = key.split(".")
+    for i, part in enumerate(parts):
+        if not isinstance(select(config, ".".join(parts[: i + 1])), Mapping):
+            return ".".join(parts[:i]), part
+    return key, ""
+
+
+def select(config: Any, key: str) -> Any:
+    for part in key.split(".") if key else ():
+        config = config.get(part) if isinstance(config, Mapping) else None
+    return config
+
+
+def plain_config(config: DictConfig) -> dict[str, Any]:
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    return {str(key): value for key, value in plain.items() if key != "hydra"}
+
+
+def gist(error: BaseException) -> str:
+    """The essential line of an exception of Hydra or OmegaConf, whose messages are long."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"{mark.name}, line {mark.line + 1}: {error.problem}"
+    if isinstance(error, MissingConfigException) and error.options:
+        name = str(error.missing_cfg_file).rpartition("/")[2]
+        options = sorted(error.options)
+        near = did_you_mean(name, options)
+        return f"{first_line(error)}: available options are {', '.join(options)}.{near}"
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+    # Join the line that names the file with the reason below it.
+    text = str(error).replace("raised while composing config:\n", "")
+    line = first_line(cause or HydraException(text))
+    if re.search(rf"@({'|'.join(OVERLAYS)})\.", line):
+        return f"{line} Its file must begin with the line '# @package _global_'."
+    return line

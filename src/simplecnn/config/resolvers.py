@@ -1,0 +1,56 @@
+"""The resolvers of conf/: `run_dir` and `output_subdir` of Hydra, and a restricted `oc.env`."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.resolvers import oc
+
+from simplecnn.directories import latest
+
+READABLE = ("HOME", "USER", "LOGNAME", "HOSTNAME", "TMPDIR", "SCRATCH", "SLURM_JOB_ID",
+            "SLURM_ARRAY_TASK_ID", "CUDA_VISIBLE_DEVICES")  # fmt: skip
+MAX_NAME = 64  # characters of the overrides in the name of a run directory
+requeued_run: dict[str, str] = {}  # "run": the directory that a requeued job resumes
+
+
+def _run_dir(default: str, *, _root_: Any) -> str:
+    """A new directory, named after the overrides, or the directory of a resumed run."""
+    if _root_.get("resume") is not None:
+        return latest(str(_root_.resume))
+    overrides: Any = OmegaConf.to_container(_root_.hydra.overrides.task, resolve=False)
+    return requeued_run.get("run", default + _override_suffix(overrides))
+
+
+def _override_suffix(overrides: Sequence[str]) -> str:
+    """The suffix of a run directory that names the overrides: `_lr-0.01_seed-3`."""
+    name = ""
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if not key.lstrip("+~").startswith(("hydra", "experiment", "name", "paths", "ckpt_path")):
+            last = re.split("[./@+~]", key)[-1]
+            pair = f"no-{last}" if text.startswith("~") else f"{last}-{re.sub('[,/]+', '-', value)}"
+            pair = "_" + re.sub(r"[^\w.+-]", "", pair, flags=re.ASCII)
+            if len(name + pair) > MAX_NAME:
+                return name or pair[:MAX_NAME]
+            name += pair
+    return name
+
+
+def _output_subdir(default: str, *, _root_: Any) -> str | None:
+    """Hydra's output subdirectory; None for a resumed run, which keeps its files."""
+    return default if _root_.get("resume") is None and "run" not in requeued_run else None
+
+
+def _env(name: str, *default: Any) -> str | None:
+    """OmegaConf's `oc.env` for harmless variables, so that no secret gets into a file or a URL."""
+    if not name.startswith("SIMPLECNN_") and name not in READABLE:
+        allowed = f"SIMPLECNN_… and {', '.join(READABLE)}"
+        raise ValueError(f"environment variable {name} is not readable: only {allowed} are")
+    return oc.env(name, *default)
+
+
+OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
+OmegaConf.register_new_resolver("output_subdir", _output_subdir, replace=True)
+OmegaConf.register_new_resolver("oc.env", _env, replace=True)
