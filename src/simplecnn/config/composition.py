@@ -19,6 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+import simplecnn.config.resolvers  # noqa: F401 - registers them
 from simplecnn.config.build import name_mistakes, target_nodes
 from simplecnn.config.overrides import (
     COMPOSE_ERRORS,
