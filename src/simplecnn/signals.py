@@ -6,6 +6,7 @@ atomically.
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,11 +53,19 @@ class SignalHandler:
         if JOB in os.environ and usr1 and signal.getsignal(usr1) == signal.SIG_DFL:
             signals.append(usr1)  # else submitit handles it
         self._handlers = {number: signal.getsignal(number) for number in signals}
+        print_unraisable = sys.unraisablehook
+
+        def ignore_interrupted(unraisable: Any) -> None:
+            if not isinstance(unraisable.exc_value, Interrupted):  # see raise_if_received
+                print_unraisable(unraisable)
+
+        sys.unraisablehook = ignore_interrupted
         self.restore()
         try:
             yield
         finally:
             self.ending = True
+            sys.unraisablehook = print_unraisable
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
 
@@ -68,7 +77,7 @@ class SignalHandler:
     def raise_if_received(self) -> None:
         """Raise Interrupted if a signal has arrived, but Python has discarded its exception.
 
-        It discards those that a handler raises while the process forks.
+        It discards those that a handler raises while the process forks, or in a destructor.
         """
         if self.received is not None:
             raise Interrupted(self.received)

@@ -1,6 +1,7 @@
 """When a signal ends a run, the processes that it launched are killed."""
 
 import signal
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -33,6 +34,23 @@ def test_an_interruption_that_python_discards_ends_the_run_at_the_next_batch():
         with pytest.raises(Interrupted) as error:
             getattr(callback, hook)()
         assert error.value.code == 130
+
+
+def test_a_discarded_interruption_is_not_printed(monkeypatch):
+    class Destroyed:
+        def __init__(self, error: BaseException) -> None:
+            self.error = error
+
+        def __del__(self) -> None:
+            raise self.error
+
+    printed: list[type] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: printed.append(error.exc_type))
+    with SignalHandler().handle_signals():
+        Destroyed(Interrupted(signal.SIGINT))
+        Destroyed(ValueError())
+    Destroyed(Interrupted(signal.SIGINT))
+    assert printed == [ValueError, Interrupted]
 
 
 def test_forked_workers_leave_ctrl_c_to_their_parent():
