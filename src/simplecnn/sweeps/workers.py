@@ -3,15 +3,18 @@
 Hydra imports its plugins at every start, so this module must not import anything slow.
 """
 
+import copy
 import logging
 import threading
 from collections.abc import Sequence
 from typing import Any
 
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, read_write
 
 log = logging.getLogger("simplecnn.sweeps")
 SECONDS_TO_END = 20  # grace period in which interrupted jobs write their records
@@ -20,13 +23,15 @@ SECONDS_TO_END = 20  # grace period in which interrupted jobs write their record
 class WorkerLauncher(Launcher):
     """Base class: `launch` of a subclass calls `run_in_worker(self.basic, …)` in its workers."""
 
-    def setup(self, **hydra: Any) -> None:
-        self.basic = BasicLauncher()
-        self.basic.setup(**hydra)
+    def setup(self, *, config: DictConfig, **hydra: Any) -> None:
+        config = copy.deepcopy(config)
+        with read_write(config):
+            config.hydra.launcher = ConfigStore.instance().load("hydra/launcher/basic.yaml").node
+        self.basic = Plugins.instance().instantiate_launcher(config=config, **hydra)
 
 
 def run_in_worker(
-    launcher: BasicLauncher, number: int, overrides: Sequence[str], singletons: Any
+    launcher: Launcher, number: int, overrides: Sequence[str], singletons: Any
 ) -> JobReturn:
     """Run one job in this process by Hydra's basic launcher, with the main process's singletons."""
     from tqdm import tqdm
