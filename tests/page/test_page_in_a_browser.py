@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -483,7 +484,9 @@ def test_text_of_a_run_is_shown_as_text(browser, run, tmp_path):
         assert page.locator(".error").inner_text() == hostile + "y" * 10_000
         assert hostile in page.locator(".layers figcaption").first.inner_text()
         assert page.locator("img[src=x]").count() == 0
-        assert "validation accuracy, epoch 1" in page.locator(".facts").inner_text()
+        facts = page.locator(".facts").inner_text()
+        assert "validation accuracy, epoch 1" in facts
+        assert re.search(r"total time\s+\d+\.\d s\s", facts)
         assert page.locator(".pad").count() == 0
         corner = page.locator("canvas.input").evaluate(
             "canvas => canvas.getContext('2d').getImageData(2, 2, 1, 1).data[0]"

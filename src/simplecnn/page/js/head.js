@@ -1,5 +1,5 @@
 // Sections on the run: results, command, configuration, curves, health, figures.
-import { digits, percent } from "./arrays.js";
+import { percent } from "./arrays.js";
 import { chart } from "./chart.js";
 import { copyButton, element, table } from "./dom.js";
 
@@ -32,7 +32,7 @@ function runHead(run, heading) {
     ["parameters", run.num_parameters?.toLocaleString("en-US")],
     ["epochs", run.num_epochs],
     ["device", run.device?.name],
-    ["total seconds", seconds ? digits(seconds, 4) : null],
+    ["total time", seconds ? `${seconds.toFixed(1)} s` : null],
     ["seed", run.seed],
   ].filter(([, value]) => value !== null && value !== undefined);
   const command = run.command ?? "";
