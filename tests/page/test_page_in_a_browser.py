@@ -652,6 +652,12 @@ def test_two_runs_side_by_side(browser, run, tmp_path):
         legend = page.locator(".chart").first.locator(".legend").inner_text()
         assert "A validation" in legend and "B validation" in legend
         assert page.locator(".matrix").count() == 2
+        shades = page.locator(".matrix .wrong").evaluate_all(
+            "all => all.map((e) => [e.textContent, e.style.backgroundColor])"
+        )
+        assert len(set(map(tuple, shades))) == len({count for count, _ in shades}) > 2
+        steps = page.locator("#health svg", has_text="step (logarithmic)")
+        assert steps.count() == 2  # gradients and updates of A; B has not recorded its health
         heading = page.get_by_text("A is right, B is wrong")
         items = json.loads(page.locator("#data").text_content())["images"]["items"]
         expected = [i for i in items if i.get("label") == i["predicted"][0] != i["predicted"][1]]

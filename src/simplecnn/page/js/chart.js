@@ -6,9 +6,9 @@ const HEIGHT = 230, LEFT = 52, RIGHT = 14, TOP = 10, BOTTOM = 34;
 
 /**
  * lines: [{name, color, dash, points: [[x, y], …], faint}].
- * options: title, x (axis label), range (of x; by default that of the points), place (formats x),
- * percent (values are fractions), zero (the axis begins at zero), linear (never use a logarithmic axis), highlights (highlight the
- * line under the pointer or chosen by the up and down keys), onhover (called with its name or null).
+ * options: title, x (axis label), range (of x; by default that of the points), logX (a logarithmic axis of x),
+ * place (formats x), percent (values are fractions), zero (the axis begins at zero), linear (never use a logarithmic axis),
+ * highlights (highlight the line under the pointer or chosen by the up and down keys), onhover (called with its name or null).
  */
 export function chart(lines, options) {
   lines = lines.filter((line) => line.points.length);
@@ -38,7 +38,8 @@ function plot(lines, options, width, output) {
   const isLog = !options.percent && !options.linear && low > 0 && high > 10 * low;
   const [bottom, top] = isLog ? [Math.log10(low), Math.log10(high)] : padded(options.zero ? 0 : low, high, options.zero);
   const [first, last] = options.range ?? [xs[0], xs[xs.length - 1]];
-  const toX = (x) => LEFT + ((x - first) / (last - first || 1)) * (width - LEFT - RIGHT);
+  const scaled = options.logX ? Math.log10 : (x) => x;
+  const toX = (x) => LEFT + ((scaled(x) - scaled(first)) / (scaled(last) - scaled(first) || 1)) * (width - LEFT - RIGHT);
   const toY = (y) => HEIGHT - BOTTOM - (((isLog ? Math.log10(y) : y) - bottom) / (top - bottom || 1)) * (HEIGHT - TOP - BOTTOM);
   const place = options.place ?? ((x) => `${options.x} ${digits(x, 5)}`);
   const text = (y) => (options.percent ? `${digits(100 * y, 4)} %` : digits(y));
@@ -50,10 +51,10 @@ function plot(lines, options, width, output) {
       shape("text", { x: LEFT - 6, y: toY(tick) + 4, "text-anchor": "end" },
         options.percent ? `${digits(100 * tick)} %` : digits(tick)));
   }
-  for (const tick of linearTicks(first, last, Math.max(2, Math.floor(width / 90)))) {
+  for (const tick of options.logX ? logTicks(first, last) : linearTicks(first, last, Math.max(2, Math.floor(width / 90)))) {
     if (Number.isInteger(tick)) svg.append(shape("text", { x: toX(tick), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }, digits(tick, 5)));
   }
-  svg.append(shape("text", { x: (LEFT + width - RIGHT) / 2, y: HEIGHT - 3, "text-anchor": "middle" }, options.x));
+  svg.append(shape("text", { x: (LEFT + width - RIGHT) / 2, y: HEIGHT - 3, "text-anchor": "middle" }, `${options.x}${options.logX ? " (logarithmic)" : ""}`));
   const drawn = lines.map((line) => {
     const path = shape("path", { fill: "none", stroke: line.color, "stroke-width": line.faint ? 1 : 2,
       "stroke-dasharray": line.dash, "stroke-linejoin": "round", class: line.faint ? "faint" : null,

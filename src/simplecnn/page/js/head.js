@@ -123,6 +123,7 @@ const HEALTH = {
   zeros: ["Zeros among all outputs", true], std: ["Standard deviation of the outputs", false],
   norm: ["Gradient norm", false], update: ["Relative weight change per step", false],
 };
+const EARLY = ["norm", "update"]; // measured at early steps, too
 
 export function healthSection(runs) {
   const section = element("section", { id: "health" }, element("h2", {}, "Health"));
@@ -131,7 +132,7 @@ export function healthSection(runs) {
     const { layers, quantities } = run.health;
     const charts = Object.entries(HEALTH).filter(([name]) => quantities[name]?.some((points) => points.length)).map(([name, [text, isShare]]) =>
       chart(layers.map((layer, l) => ({ name: layer, color: `var(--line-${l % 6})`, dash: l >= 6 ? "5 3" : null, points: quantities[name][l] })),
-        { title: text, x: "step", percent: isShare, zero: isShare }));
+        { title: text, x: "step", logX: EARLY.includes(name), percent: isShare, zero: isShare }));
     section.append(...(runs.length > 1 ? [element("h3", {}, title(runs, i))] : []), element("div", { class: "charts" }, ...charts));
   });
   return section.childElementCount > 1 ? section : null;

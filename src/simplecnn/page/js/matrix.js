@@ -53,7 +53,8 @@ function confidence(item, run) {
 }
 
 function matrix(data, heading, counts, run, open) {
-  const most = Math.max(1, ...counts.flatMap((row, i) => row.filter((_, j) => j !== i)));
+  // One color scale for all runs.
+  const most = Math.max(1, ...data.images.confusion.flatMap((rows) => rows?.flatMap((row, i) => row.filter((_, j) => j !== i)) ?? []));
   const images = element("div", { class: "cell-images", role: "status" });
   const cell = (count, i, j) => {
     const node = element("td", { class: i === j ? "correct" : null });
