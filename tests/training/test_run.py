@@ -344,6 +344,46 @@ def test_a_monitor_that_the_run_does_not_log_is_a_sentence(callbacks, tmp_path):
         train(config, folder)
 
 
+class Own(pl.LightningModule):
+    """A LightningModule that knows nothing of simplecnn."""
+
+    num_training_steps = 0
+
+    def __init__(self, broken: bool = False) -> None:
+        super().__init__()
+        self.layer, self.broken = nn.Linear(784, 10), broken
+        Own.num_training_steps = 0
+
+    def training_step(self, batch, i):
+        Own.num_training_steps += 1
+        return nn.functional.cross_entropy(self.layer(batch[0].flatten(1)), batch[1])
+
+    def validation_step(self, batch, i):
+        assert not self.broken
+        self.log("val/error", self.layer(batch[0].flatten(1)).mean())
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_two_batches_are_validated_before_the_training_of_a_custom_module(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv("SIMPLECNN_TARGETS", f"{__name__}.Own")
+    config = compose_run(tmp_path / "run", "callbacks=checkpoint", "logger=none")
+    config |= {"monitor": "val/eror", "mode": "min"}
+    config["callbacks"]["best"] |= {"monitor": "val/eror", "mode": "min"}
+    config["model"] = {"_target_": f"{__name__}.Own"}
+    with pytest.raises(RunError, match="^monitor is 'val/eror': this run logs val/error"):
+        train(config, tmp_path / "run")
+    (warning,) = [r.message for r in caplog.records if "sanity check logs val/error" in r.message]
+    assert warning.endswith("Did you mean val/error?") and Own.num_training_steps == 8
+    config["model"]["broken"] = True
+    with pytest.raises(AssertionError):
+        train(config, tmp_path / "broken")
+    assert Own.num_training_steps == 0
+
+
 def test_no_layer_is_blamed_for_a_loss_if_batches_are_not_images():
     module = pl.LightningModule()
     module.layer = nn.Linear(1, 1)

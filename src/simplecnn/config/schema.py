@@ -368,7 +368,7 @@ class Trainer(Node):
     max_epochs: NoEnd | None = key(10, "-1: unlimited")
     max_steps: NoEnd = key(-1, "-1: unlimited")
     num_sanity_val_steps: Annotated[int, Field(ge=-1)] | None = key(
-        2, "validation batches before training; -1: all")
+        None, "validation batches before training; -1: all; null: 2 for custom classes, else 0")
     fast_dev_run: bool | Natural = key(False, "run one batch, or n, of each stage")
     detect_anomaly: bool = key(False, "raise at the first NaN in a backward pass")
     overfit_batches: Natural | Annotated[float, Field(ge=0, le=1)] = key(

@@ -21,6 +21,7 @@ from torch.nn.parameter import is_lazy
 
 from simplecnn.callbacks.checkpoint import LastCheckpoint
 from simplecnn.config.build import build
+from simplecnn.config.schema import BUILT_IN
 from simplecnn.config.targets import find_class
 from simplecnn.data.resident import ResidentDataModule
 from simplecnn.data.shape import DataShape, data_shape
@@ -33,6 +34,7 @@ from simplecnn.training.epoch_seed import EpochSeed
 from simplecnn.training.finite_loss import FiniteLoss
 from simplecnn.training.interruption import Interruption
 from simplecnn.training.max_steps import MaxSteps
+from simplecnn.training.monitor import MonitorCheck
 from simplecnn.training.phases import Phases
 
 Config = Mapping[str, Any]
@@ -134,12 +136,17 @@ def build_trainer(
     builtin: list[pl.Callback] = [Interruption(signal_handler), Phases(), FiniteLoss()]
     if config["seed"] is not None:
         builtin.append(EpochSeed(config["seed"]))
+    if config["monitor"]:
+        builtin.append(MonitorCheck(config["monitor"]))
     if settings.get("max_steps", -1) != -1:
         builtin.append(MaxSteps(settings["max_steps"]))
     plugins: list[Any] = [AtomicCheckpointIO()]
     if SLURMEnvironment.detect():
         # With auto_requeue, Lightning would save a checkpoint in the middle of an epoch.
         plugins.append(SLURMEnvironment(auto_requeue=False))
+    if settings.get("num_sanity_val_steps") is None:
+        is_custom = not {config[part]["_target_"] for part in ("model", "data")} <= BUILT_IN.keys()
+        settings["num_sanity_val_steps"] = 2 if is_custom else 0
     defaults = {
         "default_root_dir": config["paths"]["output_dir"],
         "enable_progress_bar": any(isinstance(c, ProgressBar) for c in callbacks),

@@ -18,17 +18,17 @@ from simplecnn.callbacks.checkpoint import STATE, LastCheckpoint, end_reason
 from simplecnn.callbacks.progress import without_copies
 from simplecnn.callbacks.report import Report
 from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
-from simplecnn.config.spelling import did_you_mean
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
 from simplecnn.directories import RECORD, read_record
-from simplecnn.errors import InputError, RunError
+from simplecnn.errors import InputError
 from simplecnn.run_directory import RunDirectory, relative_path
 from simplecnn.signals import Interrupted, SignalHandler
 from simplecnn.slurm import requeue, slurm_job
 from simplecnn.training.build import build_datamodule, build_module, build_trainer
 from simplecnn.training.interruption import kill_processes_on_interrupt
 from simplecnn.training.loggers import TensorBoard, rewind
+from simplecnn.training.monitor import raise_if_missing
 from simplecnn.training.phases import Phases
 from simplecnn.training.processor import keep_freed_memory, restore_process_state
 from simplecnn.training.summary import (
@@ -263,7 +263,7 @@ class Run:
             try:
                 trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
             except (MisconfigurationException, RuntimeError) as error:
-                self._raise_if_monitor_is_missing(error)
+                raise_if_missing(self.config["monitor"], trainer, error)
                 raise
         self.record["metrics"] |= _rounded(trainer.callback_metrics)
         self.record["num_epochs"] = trainer.current_epoch
@@ -279,17 +279,6 @@ class Run:
         self.record["image_shape"] = state.get("image_shape")
         if trainer.global_step != checkpoint["global_step"]:  # spawned processes ran the fit
             trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
-
-    def _raise_if_monitor_is_missing(self, error: Exception) -> None:
-        """Raise RunError if a callback failed because the run does not log the monitored metric."""
-        monitor = self.config["monitor"]
-        logged = sorted(m for m in self.trainer.callback_metrics if not m.startswith("lr-"))
-        if monitor and monitor not in logged and monitor in str(error):
-            raise RunError(
-                f"monitor is {monitor!r}: this run logs {', '.join(logged) or 'no metrics'}. Type "
-                f"monitor=<metric> and mode=max or min, or monitor=null."
-                f"{did_you_mean(monitor, logged)}"
-            ) from error
 
     def _best_checkpoint(self) -> Path | None:
         """Record the best value and its epoch. Returns the best checkpoint, or None without one."""
