@@ -242,6 +242,13 @@ def test_a_chain_is_described_with_the_shapes_of_torch():
         assert layers[-1]["name"] == list(network.named_children())[-1][0]
 
 
+def test_a_layer_that_is_used_twice_is_computed_twice():
+    relu = nn.ReLU()
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), relu, nn.Conv2d(2, 2, 3), relu, nn.Flatten())
+    kinds = [layer["kind"] for layer in chain(network, (1, 8, 8))]
+    assert kinds == ["convolution", "relu", "convolution", "relu", "flatten"]
+
+
 class Residual(nn.Module):
     def __init__(self):
         super().__init__()

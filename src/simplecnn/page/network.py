@@ -103,8 +103,10 @@ def chain(network: nn.Module, image_shape: Sequence[int]) -> list[dict[str, Any]
 def _modules(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Yield the layers of nested Sequentials with their names."""
     if type(network).forward in (nn.Sequential.forward, SimpleCNN.forward):
-        for name, child in network.named_children():
-            yield from _modules(child, f"{prefix}.{name}" if prefix else name)
+        # Not named_children(), which yields a layer that is used several times only once.
+        for name, child in network._modules.items():
+            if child is not None:
+                yield from _modules(child, f"{prefix}.{name}" if prefix else name)
     elif prefix:
         yield prefix, network
     else:
