@@ -408,6 +408,18 @@ def test_hooks_are_removed_when_a_validation_pass_fails(tmp_path):
     assert sum(len(m._forward_hooks) for m in network.modules()) == 0
 
 
+def test_a_layer_that_is_called_at_two_sizes_is_measured_at_the_first(tmp_path):
+    from simplecnn.models.activations import capture_activations
+
+    health, conv, images = Health(str(tmp_path)), nn.Conv2d(1, 2, 3), torch.rand(4, 1, 8, 8)
+    with capture_activations(nn.Sequential(conv), health._receive):
+        conv(images).relu(), conv(images[..., ::2, ::2]).relu()
+    meter = health._meters["0"]
+    assert meter.num_images == 4
+    expected = float(conv(images).relu().mean().detach())
+    assert meter.result()["mean"] == pytest.approx(expected, rel=1e-5)
+
+
 VALIDATION_INTERVALS = {  # overrides; steps of validation passes; steps of drawn mistakes
     "overfit": (["debug=overfit", "trainer.max_epochs=2"], [3, 6], [3, 6]),
     "half epochs": (["+trainer.val_check_interval=0.5"], [4, 8, 12, 16], [8, 16]),

@@ -32,7 +32,8 @@ MAX_IMAGES = 1_000  # measured per validation pass, rounded up to whole batches
 class Health(ImageCallback):
     """Draw dead and always-on units, zeros, mean and spread of outputs, gradients and updates.
 
-    Outputs are measured in every validation pass, on the first thousand images of rank zero;
+    Outputs are measured in every validation pass, on the first thousand images of rank zero (of a
+    layer that is called several times, those of the first call);
     gradients and updates at `early_steps` steps of the first epoch and at the last step of every
     epoch. The values are saved in `health_activity.npz` and `health_gradients.npz`.
     """
@@ -46,6 +47,7 @@ class Health(ImageCallback):
         self._before: list[Tensor] = []  # the weights before it
         self._measured: list[tuple[int, Tensor, Tensor]] = []  # step, norms, ratios (on the device)
         self._meters: dict[str, ActivityMeter] = {}
+        self._received: set[str] = set()  # the layers whose output in this batch is measured
         self._watching = ExitStack()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -88,6 +90,7 @@ class Health(ImageCallback):
         num_images = next((meter.num_images for meter in self._meters.values()), 0)
         is_watched = dataloader_idx == 0 and num_images < MAX_IMAGES
         if is_watched and in_training(trainer) and should_draw(trainer):
+            self._received = set()
             self._watching.enter_context(
                 capture_activations(network_of(pl_module), self._receive, LAYERS)
             )
@@ -126,4 +129,7 @@ class Health(ImageCallback):
         return {"health": Picture(figure, {})}
 
     def _receive(self, name: str, output: Tensor) -> None:
+        if name in self._received:  # a layer that is called again, maybe on maps of another size
+            return
+        self._received.add(name)
         self._meters.setdefault(name, ActivityMeter()).add(output)
