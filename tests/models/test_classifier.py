@@ -12,7 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from simplecnn.config.targets import TargetNotAllowed
 from simplecnn.data.batches import Batches
 from simplecnn.models.classifier import Classifier
-from simplecnn.models.metrics import LossAndAccuracy
+from simplecnn.models.metrics import LossAndAccuracy, MacroAccuracy
 from simplecnn.models.simple_cnn import SimpleCNN
 from simplecnn.training.interruption import leave_process_group
 
@@ -53,6 +53,13 @@ def test_metrics_are_means_over_images_not_over_batches():
     means = metrics.compute()
     torch.testing.assert_close(means["loss"], F.cross_entropy(logits, labels))
     torch.testing.assert_close(means["acc"], (logits.argmax(1) == labels).float().mean())
+
+
+def test_the_macro_accuracy_leaves_out_classes_without_images():
+    metric = MacroAccuracy(3)
+    logits = 9 * torch.eye(3)[[0, 1, 2, 0]]
+    metric.update(logits, torch.tensor([0, 1, 1, 0]))  # one image of 1 is taken for a 2
+    assert metric.compute() == pytest.approx((1 + 0.5) / 2)
 
 
 def test_label_smoothing_is_that_of_pytorch():

@@ -8,12 +8,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
 from simplecnn.config.build import build
 from simplecnn.config.targets import find_class
 from simplecnn.errors import RunError
-from simplecnn.models.metrics import LossAndAccuracy
+from simplecnn.models.metrics import LossAndAccuracy, MacroAccuracy
 
 Config = Mapping[str, Any]
 Batch = tuple[Tensor, Tensor]
@@ -65,7 +64,7 @@ class Classifier(pl.LightningModule):
         for stage in STAGES:
             metrics: dict[str, Any] = self.configure_metrics()
             if class_weights is not None:
-                metrics["macro_acc"] = MulticlassAccuracy(len(class_weights), average="macro")
+                metrics["macro_acc"] = MacroAccuracy(len(class_weights))
             self.metrics[stage] = MetricCollection(metrics, compute_groups=False)
 
     def configure_metrics(self) -> dict[str, Metric]:

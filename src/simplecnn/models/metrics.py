@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
 
 # The dtype of sums over an epoch. MPS does not support float64.
 SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64
@@ -37,3 +38,17 @@ class LossAndAccuracy(Metric):
             "loss": (self.loss_sum / self.num_images).float(),
             "acc": (self.num_correct / self.num_images).float(),
         }
+
+
+class MacroAccuracy(MulticlassAccuracy):
+    """The mean of the accuracies of the classes, without classes that have no image.
+
+    torchmetrics' macro accuracy counts a class without images as 0 if it was predicted.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes, average="macro")
+
+    def compute(self) -> Tensor:
+        assert isinstance(self.tp, Tensor) and isinstance(self.fn, Tensor)
+        return (self.tp / (self.tp + self.fn)).nanmean()  # 0 / 0 is NaN
