@@ -315,8 +315,24 @@ def test_the_summary_marks_the_best_epoch_as_tested_only_after_a_test(seconds, s
     directory = SimpleNamespace(record=record, config=lambda: config, path=tmp_path)
     lines = summary(directory, SimpleNamespace(loggers=[], fast_dev_run=False), None).splitlines()
     assert f"best         val/acc 98.00 % after epoch 2{suffix}" in lines
-    table = ["epoch accuracy", "validation 3 98.00 %", "test 2 97.00 %"]
+    tested = 2 if suffix else 3  # without a test, the accuracy is that of test_each_epoch
+    table = ["epoch accuracy", "validation 3 98.00 %", f"test {tested} 97.00 %"]
     assert [" ".join(line.split()) for line in lines[:3]] == table
+
+
+def test_metrics_of_an_earlier_epoch_are_not_shown_as_those_of_the_last(tmp_path, caplog):
+    caplog.set_level("INFO", "simplecnn")
+    config = compose_run(
+        tmp_path / "run", "callbacks=[checkpoint,progress]", "logger=csv", "trainer.max_epochs=3",
+        "+trainer.check_val_every_n_epoch=2",
+    )  # fmt: skip
+    train(config, tmp_path / "run")
+    lines = [line for m in caplog.messages for line in m.splitlines()]
+    assert ["val/acc" in line for line in lines if line.startswith("epoch ")] == [
+        False, True, False,
+    ]  # fmt: skip
+    epochs = {words[0]: words[1] for line in lines if len(words := line.split()) > 2}
+    assert epochs["training"] == "completed" and epochs["validation"] == "2"
 
 
 def test_hyper_parameters_are_flat_and_plain():

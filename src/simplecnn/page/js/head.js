@@ -23,7 +23,8 @@ export function headSection(heading, runs) {
 function runHead(run, heading) {
   const seconds = Object.values(run.seconds ?? {}).reduce((a, b) => a + b, 0);
   const [metrics, when] = lastMetrics(run);
-  const tested = run.best ? `, after epoch ${run.best.epoch}` : ""; // the best checkpoint is tested
+  // The test is of the best checkpoint; without one, these are metrics of test_each_epoch.
+  const tested = run.best && run.seconds?.test !== undefined ? `, after epoch ${run.best.epoch}` : "";
   const stage = Object.keys(STAGES).findLast((name) => `${name}/loss` in metrics || `${name}/acc` in metrics);
   const facts = [
     ["status", run.status ?? "unknown"],
