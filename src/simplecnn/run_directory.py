@@ -193,7 +193,7 @@ class RunDirectory(LockedDirectory):
         """
         if which is None:
             which = "best" if (self.path / "checkpoints" / "best.ckpt").is_file() else "last"
-        if which == "best" and self.config().get("monitor", "") is None:
+        if which == "best" and not self._has_monitor():
             which = "last"
         in_run = self.path / "checkpoints" / f"{which}.ckpt"
         path = in_run if which in ("best", "last") else Path(which)
@@ -202,6 +202,18 @@ class RunDirectory(LockedDirectory):
             return path
         names = ", ".join(sorted(p.name for p in self.path.glob("checkpoints/*.ckpt"))) or "none"
         raise InputError(f"checkpoint={which}: {path} does not exist. In this run: {names}.")
+
+    def _has_monitor(self) -> bool:
+        return self.config().get("monitor", "") is not None
+
+    def test_accuracy(self, checkpoint: Path) -> float | None:
+        """The accuracy of the test after training; None if it was not of this checkpoint."""
+        has_best = (self.path / "checkpoints" / "best.ckpt").is_file() and self._has_monitor()
+        is_tested = checkpoint.name == ("best.ckpt" if has_best else "last.ckpt")
+        if not is_tested or "test" not in (self.record.get("seconds") or {}):
+            return None
+        accuracy: float | None = (self.record.get("metrics") or {}).get("test/acc")
+        return accuracy
 
     def update(self, **entries: Any) -> None:
         """Add entries to the record and write it atomically."""

@@ -108,7 +108,18 @@ def test_a_run_of_this_interface_names_the_call_that_resumes_it(tmp_path):
     assert call == f"""simplecnn.train(["resume='{tmp_path}/a run'"])"""
 
 
-def test_the_model_card(good_run, tmp_path):
+def test_the_test_accuracy_is_shown_for_the_tested_checkpoint_only(good_run):
+    directory = RunDirectory.open(good_run)
+    accuracy = directory.record["metrics"]["test/acc"]
+    best, last = (directory.checkpoint(name) for name in ("best", "last"))
+    assert (directory.test_accuracy(best), directory.test_accuracy(last)) == (accuracy, None)
+    assert "test accuracy" in repr(TrainedRun(directory, best))
+    assert "test accuracy" not in repr(TrainedRun(directory, last))
+    del directory.record["seconds"]["test"]  # the accuracy is that of test_each_epoch
+    assert directory.test_accuracy(best) is None
+
+
+def test_the_model_card(good_run, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(good_run, folder)
     directory = RunDirectory.open(folder)
@@ -125,15 +136,21 @@ def test_the_model_card(good_run, tmp_path):
     assert f"| {100 * accuracy:.2f} % [" in card and "n = 500" in card
     assert card.count("not measured yet") == 2
     assert f"```\n{directory.record['command']}\n```" in card
+    limited = {**directory.config(), "trainer": {"limit_test_batches": 2}}
+    with monkeypatch.context() as patch:
+        patch.setattr(directory, "config", lambda: limited)
+        metrics = model_card(directory).partition("## Metrics")[2]
+        assert f"| {100 * accuracy:.2f} % | -" in metrics and "n = " not in metrics
     evaluate(TrainedRun(directory, directory.checkpoint("best")), data=None)
     part = folder / "explain" / "robustness"
     part.mkdir(parents=True)
-    (part / "robustness.json").write_text(json.dumps({"groups": {"all": {
+    (part / "robustness.json").write_text(json.dumps({"data": "scans", "groups": {"all": {
+        "networks": ["outputs/a, b, best.ckpt"],
         "mean_error": {"mean": 0.25, "low": 0.2, "high": 0.3, "n": 9},
         "error": {"blur": [0.0, 0.5], "noise": [0.0, 0.75], "dots": [0.0, 0.1]}}}}))  # fmt: skip
     text = write_model_card(directory).read_text()
     assert "not measured yet" not in text
-    assert "Corrupted images: error rate 25.0 % [20.0, 30.0] over" in text
+    assert "Corrupted images (best.ckpt on scans): error rate 25.0 % [20.0, 30.0] over" in text
     assert "noise 75.0 %, blur 50.0 %, dots 10.0 %" in text
     (result,) = json.loads((folder / "evaluation.json").read_text()).values()
     worst = min(result["acc_per_class"], key=lambda k: result["acc_per_class"][k])

@@ -10,7 +10,6 @@ from typing import Any
 
 from simplecnn.config.spelling import did_you_mean
 from simplecnn.config.validation import checked_parts
-from simplecnn.directories import read_record
 from simplecnn.errors import InputError, require_packages
 from simplecnn.run_directory import RunDirectory, relative_path, tensorboard_command
 from simplecnn.sweeps.directory import SweepDirectory
@@ -147,6 +146,6 @@ def _heading(runs: Sequence[tuple[RunDirectory, Path, Any]]) -> str:
         return (
             f"{len(runs)} runs, from {relative_path(run.path)} to {relative_path(runs[-1][0].path)}"
         )
-    accuracy = (read_record(run.path).get("metrics") or {}).get("test/acc")
+    accuracy = run.test_accuracy(checkpoint)
     result = f", test accuracy {100 * accuracy:.2f} %" if accuracy is not None else ""
     return f"{relative_path(run.path)}, {checkpoint.name}{result}"

@@ -71,6 +71,7 @@ def robustness(subjects: Sequence[Subject], *, num_images: int = 1000, seed: int
     return Findings(
         lines=[*lines, *_table(by_kind)],
         record={
+            "data": subjects[0].data_name,
             "num_images": len(labels),
             "seed": seed,
             "severities": {k: list(CORRUPTIONS[k].amounts) for k in KINDS},

@@ -107,6 +107,7 @@ def translation(
     return Findings(
         lines=[setting, legend, *_lines(metrics, layers)],
         record={
+            "data": subjects[0].data_name,
             "num_images": num,
             "near": near,
             "groups": {

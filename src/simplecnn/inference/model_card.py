@@ -57,6 +57,8 @@ def model_card(directory: RunDirectory) -> str:
     is_cifar10 = _name(config["data"]) == "CIFAR10DataModule"
     dataset = "CIFAR10" if is_cifar10 else config["data"].get("dataset")
     num_test = sum(splits["test"].values()) if "test" in splits else DATA.get(dataset, (None,))[0]
+    if (config.get("trainer") or {}).get("limit_test_batches") not in (None, 1.0):
+        num_test = None  # unknown
     git = record.get("git")
     source = f"{git['revision']}{', with changes' * bool(git['dirty'])}" if git else "not in git"
     sections = {
@@ -120,7 +122,7 @@ def _data(data: Mapping[str, Any], dataset: str | None) -> Iterator[str]:
     if dataset in DATA:
         num_test, description, license_name = DATA[dataset]
         yield f"{dataset}: {description}. License: {license_name}."
-        yield f"Tested on {num_test:,} held-out images."
+        yield f"The test set has {num_test:,} held-out images."
     else:
         yield f"{data.get('_target_')}: a custom data set. Whoever shares the network must describe"
         yield "the data and state their license."
@@ -149,7 +151,9 @@ def _metrics(
         loss = metrics.get("test/loss", math.nan)
         macro = f"{100 * metrics['test/macro_acc']:.2f} %" if "test/macro_acc" in metrics else "-"
         best = record.get("best") or {}
-        when = f"after epoch {best['epoch']}" if "epoch" in best else "at the end of the run"
+        # Without a test after the training, the accuracy is that of test_each_epoch.
+        is_best = "epoch" in best and "test" in (record.get("seconds") or {})
+        when = f"after epoch {best['epoch']}" if is_best else "at the end of the run"
         yield f"| test set, {when} | {accuracy} | {macro} | {loss:.4f} | - | - |"
     for name, result in evaluations.items():
         keys = ("macro_acc", "top2_acc", "ece")
@@ -186,17 +190,25 @@ def _weaknesses(path: Path, evaluations: Mapping[str, Any]) -> Iterator[str]:
         strongest = {kind: errors[-1] for kind, errors in group["error"].items()}
         worst_kinds = sorted(strongest, key=lambda kind: -strongest[kind])[:3]
         rates = ", ".join(f"{kind} {100 * strongest[kind]:.1f} %" for kind in worst_kinds)
-        yield f"- Corrupted images: error rate {_interval(group['mean_error'])} over all kinds and"
-        yield f"  severities; at the highest severity: {rates}."
+        error = _interval(group["mean_error"])
+        yield f"- Corrupted images{_subject(robustness, group)}: error rate {error} over all kinds"
+        yield f"  and severities; at the highest severity: {rates}."
     report = _read(path / "explain" / "translation" / "translation.json")
     for group in report.get("groups", {}).values():
-        yield f"- Shifted images: accuracy {_interval(group['near_accuracy'])} over shifts of up to"
-        yield f"  {report['near']} pixels, {_interval(group['accuracy'])} without a shift."
+        accuracy = _interval(group["near_accuracy"])
+        yield f"- Shifted images{_subject(report, group)}: accuracy {accuracy} over shifts of"
+        yield f"  up to {report['near']} pixels, {_interval(group['accuracy'])} without a shift."
     if not evaluations:
         yield "- Confusions of classes: not measured yet (`scripts/evaluate.py`)."
     if not (path / "explain").is_dir():
         yield "- Corrupted and shifted images: not measured yet (`scripts/explain.py`)."
     yield "- It predicts one of its classes for every image, whatever the image shows."
+
+
+def _subject(part: Mapping[str, Any], group: Mapping[str, Any]) -> str:
+    """The checkpoint and the data of a part of `explain`; empty if it does not record them."""
+    checkpoint = str((group.get("networks") or [""])[0]).rpartition(", ")[2]
+    return f" ({_escape(checkpoint)} on {_escape(part['data'])})" if "data" in part else ""
 
 
 def _interval(interval: Mapping[str, Any]) -> str:

@@ -96,13 +96,14 @@ class TrainedRun:
     """
 
     def __init__(self, directory: RunDirectory, checkpoint: Path) -> None:
+        self._directory = directory
         self.path = directory.path
         self.checkpoint = checkpoint
         self.config = directory.config()
         self.record: dict[str, Any] = directory.record
 
     def __repr__(self) -> str:
-        accuracy = self.metrics.get("test/acc")
+        accuracy = self._directory.test_accuracy(self.checkpoint)
         result = "" if accuracy is None else f", test accuracy {percent(accuracy, digits=2)}"
         return f"<run {self.name}{result}>"
 
