@@ -240,6 +240,17 @@ def test_a_run_is_always_tested_on_the_images_of_its_test_split(root, tmp_path):
     assert moved_data.datamodule.image_shape == (3, 16, 16)
     with pytest.raises(InputError, match="data.fit is crop, but the network was trained with pad"):
         TestData(run, {**moved_config, "fit": "crop"})
+    # If it lacks a test image, others are sampled, but none that the network has seen.
+    lost = moved / test_files[0]
+    content = lost.read_bytes()
+    lost.unlink()
+    state = torch.load(last, weights_only=True)["ImageFolderDataModule"]["splits"]
+    sampled = build({**moved_config, "image_size": 16})
+    sampled.setup("test")
+    assert set(files(sampled, "test")) & {*state["train"], *state["val"]}
+    sampled_files = files(TestData(run, moved_config).datamodule, "test")
+    assert sampled_files and not set(sampled_files) & {*state["train"], *state["val"]}
+    lost.write_bytes(content)
     run.record["class_names"] = ["cat", "cow"]
     with pytest.raises(InputError, match="classes cat, dog, but the network was trained on cat, c"):
         TestData(run, moved_config)

@@ -162,6 +162,18 @@ class ImageFolderDataModule(ResidentDataModule):
         names = state_dict["splits"]["test"]
         return all((self.root / name).is_file() for name in names)
 
+    def leave_out(self, state_dict: Mapping[str, Any]) -> int:
+        """Remove test images with the names of training and validation images of a checkpoint.
+
+        Requires `setup`. Returns the number of removed images.
+        """
+        splits = state_dict["splits"]
+        used = {name for split in ("train", "val") for name in splits.get(split, ())}
+        rows, labels = self.splits["test"]
+        kept = torch.tensor([self.cache.files.names[row] not in used for row in rows.tolist()])
+        self.splits["test"] = rows[kept], labels[kept]
+        return int((~kept).sum())
+
     # ------------------------------------------------------------------------ files and splits
 
     def _check_classes(self) -> None:

@@ -60,7 +60,8 @@ class TestData:
 
     run: the data module state of its checkpoint (which images are in which split) is loaded, as
         Lightning's Trainer does. For `other` data, only if they are an image folder that holds all
-        test images of the run: the same folder, moved.
+        test images of the run: the same folder, moved. Of any other image folder, images with
+        the names of the run's training and validation images are left out.
     other: a data configuration. An image folder is decoded with the run's size, color and `fit`.
 
     Raises InputError if there are no test images, or an image folder has other classes than the
@@ -74,12 +75,26 @@ class TestData:
         self.datamodule = build(config if other is None else _decoded_like(config, other))
         state = read_checkpoint(run.checkpoint).get(type(self.datamodule).__qualname__)
         is_folder = isinstance(self.datamodule, ImageFolderDataModule)
-        if state and (other is None or is_folder and self.datamodule.has_test_images(state)):
+        is_own = other is None or (is_folder and state and self.datamodule.has_test_images(state))
+        if state and is_own:
             self.datamodule.load_state_dict(state)
         name = getattr(self.datamodule, "name", None)  # None in Lightning's base class
         self.name = str(name or type(self.datamodule).__name__)
         self.datamodule.prepare_data()
         self.datamodule.setup("test")
+        if is_folder and state and not is_own and (number := self.datamodule.leave_out(state)):
+            known = (
+                f"{number:,} test images of {self.name} have names of images that the network was "
+                f"trained or validated on"
+            )
+            if not len(self.datamodule.splits["test"][1]):
+                raise InputError(f"data: all {known}.")
+            log.warning("%s: left out", known)
+        if config.get("dataset") == "MNIST" and (other or {}).get("dataset") == "MNIST5k":
+            log.warning(
+                "The digits of MNIST 5k belong to the training set of MNIST: the network was "
+                "trained on most of these test images. data=mnist has others."
+            )
         loader = self.datamodule.test_dataloader()
         self.loader = loader[0] if isinstance(loader, list) else loader
         first = None if self.loader is None else next(iter(self.loader), None)
