@@ -96,7 +96,7 @@ def best_matches(filters: ArrayLike) -> list[Match | None]:
     """Find the named kernel with the largest absolute cosine similarity to each filter.
 
     A kernel may be anywhere inside a larger filter, and is repeated on every channel. The baseline
-    is 0.57, the mean for nine random weights. The match is None for a filter that is zero, not
+    is 0.55, the mean for nine random weights. The match is None for a filter that is zero, not
     finite, or smaller than 3 x 3.
 
     Args:
