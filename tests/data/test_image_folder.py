@@ -197,6 +197,8 @@ def test_predict_preprocesses_images_as_training_does(root, module, fit, channel
 def test_a_run_is_always_tested_on_the_images_of_its_test_split(root, tmp_path):
     from simplecnn.inference.evaluate import TestData
     from simplecnn.inference.trained_run import TrainedRun
+    from simplecnn.page.gather import _datamodule
+    from simplecnn.page.images import read_images
     from simplecnn.run_directory import RunDirectory
     from simplecnn.training.run import train
 
@@ -209,7 +211,8 @@ def test_a_run_is_always_tested_on_the_images_of_its_test_split(root, tmp_path):
     record = json.loads((folder / "run.json").read_text())
     assert record["images"]["test"] == {"cat": 1, "dog": 1}
     last = folder / "checkpoints" / "last.ckpt"
-    run = TrainedRun(RunDirectory.open(folder), last)
+    run_directory = RunDirectory.open(folder)
+    run = TrainedRun(run_directory, last)
     test_files = files(TestData(run).datamodule, "test")
     for i in range(30):  # would change the sampled splits
         write(root / "cat" / f"a{i}.png")
@@ -218,6 +221,8 @@ def test_a_run_is_always_tested_on_the_images_of_its_test_split(root, tmp_path):
     sampled.prepare_data()
     sampled.setup("test")
     assert files(sampled, "test") != test_files
+    shown = read_images(_datamodule(run_directory, last), None)  # on the page
+    assert len(shown.labels) == sum(record["images"]["val"].values())
     # A run continued from its checkpoint trains on the same images, with the same normalization.
     continued = compose_run(
         tmp_path / "continued", "data=image_folder", f"data.root={root}", "trainer.max_epochs=3",

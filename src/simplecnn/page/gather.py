@@ -71,7 +71,8 @@ def gather(
     from_networks = filter(None, (run.num_classes() for run in loaded_runs))
     num_classes = len(names or ()) or next(from_networks, None)
     try:
-        images = read_images(datamodule or _datamodule(runs[0]), num_classes)
+        datamodule = datamodule or _datamodule(runs[0], loaded_runs[0].path)
+        images = read_images(datamodule, num_classes)
     except Exception as error:  # raised by a custom data module, or because files are missing
         log.info("The page shows no images: %s", first_line(error))
         images = None
@@ -95,13 +96,19 @@ def gather(
     }
 
 
-def _datamodule(run: RunDirectory) -> LightningDataModule:
-    """Build and set up the data module of a run, without downloading anything."""
+def _datamodule(run: RunDirectory, checkpoint: Path | None = None) -> LightningDataModule:
+    """Build and set up the data module of a run, without downloading anything.
+
+    checkpoint: its file; it may record which images are in which split.
+    """
     module: LightningDataModule = build(
         checked_parts(run.config(), relative_path(run.path))["data"]
     )
     if hasattr(module, "download"):
         module.download = False
+    state = read_checkpoint(checkpoint).get(type(module).__qualname__) if checkpoint else None
+    if state:
+        module.load_state_dict(state)
     module.setup("fit")
     return module
 
@@ -112,11 +119,12 @@ class _LoadedRun:
     def __init__(self, run: RunDirectory, checkpoint: str | None) -> None:
         self.run, self.config = run, run.config()
         self.network: nn.Module | None = None
+        self.path: Path | None = None
         self.checkpoint: str | None = None
         self.validation: dict[str, Tensor] = {}  # predictions stored by the callback Mistakes
         self.preprocessing = Preprocessing.from_config(self.config["data"], {})
         if checkpoint is not None or any(run.path.glob("checkpoints/*.ckpt")):
-            path = run.checkpoint(checkpoint)
+            path = self.path = run.checkpoint(checkpoint)
             trained = TrainedRun(run, path)
             self.network, self.preprocessing = trained.network, trained.preprocessing
             content = read_checkpoint(path)
