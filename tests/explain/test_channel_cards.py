@@ -53,7 +53,9 @@ def test_selectivity_of_known_means():
         channel.class_means = np.array(means, float)
         assert channel.selectivity == pytest.approx(expected)
     assert channel.preferred == 1
-    channel.class_means[:] = 0
+    channel.class_means = np.array([np.nan, 4, 1])  # a class without images
+    assert channel.selectivity == pytest.approx(0.6) and channel.preferred == 1
+    channel.class_means = np.zeros(3)
     assert np.isnan(channel.selectivity)
 
 

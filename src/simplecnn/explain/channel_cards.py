@@ -132,7 +132,7 @@ def record_channels(
     }
     ranges = {name: (low.amin(0), peaks.amax(0)) for name, (peaks, _, low) in extremes.items()}
     one_hot = functional.one_hot(labels, num_classes).float()
-    class_weights = one_hot / one_hot.sum(0).clamp(min=1)  # sums over them are class means
+    class_weights = one_hot / one_hot.sum(0)  # sums over them are class means; 0 / 0 is NaN
     means = {name: torch.zeros(()) for name in names}
     counts = {name: torch.zeros(()) for name in names}
     pairs = zip(sample.split(BATCH_SIZE), class_weights.split(BATCH_SIZE), strict=True)
@@ -197,7 +197,7 @@ def most_active(by_layer: Mapping[str, Sequence[Channel]], num_cards: int) -> li
     for channels in by_layer.values():
         width = len(channels)
         num = width if total <= num_cards else max(1, width * num_cards // total)
-        selected += sorted(channels, key=lambda c: -np.abs(c.class_means).mean())[:num]
+        selected += sorted(channels, key=lambda c: -np.nanmean(np.abs(c.class_means)))[:num]
     return selected
 
 

@@ -46,7 +46,7 @@ class Channel:
     best: NDArray  # (9,) indices of the images with the highest peaks, in descending order
     peaks: NDArray  # (9,) peaks of these images
     places: NDArray  # (9, 2) row and column of the peaks in the feature map
-    class_means: NDArray  # (classes,) mean activation over the images of a class
+    class_means: NDArray  # (classes,) mean activation over a class's images, NaN without
     edges: NDArray  # (bins + 1,) histogram edges, from the lowest to the highest activation
     counts: NDArray  # (bins,) histogram of the activations at all positions
     acc_change: float = np.nan  # fraction of images, negative if accuracy is lost
@@ -69,7 +69,7 @@ class Channel:
     @property
     def preferred(self) -> int:
         """The class with the highest mean activation."""
-        return int(self.class_means.argmax())
+        return int(np.nanargmax(self.class_means))
 
     @property
     def selectivity(self) -> float:
@@ -78,7 +78,7 @@ class Channel:
         (a - b) / (a + b) with the mean activation a of the preferred class and b of all others.
         Morcos et al., "On the importance of single directions for generalization", ICLR 2018.
         """
-        means = np.maximum(self.class_means, 0)
+        means = np.maximum(self.class_means[np.isfinite(self.class_means)], 0)
         a = means.max()
         b = (means.sum() - a) / max(1, len(means) - 1)
         return float((a - b) / (a + b)) if a > 0 else np.nan
