@@ -58,10 +58,15 @@ def test_ink_and_edge_shares_of_known_filters():
     assert edge_share(random) == pytest.approx(2 / 9, abs=0.01)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 def test_exactness_and_locality(bundled):
     subject = digit_subject(bundled, num_steps=3)
     assert 0 < exactness(subject.network, subject.images[:4]) < 1e-6
     assert locality(subject.network, subject.images[:4], seed=0) == {"conv1": 100, "conv2": 100}
+
+    for mode in ("zeros", "reflect"):  # an even kernel is padded by one pixel more at the end
+        same = nn.Conv2d(1, 2, (3, 4), padding="same", padding_mode=mode).requires_grad_(False)
+        assert exactness(nn.Sequential(same), subject.images[:4]) < 1e-6
 
     class Global(nn.Module):  # a convolution whose output depends on the whole image
         def __init__(self) -> None:
