@@ -74,6 +74,14 @@ def test_every_image_format_shows_the_same_digit(name, drawing, tmp_path):
     assert np.abs(digit - expected).mean() < tolerance, name
 
 
+def test_all_rows_of_a_float_image_have_the_same_white(tmp_path):
+    pixels = np.full((400, 300), 0.5, np.float32)
+    pixels[300:] = 65535 / 2
+    Image.fromarray(pixels).save(tmp_path / "floats.tiff")
+    image = read_image(tmp_path / "floats.tiff")
+    assert image[:300].max() == 0 and image[300:] == pytest.approx(0.5, abs=0.01)
+
+
 def test_an_mnist_digit_is_not_changed(bundled, tmp_path):
     for i in (0, 1234, 4999):
         Image.fromarray(bundled[0][i]).save(tmp_path / "digit.png")

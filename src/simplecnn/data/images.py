@@ -69,7 +69,11 @@ def pixels_from_pil(image: Image.Image, *, color: bool = False) -> NDArray[np.ui
     image.load()
     converted: Image.Image = image
     if image.mode != mode or "transparency" in image.info or max(image.size) > MAX_SIDE:
-        rows = [_convert_strip(image, top, mode) for top in range(0, image.height, STRIP)]
+        # Modes I and I;16 are read as 16-bit pixels; F too, unless all its values are at most 1.
+        is_unit = image.mode == "F" and not image.getextrema()[1] > 1  # type: ignore[operator]
+        maximum = 1.0 if is_unit else 65535.0
+        strips = range(0, image.height, STRIP)
+        rows = [_convert_strip(image, top, mode, maximum) for top in strips]
         converted = Image.fromarray(np.concatenate(rows))
         converted.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BOX)
     if not image.info:  # no metadata, as in a plain PNG
@@ -84,13 +88,14 @@ def pixels_from_pil(image: Image.Image, *, color: bool = False) -> NDArray[np.ui
     return np.asarray(converted)
 
 
-def _convert_strip(image: Image.Image, top: int, mode: str) -> NDArray[np.uint8]:
-    """Convert up to STRIP rows, from `top`, to mode L or RGB."""
+def _convert_strip(image: Image.Image, top: int, mode: str, maximum: float) -> NDArray[np.uint8]:
+    """Convert up to STRIP rows, from `top`, to mode L or RGB.
+
+    `maximum` is the white of images with more than 8 bits per channel.
+    """
     strip = image.crop((0, top, image.width, min(top + STRIP, image.height)))
     if strip.mode.startswith("I;16") or strip.mode in ("I", "F"):
         values = np.asarray(strip, np.float64)
-        # Modes I and I;16 are read as 16-bit pixels; F too, unless all its values are at most 1.
-        maximum = 65535.0 if strip.mode != "F" or values.max() > 1 else 1.0
         values = np.nan_to_num(np.clip(values / maximum, 0, 1) * 255).round().astype(np.uint8)
         strip = Image.fromarray(values)
     if strip.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in strip.info:
