@@ -175,6 +175,24 @@ def test_means_if_only_the_seed_varies_and_none_if_it_does_not(tmp_path):
     assert "±" not in sweep.report_text(read_all(tmp_path, "23"), record)
 
 
+def test_means_of_test_metrics_leave_out_interrupted_jobs(tmp_path):
+    for seed, accuracy in enumerate((0.5, 0.7)):
+        write_job(tmp_path / str(seed), [f"seed={seed}"], best=accuracy)
+    metrics = {"val/acc": 0.1, "test/acc": 0.1}  # as with test_each_epoch
+    write_job(tmp_path / "2", ["seed=2"], best=0.1, status="interrupted", metrics=metrics)
+    (group,) = sweep.seed_groups(read_all(tmp_path, "012"))
+    columns = sweep.mean_columns([group])
+    assert columns["best val/acc %"] == ["60.00 ± 14.14 (2)"]
+    assert columns["test/acc %"] == ["61.00 ± 14.14 (2)"] and columns["jobs"] == ["3"]
+
+
+def test_the_csv_file_has_values_in_full_precision(tmp_path):
+    for name, lr in (("0", "0.00123456"), ("1", "0.00123457")):
+        write_job(tmp_path / name, [f"lr={lr}"], best=0.5)
+    rows = csv.DictReader(sweep.csv_text(read_all(tmp_path, "01")).splitlines())
+    assert sorted(row["lr"] for row in rows) == ["0.00123456", "0.00123457"]
+
+
 def test_losses_are_sorted_in_ascending_order_and_nan_is_last(tmp_path):
     config = {"monitor": "val/loss", "mode": "min"}
     for name, best in [("0", 0.3), ("1", math.nan), ("2", 0.1)]:

@@ -214,7 +214,8 @@ def mean_columns(groups: Sequence[Sequence[Job]]) -> dict[str, list[str]]:
     columns[value_title(jobs)] = [mean_text(criterion, (j.value for j in g)) for g in groups]
     for metric in ("test/acc", "test/loss"):
         columns[title(metric)] = [
-            mean_text(metric, (job.metrics.get(metric) for job in group)) for group in groups
+            mean_text(metric, (j.metrics.get(metric) for j in group if j.status in SUCCEEDED))
+            for group in groups
         ]
     columns["jobs"] = [str(len(group)) for group in groups]
     return {name: cells for name, cells in columns.items() if any(cells)}
@@ -227,13 +228,13 @@ def _table(columns: Mapping[str, Sequence[str]]) -> str:
 
 
 def csv_text(jobs: Sequence[Job]) -> str:
-    """One row per job, with all metrics in full precision."""
+    """One row per job, with all values and metrics in full precision."""
     keys = varied_keys(jobs)
     rows: list[dict[str, Any]] = [
         {
             "job": job.name,
             "status": job.status,
-            **{key: value_text(job.params[key]) for key in keys if key in job.params},
+            **{key: _exact_text(job.params[key]) for key in keys if key in job.params},
             "monitor": job.monitor,
             "best": job.best.get("value"),
             "best_epoch": job.best.get("epoch"),
@@ -254,6 +255,10 @@ def csv_text(jobs: Sequence[Job]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()
+
+
+def _exact_text(value: Any) -> str:
+    return repr(value) if isinstance(value, float) else value_text(value)
 
 
 def has_best(jobs: Sequence[Job]) -> bool:
