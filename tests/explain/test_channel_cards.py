@@ -86,6 +86,10 @@ def test_crops_are_exact_receptive_fields():
     assert np.isnan(corner[0, :2]).all() and np.isnan(corner[0, :, :2]).all()
     assert np.array_equal(corner[0, 2:, 2:], image[0, :3, :3])
     assert crop(image, fields["1"], (0, 0)).shape[1] <= 28  # larger than the image: clipped
+    normalized = nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 3))
+    whole = receptive_fields(normalized, (2, 28, 28))["2"]  # every position sees the whole image
+    pixels = np.ones((2, 28, 28), np.float32)
+    assert crop(pixels, whole, (7, 9)).shape == pixels.shape
 
 
 def test_cards_of_digits(bundled):

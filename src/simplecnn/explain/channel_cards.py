@@ -204,10 +204,12 @@ def most_active(by_layer: Mapping[str, Sequence[Channel]], num_cards: int) -> li
 def crop(image: NDArray, field: Field, position: Sequence[int]) -> NDArray:
     """Crop an image (C, H, W) to the receptive field of a position: (C, h, w), NaN in the padding.
 
-    A receptive field larger than the image is clipped to the image.
+    A receptive field larger than the image is clipped to the image. If all positions see the whole
+    image, as after a group normalization, the field has a single unit.
     """
     patch = image.astype(np.float32)
-    intervals = field.interval((int(position[0]), int(position[1])))
+    row, column = (min(int(p), n - 1) for p, n in zip(position, field.units, strict=True))
+    intervals = field.interval((row, column))
     for axis, (first, last) in enumerate(intervals, start=1):
         size = image.shape[axis]
         if last - first + 1 > size:
