@@ -9,6 +9,7 @@ from torch import nn
 from simplecnn.explain.claims import HELD, IN_PART, NOT_JUDGED, NOT_SHOWN, claims, judge
 from simplecnn.explain.evidence import (
     Evidence,
+    _map_changes,
     class_shares,
     edge_share,
     exactness,
@@ -107,6 +108,19 @@ def supporting_evidence() -> Evidence:
 
 def results(evidence: list[Evidence], without_pooling: list[float] = ()) -> list[str]:
     return [claim.result for claim in judge(evidence, without_pooling)]
+
+
+def test_a_strided_convolution_that_is_called_twice_is_no_pooling():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.down = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 3, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.down(self.down(self.first(x)).relu()).mean((2, 3))
+
+    changes = _map_changes(Twice().requires_grad_(False), torch.rand(4, 1, 28, 28))
+    assert not changes["pooled"] and changes["moved_along"].keys() >= {"down", "down_1"}
 
 
 def test_rules_for_judging_claims():

@@ -77,7 +77,9 @@ def _map_changes(network: nn.Module, images: Tensor) -> Evidence:
                 along[name] = float(errors[name].interior[int(step)])
     modules = dict(network.named_modules())
     for before, after in pairwise(errors):
-        is_pooling = not isinstance(modules.get(after), nn.Conv2d)
+        # The second call of a module `pool` is named `pool_1`.
+        module = modules.get(after, modules.get(after.rpartition("_")[0]))
+        is_pooling = not isinstance(module, nn.Conv2d)
         if is_pooling and errors[after].jump > errors[before].jump:
             before_pooling[after] = float(errors[before].unmoved[1])
             pooled[after] = float(errors[after].unmoved[1])
