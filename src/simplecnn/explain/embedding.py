@@ -33,6 +33,9 @@ def embedding(subject: Subject, *, num_images: int = 2000, seed: int = 0) -> Fin
     plane = centered @ axes[:2].T
     share = float((singular[:2] ** 2).sum() / (singular**2).sum().clamp(min=1e-30))
     setting = f"{len(labels):,} of {len(subject.labels):,} test images of {subject.data_name}"
+    source = f"input of the layer {layer}"
+    if torch.equal(points, logits):  # there is no linear layer
+        source = "output of the network"
     names = subject.class_names
     predictions = zip(labels.tolist(), predicted.tolist(), probability.tolist(), strict=True)
     metadata = [
@@ -52,13 +55,14 @@ def embedding(subject: Subject, *, num_images: int = 2000, seed: int = 0) -> Fin
     figure = embedding_figure(
         plane.numpy(), labels.numpy(), (predicted == labels).numpy(), class_names=names,
         title=(
-            f"Input of the layer {layer}: first two principal components ({100 * share:.0f} % of "
-            f"the variance)\n{points.shape[1]} features per image, {setting}"
+            f"{source[0].upper()}{source[1:]}: first two principal components "
+            f"({100 * share:.0f} % of the variance)\n"
+            f"{points.shape[1]} features per image, {setting}"
         ),
     )  # fmt: skip
     return Findings(
         lines=[
-            f"input of the layer {layer} ({points.shape[1]} features per image) for {setting};",
+            f"{source} ({points.shape[1]} features per image) for {setting};",
             f"the first two principal components hold {100 * share:.0f} % of the variance",
         ],
         record={
