@@ -162,8 +162,9 @@ def _metrics(
         yield f"| {name} | {accuracy} | {macro} | {result['loss']:.4f} | {top2} | {error} |"
     yield ""
     yield "Intervals are Wilson score intervals over test images. The loss is the mean negative"
-    yield "log-likelihood; at the end of the run it includes label smoothing and class weights,"
-    yield "if any. What is not measured then (-) is measured by `scripts/evaluate.py`."
+    yield "log-likelihood; at the end of the run it is the loss of the training, which may include"
+    yield "label smoothing and class weights, or be a custom one. What is not measured then (-) is"
+    yield "measured by `scripts/evaluate.py`."
 
 
 def _accuracy(accuracy: float, num_images: int | None) -> str:
