@@ -247,6 +247,13 @@ class RunDirectory(LockedDirectory):
             self.update()
 
 
+def name_and_step(picture: Path) -> tuple[str, int]:
+    """The name of a picture in images/, and its step or 0; sorts pictures by name and age."""
+    name, _, when = picture.stem.partition("_epoch=")
+    step = re.search(r"step=(\d+)", when)
+    return name, int(step[1]) if step else 0
+
+
 def _load(path: Path) -> DictConfig:
     """Load a YAML file, rejecting aliases: in an untrusted file, they may expand exponentially."""
     text = path.read_text(encoding="utf-8")

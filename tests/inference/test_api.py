@@ -108,6 +108,17 @@ def test_a_run_of_this_interface_names_the_call_that_resumes_it(tmp_path):
     assert call == f"""simplecnn.train(["resume='{tmp_path}/a run'"])"""
 
 
+def test_the_newest_figure_is_that_of_the_last_step(good_run, tmp_path):
+    shutil.copytree(good_run, tmp_path / "run")
+    images = tmp_path / "run" / "images"
+    images.mkdir(exist_ok=True)
+    for epoch, step in ((999, 99_900), (1000, 100_000)):
+        (images / f"filters_conv9_epoch={epoch:03d}_step={step:06d}.png").write_bytes(b"")
+    (images / "filters_conv9_epoch=1001_step=1000100.png").write_bytes(b"")
+    figures = simplecnn.load(tmp_path / "run").figures
+    assert figures["filters_conv9"].name == "filters_conv9_epoch=1001_step=1000100.png"
+
+
 def test_the_test_accuracy_is_shown_for_the_tested_checkpoint_only(good_run):
     directory = RunDirectory.open(good_run)
     accuracy = directory.record["metrics"]["test/acc"]

@@ -1,6 +1,5 @@
 """The Python interface of a trained run: network, configuration, metrics, predictions."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +20,7 @@ from simplecnn.inference.image_files import find_images, image_from_array, read_
 from simplecnn.inference.networks import load_network, logits, network_config
 from simplecnn.inference.preprocessing import Pixels, Preprocessing
 from simplecnn.models.activations import feature_maps
-from simplecnn.run_directory import RunDirectory
+from simplecnn.run_directory import RunDirectory, name_and_step
 from simplecnn.table import percent, table
 
 
@@ -146,8 +145,8 @@ class TrainedRun:
     @property
     def figures(self) -> dict[str, Path]:
         """The newest figure file of each name: `filters_conv1`, `curves`, …"""
-        files = sorted((self.path / "images").glob("*.png"))
-        return {re.sub(r"_epoch=.*", "", path.stem): path for path in files}
+        files = sorted((self.path / "images").glob("*.png"), key=name_and_step)
+        return {name_and_step(path)[0]: path for path in files}
 
     def predict(self, images: Any, *, invert: bool | None = None) -> Predictions:
         """Classify images of any size, gray or in color.

@@ -29,7 +29,7 @@ from simplecnn.inference.trained_run import TrainedRun
 from simplecnn.models.activations import convolutions
 from simplecnn.page.images import MAX_BYTES, MAX_CLASSIFIED, MAX_SHOWN, Images, choose, read_images
 from simplecnn.page.network import encode, encode_weights, network_data
-from simplecnn.run_directory import RunDirectory
+from simplecnn.run_directory import RunDirectory, name_and_step
 
 log = logging.getLogger(__name__)
 MAX_POINTS = 1_000  # of a curve
@@ -355,8 +355,8 @@ def _pictures(folder: Path, *, is_chain: bool) -> Iterator[Data]:
     The bytes are None for pictures that exceed MAX_PICTURES in total.
     """
     newest: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.png")):
-        newest[path.stem.partition("_epoch=")[0]] = path
+    for path in sorted(folder.glob("*.png"), key=name_and_step):
+        newest[name_and_step(path)[0]] = path
     num_left = MAX_PICTURES
     for name, path in newest.items():
         if name.startswith((*REPLACED, *(("maps_",) if is_chain else ()))):
