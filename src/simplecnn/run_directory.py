@@ -206,14 +206,21 @@ class RunDirectory(LockedDirectory):
     def _has_monitor(self) -> bool:
         return self.config().get("monitor", "") is not None
 
-    def test_accuracy(self, checkpoint: Path) -> float | None:
-        """The accuracy of the test after training; None if it was not of this checkpoint."""
+    def metrics_of(self, checkpoint: Path) -> dict[str, float]:
+        """The recorded metrics of a checkpoint: of its epoch, and of the test if it was tested."""
+        if checkpoint.absolute().parent != (self.path / "checkpoints").absolute():
+            return {}
+        recorded: dict[str, float] = self.record.get("metrics") or {}
         has_best = (self.path / "checkpoints" / "best.ckpt").is_file() and self._has_monitor()
         is_tested = checkpoint.name == ("best.ckpt" if has_best else "last.ckpt")
-        if not is_tested or "test" not in (self.record.get("seconds") or {}):
-            return None
-        accuracy: float | None = (self.record.get("metrics") or {}).get("test/acc")
-        return accuracy
+        metrics = {}
+        if checkpoint.name == "last.ckpt":
+            metrics = {k: v for k, v in recorded.items() if not k.startswith("test/")}
+        elif checkpoint.name == "best.ckpt" and (best := self.record.get("best")):
+            metrics[self.config()["monitor"]] = best["value"]
+        if is_tested and "test" in (self.record.get("seconds") or {}):
+            metrics |= {k: v for k, v in recorded.items() if k.startswith("test/")}
+        return metrics
 
     def update(self, **entries: Any) -> None:
         """Add entries to the record and write it atomically."""

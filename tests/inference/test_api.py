@@ -121,13 +121,16 @@ def test_the_newest_figure_is_that_of_the_last_step(good_run, tmp_path):
 
 def test_the_test_accuracy_is_shown_for_the_tested_checkpoint_only(good_run):
     directory = RunDirectory.open(good_run)
-    accuracy = directory.record["metrics"]["test/acc"]
+    accuracy, loss = (directory.record["metrics"][f"test/{name}"] for name in ("acc", "loss"))
     best, last = (directory.checkpoint(name) for name in ("best", "last"))
-    assert (directory.test_accuracy(best), directory.test_accuracy(last)) == (accuracy, None)
+    assert (
+        directory.metrics_of(best).get("test/acc"),
+        directory.metrics_of(last).get("test/acc"),
+    ) == (accuracy, None)
     assert "test accuracy" in repr(TrainedRun(directory, best))
     assert "test accuracy" not in repr(TrainedRun(directory, last))
     del directory.record["seconds"]["test"]  # the accuracy is that of test_each_epoch
-    assert directory.test_accuracy(best) is None
+    assert "test/acc" not in directory.metrics_of(best)
 
 
 def test_the_model_card(good_run, tmp_path, monkeypatch):

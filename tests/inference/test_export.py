@@ -66,7 +66,9 @@ def test_an_exported_file_agrees_with_the_network(format, good_run, tmp_path, ca
             assert torch.equal(logits.argmax(1), expected.argmax(1))
             assert float((logits - expected).abs().max()) < 1e-4
     assert metadata["class_names"] == list("0123456789")
-    assert metadata["metrics"] == run.metrics and 0.9 < metadata["metrics"]["test/acc"] <= 1
+    assert (
+        metadata["metrics"] == run.checkpoint_metrics and 0.9 < metadata["metrics"]["test/acc"] <= 1
+    )
     assert metadata["preprocessing"]["box"] == 20
     assert metadata["preprocessing"]["crop"]["pixels"] == [4, 26]
     written = json.loads((tmp_path / f"{path.name}.json").read_text())

@@ -275,6 +275,8 @@ def test_arrays_of_every_layout_and_dtype_are_the_same_image():
     ):
         np.testing.assert_allclose(image_from_array(array), expected, atol=1e-6)  # fmt: skip
     assert image_from_array(gray, color=True).shape == (3, 4, 3)
+    white = np.array([[0.5, 1.01]])  # interpolated
+    np.testing.assert_array_equal(image_from_array(white), np.array([[0.5, 1]], np.float32))
 
 
 def test_the_command(good_run, digits, tmp_path):

@@ -55,6 +55,16 @@ def test_metrics_are_means_over_images_not_over_batches():
     torch.testing.assert_close(means["acc"], (logits.argmax(1) == labels).float().mean())
 
 
+def test_a_weighted_loss_is_that_of_all_images():
+    torch.manual_seed(0)
+    images, labels = torch.rand(50, 1, 28, 28), torch.randint(0, 10, (50,))
+    module = Classifier(NETWORK, class_weights=list(range(1, 11)))
+    for part in (slice(0, 32), slice(32, 50)):
+        module._step((images[part], labels[part]), "val/")
+    expected = module.loss(module(images), labels)
+    torch.testing.assert_close(module.loss_and_accuracy["val/"].compute()["loss"], expected)
+
+
 def test_the_macro_accuracy_leaves_out_classes_without_images():
     metric = MacroAccuracy(3)
     logits = 9 * torch.eye(3)[[0, 1, 2, 0]]

@@ -54,11 +54,11 @@ class ProgressBar(TQDMProgressBar):
 class EpochLines(BetweenEpochs):
     """Log one line per epoch: metrics, duration, time left."""
 
+    _validated = False  # in this epoch: else the validation metrics are those of an earlier one
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.is_global_zero:
             log_in_spawned_process(trainer.default_root_dir)
-
-    _validated = False  # in this epoch: else the validation metrics are those of an earlier one
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validated = not trainer.sanity_checking

@@ -146,6 +146,6 @@ def _heading(runs: Sequence[tuple[RunDirectory, Path, Any]]) -> str:
         return (
             f"{len(runs)} runs, from {relative_path(run.path)} to {relative_path(runs[-1][0].path)}"
         )
-    accuracy = run.test_accuracy(checkpoint)
+    accuracy = run.metrics_of(checkpoint).get("test/acc")
     result = f", test accuracy {100 * accuracy:.2f} %" if accuracy is not None else ""
     return f"{relative_path(run.path)}, {checkpoint.name}{result}"

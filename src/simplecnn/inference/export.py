@@ -80,7 +80,7 @@ def describe(run: TrainedRun) -> dict[str, Any]:
         NETWORK: run.network_config or None,
         "class_names": list(run.class_names),
         "preprocessing": preprocessing,
-        "metrics": run.metrics,
+        "metrics": run.checkpoint_metrics,
         "output": f"{OUTPUT} (N, {len(run.class_names)}): softmax gives probabilities",
         "checkpoint": run.checkpoint.name,
         "command": run.record.get("command"),

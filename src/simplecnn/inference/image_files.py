@@ -89,7 +89,8 @@ def image_from_array(array: NDArray[Any], *, color: bool = False) -> NDArray[np.
     """Convert an array to gray values (H, W), or colors (H, W, 3), from 0 to 1.
 
     array: (H, W), (H, W, C) or (C, H, W) with 1 or 3 channels. White is the maximum of an 8- or
-        16-bit integer type, 255 for wider integers, and 1 for floats, or 255 if any is above 1.
+        16-bit integer type, 255 for wider integers, and 1 for floats, or 255 if any is above 2
+        (interpolation exceeds 1 slightly).
 
     Raises NotAnImage for any other array.
     """
@@ -105,7 +106,7 @@ def image_from_array(array: NDArray[Any], *, color: bool = False) -> NDArray[np.
     values = array.astype(np.float32)
     if not np.isfinite(values).all():
         raise NotAnImage("some of its values are not finite")
-    if array.dtype.kind == "f" and values.max() > 1 or limit > 65535:
+    if array.dtype.kind == "f" and values.max() > 2 or limit > 65535:
         limit = 255.0
     values = np.clip(values / limit, 0, 1)
     values = values[:, :, None] if values.ndim == 2 else values

@@ -102,7 +102,7 @@ class TrainedRun:
         self.record: dict[str, Any] = directory.record
 
     def __repr__(self) -> str:
-        accuracy = self._directory.test_accuracy(self.checkpoint)
+        accuracy = self.checkpoint_metrics.get("test/acc")
         result = "" if accuracy is None else f", test accuracy {percent(accuracy, digits=2)}"
         return f"<run {self.name}{result}>"
 
@@ -141,6 +141,11 @@ class TrainedRun:
     @property
     def metrics(self) -> dict[str, float]:
         return dict(self.record.get("metrics") or {})
+
+    @property
+    def checkpoint_metrics(self) -> dict[str, float]:
+        """The recorded metrics of this checkpoint; those of the test only if it was tested."""
+        return self._directory.metrics_of(self.checkpoint)
 
     @property
     def figures(self) -> dict[str, Path]:

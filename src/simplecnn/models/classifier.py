@@ -57,7 +57,7 @@ class Classifier(pl.LightningModule):
         self.network: nn.Module = build(network)
         if compile:  # in place, which leaves the keys of the state dict unchanged
             self.network.compile(mode=None if compile is True else compile)
-        weight = None if class_weights is None else torch.tensor(class_weights)
+        weight = None if class_weights is None else torch.tensor(class_weights).float()
         self.loss: nn.Module = nn.CrossEntropyLoss(weight, label_smoothing=label_smoothing)
         self.loss_and_accuracy: Any = nn.ModuleDict({stage: LossAndAccuracy() for stage in STAGES})
         self.metrics: Any = nn.ModuleDict()
@@ -113,7 +113,9 @@ class Classifier(pl.LightningModule):
         images, labels = batch
         logits = self(images)
         loss = self.loss(logits, labels)
-        self.loss_and_accuracy[stage].update(loss, logits, labels)
+        weighted = isinstance(self.loss, nn.CrossEntropyLoss)
+        weights = self.loss.weight if weighted else None
+        self.loss_and_accuracy[stage].update(loss, logits, labels, weights)
         self.metrics[stage].update(logits, labels)
         return loss, logits
 

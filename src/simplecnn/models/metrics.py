@@ -18,24 +18,32 @@ class LossAndAccuracy(Metric):
 
     full_state_update = False
     loss_sum: Tensor
+    weight_sum: Tensor
     num_correct: Tensor
     num_images: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("loss_sum", "num_correct", "num_images"):
+        for name in ("loss_sum", "weight_sum", "num_correct", "num_images"):
             self.add_state(name, torch.zeros((), dtype=SUM_DTYPE), dist_reduce_fx="sum")
 
-    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: its mean loss, its logits (N, num_classes) and its labels (N,)."""
+    def update(
+        self, loss: Tensor, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None
+    ) -> None:
+        """Add a batch: its mean loss, its logits (N, num_classes) and its labels (N,).
+
+        class_weights: the weight of each class in that mean; None: all are equal.
+        """
+        weight = len(labels) if class_weights is None else class_weights[labels].sum()
         # In place: assigning to a module's attribute costs more than the addition.
-        self.loss_sum.add_(loss.detach(), alpha=len(labels))
+        self.loss_sum.add_(loss.detach().to(SUM_DTYPE) * weight)
+        self.weight_sum.add_(weight)
         self.num_correct.add_((logits.argmax(1) == labels).sum())
         self.num_images.add_(len(labels))
 
     def compute(self) -> dict[str, Tensor]:
         return {
-            "loss": (self.loss_sum / self.num_images).float(),
+            "loss": (self.loss_sum / self.weight_sum).float(),
             "acc": (self.num_correct / self.num_images).float(),
         }
 

@@ -104,8 +104,8 @@ def _modules(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Mod
     """Yield the layers of nested Sequentials with their names."""
     if type(network).forward in (nn.Sequential.forward, SimpleCNN.forward):
         # Not named_children(), which yields a layer that is used several times only once.
-        for name, child in network._modules.items():
-            if child is not None:
+        for name, child in network.named_modules(remove_duplicate=False):
+            if name and "." not in name:
                 yield from _modules(child, f"{prefix}.{name}" if prefix else name)
     elif prefix:
         yield prefix, network
