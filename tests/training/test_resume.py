@@ -113,17 +113,29 @@ KINDS = {
     "a custom DataLoader": [CHECKPOINTS, f"data._target_={__name__}.Shuffled"],
     "a custom DataLoader that configure_optimizers creates": [
         CHECKPOINTS, f"data._target_={__name__}.Shuffled", "model/scheduler=one_cycle"],
+    "worker processes of a custom DataLoader that configure_optimizers creates": [
+        CHECKPOINTS, f"data._target_={__name__}.ShuffledByWorkers", "model/scheduler=one_cycle",
+        "model.network.dropout=0.5"],
 }  # fmt: skip
 
 
 class Shuffled(MNISTDataModule):
     """A DataLoader whose order comes from torch's random numbers."""
 
+    num_loader_workers = 0
+
     def train_dataloader(self) -> torch.utils.data.DataLoader:
         images, labels = self.splits["train"]
         floats = images.reshape(-1, 1, 28, 28).float() / 255
         dataset = torch.utils.data.TensorDataset(floats, labels)
-        return torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True)
+        options = {"num_workers": self.num_loader_workers, "shuffle": True}
+        return torch.utils.data.DataLoader(dataset, batch_size=64, **options)
+
+
+class ShuffledByWorkers(Shuffled):
+    """Its iterator draws all its random numbers when it is created."""
+
+    num_loader_workers = 2
 
 
 # Runs in child processes.
@@ -132,7 +144,7 @@ class Shuffled(MNISTDataModule):
 @pytest.fixture(scope="module", autouse=True)
 def allowed_targets() -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SIMPLECNN_TARGETS", f"{__name__}.Shuffled")
+        patch.setenv("SIMPLECNN_TARGETS", f"{__name__}.Shuffled,{__name__}.ShuffledByWorkers")
         yield
 
 

@@ -6,18 +6,17 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities.combined_loader import CombinedLoader
-from torch.utils.data import DataLoader
 
 
 class EpochSeed(Callback):
     """Seed torch, NumPy and Python's `random` from (seed, epoch, rank) at the start of each epoch.
 
     Dropout in a resumed epoch then equals that of an uninterrupted run. A shuffling DataLoader
-    draws two numbers: one when its iterator is created, one with the first batch. In the first
-    epoch of a resumed run, Lightning creates the iterator before `on_train_epoch_start`: this epoch
-    is seeded in `on_fit_start` only. A `configure_optimizers` that reads
-    `trainer.estimated_stepping_batches` creates it earlier still, after `on_load_checkpoint`.
+    draws two numbers: one when its iterator is created, one with the first batch, or, with worker
+    processes, both when its iterator is created. In the first epoch of a resumed run, Lightning
+    creates the iterator before `on_train_epoch_start`: this epoch is seeded in `on_fit_start` only.
+    A `configure_optimizers` that reads `trainer.estimated_stepping_batches` creates it earlier
+    still: then the epoch is seeded in `on_load_checkpoint` only.
     """
 
     def __init__(self, seed: int) -> None:
@@ -31,11 +30,8 @@ class EpochSeed(Callback):
         self._seed(trainer, checkpoint["epoch"])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._seed(trainer, self._resumed_epoch or 0)
-        if trainer.train_dataloader is not None:  # its iterator has already drawn its number
-            for loader in CombinedLoader(trainer.train_dataloader).flattened:
-                if isinstance(loader, DataLoader) and loader.generator is None:
-                    torch.empty((), dtype=torch.int64).random_()
+        if self._resumed_epoch is None or trainer.train_dataloader is None:
+            self._seed(trainer, self._resumed_epoch or 0)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.current_epoch != self._resumed_epoch:
