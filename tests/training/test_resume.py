@@ -110,6 +110,11 @@ KINDS = {
     "early stopping that waits for min_steps": [
         "callbacks=[checkpoint,progress,early_stopping]", "callbacks.early_stopping.patience=1",
         "+callbacks.early_stopping.min_delta=2", "+trainer.min_steps=20"],
+    "BackboneFinetuning that has unfrozen the backbone": [
+        CHECKPOINTS, "model=lenet", "model.network._args_=[" + ",".join(BATCH_NORM) + "]",
+        f"model._target_={__name__}.Pretrained",
+        f"+callbacks.finetuning={{_target_:{CALLBACKS}.BackboneFinetuning,"
+        "unfreeze_backbone_at_epoch:1,backbone_initial_lr:0.001,train_bn:false}"],
     "a custom DataLoader": [CHECKPOINTS, f"data._target_={__name__}.Shuffled"],
     "a custom DataLoader that configure_optimizers creates": [
         CHECKPOINTS, f"data._target_={__name__}.Shuffled", "model/scheduler=one_cycle"],
@@ -138,13 +143,25 @@ class ShuffledByWorkers(Shuffled):
     num_loader_workers = 2
 
 
+class Pretrained(Classifier):
+    """A network whose convolution is frozen at first."""
+
+    @property
+    def backbone(self) -> torch.nn.Module:
+        return self.network[:4]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(filter(lambda p: p.requires_grad, self.parameters()))
+
+
 # Runs in child processes.
 
 
 @pytest.fixture(scope="module", autouse=True)
 def allowed_targets() -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SIMPLECNN_TARGETS", f"{__name__}.Shuffled,{__name__}.ShuffledByWorkers")
+        names = ("Shuffled", "ShuffledByWorkers", "Pretrained")
+        patch.setenv("SIMPLECNN_TARGETS", ",".join(f"{__name__}.{name}" for name in names))
         yield
 
 

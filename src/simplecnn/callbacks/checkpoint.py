@@ -17,14 +17,15 @@ from simplecnn.callbacks.between_epochs import BetweenEpochs
 from simplecnn.callbacks.image_callback import ValidationCallback
 
 STATE = "simplecnn"  # key of this project's entry in Lightning's checkpoint
+TRACKS = "track_running_stats"  # whether a normalization updates its statistics
 
 
 class LastCheckpoint(BetweenEpochs):
     """Save `last.ckpt` right before the next epoch starts, and when training ends.
 
     Callbacks that complete an epoch must precede this one; all others must follow it. The
-    checkpoint also holds the current metrics, the shape of the images and, if training has ended,
-    the reason.
+    checkpoint also holds the current metrics, the shape of the images, which parameters are frozen
+    and, if training has ended, the reason.
     """
 
     def __init__(self, dirpath: str) -> None:
@@ -33,9 +34,12 @@ class LastCheckpoint(BetweenEpochs):
         self._saving = False
         self._should_stop = False  # as saved by the run that is resumed
         self._image_shape: list[int] | None = None
+        self._frozen: dict[str, list[str]] | None = None  # as saved by the run that is resumed
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.should_stop |= self._should_stop
+        if self._frozen is not None:  # BackboneFinetuning has frozen what it had unfrozen
+            _freeze(pl_module, self._frozen)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -67,13 +71,16 @@ class LastCheckpoint(BetweenEpochs):
                 # True if an early stop is waiting for min_epochs or min_steps.
                 "should_stop": bool(trainer.should_stop),
                 "image_shape": self._image_shape,  # of the training images (C, H, W)
+                "frozen": _frozen(pl_module),
             }
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if Path(trainer.ckpt_path or "").absolute().parent == self.path.absolute().parent:
-            self._should_stop = (checkpoint.get(STATE) or {}).get("should_stop", False)
+            state = checkpoint.get(STATE) or {}
+            self._should_stop = state.get("should_stop", False)
+            self._frozen = state.get("frozen")
             return
         # A new run from another run's checkpoint: best score, patience, timers, … start over.
         for callback in trainer.callbacks:
@@ -94,6 +101,25 @@ class LastCheckpoint(BetweenEpochs):
         self._saving = True
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saving = False
+
+
+def _frozen(module: LightningModule) -> dict[str, list[str]]:
+    """The names of frozen parameters, and of normalizations whose statistics are frozen."""
+    modules = module.named_modules()
+    return {
+        "parameters": [name for name, p in module.named_parameters() if not p.requires_grad],
+        "statistics": [name for name, m in modules if not getattr(m, TRACKS, True)],
+    }
+
+
+def _freeze(module: LightningModule, frozen: dict[str, list[str]]) -> None:
+    """Freeze what `frozen` names, and unfreeze everything else."""
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad == (name in frozen["parameters"]):
+            parameter.requires_grad = not parameter.requires_grad
+    for name, part in module.named_modules():
+        if hasattr(part, TRACKS):
+            setattr(part, TRACKS, name not in frozen["statistics"])
 
 
 def _override_optimizer(checkpoint: dict[str, Any], optimizer: dict[str, Any]) -> None:
