@@ -332,6 +332,16 @@ def test_a_checkpoint_every_n_steps_is_saved_at_those_steps(tmp_path):
         assert torch.equal(weight, Watch.weights[step - 1])
 
 
+def test_a_checkpoint_without_a_monitor_is_saved(tmp_path):
+    """Only `best` is left out without a monitor: it would not keep the best."""
+    folder = tmp_path / "a"
+    epochs = add("ModelCheckpoint", monitor="null", dirpath=f"{folder}/epochs", save_top_k=-1,
+                 filename="'{epoch}'")  # fmt: skip
+    run(folder, NO_PICTURES, "monitor=null", epochs)
+    assert sorted(p.name for p in (folder / "epochs").iterdir()) == ["epoch=0.ckpt", "epoch=1.ckpt"]
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
 def test_the_learning_rate_is_logged_at_every_logging_step(tmp_path):
     run(tmp_path / "a", "callbacks=[checkpoint,progress]", "model/scheduler=one_cycle",
         add("LearningRateMonitor", logging_interval="step"), "+trainer.log_every_n_steps=2",

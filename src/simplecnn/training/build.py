@@ -123,8 +123,10 @@ def build_trainer(
     purge_step: the global step from which the run is resumed; None for a new run.
     """
     settings = dict(config["trainer"])
-    nodes = [node for node in (config.get("callbacks") or {}).values() if node]
-    callbacks = [build(node) for node in nodes if not _is_unmonitored_checkpoint(node)]
+    nodes = {name: node for name, node in (config.get("callbacks") or {}).items() if node}
+    if _is_unmonitored_checkpoint(nodes.get("best") or {}):
+        del nodes["best"]
+    callbacks = [build(node) for node in nodes.values()]
     loggers = [
         _build_logger(node, purge_step) for node in (config.get("logger") or {}).values() if node
     ]
