@@ -36,7 +36,8 @@ LIGHTNING = [
     )
 ]
 CUSTOM = ["Watch", "Hooks", "MyThroughputMonitor", "Fails", "Stops", "Slow", "Untested",
-          "Unreadable", "Saves", "Streams", "TwoLoaders"]  # fmt: skip
+          "Unreadable", "Saves", "Streams", "TwoLoaders", "Named", "NamedStreams", "Weighted",
+          "WeightedStreams"]  # fmt: skip
 STAGES = ("train", "val", "test")
 STEPS = 8  # per epoch of compose_run
 NO_PICTURES = "callbacks=[checkpoint,lr_monitor,progress]"
@@ -232,6 +233,59 @@ def test_data_without_a_length_and_without_test_data(tmp_path):
     overrides = [f"data._target_={__name__}.TwoLoaders", NO_PICTURES]
     with pytest.raises(RunError, match="more validation loaders than the stages val/"):
         train(compose_run(tmp_path / "b", *overrides), tmp_path / "b")
+
+
+class Named(Classifier):
+    """Its batches are dicts."""
+
+    def training_step(self, batch, batch_idx) -> Any:
+        return super().training_step((batch["image"], batch["label"]), batch_idx)
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0) -> Any:
+        return super().validation_step((batch["image"], batch["label"]), batch_idx)
+
+
+class Weighted(Classifier):
+    """Its batches have a third part."""
+
+    def training_step(self, batch, batch_idx) -> Any:
+        return super().training_step(batch[:2], batch_idx)
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0) -> Any:
+        return super().validation_step(batch[:2], batch_idx)
+
+
+def as_dict(examples: Any) -> dict[str, torch.Tensor]:
+    images, labels = torch.utils.data.default_collate(examples)
+    return {"image": images, "label": labels}
+
+
+class NamedStreams(Streams):
+    def train_dataloader(self) -> Any:
+        return torch.utils.data.DataLoader(Stream(), batch_size=20, collate_fn=as_dict)
+
+    val_dataloader = train_dataloader
+
+
+class WeightedStreams(Streams):
+    def train_dataloader(self) -> Any:
+        return torch.utils.data.DataLoader(Stream(), batch_size=20, collate_fn=self.weighted)
+
+    def weighted(self, examples: Any) -> Any:
+        return *torch.utils.data.default_collate(examples), torch.ones(20)
+
+    val_dataloader = train_dataloader
+
+
+@pytest.mark.parametrize("batches", ["Named", "Weighted"])
+def test_batches_other_than_images_and_labels_are_trained(batches, tmp_path):
+    overrides = [f"model._target_={__name__}.{batches}",
+                 f"data._target_={__name__}.{batches}Streams",
+                 "model.network.image_size=28", "model.network.in_channels=1",
+                 "model.network.num_classes=10", "callbacks=default"]  # fmt: skip
+    train(compose_run(tmp_path / "a", *overrides), tmp_path / "a")
+    assert record_of(tmp_path / "a")["status"] == "finished"
+    assert not list((tmp_path / "a" / "images").glob("mistakes*"))
 
 
 def test_the_best_checkpoint_follows_the_monitor_of_the_run(tmp_path):

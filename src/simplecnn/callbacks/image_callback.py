@@ -113,8 +113,9 @@ def log_spaced(num_steps: int, num_points: int) -> list[int]:
 class ValidationCallback(ImageCallback):
     """Receive the logits (N, num_classes) that `validation_step` returns for the first loader.
 
-    Subclasses accumulate the batches of a pass in `add`, which must not synchronize with the
-    device, and evaluate them in `finish`. `validated_at` is the global step of the last pass.
+    Other batches than (images, labels) are ignored. Subclasses accumulate the batches of a pass in
+    `add`, which must not synchronize with the device, and evaluate them in `finish`. `validated_at`
+    is the global step of the last pass.
     """
 
     validated_at = -1
@@ -134,10 +135,13 @@ class ValidationCallback(ImageCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        is_logits = isinstance(outputs, Tensor) and outputs.ndim == 2
-        if is_logits and dataloader_idx == 0 and in_training(trainer):
-            self.validated_at = trainer.global_step
-            self.add(outputs, *batch)
+        if dataloader_idx != 0 or not in_training(trainer):
+            return
+        match outputs, batch:
+            case Tensor(ndim=2) as logits, (Tensor(ndim=4) as images, Tensor(ndim=1) as labels):
+                if not labels.is_floating_point():
+                    self.validated_at = trainer.global_step
+                    self.add(logits, images, labels)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if in_training(trainer) and self.validated_at == trainer.global_step:
