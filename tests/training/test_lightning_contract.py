@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import math
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -716,6 +717,19 @@ def test_training_from_the_best_checkpoint(finished_run, tmp_path):
     assert sorted(rows_of(tmp_path / "a" / "metrics.csv", "val/acc")) == [
         STEPS * epoch - 1 for epoch in range(best + 1, 5)
     ]
+
+
+@DIFFERENT_CALLBACKS
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before")
+def test_the_duration_of_an_epoch_that_is_continued(tmp_path, caplog):
+    """From a checkpoint in the middle of the second epoch."""
+    caplog.set_level("INFO")
+    steps = add("ModelCheckpoint", every_n_train_steps=11, dirpath=tmp_path, filename="middle")
+    run(tmp_path / "a", NO_PICTURES, steps)
+    run(tmp_path / "b", NO_PICTURES, f"ckpt_path='{tmp_path}/middle.ckpt'")
+    lines = [m for m in caplog.messages if m.startswith("epoch 2/2")]
+    assert len(lines) == 2
+    assert all(float(re.search(r"([\d.]+) s$", line)[1]) < 60 for line in lines)
 
 
 def test_training_from_a_run_that_stopped_early(stopped, tmp_path):

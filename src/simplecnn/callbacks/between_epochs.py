@@ -19,6 +19,10 @@ class BetweenEpochs(Callback):
     def epoch_done(self, trainer: Trainer, module: LightningModule, *, is_last: bool) -> None:
         raise NotImplementedError
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # From a checkpoint within an epoch, Lightning continues it without on_train_epoch_start.
+        self._start = time.perf_counter()
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._is_done:  # False in the first epoch, and in the first one after a resume
             self._is_done = False
