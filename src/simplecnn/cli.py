@@ -26,6 +26,7 @@ from hydra.types import RunMode
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
+from simplecnn import errors
 from simplecnn.command_line import (
     TRAIN,
     check_command_line,
@@ -59,6 +60,9 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
         def job(config: DictConfig) -> Any:
             in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
             folder = Path(HydraConfig.get().runtime.output_dir)
+            errors.command_directory = (
+                HydraConfig.get().runtime.cwd if HydraConfig.get().job.chdir else None
+            )
             plain: Any = OmegaConf.to_container(config, resolve=True)
             try:
                 values = drop_replaced_arguments(plain, HydraConfig.get(), name)

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 log = logging.getLogger(__name__)
+command_directory: str | None = None  # where the command was typed, if hydra.job.chdir is true
 EXTRAS = {  # optional package: the extra that installs it
     "captum": "explain",
     "onnx": "export",
@@ -68,7 +69,13 @@ def require_packages(user: str, *packages: str) -> None:
 
 
 def relative_path(path: str | Path) -> str:
-    """Return `path` relative to the working directory if it is inside, else unchanged."""
+    """Return `path` relative to the working directory if it is inside, else unchanged.
+
+    It is also unchanged in a job that runs in another directory than its command (hydra.job.chdir):
+    what is printed must be valid where the command was typed.
+    """
+    if command_directory not in (None, os.getcwd()):
+        return str(path)
     try:
         relative = os.path.relpath(path)
     except ValueError:  # on another Windows drive

@@ -833,6 +833,12 @@ def test_the_printed_command_resumes_the_run(tmp_path, activated_environment, pr
     assert "Interrupted." in log and "epoch 2/2" in log  # one log for both processes
     assert "resumed after epoch 1 of 2\n" in log
 
+    elsewhere = ["hydra.job.chdir=true", "hydra.run.dir=d"]  # the job runs in d, the command above
+    shown = screen(*overrides, *elsewhere, code=143, fault=at_step_11)
+    *_, override = shlex.split(shown.partition("Resume it with\n")[2].splitlines()[0])
+    assert override == f"resume={tmp_path}/d"
+    screen(override, code=0)
+
     (tmp_path / "no").mkdir()
     wrong = {
         ("resume=a b",): "resume=a b: this run is finished. To train it further, type its "
@@ -853,7 +859,7 @@ def test_the_printed_command_resumes_the_run(tmp_path, activated_environment, pr
         "Nothing is lost",
         "The command that an interrupted run prints resumes it; a run that cannot be resumed is "
         "rejected with a message.",
-        commands_run=4 + len(wrong),
+        commands_run=6 + len(wrong),
     )
 
 
