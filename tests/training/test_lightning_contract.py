@@ -24,6 +24,7 @@ from simplecnn.inference.evaluate import add_result, evaluate
 from simplecnn.inference.trained_run import TrainedRun
 from simplecnn.models.classifier import Classifier
 from simplecnn.run_directory import RunDirectory
+from simplecnn.training.loggers import next_logged_step, rewind
 from simplecnn.training.run import train
 
 CALLBACKS = "pytorch_lightning.callbacks"
@@ -38,7 +39,7 @@ LIGHTNING = [
 ]
 CUSTOM = ["Watch", "Hooks", "MyThroughputMonitor", "Fails", "Stops", "Slow", "Untested",
           "Unreadable", "Saves", "Streams", "TwoLoaders", "Named", "NamedStreams", "Weighted",
-          "WeightedStreams"]  # fmt: skip
+          "WeightedStreams", "TwoOptimizers"]  # fmt: skip
 STAGES = ("train", "val", "test")
 STEPS = 8  # per epoch of compose_run
 NO_PICTURES = "callbacks=[checkpoint,lr_monitor,progress]"
@@ -287,6 +288,41 @@ def test_batches_other_than_images_and_labels_are_trained(batches, tmp_path):
     train(compose_run(tmp_path / "a", *overrides), tmp_path / "a")
     assert record_of(tmp_path / "a")["status"] == "finished"
     assert not list((tmp_path / "a" / "images").glob("mistakes*"))
+
+
+class TwoOptimizers(Classifier):
+    """Lightning then counts two global steps per batch, but logs one step."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.manual_backward(loss)
+        for optimizer in self.optimizers():
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        parameters = list(self.parameters())
+        return [torch.optim.SGD(parameters[:2], lr=0.01), torch.optim.SGD(parameters[2:], lr=0.01)]
+
+
+def test_a_resume_with_two_optimizers_hides_the_steps_logged_since(tmp_path):
+    overrides = [f"model._target_={__name__}.TwoOptimizers", "+trainer.log_every_n_steps=1",
+                 "callbacks=[checkpoint,curves]", "test=false"]  # fmt: skip
+    train(compose_run(tmp_path / "a", *overrides), tmp_path / "a")
+    saved = checkpoint(tmp_path / "a")
+    assert saved["global_step"] == 2 * 2 * STEPS
+    assert next_logged_step(saved) == 2 * STEPS
+    csv_path = tmp_path / "a" / "metrics.csv"
+    assert max(rows_of(csv_path, "train/loss")) == 2 * STEPS - 1
+    events = EventAccumulator(str(tmp_path / "a")).Reload()
+    assert [event.step for event in events.Images("pictures/curves")] == [2 * STEPS - 1]
+    rewind(tmp_path / "a", STEPS, 2 * STEPS)
+    assert max(rows_of(csv_path, "train/loss")) == STEPS - 1
 
 
 def test_the_best_checkpoint_follows_the_monitor_of_the_run(tmp_path):

@@ -69,9 +69,11 @@ class ImageCallback(BetweenEpochs):
                     write_npz(self.dirpath / f"{stem}.npz", picture.arrays)
                 for logger in trainer.loggers:
                     if hasattr(logger, "add_png"):
-                        # Lightning logs the epoch's metrics at this step, counted from 0.
+                        # Lightning logs the epoch's metrics at this step, counted from 0; the
+                        # global step counts the steps of all optimizers.
+                        logged_step = step // max(1, len(trainer.optimizers)) - 1
                         tag = name.replace("_", "/", 1)
-                        logger.add_png(tag, png, width, height, max(0, step - 1))
+                        logger.add_png(tag, png, width, height, max(0, logged_step))
         self.seconds += time.perf_counter() - start
 
 

@@ -120,7 +120,7 @@ def build_trainer(
 ) -> pl.Trainer:
     """Build the Trainer with the configured callbacks and loggers, and those of every run.
 
-    purge_step: the global step from which the run is resumed; None for a new run.
+    purge_step: the logged step from which the run is resumed; None for a new run.
     """
     settings = dict(config["trainer"])
     nodes = {name: node for name, node in (config.get("callbacks") or {}).items() if node}

@@ -167,18 +167,27 @@ def write_metrics(path: Path, rows: Rows) -> None:
     atomic_write(path, text.getvalue().encode())
 
 
-def rewind(directory: Path, step: int) -> None:
-    """Remove the metrics and pictures of `directory` after `step`, from which the run is resumed.
+def next_logged_step(checkpoint: Mapping[str, Any]) -> int:
+    """The step at which a run resumed from `checkpoint` logs its first metrics.
+
+    With several optimizers, `global_step` counts the steps of all.
+    """
+    state: Mapping[str, Any] = checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]
+    return int(state.get("_batches_that_stepped", checkpoint["global_step"]))
+
+
+def rewind(directory: Path, logged_step: int, global_step: int) -> None:
+    """Remove the metrics from `logged_step` on and the pictures after `global_step`.
 
     TensorBoard's events are hidden by `purge_step`, and callbacks truncate their own arrays.
     """
     path = directory / "metrics.csv"
     if path.is_file():
-        # Logged steps are counted from 0: the next one is `step`.
-        write_metrics(path, {s: row for s, row in read_metrics(path).items() if s < step})
+        rows = read_metrics(path)
+        write_metrics(path, {step: row for step, row in rows.items() if step < logged_step})
     for picture in (directory / "images").glob("*_step=*"):
         match = re.search(r"step=(\d+)", picture.name)
-        if match and int(match[1]) > step:
+        if match and int(match[1]) > global_step:
             picture.unlink()
 
 

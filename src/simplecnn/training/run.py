@@ -27,7 +27,7 @@ from simplecnn.signals import Interrupted, SignalHandler
 from simplecnn.slurm import requeue, slurm_job
 from simplecnn.training.build import build_datamodule, build_module, build_trainer
 from simplecnn.training.interruption import kill_processes_on_interrupt
-from simplecnn.training.loggers import TensorBoard, rewind
+from simplecnn.training.loggers import TensorBoard, next_logged_step, rewind
 from simplecnn.training.monitor import raise_if_missing
 from simplecnn.training.phases import Phases
 from simplecnn.training.processor import keep_freed_memory, restore_process_state
@@ -193,9 +193,11 @@ class Run:
     def _build(
         self, checkpoint: Config, *, resumed: bool, weights_only: bool
     ) -> tuple[pl.LightningModule, pl.LightningDataModule]:
-        purge_step = checkpoint.get("global_step") if resumed else None
-        if purge_step is not None and self.directory.writes:
-            rewind(self.directory.path, purge_step)
+        purge_step = None
+        if resumed:
+            purge_step = next_logged_step(checkpoint)
+            if self.directory.writes:
+                rewind(self.directory.path, purge_step, checkpoint["global_step"])
         datamodule = build_datamodule(self.config)
         if isinstance(datamodule, ImageFolderDataModule) and not weights_only:
             # Before the network is built, which may normalize by the images of the training split.
