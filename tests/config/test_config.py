@@ -337,3 +337,11 @@ def test_mistakes_are_reported_without_importing_torch():
         "trainer.limit_train_batches is 'x': it must be an integer >= 0, or a number from 0 to 1, "
         "or null.",
     ]
+
+
+def test_a_misspelled_class_of_simplecnn_is_reported():
+    """No schema validates its other keys."""
+    sentence = (
+        "model._target_: simplecnn.models.classifier has no Clasifier. Did you mean Classifier?"
+    )
+    assert mistakes("model._target_=simplecnn.models.classifier.Clasifier") == [sentence]

@@ -515,7 +515,8 @@ class Train(Parts):
         """Yield an error for each monitored metric that the run does not log."""
         callbacks = {name: node for name, node in (self.callbacks or {}).items() if node}
         nodes = [self.model, self.data, *callbacks.values()]
-        if not all(node.target.startswith(PACKAGES) for node in nodes):
+        known = isinstance(self.model, Classifier)
+        if not known or not all(node.target.startswith(PACKAGES) for node in nodes):
             return  # a custom class may log other metrics
         monitors = {"monitor": self.monitor}
         if self.model.scheduler and self.model.scheduler.is_a("ReduceLROnPlateau"):
