@@ -835,9 +835,9 @@ def test_the_printed_command_resumes_the_run(tmp_path, activated_environment, pr
 
     elsewhere = ["hydra.job.chdir=true", "hydra.run.dir=d"]  # the job runs in d, the command above
     shown = screen(*overrides, *elsewhere, code=143, fault=at_step_11)
-    *_, override = shlex.split(shown.partition("Resume it with\n")[2].splitlines()[0])
-    assert override == f"resume={tmp_path}/d"
-    screen(override, code=0)
+    *_, override, chdir = shlex.split(shown.partition("Resume it with\n")[2].splitlines()[0])
+    assert (override, chdir) == (f"resume={tmp_path}/d", "hydra.job.chdir=true")
+    screen(override, chdir, code=0)
 
     (tmp_path / "no").mkdir()
     wrong = {

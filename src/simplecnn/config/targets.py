@@ -179,7 +179,9 @@ def not_allowed(target: Any) -> str:
             f"{show(target)} takes functions, which a configuration cannot contain: write a "
             f"subclass."
         )
-    root, module = _working_dir(), str(target).rpartition(".")[0]
+    root, (module, _, name) = _working_dir(), str(target).rpartition(".")
+    if module == "simplecnn" and (public := imported("simplecnn.MODULES").get(name)):
+        return f"{show(target)} is a name for imports in Python: type {public}.{name}"
     file = _file_below_working_dir(module)
     if file is not None and _is_untrusted(file):
         return (

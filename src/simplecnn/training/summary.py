@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from simplecnn import errors
 from simplecnn.callbacks.progress import metric_text, split_metric, value_text
 from simplecnn.config.spelling import format_override, shell_quote
 from simplecnn.run_directory import RunDirectory, relative_path, shell_command, tensorboard_command
@@ -68,10 +69,11 @@ def resume_instructions(directory: RunDirectory) -> str:
     if (directory.path.parent / "sweep.json").is_file():
         return f"Run the command of the sweep again to resume {path}"
     override = format_override("resume", path)
+    chdir = " hydra.job.chdir=true" * (errors.command_directory is not None)
     if str(directory.record.get("command")).startswith("simplecnn.train("):
         command = f"simplecnn.train([{override!r}])"
     else:
-        command = shell_command(f"{relative_path(sys.argv[0])} {shell_quote(override)}")
+        command = shell_command(f"{relative_path(sys.argv[0])} {shell_quote(override)}{chdir}")
     has_checkpoint = directory.last_checkpoint() is not None
     action = "Resume it" if has_checkpoint else "No epoch was finished: start it again"
     return f"{action} with\n{command}"
