@@ -194,7 +194,7 @@ def test_predict_preprocesses_images_as_training_does(root, module, fit, channel
         np.testing.assert_array_equal((255 * array).round(), images[row].numpy())
 
 
-def test_a_run_is_always_tested_on_the_images_of_its_test_split(root, tmp_path):
+def test_a_run_is_always_tested_on_the_images_of_its_test_split(root, tmp_path, caplog):
     from simplecnn.inference.evaluate import TestData
     from simplecnn.inference.trained_run import TrainedRun
     from simplecnn.page.gather import _datamodule
@@ -255,6 +255,10 @@ def test_a_run_is_always_tested_on_the_images_of_its_test_split(root, tmp_path):
     assert set(files(sampled, "test")) & {*state["train"], *state["val"]}
     sampled_files = files(TestData(run, moved_config).datamodule, "test")
     assert sampled_files and not set(sampled_files) & {*state["train"], *state["val"]}
+    assert "test images of moved have names of images that the network was" in caplog.text
+    names = files(sampled, "test")
+    warning = sampled.leave_out({"splits": {"train": names}})
+    assert warning.startswith("All test images of moved") and files(sampled, "test") == names
     lost.write_bytes(content)
     run.record["class_names"] = ["cat", "cow"]
     with pytest.raises(InputError, match="classes cat, dog, but the network was trained on cat, c"):

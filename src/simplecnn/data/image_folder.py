@@ -162,17 +162,27 @@ class ImageFolderDataModule(ResidentDataModule):
         names = state_dict["splits"]["test"]
         return all((self.root / name).is_file() for name in names)
 
-    def leave_out(self, state_dict: Mapping[str, Any]) -> int:
+    def leave_out(self, state_dict: Mapping[str, Any]) -> str:
         """Remove test images with the names of training and validation images of a checkpoint.
 
-        Requires `setup`. Returns the number of removed images.
+        Requires `setup`. If all have such names, none is removed: they may be other images. Returns
+        a warning, empty if there are no such images.
         """
         splits = state_dict["splits"]
         used = {name for split in ("train", "val") for name in splits.get(split, ())}
         rows, labels = self.splits["test"]
         kept = torch.tensor([self.cache.files.names[row] not in used for row in rows.tolist()])
+        if kept.all():
+            return ""
+        named = "names of images that the network was trained or validated on"
+        if not kept.any():
+            return (
+                f"All test images of {self.name} have {named}: if they are the same images, the "
+                f"results are too good."
+            )
         self.splits["test"] = rows[kept], labels[kept]
-        return int((~kept).sum())
+        count = f"{int((~kept).sum()):,} of {len(kept):,} test images of {self.name}"
+        return f"{count} have {named}: left out."
 
     # ------------------------------------------------------------------------ files and splits
 

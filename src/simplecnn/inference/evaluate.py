@@ -82,14 +82,8 @@ class TestData:
         self.name = str(name or type(self.datamodule).__name__)
         self.datamodule.prepare_data()
         self.datamodule.setup("test")
-        if is_folder and state and not is_own and (number := self.datamodule.leave_out(state)):
-            known = (
-                f"{number:,} test images of {self.name} have names of images that the network was "
-                f"trained or validated on"
-            )
-            if not len(self.datamodule.splits["test"][1]):
-                raise InputError(f"data: all {known}.")
-            log.warning("%s: left out", known)
+        if is_folder and state and not is_own and (warning := self.datamodule.leave_out(state)):
+            log.warning(warning)
         if config.get("dataset") == "MNIST" and (other or {}).get("dataset") == "MNIST5k":
             log.warning(
                 "The digits of MNIST 5k belong to the training set of MNIST: the network was "
