@@ -77,6 +77,15 @@ def test_maps_shift_with_the_image_by_multiples_of_the_stride_away_from_borders(
     assert errors["conv1"].unmoved[1] == pytest.approx(expected, rel=1e-4)
 
 
+def test_an_interpolated_map_away_from_the_border_reads_no_position_at_the_border():
+    ramp = (torch.arange(28.0)[:, None] + torch.arange(28.0) + 5).expand(2, 1, 28, 28)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 1, 3, stride=2, padding=1)).requires_grad_(False)
+    # The map of a ramp is a ramp, which linear interpolation between positions reproduces.
+    errors = equivariance_errors(network, ramp, reach=4)["0"]
+    assert (errors.interior <= 1e-5).all() and errors.all_units[1] > 0.1
+
+
 def test_findings_of_one_network_and_of_several(bundled, tmp_path):
     findings = translation([digit_subject(bundled)], num_images=30, num_maps=10, reach=2)
     path = findings.save(tmp_path, "translation")

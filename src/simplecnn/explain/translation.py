@@ -249,14 +249,16 @@ def _differences(
     along, across = field.axes[axis], field.axes[1 - axis]
     if axis == 0:
         original, after = original.mT, after.mT  # the axis of the shift is last
-    whole, fraction = divmod(Fraction(shift) / Fraction(field.stride[axis] or 1), 1)
+    stride = Fraction(field.stride[axis] or 1)
+    whole, fraction = divmod(shift / stride, 1)
     first = int(whole) + (fraction > 0)  # the first position whose expected value is in the map
     actual = after[..., first:]
     length = actual.shape[-1]
     expected = original[..., first - int(whole) :][..., :length]
     if fraction:
         expected = (1 - float(fraction)) * expected + float(fraction) * original[..., :length]
-    interior = _inside(across, 0)[:, None] & _inside(along, shift)[first:]
+    # The farther of the two neighbors that are interpolated must not see the padding either.
+    interior = _inside(across, 0)[:, None] & _inside(along, first * stride)[first:]
     pairs = [
         (actual, expected),
         (actual[..., interior], expected[..., interior]),
@@ -266,8 +268,8 @@ def _differences(
     return np.array(sums), int(interior.sum())
 
 
-def _inside(axis: Axis, shift: int) -> Tensor:
-    """Which positions see neither padding nor the zeros that a shift fills in."""
+def _inside(axis: Axis, shift: int | Fraction) -> Tensor:
+    """Which positions see no padding, and none of the first `shift` pixels."""
     num_positions, num_pixels = axis.used.shape
     low, high = np.array([axis.interval(position) for position in range(num_positions)]).T
     return torch.from_numpy((low >= shift) & (high < num_pixels))
