@@ -266,14 +266,14 @@ def test_a_failed_run_is_recorded_and_keeps_its_files(overrides, error, message,
     assert (folder / "config.yaml").exists()
 
 
-class _RaiseInSecondEpoch(pl.Callback):
-    """Raises `error` in the second epoch."""
+class _RaiseInEpoch(pl.Callback):
+    """Raises `error` in an epoch, counted from 0; by default the second."""
 
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
+    def __init__(self, error: BaseException, epoch: int = 1) -> None:
+        self.error, self.epoch = error, epoch
 
     def on_train_batch_start(self, trainer, *_):
-        if trainer.current_epoch == 1:
+        if trainer.current_epoch == self.epoch:
             raise self.error
 
 
@@ -289,7 +289,7 @@ def test_an_unfinished_run_keeps_its_last_epoch(error, raised, status, tmp_path,
 
     def build_trainer(*args, **options):
         trainer = original(*args, **options)
-        trainer.callbacks.append(_RaiseInSecondEpoch(error))
+        trainer.callbacks.append(_RaiseInEpoch(error))
         return trainer
 
     monkeypatch.setattr(run, "build_trainer", build_trainer)
@@ -304,6 +304,30 @@ def test_an_unfinished_run_keeps_its_last_epoch(error, raised, status, tmp_path,
     with pytest.raises(InputError, match="runs are never overwritten"):
         train(config, folder)
     assert json.loads((folder / "run.json").read_text()) == record
+
+
+def test_a_run_that_is_interrupted_again_has_the_metrics_of_its_last_epoch(tmp_path, monkeypatch):
+    from simplecnn.training import run
+
+    original, epochs = run.build_trainer, iter([1, 2])
+
+    def build_trainer(*args, **options):
+        trainer = original(*args, **options)
+        trainer.callbacks.append(_RaiseInEpoch(KeyboardInterrupt(), next(epochs)))
+        return trainer
+
+    monkeypatch.setattr(run, "build_trainer", build_trainer)
+    folder = tmp_path / "run"
+    config = compose_run(folder, "callbacks=checkpoint", "logger=csv", "trainer.max_epochs=3")
+    for num_epochs in (1, 2):
+        with pytest.raises(SystemExit):
+            train(config, folder, resume=True, requested=True)
+        record = json.loads((folder / "run.json").read_text())
+        with (folder / "metrics.csv").open(newline="") as file:
+            last = [row for row in csv.DictReader(file) if row["val/acc"]][-1]
+        assert record["num_epochs"] == num_epochs == int(last["epoch"]) + 1
+        for name, value in record["metrics"].items():
+            assert value == pytest.approx(float(last[name]), abs=1e-5), name
 
 
 @pytest.mark.parametrize(("seconds", "suffix"), [({"fit": 1.0, "test": 0.1}, " (tested)"),

@@ -176,7 +176,10 @@ class Run:
             with suppress(InputError):  # a damaged checkpoint
                 checkpoint = read_checkpoint(last)
                 state = checkpoint.get(STATE) or {}
-                self.record["metrics"] = _rounded(state.get("metrics", {})) | self.record["metrics"]
+                saved, recorded = _rounded(state.get("metrics", {})), self.record["metrics"]
+                # A resumed run that has finished more epochs still has the metrics from before.
+                is_newer = checkpoint["epoch"] > self.record["num_epochs"]
+                self.record["metrics"] = recorded | saved if is_newer else saved | recorded
                 self.record["image_shape"] = state.get("image_shape")
                 self.record["num_epochs"] = checkpoint["epoch"]
                 if self.trainer is not None:
