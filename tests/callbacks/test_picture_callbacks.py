@@ -183,6 +183,23 @@ def test_health_is_measured_on_all_validation_images(finished_run, last):
     assert (gradients["norm"] > 0).all()
 
 
+def test_curves_show_the_learning_rate_of_each_step(tmp_path):
+    from conftest import compose_run
+
+    from simplecnn.training.run import train
+
+    overrides = ["callbacks=[curves]", "logger=csv", "model/scheduler=one_cycle"]
+    for accumulate in (1, 3):
+        folder = tmp_path / str(accumulate)
+        accumulation = f"+trainer.accumulate_grad_batches={accumulate}"
+        train(compose_run(folder, *overrides, accumulation), folder)
+        steps = arrays(folder, "curves_steps")
+        assert steps["step"].tolist() == list(range(1, len(steps["step"]) + 1))
+        assert steps["lr"].argmax() > 0 and (steps["loss"] > 0).all()
+        # The rate starts at a 25th of its maximum and ends at a 10,000th of that.
+        assert steps["lr"][-1] == pytest.approx(steps["lr"][0] / 1e4, rel=1e-3)
+
+
 def test_curves_agree_with_the_logged_metrics(finished_run):
     epochs, steps = arrays(finished_run, "curves_epochs"), arrays(finished_run, "curves_steps")
     with (finished_run / "metrics.csv").open(newline="") as file:

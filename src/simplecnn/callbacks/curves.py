@@ -33,16 +33,21 @@ class Curves(ImageCallback):
         self._measured: list[tuple[int, Any, float]] = []  # step, loss (on device), learning rate
         self._validated = False  # in this epoch
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        # After the step, the scheduler has already set the rate of the next one.
+        self._step = trainer.global_step
+        optimizers = trainer.optimizers
+        self._rate = float(optimizers[0].param_groups[0]["lr"]) if optimizers else np.nan
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
     ) -> None:
         step = trainer.global_step
-        if step % self._every == 0:
+        if step != self._step and step % self._every == 0:  # equal while gradients accumulate
             loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
             if isinstance(loss, Tensor):  # Lightning divided it by accumulate_grad_batches
                 loss = loss * trainer.accumulate_grad_batches
-            rate = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else np.nan
-            self._measured.append((step, loss, float(rate)))
+            self._measured.append((step, loss, self._rate))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validated = True
