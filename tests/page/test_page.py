@@ -21,6 +21,7 @@ from simplecnn.inference.image_files import read_image
 from simplecnn.inference.networks import load_network
 from simplecnn.models.simple_cnn import SimpleCNN
 from simplecnn.page import html
+from simplecnn.page.gather import _curves as page_curves
 from simplecnn.page.gather import _datamodule as page_datamodule
 from simplecnn.page.gather import gather
 from simplecnn.page.network import UnsupportedNetworkError, chain, network_data
@@ -57,6 +58,17 @@ def test_a_finished_run_writes_its_page(finished_run):
     with np.load(finished_run / "images" / "curves_steps.npz") as file:
         per_epoch = run["curves"]["steps_per_epoch"]
         assert run["curves"]["steps"]["loss"][-1][0] * per_epoch == pytest.approx(file["step"][-1])
+
+
+def test_the_curves_of_a_run_that_ended_within_an_epoch(tmp_path):
+    """Two epochs of 60 steps, and 30 steps of a third."""
+    losses = {"val/loss": np.ones(3)}
+    np.savez(tmp_path / "curves_epochs.npz", step=[60, 120, 150], epoch=[1, 2, 3], **losses)
+    np.savez(tmp_path / "curves_steps.npz", step=[30, 90, 135, 150], loss=np.ones(4))
+    curves = page_curves(tmp_path)
+    assert curves["steps_per_epoch"] == 60
+    assert [x for x, _ in curves["epochs"]["val/loss"]] == [1, 2, 2.5]
+    assert [x for x, _ in curves["steps"]["loss"]] == [0.5, 1.5, 2.25, 2.5]
 
 
 def test_the_images_and_the_confusion_matrix_are_of_the_validation_set(finished_run):

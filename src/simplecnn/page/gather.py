@@ -282,13 +282,18 @@ def _curves(folder: Path) -> Data | None:
     epochs, steps = _arrays(folder / "curves_epochs.npz"), _arrays(folder / "curves_steps.npz")
     if not epochs or not len(epochs["step"]):
         return None
-    per_epoch = max(1.0, float(epochs["step"][-1] / max(1, epochs["epoch"][-1])))
+    ends, numbers = epochs["step"], epochs["epoch"].astype(float)
+    lengths = np.diff(ends, prepend=0) / np.maximum(1, np.diff(numbers, prepend=0))
+    per_epoch = max(1.0, float(lengths[-2:][0]))
+    if len(lengths) > 1:  # the last epoch may have ended within, at max_steps
+        numbers[-1] += min(0.0, float(lengths[-1]) / per_epoch - 1)
     metrics = {
-        name: _points(epochs["epoch"], values)
+        name: _points(numbers, values)
         for name, values in epochs.items()
         if name not in ("step", "epoch", "seconds")
     }
-    within = {n: _points(steps["step"] / per_epoch, steps[n]) for n in ("loss", "lr") if n in steps}
+    times = np.interp(steps.get("step", []), [0, *ends], [0, *numbers])
+    within = {n: _points(times, steps[n]) for n in ("loss", "lr") if n in steps}
     return {"epochs": metrics, "steps": within, "steps_per_epoch": per_epoch}
 
 
