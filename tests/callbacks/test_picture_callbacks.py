@@ -17,7 +17,7 @@ from simplecnn.callbacks.feature_maps import FeatureMaps
 from simplecnn.callbacks.filter_history import FilterHistory, is_snapshot_epoch
 from simplecnn.callbacks.filters import Filters
 from simplecnn.callbacks.health import Health
-from simplecnn.callbacks.image_callback import History, log_spaced
+from simplecnn.callbacks.image_callback import History, log_spaced, steps_per_epoch
 from simplecnn.callbacks.mistakes import Mistakes
 from simplecnn.checkpoint_file import read_checkpoint
 from simplecnn.config.build import build
@@ -54,6 +54,14 @@ def arrays(folder, name):
 )  # fmt: skip
 def test_early_steps_are_log_spaced(num_steps, num_points, expected):
     assert log_spaced(num_steps, num_points) == expected
+
+
+def test_an_epoch_has_the_steps_of_all_optimizers():
+    """As does Lightning's global step."""
+    trainer = Mock(num_training_batches=5, accumulate_grad_batches=1, optimizers=[Mock(), Mock()])
+    assert steps_per_epoch(trainer) == 10
+    trainer.optimizers, trainer.accumulate_grad_batches = [Mock()], 2
+    assert steps_per_epoch(trainer) == 3
 
 
 def test_the_filter_history_runs_from_the_first_weights_to_the_last(finished_run, last):

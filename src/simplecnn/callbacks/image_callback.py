@@ -100,8 +100,9 @@ def should_draw(trainer: Trainer) -> bool:
 
 
 def steps_per_epoch(trainer: Trainer) -> int:
-    """The number of optimizer steps per epoch."""
-    return max(1, -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches))
+    """The number of steps per epoch, of all optimizers together, as the global step counts them."""
+    steps = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+    return max(1, steps) * max(1, len(trainer.optimizers))
 
 
 def log_spaced(num_steps: int, num_points: int) -> list[int]:
