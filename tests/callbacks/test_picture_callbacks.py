@@ -422,6 +422,36 @@ def test_callbacks_do_not_synchronize_in_a_step(tmp_path, monkeypatch):
     assert list(callbacks[2].steps.rows) == [1, 2, 3]
 
 
+class AuxiliaryHead(nn.Module):
+    """Has a head that is called in training only, before the other one."""
+
+    def __init__(self):
+        super().__init__()
+        self.auxiliary, self.head = nn.Linear(480, 7), nn.Linear(480, 7)
+
+    def forward(self, images):
+        flat = images.flatten(1)
+        return self.head(flat) + (self.auxiliary(flat) if self.training else 0)
+
+
+def test_the_health_of_a_layer_that_is_not_called_in_validation(tmp_path, monkeypatch):
+    from simplecnn.models import classifier
+
+    monkeypatch.setattr(classifier, "build", lambda *_, **__: AuxiliaryHead())
+    module, health = Classifier({"_target_": "none"}), Health(str(tmp_path / "images"), 2, 1)
+    monkeypatch.undo()
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[health],
+        default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(module, RandomData((1, 20, 24), 7))
+    activity, gradients = arrays(tmp_path, "health_activity"), arrays(tmp_path, "health_gradients")
+    assert np.isnan(activity["std"][:, 0]).all() and (activity["std"][:, 1] > 0).all()
+    assert (gradients["norm"] > 0).all() and gradients["norm"].shape[1] == 2
+    assert (tmp_path / "images" / "health.png").is_file()
+
+
 def test_hooks_are_removed_when_a_validation_pass_fails(tmp_path):
     health = Health(str(tmp_path))
     network = Residual()

@@ -3,6 +3,7 @@
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
@@ -106,12 +107,13 @@ class Health(ImageCallback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._meters:
             return
-        meters = [
-            self._meters[n] for n in measured_layers(network_of(pl_module)) if n in self._meters
-        ]
-        results = [meter.result() for meter in meters]
-        rows = {name: [result[name] for result in results] for name in results[0]}
-        self.activity.add(trainer.global_step, **rows, num_images=meters[0].num_images)
+        layers = measured_layers(network_of(pl_module))
+        results = {layer: meter.result() for layer, meter in self._meters.items()}
+        first = next(iter(results))
+        rows = {  # NaN for a layer that is not called in validation
+            name: [results.get(n, {}).get(name, np.nan) for n in layers] for name in results[first]
+        }
+        self.activity.add(trainer.global_step, **rows, num_images=self._meters[first].num_images)
         self.activity.save()
         self._meters = {}
 
