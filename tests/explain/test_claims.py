@@ -59,6 +59,14 @@ def test_ink_and_edge_shares_of_known_filters():
     assert edge_share(random) == pytest.approx(2 / 9, abs=0.01)
 
 
+@pytest.mark.parametrize("options", [{"padding_mode": "reflect"}, {"groups": 2}])
+def test_brightness_is_that_of_the_pixels_and_channels_that_a_filter_reads(options):
+    torch.manual_seed(0)
+    box = nn.Conv2d(2, 2, 3, padding=1, **options).requires_grad_(False)
+    box.weight.fill_(0.1)
+    assert ink_share(nn.Sequential(box), torch.rand(20, 2, 8, 8)) == pytest.approx(1, abs=1e-6)
+
+
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 def test_exactness_and_locality(bundled):
     subject = digit_subject(bundled, num_steps=3)

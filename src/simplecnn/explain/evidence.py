@@ -151,10 +151,17 @@ def ink_share(network: nn.Module, images: Tensor) -> NDArray:
     with any ink: 1 for a filter that only measures brightness.
     """
     module, x = _first_layer(network, images)
-    box = torch.ones(1, x.shape[1], *module.weight.shape[2:]) / module.weight[0, 0].numel()
-    ink = functional.conv2d(x, box, None, module.stride, module.padding, module.dilation)
-    both = torch.cat([ink, module(x)], 1).transpose(0, 1)[:, ink[:, 0] > 0].double()
-    return torch.corrcoef(both)[0, 1:].square().nan_to_num().numpy()  # 0 for a constant response
+    box = nn.utils.skip_init(
+        nn.Conv2d, module.in_channels, module.out_channels, module.kernel_size,
+        stride=module.stride, padding=module.padding, dilation=module.dilation,
+        groups=module.groups, bias=False, padding_mode=module.padding_mode,
+    )  # fmt: skip
+    nn.init.ones_(box.weight)
+    shares = []
+    for ink, response in zip(box(x).unbind(1), module(x).unbind(1), strict=True):
+        both = torch.stack([ink, response])[:, ink > 0].double()
+        shares.append(torch.corrcoef(both)[0, 1].square())
+    return torch.stack(shares).nan_to_num().numpy()  # 0 for a constant response
 
 
 def edge_share(network: nn.Module) -> float:
