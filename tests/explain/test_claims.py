@@ -17,6 +17,7 @@ from simplecnn.explain.evidence import (
     locality,
 )
 from simplecnn.explain.intervals import interval_over, mean_interval, sample_size, share_interval
+from simplecnn.models.layers import Normalize
 
 
 def test_intervals_equal_published_values():
@@ -65,6 +66,16 @@ def test_brightness_is_that_of_the_pixels_and_channels_that_a_filter_reads(optio
     box = nn.Conv2d(2, 2, 3, padding=1, **options).requires_grad_(False)
     box.weight.fill_(0.1)
     assert ink_share(nn.Sequential(box), torch.rand(20, 2, 8, 8)) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_brightness_of_standardized_images_is_that_of_the_original_ones(bundled):
+    images = digit_subject(bundled).images[:20]
+    plain = nn.Conv2d(1, 4, 3).requires_grad_(False)
+    standardized = nn.Conv2d(1, 4, 3).requires_grad_(False)  # of the same response
+    standardized.weight.copy_(plain.weight * 0.3)
+    network = nn.Sequential(Normalize([0.13], [0.3]), standardized)
+    expected = ink_share(nn.Sequential(plain), images)
+    np.testing.assert_allclose(ink_share(network, images), expected, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")

@@ -157,8 +157,9 @@ def ink_share(network: nn.Module, images: Tensor) -> NDArray:
         groups=module.groups, bias=False, padding_mode=module.padding_mode,
     )  # fmt: skip
     nn.init.ones_(box.weight)
+    brightness = x - x.amin((0, 2, 3), keepdim=True)  # black is 0, even if `x` is standardized
     shares = []
-    for ink, response in zip(box(x).unbind(1), module(x).unbind(1), strict=True):
+    for ink, response in zip(box(brightness).unbind(1), module(x).unbind(1), strict=True):
         both = torch.stack([ink, response])[:, ink > 0].double()
         shares.append(torch.corrcoef(both)[0, 1].square())
     return torch.stack(shares).nan_to_num().numpy()  # 0 for a constant response
