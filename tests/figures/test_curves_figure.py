@@ -58,6 +58,15 @@ def test_a_logarithmic_loss_has_several_numbers(low, high, expected):
     assert [t.get_text() for y, t in shown if bottom <= y <= top] == expected
 
 
+def test_curves_of_a_run_that_continues_with_shorter_epochs():
+    """After two epochs of 60 steps, one of 20, and 10 steps of another."""
+    epochs = {"step": np.array([140, 150]), "epoch": np.array([3, 4]), "val/loss": np.ones(2)}
+    steps = {"step": np.array([125, 145]), "loss": np.ones(2), "lr": np.ones(2)}
+    loss = lines(curves_figure(epochs, steps, steps_per_epoch=20).axes[0])
+    assert loss["validation 1.0000"][:, 0].tolist() == [3, 3.5]
+    assert loss["single batch"][:, 0].tolist() == [2.25, 3.25]
+
+
 def test_curves_of_a_run_without_validation():
     empty = np.zeros(0)
     epochs = {"step": np.array([3])}

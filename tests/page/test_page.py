@@ -71,6 +71,17 @@ def test_the_curves_of_a_run_that_ended_within_an_epoch(tmp_path):
     assert [x for x, _ in curves["steps"]["loss"]] == [0.5, 1.5, 2.25, 2.5]
 
 
+def test_the_curves_of_a_run_that_continues_with_shorter_epochs(tmp_path):
+    """After two epochs of 60 steps, three of 20."""
+    losses = {"val/loss": np.ones(3)}
+    np.savez(tmp_path / "curves_epochs.npz", step=[140, 160, 180], epoch=[3, 4, 5], **losses)
+    np.savez(tmp_path / "curves_steps.npz", step=[125, 140, 170, 180], loss=np.ones(4))
+    curves = page_curves(tmp_path)
+    assert [x for x, _ in curves["epochs"]["val/loss"]] == [3, 4, 5]
+    assert [x for x, _ in curves["steps"]["loss"]] == [2.25, 3, 4.5, 5]
+    assert 4.5 * curves["steps_per_epoch"] + curves["step_offset"] == 170
+
+
 def test_the_images_and_the_confusion_matrix_are_of_the_validation_set(finished_run):
     images = data_of(finished_run / "report.html")["images"]
     best = torch.load(finished_run / "checkpoints" / "best.ckpt", weights_only=True)

@@ -33,8 +33,9 @@ def curves_figure(
     """Draw loss, accuracy and learning rate against epochs.
 
     Args:
-        epochs: `step` (n,), the global step at the end of each epoch, and metrics by name, such as
-            `val/loss` and `val/acc`, each (n,); NaN where a metric was not logged.
+        epochs: `step` (n,), the global step at the end of each epoch, `epoch` (n,), its number from
+            1 (by default, from `steps_per_epoch`), and metrics by name, such as `val/loss` and
+            `val/acc`, each (n,); NaN where a metric was not logged.
         steps: `step`, `loss` and `lr`, each (m,), of single training steps.
     """
     figure = new_figure(11.2, 3.4, fitted=False)
@@ -44,11 +45,13 @@ def curves_figure(
     time_axes(loss, "loss", "epoch")
     time_axes(accuracy, "accuracy, %", "epoch")
     time_axes(rate, "learning rate", "epoch")
+    ends = epochs["step"]
+    numbers = epochs.get("epoch", ends / steps_per_epoch)
     if len(steps["step"]):
-        when = steps["step"] / steps_per_epoch
+        when = epochs_at(steps["step"], ends, numbers, steps_per_epoch)
         loss.plot(when, steps["loss"], color="0.75", linewidth=0.7, label="single batch")
         rate.plot(when, steps["lr"], color="black", linewidth=1.2)
-    after = epochs["step"] / steps_per_epoch
+    after = epochs_at(ends, ends, numbers, steps_per_epoch)
     for stage, (name, color, line) in STAGES.items():
         for ax, metric, unit, spec in ((loss, "loss", 1, ".4f"), (accuracy, "acc", 100, ".2f")):
             values = unit * epochs.get(f"{stage}/{metric}", EMPTY)
@@ -76,6 +79,23 @@ def curves_figure(
         else:
             write_centered(ax, "no data")
     return figure
+
+
+def epochs_at(
+    steps: NDArray, ends: NDArray, numbers: NDArray, steps_per_epoch: float
+) -> NDArray[np.float64]:
+    """Convert steps to epochs: `numbers` (n,) at the steps `ends` (n,).
+
+    A run that continues from a checkpoint may have had epochs of another length before. The last
+    epoch may have ended within, at `max_steps`.
+    """
+    if not len(ends):
+        return steps / steps_per_epoch
+    start = 0.0 if numbers[0] <= 1 else ends[0] - steps_per_epoch
+    known, times = [start, *ends], [max(0.0, numbers[0] - 1), *numbers]
+    done = (known[-1] - known[-2]) / steps_per_epoch
+    times[-1] = min(times[-1], times[-2] + done)
+    return np.interp(steps, known, times)
 
 
 def time_axes(ax: Axes, title: str, x_label: str) -> None:

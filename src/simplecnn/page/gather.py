@@ -21,6 +21,7 @@ from simplecnn.config.composition import compose_config
 from simplecnn.config.validation import checked_parts
 from simplecnn.convolution.kernels import best_matches
 from simplecnn.errors import InputError, first_line, relative_path
+from simplecnn.figures.curves import epochs_at
 from simplecnn.figures.style import COUNT, POSITIVE, SIGNED
 from simplecnn.inference.model_card import flat
 from simplecnn.inference.networks import logits
@@ -282,19 +283,29 @@ def _curves(folder: Path) -> Data | None:
     epochs, steps = _arrays(folder / "curves_epochs.npz"), _arrays(folder / "curves_steps.npz")
     if not epochs or not len(epochs["step"]):
         return None
-    ends, numbers = epochs["step"], epochs["epoch"].astype(float)
-    lengths = np.diff(ends, prepend=0) / np.maximum(1, np.diff(numbers, prepend=0))
-    per_epoch = max(1.0, float(lengths[-2:][0]))
-    if len(lengths) > 1:  # the last epoch may have ended within, at max_steps
-        numbers[-1] += min(0.0, float(lengths[-1]) / per_epoch - 1)
+    ends, numbers = epochs["step"], epochs["epoch"]
+    first = ends[0] / max(1, numbers[0])
+    lengths = np.diff(ends) / np.maximum(1, np.diff(numbers))
+    # Of a run that continues from a checkpoint, the earlier epochs may have had another length.
+    known = [*lengths] if numbers[0] > 1 and len(lengths) else [first, *lengths]
+    per_epoch = max(1.0, float(max(known)))
+    times = epochs_at(ends, ends, numbers, per_epoch)
     metrics = {
-        name: _points(numbers, values)
+        name: _points(times, values)
         for name, values in epochs.items()
         if name not in ("step", "epoch", "seconds")
     }
-    times = np.interp(steps.get("step", []), [0, *ends], [0, *numbers])
-    within = {n: _points(times, steps[n]) for n in ("loss", "lr") if n in steps}
-    return {"epochs": metrics, "steps": within, "steps_per_epoch": per_epoch}
+    within = {
+        name: _points(epochs_at(steps["step"], ends, numbers, per_epoch), steps[name])
+        for name in ("loss", "lr")
+        if name in steps
+    }
+    return {
+        "epochs": metrics,
+        "steps": within,
+        "steps_per_epoch": per_epoch,
+        "step_offset": float(ends[0] - times[0] * per_epoch),  # 0 for a run from the start
+    }
 
 
 def _points(x: NDArray, y: NDArray) -> list[list[float]]:

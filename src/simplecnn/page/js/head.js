@@ -105,9 +105,9 @@ export function curvesSection(runs) {
   // All charts share one axis; its points are described by the epoch and the step of the first run.
   const ends = measured.flatMap(({ curves }) => [...Object.values(curves.epochs), ...Object.values(curves.steps)]
     .flatMap((points) => points.map(([x]) => x)));
-  const perEpoch = measured[0].curves.steps_per_epoch;
+  const { steps_per_epoch: perEpoch, step_offset: offset } = measured[0].curves;
   const axis = { x: "epoch", range: [0, Math.max(1, ...ends)],
-    place: (x) => `epoch ${Math.max(1, Math.ceil(x))}${several ? "" : `, step ${Math.round(x * perEpoch)}`}` };
+    place: (x) => `epoch ${Math.max(1, Math.ceil(x))}${several ? "" : `, step ${Math.round(x * perEpoch + offset)}`}` };
   const charts = metrics.sort((a, b) => order(a) - order(b)).map((metric) => chart(
     of(metric, (curves) => [...(metric === "loss" ? single("loss", "single batch")(curves) : []), ...byStage(metric)(curves)]),
     { title: { loss: "Loss", acc: "Accuracy" }[metric] ?? metric, ...axis, percent: metric.endsWith("acc") }));
