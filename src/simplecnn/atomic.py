@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -11,7 +12,8 @@ def atomic_write(
     """Write `content` to `path` atomically: readers never see a partial file.
 
     If the process is killed or the disk is full, an existing file stays intact. `before_rename`
-    is called once the new content is on disk, before it replaces that file. Raises OSError.
+    is called once the new content is on disk, before it replaces that file. Raises OSError, whose
+    `filename` is `path`.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -22,8 +24,11 @@ def atomic_write(
         if before_rename is not None:
             before_rename()
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):  # the folder is not writable
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # that of a full disk has no file name
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     _flush_folder(path.parent)
 

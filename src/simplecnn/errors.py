@@ -6,6 +6,7 @@
 Tracebacks of unexpected errors are in the log; HYDRA_FULL_ERROR=1 prints them to the screen too.
 """
 
+import errno
 import logging
 import os
 import traceback
@@ -16,6 +17,8 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 command_directory: str | None = None  # where the command was typed, if hydra.job.chdir is true
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+FULL_OR_FORBIDDEN = (*FULL, errno.EACCES, errno.EPERM)
 EXTRAS = {  # optional package: the extra that installs it
     "captum": "explain",
     "onnx": "export",
@@ -91,6 +94,13 @@ def log_error(error: Exception) -> tuple[int, str]:
     if isinstance(error, RunError):
         log.error("%s", error)
         return 1, str(error)
+    if isinstance(error, OSError) and error.errno in FULL_OR_FORBIDDEN and error.filename:
+        verb = "written" if error.errno in FULL else "accessed"
+        message = (
+            f"{relative_path(os.fsdecode(error.filename))} cannot be {verb}: {error.strerror}."
+        )
+        log.error("%s", message, exc_info=error)
+        return 1, message
     reason = first_line(error) if str(error).strip() else "no message"
     message = f"{type(error).__name__}: {reason}{_place(error)}"
     files = [h.baseFilename for h in log.root.handlers if isinstance(h, logging.FileHandler)]
