@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from children import drop_privileges, fork, shared_folder, wait_for_exit
 
 from simplecnn.errors import InputError
 from simplecnn.run_directory import RunDirectory, relative_path, shell_command, write_json
@@ -150,3 +151,21 @@ def test_paths_inside_the_working_directory_are_relative(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert relative_path(tmp_path / "a/b") == "a/b"
     assert relative_path("/somewhere/else") == "/somewhere/else"
+
+
+def test_files_without_permission_are_reported_as_such():
+    with shared_folder() as folder:
+        run = RunDirectory.create(folder / "run", CONFIG)
+        run.update(status="interrupted")
+        run.release()
+
+        def child() -> None:
+            drop_privileges(run.path)
+            run.path.chmod(0o555)
+            with pytest.raises(InputError, match="run is not writable"):
+                RunDirectory.open_to_resume(run.path)
+            (run.path / "run.json").chmod(0)
+            with pytest.raises(InputError, match="run.json cannot be read: permission denied"):
+                RunDirectory.open(run.path)
+
+        assert wait_for_exit(fork(child)) == 0

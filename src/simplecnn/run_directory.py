@@ -120,6 +120,9 @@ class RunDirectory(LockedDirectory):
             )
         if directory.is_locked():
             raise InputError(f"resume={path}: this run is locked by another process.")
+        for part in (directory.path, *directory.path.glob("*.log")):
+            if not os.access(part, os.W_OK):
+                raise InputError(f"resume={path}: {relative_path(part)} is not writable.")
         if last is not None:
             check_checkpoint(last)
         return directory
@@ -155,6 +158,8 @@ class RunDirectory(LockedDirectory):
                 raise InputError(
                     f"{key}={path}: not a run of simplecnn ({name} is missing).{_newest_run(key)}"
                 )
+            if not os.access(directory.path / name, os.R_OK):
+                raise InputError(f"{key}={path}: {name} cannot be read: permission denied.")
         directory.record = read_record(directory.path)
         if not directory.record:
             raise InputError(f"{key}={path}: {RECORD} is damaged (not a JSON object).")
