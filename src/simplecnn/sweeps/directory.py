@@ -17,6 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
 from simplecnn.directories import RECORD as RUN_RECORD
 from simplecnn.directories import SWEEP_RECORD as RECORD
 from simplecnn.directories import LockedDirectory
@@ -88,10 +91,10 @@ class SweepDirectory(LockedDirectory):
             raise InputError(f"sweep={path}: not a sweep of simplecnn, {RECORD} is missing.")
         try:
             directory.record = json.loads((directory.path / RECORD).read_text(encoding="utf-8"))
-            assert isinstance(directory.record, dict)
-            assert {"command", "source"} <= set(directory.record)
-        except (ValueError, AssertionError):
-            raise InputError(f"{relative_path(directory.path / RECORD)} is damaged.") from None
+        except (ValueError, RecursionError):
+            directory.record = {}
+        if not _is_record(directory.record):
+            raise InputError(f"{relative_path(directory.path / RECORD)} is damaged.")
         return directory
 
     def check_source(self, source: dict[str, str]) -> None:
@@ -106,6 +109,20 @@ class SweepDirectory(LockedDirectory):
                 f"{relative_path(self.path)} was started: its jobs would not be comparable. "
                 f"Restore the old version, or start a new sweep in another hydra.sweep.dir."
             )
+
+
+def _is_record(record: Any) -> bool:
+    """Whether the content of sweep.json has what a report and a resume need."""
+    if not isinstance(record, dict):
+        return False
+    try:
+        words, jobs = shlex.split(record["command"]), record.get("jobs")
+        for overrides in (record.get("words") or (), *(jobs or ())):
+            OverridesParser.create().parse_overrides(overrides)
+    except (KeyError, TypeError, ValueError, AttributeError, HydraException):
+        return False
+    has_types = isinstance(jobs, list | None) and isinstance(record.get("source"), dict)
+    return bool(words) and has_types and isinstance(record.get("started"), str)
 
 
 def source_hashes(*folders: Path) -> dict[str, str]:

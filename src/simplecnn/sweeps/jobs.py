@@ -9,12 +9,14 @@ import re
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from simplecnn.directories import RECORD as RUN_RECORD
@@ -95,17 +97,24 @@ class Job:
     def curve(self, metric: str) -> list[tuple[int, float]]:
         """Pairs of epoch (from 1) and value of a metric, from metrics.csv; [] without that file."""
         path = self.path / "metrics.csv"
-        if not path.is_file():
-            return []
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row.get(metric) and row.get("epoch")]
-        return list({int(row["epoch"]) + 1: float(row[metric]) for row in rows}.items())
+        values = {}
+        try:
+            with path.open(newline="", encoding="utf-8", errors="replace") as file:
+                for row in csv.DictReader(file):
+                    if row.get(metric) and row.get("epoch"):
+                        with suppress(ValueError):  # a damaged row
+                            values[int(row["epoch"]) + 1] = float(row[metric])
+        except (OSError, csv.Error):  # missing or not readable
+            pass
+        return list(values.items())
 
 
 def read_job(path: Path, root: Path | None = None) -> Job:
     """Read the job in the directory `path` of the sweep in `root`."""
-    record = read_record(path)
-    config = _read_yaml(path / CONFIG) or {}
+    record = _valid(read_record(path))
+    config = _read_yaml(path / CONFIG)
+    config = config if isinstance(config, dict) else {}
+    overrides = _read_yaml(path / ".hydra" / "overrides.yaml")
     status = record.get("status", "running" if (path / RUN_RECORD).exists() else NOT_STARTED)
     error = str(record.get("error") or "").strip().partition("\n")[0]
     error = re.sub("^(Input|Run)Error: ", "", error)  # their messages are sentences
@@ -114,12 +123,12 @@ def read_job(path: Path, root: Path | None = None) -> Job:
     return Job(
         path=path,
         name=path.relative_to(root or path.parent).as_posix(),
-        overrides=_read_yaml(path / ".hydra" / "overrides.yaml") or [],
+        overrides=overrides if _are_overrides(overrides) else [],
         status=status,
         error=error,
         record=record,
-        monitor=config.get("monitor"),
-        mode=config.get("mode", "max"),
+        monitor=monitor if isinstance(monitor := config.get("monitor"), str) else None,
+        mode="min" if config.get("mode") == "min" else "max",
     )
 
 
@@ -201,6 +210,31 @@ def value_text(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(value_text, value))}]"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _valid(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without the entries that a damaged or edited run.json has instead of numbers."""
+    entries = {key: record.get(key) for key in ("metrics", "best", "seconds")}
+    numbers = {
+        key: {k: v for k, v in entry.items() if isinstance(v, int | float)}
+        for key, entry in entries.items()
+        if isinstance(entry, dict)
+    }
+    others = {k: v for k, v in record.items() if k not in entries}
+    if not isinstance(record.get("status", ""), str):
+        del others["status"]
+    return others | numbers
+
+
+def _are_overrides(words: Any) -> bool:
+    """Whether `words` is a list of overrides that Hydra can parse."""
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        return False
+    try:
+        OverridesParser.create().parse_overrides(words)
+    except HydraException:
+        return False
+    return True
 
 
 def _read_yaml(path: Path) -> Any:
