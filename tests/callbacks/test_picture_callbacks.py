@@ -522,3 +522,13 @@ def test_fast_dev_run_draws_nothing(tmp_path):
 
     train(compose_run(tmp_path / "run", "debug=fdr"), tmp_path / "run")
     assert not (tmp_path / "run" / "images").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 damaged", b"text"])
+def test_a_damaged_history_does_not_prevent_a_resume(content, tmp_path, caplog):
+    (tmp_path / "h.npz").write_bytes(content)
+    history = History(tmp_path / "h.npz", 2)
+    assert "h.npz is damaged and starts over" in caplog.text
+    history.add(3, value=1.0)
+    history.save()
+    assert History(tmp_path / "h.npz", 3).rows.keys() == {3}

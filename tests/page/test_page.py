@@ -149,6 +149,15 @@ def test_the_page_of_a_run_without_checkpoints_and_pictures(tmp_path):
     assert len(data["images"]["items"]) == 10 and data["images"]["confusion"] == [None]
 
 
+def test_a_damaged_history_is_left_out_of_the_page(finished_run, tmp_path, caplog):
+    shutil.copytree(finished_run, tmp_path / "run")
+    for path in (tmp_path / "run" / "images").glob("*.npz"):
+        path.write_bytes(path.read_bytes()[:100])
+    (run,) = gather([RunDirectory.open(tmp_path / "run")])["runs"]
+    assert run["curves"] is run["health"] is None
+    assert "curves_epochs.npz cannot be read and is left out" in caplog.text
+
+
 def test_two_runs_are_compared_on_the_images_of_the_first(finished_run, tmp_path):
     overrides = ["seed=7", "model.optimizer.lr=0.01", "callbacks=[checkpoint,mistakes,report]"]
     train(compose_run(tmp_path / "b", *overrides), tmp_path / "b")

@@ -1,6 +1,8 @@
 """Base classes of callbacks that draw: when to draw, where pictures and their arrays go."""
 
+import logging
 import time
+import zipfile
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -14,9 +16,12 @@ from torch import Tensor, nn
 
 from simplecnn.atomic import atomic_write
 from simplecnn.callbacks.between_epochs import BetweenEpochs
+from simplecnn.errors import first_line, relative_path
 from simplecnn.figures.raster import encode_png
 from simplecnn.figures.style import drawing
 from simplecnn.models.activations import network_of, select_convolutions
+
+log = logging.getLogger(__name__)
 
 
 class Picture(NamedTuple):
@@ -176,7 +181,8 @@ def split_name(trainer: Trainer) -> str:
 class History:
     """Named arrays recorded at individual steps, and saved in the `.npz` file `path`.
 
-    An existing file is loaded up to `step`, at which the run is resumed. `arrays` stacks the rows:
+    An existing file is loaded up to `step`, at which the run is resumed; a damaged one is left out,
+    with a warning. `arrays` stacks the rows:
     `step` (n,), and every name (n, ...), with NaN in rows that lack it.
     """
 
@@ -184,8 +190,13 @@ class History:
         self.path = path
         self.rows: dict[int, dict[str, NDArray]] = {}
         if path.is_file():
-            with np.load(path) as file:
-                arrays = dict(file)
+            try:
+                with path.open("rb") as content, np.load(content) as file:
+                    arrays = dict(file)
+            except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+                reason = first_line(error)
+                log.warning("%s is damaged and starts over: %s", relative_path(path), reason)
+                return
             for i, row_step in enumerate(arrays.pop("step").tolist()):
                 if row_step <= step:
                     self.add(row_step, **{name: values[i] for name, values in arrays.items()})

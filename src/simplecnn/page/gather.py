@@ -2,6 +2,7 @@
 
 import base64
 import logging
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -271,11 +272,15 @@ def config_rows(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str | Non
 
 
 def _arrays(path: Path) -> dict[str, NDArray]:
-    """Read all arrays of an .npz file; empty if there is no such file."""
+    """Read all arrays of an .npz file; empty if there is no such file, or if it is damaged."""
     if not path.is_file():
         return {}
-    with np.load(path) as file:
-        return {name: file[name] for name in file.files}
+    try:
+        with path.open("rb") as content, np.load(content) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        log.warning("%s cannot be read and is left out: %s", relative_path(path), first_line(error))
+        return {}
 
 
 def _curves(folder: Path) -> Data | None:
@@ -337,9 +342,9 @@ def _filters(folder: Path, network: nn.Module | None) -> Data | None:
     first = next(iter(convolutions(network).items()), None) if network else None
     paths = sorted(folder.glob("filter_history_*.npz"))
     paths.sort(key=lambda path: first is None or path.stem != f"filter_history_{first[0]}")
-    if paths:
-        layer, arrays = paths[0].stem.removeprefix("filter_history_"), _arrays(paths[0])
-        weights = arrays["weights"]
+    arrays = _arrays(paths[0]) if paths else {}
+    if arrays:
+        layer, weights = paths[0].stem.removeprefix("filter_history_"), arrays["weights"]
         times = zip(arrays["step"], arrays["epoch"], strict=True)
         snapshots = [_snapshot_name(int(step), int(epoch)) for step, epoch in times]
     elif first is not None:
