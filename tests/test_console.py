@@ -35,3 +35,13 @@ def test_a_command_ends_without_a_traceback():
 def test_a_run_goes_on_in_silence():
     done = run_into_closed_pipe("-c", LOG_THREE_TIMES)
     assert (done.returncode, done.stderr.splitlines()) == (0, ["to stderr"] * 3)
+
+
+def test_a_command_prints_into_closed_streams_and_characters_that_they_lack():
+    code = "from simplecnn.console import prepare_output as p; p(); print('1 ± 2', '日')"
+    command = [sys.executable, "-c", f"{code}; import sys; sys.stderr.write('x')"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1 ? 2 ?\n", "x")
+    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
+    assert subprocess.run(shell, env=environment).returncode == 0

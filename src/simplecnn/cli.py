@@ -39,7 +39,7 @@ from simplecnn.config.build import build
 from simplecnn.config.composition import drop_replaced_arguments
 from simplecnn.config.search_path import conf_dir
 from simplecnn.config.validation import checked_parts
-from simplecnn.console import discard_output
+from simplecnn.console import discard_output, prepare_output
 from simplecnn.directories import SWEEP_RECORD, latest
 from simplecnn.errors import InputError, RunError, log_error, reraise
 from simplecnn.run_directory import RunDirectory, relative_path
@@ -79,6 +79,7 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
             sys.exit(code)
 
         def main() -> None:
+            prepare_output()
             script = Path(sys.argv[0])
             if script.is_file() and os.path.realpath(sys.path[0]) == str(script.resolve().parent):
                 del sys.path[0]  # else scripts/report.py would shadow a user's module `report`

@@ -1,6 +1,7 @@
 """Logging to the screen: simplecnn's messages, warnings of libraries, tracebacks on request."""
 
 import copy
+import io
 import logging
 import os
 import sys
@@ -38,6 +39,16 @@ class ScreenHandler(logging.StreamHandler):
             record = copy.copy(record)
             record.exc_info = record.exc_text = None
         return super().format(record)
+
+
+def prepare_output() -> None:
+    """Let a command print whatever its output is: closed, as `>&-`, or without a character."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(errors="replace")
 
 
 def discard_output() -> None:
