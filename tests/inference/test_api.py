@@ -48,10 +48,14 @@ def test_the_prediction_does_not_depend_on_the_type_of_an_image(good_run, bundle
     for images in (
         torch.from_numpy(digit), torch.from_numpy(digit)[None].float() / 255, digit[None, None],
         np.stack([digit] * 3, 2), Image.fromarray(digit), str(tmp_path / "seven.png"), [digit],
-        255 - digit,
+        255 - digit, (torch.from_numpy(digit) / 255).half(),
     ):  # fmt: skip
         predictions = run.predict(images)
         np.testing.assert_allclose(predictions.probabilities, expected.probabilities, atol=1e-5)
+    coarse = torch.from_numpy(digit).bfloat16() / 255
+    assert run.predict(coarse).classes == ["7"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert run.predict(digit).classes == ["7"]
     large = Image.fromarray(digit).resize((400, 300))
     mixed = run.predict([large, digit, torch.from_numpy(digit), tmp_path / "seven.png"])
     assert mixed.classes == ["7"] * 4 and len(mixed) == 4
@@ -63,6 +67,7 @@ def test_the_prediction_does_not_depend_on_the_type_of_an_image(good_run, bundle
         ([], "images is empty"),
         (np.zeros((28, 28)), "it is blank"),
         (np.full((28, 28), np.nan), "not finite"),
+        (torch.zeros(28, 28, device="meta"), "this tensor cannot be read"),
         (np.zeros((2, 2), complex), "its dtype complex128: an image is"),
         ("nothing.png", "image=nothing.png: there is no such file"),
     ]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from simplecnn.checkpoint_file import read_checkpoint
 from simplecnn.data.files import CLASS_NAMES
 from simplecnn.data.images import pixels_from_pil
-from simplecnn.errors import InputError, relative_path
+from simplecnn.errors import InputError, relative_path, reraise
 from simplecnn.inference.image_files import find_images, image_from_array, read_image
 from simplecnn.inference.networks import load_network, logits, network_config
 from simplecnn.inference.preprocessing import Pixels, Preprocessing
@@ -182,7 +182,9 @@ class TrainedRun:
 
     def predictions(self, images: Tensor) -> Predictions:
         """Classify images (N, C, H, W) that are already preprocessed."""
-        return Predictions(logits(self.network, images).softmax(1).numpy(), self.class_names)
+        return Predictions(
+            logits(self.network, images).float().softmax(1).numpy(), self.class_names
+        )
 
     def _read(self, images: Any) -> list[Pixels]:
         color, channels = self.preprocessing.color, self.preprocessing.channels
@@ -191,7 +193,10 @@ class TrainedRun:
         if isinstance(images, str | Path):
             return [read_image(name, color=color) for name in find_images([str(images)])]
         if isinstance(images, Tensor):
-            images = images.detach().cpu().numpy()
+            with reraise("images: this tensor cannot be read"):  # such as one on the meta device
+                images = images.detach().cpu()
+                is_bfloat16 = images.dtype == torch.bfloat16  # a type that NumPy lacks
+                images = (images.float() if is_bfloat16 else images).numpy()
         try:
             if isinstance(images, Image.Image):
                 return [(pixels_from_pil(images, color=color) / 255).astype(np.float32)]
