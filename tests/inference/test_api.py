@@ -14,7 +14,7 @@ import simplecnn
 from simplecnn import api
 from simplecnn.errors import InputError
 from simplecnn.inference import trained_run
-from simplecnn.inference.evaluate import evaluate
+from simplecnn.inference.evaluate import add_result, evaluate
 from simplecnn.inference.model_card import model_card, write_model_card
 from simplecnn.inference.trained_run import TrainedRun
 from simplecnn.run_directory import RunDirectory
@@ -175,3 +175,11 @@ def test_the_model_card(good_run, tmp_path, monkeypatch):
     worst = min(result["acc_per_class"], key=lambda k: result["acc_per_class"][k])
     assert f"lowest recall {100 * result['acc_per_class'][worst]:.2f} % ({worst});" in text
     assert f"| {100 * result['ece']:.2f} % |" in text
+
+
+def test_a_damaged_evaluation_file_is_named(tmp_path):
+    for content in ("[1]", "{"):
+        (tmp_path / "evaluation.json").write_text(content)
+        with pytest.raises(InputError, match=r"evaluation.json is damaged; delete it"):
+            add_result(tmp_path, "best on 5 images", {})
+    assert (tmp_path / "evaluation.json").read_text() == "{"

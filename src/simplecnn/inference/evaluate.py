@@ -23,7 +23,7 @@ from simplecnn.config.spelling import truncate
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
 from simplecnn.data.shape import class_names
-from simplecnn.errors import InputError, relative_path
+from simplecnn.errors import InputError, relative_path, reraise
 from simplecnn.figures.inference.reliability import reliability_figure
 from simplecnn.figures.raster import encode_png
 from simplecnn.figures.style import drawing
@@ -48,10 +48,11 @@ def evaluate(run: TrainedRun, *, data: Mapping[str, Any] | None) -> float:
     test_data = TestData(run, data)
     result = measure(run.network, test_data)
     name = f"{run.checkpoint.stem} on {result['num_images']:,} test images of {test_data.name}"
+    log.info("%s\n", _table(name, result))
     add_result(run.path, name, {"checkpoint": run.checkpoint.name, **result})
     diagram = draw_reliability(run.path, name, result)
     files = f"{relative_path(run.path / RESULTS)} and {relative_path(diagram)}"
-    log.info("%s\n\nadded to %s", _table(name, result), files)
+    log.info("added to %s", files)
     return result["acc"]
 
 
@@ -180,7 +181,10 @@ def add_result(directory: Path, name: str, result: dict[str, Any]) -> None:
     """
     path = directory / RESULTS
     with FileLock(directory / f".{RESULTS}.lock", timeout=60):
-        results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        results = {}
+        if path.is_file():
+            with reraise(f"{relative_path(path)} is damaged; delete it"):
+                results = dict(json.loads(path.read_text(encoding="utf-8")))
         write_json(path, {**results, name: result})
 
 
