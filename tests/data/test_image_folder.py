@@ -321,6 +321,11 @@ def test_unusable_folders_raise_input_error(root, module):
     write(root / "cow" / "b.png")
     too_few = message()
     assert "each class needs 3 images" in too_few
+    (root / "cow" / "b.png").unlink()
+    without_validation = message(val_fraction=0)
+    assert "each class needs 2 images" in without_validation
+    assert "val_fraction" not in without_validation  # is 0 already
+    write(root / "cow" / "b.png")
     assert "cow has 2 images (cow/a.png, cow/b.png)" in too_few
     module(val_fraction=0.0).setup()
     (root / "cow" / "around").symlink_to(root)  # folders in a class are ignored

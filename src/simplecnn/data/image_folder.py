@@ -280,10 +280,15 @@ class ImageFolderDataModule(ResidentDataModule):
             for name, part in zip((*sampled, "train"), parts, strict=True):
                 splits[name].append(rows[np.sort(part)])
         if too_few:
+            hint = ", or delete the folder of the class"
+            if "val" in sampled:
+                hint = (
+                    ", delete the folder of the class, or type data.val_fraction=0 monitor=null to "
+                    "train without validation"
+                )
             raise InputError(
                 f"{self.root}: each class needs {len(sampled) + 1} images, one for each split. "
-                f"{'; '.join(_some(too_few))}. Add images, delete the folder of the class, or type "
-                f"data.val_fraction=0 monitor=null to train without validation."
+                f"{'; '.join(_some(too_few))}. Add images{hint}."
             )
         split_rows = {
             name: np.concatenate([[], *rows]).astype(np.int64) for name, rows in splits.items()
