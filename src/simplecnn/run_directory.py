@@ -169,7 +169,7 @@ class RunDirectory(LockedDirectory):
         """Return the run's configuration as plain dicts and lists. Raises InputError."""
         with reraise(f"{self.path / CONFIG} cannot be read"):
             config: Any = OmegaConf.to_container(_load(self.path / CONFIG), resolve=True)
-        if not {"model", "data", "trainer"} <= set(config):
+        if not all(isinstance(config.get(key), dict) for key in ("model", "data", "trainer")):
             raise InputError(f"{self.path / CONFIG} is not the configuration of a run.")
         return upgrade_config(config)
 

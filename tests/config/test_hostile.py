@@ -235,7 +235,7 @@ HOSTILE_RUNS = {
     "a target": ("data: {_target_: os.system, command: touch harm}", "'os.system' is not on the"),
     "a nested target": ("data: {_target_: simplecnn.data.mnist.MNISTDataModule, batch_size: "
                         "{_target_: evil_module.harm}}", "'evil_module.harm' is not on the list"),
-    "no data": ("data: 3", "data is 3: it must be a class to build"),
+    "no data": ("data: 3", "is not the configuration of a run"),
     "an object": ("data: !!python/object/apply:os.system ['touch harm']", "cannot be read: "),
     "aliases": ("a: &a [x, x]\nb: &b [*a, *a]\ndata: [*b, *b]", "it contains YAML aliases"),
     "a circle": ("data: ${model}\nextra: ${extra}", "cannot be read: "),

@@ -58,8 +58,10 @@ class Preprocessing:
         The network's `in_channels` and `image_size` take precedence over the recorded shape of the
         training images (C, H, W), if it is valid, and that over the data's configuration.
         """
-        is_valid = len(image_shape) == 3 and all(
-            type(n) is int and 1 <= n <= MAX_SIDE for n in image_shape
+        is_valid = (
+            isinstance(image_shape, list | tuple)
+            and len(image_shape) == 3
+            and all(type(n) is int and 1 <= n <= MAX_SIDE for n in image_shape)
         )
         num_channels, *sides = image_shape if is_valid else (None, 0)
         is_mnist = data.get("_target_") == "simplecnn.data.mnist.MNISTDataModule"
