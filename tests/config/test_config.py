@@ -132,7 +132,11 @@ def test_overrides_set_values():
         ("scheduler.gamma=1", "scheduler.gamma is not a key of the configuration. "
                               "Did you mean model.scheduler.gamma?"),
         ("model.scheduler.gamma=1", "model.scheduler is not set: type model/scheduler=… as well. "
-                                    "Available options are cosine, one_cycle, plateau."),
+                                    "Available options are cosine, none, one_cycle, plateau."),
+        ("model/scheduler=null", "model/scheduler=null: available options are cosine, none, "
+                                 "one_cycle, plateau. Did you mean none?"),
+        ("hydra/launcher=basic,joblib", "hydra/launcher=basic,joblib lists several values: "
+                                        "Hydra's own settings are the same for all jobs."),
         ("+model.network._convert_=x", "model.network._convert_ is 'x': it must be none, partial, "
                                        "object or all, or null."),
         ("epochs=3", "epochs is not a key of the configuration. Type trainer.max_epochs=3"),

@@ -368,6 +368,23 @@ def test_unicode_names(tmp_path, module):
     assert torch.equal(cached.images, data.images)
 
 
+def test_damaged_pixels_of_the_cache_are_noticed(root, module):
+    data = module()
+    data.setup()
+    path, offset = data.cache.path, data.cache.offset + data.cache.num_bytes // 2
+    with path.open("r+b") as file:
+        file.seek(offset)
+        old = file.read(1)
+        file.seek(offset)
+        file.write(bytes([old[0] ^ 1]))
+    with pytest.raises(InputError, match="images is damaged: delete it, and the images are dec"):
+        module().setup()
+    path.unlink()
+    again = module()
+    again.setup()
+    assert torch.equal(again.images, data.images)
+
+
 def test_an_unwritable_cache_raises_input_error(root, module):
     (root.parent / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written: .*paths.data_dir="):

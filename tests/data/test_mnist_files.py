@@ -208,7 +208,8 @@ def test_a_full_disk_leaves_no_file(mirror, data_dir, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     message = error_message(mnist_files.download_missing, data_dir, mirrors=[mirror.url])
-    assert "could not be downloaded ([Errno 28] No space left on device)" in message
+    path = f"{data_dir}/MNIST/raw/{SMALL}.gz"
+    assert f"could not be downloaded ([Errno 28] No space left on device: '{path}')" in message
     names = {path.name for path in (data_dir / "MNIST" / "raw").iterdir()}
     assert names - {".download.lock"} == set(ALL_FILES) - {SMALL}
 

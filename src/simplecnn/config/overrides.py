@@ -57,10 +57,10 @@ def parse_overrides(
         else:
             what = "lists several values" if override.is_discrete_sweep() else "is a search space"
             values = text.partition("=")[2] if re.search("=[^=(]*$", text) else "1,2"
-            mistakes.append(
-                f"{truncate(text)} {what}: add -m to run a sweep, or write a list as "
-                f"{key}=[{truncate(values)}]."
-            )
+            advice = f"add -m to run a sweep, or write a list as {key}=[{truncate(values)}]."
+            if override.is_hydra_override():
+                advice = "Hydra's own settings are the same for all jobs."
+            mistakes.append(f"{truncate(text)} {what}: {advice}")
 
 
 def _parsing_hint(text: str) -> str:
@@ -77,13 +77,13 @@ def _parsing_hint(text: str) -> str:
 def option_mistake(override: Override, options: Sequence[str]) -> str | None:
     """The message for an override that names an unknown option of its config group."""
     value = override.value()
+    if override.is_delete() and value is None:
+        return None
     for choice in value if isinstance(value, list) else [value]:
-        if choice is not None and choice not in options:
-            hint = did_you_mean(str(choice), options)
-            key = override.key_or_group
-            return (
-                f"{key}={truncate(str(choice))}: available options are {', '.join(options)}.{hint}"
-            )
+        if choice not in options:
+            hint = did_you_mean(str(choice), options)  # none for null
+            text = f"{override.key_or_group}={'null' if choice is None else truncate(str(choice))}"
+            return f"{text}: available options are {', '.join(options)}.{hint}"
     return None
 
 

@@ -1,9 +1,9 @@
 """Cache of decoded images: each file is decoded once, into one array on disk. No torch import.
 
 `<data_dir>/image_folder/<folder>-<key>.images` contains, one after the other, the names of the
-files, their sizes and modification times, the pixels of all files, and the errors of unreadable
-files, whose pixels are black. The key is a hash of the folder's path and the decoding parameters.
-Only files that are new or have changed are decoded; the pixels of the others are copied.
+files, their sizes and modification times, the pixels of all files, their checksum, and the errors
+of unreadable files, whose pixels are black. The key is a hash of the folder's path and the decoding
+parameters. Only files that are new or have changed are decoded; other pixels are copied.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -45,20 +46,26 @@ class ImageCache(NamedTuple):
     shape: tuple[int, int, int, int]
     files: ImageFiles
     broken: Mapping[int, str]  # error messages of unreadable files, by row
+    checksum: int  # CRC-32 of the pixels
 
     @property
     def num_bytes(self) -> int:
         return int(np.prod(self.shape))
 
     def pixels(self, *, mapped: bool = False) -> NDArray[np.uint8]:
-        """Read the array, or map it into memory."""
+        """Read and verify the array, or map it into memory."""
         with self.path.open("rb") as file:
             if os.fstat(file.fileno()).st_mtime_ns != self.time:  # rewritten, with other rows
                 raise InputError("The images changed while the run began: start it again.")
             if mapped:
                 return np.memmap(file, np.uint8, mode="c", offset=self.offset, shape=self.shape)
             pixels = np.fromfile(file, np.uint8, self.num_bytes, offset=self.offset)
-            return pixels.reshape(self.shape)
+        if zlib.crc32(pixels.data) != self.checksum:
+            raise InputError(
+                f"{relative_path(self.path)} is damaged: delete it, and the images are decoded "
+                f"again."
+            )
+        return pixels.reshape(self.shape)
 
 
 def cached_images(root: Path, files: ImageFiles, decoding: Decoding, data_dir: Path) -> ImageCache:
@@ -100,10 +107,11 @@ def _read(path: Path, decoding: Decoding) -> ImageCache | None:
             names = np.load(file).tobytes().decode(errors="surrogateescape").split("\0")
             files = ImageFiles(names, np.load(file))
             time, shape = os.fstat(file.fileno()).st_mtime_ns, (len(names), *decoding.shape)
-            cache = ImageCache(path, time, file.tell(), shape, files, {})
+            cache = ImageCache(path, time, file.tell(), shape, files, {}, 0)
             file.seek(cache.num_bytes, os.SEEK_CUR)
-            return cache._replace(broken=dict(json.load(file)))
-    except (OSError, EOFError, ValueError):
+            checksum, broken = json.load(file)
+            return cache._replace(checksum=checksum, broken=dict(broken))
+    except (OSError, EOFError, ValueError, TypeError):
         return None
 
 
@@ -117,6 +125,7 @@ def _write(
     temporary = path.with_suffix(".new")
     black = np.zeros(decoding.shape, np.uint8)
     broken: list[tuple[int, str]] = []
+    checksum = 0
     names = "\0".join(files.names).encode(errors="surrogateescape")
     try:
         with temporary.open("wb") as file:
@@ -126,8 +135,10 @@ def _write(
                 if isinstance(result, str):
                     broken.append((row, result))
                     result = black
-                file.write(result.tobytes())
-            file.write(json.dumps(broken).encode())
+                content = result.tobytes()
+                checksum = zlib.crc32(content, checksum)
+                file.write(content)
+            file.write(json.dumps([checksum, broken]).encode())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
