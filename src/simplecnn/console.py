@@ -42,7 +42,7 @@ class ScreenHandler(logging.StreamHandler):
 
 
 def prepare_output() -> None:
-    """Let a command print whatever its output is: closed, as `>&-`, or without a character."""
+    """Prepare for an output that is closed, as by `>&-`, or that cannot encode a character."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

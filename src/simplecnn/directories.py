@@ -64,12 +64,25 @@ class LockedDirectory:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Return the content of run.json in directory `path`; empty if it is missing or damaged."""
+    """Return the content of run.json in directory `path`; empty if it is missing or damaged.
+
+    Entries that a damaged or edited file has instead of texts and numbers are left out.
+    """
     try:
         record = json.loads((path / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return record if isinstance(record, dict) else {}
+    if not isinstance(record, dict):
+        return {}
+    if not isinstance(record.get("status", ""), str):
+        del record["status"]
+    for key in ("metrics", "best", "seconds"):
+        entry = record.get(key)
+        if isinstance(entry, dict):
+            record[key] = {k: v for k, v in entry.items() if isinstance(v, int | float)}
+        elif entry is not None:
+            del record[key]
+    return record
 
 
 def latest(name: str, record: str = RECORD, *, needs: str = "") -> str:

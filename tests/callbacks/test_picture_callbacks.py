@@ -528,7 +528,7 @@ def test_fast_dev_run_draws_nothing(tmp_path):
 def test_a_damaged_history_does_not_prevent_a_resume(content, tmp_path, caplog):
     (tmp_path / "h.npz").write_bytes(content)
     history = History(tmp_path / "h.npz", 2)
-    assert "h.npz is damaged and starts over" in caplog.text
+    assert "h.npz cannot be read and is left out" in caplog.text
     history.add(3, value=1.0)
     history.save()
     assert History(tmp_path / "h.npz", 3).rows.keys() == {3}

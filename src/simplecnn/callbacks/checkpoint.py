@@ -115,8 +115,7 @@ def _frozen(module: LightningModule) -> dict[str, list[str]]:
 def _freeze(module: LightningModule, frozen: dict[str, list[str]]) -> None:
     """Freeze what `frozen` names, and unfreeze everything else."""
     for name, parameter in module.named_parameters():
-        if parameter.requires_grad == (name in frozen["parameters"]):
-            parameter.requires_grad = not parameter.requires_grad
+        parameter.requires_grad = name not in frozen["parameters"]
     for name, part in module.named_modules():
         if hasattr(part, TRACKS):
             setattr(part, TRACKS, name not in frozen["statistics"])

@@ -33,10 +33,10 @@ MAX_IMAGES = 1_000  # measured per validation pass, rounded up to whole batches
 class Health(ImageCallback):
     """Draw dead and always-on units, zeros, mean and spread of outputs, gradients and updates.
 
-    Outputs are measured in every validation pass, on the first thousand images of rank zero (of a
-    layer that is called several times, those of the first call);
-    gradients and updates at `early_steps` steps of the first epoch and at the last step of every
-    epoch. The values are saved in `health_activity.npz` and `health_gradients.npz`.
+    Outputs are measured in every validation pass, on the first thousand images of rank zero; of a
+    layer that is called several times, those of the first call. Gradients and updates are measured
+    at `early_steps` steps of the first epoch and at the last step of every epoch. The values are
+    saved in `health_activity.npz` and `health_gradients.npz`.
     """
 
     cumulative = True

@@ -1,10 +1,7 @@
 """Base classes of callbacks that draw: when to draw, where pictures and their arrays go."""
 
-import logging
 import time
-import zipfile
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +13,10 @@ from torch import Tensor, nn
 
 from simplecnn.atomic import atomic_write
 from simplecnn.callbacks.between_epochs import BetweenEpochs
-from simplecnn.errors import first_line, relative_path
+from simplecnn.figures.arrays import read_npz, write_npz
 from simplecnn.figures.raster import encode_png
 from simplecnn.figures.style import drawing
 from simplecnn.models.activations import network_of, select_convolutions
-
-log = logging.getLogger(__name__)
 
 
 class Picture(NamedTuple):
@@ -181,22 +176,14 @@ def split_name(trainer: Trainer) -> str:
 class History:
     """Named arrays recorded at individual steps, and saved in the `.npz` file `path`.
 
-    An existing file is loaded up to `step`, at which the run is resumed; a damaged one is left out,
-    with a warning. `arrays` stacks the rows:
+    An existing file is loaded up to `step`, at which the run is resumed. `arrays` stacks the rows:
     `step` (n,), and every name (n, ...), with NaN in rows that lack it.
     """
 
     def __init__(self, path: Path, step: int = 0) -> None:
         self.path = path
         self.rows: dict[int, dict[str, NDArray]] = {}
-        if path.is_file():
-            try:
-                with path.open("rb") as content, np.load(content) as file:
-                    arrays = dict(file)
-            except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-                reason = first_line(error)
-                log.warning("%s is damaged and starts over: %s", relative_path(path), reason)
-                return
+        if arrays := read_npz(path):
             for i, row_step in enumerate(arrays.pop("step").tolist()):
                 if row_step <= step:
                     self.add(row_step, **{name: values[i] for name, values in arrays.items()})
@@ -217,11 +204,3 @@ class History:
     def save(self) -> None:
         if self.rows:
             write_npz(self.path, self.arrays())
-
-
-def write_npz(path: Path, arrays: Mapping[str, NDArray]) -> None:
-    """Write arrays atomically to an `.npz` file, without pickle."""
-    buffer = BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, buffer.getvalue())

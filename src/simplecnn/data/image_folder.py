@@ -280,15 +280,12 @@ class ImageFolderDataModule(ResidentDataModule):
             for name, part in zip((*sampled, "train"), parts, strict=True):
                 splits[name].append(rows[np.sort(part)])
         if too_few:
-            hint = ", or delete the folder of the class"
+            advice = "Add images, or delete the folder of the class."
             if "val" in sampled:
-                hint = (
-                    ", delete the folder of the class, or type data.val_fraction=0 monitor=null to "
-                    "train without validation"
-                )
+                advice += " data.val_fraction=0 monitor=null trains without validation."
             raise InputError(
                 f"{self.root}: each class needs {len(sampled) + 1} images, one for each split. "
-                f"{'; '.join(_some(too_few))}. Add images{hint}."
+                f"{'; '.join(_some(too_few))}. {advice}"
             )
         split_rows = {
             name: np.concatenate([[], *rows]).astype(np.int64) for name, rows in splits.items()

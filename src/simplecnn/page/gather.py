@@ -2,7 +2,6 @@
 
 import base64
 import logging
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -22,6 +21,7 @@ from simplecnn.config.composition import compose_config
 from simplecnn.config.validation import checked_parts
 from simplecnn.convolution.kernels import best_matches
 from simplecnn.errors import InputError, first_line, relative_path
+from simplecnn.figures.arrays import read_npz
 from simplecnn.figures.curves import epochs_at
 from simplecnn.figures.style import COUNT, POSITIVE, SIGNED
 from simplecnn.inference.model_card import flat
@@ -271,21 +271,9 @@ def config_rows(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str | Non
     yield from sorted(rows, key=lambda row: row[2] is None)
 
 
-def _arrays(path: Path) -> dict[str, NDArray]:
-    """Read all arrays of an .npz file; empty if there is no such file, or if it is damaged."""
-    if not path.is_file():
-        return {}
-    try:
-        with path.open("rb") as content, np.load(content) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        log.warning("%s cannot be read and is left out: %s", relative_path(path), first_line(error))
-        return {}
-
-
 def _curves(folder: Path) -> Data | None:
     """Return the curves of all metrics by epoch, and of single training steps."""
-    epochs, steps = _arrays(folder / "curves_epochs.npz"), _arrays(folder / "curves_steps.npz")
+    epochs, steps = read_npz(folder / "curves_epochs.npz"), read_npz(folder / "curves_steps.npz")
     if not epochs or not len(epochs["step"]):
         return None
     ends, numbers = epochs["step"], epochs["epoch"]
@@ -323,8 +311,8 @@ def _points(x: NDArray, y: NDArray) -> list[list[float]]:
 
 def _health(folder: Path, network: nn.Module | None) -> Data | None:
     """Return the curves by step of all quantities of each layer."""
-    activity = _arrays(folder / "health_activity.npz")
-    gradients = _arrays(folder / "health_gradients.npz")
+    activity = read_npz(folder / "health_activity.npz")
+    gradients = read_npz(folder / "health_gradients.npz")
     if not gradients or network is None:
         return None
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
@@ -342,7 +330,7 @@ def _filters(folder: Path, network: nn.Module | None) -> Data | None:
     first = next(iter(convolutions(network).items()), None) if network else None
     paths = sorted(folder.glob("filter_history_*.npz"))
     paths.sort(key=lambda path: first is None or path.stem != f"filter_history_{first[0]}")
-    arrays = _arrays(paths[0]) if paths else {}
+    arrays = read_npz(paths[0]) if paths else {}
     if arrays:
         layer, weights = paths[0].stem.removeprefix("filter_history_"), arrays["weights"]
         times = zip(arrays["step"], arrays["epoch"], strict=True)

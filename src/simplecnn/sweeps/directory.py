@@ -14,6 +14,7 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,16 +114,24 @@ class SweepDirectory(LockedDirectory):
 
 def _is_record(record: Any) -> bool:
     """Whether the content of sweep.json has what a report and a resume need."""
-    if not isinstance(record, dict):
+    match record:
+        case {"command": str(command), "started": str(), "source": dict()}:
+            jobs = record.get("jobs") or []
+            lists = [record.get("words") or [], *(jobs if isinstance(jobs, list) else [jobs])]
+            with suppress(ValueError):  # a quotation mark is not closed
+                return bool(shlex.split(command)) and all(map(are_overrides, lists))
+    return False
+
+
+def are_overrides(words: Any) -> bool:
+    """Whether `words` is a list of overrides that Hydra can parse."""
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         return False
     try:
-        words, jobs = shlex.split(record["command"]), record.get("jobs")
-        for overrides in (record.get("words") or (), *(jobs or ())):
-            OverridesParser.create().parse_overrides(overrides)
-    except (KeyError, TypeError, ValueError, AttributeError, HydraException):
+        OverridesParser.create().parse_overrides(words)
+    except HydraException:
         return False
-    has_types = isinstance(jobs, list | None) and isinstance(record.get("source"), dict)
-    return bool(words) and has_types and isinstance(record.get("started"), str)
+    return True
 
 
 def source_hashes(*folders: Path) -> dict[str, str]:

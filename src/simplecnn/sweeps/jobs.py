@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from simplecnn.directories import RECORD as RUN_RECORD
 from simplecnn.directories import read_record
 from simplecnn.run_directory import CONFIG, RunDirectory
-from simplecnn.sweeps.directory import SweepDirectory
+from simplecnn.sweeps.directory import SweepDirectory, are_overrides
 
 SUCCEEDED = ("finished", "pruned")
 NOT_STARTED = "not started"
@@ -111,7 +110,7 @@ class Job:
 
 def read_job(path: Path, root: Path | None = None) -> Job:
     """Read the job in the directory `path` of the sweep in `root`."""
-    record = _valid(read_record(path))
+    record = read_record(path)
     config = _read_yaml(path / CONFIG)
     config = config if isinstance(config, dict) else {}
     overrides = _read_yaml(path / ".hydra" / "overrides.yaml")
@@ -123,7 +122,7 @@ def read_job(path: Path, root: Path | None = None) -> Job:
     return Job(
         path=path,
         name=path.relative_to(root or path.parent).as_posix(),
-        overrides=overrides if _are_overrides(overrides) else [],
+        overrides=overrides if are_overrides(overrides) else [],
         status=status,
         error=error,
         record=record,
@@ -210,31 +209,6 @@ def value_text(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(value_text, value))}]"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _valid(record: dict[str, Any]) -> dict[str, Any]:
-    """A record without the entries that a damaged or edited run.json has instead of numbers."""
-    entries = {key: record.get(key) for key in ("metrics", "best", "seconds")}
-    numbers = {
-        key: {k: v for k, v in entry.items() if isinstance(v, int | float)}
-        for key, entry in entries.items()
-        if isinstance(entry, dict)
-    }
-    others = {k: v for k, v in record.items() if k not in entries}
-    if not isinstance(record.get("status", ""), str):
-        del others["status"]
-    return others | numbers
-
-
-def _are_overrides(words: Any) -> bool:
-    """Whether `words` is a list of overrides that Hydra can parse."""
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        return False
-    try:
-        OverridesParser.create().parse_overrides(words)
-    except HydraException:
-        return False
-    return True
 
 
 def _read_yaml(path: Path) -> Any:

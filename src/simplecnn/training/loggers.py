@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import re
 import time
 from argparse import Namespace
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from simplecnn.atomic import atomic_write
+from simplecnn.run_directory import name_and_step
 
 Rows = dict[int, dict[str, float]]  # by step
 STAGES = ("train", "val", "test")
@@ -186,8 +186,7 @@ def rewind(directory: Path, logged_step: int, global_step: int) -> None:
         rows = read_metrics(path)
         write_metrics(path, {step: row for step, row in rows.items() if step < logged_step})
     for picture in (directory / "images").glob("*_step=*"):
-        match = re.search(r"step=(\d+)", picture.name)
-        if match and int(match[1]) > global_step:
+        if name_and_step(picture)[1] > global_step:
             picture.unlink()
 
 

@@ -20,7 +20,7 @@ class MonitorCheck(Callback):
         logged = _logged(trainer)
         is_expected = self.monitor.startswith("val") or did_you_mean(self.monitor, logged)
         if is_expected and self.monitor not in logged and trainer.is_global_zero:
-            log.warning(_message(self.monitor, logged).replace("this run", "the sanity check"))
+            log.warning(_message(self.monitor, logged, "the sanity check"))
 
 
 def raise_if_missing(monitor: str | None, trainer: Trainer, error: Exception) -> None:
@@ -34,8 +34,8 @@ def _logged(trainer: Trainer) -> list[str]:
     return sorted(m for m in trainer.callback_metrics if not m.startswith("lr-"))
 
 
-def _message(monitor: str, logged: list[str]) -> str:
+def _message(monitor: str, logged: list[str], who: str = "this run") -> str:
     return (
-        f"monitor is {monitor!r}: this run logs {', '.join(logged) or 'no metrics'}. Type "
+        f"monitor is {monitor!r}: {who} logs {', '.join(logged) or 'no metrics'}. Type "
         f"monitor=<metric> and mode=max or min, or monitor=null.{did_you_mean(monitor, logged)}"
     )
