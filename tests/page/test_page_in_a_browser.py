@@ -656,7 +656,7 @@ def test_two_runs_side_by_side(browser, run, tmp_path):
             "all => all.map((e) => [e.textContent, e.style.backgroundColor])"
         )
         assert len(set(map(tuple, shades))) == len({count for count, _ in shades}) > 2
-        steps = page.locator("#health svg", has_text="step (logarithmic)")
+        steps = page.locator("#health svg", has_text="step, log scale")
         assert steps.count() == 2  # gradients and updates of A; B has not recorded its health
         heading = page.get_by_text("A is right, B is wrong")
         items = json.loads(page.locator("#data").text_content())["images"]["items"]

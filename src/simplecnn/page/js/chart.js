@@ -54,7 +54,7 @@ function plot(lines, options, width, output) {
   for (const tick of options.logX ? logTicks(first, last) : linearTicks(first, last, Math.max(2, Math.floor(width / 90)))) {
     if (Number.isInteger(tick)) svg.append(shape("text", { x: toX(tick), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }, digits(tick, 5)));
   }
-  svg.append(shape("text", { x: (LEFT + width - RIGHT) / 2, y: HEIGHT - 3, "text-anchor": "middle" }, `${options.x}${options.logX ? " (logarithmic)" : ""}`));
+  svg.append(shape("text", { x: (LEFT + width - RIGHT) / 2, y: HEIGHT - 3, "text-anchor": "middle" }, `${options.x}${options.logX ? ", log scale" : ""}`));
   const drawn = lines.map((line) => {
     const path = shape("path", { fill: "none", stroke: line.color, "stroke-width": line.faint ? 1 : 2,
       "stroke-dasharray": line.dash, "stroke-linejoin": "round", class: line.faint ? "faint" : null,
