@@ -64,9 +64,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tab(browser: Any, run: Path) -> Iterator[Any]:
+def shared_tab(browser: Any, run: Path) -> Iterator[Any]:
     with Tab(browser, run / "report.html") as tab:
         yield tab.page
+
+
+@pytest.fixture
+def tab(shared_tab: Any) -> Any:
+    """The page as it opens, whatever an earlier test has clicked, pinned or scrolled."""
+    shared_tab.mouse.move(2, 2)
+    shared_tab.set_viewport_size({"width": 1320, "height": 1000})
+    shared_tab.evaluate("() => { history.scrollRestoration = 'manual'; }")
+    shared_tab.reload()
+    return shared_tab
 
 
 def encode(array: np.ndarray) -> str:
