@@ -73,7 +73,7 @@ def shared_tab(browser: Any, run: Path) -> Iterator[Any]:
 def tab(shared_tab: Any) -> Any:
     """The page as it opens, whatever an earlier test has clicked, pinned or scrolled."""
     shared_tab.mouse.move(2, 2)
-    shared_tab.set_viewport_size({"width": 1320, "height": 1000})
+    shared_tab.set_viewport_size({"width": 1320, "height": 900})
     shared_tab.evaluate("() => { history.scrollRestoration = 'manual'; }")
     shared_tab.reload()
     return shared_tab
