@@ -143,6 +143,7 @@ COMBINATIONS = [
     ("~train", "train is required: it cannot be deleted."),
     ("train=false test=false", "train and test are both false"),
     ("seed=${seed}", "data.seed: Recursive interpolation detected"),
+    ("paths.data_dir=${nope}", "paths.data_dir: Interpolation key 'nope' not found"),
 ]  # fmt: skip
 
 

@@ -201,10 +201,12 @@ def _in_job_context(config: DictConfig) -> Iterator[None]:
     OmegaConf.set_struct(config, False)
     config.hydra.job.num, config.hydra.job.id = 0, "0"
     try:
-        hydra_config.set_config(config)  # which makes it read-only
-        with read_write(config.hydra):
-            config.hydra.runtime.output_dir = os.path.abspath(config.hydra.run.dir)
-        hydra_config.set_config(config)
+        hydra_config.set_config(config)  # which copies it, and makes both read-only
+        output_dir = os.path.abspath(config.hydra.run.dir)
+        nodes: Any = config.hydra, HydraConfig.get()
+        for node in nodes:
+            with read_write(node):
+                node.runtime.output_dir = output_dir
         yield
     finally:
         hydra_config.cfg = previous
@@ -216,8 +218,11 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
     Raises InputError if a value is missing, or an interpolation cannot be resolved.
     """
     keys = [str(key) for key in config if key != "hydra"]
-    masked = OmegaConf.masked_copy(config, keys)
     try:
+        if isinstance(paths := config.get("paths"), DictConfig):
+            with read_write(config):  # once, instead of once per key that refers to a path
+                config.paths = OmegaConf.to_container(paths, resolve=True)
+        masked = OmegaConf.masked_copy(config, keys)
         if missing := sorted(OmegaConf.missing_keys(masked)):
             raise InputError(*map(missing_key, missing))
         values: Any = OmegaConf.to_container(masked, resolve=True)

@@ -58,6 +58,8 @@ def group_options(group: str, overrides: Sequence[Override] = ()) -> list[str]:
     if not group or group.startswith("hydra.") or "." in group:
         return []
     searchpath = [override_text(o) for o in overrides if o.key_or_group == "hydra.searchpath"]
+    if not searchpath and not any(source.is_group(group) for source in loader().get_sources()):
+        return []  # as below, but the loader would copy its repository first
     name = config_names.get("train", "train") if searchpath else None
     return sorted(loader().get_group_options(group, config_name=name, overrides=searchpath))
 
