@@ -2,7 +2,6 @@
 
 import logging
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -369,33 +368,24 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _scan(folder: Path) -> ImageFiles:
-    """List the files in a folder by name; none if the folder does not exist.
-
-    Sizes and times are collected in flat lists: 60,000 tuples would slow the garbage collector.
-    """
+    """List the files in a folder by name; none if the folder does not exist."""
     names: list[str] = []
     sizes: list[int] = []
     times: list[int] = []
-    exists = folder.is_dir()
-    # Where supported, stat relative to the open folder, without resolving the path for each file.
-    dir_fd = os.open(folder, os.O_RDONLY) if exists and os.stat in os.supports_dir_fd else None
-    for name in sorted(os.listdir(folder)) if exists else ():
+    entries = os.scandir(folder) if folder.is_dir() else ()
+    for entry in sorted(entries, key=lambda entry: entry.name):
         size = time = 0
-        if _is_ignored(name):
+        if _is_ignored(entry.name):
             continue
         try:
-            path = f"{folder}/{name}" if dir_fd is None else name
-            status = os.stat(path, dir_fd=dir_fd)
-            if stat.S_ISDIR(status.st_mode):
+            if entry.is_dir():
                 continue
-            size, time = status.st_size, status.st_mtime_ns
+            size, time = entry.stat().st_size, entry.stat().st_mtime_ns
         except OSError:  # a broken or circular link: reported when the file is read
             pass
-        names.append(name)
+        names.append(entry.name)
         sizes.append(size)
         times.append(time)
-    if dir_fd is not None:
-        os.close(dir_fd)
     return ImageFiles(names, np.array([sizes, times], np.int64))
 
 
