@@ -27,15 +27,20 @@ def data_shape(datamodule: LightningDataModule) -> DataShape:
     shape = getattr(datamodule, "image_shape", None)
     num_classes = _num_classes(datamodule)
     if shape is None or num_classes is None:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            datamodule.prepare_data()
-        datamodule.setup("fit")
+        set_up_training_data(datamodule)
         loader: Any = datamodule.train_dataloader()
         num_classes = num_classes or _num_classes(getattr(loader, "dataset", None))
         with isolate_rng():  # shuffling here must not change the run
             shape, num_classes = _from_batches(loader, num_classes)
     channels, height, width = shape
     return DataShape(channels, max(height, width), num_classes)
+
+
+def set_up_training_data(datamodule: LightningDataModule) -> None:
+    """Set up the data module as `Trainer.fit` will, before the Trainer is built."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        datamodule.prepare_data()
+    datamodule.setup("fit")
 
 
 def class_names(datamodule: Any, loader: Any, num_classes: int) -> tuple[str, ...]:

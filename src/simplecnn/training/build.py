@@ -1,6 +1,5 @@
 """Build the data module, the LightningModule and the Trainer of a run from its configuration."""
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +23,7 @@ from simplecnn.config.build import build
 from simplecnn.config.schema import BUILT_IN
 from simplecnn.config.targets import find_class
 from simplecnn.data.resident import ResidentDataModule
-from simplecnn.data.shape import DataShape, data_shape
+from simplecnn.data.shape import DataShape, data_shape, set_up_training_data
 from simplecnn.errors import InputError, RunError, reraise
 from simplecnn.models.activations import eager_mode, evaluation_mode, network_of
 from simplecnn.models.classifier import Classifier
@@ -62,7 +61,7 @@ def build_module(config: Config, datamodule: pl.LightningDataModule) -> pl.Light
             shape = data_shape(datamodule)
             network = {**network, **{key: getattr(shape, key) for key in missing}}
         if getattr(datamodule, "normalize", False):
-            _load_training_images(datamodule)
+            set_up_training_data(datamodule)
             mean_and_std = network.get("normalize") or datamodule.normalization()
             network = {**network, "normalize": mean_and_std}
         model["network"] = network
@@ -103,16 +102,9 @@ def _balanced_class_weights(datamodule: pl.LightningDataModule) -> list[float]:
             f"{type(datamodule).__name__} does not provide. "
             f"Set the weights instead: model.class_weights=[…]."
         )
-    _load_training_images(datamodule)
+    set_up_training_data(datamodule)
     counts = datamodule.class_counts("train")
     return [sum(counts) / (len(counts) * max(1, count)) for count in counts]
-
-
-def _load_training_images(datamodule: pl.LightningDataModule) -> None:
-    """Set up the data module as `Trainer.fit` will, before the Trainer is built."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        datamodule.prepare_data()
-    datamodule.setup("fit")
 
 
 def build_trainer(
