@@ -13,15 +13,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from simplecnn.api import load, train
-    from simplecnn.convolution import conv2d, conv2d_gradients
-    from simplecnn.data.image_folder import ImageFolderDataModule
-    from simplecnn.data.mnist import MNISTDataModule
-    from simplecnn.inference.networks import load_safetensors
-    from simplecnn.inference.trained_run import TrainedRun
-    from simplecnn.models.classifier import Classifier
-    from simplecnn.models.simple_cnn import SimpleCNN
-    from simplecnn.receptive_field import receptive_fields
+    from simplecnn.api import load as load
+    from simplecnn.api import train as train
+    from simplecnn.convolution import conv2d as conv2d
+    from simplecnn.convolution import conv2d_gradients as conv2d_gradients
+    from simplecnn.data.image_folder import ImageFolderDataModule as ImageFolderDataModule
+    from simplecnn.data.mnist import MNISTDataModule as MNISTDataModule
+    from simplecnn.inference.networks import load_safetensors as load_safetensors
+    from simplecnn.inference.trained_run import TrainedRun as TrainedRun
+    from simplecnn.models.classifier import Classifier as Classifier
+    from simplecnn.models.simple_cnn import SimpleCNN as SimpleCNN
+    from simplecnn.receptive_field import receptive_fields as receptive_fields
 
 MODULES = {
     "Classifier": "simplecnn.models.classifier",
@@ -36,19 +38,7 @@ MODULES = {
     "receptive_fields": "simplecnn.receptive_field",
     "train": "simplecnn.api",
 }
-__all__ = [
-    "Classifier",
-    "ImageFolderDataModule",
-    "MNISTDataModule",
-    "SimpleCNN",
-    "TrainedRun",
-    "conv2d",
-    "conv2d_gradients",
-    "load",
-    "load_safetensors",
-    "receptive_fields",
-    "train",
-]
+__all__ = list(MODULES)
 
 
 def __getattr__(name: str) -> Any:
