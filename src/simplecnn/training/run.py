@@ -174,14 +174,8 @@ class Run:
         last = self.directory.last_checkpoint()
         if last and status != "finished":
             with suppress(InputError):  # a damaged checkpoint
-                checkpoint = read_checkpoint(last)
-                state = checkpoint.get(STATE) or {}
-                saved, recorded = _rounded(state.get("metrics", {})), self.record["metrics"]
-                # A resumed run that has finished more epochs still has the metrics from before.
-                is_newer = checkpoint["epoch"] > self.record["num_epochs"]
-                self.record["metrics"] = recorded | saved if is_newer else saved | recorded
-                self.record["image_shape"] = state.get("image_shape")
-                self.record["num_epochs"] = checkpoint["epoch"]
+                checkpoint = self._record_progress(last)
+                self.record["metrics"] |= _rounded(checkpoint.get(STATE, {}).get("metrics", {}))
                 if self.trainer is not None:
                     self._best_checkpoint()
         if self.trainer is not None:
@@ -275,15 +269,19 @@ class Run:
         last = self.directory.last_checkpoint()
         if last is None:
             return
-        checkpoint = read_checkpoint(last)
-        state = checkpoint.get(STATE) or {}
-        ended = state.get("ended")
-        if ended is None and trainer.should_stop:  # set before the first step, by a Timer
-            ended = end_reason(trainer)
-        self.record |= {"num_epochs": checkpoint["epoch"], "ended": ended}
-        self.record["image_shape"] = state.get("image_shape")
+        checkpoint = self._record_progress(last)
+        self.record["ended"] = checkpoint.get(STATE, {}).get("ended")
+        if trainer.should_stop and self.record["ended"] is None:  # by a Timer, before a step
+            self.record["ended"] = end_reason(trainer)
         if trainer.global_step != checkpoint["global_step"]:  # spawned processes ran the fit
             trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
+
+    def _record_progress(self, last: Path) -> Config:
+        """Record the number of epochs and the image shape in last.ckpt, which is returned."""
+        checkpoint = read_checkpoint(last)
+        self.record["num_epochs"] = checkpoint["epoch"]
+        self.record["image_shape"] = checkpoint.get(STATE, {}).get("image_shape")
+        return checkpoint
 
     def _best_checkpoint(self) -> Path | None:
         """Record the best value and its epoch. Returns the best checkpoint, or None without one."""
