@@ -37,11 +37,6 @@ def summary(directory: RunDirectory, trainer: pl.Trainer, page: Path | None) -> 
     lines = [metrics_table(record["metrics"], epochs)]
     if record["ended"]:
         lines += ["", f"training     {record['ended']}"]
-    if "fit" in record["seconds"] and not any(directory.path.glob("checkpoints/*.ckpt")):
-        reason = "callbacks=[default,…] adds to the default callbacks"
-        if trainer.fast_dev_run:
-            reason = "fast_dev_run saves none"
-        lines.append(f"checkpoints  none: {reason}")
     if best := record["best"]:
         value = metric_text(config["monitor"], best["value"])
         tested = " (tested)" if "test" in record["seconds"] else ""
