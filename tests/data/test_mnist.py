@@ -19,7 +19,8 @@ from simplecnn.data import files as mnist_files
 from simplecnn.data.augmentation import RandomAffine
 from simplecnn.data.batches import Batches
 from simplecnn.data.files import FILES, NUM_IMAGES, DataError
-from simplecnn.data.mnist import MNISTDataModule, stratified_sample
+from simplecnn.data.mnist import MNISTDataModule
+from simplecnn.data.resident import stratified_sample
 
 # raised by Lightning 2.6.6 with torch 2.15 in every fit
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")

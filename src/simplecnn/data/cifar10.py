@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from simplecnn.data.files import DataError, download_file
-from simplecnn.data.mnist import stratified_sample
 from simplecnn.data.resident import ResidentDataModule
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -78,29 +75,20 @@ class CIFAR10DataModule(ResidentDataModule):
         images, labels = self._read("train")
         if not 0 <= self.val_size < len(labels):
             raise ValueError(f"val_size is {self.val_size}: there are {len(labels)} images.")
-        val = stratified_sample(labels.numpy(), self.val_size, seed=self.split_seed)
-        train = np.delete(np.arange(len(labels)), val)
-        self.splits = {
-            "train": (images[train], labels[train]),
-            "val": (images[val], labels[val]),
-            "test": self._read("test"),
-        }
+        self.add_train_and_val(images, labels, self.val_size)
+        self.add_split("test", *self._read("test"))
 
-    def _read(self, part: str) -> tuple[Tensor, Tensor]:
+    def _read(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         """Read the images (N, 3, 32, 32) and labels (N,) of "train" or "test"."""
         try:
             with tarfile.open(self.path) as archive:
                 members = [archive.extractfile(f"cifar-10-batches-bin/{n}") for n in FILES[part]]
                 content = b"".join(member.read() for member in members if member is not None)
             records = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
+            if records[:, 0].max() >= len(CLASS_NAMES):
+                raise ValueError(f"it contains the label {records[:, 0].max()}, not 0 to 9")
         except (OSError, EOFError, tarfile.TarError, KeyError, ValueError) as error:
             raise DataError(
                 f"{self.path} is damaged ({error}): delete it to download it again."
             ) from None
-        labels = torch.from_numpy(records[:, 0].astype(np.int64))
-        if labels.max() >= len(CLASS_NAMES):
-            raise DataError(
-                f"{self.path} contains the label {labels.max()}, but labels are 0 to 9: delete it "
-                f"to download it again."
-            )
-        return torch.from_numpy(records[:, 1:].reshape(-1, *self.image_shape).copy()), labels
+        return records[:, 1:].reshape(-1, *self.image_shape), records[:, 0]

@@ -4,33 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from simplecnn.data import files as mnist_files
 from simplecnn.data.files import NUM_BUNDLED
-from simplecnn.data.resident import ResidentDataModule, Split
+from simplecnn.data.resident import ResidentDataModule, Split, stratified_sample
 
 NUM_BUNDLED_TEST = 500
 BUNDLED_TEST_SEED = 0  # a constant: the test set of MNIST5k is the same in every run
-
-
-def stratified_sample(labels: np.ndarray, size: int, *, seed: int) -> np.ndarray:
-    """Return the sorted indices (size,) of a random sample with the class proportions of `labels`.
-
-    A class with n of the N labels gets size * n / N of the sample, rounded by the largest remainder
-    method. Deterministic in its arguments.
-    """
-    classes, counts = np.unique(labels, return_counts=True)
-    quotas = counts * size / len(labels)
-    class_sizes = np.floor(quotas).astype(int)
-    rounded_up = np.argsort(class_sizes - quotas, kind="stable")[: size - class_sizes.sum()]
-    class_sizes[rounded_up] += 1
-    rng = np.random.default_rng(seed)
-    chosen = [
-        rng.permutation(np.flatnonzero(labels == label))[:class_size]
-        for label, class_size in zip(classes, class_sizes, strict=True)
-    ]
-    return np.sort(np.concatenate(chosen))
 
 
 class MNISTDataModule(ResidentDataModule):
@@ -108,14 +88,15 @@ class MNISTDataModule(ResidentDataModule):
             if not self.splits:
                 images, labels = mnist_files.read_bundled()
                 test = stratified_sample(labels, NUM_BUNDLED_TEST, seed=BUNDLED_TEST_SEED)
-                self._add_split("test", images[test], labels[test])
-                self._split_train_val(np.delete(images, test, axis=0), np.delete(labels, test))
+                self.add_split("test", images[test], labels[test])
+                rest = np.delete(images, test, axis=0), np.delete(labels, test)
+                self.add_train_and_val(*rest, self.split_sizes["val"])
             return
         needs_test = stage in (None, "test") or "test" in self.validation_stages
         if needs_test and "test" not in self.splits:
-            self._add_split("test", *self._read_files("test"))
+            self.add_split("test", *self._read_files("test"))
         if stage != "test" and "train" not in self.splits:
-            self._split_train_val(*self._read_files("train"))
+            self.add_train_and_val(*self._read_files("train"), self.split_sizes["val"])
 
     def split(self, name: str) -> Split:
         """Return a split with images (N, channels, 28, 28), which are views of `splits`."""
@@ -124,11 +105,3 @@ class MNISTDataModule(ResidentDataModule):
 
     def _read_files(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         return mnist_files.read(str(self.data_dir), dataset=self.dataset, part=part)
-
-    def _split_train_val(self, images: np.ndarray, labels: np.ndarray) -> None:
-        val = stratified_sample(labels, self.split_sizes["val"], seed=self.split_seed)
-        self._add_split("val", images[val], labels[val])
-        self._add_split("train", np.delete(images, val, axis=0), np.delete(labels, val))
-
-    def _add_split(self, name: str, images: np.ndarray, labels: np.ndarray) -> None:
-        self.splits[name] = torch.tensor(images), torch.tensor(labels, dtype=torch.int64)

@@ -19,6 +19,25 @@ class Split(NamedTuple):
     rows: Tensor | None = None
 
 
+def stratified_sample(labels: np.ndarray, size: int, *, seed: int) -> np.ndarray:
+    """Return the sorted indices (size,) of a random sample with the class proportions of `labels`.
+
+    A class with n of the N labels gets size * n / N of the sample, rounded by the largest remainder
+    method. Deterministic in its arguments.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    quotas = counts * size / len(labels)
+    class_sizes = np.floor(quotas).astype(int)
+    rounded_up = np.argsort(class_sizes - quotas, kind="stable")[: size - class_sizes.sum()]
+    class_sizes[rounded_up] += 1
+    rng = np.random.default_rng(seed)
+    chosen = [
+        rng.permutation(np.flatnonzero(labels == label))[:class_size]
+        for label, class_size in zip(classes, class_sizes, strict=True)
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
 class ResidentDataModule(LightningDataModule):
     """Splits of uint8 images on the training device, loaded by `Batches`.
 
@@ -74,6 +93,15 @@ class ResidentDataModule(LightningDataModule):
     def read(self, stage: str | None) -> None:
         """Add the splits that `stage` needs to `splits`, unless already read; None for all."""
         raise NotImplementedError
+
+    def add_split(self, name: str, images: np.ndarray, labels: np.ndarray) -> None:
+        self.splits[name] = torch.tensor(images), torch.tensor(labels, dtype=torch.int64)
+
+    def add_train_and_val(self, images: np.ndarray, labels: np.ndarray, val_size: int) -> None:
+        """Add a stratified sample as the split "val", and all other images as "train"."""
+        val = stratified_sample(labels, val_size, seed=self.split_seed)
+        self.add_split("val", images[val], labels[val])
+        self.add_split("train", np.delete(images, val, axis=0), np.delete(labels, val))
 
     def setup(self, stage: str | None = None) -> None:
         """Read the splits that `stage` ("fit", "validate" or "test") needs onto the device.

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simplecnn.data.mnist import stratified_sample
+from simplecnn.data.resident import stratified_sample
 from simplecnn.errors import InputError, relative_path
 from simplecnn.inference.evaluate import TestData
 from simplecnn.inference.networks import logits, untrained_network
