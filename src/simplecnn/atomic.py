@@ -1,19 +1,15 @@
 """Atomic file writes: to a temporary file, flushed to disk, then renamed."""
 
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 
-def atomic_write(
-    path: Path, content: bytes | memoryview, before_rename: Callable[[], None] | None = None
-) -> None:
+def atomic_write(path: Path, content: bytes | memoryview) -> None:
     """Write `content` to `path` atomically: readers never see a partial file.
 
-    If the process is killed or the disk is full, an existing file stays intact. `before_rename`
-    is called once the new content is on disk, before it replaces that file. Raises OSError, whose
-    `filename` is `path`.
+    If the process is killed or the disk is full, an existing file stays intact. Raises OSError,
+    whose `filename` is `path`.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -21,8 +17,6 @@ def atomic_write(
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        if before_rename is not None:
-            before_rename()
         os.replace(temporary, path)
     except BaseException as error:
         with suppress(OSError):  # the folder is not writable
