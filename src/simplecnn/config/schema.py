@@ -529,8 +529,7 @@ class Train(Parts):
         names = [*LOGGED, *(MACRO if getattr(self.model, "class_weights", None) else ())]
         logged = [m for m in names if is_logged(m, data) and (validates or m.startswith("train"))]
         for name, metric in monitors.items():
-            is_copy = name != "monitor" and metric == self.monitor  # reported there
-            if isinstance(metric, str) and metric not in logged and not is_copy:
+            if isinstance(metric, str) and metric not in logged:
                 hint = did_you_mean(metric, logged)
                 yield f"{name} is {metric!r}: this run logs {', '.join(logged)}.{hint}"
 
