@@ -13,6 +13,7 @@ class BetweenEpochs(Callback):
     """
 
     epoch_seconds = 0.0  # duration of the last finished epoch
+    validated = False  # in the last finished epoch: else the validation metrics are older
     _start = 0.0
     _is_done = False
 
@@ -27,7 +28,11 @@ class BetweenEpochs(Callback):
         if self._is_done:  # False in the first epoch, and in the first one after a resume
             self._is_done = False
             self.epoch_done(trainer, pl_module, is_last=False)
+        self.validated = False
         self._start = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._is_done = True

@@ -31,7 +31,6 @@ class Curves(ImageCallback):
         self.steps = History(self.dirpath / "curves_steps.npz", trainer.global_step)
         self._every = max(1, steps_per_epoch(trainer) // POINTS_PER_EPOCH)
         self._measured: list[tuple[int, Any, float]] = []  # step, loss (on device), learning rate
-        self._validated = False  # in this epoch
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         # After the step, the scheduler has already set the rate of the next one.
@@ -49,13 +48,10 @@ class Curves(ImageCallback):
                 loss = loss * trainer.accumulate_grad_batches
             self._measured.append((step, loss, self._rate))
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._validated = True
-
     def epoch_done(self, trainer: Trainer, module: LightningModule, *, is_last: bool) -> None:
         if should_draw(trainer):
             self._add_epoch(trainer)
-        self._measured, self._validated = [], False
+        self._measured = []
         super().epoch_done(trainer, module, is_last=is_last)
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
@@ -77,7 +73,7 @@ class Curves(ImageCallback):
         metrics = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
-            if self._validated or name.startswith("train/")
+            if self.validated or name.startswith("train/")
         }
         epoch, seconds = trainer.current_epoch, self.epoch_seconds
         self.epochs.add(trainer.global_step, epoch=epoch, seconds=seconds, **metrics)

@@ -54,17 +54,11 @@ class ProgressBar(TQDMProgressBar):
 class EpochLines(BetweenEpochs):
     """Log one line per epoch: metrics, duration, time left."""
 
-    _validated = False  # in this epoch: else the validation metrics are those of an earlier one
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.is_global_zero:
             log_in_spawned_process(trainer.default_root_dir)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._validated = not trainer.sanity_checking
-
     def epoch_done(self, trainer: Trainer, module: LightningModule, *, is_last: bool) -> None:
-        validated, self._validated = self._validated, False
         if not trainer.is_global_zero:
             return
         done, last, seconds = trainer.current_epoch, trainer.max_epochs, self.epoch_seconds
@@ -72,7 +66,7 @@ class EpochLines(BetweenEpochs):
         metrics = without_copies(trainer.callback_metrics)
         parts += [
             metric_text(key, float(metrics[key]))
-            for stage in (STAGES if validated else STAGES[:1])
+            for stage in (STAGES if self.validated else STAGES[:1])
             for key in sorted(metrics, key=_loss_first)
             if split_metric(key)[0] == stage
         ]
