@@ -15,7 +15,7 @@ from pathlib import Path
 from simplecnn.config.arguments import check_classes
 from simplecnn.config.composition import compose_config
 from simplecnn.config.validation import checked_parts
-from simplecnn.console import ScreenHandler
+from simplecnn.console import add_log_handlers
 from simplecnn.directories import latest
 from simplecnn.errors import InputError, relative_path
 from simplecnn.inference.model_card import write_model_card
@@ -106,15 +106,9 @@ def train(overrides: Sequence[str] = ()) -> TrainedRun:
 
 @contextmanager
 def _logging_to(folder: Path) -> Iterator[None]:
-    """Log to train.log, and to the screen unless the root logger already has handlers."""
+    """Log as `add_log_handlers` does inside the context."""
     root, level = logging.getLogger(), logging.getLogger().level
-    file = logging.FileHandler(folder / "train.log", delay=True, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
-    handlers: list[logging.Handler] = [file]
-    if not root.handlers:
-        handlers.append(ScreenHandler())
-    for handler in handlers:
-        root.addHandler(handler)
+    handlers = add_log_handlers(folder)
     root.setLevel(min(level, logging.INFO))
     try:
         yield

@@ -88,14 +88,20 @@ def log_in_spawned_process(folder: str) -> None:
     root = logging.getLogger()
     if root.handlers:
         return
-    screen = ScreenHandler()
-    file = logging.FileHandler(Path(folder) / "train.log")
-    screen.setFormatter(logging.Formatter("%(message)s"))
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
-    root.addHandler(screen)
-    root.addHandler(file)
+    add_log_handlers(folder)
     root.setLevel(logging.INFO)
     configure_lightning_logging()
+
+
+def add_log_handlers(folder: str | Path) -> list[logging.Handler]:
+    """Log to train.log, and to the screen unless the root logger already has handlers."""
+    root = logging.getLogger()
+    file = logging.FileHandler(Path(folder) / "train.log", delay=True, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handlers: list[logging.Handler] = [file] if root.handlers else [file, ScreenHandler()]
+    for handler in handlers:
+        root.addHandler(handler)
+    return handlers
 
 
 def _is_not_advertisement(record: logging.LogRecord) -> bool:
