@@ -1,6 +1,7 @@
 """Random augmentation of training images, a batch at a time. Imports PyTorch and NumPy only."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional
 NUM_LINES = 5  # control points of RandomElastic along each axis
 
 
+@dataclass(eq=False)
 class RandomAffine:
     """Rotate, scale, shear and translate each image at random, differently in each epoch.
 
@@ -23,13 +25,10 @@ class RandomAffine:
         shift: translation along both axes, in pixels.
     """
 
-    def __init__(
-        self, degrees: float = 0.0, scale: float = 0.0, shear: float = 0.0, shift: float = 0.0
-    ) -> None:
-        self.degrees = degrees
-        self.scale = scale
-        self.shear = shear
-        self.shift = shift
+    degrees: float = 0.0
+    scale: float = 0.0
+    shear: float = 0.0
+    shift: float = 0.0
 
     def draw(self, num_images: int, image_size: int, rng: np.random.Generator) -> Tensor:
         """Draw the parameters of each image's transform, as `__call__` takes them.
@@ -64,12 +63,11 @@ class RandomAffine:
         return torch.cat([identity.view(-1, 2).T, torch.ones(1, height * width)])
 
 
+@dataclass(eq=False)
 class RandomFlip(RandomAffine):
     """RandomAffine, and mirror images left to right with probability `flip`."""
 
-    def __init__(self, *, flip: float = 0.5, **affine: float) -> None:
-        super().__init__(**affine)
-        self.flip = flip
+    flip: float = 0.5
 
     def draw(self, num_images: int, image_size: int, rng: np.random.Generator) -> Tensor:
         params = super().draw(num_images, image_size, rng)
@@ -78,6 +76,7 @@ class RandomFlip(RandomAffine):
         return params
 
 
+@dataclass(eq=False)
 class RandomColor(RandomFlip):
     """RandomFlip, and jitter the colors of each image.
 
@@ -85,21 +84,15 @@ class RandomColor(RandomFlip):
     Contrast is relative to the mean of the image, saturation to the gray value of each pixel.
     """
 
-    def __init__(
-        self,
-        *,
-        brightness: float = 0.2,
-        contrast: float = 0.2,
-        saturation: float = 0.2,
-        **flip_and_affine: float,
-    ) -> None:
-        super().__init__(**flip_and_affine)
-        self.color = brightness, contrast, saturation
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.2
 
     def draw(self, num_images: int, image_size: int, rng: np.random.Generator) -> Tensor:
         """Draw affine matrices, followed by the three factors in both rows (N, 2, 3 + 3)."""
         params = super().draw(num_images, image_size, rng)
-        factors = 1 + rng.uniform(-1, 1, (num_images, 1, 3)) * self.color
+        color = self.brightness, self.contrast, self.saturation
+        factors = 1 + rng.uniform(-1, 1, (num_images, 1, 3)) * color
         return torch.cat([params, torch.from_numpy(factors).float().expand(-1, 2, 3)], dim=2)
 
     def __call__(self, images: Tensor, params: Tensor) -> Tensor:
@@ -112,6 +105,7 @@ class RandomColor(RandomFlip):
         return torch.lerp(gray, images, saturation).clamp(0, 1)
 
 
+@dataclass(eq=False)
 class RandomElastic(RandomAffine):
     """RandomAffine, and deform each image elastically, as handwriting varies.
 
@@ -120,9 +114,7 @@ class RandomElastic(RandomAffine):
     Steinkraus and Platt, "Best Practices for Convolutional Neural Networks", ICDAR 2003.
     """
 
-    def __init__(self, *, bend: float = 0.0, **affine: float) -> None:
-        super().__init__(**affine)
-        self.bend = bend
+    bend: float = 0.0
 
     def draw(self, num_images: int, image_size: int, rng: np.random.Generator) -> Tensor:
         """Draw affine matrices, followed by the displacements (N, 2, 3 + 25)."""

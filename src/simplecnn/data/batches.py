@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ def scale(images: Tensor) -> Tensor:
     return images.float().div_(torch.full((), 255.0, device=images.device))
 
 
+@dataclass(eq=False, repr=False)
 class Batches:
     """A data loader over resident images: yields (float32 (B, C, H, W) in [0, 1], int64 (B,)).
 
@@ -48,39 +50,28 @@ class Batches:
 
     batch_sampler = None  # Lightning accesses it on any loader that has a `sampler`
 
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        batch_size: int,
-        rows: Tensor | None = None,
-        shuffle_seed: int | None = None,
-        reshuffle: bool = True,
-        augmentation: RandomAffine | None = None,
-        num_augmented_epochs: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        num_images = len(images) if rows is None else len(rows)
-        if num_images != len(labels):
-            raise ValueError(f"There are {num_images} images but {len(labels)} labels.")
-        if not 1 <= world_size <= min(batch_size, num_images):
+    images: Tensor
+    labels: Tensor
+    _: KW_ONLY
+    batch_size: int
+    rows: Tensor | None = None
+    shuffle_seed: int | None = None
+    reshuffle: bool = True
+    augmentation: RandomAffine | None = None
+    num_augmented_epochs: int | None = None
+    rank: int = 0
+    world_size: int = 1
+    epoch: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        num_images = len(self.images) if self.rows is None else len(self.rows)
+        if num_images != len(self.labels):
+            raise ValueError(f"There are {num_images} images but {len(self.labels)} labels.")
+        if not 1 <= self.world_size <= min(self.batch_size, num_images):
             raise ValueError(
-                f"batch_size is {batch_size} and there are {num_images} images: "
-                f"both must be at least 1 for each of {world_size} processes."
+                f"batch_size is {self.batch_size} and there are {num_images} images: "
+                f"both must be at least 1 for each of {self.world_size} processes."
             )
-        self.images = images
-        self.labels = labels
-        self.rows = rows
-        self.batch_size = batch_size
-        self.shuffle_seed = shuffle_seed
-        self.reshuffle = reshuffle
-        self.augmentation = augmentation
-        self.num_augmented_epochs = num_augmented_epochs
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
 
     def __len__(self) -> int:
         num_full, remainder = divmod(len(self.labels), self.batch_size)
