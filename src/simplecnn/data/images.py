@@ -76,9 +76,6 @@ def pixels_from_pil(image: Image.Image, *, color: bool = False) -> NDArray[np.ui
         rows = [_convert_strip(image, top, mode, maximum) for top in strips]
         converted = Image.fromarray(np.concatenate(rows))
         converted.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BOX)
-    if not image.info:  # no metadata, as in a plain PNG
-        shape = (converted.height, converted.width, *([3] if color else []))
-        return np.frombuffer(converted.tobytes(), np.uint8).reshape(shape)  # asarray is slower
     with contextlib.suppress(Exception):  # damaged metadata
         if (orientation := image.getexif().get(ORIENTATION, 1)) != 1:
             # Copy only this tag: exif_transpose cannot write other metadata that is damaged.
