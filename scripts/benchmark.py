@@ -177,14 +177,15 @@ def fit_by_lightning(callback: Any, template: bool) -> None:
 
 def fit_ours(callback: Any, *overrides: str) -> None:
     """Call Trainer.fit as `scripts/train.py` does, with further overrides."""
+    from simplecnn.config.build import build
     from simplecnn.config.composition import compose_config
     from simplecnn.signals import SignalHandler
-    from simplecnn.training.build import build_datamodule, build_module, build_trainer
+    from simplecnn.training.build import build_module, build_trainer
 
     with tempfile.TemporaryDirectory() as folder:
         common = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=1000"]
         config = compose_config("train", [*common, f"hydra.run.dir={folder}/run", *overrides])
-        data = build_datamodule(config)
+        data = build(config["data"])
         module, trainer = build_module(config, data), build_trainer(config, SignalHandler())
         trainer.callbacks.append(callback)
         trainer.fit(module, datamodule=data)

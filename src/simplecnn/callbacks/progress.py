@@ -67,14 +67,10 @@ class EpochLines(BetweenEpochs):
         parts += [
             metric_text(key, float(metrics[key]))
             for stage in (STAGES if self.validated else STAGES[:1])
-            for key in sorted(metrics, key=_loss_first)
+            for key in sorted(metrics, key=lambda key: ("loss" not in key, key))  # loss first
             if split_metric(key)[0] == stage
         ]
         parts.append(f"{seconds:.1f} s")
         if last not in (None, -1) and done < last:
             parts.append(f"{(last - done) * seconds:.0f} s left")
         log.info("   ".join(parts))
-
-
-def _loss_first(key: str) -> tuple[bool, str]:
-    return "loss" not in key, key

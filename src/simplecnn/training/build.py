@@ -1,4 +1,4 @@
-"""Build the data module, the LightningModule and the Trainer of a run from its configuration."""
+"""Build the LightningModule and the Trainer of a run from its configuration."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -40,11 +40,6 @@ Config = Mapping[str, Any]
 FINDERS = (BatchSizeFinder, LearningRateFinder)
 REQUIRE_LOGGER = (DeviceStatsMonitor, LearningRateMonitor)
 DATA_KEYS = ("in_channels", "image_size", "num_classes")  # of a network; null: inferred from data
-
-
-def build_datamodule(config: Config) -> pl.LightningDataModule:
-    datamodule: pl.LightningDataModule = build(config["data"])
-    return datamodule
 
 
 def build_module(config: Config, datamodule: pl.LightningDataModule) -> pl.LightningModule:

@@ -18,6 +18,7 @@ from simplecnn.callbacks.checkpoint import STATE, LastCheckpoint, end_reason
 from simplecnn.callbacks.progress import without_copies
 from simplecnn.callbacks.report import Report
 from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
+from simplecnn.config.build import build
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
 from simplecnn.directories import RECORD, read_record
@@ -25,7 +26,7 @@ from simplecnn.errors import InputError
 from simplecnn.run_directory import RunDirectory, relative_path
 from simplecnn.signals import Interrupted, SignalHandler
 from simplecnn.slurm import requeue, slurm_job
-from simplecnn.training.build import build_datamodule, build_module, build_trainer
+from simplecnn.training.build import build_module, build_trainer
 from simplecnn.training.interruption import kill_processes_on_interrupt
 from simplecnn.training.loggers import TensorBoard, next_logged_step, rewind
 from simplecnn.training.monitor import raise_if_missing
@@ -195,7 +196,7 @@ class Run:
             purge_step = next_logged_step(checkpoint)
             if self.directory.writes:
                 rewind(self.directory.path, purge_step, checkpoint["global_step"])
-        datamodule = build_datamodule(self.config)
+        datamodule = build(self.config["data"])
         if isinstance(datamodule, ImageFolderDataModule) and not weights_only:
             # Before the network is built, which may normalize by the images of the training split.
             datamodule.load_state_dict(checkpoint.get(type(datamodule).__qualname__))
