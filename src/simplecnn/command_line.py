@@ -247,7 +247,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     for names in (("--help", "-h"), ("--hydra-help",), ("--version",), ("--resolve",)):
         parser.add_argument(*names, action="store_true")
     for names in (("--package", "-p"), ("--config-name", "-cn"), ("--config-dir", "-cd"),
-                  ("--config-path", "-cp"), ("--experimental-rerun",)):  # fmt: skip
+                  ("--config-path", "-cp")):  # fmt: skip
         parser.add_argument(*names)
     one = parser.add_mutually_exclusive_group()
     for names in (("--run", "-r"), ("--multirun", "-m"), ("--shell-completion", "-sc")):
@@ -269,8 +269,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         )
     if args.config_path:
         raise InputError("--config-path is not supported: add your folder with --config-dir.")
-    if args.experimental_rerun:
-        raise InputError("--experimental-rerun is not supported: it executes a pickle.")
     if (args.resolve or args.package) and not (args.cfg or args.help):
         flag = "--resolve" if args.resolve else "--package model"
         raise InputError(f"{flag} requires --cfg: type --cfg job {flag}.")
