@@ -12,12 +12,11 @@ from conftest import ROOT
 from fuzz import compose_once
 
 from simplecnn.config.arguments import check_classes
-from simplecnn.config.build import build
+from simplecnn.config.build import build, restore_process_state
 from simplecnn.config.composition import compose_config
 from simplecnn.errors import InputError
 from simplecnn.signals import SignalHandler
 from simplecnn.training.build import build_trainer
-from simplecnn.training.run import restore_process_state
 
 NUM_CASES, SEED = 520, 6
 
@@ -101,7 +100,7 @@ def test_valid_configurations_can_be_built(fuzzed, tmp_path, monkeypatch, proves
         ("train.py", ["--resolve"], "--resolve requires --cfg"),
         ("train.py", ["--run", "-m", "seed=1,2"], "Argument --multirun/-m: not allowed"),
         ("train.py", ["--config-path", "/"], "--config-path is not supported"),
-        ("train.py", ["--experimental-rerun", "x"], "--experimental-rerun is not supported"),
+        ("train.py", ["--experimental-rerun", "x"], "--experimental-rerun is not an option"),
         ("train.py", ["--config-dir", "none"], "--config-dir none: there is no such folder."),
         ("train.py", ["--cfg", "job", "--package", "x"], "--package x: the configuration has no"),
         ("train.py", ["seed=1,2"], "seed=1,2 lists several values: add -m to run a sweep"),

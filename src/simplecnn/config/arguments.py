@@ -4,7 +4,6 @@ import importlib
 import inspect
 import json
 import logging
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,7 @@ from typing import Any, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
 
-from simplecnn.config.build import HYDRA_KEYS, build, target_nodes
+from simplecnn.config.build import HYDRA_KEYS, build, restore_process_state, target_nodes
 from simplecnn.config.schema import BUILT_IN, IMAGE_SIZE, Classifier
 from simplecnn.config.spelling import describe, show, unknown_key
 from simplecnn.config.targets import BASE_CLASSES, find_class, imported
@@ -209,19 +208,11 @@ def _trial_optimizer(node: Config) -> Any:
 
 @contextmanager
 def _silent_trial() -> Iterator[None]:
-    """Suppress warnings and log messages; restore torch's global flags and the environment."""
-    torch = importlib.import_module("torch")
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    benchmark = torch.backends.cudnn.benchmark
-    environment = dict(os.environ)
+    """Suppress warnings and log messages, and restore what a Trainer changes."""
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with restore_process_state(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(logging.NOTSET)
-        torch.use_deterministic_algorithms(deterministic)
-        torch.backends.cudnn.benchmark = benchmark
-        for name in os.environ.keys() - environment.keys():
-            del os.environ[name]

@@ -1,12 +1,9 @@
-"""Process-wide settings: spinning threads, freed memory, and restoring the state after a run.
+"""Process-wide settings that save a third of a training step on a CPU: threads and freed memory.
 
-The first two save a third of a training step on a CPU. Imports torch only where it is needed.
+Imports torch only where it is needed.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 # Iterations that an idle OpenMP thread spins before it sleeps, about 0.1 ms. A larger count is at
 # best slightly faster on an idle machine, and slower on a busy one: see docs/performance.md. Beside
@@ -32,31 +29,3 @@ def keep_freed_memory() -> None:
     import torch
 
     torch.empty(31 * 2**18)  # 31 MiB, freed at once
-
-
-@contextmanager
-def restore_process_state() -> Iterator[None]:
-    """Restore the environment variables and torch's global settings on exit."""
-    import torch
-
-    environment = dict(os.environ)
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    cudnn = torch.backends.cudnn
-    flags = {name: getattr(cudnn, name) for name in ("deterministic", "benchmark", "allow_tf32")}
-    values: list[tuple[Any, Any]] = [
-        (torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()),
-        (torch.set_num_threads, torch.get_num_threads()),
-        (torch.set_default_dtype, torch.get_default_dtype()),
-    ]
-    try:
-        yield
-    finally:
-        for name in os.environ.keys() - environment.keys():
-            del os.environ[name]
-        os.environ.update(environment)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-        for name, value in flags.items():
-            setattr(cudnn, name, value)
-        for restore, value in values:
-            restore(value)

@@ -18,7 +18,7 @@ from simplecnn.callbacks.checkpoint import STATE, LastCheckpoint, end_reason
 from simplecnn.callbacks.progress import without_copies
 from simplecnn.callbacks.report import Report
 from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
-from simplecnn.config.build import build
+from simplecnn.config.build import build, restore_process_state
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
 from simplecnn.directories import RECORD, read_record
@@ -31,7 +31,7 @@ from simplecnn.training.interruption import kill_processes_on_interrupt
 from simplecnn.training.loggers import TensorBoard, next_logged_step, rewind
 from simplecnn.training.monitor import raise_if_missing
 from simplecnn.training.phases import Phases
-from simplecnn.training.processor import keep_freed_memory, restore_process_state
+from simplecnn.training.processor import keep_freed_memory
 from simplecnn.training.summary import (
     device_and_reason,
     hyper_parameters,
