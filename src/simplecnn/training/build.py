@@ -65,7 +65,7 @@ def build_module(config: Config, datamodule: pl.LightningDataModule) -> pl.Light
     # A Classifier builds its network itself, so that checkpoints hold the network's configuration.
     builds_network = issubclass(find_class(model["_target_"]), Classifier)
     recursive = not builds_network and model.get("_recursive_", True)
-    module: pl.LightningModule = build(model, _recursive_=recursive, _convert_="all")
+    module: pl.LightningModule = build(model, _recursive_=recursive)
     # A subclass may use its network in another way.
     is_known = type(module) is Classifier and isinstance(datamodule, ResidentDataModule)
     if is_known or any(map(is_lazy, module.parameters())):
