@@ -17,6 +17,7 @@ from hydra.utils import get_original_cwd
 from simplecnn.config.spelling import did_you_mean, show
 from simplecnn.errors import InputError, first_line, relative_path
 
+SOURCE = Path(__file__).resolve().parents[2]  # the folder of the package
 TARGETS_VARIABLE = "SIMPLECNN_TARGETS"  # comma-separated packages or classes to allow
 PACKAGES = {  # package: the base class that an allowed class of it must have
     "torch.nn": "torch.nn.Module",
@@ -58,7 +59,7 @@ def is_allowed(target: Any) -> bool:
         module in PACKAGES
         or module == "torchvision.models"
         or target == "pytorch_lightning.Trainer"
-        or (module.startswith("simplecnn.") and _module_file(module, _package_root()) is not None)
+        or (module.startswith("simplecnn.") and _module_file(module, SOURCE) is not None)
         or any(target == t or target.startswith(f"{t}.") for t in _trusted_targets())
         or _local_file(module) is not None
     )
@@ -124,10 +125,6 @@ def _working_dir() -> Path:
     """The directory from which the command was started, even if the job has changed it."""
     changed = HydraConfig.initialized() and HydraConfig.get().job.chdir
     return Path(get_original_cwd()) if changed else Path.cwd()
-
-
-def _package_root() -> Path:
-    return Path(__file__).resolve().parents[2]
 
 
 def _module_file(module: str, root: Path) -> Path | None:
