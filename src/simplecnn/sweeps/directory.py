@@ -14,12 +14,8 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 
 from simplecnn.directories import RECORD as RUN_RECORD
 from simplecnn.directories import SWEEP_RECORD as RECORD
@@ -92,10 +88,8 @@ class SweepDirectory(LockedDirectory):
             raise InputError(f"sweep={path}: not a sweep of simplecnn, {RECORD} is missing.")
         try:
             directory.record = json.loads((directory.path / RECORD).read_text(encoding="utf-8"))
-        except (ValueError, RecursionError):
-            directory.record = {}
-        if not _is_record(directory.record):
-            raise InputError(f"{relative_path(directory.path / RECORD)} is damaged.")
+        except ValueError:
+            raise InputError(f"{relative_path(directory.path / RECORD)} is damaged.") from None
         return directory
 
     def check_source(self, source: dict[str, str]) -> None:
@@ -110,28 +104,6 @@ class SweepDirectory(LockedDirectory):
                 f"{relative_path(self.path)} was started: its jobs would not be comparable. "
                 f"Restore the old version, or start a new sweep in another hydra.sweep.dir."
             )
-
-
-def _is_record(record: Any) -> bool:
-    """Whether the content of sweep.json has what a report and a resume need."""
-    match record:
-        case {"command": str(command), "started": str(), "source": dict()}:
-            jobs = record.get("jobs") or []
-            lists = [record.get("words") or [], *(jobs if isinstance(jobs, list) else [jobs])]
-            with suppress(ValueError):  # a quotation mark is not closed
-                return bool(shlex.split(command)) and all(map(are_overrides, lists))
-    return False
-
-
-def are_overrides(words: Any) -> bool:
-    """Whether `words` is a list of overrides that Hydra can parse."""
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        return False
-    try:
-        OverridesParser.create().parse_overrides(words)
-    except HydraException:
-        return False
-    return True
 
 
 def source_hashes(*folders: Path) -> dict[str, str]:

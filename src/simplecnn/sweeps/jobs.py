@@ -9,7 +9,6 @@ import re
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,7 @@ from omegaconf import OmegaConf
 from simplecnn.directories import RECORD as RUN_RECORD
 from simplecnn.directories import read_record
 from simplecnn.run_directory import CONFIG, RunDirectory
-from simplecnn.sweeps.directory import SweepDirectory, are_overrides
+from simplecnn.sweeps.directory import SweepDirectory
 
 SUCCEEDED = ("finished", "pruned")
 NOT_STARTED = "not started"
@@ -96,24 +95,20 @@ class Job:
     def curve(self, metric: str) -> list[tuple[int, float]]:
         """Pairs of epoch (from 1) and value of a metric, from metrics.csv; [] without that file."""
         path = self.path / "metrics.csv"
+        if not path.is_file():
+            return []
         values = {}
-        try:
-            with path.open(newline="", encoding="utf-8", errors="replace") as file:
-                for row in csv.DictReader(file):
-                    if row.get(metric) and row.get("epoch"):
-                        with suppress(ValueError):  # a damaged row
-                            values[int(row["epoch"]) + 1] = float(row[metric])
-        except (OSError, csv.Error):  # missing or not readable
-            pass
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if row.get(metric) and row.get("epoch"):
+                    values[int(row["epoch"]) + 1] = float(row[metric])
         return list(values.items())
 
 
 def read_job(path: Path, root: Path | None = None) -> Job:
     """Read the job in the directory `path` of the sweep in `root`."""
     record = read_record(path)
-    config = _read_yaml(path / CONFIG)
-    config = config if isinstance(config, dict) else {}
-    overrides = _read_yaml(path / ".hydra" / "overrides.yaml")
+    config = _read_yaml(path / CONFIG) or {}
     status = record.get("status", "running" if (path / RUN_RECORD).exists() else NOT_STARTED)
     error = str(record.get("error") or "").strip().partition("\n")[0]
     error = re.sub("^(Input|Run)Error: ", "", error)  # their messages are sentences
@@ -122,12 +117,12 @@ def read_job(path: Path, root: Path | None = None) -> Job:
     return Job(
         path=path,
         name=path.relative_to(root or path.parent).as_posix(),
-        overrides=overrides if are_overrides(overrides) else [],
+        overrides=_read_yaml(path / ".hydra" / "overrides.yaml") or [],
         status=status,
         error=error,
         record=record,
-        monitor=monitor if isinstance(monitor := config.get("monitor"), str) else None,
-        mode="min" if config.get("mode") == "min" else "max",
+        monitor=config.get("monitor"),
+        mode=config.get("mode", "max"),
     )
 
 
