@@ -1,6 +1,5 @@
 """Evaluate a checkpoint on test images: loss, accuracy, calibration, confusion matrix."""
 
-import io
 import json
 import logging
 import re
@@ -24,6 +23,7 @@ from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
 from simplecnn.data.shape import class_names
 from simplecnn.errors import InputError, relative_path, reraise
+from simplecnn.figures.arrays import write_npz
 from simplecnn.figures.inference.reliability import reliability_figure
 from simplecnn.figures.raster import encode_png
 from simplecnn.figures.style import drawing
@@ -195,14 +195,11 @@ def draw_reliability(directory: Path, name: str, result: dict[str, Any]) -> Path
     arrays = {key: np.array([b[key] for b in bins], float) for key in keys}  # None becomes NaN
     stem = re.sub(r"\W+", "_", name)
     path = directory / "images" / f"reliability_{stem}.png"
-    path.parent.mkdir(exist_ok=True)
-    npz = io.BytesIO()
-    np.savez_compressed(npz, **arrays)  # type: ignore[arg-type]
     error = f"expected calibration error {100 * result['ece']:.2f} %, {len(bins)} bins"
     with drawing():
         title = f"Reliability diagram: {name}\n{error}"
         png, *_ = encode_png(reliability_figure(*arrays.values(), title=title))
-    atomic_write(path.with_suffix(".npz"), npz.getvalue())
+    write_npz(path.with_suffix(".npz"), arrays)
     atomic_write(path, png)
     return path
 
