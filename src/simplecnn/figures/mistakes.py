@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from simplecnn.figures.raster import Mosaic, short_name, text_width
 from simplecnn.figures.style import NEW, OLD
+from simplecnn.table import percent
 
 TILE = 112  # approximate size of an image in pixels
 COLUMNS = 8
@@ -37,8 +38,8 @@ def mistakes_figure(
     names = [short_name(name) for name in class_names]
     arrow = "\n→ " if max(map(len, names)) > 4 else " → "
     texts = [
-        f"{names[label]}{arrow}{names[first]}: {_percent(share)}\n"
-        f"then {names[second]}: {_percent(rest)}"
+        f"{names[label]}{arrow}{names[first]}: {percent(share)}\n"
+        f"then {names[second]}: {percent(rest)}"
         for label, (first, second), (share, rest) in zip(
             labels, classes, probabilities, strict=True
         )
@@ -56,12 +57,3 @@ def mistakes_figure(
         )  # fmt: skip
         mosaic.write(x, y + height * zoom + 7, texts[i], va="top")
     return mosaic.figure
-
-
-def _percent(share: float) -> str:
-    """Format a probability with enough digits that it never rounds to 0 % or 100 %."""
-    for digits in range(4):
-        text = f"{share:.{digits}%}"
-        if text not in (f"{1:.{digits}%}", f"{0:.{digits}%}"):
-            return text.replace("%", " %")
-    return "< 0.001 %" if share < 0.5 else "> 99.999 %"

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -19,15 +18,6 @@ from simplecnn.figures.raster import short_name
 PANEL_WIDTH, PANEL_HEIGHT = 3.6, 3.0  # inches
 LINES = tuple(zip(style.COLORS, "os^Dv*", strict=True))  # the markers also work in gray
 MAX_TICKS = 6  # an axis with more distinct values is labeled with round numbers instead
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Learning curve of one run: the metric after each of its epochs, which count from 1."""
-
-    label: str
-    epochs: Sequence[int]
-    values: Sequence[float]
 
 
 class _Scale:
@@ -68,7 +58,7 @@ class _Scale:
 def sweep_figure(
     parameters: Mapping[str, Sequence[Any]],
     results: Sequence[float],
-    curves: Sequence[Curve],
+    curves: Mapping[str, Sequence[tuple[int, float]]],
     *,
     metric: str,
     curve_metric: str,
@@ -81,7 +71,7 @@ def sweep_figure(
     Args:
         parameters: the values, numbers or strings, of each varied parameter in all jobs.
         results: the metric of each job; NaN if the job failed.
-        curves: learning curves of the best jobs.
+        curves: learning curves of the best jobs, by label: pairs of epoch (from 1) and value.
         metric, curve_metric: axis labels of `results` and `curves`.
     """
     values = np.asarray(results, dtype=float)
@@ -188,12 +178,12 @@ def _draw_parallel(
     ax.set_title(title, fontsize=style.LABEL)
 
 
-def _draw_curves(ax: Axes, curves: Sequence[Curve], metric: str) -> None:
+def _draw_curves(ax: Axes, curves: Mapping[str, Sequence[tuple[int, float]]], metric: str) -> None:
     title = f"Learning curves of the best {len(curves)}" if len(curves) > 1 else "Learning curve"
     style.style_axes(ax, title=title, x="epoch", y=metric, grid="both")
-    for (color, marker), curve in zip(LINES, curves, strict=False):
-        ax.plot(curve.epochs, curve.values, f"{marker}-", color=color, linewidth=1.3,
-                markersize=3.5, label=curve.label)  # fmt: skip
+    for (color, marker), (label, points) in zip(LINES, curves.items(), strict=False):
+        ax.plot(*zip(*points, strict=True), f"{marker}-", color=color, linewidth=1.3,
+                markersize=3.5, label=label)  # fmt: skip
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if curves:
         ax.legend(fontsize=style.NOTE, framealpha=0.8)

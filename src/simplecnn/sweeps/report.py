@@ -325,13 +325,13 @@ def figure_png(jobs: Sequence[Job], data: Mapping[str, Any]) -> bytes:
     """Draw `page_data` as PNG: the result against each varied parameter, and the best curves."""
     from simplecnn.figures.raster import encode_png
     from simplecnn.figures.style import drawing
-    from simplecnn.figures.sweep import Curve, sweep_figure
+    from simplecnn.figures.sweep import sweep_figure
 
-    curves = []
-    for row in data["jobs"][:NUM_CURVES]:
-        if math.isnan(row["result"]) or not row["curve"]:
-            continue
-        curves.append(Curve(row["label"], *zip(*row["curve"], strict=True)))
+    curves = {
+        row["label"]: row["curve"]
+        for row in data["jobs"][:NUM_CURVES]
+        if row["curve"] and not math.isnan(row["result"])
+    }
     in_order = sorted(data["jobs"], key=lambda row: by_number(Path(row["name"])))
     parameters = {key: [row["values"][i] for row in in_order] for i, key in enumerate(data["keys"])}
     with drawing():
