@@ -50,13 +50,11 @@ def test_emboss_is_bright_on_slopes_to_the_lower_right():
     np.testing.assert_array_equal(response(DOWNWARDS[::-1], "Emboss")[:, 1], [3 - 6, 2 - 6, 1 - 6])
 
 
-def test_kernels_start_with_the_tutorials_and_are_read_only():
+def test_kernels_start_with_the_tutorials():
     assert list(KERNELS)[:4] == ["Horizontal Edge", "Vertical Edge", "Sobel X", "Laplacian"]
     for kernel in KERNELS.values():
         assert kernel.values.shape == (3, 3)
         assert kernel.values.dtype == np.float64
-        with pytest.raises(ValueError, match="read-only"):
-            kernel.values[0, 0] = 1.0
 
 
 def test_white_square_is_the_tutorials_image():

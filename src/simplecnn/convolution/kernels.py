@@ -4,8 +4,6 @@ The descriptions hold for cross-correlation, the default of `conv2d`: the respon
 that increases downwards or to the right is positive. Only the averaging kernels are normalized.
 """
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -14,74 +12,70 @@ from numpy.typing import ArrayLike, NDArray
 
 
 class NamedKernel(NamedTuple):
-    values: NDArray[np.float64]  # read-only; `.astype(image.dtype)` returns a writable copy
+    values: NDArray[np.float64]
     responds_to: str
 
 
 def _kernel(values: ArrayLike, responds_to: str) -> NamedKernel:
-    array = np.array(values, dtype=np.float64)
-    array.setflags(write=False)
-    return NamedKernel(array, responds_to)
+    return NamedKernel(np.array(values, dtype=np.float64), responds_to)
 
 
-KERNELS: Mapping[str, NamedKernel] = MappingProxyType(
-    {
-        # The four kernels of the tutorial
-        "Horizontal Edge": _kernel(
-            [[-1, -1, -1], [0, 0, 0], [1, 1, 1]],
-            "horizontal edges: positive if brighter below (the same as Prewitt Y)",
-        ),
-        "Vertical Edge": _kernel(
-            [[-1, 0, 1], [-1, 0, 1], [-1, 0, 1]],
-            "vertical edges: positive if brighter to the right (the same as Prewitt X)",
-        ),
-        "Sobel X": _kernel(
-            [[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]],
-            "vertical edges, smoothed along the edge: 8 times the slope to the right",
-        ),
-        "Laplacian": _kernel(
-            [[0, -1, 0], [-1, 4, -1], [0, -1, 0]],
-            "spots, corners and thin lines: 4 times the pixel minus its 4 neighbors, 0 on a slope",
-        ),
-        # Other common kernels
-        "Sobel Y": _kernel(
-            [[-1, -2, -1], [0, 0, 0], [1, 2, 1]],
-            "horizontal edges, smoothed along the edge: 8 times the slope downwards",
-        ),
-        "Prewitt X": _kernel(
-            [[-1, 0, 1], [-1, 0, 1], [-1, 0, 1]],
-            "vertical edges, with equal weights: 6 times the slope to the right",
-        ),
-        "Prewitt Y": _kernel(
-            [[-1, -1, -1], [0, 0, 0], [1, 1, 1]],
-            "horizontal edges, with equal weights: 6 times the slope downwards",
-        ),
-        "Scharr X": _kernel(
-            [[-3, 0, 3], [-10, 0, 10], [-3, 0, 3]],
-            "vertical edges, with more accurate angles than Sobel: 32 times the slope to the right",
-        ),
-        "Scharr Y": _kernel(
-            [[-3, -10, -3], [0, 0, 0], [3, 10, 3]],
-            "horizontal edges, with more accurate angles than Sobel: 32 times the slope downwards",
-        ),
-        "Gaussian": _kernel(
-            np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16,
-            "brightness, averaged with more weight on the center: a blur that preserves flat areas",
-        ),
-        "Box": _kernel(
-            np.full((3, 3), 1 / 9),
-            "brightness: the mean of the 9 pixels",
-        ),
-        "Sharpen": _kernel(
-            [[0, -1, 0], [-1, 5, -1], [0, -1, 0]],
-            "the pixel plus its Laplacian: preserves flat areas, edges overshoot on both sides",
-        ),
-        "Emboss": _kernel(
-            [[-2, -1, 0], [-1, 1, 1], [0, 1, 2]],
-            "the pixel plus the slope to the lower right: a relief lit from the upper left",
-        ),
-    }
-)
+KERNELS = {
+    # The four kernels of the tutorial
+    "Horizontal Edge": _kernel(
+        [[-1, -1, -1], [0, 0, 0], [1, 1, 1]],
+        "horizontal edges: positive if brighter below (the same as Prewitt Y)",
+    ),
+    "Vertical Edge": _kernel(
+        [[-1, 0, 1], [-1, 0, 1], [-1, 0, 1]],
+        "vertical edges: positive if brighter to the right (the same as Prewitt X)",
+    ),
+    "Sobel X": _kernel(
+        [[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]],
+        "vertical edges, smoothed along the edge: 8 times the slope to the right",
+    ),
+    "Laplacian": _kernel(
+        [[0, -1, 0], [-1, 4, -1], [0, -1, 0]],
+        "spots, corners and thin lines: 4 times the pixel minus its 4 neighbors, 0 on a slope",
+    ),
+    # Other common kernels
+    "Sobel Y": _kernel(
+        [[-1, -2, -1], [0, 0, 0], [1, 2, 1]],
+        "horizontal edges, smoothed along the edge: 8 times the slope downwards",
+    ),
+    "Prewitt X": _kernel(
+        [[-1, 0, 1], [-1, 0, 1], [-1, 0, 1]],
+        "vertical edges, with equal weights: 6 times the slope to the right",
+    ),
+    "Prewitt Y": _kernel(
+        [[-1, -1, -1], [0, 0, 0], [1, 1, 1]],
+        "horizontal edges, with equal weights: 6 times the slope downwards",
+    ),
+    "Scharr X": _kernel(
+        [[-3, 0, 3], [-10, 0, 10], [-3, 0, 3]],
+        "vertical edges, with more accurate angles than Sobel: 32 times the slope to the right",
+    ),
+    "Scharr Y": _kernel(
+        [[-3, -10, -3], [0, 0, 0], [3, 10, 3]],
+        "horizontal edges, with more accurate angles than Sobel: 32 times the slope downwards",
+    ),
+    "Gaussian": _kernel(
+        np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16,
+        "brightness, averaged with more weight on the center: a blur that preserves flat areas",
+    ),
+    "Box": _kernel(
+        np.full((3, 3), 1 / 9),
+        "brightness: the mean of the 9 pixels",
+    ),
+    "Sharpen": _kernel(
+        [[0, -1, 0], [-1, 5, -1], [0, -1, 0]],
+        "the pixel plus its Laplacian: preserves flat areas, edges overshoot on both sides",
+    ),
+    "Emboss": _kernel(
+        [[-2, -1, 0], [-1, 1, 1], [0, 1, 2]],
+        "the pixel plus the slope to the lower right: a relief lit from the upper left",
+    ),
+}
 
 
 class Match(NamedTuple):
