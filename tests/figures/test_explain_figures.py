@@ -179,7 +179,7 @@ def test_any_names_fit_on_the_index_of_channels(names, fonts):
     assert width > 0.45 * figure.bbox.width  # the matrix takes more space than the names
     figure = index_figure([random_channel(0, len(names), lost=False)], names, "Which matter")
     assert_text_fits(figure)
-    assert not figure.axes and "no channel costs accuracy" in texts(figure)[0]
+    assert not figure.axes[0].texts  # no channel costs accuracy
 
 
 @pytest.mark.parametrize("names", [SPECIES, NASTY, SPECIES[:36], [f"c{i}" for i in range(120)]])

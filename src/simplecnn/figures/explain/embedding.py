@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 from simplecnn.figures import style
 from simplecnn.figures.raster import short_name, text_width
 
-SYMBOLS = "0123456789abcdefghijklmnopqrstuvwxyz"
 HUES = (*style.COLORS, "0.1", "0.45", "#8c6d31", "#5254a3")
-MAX_NAMED = 3 * len(SYMBOLS)  # classes in the legend, which has up to three columns
+MAX_ROWS, MAX_NAMED = 36, 108  # of a column of the legend; classes in the legend
 
 
 def embedding_figure(
@@ -18,19 +17,18 @@ def embedding_figure(
 ) -> Figure:
     """Plot points (N, 2) as symbols of their true class, ringed in red where not `correct` (N,).
 
-    Classes differ in symbol as well as color, so that the figure reads in gray.
+    The symbol is the name of the class if it is a single character, else its index, so that the
+    figure reads in gray.
     """
     short = all(len(name) == 1 and name.isascii() and name.isalnum() for name in class_names)
     num = len(class_names)
-    symbols = (
-        class_names if short else SYMBOLS if num <= len(SYMBOLS) else list(map(str, range(num)))
-    )
-    names = [f"{s}: {short_name(name)}" for s, name in zip(symbols, class_names, strict=False)]
-    columns = 0 if short or num > MAX_NAMED else -(-num // len(SYMBOLS))
+    symbols = class_names if short else list(map(str, range(num)))
+    names = [f"{s}: {short_name(name)}" for s, name in zip(symbols, class_names, strict=True)]
+    columns = 0 if short or num > MAX_NAMED else -(-num // MAX_ROWS)
     legend_width = columns * (0.45 + max(map(text_width, names)) / style.DPI)
     figure = style.new_figure(6.6 + max(1.0, legend_width), 6.6)
     ax = figure.add_subplot()
-    for label, (symbol, name) in enumerate(zip(symbols, names, strict=False)):
+    for label, (symbol, name) in enumerate(zip(symbols, names, strict=True)):
         x, y = points[labels == label].T
         ax.scatter(
             x, y, s=16 * len(symbol), marker=f"${symbol}$", color=HUES[label % len(HUES)],
