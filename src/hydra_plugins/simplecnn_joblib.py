@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor, wait
+from itertools import cycle
 from queue import SimpleQueue
 from typing import Any
 
@@ -46,12 +47,7 @@ class JoblibLauncher(WorkerLauncher):
         """The maximum number of parallel jobs."""
         from joblib import cpu_count
 
-        from simplecnn.config.devices import num_cuda_devices
-
-        if self.n_jobs > 0:
-            return self.n_jobs
-        num_gpus = num_cuda_devices()
-        return num_gpus if num_gpus > 1 else cpu_count()
+        return self.n_jobs if self.n_jobs > 0 else len(several_gpus()) or cpu_count()
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -110,17 +106,20 @@ def worker_environments(
     """Environment variables of each worker: its share of the cores and, with several GPUs, one."""
     from joblib import cpu_count
 
-    from simplecnn.config.devices import num_cuda_devices
-
     threads = str(num_threads or max(1, cpu_count() // num_workers))
     environments = [{"OMP_NUM_THREADS": threads} for _ in range(num_workers)]
-    num_gpus = num_cuda_devices()
-    if num_gpus > 1:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(num_gpus)))
-        gpus = visible.split(",")
-        for i, environment in enumerate(environments):
-            environment["CUDA_VISIBLE_DEVICES"] = gpus[i % num_gpus].strip()
+    for environment, gpu in zip(environments, cycle(several_gpus()), strict=False):
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
     return environments
+
+
+def several_gpus() -> list[str]:
+    """The GPUs of this machine, named as in CUDA_VISIBLE_DEVICES, if there are several."""
+    from simplecnn.config.devices import num_cuda_devices
+
+    number = num_cuda_devices()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(number)))
+    return [name.strip() for name in visible.split(",")] if number > 1 else []
 
 
 def new_pool(environment: Mapping[str, str]) -> Any:
