@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -131,11 +131,10 @@ def effective_fields_figure(rows: Mapping[str, Mapping[str, FieldMap]]) -> Figur
             ax.set_xlabel(field.note, fontsize=NOTE)
             ax.set_ylabel(state if column == 0 else "", fontsize=LABEL)
         grid[0][column].set_title(layer, fontsize=LABEL)
-        bar = figure.colorbar(
-            ScalarMappable(scale, style.POSITIVE), ax=grid[:, column], ticks=[0, scale.vmax],
+        style.color_bar(
+            figure, grid[:, column], style.POSITIVE, scale, "", ticks=[0, scale.vmax],
             location="bottom", shrink=0.75, aspect=14, format="{x:.2g} %",
         )  # fmt: skip
-        bar.ax.tick_params(labelsize=NOTE)
     style.add_title(
         figure,
         "Mean |gradient| of the central unit, in % of each map's sum, one scale per layer\n"
@@ -173,20 +172,17 @@ def _draw_costs(ax: Axes, chains: Sequence[Chain], key: str, *, has_names: bool)
 
 
 def _draw_profiles(figure: Figure, chains: Sequence[Chain]) -> None:
-    profiles = [np.asarray(chain.profile, dtype=float) for chain in chains]
-    width = max(len(p) for p in profiles) + 2
-    starts = [(width - len(p)) // 2 for p in profiles]
-    padded = [
-        np.pad(p, (start, width - len(p) - start))
-        for p, start in zip(profiles, starts, strict=True)
-    ]
-    shares = [100 * np.outer(p, p) for p in padded]
+    shares = [100 * np.outer(chain.profile, chain.profile) for chain in chains]
     scale = style.positive_scale(*shares)
     axes = np.atleast_1d(figure.subplots(1, len(chains)))
-    for i, (ax, chain) in enumerate(zip(axes, chains, strict=True)):
-        style.tile(ax, shares[i], style.POSITIVE, scale)
-        size = len(profiles[i])
-        _outline(ax, [(starts[i], starts[i] + size - 1)] * 2, color="white", lw=1.2)
+    limit = max(map(len, shares)) / 2 + 1  # pixels from the center; all maps have the same size
+    for ax, chain, share in zip(axes, chains, shares, strict=True):
+        size = len(share)
+        style.tile(ax, share, style.POSITIVE, scale)
+        center = (size - 1) / 2
+        ax.set(xlim=(center - limit, center + limit), ylim=(center + limit, center - limit))
+        ax.set_facecolor(matplotlib.colormaps[style.POSITIVE](0.0))
+        _outline(ax, [(0, size - 1)] * 2, color="white", lw=1.2)
         ax.set_title(chain.name, fontsize=LABEL)
         ax.set_xlabel(f"{size} px, σ = {chain.sigma:.2f} px", fontsize=LABEL)
     label = "% of the sum over all pixels"

@@ -121,7 +121,7 @@ def color_bar(
     figure: Figure, axes: Any, colors: str | Colormap, scale: Normalize, label: str, **options: Any
 ) -> None:
     """Add a color bar to `axes`; `options` are those of `Figure.colorbar`."""
-    bar = figure.colorbar(ScalarMappable(scale, colors), ax=axes, aspect=30, **options)
+    bar = figure.colorbar(ScalarMappable(scale, colors), ax=axes, **{"aspect": 30, **options})
     bar.set_label(label, fontsize=NOTE)
     bar.ax.tick_params(labelsize=NOTE)
 
