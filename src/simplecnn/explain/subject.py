@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from simplecnn.data.resident import stratified_sample
-from simplecnn.errors import InputError, relative_path
 from simplecnn.inference.evaluate import TestData
 from simplecnn.inference.networks import logits, untrained_network
 from simplecnn.inference.trained_run import TrainedRun
@@ -79,18 +78,13 @@ def load_subject(
     test = TestData(run, data)
     images, labels = test.tensors()
     num_classes = logits(run.network, images[:1]).shape[1]
-    if num_classes <= int(labels.max()):
-        raise InputError(
-            f"The network of {relative_path(run.path)} has {num_classes} classes, but the test "
-            f"images have {int(labels.max()) + 1}."
-        )
     return Subject(
         name=run.name,
         network=run.network,
         untrained=untrained_network(run.checkpoint, run.config.get("seed") or 0, images[:1]),
         images=images,
         labels=labels,
-        class_names=test.class_names(num_classes),
+        class_names=test.class_names(num_classes, labels),
         data_name=test.name,
         values=values or {},
         ink=getattr(test.datamodule, "ink", True),

@@ -110,7 +110,12 @@ class TestData:
         batches = list(self.loader)
         return torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches])
 
-    def class_names(self, num_classes: int) -> tuple[str, ...]:
+    def class_names(self, num_classes: int, labels: Tensor) -> tuple[str, ...]:
+        """The names of a network's classes. Raises InputError if `labels` are of more classes."""
+        if labels.max() >= num_classes:
+            raise InputError(
+                f"data: {self.name} has more classes than the network, which has {num_classes}."
+            )
         return class_names(self.datamodule, self.loader, num_classes)
 
 
@@ -134,16 +139,9 @@ def measure(network: nn.Module, data: TestData) -> dict[str, Any]:
 
     Raises InputError if the data have more classes than the network.
     """
-    outputs, labels = [], []
-    for images, batch_labels in data.loader:
-        outputs.append(logits(network, images, batch_size=len(images)))
-        labels.append(batch_labels)
-        num_classes = outputs[0].shape[1]
-        if batch_labels.max() >= num_classes:
-            raise InputError(
-                f"data: {data.name} has more classes than the network, which has {num_classes}."
-            )
-    return summarize(torch.cat(outputs), torch.cat(labels), data.class_names(num_classes))
+    batches = [(logits(network, x, batch_size=len(x)), labels) for x, labels in data.loader]
+    outputs, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return summarize(outputs, labels, data.class_names(outputs.shape[1], labels))
 
 
 def summarize(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
