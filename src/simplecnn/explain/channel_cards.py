@@ -95,13 +95,12 @@ def channel_cards(
 
 def layer_fields(network: nn.Module, size: Sequence[int]) -> dict[str, Field]:
     """Return the receptive field of each convolution, at its last call if there are several."""
-    by_call = receptive_fields(network, size)
-    by_layer = {}
-    for name in convolutions(network):
+    layers, by_layer = convolutions(network), {}
+    for call, field in receptive_fields(network, size).items():
         # Repeated calls of a layer are named name_1, name_2, and so on.
-        for call in (name, *(f"{name}_{i}" for i in range(1, len(by_call)))):
-            if call in by_call:
-                by_layer[name] = by_call[call]
+        name = call if call in layers else call.rpartition("_")[0]
+        if name in layers:
+            by_layer[name] = field
     return by_layer
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import center_of_mass, find_objects
 
 from simplecnn.data.images import Fit, fit_pixels
 from simplecnn.errors import InputError
@@ -136,18 +137,18 @@ class Preprocessing:
         paper = _background(image)
         ink = np.clip((image - paper) / max(image.max() - paper, 1e-6), 0, 1)
         resized = _resize(ink, self.size, self.size)
-        top, bottom, left, right = _extent(resized)
-        fills_box = abs(max(bottom - top, right - left) - self.box) <= 1
-        if fills_box and (np.abs(_center(resized) - middle) <= 1).all():
+        fills_box = abs(max(_cropped(resized).shape) - self.box) <= 1
+        from_middle = np.subtract(center_of_mass(resized), middle)
+        if fills_box and (np.abs(from_middle) <= 1).all():
             return [Step(f"resized to {self.size} x {self.size}", resized)]
-        top, bottom, left, right = _extent(ink)
-        ink = ink[top:bottom, left:right]
+        ink = _cropped(ink)
         steps = [Step(f"cropped to {ink.shape[1]} x {ink.shape[0]}, background removed", ink)]
         scale = self.box / max(ink.shape)
         height, width = (max(1, round(side * scale)) for side in ink.shape)
         ink = _resize(ink, height, width)
         margin = self.size - np.array(ink.shape)
-        top, left = np.clip(np.rint(middle - _center(ink)).astype(int), 0, margin)
+        corner = np.rint(np.subtract(middle, center_of_mass(ink))).astype(int)
+        top, left = np.clip(corner, 0, margin)
         digit = np.zeros((self.size, self.size), np.float32)
         digit[top : top + height, left : left + width] = ink / ink.max()
         return [*steps, Step(f"fitted into {self.box} x {self.box}, centered", digit)]
@@ -158,18 +159,10 @@ def _background(image: Pixels) -> float:
     return float(np.median(np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])))
 
 
-def _extent(ink: Pixels) -> tuple[int, int, int, int]:
-    """The bounding box of the ink: top, bottom, left, right; bottom and right are exclusive."""
-    inked = ink > INK * ink.max()
-    rows, columns = np.flatnonzero(inked.any(1)), np.flatnonzero(inked.any(0))
-    return rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-
-
-def _center(ink: Pixels) -> NDArray[np.float64]:
-    """Row and column of the center of mass."""
-    total = ink.sum()
-    rows, columns = ink.sum(1) @ np.arange(len(ink)), ink.sum(0) @ np.arange(ink.shape[1])
-    return np.array([rows / total, columns / total], np.float64)
+def _cropped(ink: Pixels) -> Pixels:
+    """The part of an image within the bounding box of its ink."""
+    (box,) = find_objects((ink > INK * ink.max()).astype(int))
+    return ink[box]
 
 
 def _resize(image: Pixels, height: int, width: int) -> Pixels:
