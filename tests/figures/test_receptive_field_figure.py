@@ -114,7 +114,9 @@ def test_chains_share_one_scale():
         assert ax.images[0].norm.vmax == pytest.approx(100 / 9)
     for ax, kernel in zip(maps, (7, 3), strict=True):
         share = np.asarray(ax.images[0].get_array())
-        assert share.shape == (9, 9) and share.sum() == pytest.approx(100)
+        assert share.shape == (kernel, kernel) and share.sum() == pytest.approx(100)
+        middle = (kernel - 1) / 2  # of the map, which has a margin of at least one pixel
+        assert ax.get_xlim() == (middle - 4.5, middle + 4.5) == ax.get_ylim()[::-1]
         (x, y, width, height) = bounds(rectangles(ax)[0])
         rows, columns = np.nonzero(share)
         assert (x, y) == (columns.min() - 0.5, rows.min() - 0.5)

@@ -36,7 +36,7 @@ class Chain:
     name: str
     sizes: Sequence[int]  # receptive field in pixels after each layer
     costs: Mapping[str, int]  # by label, such as "parameters"; the same keys for each chain
-    profile: ArrayLike  # weight of each input column with uniform kernels; sums to 1
+    profile: Sequence[float]  # weight of each input column with uniform kernels; sums to 1
     sigma: float  # of the profile, in pixels
 
 
