@@ -12,7 +12,7 @@ from simplecnn.figures.explain.embedding import embedding_figure
 from simplecnn.figures.explain.robustness import corruption_figure
 from simplecnn.figures.explain.translation import LayerError, layers_figure
 from simplecnn.figures.health import health_figure
-from simplecnn.figures.inference.contact_sheet import contact_sheet_figure
+from simplecnn.figures.image_sheet import TILE, image_sheet
 from simplecnn.figures.inference.prediction import prediction_figure
 from simplecnn.figures.raster import (
     MAX_NAME,
@@ -92,10 +92,9 @@ def test_short_names_keep_their_ends_and_fit_the_width(fonts):
 
 @pytest.mark.parametrize("names", [SPECIES, NASTY], ids=["species", "nasty"])
 def test_any_names_fit_on_a_contact_sheet(names, fonts):
-    labels = [f"{short_name(name)} ?\n97 %" for name in names]
-    unsure = np.arange(len(names)) % 2 == 0
+    captions = [f"{short_name(name)} ?: 97 %\n{short_name(name, TILE)}" for name in names]
     images = np.ones((len(names), 1, 28, 28))
-    figure = contact_sheet_figure(images, labels, unsure, title="Sheet", files=names)
+    figure = image_sheet(images, captions, ["0.8"] * len(names), title="Sheet")
     assert_text_fits(figure)
     assert figure.canvas.get_width_height()[0] <= 1800
 

@@ -15,12 +15,15 @@ import numpy as np
 import pytest
 import torch
 from children import run_forked
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from PIL import Image
 
 import simplecnn
 from simplecnn.data.mnist import MNISTDataModule
 from simplecnn.errors import InputError, RunError
+from simplecnn.figures.raster import text_width
+from simplecnn.figures.style import NEW, OLD
 from simplecnn.inference.image_files import find_images, image_from_array, read_image
 from simplecnn.inference.predict import _contact_sheet, attribution, predict
 from simplecnn.inference.preprocessing import Preprocessing
@@ -192,10 +195,14 @@ def test_long_names_are_shortened_on_the_contact_sheet():
     row = {"class": 40 * "a" + 40 * "b", "probability": 0.5, "image": np.ones((1, 9, 9))}
     rows = [row | {"unsure": True, "file": "x/first.png"},
             row | {"unsure": False, "file": f"{40 * 'c'}{40 * 'd'}.png"}]  # fmt: skip
-    labels = [text.get_text() for text in _contact_sheet(rows, "title").axes[0].texts]
+    (ax,) = _contact_sheet(rows, "title").axes
+    _, *captions = [text.get_text() for text in ax.texts]
     name = f"{14 * 'a'}…{9 * 'b'}"
-    file = f"{14 * 'c'}…{9 * 'd'}"
-    assert labels == [f"{name} ?\n50 %", "first", f"{name}\n50 %", file]
+    assert captions[0] == f"{name} ?: 50 %\nfirst"
+    label, file = captions[1].split("\n")
+    assert label == f"{name}: 50 %" and text_width(file) <= 112
+    assert file.startswith("ccc") and "…" in file and file.endswith("ddd")
+    assert [frame.get_edgecolor() for frame in ax.patches] == [to_rgba(NEW), to_rgba(OLD)]
 
 
 def test_each_prediction_is_drawn_with_its_preprocessing_steps(run, digits, tmp_path):

@@ -18,10 +18,10 @@ from tqdm import tqdm
 from simplecnn.data import files as mnist_files
 from simplecnn.data.batches import scale
 from simplecnn.errors import InputError, RunError, relative_path, require_packages
-from simplecnn.figures.inference.contact_sheet import contact_sheet_figure
+from simplecnn.figures.image_sheet import TILE, image_sheet
 from simplecnn.figures.inference.prediction import prediction_figure
 from simplecnn.figures.raster import short_name
-from simplecnn.figures.style import drawing
+from simplecnn.figures.style import NEW, OLD, drawing
 from simplecnn.inference.image_files import STDIN
 from simplecnn.inference.trained_run import TrainedRun
 from simplecnn.models.activations import feature_maps
@@ -179,15 +179,17 @@ def _contact_sheet(rows: Sequence[Row], title: str) -> Figure:
     least_sure = np.argsort([row["probability"] for row in rows], kind="stable")[:MAX_TILES]
     shown = [rows[i] for i in sorted(least_sure)]
     which = "" if len(shown) == len(rows) else f", the {len(shown)} least sure are shown"
-    labels = [
-        f"{short_name(row['class'])}{' ?' * row['unsure']}\n{percent(row['probability'], digits=0)}"
+    captions = [
+        f"{short_name(row['class'])}{' ?' * row['unsure']}: {percent(row['probability'], digits=0)}"
+        f"\n{short_name(Path(row['file']).stem, TILE)}"
         for row in shown
     ]
-    return contact_sheet_figure(
-        np.stack([row["image"] for row in shown]),
-        labels,
-        np.array([row["unsure"] for row in shown]),
-        files=[Path(row["file"]).stem for row in shown],
+    images = np.stack([row["image"] for row in shown])
+    every = -(-images.shape[-1] // TILE)  # pixels of large images are left out
+    return image_sheet(
+        images[:, :, ::every, ::every],
+        captions,
+        [NEW if row["unsure"] else OLD for row in shown],
         title=f"{_number_of_images(len(rows))}{which}; {title}",
     )
 
