@@ -1,9 +1,11 @@
-"""Output to the screen through a pipe whose reader, such as `head`, has closed it."""
+"""Output to a pipe whose reader, such as `head`, has closed it, and to a full disk."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 LOG_THREE_TIMES = """
 import logging
@@ -45,3 +47,24 @@ def test_a_command_prints_into_closed_streams_and_characters_that_they_lack():
     assert (done.returncode, done.stdout, done.stderr) == (0, "1 ? 2 ?\n", "x")
     shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
     assert subprocess.run(shell, env=environment).returncode == 0
+
+
+FULL_DISK = """
+import logging, threading
+from simplecnn.console import LogFile, prepare_output
+
+prepare_output()
+logging.basicConfig(level=logging.INFO, handlers=[LogFile("/dev/full")])
+logging.info("to the log file")
+for code in ("open('/dev/full', 'w').write('x' * 10_000)", "1 / 0"):
+    thread = threading.Thread(target=exec, args=[code])
+    thread.start()
+    thread.join()
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
+def test_on_a_full_disk_no_log_file_or_thread_shows_its_own_traceback():
+    done = subprocess.run([sys.executable, "-c", FULL_DISK], capture_output=True, text=True)
+    assert "No space left" not in done.stderr and "Logging error" not in done.stderr
+    assert "ZeroDivisionError" in done.stderr  # other errors of threads are shown

@@ -58,3 +58,5 @@ def test_a_file_that_cannot_be_written_is_named(number, sentence, tmp_path, monk
     assert log_error(caught.value) == (1, sentence)
     (record,) = caplog.records
     assert record.getMessage() == sentence and record.exc_info
+    full = OSError(errno.ENOSPC, "No space left on device")  # of NumPy, matplotlib or TensorBoard
+    assert log_error(full) == (1, "A file cannot be written: No space left on device.")

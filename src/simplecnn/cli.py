@@ -41,7 +41,7 @@ from simplecnn.config.search_path import conf_dir
 from simplecnn.config.validation import checked_parts
 from simplecnn.console import discard_output, prepare_output
 from simplecnn.directories import SWEEP_RECORD, latest
-from simplecnn.errors import InputError, RunError, log_error, reraise
+from simplecnn.errors import InputError, RunError, full_or_forbidden, log_error, reraise
 from simplecnn.run_directory import RunDirectory, relative_path
 from simplecnn.slurm import is_further_process
 from simplecnn.sweeps.plan import SweepPlan
@@ -108,6 +108,11 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
                 sys.exit(2 if isinstance(error, InputError) else 1)
             except BrokenPipeError:
                 discard_output()
+                sys.exit(1)
+            except OSError as error:  # outside a run: by a sweep
+                if (message := full_or_forbidden(error)) is None:
+                    raise
+                print(message, file=sys.stderr)
                 sys.exit(1)
             except KeyboardInterrupt:  # outside a run, which handles signals itself
                 print("Interrupted.", file=sys.stderr)

@@ -96,7 +96,8 @@ def check_command_line(name: str, argv: Sequence[str]) -> Request:
         raise InputError(
             "hydra.run.dir is the working directory: a run needs a new directory of its own."
         )
-    if reason := _why_not_creatable(run_dir):
+    writes = name == TRAIN or config.hydra.output_subdir is not None
+    if writes and (reason := _why_not_creatable(run_dir)):
         raise InputError(f"hydra.run.dir is {str(run_dir)!r}: {reason}.")
     if values.get("ckpt_path") is not None:
         check_checkpoint(Path(values["ckpt_path"]))

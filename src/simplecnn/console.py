@@ -1,12 +1,17 @@
 """Logging to the screen: simplecnn's messages, warnings of libraries, tracebacks on request."""
 
 import copy
+import errno
 import io
 import logging
 import os
 import sys
+import threading
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 
 class ScreenHandler(logging.StreamHandler):
@@ -41,14 +46,32 @@ class ScreenHandler(logging.StreamHandler):
         return super().format(record)
 
 
+class LogFile(logging.FileHandler):
+    """A log file to which nothing is added while the disk is full: the screen shows the error."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def prepare_output() -> None:
-    """Prepare for an output that is closed, as by `>&-`, or that cannot encode a character."""
+    """Prepare for an output that is closed, as by `>&-`, or that cannot encode a character.
+
+    Also hide the traceback of a thread that cannot write because the disk is full.
+    """
+    threading.excepthook = partial(_report_unless_full, threading.excepthook)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
             stream.reconfigure(errors="replace")
+
+
+def _report_unless_full(report: Callable[[Any], object], error: threading.ExceptHookArgs) -> None:
+    """Report an error of a thread. TensorBoard raises that of a full disk in the run, too."""
+    if getattr(error.exc_value, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
+        report(error)
 
 
 def discard_output() -> None:
@@ -96,7 +119,7 @@ def log_in_spawned_process(folder: str) -> None:
 def add_log_handlers(folder: str | Path) -> list[logging.Handler]:
     """Log to train.log, and to the screen unless the root logger already has handlers."""
     root = logging.getLogger()
-    file = logging.FileHandler(Path(folder) / "train.log", delay=True, encoding="utf-8")
+    file = LogFile(Path(folder) / "train.log", delay=True, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     handlers: list[logging.Handler] = [file] if root.handlers else [file, ScreenHandler()]
     for handler in handlers:

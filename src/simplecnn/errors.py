@@ -86,6 +86,16 @@ def relative_path(path: str | Path) -> str:
     return str(path) if relative.startswith("..") else relative
 
 
+def full_or_forbidden(error: OSError) -> str | None:
+    """The sentence for a full disk or a missing permission; None for any other error."""
+    name = relative_path(os.fsdecode(error.filename)) if error.filename else "A file"
+    if error.errno in FULL:
+        return f"{name} cannot be written: {error.strerror}."
+    if error.errno in FULL_OR_FORBIDDEN and error.filename:
+        return f"{name} cannot be accessed: {error.strerror}."
+    return None
+
+
 def log_error(error: Exception) -> tuple[int, str]:
     """Log an error, with its traceback in the log file. Returns the exit code and the message."""
     if isinstance(error, InputError):
@@ -94,11 +104,7 @@ def log_error(error: Exception) -> tuple[int, str]:
     if isinstance(error, RunError):
         log.error("%s", error)
         return 1, str(error)
-    if isinstance(error, OSError) and error.errno in FULL_OR_FORBIDDEN and error.filename:
-        verb = "written" if error.errno in FULL else "accessed"
-        message = (
-            f"{relative_path(os.fsdecode(error.filename))} cannot be {verb}: {error.strerror}."
-        )
+    if isinstance(error, OSError) and (message := full_or_forbidden(error)):
         log.error("%s", message, exc_info=error)
         return 1, message
     reason = first_line(error) if str(error).strip() else "no message"

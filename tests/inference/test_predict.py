@@ -151,12 +151,15 @@ def test_unreadable_files_are_rows_with_an_error(run, digits, tmp_path):
         predict(run, [str(tmp_path / "good.png")], to=str(tmp_path / "out"))
 
 
-def test_a_full_disk_is_reported(run, digits, monkeypatch, tmp_path):
+def test_a_full_disk_is_reported_after_the_predictions(run, digits, monkeypatch, tmp_path, caplog):
     Image.fromarray(digits[0][0]).save(tmp_path / "one.png")
     full = OSError(errno.ENOSPC, "No space left on device")
+    caplog.set_level("INFO")
     monkeypatch.setattr(Figure, "savefig", Mock(side_effect=full))
     with pytest.raises(RunError, match=r"answers cannot be written: No space left on device\."):
         predict(run, [str(tmp_path / "one.png")], to=str(tmp_path / "answers"))
+    assert not (tmp_path / "answers").exists()  # an incomplete one would not be replaced
+    assert "1 image by class" in caplog.text
 
 
 def test_folders_and_patterns_are_expanded(tmp_path):

@@ -1,8 +1,10 @@
 """The report of a sweep, its directory, and the resume of a single run directory."""
 
 import csv
+import errno
 import json
 import math
+import os
 import shlex
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from simplecnn import cli
 from simplecnn.config.composition import compose_checked
 from simplecnn.directories import read_record
 from simplecnn.errors import InputError
@@ -273,6 +276,22 @@ def test_files_are_written_before_the_report_is_printed(mixed, monkeypatch):
         sweep.report(mixed)
     names = {"sweep.csv", "sweep.md", "sweep.png", "sweep.html"}
     assert names <= {path.name for path in mixed.iterdir()}
+
+
+def test_a_full_disk_does_not_cost_the_printed_report(mixed, monkeypatch, capsys):
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.setattr(sys, "argv", ["scripts/sweep.py", f"sweep={mixed}"])
+    with pytest.raises(SystemExit) as caught:
+        cli.sweep()
+    assert caught.value.code == 1
+    screen = capsys.readouterr()
+    assert "6 jobs: 3 finished, 1 failed, 1 killed, 1 not started." in screen.out
+    assert screen.err == f"{mixed}/sweep.csv cannot be written: No space left on device.\n"
+    with pytest.raises(OSError, match="sweep.csv"):
+        sweep.report(mixed)
 
 
 def test_pruned_jobs_count_as_succeeded(tmp_path, monkeypatch, capsys):

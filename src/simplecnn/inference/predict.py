@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -88,6 +89,7 @@ def predict(
         mistake = f"{relative_path(folder)} cannot be written: {error.strerror}."
         raise InputError(f"{mistake} Name another folder with to=…") from None
     num_unsure = f"{sum(row['unsure'] for row in predicted):,} {mark}"
+    log.info("%s", _table(rows, class_names, mark))
     try:
         with (folder / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
@@ -106,8 +108,8 @@ def predict(
                     name = f"{i:0{width}d}_{Path(row['file']).stem[:60]}.png"
                     explained(run, row, invert=invert).savefig(folder / "explained" / name)
     except OSError as error:  # such as a full disk
+        shutil.rmtree(folder, ignore_errors=True)
         raise RunError(f"{relative_path(folder)} cannot be written: {error.strerror}.") from None
-    log.info("%s", _table(rows, class_names, mark))
     log.info("%s: probability below %g", num_unsure, threshold)
     if reject is not None and data_dir:
         for line in _decided_test_images(run, reject, data_dir):

@@ -53,10 +53,12 @@ def report(path: Path) -> bool:
         files[FIGURE] = figure_png(jobs, data)
         head += f"\n![The monitored metric against the varied parameters]({FIGURE})\n"
     files[TEXT] = f"{head}\n```\n{text}\n```\n".encode()
-    for name, content in files.items():
-        atomic_write(sweep.path / name, content)
-    page = write_sweep_page(sweep.path, data)
-    print(f"\n{text}")
+    try:
+        for name, content in files.items():
+            atomic_write(sweep.path / name, content)
+        page = write_sweep_page(sweep.path, data)
+    finally:  # also if the disk is full
+        print(f"\n{text}")
     print(f"{'report':12} {', '.join(relative_path(sweep.path / name) for name in files)}")
     if any(any(job.path.glob("events.out*")) for job in jobs):
         print(f"{'tensorboard':12} {tensorboard_command(sweep.path)}")
