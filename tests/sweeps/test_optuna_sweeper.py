@@ -18,7 +18,9 @@ from simplecnn.errors import InputError
 from simplecnn.sweeps.plan import plan_sweep
 from simplecnn.sweeps.search import (
     PRUNED,
+    STUDY,
     Search,
+    check_study,
     interrupted_trials,
     open_study,
     search_space,
@@ -145,6 +147,32 @@ def test_a_resumed_study_does_not_repeat_its_random_numbers(tmp_path):
     assert second.trials[1].state == TrialState.FAIL
 
 
+def test_an_incomplete_line_of_a_study_is_cut_off(tmp_path):
+    check_study(tmp_path)  # there is no study yet
+    study = open_study(tmp_path, objectives={"val/acc": "max"})
+    for value in (0.5, 0.6):
+        study.tell(study.ask(SPACE).number, value)
+    content = (tmp_path / STUDY).read_bytes()
+    (tmp_path / STUDY).write_bytes(content[:-10])  # the disk was full
+    check_study(tmp_path)
+    for _ in range(2):
+        study = open_study(tmp_path, objectives={"val/acc": "max"})
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE, TrialState.RUNNING]
+    assert [t.number for t in interrupted_trials(study, SPACE)] == [1]
+
+
+@pytest.mark.parametrize("content", [b"<html>\n", b'{"a": 1}\n', b"\xff\n", None])
+def test_a_damaged_study_is_one_sentence(content, tmp_path):
+    open_study(tmp_path, objectives={"val/acc": "max"})
+    with (tmp_path / STUDY).open("ab") as file:
+        file.write(content or b"")
+    if content is None:
+        (tmp_path / STUDY).unlink()
+        (tmp_path / STUDY).mkdir()
+    with pytest.raises(InputError, match=r"study\.journal is damaged; start a new search in anoth"):
+        check_study(tmp_path)
+
+
 def test_a_batch_has_one_trial_per_joblib_worker_and_interrupted_trials_come_first(tmp_path):
     study = open_study(tmp_path, objectives={"val/acc": "max"})
     for _ in range(2):
@@ -226,6 +254,12 @@ def test_a_search_survives_nan_and_resumes_from_disk(tmp_path):
     assert [record(folder / str(n)) for n in range(4)] == before
     diverges = unfinished_trial.params["model.optimizer.lr"] == "1e+30"
     assert record(folder / "4")["status"] == ("failed" if diverges else "finished")
+
+    (folder / STUDY).write_text("<html>\n")
+    done = run_forked(tmp_path, "train.py", "-m", *SMALL, *overrides, "hydra.sweeper.n_trials=7")
+    assert done.returncode == 2 and "6 jobs: " in done.stdout
+    assert done.stderr.startswith("sweep/study.journal is damaged; start a new search in another ")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.long

@@ -44,6 +44,10 @@ def run_sweep(run: Callable[[], Any], plan: SweepPlan) -> int:
     code, succeeded = 1, False
     try:
         print(start_message(directory, plan), flush=True)
+        if plan.jobs is None:
+            from simplecnn.sweeps.search import check_study
+
+            check_study(directory.path)
         run()
         code = 0
     except SystemExit as error:

@@ -5,6 +5,7 @@ processes may read and append to; trial n is job n. The same command resumes the
 import torch.
 """
 
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -27,10 +28,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from simplecnn.atomic import atomic_write
 from simplecnn.config.build import build
 from simplecnn.config.schema import LOGGED, is_logged
 from simplecnn.config.spelling import did_you_mean
-from simplecnn.errors import InputError
+from simplecnn.errors import InputError, relative_path, reraise
 from simplecnn.run_directory import RunDirectory
 from simplecnn.sweeps.jobs import SUCCEEDED, read_job
 
@@ -178,6 +180,24 @@ def open_study(
             sampler if seed is None else {**sampler, "seed": seed + len(study.trials)}
         )
     return study
+
+
+def check_study(folder: Path) -> None:
+    """Raise InputError if there is a study in `folder` that is damaged.
+
+    Cuts off an incomplete last line, which a full disk leaves; its trial is resumed.
+    """
+    path = folder / STUDY
+    if not path.exists():
+        return
+    with reraise(f"{relative_path(path)} is damaged; start a new search in another directory"):
+        content = path.read_bytes()
+        complete = content[: content.rfind(b"\n") + 1]
+        for line in complete.splitlines():
+            json.loads(line)  # Optuna would ignore an invalid last line, and append to it
+        if complete != content:
+            atomic_write(path, complete)
+        _storage(path)
 
 
 def running_trial(path: str | Path, number: int, pruner: Config) -> Trial:
