@@ -41,7 +41,7 @@ from simplecnn.config.search_path import conf_dir
 from simplecnn.config.validation import checked_parts
 from simplecnn.console import discard_output, prepare_output
 from simplecnn.directories import SWEEP_RECORD, latest
-from simplecnn.errors import InputError, RunError, full_or_forbidden, log_error, reraise
+from simplecnn.errors import InputError, RunError, full_or_obstructed, log_error, reraise
 from simplecnn.run_directory import RunDirectory, relative_path
 from simplecnn.slurm import is_further_process
 from simplecnn.sweeps.plan import SweepPlan
@@ -110,7 +110,7 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
                 discard_output()
                 sys.exit(1)
             except OSError as error:  # outside a run: by a sweep
-                if (message := full_or_forbidden(error)) is None:
+                if (message := full_or_obstructed(error)) is None:
                     raise
                 print(message, file=sys.stderr)
                 sys.exit(1)

@@ -18,7 +18,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 command_directory: str | None = None  # where the command was typed, if hydra.job.chdir is true
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-FULL_OR_FORBIDDEN = (*FULL, errno.EACCES, errno.EPERM)
+OBSTRUCTED = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR)
 EXTRAS = {  # optional package: the extra that installs it
     "captum": "explain",
     "onnx": "export",
@@ -86,12 +86,12 @@ def relative_path(path: str | Path) -> str:
     return str(path) if relative.startswith("..") else relative
 
 
-def full_or_forbidden(error: OSError) -> str | None:
-    """The sentence for a full disk or a missing permission; None for any other error."""
+def full_or_obstructed(error: OSError) -> str | None:
+    """The sentence for a full disk, no permission or a folder in place of a file; else None."""
     name = relative_path(os.fsdecode(error.filename)) if error.filename else "A file"
     if error.errno in FULL:
         return f"{name} cannot be written: {error.strerror}."
-    if error.errno in FULL_OR_FORBIDDEN and error.filename:
+    if error.errno in OBSTRUCTED and error.filename:
         return f"{name} cannot be accessed: {error.strerror}."
     return None
 
@@ -104,7 +104,7 @@ def log_error(error: Exception) -> tuple[int, str]:
     if isinstance(error, RunError):
         log.error("%s", error)
         return 1, str(error)
-    if isinstance(error, OSError) and (message := full_or_forbidden(error)):
+    if isinstance(error, OSError) and (message := full_or_obstructed(error)):
         log.error("%s", message, exc_info=error)
         return 1, message
     reason = first_line(error) if str(error).strip() else "no message"

@@ -88,6 +88,9 @@ class RunDirectory(LockedDirectory):
                 raise InputError(already_exists_message(directory.path))
             directory._remove_temporary_files()
             last = directory.last_checkpoint()
+            if last and not record:
+                name = relative_path(directory.path / RECORD)
+                raise InputError(f"{name} is damaged: delete it to start this run over.")
             if last and requested:
                 check_checkpoint(last)
             unusable = record.get("status") == "failed" or (last and find_damage(last))
@@ -97,7 +100,7 @@ class RunDirectory(LockedDirectory):
         except BaseException:
             directory.release()
             raise
-        directory.record = record
+        directory.record = {"seconds": {}} | record
         times = [*record.get("continued", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")]
         directory.update(status="running", error=None, continued=times)
         return directory

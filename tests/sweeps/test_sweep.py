@@ -544,6 +544,21 @@ def test_an_interrupted_run_resumes_and_a_failed_one_starts_over(tmp_path):
     assert resumed.record["status"] == "running" and len(resumed.record["continued"]) == 1
     assert resumed.record["seconds"] == {"fit": 3.0} and resumed.last_checkpoint()
 
+    for damage, seconds in ({"seconds": "x"}, {}), ({}, {"fit": 3.0}):  # of an edited run.json
+        resumed.update(status="interrupted", **damage)
+        resumed.release()
+        resumed = RunDirectory.resume_or_create(moved, run_config(moved))
+        assert resumed.record["seconds"] == seconds
+        resumed.record["seconds"] = {"fit": 3.0}
+    record = (moved / "run.json").read_bytes()
+    resumed.release()
+    (moved / "run.json").write_bytes(record[:100])
+    with pytest.raises(InputError, match=r"b/run.json is damaged: delete it to start this run ov"):
+        RunDirectory.resume_or_create(moved, run_config(moved))
+    assert resumed.last_checkpoint()
+    (moved / "run.json").write_bytes(record)
+
+    resumed = RunDirectory.resume_or_create(moved, run_config(moved))
     resumed.update(status="failed", error="no luck")
     resumed.release()
     restarted = RunDirectory.resume_or_create(moved, run_config(moved))
