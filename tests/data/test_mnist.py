@@ -143,7 +143,7 @@ def test_val_is_split_from_train_and_test_is_unchanged(val_size, files):
     assert data.validation_stages == (("val",) if val_size else ())
 
 
-def test_each_stage_reads_the_files_it_needs(files):
+def test_a_test_reads_only_its_own_files(files):
     data = MNISTDataModule(data_dir=str(files.data_dir), val_size=9)
     data.setup("test")
     assert list(data.splits) == ["test"]
@@ -152,8 +152,6 @@ def test_each_stage_reads_the_files_it_needs(files):
     for stage in ("fit", "validate"):
         data = MNISTDataModule(data_dir=str(files.data_dir), val_size=9)
         data.setup(stage)
-        assert set(data.splits) == {"train", "val"}
-        data.setup("test")
         assert set(data.splits) == {"train", "val", "test"}
 
 
@@ -162,6 +160,17 @@ def test_missing_test_files_end_a_fit_before_training(files, tmp_path):
     data = MNISTDataModule(data_dir=str(tmp_path), val_size=9, download=False)
     module = Recorder()
     with pytest.raises(DataError, match="put the files t10k-images-idx3-ubyte, t10k-labels"):
+        trainer(max_epochs=1).fit(module, data)
+    assert module.batches == []
+
+
+def test_damaged_test_files_end_a_fit_before_training(files, tmp_path):
+    files.link(tmp_path, *FILES["train"])
+    for name in FILES["test"]:
+        (tmp_path / name).write_text("<html>")
+    data = MNISTDataModule(data_dir=str(tmp_path), val_size=9)
+    module = Recorder()
+    with pytest.raises(DataError, match="t10k-images-idx3-ubyte is damaged or not a file of MNIST"):
         trainer(max_epochs=1).fit(module, data)
     assert module.batches == []
 

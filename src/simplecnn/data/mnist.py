@@ -83,7 +83,10 @@ class MNISTDataModule(ResidentDataModule):
             )
 
     def read(self, stage: str | None) -> None:
-        """Read the splits that `stage` needs; MNIST5k reads all splits at once."""
+        """Read all splits, or only the test split for the stage "test".
+
+        A fit also reads the test split, so that a damaged file ends the run before training.
+        """
         if self.is_bundled:
             if not self.splits:
                 images, labels = mnist_files.read_bundled()
@@ -92,8 +95,7 @@ class MNISTDataModule(ResidentDataModule):
                 rest = np.delete(images, test, axis=0), np.delete(labels, test)
                 self.add_train_and_val(*rest, self.split_sizes["val"])
             return
-        needs_test = stage in (None, "test") or "test" in self.validation_stages
-        if needs_test and "test" not in self.splits:
+        if "test" not in self.splits:
             self.add_split("test", *self._read_files("test"))
         if stage != "test" and "train" not in self.splits:
             self.add_train_and_val(*self._read_files("train"), self.split_sizes["val"])
