@@ -127,15 +127,17 @@ def new_pool(environment: Mapping[str, str]) -> Any:
     from joblib.externals.loky import ProcessPoolExecutor
 
     return ProcessPoolExecutor(
-        max_workers=1, env=dict(environment), initializer=_exit_with, initargs=(os.getpid(),)
+        max_workers=1, env=dict(environment), initializer=_start_worker, initargs=(os.getpid(),)
     )
 
 
-def _exit_with(parent: int) -> None:
+def _start_worker(parent: int) -> None:
     """Interrupt the job of this worker, then exit, once the `parent` process has died.
 
-    Loky's workers outlive a parent that is killed by SIGKILL.
+    Loky's workers outlive a parent that is killed by SIGKILL. They also make loky the way to start
+    processes, with which those of a DataLoader cannot be started.
     """
+    multiprocessing.set_start_method(None, force=True)
 
     def watch() -> None:
         while os.getppid() == parent:

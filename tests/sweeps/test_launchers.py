@@ -1,6 +1,7 @@
 """Parallel jobs of a sweep: joblib's processes, a Ray cluster, submitit's local executor."""
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -90,6 +91,17 @@ def test_a_killed_worker_loses_its_job_and_the_other_workers_run_several(
     assert re.fullmatch(
         r"job 1   killed   seed=2   its process ended suddenly .*out of memory\)\n", err
     )
+
+
+def test_a_job_may_start_processes_as_a_dataloader_does(tmp_path, monkeypatch):
+    def start_process(seed: int) -> None:
+        process = multiprocessing.Process(target=Path(f"started_{seed}").touch)
+        process.start()
+        process.join()
+
+    monkeypatch.chdir(tmp_path)
+    launch(start_process, "seed=1,2")
+    assert {path.name for path in tmp_path.glob("started_*")} == {"started_1", "started_2"}
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
