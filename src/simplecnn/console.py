@@ -47,7 +47,13 @@ class ScreenHandler(logging.StreamHandler):
 
 
 class LogFile(logging.FileHandler):
-    """A log file to which nothing is added while the disk is full: the screen shows the error."""
+    """A log file to which nothing is added while the disk is full: the screen shows the error.
+
+    In UTF-8 whatever the locale; bytes of file names that are not UTF-8 are escaped.
+    """
+
+    def __init__(self, filename: str | os.PathLike[str], delay: bool = False) -> None:
+        super().__init__(filename, encoding="utf-8", errors="backslashreplace", delay=delay)
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):
@@ -64,7 +70,7 @@ def prepare_output() -> None:
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-        elif isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
+        elif isinstance(stream, io.TextIOWrapper):  # UTF-8 cannot encode every file name
             stream.reconfigure(errors="replace")
 
 
@@ -119,7 +125,7 @@ def log_in_spawned_process(folder: str) -> None:
 def add_log_handlers(folder: str | Path) -> list[logging.Handler]:
     """Log to train.log, and to the screen unless the root logger already has handlers."""
     root = logging.getLogger()
-    file = LogFile(Path(folder) / "train.log", delay=True, encoding="utf-8")
+    file = LogFile(Path(folder) / "train.log", delay=True)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     handlers: list[logging.Handler] = [file] if root.handlers else [file, ScreenHandler()]
     for handler in handlers:

@@ -166,6 +166,7 @@ def test_overrides_set_values():
                         "Type trainer=auto or trainer=cpu."),
         ("a b", "'a b' cannot be parsed: write key=value, quoted where needed."),
         ("seed", "'seed' cannot be parsed: write key=value, quoted where needed."),
+        ("data.root=Blüten", "'data.root=Blüten' cannot be parsed: type \"data.root='Blüten'\""),
         ("seed=1,2,", "'seed=1,2,' cannot be parsed: it ends with a comma."),
         ("~ckpt_path", "ckpt_path is null: it cannot be deleted."),
         ("~seed=5", "seed is not 5: it cannot be deleted."),

@@ -5,6 +5,7 @@ import errno
 import gzip
 import io
 import logging
+import os
 import struct
 import sys
 import time
@@ -149,6 +150,24 @@ def test_unreadable_files_are_rows_with_an_error(run, digits, tmp_path):
     assert len(caught.value.mistakes) == 2 and not (tmp_path / "none").exists()
     with pytest.raises(InputError, match="out already exists: name another folder"):
         predict(run, [str(tmp_path / "good.png")], to=str(tmp_path / "out"))
+
+
+def test_a_file_name_may_be_any_bytes(run, digits, tmp_path):
+    name = b"a\xff$x.png"
+    with open(os.fsencode(tmp_path) + b"/" + name, "wb") as file:
+        Image.fromarray(digits[0][0]).save(file, "PNG")
+    predict(run, find_images([str(tmp_path)]), explain=True, to=str(tmp_path / "out"))
+    (row,) = read_predictions(tmp_path / "out")
+    assert row["file"].endswith(r"/a\udcff$x.png") and row["class"] == digits[1][0]
+    assert os.listdir(os.fsencode(tmp_path / "out" / "explained")) == [b"0_" + name]
+
+
+def test_of_many_unreadable_files_some_are_listed(run, tmp_path):
+    for i in range(50):
+        (tmp_path / f"{i:02d}.png").touch()
+    with pytest.raises(InputError) as caught:
+        predict(run, find_images([str(tmp_path)]), to=str(tmp_path / "out"))
+    assert len(caught.value.mistakes) == 41 and caught.value.mistakes[-1] == "and 10 more"
 
 
 def test_a_full_disk_is_reported_after_the_predictions(run, digits, monkeypatch, tmp_path, caplog):

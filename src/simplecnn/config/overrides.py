@@ -13,7 +13,15 @@ from yaml import MarkedYAMLError, YAMLError
 
 from simplecnn.config.schema import BUILT_IN
 from simplecnn.config.search_path import group_options, loader, override_text
-from simplecnn.config.spelling import did_you_mean, dotted, find_full_key, truncate, unknown_key
+from simplecnn.config.spelling import (
+    did_you_mean,
+    dotted,
+    find_full_key,
+    format_override,
+    shell_quote,
+    truncate,
+    unknown_key,
+)
 from simplecnn.errors import first_line
 
 OVERLAYS = ("experiment", "hparams_search", "debug", "local")  # groups that set keys of others
@@ -71,6 +79,12 @@ def _parsing_hint(text: str) -> str:
         return "it ends with a comma."
     if any(value.count(a) != value.count(b) for a, b in ("[]", "{}", "()")):
         return "a bracket is not closed."
+    if (
+        re.fullmatch(r"[+~]*[\w./@]+", key, re.ASCII)
+        and value
+        and not set(value) & set("'\",[]{}()")
+    ):
+        return f"type {shell_quote(format_override(key, value))}"
     return "write key=value, quoted where needed."
 
 

@@ -22,6 +22,7 @@ from simplecnn.figures.style import (
     LABEL,
     NOTE,
     SMALL,
+    drawable,
     fonts,
     image_colors,
     new_figure,
@@ -113,6 +114,7 @@ def short_name(name: str, width: float = math.inf, size: float = NOTE) -> str:
 
     `size` is the text size in points. At least three characters are kept.
     """
+    name = drawable(name)
     for max_length in range(MAX_NAME, 2, -1):
         end = 3 * max_length // 8
         short = name if len(name) <= max_length else f"{name[: max_length - 1 - end]}…{name[-end:]}"

@@ -90,6 +90,11 @@ def new_figure(width: float, height: float, *, fitted: bool = True) -> Figure:
     return figure
 
 
+def drawable(text: str) -> str:
+    """`text`, with a question mark for each byte of a file name that is not UTF-8."""
+    return text.encode(errors="replace").decode()
+
+
 def add_title(figure: Figure, text: str) -> None:
     """Add a title above all axes, wrapped to the width of the figure.
 
@@ -97,7 +102,7 @@ def add_title(figure: Figure, text: str) -> None:
     comes from names. Tick labels such as powers of ten are created later, when drawing.
     """
     width = int(72 * figure.get_figwidth() / (0.62 * TITLE))  # a character is 0.62 of its size wide
-    lines = (fill(line, width) for line in text.split("\n"))
+    lines = (fill(line, width) for line in drawable(text).split("\n"))
     figure.suptitle("\n".join(lines), fontsize=TITLE)
     for artist in figure.findobj(Text):
         if isinstance(artist, Text) and "$" in artist.get_text():

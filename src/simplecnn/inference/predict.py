@@ -76,7 +76,9 @@ def predict(
     predicted = [row for row in rows if "error" not in row]
     failed = [row for row in rows if "error" in row]
     if not predicted:
-        raise InputError(*(row["error"] for row in failed))
+        num_more = len(failed) - MAX_ROWS
+        more = [f"and {num_more:,} more"] if num_more > 0 else []
+        raise InputError(*(row["error"] for row in failed[:MAX_ROWS]), *more)
     for row in predicted:
         row["decided"] = "no" if reject is not None and row["unsure"] else "yes"
     folder = Path(to or run.path / "predictions" / time.strftime("%Y-%m-%d_%H-%M-%S"))
@@ -91,7 +93,9 @@ def predict(
     num_unsure = f"{sum(row['unsure'] for row in predicted):,} {mark}"
     log.info("%s", _table(rows, class_names, mark))
     try:
-        with (folder / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
+        with (folder / "predictions.csv").open(
+            "w", encoding="utf-8", errors="backslashreplace", newline=""
+        ) as file:  # a file name may be any bytes
             writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
             writer.writeheader()
             for row in rows:
