@@ -125,6 +125,18 @@ def digits_are_read_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_flushed_to_disk() -> Iterator[None]:
+    """Skip os.fsync, here and in forked processes: it protects files from a power failure only.
+
+    A run calls it some 30 times, for 4 ms each. That a file is flushed before it is renamed is
+    tested in test_errors.py.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def mnist_dir() -> Path | None:
     """The folder of the four original MNIST files, or None if they are not available."""

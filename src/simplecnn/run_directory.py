@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,8 @@ class RunDirectory(LockedDirectory):
     def config(self) -> dict[str, Any]:
         """Return the run's configuration as plain dicts and lists. Raises InputError."""
         with reraise(f"{self.path / CONFIG} cannot be read"):
-            config: Any = OmegaConf.to_container(_load(self.path / CONFIG), resolve=True)
+            text = (self.path / CONFIG).read_text(encoding="utf-8")
+            config: Any = OmegaConf.to_container(_parse(text), resolve=True)
         if not all(isinstance(config.get(key), dict) for key in ("model", "data", "trainer")):
             raise InputError(f"{self.path / CONFIG} is not the configuration of a run.")
         return upgrade_config(config)
@@ -269,9 +271,9 @@ def name_and_step(picture: Path) -> tuple[str, int]:
     return name, int(step[1]) if step else 0
 
 
-def _load(path: Path) -> DictConfig:
-    """Load a YAML file, rejecting aliases: in an untrusted file, they may expand exponentially."""
-    text = path.read_text(encoding="utf-8")
+@lru_cache(maxsize=4)  # parsing takes longer than all else that is done with it
+def _parse(text: str) -> DictConfig:
+    """Parse YAML, rejecting aliases: in an untrusted file, they may expand exponentially."""
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
         raise ValueError("it contains YAML aliases, which simplecnn never writes")
     config = OmegaConf.create(text)

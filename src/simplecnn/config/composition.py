@@ -16,11 +16,11 @@ from typing import Any
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import MISSING, DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 import simplecnn.config.resolvers  # noqa: F401 - registers them
-from simplecnn.config.build import name_mistakes, target_nodes
+from simplecnn.config.build import name_mistakes, nested_values, target_nodes
 from simplecnn.config.overrides import (
     COMPOSE_ERRORS,
     OVERLAYS,
@@ -222,14 +222,13 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
         if isinstance(paths := config.get("paths"), DictConfig):
             with read_write(config):  # once, instead of once per key that refers to a path
                 config.paths = OmegaConf.to_container(paths, resolve=True)
-        masked = OmegaConf.masked_copy(config, keys)
-        if missing := sorted(OmegaConf.missing_keys(masked)):
-            raise InputError(*map(missing_key, missing))
-        values: Any = OmegaConf.to_container(masked, resolve=True)
+        values: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=True)
     except RecursionError:
         raise InputError("A value of the configuration refers to itself.") from None
     except OmegaConfBaseException as error:
         raise InputError(f"{error.full_key}: {first_line(error)}") from None
+    if missing := sorted(key for key, value in nested_values(values) if value == MISSING):
+        raise InputError(*map(missing_key, missing))
     return {str(key): value for key, value in values.items()}
 
 

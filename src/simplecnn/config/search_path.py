@@ -10,6 +10,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -58,10 +59,12 @@ def group_options(group: str, overrides: Sequence[Override] = ()) -> list[str]:
     if not group or group.startswith("hydra.") or "." in group:
         return []
     searchpath = [override_text(o) for o in overrides if o.key_or_group == "hydra.searchpath"]
-    if not searchpath and not any(source.is_group(group) for source in loader().get_sources()):
-        return []  # as below, but the loader would copy its repository first
-    name = config_names.get("train", "train") if searchpath else None
-    return sorted(loader().get_group_options(group, config_name=name, overrides=searchpath))
+    if searchpath:
+        name = config_names.get("train", "train")
+        return sorted(loader().get_group_options(group, config_name=name, overrides=searchpath))
+    # get_group_options would copy all sources, which takes 5 ms for each override
+    sources = [source for source in loader().get_sources() if source.is_group(group)]
+    return sorted({option for s in sources for option in s.list(group, ObjectType.CONFIG)})
 
 
 Plugins.instance().register(ConfigDirPlugin)
