@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from simplecnn.figures.raster import Mosaic, join, short_name, text_width
 from simplecnn.figures.style import COUNT, FAINT, SMALL, positive_scale
-from simplecnn.table import percent
 
 MAX_NAMED = 100  # classes; more are drawn without their names
 BAR = 180  # pixels; the length of a recall of 1
@@ -52,7 +51,7 @@ def confusion_figure(
             mosaic.write(left - 8, middle, names[i], ha="right", va="center")
             mosaic.write(center, header - 8, names[i], ha="center", va="bottom",
                          rotation=90 if rotated else 0)  # fmt: skip
-            text = percent(recall[i]) if row_sums[i] else "none"
+            text = _percent(recall[i]) if row_sums[i] else "none"
             mosaic.write(bar_left + BAR + 6, middle, text, va="center")
         if row_sums[i]:
             hit = BAR * recall[i]
@@ -65,7 +64,7 @@ def confusion_figure(
                 ha="center", va="center", color="white" if dark else "black",
             )  # fmt: skip
         if has_counts and column_sums[i] and cell >= 36:
-            mosaic.write(center, header + size + 16, percent(precision[i]), size=SMALL,
+            mosaic.write(center, header + size + 16, _percent(precision[i]), size=SMALL,
                          ha="center", color=FAINT)  # fmt: skip
     mosaic.write(left, 10, "predicted →", size=SMALL, color=FAINT)
     mosaic.write(left - 8, 10, "true ↓", size=SMALL, color=FAINT, ha="right")
@@ -73,3 +72,7 @@ def confusion_figure(
     if has_counts and cell >= 36:
         mosaic.write(bar_left, header + size + 16, "precision", color=FAINT)
     return mosaic.figure
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share < 1 else "100 %"
