@@ -177,6 +177,28 @@ def test_the_model_card(good_run, tmp_path, monkeypatch):
     assert f"| {100 * result['ece']:.2f} % |" in text
 
 
+def test_the_model_card_names_the_whole_recipe_and_what_it_does_not_cover(good_run, monkeypatch):
+    directory = RunDirectory.open(good_run)
+    config = directory.config()
+
+    def card(**changes) -> str:
+        monkeypatch.setattr(directory, "config", lambda: {**config, **changes})
+        return model_card(directory)
+
+    trainer = {"accumulate_grad_batches": 3, "gradient_clip_val": 0.5, "default_root_dir": "/me"}
+    text = card(trainer={"max_epochs": 6, **trainer})
+    assert "- trainer.accumulate_grad_batches: 3\n- trainer.gradient_clip_val: 0.5\n" in text
+    assert "- monitor: val/acc\n" in text and "default_root_dir" not in text
+    assert "optimistic" not in text and "starting from" not in text
+    text = card(monitor="test/acc")
+    assert "selected by test/acc: its test results are optimistic.\n" in text
+    text = card(ckpt_path="a/best.ckpt")
+    assert re.search(r"6 of 6 epochs in .* seconds, starting from a/best\.ckpt\.", text)
+    text = card(ckpt_path="a/best.ckpt", train=False)
+    assert "\nNot trained by this run" in text and "the weights are from a/best.ckpt.\n" in text
+    assert "Trained on" not in text
+
+
 def test_a_damaged_evaluation_file_is_named(tmp_path):
     for content in ("[1]", "{"):
         (tmp_path / "evaluation.json").write_text(content)

@@ -20,7 +20,9 @@ from simplecnn.run_directory import RunDirectory
 log = logging.getLogger(__name__)
 CARD = "model_card.md"
 NUM_CONFUSIONS = 5
-NOT_RECIPE = ("root", "data_dir", "_recursive_")  # paths of this machine, and a Hydra keyword
+RECIPE = ("model", "data", "trainer", "seed", "monitor", "mode")
+# Paths of this machine, and a Hydra keyword.
+NOT_RECIPE = ("root", "data_dir", "default_root_dir", "_recursive_")
 DATA = {  # size of the test set, description, license
     "MNIST": (10_000, "70,000 handwritten digits of 28 x 28 pixels, LeCun, Cortes and Burges",
               "CC BY-SA 3.0"),
@@ -71,10 +73,10 @@ def model_card(directory: RunDirectory) -> str:
         "Data": _folder(config["data"], splits) if splits else _data(config["data"], dataset),
         "Recipe": [
             f"- {key}: {value}"
-            for key, value in flat({part: config.get(part) for part in ("model", "data", "seed")})
+            for key, value in flat({part: config.get(part) for part in RECIPE})
             if value != "null" and key.rpartition(".")[2] not in NOT_RECIPE
         ],
-        "Metrics": _metrics(record, evaluations, num_test),
+        "Metrics": [*_metrics(record, evaluations, num_test), *_selection(config, record)],
         "Known weaknesses": _weaknesses(directory.path, evaluations),
         "Versions": [f"- {name} {number}" for name, number in record.get("versions", {}).items()]
         + [f"- source {source}"],
@@ -87,7 +89,10 @@ def model_card(directory: RunDirectory) -> str:
 
 
 def _training(config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    """Device, epochs, seconds, and why the training ended."""
+    """Device, epochs, seconds, first weights, and why the training ended."""
+    start = config.get("ckpt_path")
+    if not config.get("train", True):
+        return f"Not trained by this run, whose recipe has no effect: the weights are from {start}."
     max_epochs = (config.get("trainer") or {}).get("max_epochs")
     of = "" if max_epochs in (None, -1) else f" of {max_epochs}"
     seconds = (record.get("seconds") or {}).get("fit")
@@ -96,6 +101,7 @@ def _training(config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     return (
         f"Trained on {(record.get('device') or {}).get('name')}, "
         f"{record.get('num_epochs', '?')}{of} epochs{duration}"
+        f"{f', starting from {start}' * bool(start)}"
         f"{'' if ended.startswith('completed') else f': {ended}'}."
     )
 
@@ -165,6 +171,13 @@ def _metrics(
     yield "log-likelihood; at the end of the run it is the loss of the training, which may include"
     yield "label smoothing and class weights, or be a custom one. What is not measured then (-) is"
     yield "measured by `scripts/evaluate.py`."
+
+
+def _selection(config: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[str]:
+    monitor = str(config.get("monitor"))
+    if record.get("best") and monitor.startswith("test/"):
+        yield ""
+        yield f"The checkpoint was selected by {monitor}: its test results are optimistic."
 
 
 def _accuracy(accuracy: float, num_images: int | None) -> str:
