@@ -24,6 +24,7 @@ from simplecnn.config.build import build
 from simplecnn.data.batches import Batches
 from simplecnn.models.activations import feature_maps
 from simplecnn.models.classifier import Classifier
+from simplecnn.models.metrics import LossAndAccuracy
 from simplecnn.run_directory import RunDirectory
 
 STEPS = [0, 1, 2, 3, 4, 6, 8, 16]  # eight steps per epoch: early steps, and both epochs
@@ -122,6 +123,18 @@ def test_mistakes_are_compared_with_those_of_the_previous_pass(tmp_path):
         assert [c[0] for c in shown["classes"]] == [0, 1] and shown["labels"] == [2, 0]
         counts = [shown[f"num_{name}"] for name in ("images", "wrong", "new", "fixed")]
         assert counts == [6, 3, 2, 2] and shown["compared"]
+
+
+def test_of_equal_logits_mistakes_and_accuracy_count_the_same(tmp_path):
+    logits = torch.tensor([[0.0, 0, 0, 2, 0, 0, 0, 2, 0, 0]] * 3, dtype=torch.bfloat16)
+    labels, images = torch.tensor([3, 7, 7]), torch.zeros(3, 1, 2, 2)
+    mistakes, metric = Mistakes(str(tmp_path)), LossAndAccuracy()
+    mistakes.add(logits, images, labels)
+    mistakes.finish()
+    metric.update(torch.tensor(1.0), logits, labels)
+    assert mistakes.answers["wrong"].tolist() == [False, True, True]
+    assert metric.compute()["acc"] == pytest.approx(1 / 3)
+    assert mistakes._shown["classes"].tolist() == [[3, 7]] * 2
 
 
 def test_titles_of_mistakes(tmp_path, monkeypatch):

@@ -40,10 +40,12 @@ class Mistakes(ValidationCallback):
 
     def add(self, logits: Tensor, images: Tensor, labels: Tensor) -> None:
         self._num_classes = logits.shape[1]
-        top = logits.float().softmax(1).topk(2)
-        predictions = top.indices[:, 0]
+        # Of equal logits, which bfloat16 often has, the first one is predicted, as by argmax.
+        classes = logits.argsort(dim=1, descending=True, stable=True)[:, :2]
+        probabilities = logits.float().softmax(1).gather(1, classes)
+        predictions = classes[:, 0]
         wrong = predictions != labels
-        confidence = torch.where(wrong, top.values[:, 0], -1.0)
+        confidence = torch.where(wrong, probabilities[:, 0], -1.0)
         worst = confidence.topk(min(self.number, len(labels))).indices
         num_before = sum(len(batch["wrong"]) for batch in self._answers)
         self._answers.append({"predictions": predictions.int(), "wrong": wrong})
@@ -51,8 +53,8 @@ class Mistakes(ValidationCallback):
             {
                 "images": images[worst],
                 "labels": labels[worst],
-                "classes": top.indices[worst],
-                "probabilities": top.values[worst],
+                "classes": classes[worst],
+                "probabilities": probabilities[worst],
                 "confidence": confidence[worst],
                 "places": worst + num_before,
             }
