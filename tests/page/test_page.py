@@ -23,6 +23,7 @@ from simplecnn.models.simple_cnn import SimpleCNN
 from simplecnn.page import html
 from simplecnn.page.gather import _curves as page_curves
 from simplecnn.page.gather import _datamodule as page_datamodule
+from simplecnn.page.gather import _health as page_health
 from simplecnn.page.gather import gather
 from simplecnn.page.network import UnsupportedNetworkError, chain, network_data
 from simplecnn.page.report import write_report
@@ -147,6 +148,15 @@ def test_the_page_of_a_run_without_checkpoints_and_pictures(tmp_path):
     assert "wrote no checkpoint" in run["network"]["sentence"]
     assert run["curves"] is run["filters"] is run["health"] is None and run["pictures"] == []
     assert len(data["images"]["items"]) == 10 and data["images"]["confusion"] == [None]
+
+
+def test_the_health_of_a_network_with_layers_that_are_not_measured(tmp_path):
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ConvTranspose2d(2, 2, 3), nn.Linear(4, 2))
+    norms = np.array([[0.5, 0.25], [0.125, 1]])
+    np.savez(tmp_path / "health_gradients.npz", step=[1, 8], norm=norms, update=norms / 100)
+    health = page_health(tmp_path, network)
+    assert health["layers"] == ["0", "2"]
+    assert health["quantities"]["norm"] == [[[1, 0.5], [8, 0.125]], [[1, 0.25], [8, 1]]]
 
 
 def test_a_damaged_history_is_left_out_of_the_page(finished_run, tmp_path, caplog):

@@ -29,6 +29,7 @@ from simplecnn.inference.networks import logits
 from simplecnn.inference.preprocessing import Preprocessing
 from simplecnn.inference.trained_run import TrainedRun
 from simplecnn.models.activations import convolutions
+from simplecnn.models.activity import measured_layers
 from simplecnn.page.images import MAX_BYTES, MAX_CLASSIFIED, MAX_SHOWN, Images, choose, read_images
 from simplecnn.page.network import encode, encode_weights, network_data
 from simplecnn.run_directory import RunDirectory, name_and_step
@@ -314,8 +315,7 @@ def _health(folder: Path, network: nn.Module | None) -> Data | None:
     gradients = read_npz(folder / "health_gradients.npz")
     if not gradients or network is None:
         return None
-    kinds = (nn.modules.conv._ConvNd, nn.Linear)
-    names = [name for name, module in network.named_modules() if isinstance(module, kinds)]
+    names = list(measured_layers(network))
     quantities: Data = {}
     for source in (activity, gradients):
         for quantity, values in source.items():
