@@ -175,6 +175,8 @@ def test_the_model_card(good_run, tmp_path, monkeypatch):
     worst = min(result["acc_per_class"], key=lambda k: result["acc_per_class"][k])
     assert f"lowest recall {100 * result['acc_per_class'][worst]:.2f} % ({worst});" in text
     assert f"| {100 * result['ece']:.2f} % |" in text
+    epoch = directory.record["best"]["epoch"]
+    assert result["epoch"] == epoch and f"of MNIST 5k, after epoch {epoch} | " in text
 
 
 def test_the_model_card_names_the_whole_recipe_and_what_it_does_not_cover(good_run, monkeypatch):

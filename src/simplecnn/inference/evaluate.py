@@ -49,7 +49,9 @@ def evaluate(run: TrainedRun, *, data: Mapping[str, Any] | None) -> float:
     result = measure(run.network, test_data)
     name = f"{run.checkpoint.stem} on {result['num_images']:,} test images of {test_data.name}"
     log.info("%s\n", _table(name, result))
-    add_result(run.path, name, {"checkpoint": run.checkpoint.name, **result})
+    # A run that is resumed later replaces the checkpoint: the epoch tells what was evaluated.
+    checkpoint = {"checkpoint": run.checkpoint.name, "epoch": run.epoch}
+    add_result(run.path, name, {**checkpoint, **result})
     diagram = draw_reliability(run.path, name, result)
     files = f"{relative_path(run.path / RESULTS)} and {relative_path(diagram)}"
     log.info("added to %s", files)

@@ -165,7 +165,8 @@ def _metrics(
         keys = ("macro_acc", "top2_acc", "ece")
         macro, top2, error = (f"{100 * result[k]:.2f} %" if k in result else "-" for k in keys)
         accuracy = _accuracy(result["acc"], result["num_images"])
-        yield f"| {name} | {accuracy} | {macro} | {result['loss']:.4f} | {top2} | {error} |"
+        when = f", after epoch {result['epoch']}" if "epoch" in result else ""
+        yield f"| {name}{when} | {accuracy} | {macro} | {result['loss']:.4f} | {top2} | {error} |"
     yield ""
     yield "Intervals are Wilson score intervals over test images. The loss is the mean negative"
     yield "log-likelihood; at the end of the run it is the loss of the training, which may include"

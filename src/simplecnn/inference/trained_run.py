@@ -115,6 +115,13 @@ class TrainedRun:
         return load_network(self.checkpoint)
 
     @cached_property
+    def epoch(self) -> int:
+        """The epoch, from 1, after which the checkpoint was saved."""
+        # LastCheckpoint saves between two epochs, ModelCheckpoint within one.
+        is_best = self.checkpoint.name == "best.ckpt"
+        return int(read_checkpoint(self.checkpoint)["epoch"]) + is_best
+
+    @cached_property
     def network_config(self) -> dict[str, Any]:
         return network_config(read_checkpoint(self.checkpoint), self.checkpoint) or {}
 

@@ -136,9 +136,7 @@ class _LoadedRun:
             # Earlier versions stored a state without a step.
             if int(stored.get("step", -1)) == int(content["global_step"]):
                 self.validation = stored
-            # LastCheckpoint saves between two epochs, ModelCheckpoint within one.
-            epoch = int(content["epoch"]) + (path.name == "best.ckpt")
-            self.checkpoint = f"{path.name}, after epoch {epoch}"
+            self.checkpoint = f"{path.name}, after epoch {trained.epoch}"
         self.shape = (self.preprocessing.channels, *2 * [self.preprocessing.size])
 
     def num_classes(self, shape: Sequence[int] | None = None) -> int | None:
