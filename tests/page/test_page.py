@@ -307,6 +307,8 @@ def test_unsupported_networks_and_layers_are_named():
         chain(nn.Sequential(nn.Conv2d(1, 1, 3), Residual()), (1, 28, 28))
     with pytest.raises(UnsupportedNetworkError, match="cannot compute the layer 0, GroupNorm"):
         chain(nn.Sequential(nn.GroupNorm(1, 1), nn.Flatten()), (1, 28, 28))
+    with pytest.raises(UnsupportedNetworkError, match="cannot compute the layer 0, Linear"):
+        chain(nn.Sequential(nn.Linear(28, 5), nn.Flatten(), nn.Linear(140, 10)), (1, 28, 28))
 
 
 def test_weights_of_more_than_five_megabytes_are_omitted():

@@ -124,7 +124,7 @@ def _describe(name: str, module: nn.Module, x: Tensor) -> dict[str, Any] | None:
         return ACTIVATIONS[kind](m)
     if isinstance(m, IDENTITIES):
         return None
-    if kind is nn.Linear:
+    if kind is nn.Linear and x.ndim == 2:  # else it is applied to each row of each map
         return {"kind": "linear", "weights": _weights(m)}
     if kind is nn.Conv2d and m.padding_mode == "zeros":
         padding = {"valid": (0, 0), "same": [  # an odd pixel is padded at the end
