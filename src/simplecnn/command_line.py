@@ -64,6 +64,10 @@ def check_command_line(name: str, argv: Sequence[str]) -> Request:
     config_names[name] = options.config_name or name
     prints_only = prints_info or options.cfg
     if not prints_only and (options.multirun or "hydra.mode=MULTIRUN" in overrides):
+        if any(override.lstrip("+").startswith("resume=") for override in overrides):
+            raise InputError(
+                "resume continues one run: leave out -m. A sweep is resumed by its own command."
+            )
         if name == TRAIN:
             return dataclasses.replace(plan_sweep(name, overrides), command=list(argv))
         for job_overrides in sweep_values(overrides):
@@ -192,7 +196,8 @@ def _checkpoint_conflicts(values: dict[str, Any]) -> Iterator[str]:
 
 def _check_resume(path: str, overrides: Sequence[str]) -> None:
     """Raise InputError unless this process can resume the interrupted run in directory `path`."""
-    others = [o for o in overrides if not o.lstrip("+").startswith(("resume=", "hydra."))]
+    changes = (o for o in overrides if not o.lstrip("+").startswith(("resume=", "hydra.")))
+    others = [*changes, *(o for o in overrides if o.startswith("hydra.run.dir="))]
     if others:
         raise InputError(
             f"{others[0]}: resume uses the run's own configuration and directory. To change "

@@ -192,6 +192,8 @@ def test_the_version_is_that_of_simplecnn(capsys):
         ("train", ["+model.optimizer.lrr=1"], "model.optimizer.lrr is not a key of torch.optim."),
         ("train", ["-m", "model.optimizer.lr=-1,1"], "model.optimizer: torch.optim.Adam rejects "),
         ("train", ["resume=x", "seed=3"], "seed=3: resume uses the run's own "),
+        ("train", ["resume=x", "hydra.run.dir=y"], "hydra.run.dir=y: resume uses the run's own "),
+        ("train", ["-m", "resume=x,y"], "resume continues one run: leave out -m. A sweep is "),
     ],
 )
 def test_a_mistake_is_reported_with_what_to_type(name, argv, sentence, tmp_path, monkeypatch):
@@ -319,7 +321,7 @@ def test_last_and_a_directory_of_runs_mean_the_newest_run(tmp_path, monkeypatch)
     (tmp_path / "outputs/a/sweep.json").touch()
     assert latest("last", "sweep.json") == "outputs/a"
     for choose in (latest, lambda path: check_command_line("train", [f"resume={path}"])):
-        with pytest.raises(InputError, match="outputs/a is a sweep: choose one of its jobs, such"):
+        with pytest.raises(InputError, match="^outputs/a is a sweep: choose one of its jobs, such"):
             choose("outputs/a")
 
 

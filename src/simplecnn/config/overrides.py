@@ -211,6 +211,7 @@ def gist(error: BaseException) -> str:
     # Join the line that names the file with the reason below it.
     text = str(error).replace("raised while composing config:\n", "")
     line = first_line(cause or HydraException(text))
+    line = line.removeprefix("InputError raised while resolving interpolation: ")
     if re.search(rf"@({'|'.join(OVERLAYS)})\.", line):
         return f"{line} Its file must begin with the line '# @package _global_'."
     return line
