@@ -18,7 +18,8 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 command_directory: str | None = None  # where the command was typed, if hydra.job.chdir is true
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-OBSTRUCTED = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR)
+OBSTRUCTED = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG,
+              errno.ELOOP)  # fmt: skip
 EXTRAS = {  # optional package: the extra that installs it
     "captum": "explain",
     "onnx": "export",
@@ -87,7 +88,7 @@ def relative_path(path: str | Path) -> str:
 
 
 def full_or_obstructed(error: OSError) -> str | None:
-    """The sentence for a full disk, no permission or a folder in place of a file; else None."""
+    """The sentence for a full disk, no permission or an impossible path; else None."""
     name = relative_path(os.fsdecode(error.filename)) if error.filename else "A file"
     if error.errno in FULL:
         return f"{name} cannot be written: {error.strerror}."
