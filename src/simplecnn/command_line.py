@@ -43,6 +43,13 @@ def check_command_line(name: str, argv: Sequence[str]) -> Request:
     `--help`. Does not import torch. Raises InputError with all mistakes in the overrides and in
     simplecnn's keys and values.
     """
+    for argument in argv:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"{argument!a} is not UTF-8: type export PYTHONUTF8=1 first."
+            ) from None
     options = _parse(argv)
     overrides = list(options.overrides)
     if options.help:

@@ -193,6 +193,7 @@ def test_the_version_is_that_of_simplecnn(capsys):
         ("train", ["-m", "model.optimizer.lr=-1,1"], "model.optimizer: torch.optim.Adam rejects "),
         ("train", ["resume=x", "seed=3"], "seed=3: resume uses the run's own "),
         ("train", ["resume=x", "hydra.run.dir=y"], "hydra.run.dir=y: resume uses the run's own "),
+        ("train", ["name=\udcff"], r"'name=\udcff' is not UTF-8: type export PYTHONUTF8=1 first."),
         ("train", ["-m", "resume=x,y"], "resume continues one run: leave out -m. A sweep is "),
     ],
 )
