@@ -38,6 +38,7 @@ def test_an_error_in_the_users_own_code_is_logged_with_its_place(tmp_path, monke
     [
         (errno.ENOSPC, "runs/x.png cannot be written: No space left on device."),
         (errno.EACCES, "runs/x.png cannot be accessed: Permission denied."),
+        (errno.EEXIST, "runs/x.png cannot be accessed: File exists."),
         (errno.EISDIR, "runs/x.png cannot be accessed: Is a directory."),
         (errno.ENAMETOOLONG, "runs/x.png cannot be accessed: File name too long."),
     ],

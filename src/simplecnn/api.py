@@ -74,7 +74,11 @@ def train(overrides: Sequence[str] = ()) -> TrainedRun:
     >>> run.path.name, run.record["status"], run.checkpoint.name
     ('short', 'finished', 'best.ckpt')
     """
-    overrides = [overrides] if isinstance(overrides, str) else list(overrides)
+    overrides = [overrides] if isinstance(overrides, str) else overrides
+    is_list = isinstance(overrides, Sequence) and all(isinstance(o, str) for o in overrides)
+    if not is_list:
+        raise InputError(f"overrides is {overrides!r}: pass a list of strings, as ['seed=1'].")
+    overrides = list(overrides)
     for override in overrides:
         if override.startswith(COMMAND_ONLY):
             raise InputError(

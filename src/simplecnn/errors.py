@@ -18,8 +18,8 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 command_directory: str | None = None  # where the command was typed, if hydra.job.chdir is true
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-OBSTRUCTED = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG,
-              errno.ELOOP)  # fmt: skip
+OBSTRUCTED = (errno.EACCES, errno.EPERM, errno.EEXIST, errno.EISDIR, errno.ENOTDIR,
+              errno.ENAMETOOLONG, errno.ELOOP)  # fmt: skip
 EXTRAS = {  # optional package: the extra that installs it
     "captum": "explain",
     "onnx": "export",

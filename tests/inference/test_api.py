@@ -89,6 +89,18 @@ def test_the_attributes_of_a_loaded_run(finished_run):
     assert last.checkpoint.name == "last.ckpt"
 
 
+def test_the_default_type_of_torch_does_not_matter(finished_run, bundled):
+    expected = simplecnn.load(finished_run).predict(bundled[0][:2])
+    try:
+        torch.set_default_dtype(torch.float64)
+        run = simplecnn.load(finished_run)
+        np.testing.assert_array_equal(
+            run.predict(bundled[0][:2]).probabilities, expected.probabilities
+        )
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_invalid_overrides_are_rejected_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for overrides, message in [
@@ -98,6 +110,8 @@ def test_invalid_overrides_are_rejected_before_anything_is_written(tmp_path, mon
         (["data=mnist_5k", "+model.optimizer.lrr=1"], "lrr is not a key of torch.optim.Adam"),
         (["resume=outputs/none"], "there is no such folder"),
         (["data=mnist_5k", "callbacks=none"], "returns the run from its checkpoint"),
+        (5, r"overrides is 5: pass a list of strings, as \['seed=1'\]."),
+        ({"seed": 1}, "overrides is {'seed': 1}: pass a list of strings"),
     ]:
         with pytest.raises(InputError, match=message):
             simplecnn.train(overrides)
