@@ -6,6 +6,7 @@ import gzip
 import io
 import logging
 import os
+import shutil
 import struct
 import sys
 import time
@@ -150,6 +151,14 @@ def test_unreadable_files_are_rows_with_an_error(run, digits, tmp_path):
     assert len(caught.value.mistakes) == 2 and not (tmp_path / "none").exists()
     with pytest.raises(InputError, match="out already exists: name another folder"):
         predict(run, [str(tmp_path / "good.png")], to=str(tmp_path / "out"))
+
+
+def test_two_predictions_within_a_second_have_their_own_folders(run, digits, tmp_path):
+    Image.fromarray(digits[0][0]).save(tmp_path / "one.png")
+    folders = [predict(run, [str(tmp_path / "one.png")]) for _ in range(3)]
+    assert len({*folders}) == 3 and all((f / "predictions.csv").is_file() for f in folders)
+    for folder in folders:
+        shutil.rmtree(folder)
 
 
 def test_a_file_name_may_be_any_bytes(run, digits, tmp_path):

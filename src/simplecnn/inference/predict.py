@@ -3,9 +3,9 @@
 import csv
 import logging
 import shutil
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def predict(
         raise InputError(*(row["error"] for row in failed[:MAX_ROWS]), *more)
     for row in predicted:
         row["decided"] = "no" if reject is not None and row["unsure"] else "yes"
-    folder = Path(to or run.path / "predictions" / time.strftime("%Y-%m-%d_%H-%M-%S"))
+    folder = Path(to or run.path / "predictions" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}")
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
