@@ -126,6 +126,15 @@ def digits_are_read_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def yaml_is_parsed_once() -> Iterator[None]:
+    """Parse the files of conf/ once, for all compositions of this process and those forked."""
+    from fuzz import read_once
+
+    with read_once():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def nothing_is_flushed_to_disk() -> Iterator[None]:
     """Skip os.fsync, here and in forked processes: it protects files from a power failure only.
 

@@ -14,14 +14,13 @@ from types import SimpleNamespace
 
 import hydra
 import pytest
-from children import fork, run_forked, wait_for_exit
+from children import fork, forked_script, run_forked, wait_for_exit
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from hydra_plugins import simplecnn_joblib
 from hydra_plugins.simplecnn_joblib import JoblibLauncher, worker_environments
 from hydra_plugins.simplecnn_ray import RayLauncher
-from simplecnn import cli as commands
 from simplecnn.config import devices
 from simplecnn.config.composition import compose_config
 from simplecnn.config.search_path import conf_dir
@@ -104,8 +103,9 @@ def test_a_job_may_start_processes_as_a_dataloader_does(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.glob("started_*")} == {"started_1", "started_2"}
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
-def test_workers_end_with_their_command(signum, tmp_path, monkeypatch):
+def test_workers_end_with_their_command(tmp_path, monkeypatch):
+    """One command is killed, and one is interrupted."""
+
     def wait_for_signal(seed: int) -> None:
         simplecnn_joblib.SECONDS_TO_END = 3
 
@@ -119,17 +119,25 @@ def test_workers_end_with_their_command(signum, tmp_path, monkeypatch):
         Path(f"pid_{os.getpid()}").touch()
         time.sleep(300)
 
-    monkeypatch.chdir(tmp_path)
-    screen = tmp_path / "screen"
-    head = fork(lambda: launch(wait_for_signal, "seed=1,2"), screen)
+    heads, pids = {}, {}
     try:
-        pids = wait_for(lambda: [int(p.name[4:]) for p in tmp_path.glob("pid_*")], 2, seconds=200)
+        for signum in (signal.SIGKILL, signal.SIGINT):
+            folder = tmp_path / signum.name
+            folder.mkdir()
+            monkeypatch.chdir(folder)
+            heads[folder] = fork(lambda: launch(wait_for_signal, "seed=1,2"), folder / "screen")
+        for folder in heads:
+            files = lambda f=folder: [int(p.name[4:]) for p in f.glob("pid_*")]  # noqa: E731
+            pids[folder] = wait_for(files, 2, seconds=200)
     finally:
-        os.kill(head, signum)
-        wait_for_exit(head)
-    wait_for(lambda: [pid for pid in pids if not is_alive(pid)], 2, seconds=60)
-    assert {p.name for p in tmp_path.glob("interrupted_*")} == {f"interrupted_{p}" for p in pids}
-    assert "leaked semaphore" not in screen.read_text()
+        for folder, head in heads.items():
+            os.kill(head, signal.Signals[folder.name])
+            wait_for_exit(head)
+    for folder, numbers in pids.items():
+        wait_for(lambda n=numbers: [pid for pid in n if not is_alive(pid)], 2, seconds=60)
+        names = {path.name for path in folder.glob("interrupted_*")}
+        assert names == {f"interrupted_{pid}" for pid in numbers}
+        assert "leaked semaphore" not in (folder / "screen").read_text()
 
 
 def test_a_worker_that_dies_of_the_interruption_is_not_reported_as_killed(
@@ -247,18 +255,14 @@ cluster.shutdown()
 
 
 @pytest.mark.long
-def test_ray_runs_the_jobs_on_its_cluster_and_sigterm_reaches_them(
-    tmp_path, killer, ray_address, monkeypatch
-):
+def test_ray_runs_the_jobs_on_its_cluster_and_sigterm_reaches_them(tmp_path, killer, ray_address):
     """Two jobs finish, one is killed, and one is interrupted."""
-    monkeypatch.chdir(tmp_path)
     arguments = [*SMALL, "trainer.max_epochs=1,500", "seed=2,1", killer, "hydra/launcher=ray",
                  f"hydra.launcher.ray.init.address='{ray_address}'",
                  "hydra.launcher.ray.remote.max_retries=0"]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", ["scripts/train.py", *arguments])
     screen = tmp_path / "screen"
     screen.touch()
-    head = fork(commands.train, screen)
+    head = fork(forked_script(tmp_path, "train.py", *arguments), screen)
     last = tmp_path / "sweep" / "3" / "checkpoints" / "last.ckpt"
 
     def lost_jobs() -> list[str]:

@@ -5,13 +5,15 @@ import gc
 import json
 import os
 import re
+import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from children import assert_same, run_forked, run_new_process
+from children import assert_same, run_forked
 from conftest import compose_run
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
@@ -67,9 +69,12 @@ def test_three_jobs_of_which_one_fails(tmp_path):
     layers = "first,[conv9],[conv1,conv2]"
     overrides = [*SMALL[:-1], "trainer.max_epochs=2", "callbacks=[checkpoint,progress,filters]",
                  f"callbacks.filters.layers={layers}", "hydra.sweep.dir=outputs/three"]  # fmt: skip
-    done = run_new_process(
-        tmp_path, "train.py", "-m", *overrides, PYTHONWARNINGS="error::ResourceWarning"
-    )
+
+    def report_unclosed_files() -> None:
+        warnings.simplefilter("error", ResourceWarning)
+        sys.unraisablehook = sys.__unraisablehook__  # prints, unlike pytest's
+
+    done = run_forked(tmp_path, "train.py", "-m", *overrides, trouble=report_unclosed_files)
     assert done.returncode == 1
     assert done.stderr == ""
     lines = done.stdout.splitlines()
@@ -176,7 +181,7 @@ def test_a_job_interrupted_while_testing_is_only_tested(sweep, monkeypatch):
     assert expected["metrics"] == resumed["metrics"] and expected["best"] == resumed["best"]
 
 
-def test_only_failed_jobs_start_over(sweep, monkeypatch):
+def test_only_failed_jobs_start_over_and_another_sweep_is_rejected(sweep, monkeypatch):
     original = run.build_trainer
 
     def broken(config, *args, **options):
@@ -193,6 +198,8 @@ def test_only_failed_jobs_start_over(sweep, monkeypatch):
     assert code == 0 and "2 jobs: 2 finished." in out
     assert Path("s/0/run.json").read_text() == first
     assert "RuntimeError: no luck" in Path("s/1/train.log").read_text()  # the log is kept
+    code, out, err = sweep("seed=1,2,3", "hydra.sweep.dir=s")
+    assert code == 2 and out == "" and err.startswith("s holds another sweep (scripts/train.py")
 
 
 def test_no_job_starts_when_the_source_has_changed(sweep, monkeypatch):
@@ -236,12 +243,6 @@ def test_a_sweep_without_its_data_starts_no_job(sweep):
     code, out, err = sweep("seed=1,2", "hydra.sweep.dir=s", small=tuple(missing))
     assert code == 1 and out == "" and not Path("s").exists()
     assert "nothing" in err and err.count("download=false") == 1, err
-
-
-def test_another_sweep_in_the_directory_is_rejected(sweep):
-    assert sweep("seed=1", "hydra.sweep.dir=s")[0] == 0
-    code, out, err = sweep("seed=1,2", "hydra.sweep.dir=s")
-    assert code == 2 and out == "" and err.startswith("s holds another sweep (scripts/train.py")
 
 
 def test_jobs_do_not_affect_each_other_or_the_process(sweep):

@@ -37,6 +37,7 @@ from children import (
     shared_folder,
     wait_for_exit,
     wait_until,
+    warm_up,
 )
 from conftest import compose_run
 
@@ -210,8 +211,7 @@ def reference_run(folder: Path, *overrides: str) -> Scenario:
 def recipes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A reference run of each recipe."""
     parent = tmp_path_factory.mktemp("recipes")
-    warm = parent / "warm"
-    train(compose_run(warm, "trainer.max_epochs=1"), warm)  # imports everything before forking
+    warm_up()
     folders = {name: parent / str(number) for number, name in enumerate(RECIPES)}
     run_concurrently(
         reference_run(folders[name], *overrides) for name, overrides in RECIPES.items()
@@ -872,6 +872,7 @@ def test_a_signal_to_a_sweep_of_two_processes_keeps_their_epochs(
 
     monkeypatch.chdir(tmp_path)
     overrides = ["-m", "seed=1,2,3", "data=mnist_5k", "trainer=cpu", "trainer.max_epochs=500",
+                 "+trainer.limit_train_batches=8",
                  "callbacks=checkpoint", "logger=csv", "model.network.channels=[4,8]",
                  "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
                  "hydra.sweep.dir=sweep"]  # fmt: skip
