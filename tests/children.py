@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import gc
 import importlib
 import io
 import logging
@@ -44,6 +45,8 @@ def fork(what: Callable[[], Any], output: Path | None = None, errors: Path | Non
         error_files[child] = errors or output
         return child
     code = 1
+    # Else the child may destroy garbage of its parent, and wait for threads that it does not have.
+    gc.freeze()
     # A background command of a shell ignores SIGINT, which its children inherit.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

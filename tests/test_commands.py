@@ -244,9 +244,9 @@ def test_two_simulated_processes_train_for_three_epochs_with_all_default_callbac
 
 @pytest.mark.long
 def test_a_run_of_two_processes_is_resumed_by_a_command_that_starts_both(tmp_path):
-    command = ["data=mnist_5k", "trainer=cpu", "trainer.devices=2", "trainer.max_epochs=900",
-               "+trainer.limit_train_batches=4", "model.network.channels=[4,8]",
-               "callbacks=[checkpoint,progress]", "logger=csv", "hydra.run.dir=run"]  # fmt: skip
+    small = ["data=mnist_5k", "+trainer.limit_train_batches=4", "model.network.channels=[4,8]"]
+    command = [*small, "trainer=cpu", "trainer.devices=2", "trainer.max_epochs=900",
+               "hydra.run.dir=run"]  # fmt: skip
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     screen = tmp_path / "screen"
     head = fork(forked_script(tmp_path, "train.py", *command, trouble=from_scripts), screen)

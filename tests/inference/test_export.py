@@ -1,7 +1,9 @@
 """Exported files return the network's logits for any batch size, and contain its metadata."""
 
+import gc
 import hashlib
 import json
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -47,7 +49,15 @@ def read(path, format):
     return forward, {key: json.loads(text) for key, text in texts.items()}
 
 
+@pytest.fixture
+def no_session_is_left() -> Iterator[None]:
+    """Destroy ONNX Runtime's sessions here: a process forked later would wait for their threads."""
+    yield
+    gc.collect()
+
+
 @pytest.mark.long
+@pytest.mark.usefixtures("no_session_is_left")
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_exported_file_agrees_with_the_network(format, good_run, tmp_path, caplog):
     if format == "onnx":

@@ -177,7 +177,7 @@ def draw(page: Any, strokes: list[list[tuple[int, int]]]) -> None:
 
 def test_a_drawing_is_preprocessed_as_by_predict(tab, run, tmp_path):
     network = load_network(run / "checkpoints" / "best.ckpt")
-    for strokes in (STROKES[4], STROKES[8]):
+    for strokes in (STROKES[4], STROKES[1], STROKES[8]):
         draw(tab, strokes)
         drawing = tab.evaluate(
             """() => {
@@ -355,6 +355,8 @@ def test_filter_history(tab, run):
     percentage = tab.locator(".filters .change").nth(2).inner_text()
     assert float(percentage.split()[0]) == pytest.approx(100 * change, abs=1)
     tab.get_by_role("button", name="Play").click()
+    assert int(slider.input_value()) < len(weights) / 2  # from the start, three a second
+    slider.evaluate("e => { e.value = e.max - 1; e.dispatchEvent(new Event('input')); }")
     is_paused = "() => document.querySelector('.snapshots button').textContent === 'Play'"
     tab.wait_for_function(is_paused)
     assert int(slider.input_value()) == len(weights) - 1
