@@ -79,11 +79,8 @@ def _parsing_hint(text: str) -> str:
         return "it ends with a comma."
     if any(value.count(a) != value.count(b) for a, b in ("[]", "{}", "()")):
         return "a bracket is not closed."
-    if (
-        re.fullmatch(r"[+~]*[\w./@]+", key, re.ASCII)
-        and value
-        and not set(value) & set("'\",[]{}()")
-    ):
+    is_text = value and len(text) < 200 and not set(value) & set("'\",[]{}()")
+    if is_text and re.fullmatch(r"[+~]*[\w./@]+", key, re.ASCII):
         return f"type {shell_quote(format_override(key, value))}"
     return "write key=value, quoted where needed."
 
