@@ -446,6 +446,16 @@ def test_a_run_is_resumed_in_its_own_directory(name, tmp_path):
     assert [p.name for p in (tmp_path / "outputs").iterdir()] == [name]
 
 
+@pytest.mark.parametrize("option", ["disabled", "none", "stdout", "default"])
+def test_hydras_options_for_logging_work(option, tmp_path):
+    done = run_forked(
+        tmp_path, "train.py", "data=mnist_5k", f"hydra/job_logging={option}", "hydra.run.dir=run",
+        trouble=write_only,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run/run.json").is_file()
+
+
 def test_a_run_with_a_symlink_out_of_it_is_not_resumed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
