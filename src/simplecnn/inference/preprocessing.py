@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import center_of_mass, find_objects
 
-from simplecnn.data.images import Fit, fit_pixels
+from simplecnn.data.images import MAX_SIDE, Fit, fit_pixels
 from simplecnn.errors import InputError
 from simplecnn.inference.image_files import read_image
 
@@ -57,9 +57,14 @@ class Preprocessing:
         """The preprocessing of a run, from the configurations of its data and of its network.
 
         The network's `in_channels` and `image_size` take precedence over the recorded shape of the
-        training images (C, H, W), and that over the data's configuration.
+        training images (C, H, W), if it is valid, and that over the data's configuration.
         """
-        num_channels, *sides = image_shape if len(image_shape) == 3 else (None, 0)
+        is_valid = (
+            isinstance(image_shape, list | tuple)
+            and len(image_shape) == 3
+            and all(type(n) is int and 1 <= n <= MAX_SIDE for n in image_shape)
+        )
+        num_channels, *sides = image_shape if is_valid else (None, 0)
         is_mnist = data.get("_target_") == "simplecnn.data.mnist.MNISTDataModule"
         box = BOXES.get(data.get("dataset", "MNIST")) if is_mnist else None
         return cls(
