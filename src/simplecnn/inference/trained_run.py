@@ -141,8 +141,8 @@ class TrainedRun:
         num_classes = logits(self.network, blank).shape[1]
         dataset = str(self.config["data"].get("dataset"))
         for names in (self.record.get("class_names"), CLASS_NAMES.get(dataset)):
-            if names and len(names) == num_classes:
-                return tuple(names)
+            if isinstance(names, list | tuple) and len(names) == num_classes:
+                return tuple(map(str, names))
         return tuple(map(str, range(num_classes)))
 
     @property
