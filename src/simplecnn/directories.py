@@ -88,8 +88,9 @@ def read_record(path: Path) -> dict[str, Any]:
 def latest(name: str, record: str = RECORD, *, needs: str = "") -> str:
     """The newest run for `last` or for a directory of runs; any other `name` unchanged.
 
-    needs: a glob of files; runs that have them are preferred. Raises InputError for a sweep, unless
-    its `record` is asked for.
+    needs: a glob of files; runs that have them are preferred. Runs that failed before the end of
+    their first epoch are taken only if there is no other. Raises InputError for a sweep, unless its
+    `record` is asked for.
     """
     top = Path("outputs" if name == "last" else name)
     if (top / record).exists() or not top.is_dir():
@@ -100,9 +101,14 @@ def latest(name: str, record: str = RECORD, *, needs: str = "") -> str:
             f"type its command again."
         )
     runs = runs_below(top, record)
+    started = [run for run in runs if not _failed_at_start(run)]
     preferred = [run for run in runs if any(run.glob(needs))] if needs else []
-    chosen = preferred or runs
+    chosen = preferred or started or runs
     return str(chosen[-1]) if chosen else name
+
+
+def _failed_at_start(run: Path) -> bool:
+    return read_record(run).get("status") == "failed" and not any(run.glob("checkpoints/*.ckpt"))
 
 
 def runs_below(folder: Path, record: str = RECORD) -> list[Path]:

@@ -47,13 +47,16 @@ class RunError(Exception):
 
 @contextmanager
 def reraise(message: str, kind: type[Exception] = InputError) -> Iterator[None]:
-    """Raise any other error as `kind`: the message, and the first line of the error."""
+    """Raise any other error as `kind`: the message, and the first line of the error.
+
+    For an error in the user's own code, the message ends with the file and the line.
+    """
     try:
         yield
     except (InputError, RunError):
         raise
     except Exception as error:
-        raise kind(f"{message}: {first_line(error)}") from error
+        raise kind(f"{message}: {first_line(error)}{own_line(error)}") from error
 
 
 def first_line(error: BaseException) -> str:
@@ -109,14 +112,14 @@ def log_error(error: Exception) -> tuple[int, str]:
         log.error("%s", message, exc_info=error)
         return 1, message
     reason = first_line(error) if str(error).strip() else "no message"
-    message = f"{type(error).__name__}: {reason}{_place(error)}"
+    message = f"{type(error).__name__}: {reason}{own_line(error)}"
     files = [h.baseFilename for h in log.root.handlers if isinstance(h, logging.FileHandler)]
     where = f"is in {relative_path(files[0])}" if files else "is shown with HYDRA_FULL_ERROR=1"
     log.error("Failed with %s\nThe traceback %s", message, where, exc_info=error)
     return 1, message
 
 
-def _place(error: Exception) -> str:
+def own_line(error: Exception) -> str:
     """The line of the user's own code, below the working directory, that raised an error."""
     source = Path(__file__).parents[1]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):

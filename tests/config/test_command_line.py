@@ -112,6 +112,23 @@ def test_the_version_is_that_of_simplecnn(capsys):
             "model.network: data.normalize is true, but torchvision.models.resnet18 has no",
         ),
         ("train", ["lr", "=", "3"], "Write lr=3, without spaces around the '='."),
+        (
+            "train",
+            ["model.network.channels=[8,", "16]", "seed=1"],
+            'Write "model.network.channels=[8,16]", without spaces.',
+        ),
+        (
+            "train",
+            ["model.network.channels=[8,", "16", "seed=1"],
+            "'model.network.channels=[8,16' cannot be parsed: a bracket",
+        ),
+        ("train", ["quickstart"], "'quickstart' cannot be parsed: type experiment=quickstart"),
+        ("evaluate", ["run=a", "trainer=cpu"], "trainer is not a config group of this command."),
+        (
+            "evaluate",
+            ["run=a", "trainer.max_epochs=3"],
+            "trainer.max_epochs is not a key of the configuration.",
+        ),
         ("train", ["hparams_search=optuna"], "hparams_search describes several runs: add -m"),
         (
             "train",
@@ -319,6 +336,13 @@ def test_last_and_a_directory_of_runs_mean_the_newest_run(tmp_path, monkeypatch)
     (tmp_path / "outputs/a/1/x.ckpt").touch()
     assert latest("last", needs="*.ckpt") == "outputs/a/1"
     assert latest("outputs/a/1") == "outputs/a/1" and latest("elsewhere") == "elsewhere"
+    newest = Path("outputs/b/1/run.json")
+    newest.write_text('{"status": "failed"}')  # before the end of the first epoch
+    os.utime(newest, (9, 9))
+    assert latest("last") == "outputs/a/2"
+    Path("outputs/b/1/checkpoints").mkdir()
+    Path("outputs/b/1/checkpoints/last.ckpt").touch()
+    assert latest("last") == "outputs/b/1"
     (tmp_path / "outputs/a/sweep.json").touch()
     assert latest("last", "sweep.json") == "outputs/a"
     for choose in (latest, lambda path: check_command_line("train", [f"resume={path}"])):
@@ -395,6 +419,9 @@ def test_a_run_directory_is_named_after_the_overrides():
     assert re.fullmatch(r"[\d-]+_[\d-]+_betas-0.9-0.99_seed-3_optimizer-adamw_no-health", name), (
         name
     )
+    overrides = ["data.data_dir=/a/b/digits", "model.network._target_=torch.nn.Identity"]
+    (name,) = Path(compose_config("train", overrides)["paths"]["output_dir"]).parts[-1:]
+    assert name.endswith("_data_dir-digits_network-torch.nn.Identity")
     long = compose_config("train", ["+data.mirrors=[" + "a" * 300 + "]"])["paths"]["output_dir"]
     assert len(Path(long).name) < 120
     many = ["data.eval_batch_size=100", "data.batch_size=128", "model.label_smoothing=0.1",

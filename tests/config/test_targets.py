@@ -246,15 +246,22 @@ def test_a_file_that_is_missing_or_untrusted_is_named(parts):
 
 def test_classes_below_the_working_directory_are_allowed(parts):
     assert build({"_target_": "my_parts.Net", "depth": 3}).__class__.__name__ == "Net"
-    for target in ("my_parts.Popen", "my_parts.Plain", "my_parts.torch"):
-        with pytest.raises(TargetNotAllowed, match="If you trust it, allow it"):
-            find_class(target)
+    for name, sentence in [
+        ("Popen", "is not a subclass of torch.nn.Module, which is required here.$"),
+        ("Plain", "is not a subclass of torch.nn.Module, which is required here.$"),
+        ("torch", "is not a class.$"),
+    ]:
+        with pytest.raises(TargetNotAllowed, match=f"^my_parts.{name} {sentence}"):
+            find_class(f"my_parts.{name}")
+    (mistake,) = mistakes({"callbacks": {"x": {"_target_": "my_parts.Plain"}}})
+    assert "my_parts.Plain is not a subclass of pytorch_lightning.Callback" in mistake
     for target in ("run.untrusted.Net", "venv.untrusted.Net", "nowhere.Net"):
         assert not is_allowed(target)
     (parts / "logging.py").write_text(PARTS)  # shadowed by the standard library
     assert not is_allowed("logging.Net")
     assert not (parts / "harm").exists()
-    with pytest.raises(InputError, match="No module named 'nothing_of_that_name'. Looked in "):
+    place = r"\(broken_parts.py, line 1\)"
+    with pytest.raises(InputError, match=f"named 'nothing_of_that_name' {place}. Looked in "):
         find_class("broken_parts.Net")
 
 

@@ -229,10 +229,10 @@ def test_long_names_are_shortened_on_the_contact_sheet():
     (ax,) = _contact_sheet(rows, "title").axes
     _, *captions = [text.get_text() for text in ax.texts]
     name = f"{14 * 'a'}…{9 * 'b'}"
-    assert captions[0] == f"{name} ?: 50 %\nfirst"
+    assert captions[0] == f"{name} ?: 50.0 %\nfirst.png"
     label, file = captions[1].split("\n")
-    assert label == f"{name}: 50 %" and text_width(file) <= 112
-    assert file.startswith("ccc") and "…" in file and file.endswith("ddd")
+    assert label == f"{name}: 50.0 %" and text_width(file) <= 112
+    assert file.startswith("ccc") and "…" in file and file.endswith("d.png")
     assert [frame.get_edgecolor() for frame in ax.patches] == [to_rgba(NEW), to_rgba(OLD)]
 
 

@@ -22,7 +22,8 @@ from simplecnn.errors import InputError
 from simplecnn.run_directory import RunDirectory
 from simplecnn.sweeps import jobs as sweep_jobs
 from simplecnn.sweeps import report as sweep
-from simplecnn.sweeps.directory import SweepDirectory, source_hashes
+from simplecnn.sweeps.directory import SweepDirectory, own_hashes, source_hashes
+from simplecnn.sweeps.jobs import seed_groups
 
 FIXED = ["data=mnist_5k", "+trainer.limit_train_batches=8"]
 CONFIG = {"monitor": "val/acc", "mode": "max", "seed": 1, "model": {}, "data": {}, "trainer": {}}
@@ -236,6 +237,19 @@ def test_only_jobs_that_succeeded_are_compared(tmp_path):
     # an interrupted job has no error, and its log tells nothing
     assert "job 2 failed: The loss is not finite.\n    log: " in text
     assert text.count("log: ") == 1 and "job 0 interrupted" not in text
+
+
+def test_metrics_of_a_custom_class_are_columns(tmp_path):
+    for seed in (1, 2):
+        write_job(tmp_path / f"{seed - 1}", ["lr=1", f"seed={seed}"], best=0.5)
+        path = tmp_path / f"{seed - 1}" / "run.json"
+        record = json.loads(path.read_text())
+        record["metrics"] |= {"train/f1": 0.1, "val/f1": 0.2, "test/f1": 0.3, "val/top2_acc": seed}
+        path.write_text(json.dumps(record))
+    jobs = read_all(tmp_path, "01")
+    columns = sweep.job_columns(jobs)
+    assert columns["test/f1"] == ["0.3000", "0.3000"] and not {"val/f1", "train/f1"} & {*columns}
+    assert sweep.mean_columns(seed_groups(jobs))["val/top2_acc %"] == ["150.00 ± 70.71 (2)"]
 
 
 def test_a_sweep_without_any_result_has_no_empty_columns(tmp_path):
@@ -462,6 +476,22 @@ def test_another_sweep_or_source_is_rejected(changed, message, tmp_path):
     with pytest.raises(InputError, match=message):
         resume_or_create(tmp_path / "s", **changed)
     assert (tmp_path / "s" / "sweep.json").read_text() == before
+
+
+def test_a_change_of_the_users_own_file_is_rejected(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("nets.py").write_text("width = 1")
+    source = own_hashes([tmp_path / "nets.py"], tmp_path)
+    resume_or_create(tmp_path / "s", source=source)
+    resume_or_create(tmp_path / "s", source=source)
+    Path("nets.py").write_text("width = 2")
+    job = SweepDirectory.open(tmp_path / "s")  # in a worker, which does not know all files
+    for check in (
+        lambda: job.check_source({}, tmp_path),
+        lambda: resume_or_create("s", source=own_hashes([tmp_path / "nets.py"], tmp_path)),
+    ):
+        with pytest.raises(InputError, match=r"^\./nets.py changed since the sweep in s was"):
+            check()
 
 
 def test_a_search_is_identified_by_its_overrides(tmp_path):

@@ -47,14 +47,14 @@ def check_classes(config: Config) -> None:
     mistakes: list[str] = []
     targets: dict[str, Any] = {}
     for key, node in target_nodes(config):
+        base = next((base for keys, base in BASE_CLASSES.items() if re.fullmatch(keys, key)), None)
         try:
             if package := REQUIRED_PACKAGES.get(node["_target_"]):
                 require_packages(node["_target_"], package)
-            targets[key] = target = find_class(node["_target_"])
+            targets[key] = target = find_class(node["_target_"], base or "torch.nn.Module")
         except InputError as error:
             mistakes.append(f"{key}._target_: {error}")
             continue
-        base = next((base for keys, base in BASE_CLASSES.items() if re.fullmatch(keys, key)), None)
         if base and isinstance(target, type) and not issubclass(target, imported(base)):
             mistakes.append(
                 f"{key}._target_: {node['_target_']} is not a subclass of {base}, which is "

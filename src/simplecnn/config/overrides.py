@@ -48,6 +48,14 @@ def parse_overrides(
         pair = f"{overrides[i - 1]}={overrides[i + 1]}"
         mistakes.append(f"Write {pair}, without spaces around the '='.")
         del overrides[i - 1 : i + 2]
+    for start in [text for text in overrides if re.search(r"=\[.*,$", text)]:  # key=[1, 2]
+        i, text = overrides.index(start), start
+        while text.endswith(",") and i + 1 < len(overrides) and "=" not in overrides[i + 1]:
+            text += overrides.pop(i + 1)
+        overrides[i] = text
+        if text != start and text.endswith("]"):
+            mistakes.append(f"Write {shell_quote(text)}, without spaces.")
+            del overrides[i]
     parser = OverridesParser.create(loader())
     for text in overrides:
         try:
@@ -72,6 +80,8 @@ def parse_overrides(
 
 
 def _parsing_hint(text: str) -> str:
+    if text in group_options("experiment"):
+        return f"type experiment={text}"
     key, _, value = text.partition("=")
     if re.fullmatch(r"[+~]*[\w/]+/\w+\.[\w.]+", key):
         return f"keys are written with dots, type {key.replace('/', '.')}={value}"
@@ -152,7 +162,7 @@ def key_mistake(override: Override, config: DictConfig, error: Exception) -> str
         if existing in ("callbacks", "logger") and first in group_options(existing):
             return f"{existing}.{first} is not set: type {existing}=[default,{first}] as well."
         part = f"{existing}.{first}".lstrip(".")
-        if options := group_options(part.replace(".", "/")):
+        if part.replace(".", "/") in groups and (options := group_options(part.replace(".", "/"))):
             return (
                 f"{part} is not set: type {part.replace('.', '/')}=… as well. Available options "
                 f"are {', '.join(options)}."
@@ -209,6 +219,8 @@ def gist(error: BaseException) -> str:
     text = str(error).replace("raised while composing config:\n", "")
     line = first_line(cause or HydraException(text))
     line = line.removeprefix("InputError raised while resolving interpolation: ")
+    if group := re.match(r"Could not override '([^']+)'. No match in the defaults list", line):
+        return f"{group[1]} is not a config group of this command. Type --help for those it has."
     if re.search(rf"@({'|'.join(OVERLAYS)})\.", line):
         return f"{line} Its file must begin with the line '# @package _global_'."
     return line

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_original_cwd
 
 from simplecnn.config.spelling import did_you_mean, show
-from simplecnn.errors import InputError, first_line, relative_path
+from simplecnn.errors import InputError, first_line, own_line, relative_path
 
 SOURCE = Path(__file__).resolve().parents[2]  # the folder of the package
 TARGETS_VARIABLE = "SIMPLECNN_TARGETS"  # comma-separated packages or classes to allow
@@ -61,20 +61,20 @@ def is_allowed(target: Any) -> bool:
         or target == "pytorch_lightning.Trainer"
         or (module.startswith("simplecnn.") and _module_file(module, SOURCE) is not None)
         or any(target == t or target.startswith(f"{t}.") for t in _trusted_targets())
-        or _local_file(module) is not None
+        or local_file(module) is not None
     )
 
 
-def find_class(target: Any) -> Any:
+def find_class(target: Any, base: str = "torch.nn.Module") -> Any:
     """Import an allowed class, or the builder function of a torchvision model.
 
     Raises TargetNotAllowed, before anything is imported, if the name is not allowed, and
-    InputError if the import fails.
+    InputError if the import fails. `base` is the base class that an error message names.
     """
     if not is_allowed(target):
         raise TargetNotAllowed(not_allowed(target))
     module_name, _, name = target.rpartition(".")
-    if _local_file(module_name) and str(_working_dir()) not in sys.path:
+    if local_file(module_name) and str(_working_dir()) not in sys.path:
         sys.path.append(str(_working_dir()))
     try:
         module = importlib.import_module(module_name)
@@ -84,7 +84,10 @@ def find_class(target: Any) -> Any:
         near = did_you_mean(name, module.list_models()) if isinstance(error, ValueError) else ""
         reason = first_line(error) if not near else "there is no such model"
         searched = f" Looked in {_working_dir()} and in the installed packages."
-        raise InputError(f"{target} cannot be imported: {reason}.{near or searched}") from error
+        more = searched if isinstance(error, ModuleNotFoundError) else near
+        raise InputError(
+            f"{target} cannot be imported: {reason}{own_line(error)}.{more}"
+        ) from error
     if not hasattr(module, name):
         near = did_you_mean(name, dir(module))
         raise InputError(f"{module_name} has no {name}.{near}")
@@ -93,7 +96,10 @@ def find_class(target: Any) -> Any:
     if target not in _trusted_targets() and not (
         is_class and _is_buildable(target_class, module_name)
     ):
-        raise TargetNotAllowed(not_allowed(target))
+        if local_file(module_name) is None:
+            raise TargetNotAllowed(not_allowed(target))
+        what = f"not a subclass of {base}, which is required here" if is_class else "not a class"
+        raise TargetNotAllowed(f"{target} is {what}.")
     return target_class
 
 
@@ -108,7 +114,7 @@ def _is_buildable(target_class: type, module_name: str) -> bool:
     bases = [imported(b) for b in {*BASE_CLASSES.values()}]
     bases.append(imported("simplecnn.data.augmentation.RandomAffine"))
     module = target_class.__module__
-    is_known = module.startswith("simplecnn.") or _local_file(module) is not None
+    is_known = module.startswith("simplecnn.") or local_file(module) is not None
     return is_known and issubclass(target_class, tuple(bases))
 
 
@@ -133,7 +139,7 @@ def _module_file(module: str, root: Path) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _local_file(module: str) -> Path | None:
+def local_file(module: str) -> Path | None:
     """The file of a module below the working directory, or None.
 
     None for files in a virtual environment or in the directory of a run or a sweep, whose content

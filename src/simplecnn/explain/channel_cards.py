@@ -271,10 +271,12 @@ def _figures(
     changing = [c for c in ranked if np.nan_to_num(c.acc_change_per_class).any()]
     shown = (changing or ranked)[:NUM_RANKED]
     some = f"{len(shown)} of " * (len(shown) < len(changing))
+    which = f"{some}the {len(changing)} whose removal changes the accuracy of a class"
+    if not changing:
+        which = "no removal changes the accuracy of a class"
     title = (
         "Which channels matter: accuracy lost in total and by class when a channel is removed\n"
-        f"{some}the {len(changing)} channels whose removal changes the accuracy of a class, of "
-        f"{len(ranked)} removed{total}; {setting}"
+        f"{len(ranked)} channels removed one at a time{total}: {which}; {setting}"
     )
     yield "index", index_figure(shown, subject.class_names, title)
     searched = f" (searched for the activating images: all {len(subject.labels):,})"

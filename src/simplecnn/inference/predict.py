@@ -186,8 +186,8 @@ def _contact_sheet(rows: Sequence[Row], title: str) -> Figure:
     shown = [rows[i] for i in sorted(least_sure)]
     which = "" if len(shown) == len(rows) else f", the {len(shown)} least sure are shown"
     captions = [
-        f"{short_name(row['class'])}{' ?' * row['unsure']}: {percent(row['probability'], digits=0)}"
-        f"\n{short_name(Path(row['file']).stem, TILE)}"
+        f"{short_name(row['class'])}{' ?' * row['unsure']}: {percent(row['probability'])}"
+        f"\n{short_name(Path(row['file']).name, TILE)}"
         for row in shown
     ]
     images = np.stack([row["image"] for row in shown])

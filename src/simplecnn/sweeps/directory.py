@@ -1,6 +1,7 @@
 """The directory of a sweep: its lock, its record and its layout. Does not import torch.
 
-sweep.json      command, jobs, and a hash of each file of conf/ and src/ at the start of the sweep
+sweep.json      command, jobs, and a hash of each file of conf/ and src/ and of each file with a
+                class of the user's own, at the start of the sweep
 0/ 1/ 2/ …      the run directories of the jobs
 sweep.csv       one row per job
 sweep.md        the report as Markdown
@@ -13,7 +14,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class SweepDirectory(LockedDirectory):
         overrides: those of the whole sweep.
         jobs: the overrides of each job; None if a search chooses them.
         command: the command line that resumes the sweep.
-        source: the hash of each source file, by name.
+        source: the hash of each source file, by name; `./` begins the names of the user's own.
 
         Raises InputError, and writes nothing, if `path` holds other runs or another sweep, if
         another process has locked it, or if the source has changed.
@@ -60,7 +61,7 @@ class SweepDirectory(LockedDirectory):
                     f"{relative_path(path)} holds another sweep ({directory.record['command']}): "
                     f"name another hydra.sweep.dir."
                 )
-            directory.check_source(source)
+            directory.check_source(source, Path.cwd())
         elif any(any(directory.path.glob(pattern)) for pattern in (RUN_RECORD, f"*/{RUN_RECORD}")):
             raise InputError(
                 f"{relative_path(path)} holds runs that do not belong to a sweep: name another "
@@ -92,9 +93,14 @@ class SweepDirectory(LockedDirectory):
             raise InputError(f"{relative_path(directory.path / RECORD)} is damaged.") from None
         return directory
 
-    def check_source(self, source: dict[str, str]) -> None:
-        """Raise InputError if a source file has changed since the sweep was started."""
+    def check_source(self, source: dict[str, str], working_dir: Path) -> None:
+        """Raise InputError if a source file has changed since the sweep was started.
+
+        The user's own files are those of the record, below `working_dir`.
+        """
         recorded: dict[str, Any] = self.record["source"]
+        own = [working_dir / name for name in recorded if name.startswith("./")]
+        source = {**source, **own_hashes([p for p in own if p.is_file()], working_dir)}
         files = recorded.keys() | source.keys()
         changed = sorted(file for file in files if recorded.get(file) != source.get(file))
         if changed:
@@ -122,5 +128,14 @@ def source_hashes(*folders: Path) -> dict[str, str]:
             ]  # fmt: skip
             for path in (Path(parent, file) for file in files if file.endswith((".py", ".yaml"))):
                 name = f"{root.name}/{path.relative_to(root).as_posix()}"
-                hashes[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+                hashes[name] = _hash(path)
     return hashes
+
+
+def own_hashes(files: Iterable[Path], working_dir: Path) -> dict[str, str]:
+    """Hash the user's own files below the working directory, such as that of a custom network."""
+    return {f"./{path.relative_to(working_dir).as_posix()}": _hash(path) for path in files}
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -14,7 +14,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from simplecnn.config.build import target_nodes
 from simplecnn.config.spelling import format_override
+from simplecnn.config.targets import local_file
 from simplecnn.console import show_only_sweep_messages
 from simplecnn.directories import read_record
 from simplecnn.errors import log_error, relative_path
@@ -22,7 +24,7 @@ from simplecnn.run_directory import RunDirectory, command_line
 from simplecnn.signals import SignalHandler
 from simplecnn.slurm import slurm_job, was_requeued
 from simplecnn.sweeps import report
-from simplecnn.sweeps.directory import RECORD, SweepDirectory, source_hashes
+from simplecnn.sweeps.directory import RECORD, SweepDirectory, own_hashes, source_hashes
 from simplecnn.sweeps.jobs import NOT_STARTED, job_command, read_job, read_jobs
 from simplecnn.sweeps.plan import SweepPlan
 
@@ -91,8 +93,15 @@ def _lock_directory(plan: SweepPlan) -> SweepDirectory:
         overrides=plan.overrides,
         jobs=plan.jobs,
         command=[relative_path(sys.argv[0]), *arguments],
-        source=source_hashes(*plan.config_folders),
+        source={**source_hashes(*plan.config_folders), **own_hashes(_own_files(plan), Path.cwd())},
     )
+
+
+def _own_files(plan: SweepPlan) -> set[Path]:
+    """The files below the working directory whose classes the jobs name by `_target_`."""
+    nodes = (node for values, _ in plan.configs for _, node in target_nodes(values))
+    modules = {str(node["_target_"]).rpartition(".")[0] for node in nodes}
+    return {file for module in modules if (file := local_file(module))}
 
 
 def _directory_of_slurm_job(root: Path) -> Path | None:
@@ -148,7 +157,7 @@ def run_job(task: Task, config: dict[str, Any], folder: Path) -> float | None:
         if read_record(folder).get("status") == "finished" and run.has_config(config):
             status = "already finished"
         else:
-            sweep.check_source(source_hashes(*sources))
+            sweep.check_source(source_hashes(*sources), Path(hydra.runtime.cwd))
             task(config, folder)
     except Exception as failure:
         error = log_error(failure)[1]

@@ -16,6 +16,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from simplecnn.atomic import atomic_write
+from simplecnn.config.schema import LOGGED
 from simplecnn.page.sweep import write_sweep_page
 from simplecnn.run_directory import relative_path, shell_command, tensorboard_command
 from simplecnn.sweeps.directory import SweepDirectory
@@ -200,11 +201,18 @@ def job_columns(jobs: Sequence[Job]) -> dict[str, list[str]]:
         metric_text(criterion, job.best.get("value")) for job in jobs
     ]
     columns["at epoch"] = [str(job.best.get("epoch", "")) for job in jobs]
-    for metric in (criterion, "val/loss", "test/acc", "test/loss"):
+    for metric in (criterion, "val/loss", "test/acc", "test/loss", *further_metrics(jobs)):
         columns[title(metric)] = [metric_text(metric, job.metrics.get(metric)) for job in jobs]
     columns["seconds"] = ["" if job.seconds is None else f"{job.seconds:.1f}" for job in jobs]
     columns["epochs"] = ["" if job.num_epochs is None else str(job.num_epochs) for job in jobs]
     return {name: cells for name, cells in columns.items() if any(cells)}
+
+
+def further_metrics(jobs: Sequence[Job]) -> list[str]:
+    """The metrics that a custom class adds: of the test, or of the validation if not tested."""
+    metrics = {metric for job in jobs for metric in job.metrics} - {*LOGGED, criterion_of(jobs)}
+    tested = {m.replace("test/", "val/") for m in metrics if m.startswith("test/")}
+    return sorted(m for m in metrics - tested if m.startswith(("test/", "val/")))
 
 
 def mean_columns(groups: Sequence[Sequence[Job]]) -> dict[str, list[str]]:
@@ -214,7 +222,7 @@ def mean_columns(groups: Sequence[Sequence[Job]]) -> dict[str, list[str]]:
     columns = {n: [value_text(g[0].params.get(key)) for g in groups] for key, n in names.items()}
     criterion = criterion_of(jobs)
     columns[value_title(jobs)] = [mean_text(criterion, (j.value for j in g)) for g in groups]
-    for metric in ("test/acc", "test/loss"):
+    for metric in ("test/acc", "test/loss", *further_metrics(jobs)):
         columns[title(metric)] = [
             mean_text(metric, (j.metrics.get(metric) for j in group if j.status in SUCCEEDED))
             for group in groups

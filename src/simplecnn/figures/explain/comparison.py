@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -49,7 +50,7 @@ def comparison_figure(panels: Sequence[Panel], *, title: str) -> Figure:
     figure = style.new_figure(max(5.6, 0.6 + sum(widths)), 3.9)
     axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
     for ax, panel, width in zip(axes, panels, widths, strict=True):
-        _draw(ax, panel)
+        _draw(ax, panel, int(13 * (width - 0.5)))  # about 13 characters per inch
         if sum(map(len, panel.categories)) > 14 * width:  # about 14 characters per inch
             ax.tick_params(axis="x", rotation=35)
             for label in ax.get_xticklabels():
@@ -58,7 +59,7 @@ def comparison_figure(panels: Sequence[Panel], *, title: str) -> Figure:
     return figure
 
 
-def _draw(ax: Axes, panel: Panel) -> None:
+def _draw(ax: Axes, panel: Panel, title_width: int) -> None:
     categories = np.arange(len(panel.categories))
     width = 0.8 / len(panel.series)
     for i, (name, series) in enumerate(panel.series.items()):
@@ -90,7 +91,7 @@ def _draw(ax: Axes, panel: Panel) -> None:
     style.style_axes(ax, x=panel.note, y=panel.unit, grid="y")
     ax.set_xticks(categories, panel.categories, fontsize=NOTE)
     num_rows = -(-len(panel.series) // 4) if len(panel.series) > 1 else 0  # rows of the legend
-    ax.set_title(title, fontsize=style.LABEL, pad=8 + 12 * num_rows)
+    ax.set_title(fill(title, title_width), fontsize=style.LABEL, pad=8 + 12 * num_rows)
     if num_rows:
         ax.legend(
             fontsize=NOTE, frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0),

@@ -44,7 +44,7 @@ def prediction_figure(
     axes = parts[0].subplots(1, len(steps) + 1, squeeze=False)[0]
     for ax, (name, pixels) in zip(axes, steps, strict=False):
         ax.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        _label(ax, name)
+        _label(ax, name.replace(", ", ",\n"))
     scale = style.signed_scale(attribution)
     style.mark_negative(style.tile(axes[-1], attribution, style.SIGNED, scale))
     name = f"integrated gradients, ±{scale.vmax:.2g}"

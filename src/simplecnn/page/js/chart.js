@@ -34,13 +34,14 @@ function legend(lines) {
 function plot(lines, options, width, output) {
   const ys = lines.flatMap((line) => line.points.map(([, y]) => y));
   const xs = [...new Set(lines.flatMap((line) => line.points.map(([x]) => x)))].sort((a, b) => a - b);
-  const low = Math.min(...ys), high = Math.max(...ys);
-  const isLog = !options.percent && !options.linear && low > 0 && high > 10 * low;
+  const lowest = Math.min(...ys), high = Math.max(...ys);
+  const isLog = !options.percent && !options.linear && lowest > 0 && high > 10 * lowest;
+  const low = isLog ? Math.max(lowest, high / 1e5) : lowest; // one tiny value must not flatten all others
   const [bottom, top] = isLog ? [Math.log10(low), Math.log10(high)] : padded(options.zero ? 0 : low, high, options.zero);
   const [first, last] = options.range ?? [xs[0], xs[xs.length - 1]];
   const scaled = options.logX ? Math.log10 : (x) => x;
   const toX = (x) => LEFT + ((scaled(x) - scaled(first)) / (scaled(last) - scaled(first) || 1)) * (width - LEFT - RIGHT);
-  const toY = (y) => HEIGHT - BOTTOM - (((isLog ? Math.log10(y) : y) - bottom) / (top - bottom || 1)) * (HEIGHT - TOP - BOTTOM);
+  const toY = (y) => HEIGHT - BOTTOM - (((isLog ? Math.log10(Math.max(y, low)) : y) - bottom) / (top - bottom || 1)) * (HEIGHT - TOP - BOTTOM);
   const place = options.place ?? ((x) => `${options.x} ${digits(x, 5)}`);
   const text = (y) => (options.percent ? `${digits(100 * y, 4)} %` : digits(y));
   const svg = shape("svg", { width, height: HEIGHT, role: "img", tabindex: 0,
@@ -49,7 +50,7 @@ function plot(lines, options, width, output) {
   for (const tick of ticks) {
     svg.append(shape("line", { x1: LEFT, x2: width - RIGHT, y1: toY(tick), y2: toY(tick), class: "grid" }),
       shape("text", { x: LEFT - 6, y: toY(tick) + 4, "text-anchor": "end" },
-        options.percent ? `${digits(100 * tick)} %` : digits(tick)));
+        options.percent ? `${digits(100 * tick, 5)} %` : digits(tick, 5)));
   }
   for (const tick of options.logX ? logTicks(first, last) : linearTicks(first, last, Math.max(2, Math.floor(width / 90)))) {
     if (Number.isInteger(tick)) svg.append(shape("text", { x: toX(tick), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }, digits(tick, 5)));
