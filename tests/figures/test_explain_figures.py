@@ -1,5 +1,7 @@
 """Arbitrary names of classes, layers and swept values are drawn verbatim and fit."""
 
+import itertools
+
 import numpy as np
 import pytest
 from matplotlib.text import Text
@@ -43,6 +45,18 @@ def test_a_dollar_sign_in_a_name_does_not_start_math():
         figure = embedding_figure(points, labels, labels > 0, class_names=names, title=NAMES[0])
         assert not formulas(figure)
         assert [t.get_text() for t in figure.legends[0].get_texts()][0] == f"0: {names[0]}"
+
+
+def test_long_titles_fit_above_narrow_panels_and_steps():
+    series = {"trained": Series(np.array([[0.1]])), "untrained": Series(np.array([[0.2]]))}
+    title = "Channels of the last convolution that detect one class"
+    panels = [Panel(title, "%", ["conv1"], series) for _ in range(3)]
+    assert_text_fits(comparison_figure(panels, title="all"))
+    steps = [(f"cropped to 58 x 68, background removed {i}", np.eye(28)) for i in range(4)]
+    figure = prediction_figure(steps, ["a", "b"], np.array([0.9, 0.1]), {}, np.eye(28), title="x")
+    titles = [text for text in figure.findobj(Text) if "background" in text.get_text()]
+    boxes = sorted((text.get_window_extent() for text in titles), key=lambda box: box.x0)
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes)) and len(boxes) == 4
 
 
 def test_a_legend_with_two_rows_does_not_cover_the_title():

@@ -43,6 +43,11 @@ def test_rows_are_filters_columns_are_snapshots_on_one_scale():
     assert title in texts[0]
 
 
+def test_channels_of_a_color_image_are_named():
+    texts = words(filter_history_figure(weights_of(2, 4, 3, 3), ["start", "epoch\n1"]))
+    assert "4 filters of 3 x 3 (rows, 3 input channels side by side), one scale" in texts[0]
+
+
 def test_change_and_cosine_similarity_are_written():
     start = np.zeros((2, 1, 3, 3), np.float32)
     start[:] = SOBEL

@@ -71,7 +71,8 @@ def filter_history_figure(
     match_left = kernel_left + tile + 8
     bottom = HEADER + len(rows) * step_y - GAP
     scale = signed_scale(weights)
-    title += f"\n{selection} of {height} x {width} (rows), one scale for the whole run: "
+    beside = f", {channels} input channels side by side" * (channels > 1)
+    title += f"\n{selection} of {height} x {width} (rows{beside}), one scale for the whole run: "
     title += f"±{scale.vmax:.3g}{dots_note(zoom)}"
     mosaic = Mosaic(match_left + 160, bottom, title=title, colors=SIGNED, scale=scale, bar="weight")
 
