@@ -74,8 +74,8 @@ def find_class(target: Any, base: str = "torch.nn.Module") -> Any:
     if not is_allowed(target):
         raise TargetNotAllowed(not_allowed(target))
     module_name, _, name = target.rpartition(".")
-    if local_file(module_name) and str(_working_dir()) not in sys.path:
-        sys.path.append(str(_working_dir()))
+    if local_file(module_name) and str(working_dir()) not in sys.path:
+        sys.path.append(str(working_dir()))
     try:
         module = importlib.import_module(module_name)
         if module_name == "torchvision.models":
@@ -83,7 +83,7 @@ def find_class(target: Any, base: str = "torch.nn.Module") -> Any:
     except Exception as error:
         near = did_you_mean(name, module.list_models()) if isinstance(error, ValueError) else ""
         reason = first_line(error) if not near else "there is no such model"
-        searched = f" Looked in {_working_dir()} and in the installed packages."
+        searched = f" Looked in {working_dir()} and in the installed packages."
         more = searched if isinstance(error, ModuleNotFoundError) else near
         raise InputError(
             f"{target} cannot be imported: {reason}{own_line(error)}.{more}"
@@ -127,7 +127,7 @@ def _trusted_targets() -> set[str]:
     return {t.strip() for t in os.environ.get(TARGETS_VARIABLE, "").split(",") if t.strip()}
 
 
-def _working_dir() -> Path:
+def working_dir() -> Path:
     """The directory from which the command was started, even if the job has changed it."""
     changed = HydraConfig.initialized() and HydraConfig.get().job.chdir
     return Path(get_original_cwd()) if changed else Path.cwd()
@@ -145,7 +145,7 @@ def local_file(module: str) -> Path | None:
     None for files in a virtual environment or in the directory of a run or a sweep, whose content
     is untrusted, and if an installed package of the same name would be imported instead.
     """
-    root, file = _working_dir(), _file_below_working_dir(module)
+    root, file = working_dir(), _file_below_working_dir(module)
     if file is None or _is_untrusted(file):
         return None
     top = module.split(".")[0]
@@ -158,14 +158,14 @@ def local_file(module: str) -> Path | None:
 
 def _file_below_working_dir(module: str) -> Path | None:
     """The file of a module, unless a link leads out of the working directory."""
-    root = _working_dir()
+    root = working_dir()
     file = _module_file(module, root) if module else None
     return file if file and file.resolve().is_relative_to(root.resolve()) else None
 
 
 def _is_untrusted(file: Path) -> bool:
     """Whether a file is in a virtual environment, or in the directory of a run or a sweep."""
-    root = _working_dir()
+    root = working_dir()
     markers = ("run.json", "sweep.json", "pyvenv.cfg")
     for path in (file, root.resolve() / file.resolve().relative_to(root.resolve())):
         for directory in [p for p in path.parents if p.is_relative_to(root)] or [root]:
@@ -182,7 +182,7 @@ def not_allowed(target: Any) -> str:
             f"{show(target)} takes functions, which a configuration cannot contain: write a "
             f"subclass."
         )
-    root, (module, _, name) = _working_dir(), str(target).rpartition(".")
+    root, (module, _, name) = working_dir(), str(target).rpartition(".")
     if module == "simplecnn" and (public := imported("simplecnn.MODULES").get(name)):
         return f"{show(target)} is a name for imports in Python: type {public}.{name}"
     file = _file_below_working_dir(module)
@@ -202,5 +202,5 @@ def not_allowed(target: Any) -> str:
         )
     return (
         f"{show(target)} is not on the list of classes that a configuration may build, nor a class "
-        f"in a file below {_working_dir()}. If you trust it, allow it: {TARGETS_VARIABLE}={target}"
+        f"in a file below {working_dir()}. If you trust it, allow it: {TARGETS_VARIABLE}={target}"
     )

@@ -96,11 +96,13 @@ class SweepDirectory(LockedDirectory):
     def check_source(self, source: dict[str, str], working_dir: Path) -> None:
         """Raise InputError if a source file has changed since the sweep was started.
 
-        The user's own files are those of the record, below `working_dir`.
+        The user's own files are those of the record, below `working_dir`; one that is missing there
+        counts as unchanged, since a worker on a cluster may import it from elsewhere.
         """
         recorded: dict[str, Any] = self.record["source"]
-        own = [working_dir / name for name in recorded if name.startswith("./")]
-        source = {**source, **own_hashes([p for p in own if p.is_file()], working_dir)}
+        own = {name: working_dir / name for name in recorded if name.startswith("./")}
+        hashes = {n: _hash(path) if path.is_file() else recorded[n] for n, path in own.items()}
+        source = {**source, **hashes}
         files = recorded.keys() | source.keys()
         changed = sorted(file for file in files if recorded.get(file) != source.get(file))
         if changed:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from simplecnn.config.build import target_nodes
 from simplecnn.config.spelling import format_override
-from simplecnn.config.targets import local_file
+from simplecnn.config.targets import local_file, working_dir
 from simplecnn.console import show_only_sweep_messages
 from simplecnn.directories import read_record
 from simplecnn.errors import log_error, relative_path
@@ -157,7 +157,7 @@ def run_job(task: Task, config: dict[str, Any], folder: Path) -> float | None:
         if read_record(folder).get("status") == "finished" and run.has_config(config):
             status = "already finished"
         else:
-            sweep.check_source(source_hashes(*sources), Path(hydra.runtime.cwd))
+            sweep.check_source(source_hashes(*sources), working_dir())
             task(config, folder)
     except Exception as failure:
         error = log_error(failure)[1]
