@@ -15,10 +15,6 @@ FILES = {
 }
 COMMANDS = re.findall(r"^    uv run scripts/train\.py (.*)$", SECTION, re.MULTILINE)
 FEW_BATCHES = ["trainer=cpu", "trainer.max_epochs=2", "+trainer.limit_train_batches=6"]
-FEW_PICTURES = {  # the other blocks run with all default callbacks
-    "losses.py": ["callbacks=[checkpoint,progress,filters,feature_maps]"],
-    "watch.py": ["callbacks=[checkpoint,progress,filters]"],
-}
 
 
 def test_each_code_block_has_a_file_name_and_a_command():
@@ -33,7 +29,7 @@ def test_code_block_runs_with_its_command(name, command, tmp_path):
     overrides = command.split()
     if "data._target_=shapes.Stripes" not in overrides:
         overrides.append("data=mnist_5k")
-    overrides += [*FEW_BATCHES, *FEW_PICTURES.get(name, []), "hydra.run.dir=run"]
+    overrides += [*FEW_BATCHES, "hydra.run.dir=run"]
     # sys.path begins with scripts/, which has a shapes.py, too
     done = run_forked(tmp_path, "train.py", *overrides, trouble=from_scripts)
     assert done.returncode == 0, done.stderr

@@ -119,7 +119,7 @@ def several_gpus() -> list[str]:
 
     number = num_cuda_devices()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(number)))
-    return [name.strip() for name in visible.split(",")] if number > 1 else []
+    return [name.strip() for name in visible.split(",")][:number] if number > 1 else []
 
 
 def new_pool(environment: Mapping[str, str]) -> Any:
@@ -134,8 +134,8 @@ def new_pool(environment: Mapping[str, str]) -> Any:
 def _start_worker(parent: int) -> None:
     """Interrupt the job of this worker, then exit, once the `parent` process has died.
 
-    Loky's workers outlive a parent that is killed by SIGKILL. They also make loky the way to start
-    processes, with which those of a DataLoader cannot be started.
+    Loky's workers outlive a parent that is killed by SIGKILL. They also set the start method
+    `loky`, with which a DataLoader cannot start its workers.
     """
     multiprocessing.set_start_method(None, force=True)
 

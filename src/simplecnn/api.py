@@ -110,7 +110,7 @@ def train(overrides: Sequence[str] = ()) -> TrainedRun:
 
 @contextmanager
 def _logging_to(folder: Path) -> Iterator[None]:
-    """Log as `add_log_handlers` does inside the context."""
+    """Inside the context, log to train.log, and to the screen as `add_log_handlers` does."""
     root, level = logging.getLogger(), logging.getLogger().level
     handlers = add_log_handlers(folder)
     root.setLevel(min(level, logging.INFO))

@@ -45,11 +45,12 @@ def check_command_line(name: str, argv: Sequence[str]) -> Request:
     """
     for argument in argv:
         try:
+            os.fsencode(argument).decode()
             argument.encode()
+        except UnicodeDecodeError:
+            raise InputError(f"{argument!a} is not UTF-8: rename it, or name its folder.") from None
         except UnicodeEncodeError:
-            raise InputError(
-                f"{argument!a} is not UTF-8: type export PYTHONUTF8=1 first."
-            ) from None
+            raise InputError(f"{argument!a}: type export PYTHONUTF8=1 first.") from None
     options = _parse(argv)
     overrides = list(options.overrides)
     if options.help:

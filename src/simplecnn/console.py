@@ -1,4 +1,4 @@
-"""Logging to the screen: simplecnn's messages, warnings of libraries, tracebacks on request."""
+"""Logging to the screen and to the log file: what is shown of messages, warnings, tracebacks."""
 
 import copy
 import errno
@@ -75,7 +75,7 @@ def prepare_output() -> None:
 
 
 def _report_unless_full(report: Callable[[Any], object], error: threading.ExceptHookArgs) -> None:
-    """Report an error of a thread. TensorBoard raises that of a full disk in the run, too."""
+    """Report an error of a thread, unless the disk is full: TensorBoard reports that twice."""
     if getattr(error.exc_value, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
         report(error)
 

@@ -96,7 +96,7 @@ def full_or_obstructed(error: OSError) -> str | None:
     if error.errno in FULL:
         return f"{name} cannot be written: {error.strerror}."
     if error.errno in OBSTRUCTED and error.filename:
-        return f"{name} cannot be accessed: {error.strerror}."
+        return f"{name} cannot be accessed: {error.strerror}{own_line(error)}."
     return None
 
 

@@ -90,8 +90,8 @@ class RunDirectory(LockedDirectory):
             directory._remove_temporary_files()
             last = directory.last_checkpoint()
             if last and not record:
-                name = relative_path(directory.path / RECORD)
-                raise InputError(f"{name} is damaged: delete it to start this run over.")
+                name = relative_path(directory.path)
+                raise InputError(f"{name}/{RECORD} is damaged: delete {name} to start over.")
             if last and requested:
                 check_checkpoint(last)
             unusable = record.get("status") == "failed" or (last and find_damage(last))

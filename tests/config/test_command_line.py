@@ -210,7 +210,7 @@ def test_the_version_is_that_of_simplecnn(capsys):
         ("train", ["-m", "model.optimizer.lr=-1,1"], "model.optimizer: torch.optim.Adam rejects "),
         ("train", ["resume=x", "seed=3"], "seed=3: resume uses the run's own "),
         ("train", ["resume=x", "hydra.run.dir=y"], "hydra.run.dir=y: resume uses the run's own "),
-        ("train", ["name=\udcff"], r"'name=\udcff' is not UTF-8: type export PYTHONUTF8=1 first."),
+        ("train", ["name=\udcff"], r"'name=\udcff' is not UTF-8: rename it, or name its folder."),
         ("train", ["-m", "resume=x,y"], "resume continues one run: leave out -m. A sweep is "),
     ],
 )
@@ -419,7 +419,7 @@ def test_a_run_directory_is_named_after_the_overrides():
     assert re.fullmatch(r"[\d-]+_[\d-]+_betas-0.9-0.99_seed-3_optimizer-adamw_no-health", name), (
         name
     )
-    overrides = ["data.data_dir=/a/b/digits", "model.network._target_=torch.nn.Identity"]
+    overrides = ["data.data_dir=/a/b/digits/", "model.network._target_=torch.nn.Identity"]
     (name,) = Path(compose_config("train", overrides)["paths"]["output_dir"]).parts[-1:]
     assert name.endswith("_data_dir-digits_network-torch.nn.Identity")
     long = compose_config("train", ["+data.mirrors=[" + "a" * 300 + "]"])["paths"]["output_dir"]

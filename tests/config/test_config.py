@@ -284,7 +284,7 @@ def test_a_sweep_can_include_no_augmentation():
         (["seed=1,2", "trainer=cpuu"], ["trainer=cpuu: available options are auto, cpu, ddp, "
                                         "ddp_sim, gpu, mps. Did you mean cpu?"]),
         (["model.optimizer.lr=interval(0.001,0.1)"],
-         ["model.optimizer.lr is an interval or empty, but this sweep is a grid search: "
+         ["model.optimizer.lr is an interval, but this sweep is a grid search: "
           "list the values (model.optimizer.lr=a,b,c), or search with hparams_search=optuna."]),
         (["seed=1,2", "trainer=cpu", "trainer.devices=2", "+trainer.strategy=ddp"],
          ["trainer.strategy is ddp with 2 processes: each process would run the whole sweep, "

@@ -12,8 +12,9 @@ from conftest import ROOT
 from fuzz import compose_once
 
 from simplecnn.config.arguments import check_classes
-from simplecnn.config.build import build, restore_process_state
+from simplecnn.config.build import build
 from simplecnn.config.composition import compose_config
+from simplecnn.config.process_state import restore_process_state
 from simplecnn.errors import InputError
 from simplecnn.signals import SignalHandler
 from simplecnn.training.build import build_trainer
@@ -142,6 +143,8 @@ COMBINATIONS = [
     ("~train", "train is required: it cannot be deleted."),
     ("train=false test=false", "train and test are both false"),
     ("seed=${seed}", "data.seed: Recursive interpolation detected"),
+    ("paths.data_dir=???", "paths.data_dir is missing: type paths.data_dir=…"),
+    ("data=image_folder trainer.default_root_dir=${data.root}", "data.root is missing: type data."),
     ("paths.data_dir=${nope}", "paths.data_dir: Interpolation key 'nope' not found"),
 ]  # fmt: skip
 

@@ -332,7 +332,7 @@ def test_unusable_folders_raise_input_error(root, module):
     write(root / "cow" / "c.png")
     module().setup()
     (root / "loop").symlink_to(root.parent)
-    assert f"{root / 'loop'} has no images: put some directly into it" in message()
+    assert f"{root / 'loop'} is a link to a folder that contains it" in message()
     (root / "loop").unlink()
     (root / "one" / "cat").mkdir(parents=True)
     assert "there is only cat in" in message(root=str(root / "one"))

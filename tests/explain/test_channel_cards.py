@@ -15,6 +15,7 @@ from simplecnn.explain.channel_cards import (
     _table,
     channel_cards,
     crop,
+    layer_fields,
     measure_removal,
     most_active,
 )
@@ -27,6 +28,13 @@ from simplecnn.receptive_field.fields import receptive_fields
 def empty_channel(num_classes: int) -> Channel:
     zeros = np.zeros(9)
     return Channel("0", 0, zeros, zeros, zeros, zeros, np.zeros(num_classes), zeros, zeros)
+
+
+def test_a_layer_whose_name_begins_with_that_of_a_convolution_is_another_layer():
+    network = nn.Sequential()
+    network.add_module("conv", nn.Conv2d(1, 2, 3))
+    network.add_module("conv_pool", nn.MaxPool2d(4))
+    assert layer_fields(network, (12, 12))["conv"].units == (10, 10)
 
 
 def test_removal_with_a_known_effect():

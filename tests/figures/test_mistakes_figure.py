@@ -43,8 +43,8 @@ def test_each_mistake_has_its_classes_and_its_frame():
     assert words(figure) == [
         "Three",
         "9 → 4: 99.8 %\nthen 9: 0.2 %",
-        "8 → 3: 66.0 %\nthen 8: 34.0 %",
-        "7 → 1: > 99.9 %\nthen 0: 0.0 %",
+        "8 → 3: 66 %\nthen 8: 34 %",
+        "7 → 1: > 99.999 %\nthen 0: < 0.001 %",
     ]
     for image, expected in zip(figure.axes[0].images, mistakes["images"], strict=True):
         np.testing.assert_allclose(image.get_array()[..., 0], 1 - expected[0], rtol=1e-6)

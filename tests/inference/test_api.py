@@ -223,8 +223,13 @@ def test_a_damaged_evaluation_file_is_named(tmp_path):
     assert (tmp_path / "evaluation.json").read_text() == "{"
 
 
-def test_a_configuration_that_is_not_of_a_run_is_one_sentence(finished_run, tmp_path):
+def test_a_run_whose_record_has_other_types_is_still_used(finished_run, tmp_path):
     shutil.copytree(finished_run, tmp_path / "run")
+    record = json.loads((finished_run / "run.json").read_text())
+    (tmp_path / "run/run.json").write_text(
+        json.dumps(record | {"class_names": 5, "image_shape": 3})
+    )
+    assert simplecnn.load(tmp_path / "run").class_names == tuple("0123456789")
     (tmp_path / "run/config.yaml").write_text("model: x\ndata: 3\ntrainer: []\n")
     with pytest.raises(InputError, match="config.yaml is not the configuration of a run"):
         simplecnn.load(tmp_path / "run")

@@ -35,6 +35,7 @@ def test_calibration_by_hand():
     assert {i: (b["num_images"], b["confidence"], b["acc"]) for i, b in filled.items()} == {
         7: (1, 0.5, 0.0), 10: (2, 0.71, 0.5), 13: (1, 0.9, 1.0),
     }  # fmt: skip
+    assert calibration(logits.bfloat16(), labels)["ece"] == pytest.approx(ece, abs=0.01)
     loss = summarize(logits, labels, ["a", "b", "c"])["loss"]
     assert loss == pytest.approx(-np.log([0.7, 0.08, 0.3, 0.9]).mean(), abs=1e-5)
 

@@ -1,8 +1,10 @@
 """Optuna searches: the space, the study on disk, pruning, and end-to-end sweeps with a resume."""
 
+import errno
 import json
 import math
 from pathlib import Path
+from unittest.mock import Mock
 
 import optuna
 import pytest
@@ -15,6 +17,7 @@ from optuna.trial import TrialState
 from hydra_plugins.simplecnn_joblib import JoblibLauncher
 from hydra_plugins.simplecnn_optuna import OptunaSweeper
 from simplecnn.errors import InputError
+from simplecnn.sweeps import search
 from simplecnn.sweeps.plan import plan_sweep
 from simplecnn.sweeps.search import (
     PRUNED,
@@ -161,15 +164,29 @@ def test_an_incomplete_line_of_a_study_is_cut_off(tmp_path):
     assert [t.number for t in interrupted_trials(study, SPACE)] == [1]
 
 
-@pytest.mark.parametrize("content", [b"<html>\n", b'{"a": 1}\n', b"\xff\n", None])
+@pytest.mark.parametrize("content", [b"<html>\n", b'{"a": 1}\n', b"\xff\n"])
 def test_a_damaged_study_is_one_sentence(content, tmp_path):
     open_study(tmp_path, objectives={"val/acc": "max"})
     with (tmp_path / STUDY).open("ab") as file:
-        file.write(content or b"")
-    if content is None:
-        (tmp_path / STUDY).unlink()
-        (tmp_path / STUDY).mkdir()
+        file.write(content)
     with pytest.raises(InputError, match=r"study\.journal is damaged; start a new search in anoth"):
+        check_study(tmp_path)
+
+
+def test_a_study_that_cannot_be_read_or_mended_is_not_called_damaged(tmp_path, monkeypatch):
+    open_study(tmp_path, objectives={"val/acc": "max"})
+    before = (tmp_path / STUDY).read_bytes()
+    (tmp_path / STUDY).write_bytes(before + b'{"cut')
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "atomic_write", Mock(side_effect=full))
+        with pytest.raises(OSError, match="No space left"):
+            check_study(tmp_path)
+    check_study(tmp_path)
+    assert (tmp_path / STUDY).read_bytes() == before
+    (tmp_path / STUDY).unlink()
+    (tmp_path / STUDY).mkdir()
+    with pytest.raises(IsADirectoryError):
         check_study(tmp_path)
 
 

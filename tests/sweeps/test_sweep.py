@@ -435,6 +435,9 @@ def test_values_with_a_constant_ratio_have_a_logarithmic_axis(values, scale):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
+        ("metrics.csv", b"step,epoch,val/acc\n7,0,0.8\n8,x,0.9\n9,1,abc\n"),
+        ("metrics.csv", b"\xf4\xff\x00" * 400),
+        ("config.yaml", b"- a\n"),
         ("run.json", b'{"status": "finished", "best": {"value": "x"}, "metrics": {"val/acc": []}}'),
         ("run.json", b'{"status": ["x"], "best": [1], "metrics": 3, "seconds": {"fit": "x"}}'),
     ],
@@ -443,6 +446,13 @@ def test_a_damaged_file_of_a_job_does_not_cost_the_report_of_the_others(name, co
     (mixed / "0" / name).write_bytes(content)
     sweep.report(mixed)
     assert "2,val/acc,0.94,2" in (mixed / "sweep.csv").read_text()
+
+
+def test_a_damaged_record_of_a_sweep_is_one_sentence(mixed):
+    for content in ('{"command": "x"}', "[]", "{"):
+        (mixed / "sweep.json").write_text(content)
+        with pytest.raises(InputError, match=r"outputs/s/sweep.json is damaged."):
+            sweep.report(mixed)
 
 
 # The directory of a sweep and its lock.
@@ -583,7 +593,7 @@ def test_an_interrupted_run_resumes_and_a_failed_one_starts_over(tmp_path):
     record = (moved / "run.json").read_bytes()
     resumed.release()
     (moved / "run.json").write_bytes(record[:100])
-    with pytest.raises(InputError, match=r"b/run.json is damaged: delete it to start this run ov"):
+    with pytest.raises(InputError, match=r"b/run.json is damaged: delete .*/b to start over\.$"):
         RunDirectory.resume_or_create(moved, run_config(moved))
     assert resumed.last_checkpoint()
     (moved / "run.json").write_bytes(record)

@@ -5,15 +5,13 @@ import gc
 import json
 import os
 import re
-import sys
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from children import assert_same, run_forked
+from children import assert_same, run_forked, run_new_process
 from conftest import compose_run
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
@@ -69,12 +67,9 @@ def test_three_jobs_of_which_one_fails(tmp_path):
     layers = "first,[conv9],[conv1,conv2]"
     overrides = [*SMALL[:-1], "trainer.max_epochs=2", "callbacks=[checkpoint,progress,filters]",
                  f"callbacks.filters.layers={layers}", "hydra.sweep.dir=outputs/three"]  # fmt: skip
-
-    def report_unclosed_files() -> None:
-        warnings.simplefilter("error", ResourceWarning)
-        sys.unraisablehook = sys.__unraisablehook__  # prints, unlike pytest's
-
-    done = run_forked(tmp_path, "train.py", "-m", *overrides, trouble=report_unclosed_files)
+    done = run_new_process(
+        tmp_path, "train.py", "-m", *overrides, PYTHONWARNINGS="error::ResourceWarning"
+    )
     assert done.returncode == 1
     assert done.stderr == ""
     lines = done.stdout.splitlines()

@@ -15,7 +15,8 @@ from typing import Any, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
 
-from simplecnn.config.build import HYDRA_KEYS, build, restore_process_state, target_nodes
+from simplecnn.config.build import HYDRA_KEYS, build, target_nodes
+from simplecnn.config.process_state import restore_process_state
 from simplecnn.config.schema import BUILT_IN, IMAGE_SIZE, Classifier
 from simplecnn.config.spelling import describe, show, unknown_key
 from simplecnn.config.targets import BASE_CLASSES, find_class, imported

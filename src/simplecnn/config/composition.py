@@ -17,7 +17,7 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import MISSING, DictConfig, OmegaConf, read_write
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 import simplecnn.config.resolvers  # noqa: F401 - registers them
 from simplecnn.config.build import name_mistakes, nested_values, target_nodes
@@ -225,6 +225,8 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
         values: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=True)
     except RecursionError:
         raise InputError("A value of the configuration refers to itself.") from None
+    except InterpolationToMissingValueError as error:
+        raise InputError(missing_key(first_line(error).rpartition(" ")[2])) from None
     except OmegaConfBaseException as error:
         raise InputError(f"{error.full_key}: {first_line(error)}") from None
     if missing := sorted(key for key, value in nested_values(values) if value == MISSING):

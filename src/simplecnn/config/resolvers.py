@@ -30,7 +30,7 @@ def _override_suffix(overrides: Sequence[str]) -> str:
         key, _, value = text.partition("=")
         if not key.lstrip("+~").startswith(("hydra", "experiment", "name", "paths", "ckpt_path")):
             last = re.split("[./@+~]", key.removesuffix("._target_"))[-1]
-            value = re.sub(r"[^,[]*/", "", value)  # of a path, the last part
+            value = re.sub(r"[^,[]*/", "", value.rstrip("/"))  # of a path, the last part
             pair = f"no-{last}" if text.startswith("~") else f"{last}-{value.replace(',', '-')}"
             pair = "_" + re.sub(r"[^\w.+-]", "", pair, flags=re.ASCII)
             if len(name + pair) > MAX_NAME:

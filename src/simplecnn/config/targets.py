@@ -17,7 +17,7 @@ from hydra.utils import get_original_cwd
 from simplecnn.config.spelling import did_you_mean, show
 from simplecnn.errors import InputError, first_line, own_line, relative_path
 
-SOURCE = Path(__file__).resolve().parents[2]  # the folder of the package
+SOURCE = Path(__file__).resolve().parents[2]  # the folder that contains the package
 TARGETS_VARIABLE = "SIMPLECNN_TARGETS"  # comma-separated packages or classes to allow
 PACKAGES = {  # package: the base class that an allowed class of it must have
     "torch.nn": "torch.nn.Module",
@@ -96,10 +96,11 @@ def find_class(target: Any, base: str = "torch.nn.Module") -> Any:
     if target not in _trusted_targets() and not (
         is_class and _is_buildable(target_class, module_name)
     ):
-        if local_file(module_name) is None:
-            raise TargetNotAllowed(not_allowed(target))
-        what = f"not a subclass of {base}, which is required here" if is_class else "not a class"
-        raise TargetNotAllowed(f"{target} is {what}.")
+        if local_file(module_name) is not None and not is_class:
+            raise TargetNotAllowed(f"{target} is not a class.")
+        if local_file(module_name) is not None and not issubclass(target_class, imported(base)):
+            raise TargetNotAllowed(f"{target} is not a subclass of {base}.")
+        raise TargetNotAllowed(not_allowed(target))
     return target_class
 
 

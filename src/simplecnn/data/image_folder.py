@@ -359,8 +359,12 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """List the subfolders by name."""
-    return sorted(p for p in folder.iterdir() if not _is_ignored(p.name) and p.is_dir())
+    """List the subfolders by name. Raises InputError for a link to a folder that contains it."""
+    folders = sorted(p for p in folder.iterdir() if not _is_ignored(p.name) and p.is_dir())
+    for path in folders:
+        if path.is_symlink() and folder.resolve().is_relative_to(path.resolve()):
+            raise InputError(f"{path} is a link to a folder that contains it: delete it.")
+    return folders
 
 
 def _scan(folder: Path) -> ImageFiles:

@@ -98,7 +98,8 @@ def layer_fields(network: nn.Module, size: Sequence[int]) -> dict[str, Field]:
     layers, by_layer = convolutions(network), {}
     for call, field in receptive_fields(network, size).items():
         # Repeated calls of a layer are named name_1, name_2, and so on.
-        name = call if call in layers else call.rpartition("_")[0]
+        layer, _, number = call.rpartition("_")
+        name = layer if call not in layers and number.isdigit() else call
         if name in layers:
             by_layer[name] = field
     return by_layer

@@ -16,7 +16,7 @@ LINE = 20  # height of a line of text in pixels
 def image_sheet(
     images: NDArray, captions: Sequence[str], frames: Sequence[str], *, title: str
 ) -> Figure:
-    """Draw images (N, C, H, W) in the given order, with the colors of their `frames`."""
+    """Draw images (N, C, H, W) from 0 to 1, gray or RGB, in order; `frames` are their colors."""
     num_images, _, height, width = images.shape
     zoom = max(1, round(TILE / max(height, width)))
     num_lines = max((caption.count("\n") + 1 for caption in captions), default=0)

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from simplecnn.figures.image_sheet import image_sheet
 from simplecnn.figures.raster import short_name
 from simplecnn.figures.style import NEW, OLD
-from simplecnn.table import percent
 
 
 def mistakes_figure(
@@ -32,11 +31,20 @@ def mistakes_figure(
     names = [short_name(name) for name in class_names]
     arrow = "\n→ " if max(map(len, names)) > 4 else " → "
     captions = [
-        f"{names[label]}{arrow}{names[first]}: {percent(share)}\n"
-        f"then {names[second]}: {percent(rest)}"
+        f"{names[label]}{arrow}{names[first]}: {_percent(share)}\n"
+        f"then {names[second]}: {_percent(rest)}"
         for label, (first, second), (share, rest) in zip(
             labels, classes, probabilities, strict=True
         )
     ]
     frames = [NEW if is_new else OLD for is_new in new]
     return image_sheet(images, captions, frames, title=title)
+
+
+def _percent(share: float) -> str:
+    """Format a probability with enough digits that it never rounds to 0 % or 100 %."""
+    for digits in range(4):
+        text = f"{share:.{digits}%}"
+        if text not in (f"{1:.{digits}%}", f"{0:.{digits}%}"):
+            return text.replace("%", " %")
+    return "< 0.001 %" if share < 0.5 else "> 99.999 %"

@@ -16,7 +16,7 @@ def calibration(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     of their bin, with bins of equal width. Each bin has `num_images`, mean `confidence` and
     accuracy (`acc`); the latter two are None in an empty bin. All values are between 0 and 1.
     """
-    confidences, classes = logits.softmax(1).max(1)
+    confidences, classes = logits.float().softmax(1).max(1)
     counts, sums, num_correct = (
         np.histogram(confidences, NUM_BINS, (0, 1), weights=weights)[0]
         for weights in (None, confidences.double(), (classes == labels).double())

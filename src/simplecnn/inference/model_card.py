@@ -92,7 +92,7 @@ def _training(config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     """Device, epochs, seconds, first weights, and why the training ended."""
     start = config.get("ckpt_path")
     if not config.get("train", True):
-        return f"Not trained by this run, whose recipe has no effect: the weights are from {start}."
+        return f"Not trained by this run, nor by the recipe below: the weights are from {start}."
     max_epochs = (config.get("trainer") or {}).get("max_epochs")
     of = "" if max_epochs in (None, -1) else f" of {max_epochs}"
     seconds = (record.get("seconds") or {}).get("fit")

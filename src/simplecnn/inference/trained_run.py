@@ -118,8 +118,8 @@ class TrainedRun:
     def epoch(self) -> int:
         """The epoch, from 1, after which the checkpoint was saved."""
         # LastCheckpoint saves between two epochs, ModelCheckpoint within one.
-        is_best = self.checkpoint.name == "best.ckpt"
-        return int(read_checkpoint(self.checkpoint)["epoch"]) + is_best
+        is_within = self.checkpoint.name != "last.ckpt"
+        return int(read_checkpoint(self.checkpoint)["epoch"]) + is_within
 
     @cached_property
     def network_config(self) -> dict[str, Any]:

@@ -177,7 +177,8 @@ class _LoadedRun:
         stored, num_images = self.validation, len(images.labels)
         if stored and len(stored["wrong"]) >= num_images:
             classes, wrong = (stored[key].numpy()[:num_images] for key in ("predictions", "wrong"))
-            if ((classes != images.labels) == wrong).all():  # these are the same images
+            is_same_data = ((classes != images.labels) == wrong).all()
+            if is_same_data and classes.max(initial=0) < len(images.classes):
                 return classes.astype(np.int64)
         probabilities = self.probabilities(images, images.pixels[:MAX_CLASSIFIED])
         return None if probabilities is None else probabilities.argmax(1)

@@ -25,6 +25,8 @@ from simplecnn.errors import InputError
 from simplecnn.run_directory import relative_path, write_json
 from simplecnn.slurm import slurm_job
 
+KEYS = ("started", "command", "words", "jobs", "source", "slurm_job")  # of sweep.json
+
 
 class SweepDirectory(LockedDirectory):
     """The directory of one sweep and its record, `sweep.json`."""
@@ -88,8 +90,9 @@ class SweepDirectory(LockedDirectory):
         if not (directory.path / RECORD).is_file():
             raise InputError(f"sweep={path}: not a sweep of simplecnn, {RECORD} is missing.")
         try:
-            directory.record = json.loads((directory.path / RECORD).read_text(encoding="utf-8"))
-        except ValueError:
+            record = json.loads((directory.path / RECORD).read_text(encoding="utf-8"))
+            directory.record = {key: record[key] for key in KEYS}
+        except (ValueError, TypeError, KeyError):
             raise InputError(f"{relative_path(directory.path / RECORD)} is damaged.") from None
         return directory
 

@@ -9,6 +9,7 @@ import re
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -95,20 +96,21 @@ class Job:
     def curve(self, metric: str) -> list[tuple[int, float]]:
         """Pairs of epoch (from 1) and value of a metric, from metrics.csv; [] without that file."""
         path = self.path / "metrics.csv"
-        if not path.is_file():
-            return []
         values = {}
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                if row.get(metric) and row.get("epoch"):
-                    values[int(row["epoch"]) + 1] = float(row[metric])
+        # Without the file, or if it was damaged: the report of the other jobs is worth more.
+        with suppress(OSError, ValueError, csv.Error):
+            with path.open(newline="", encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    if row.get(metric) and row.get("epoch"):
+                        values[int(row["epoch"]) + 1] = float(row[metric])
         return list(values.items())
 
 
 def read_job(path: Path, root: Path | None = None) -> Job:
     """Read the job in the directory `path` of the sweep in `root`."""
     record = read_record(path)
-    config = _read_yaml(path / CONFIG) or {}
+    config = _read_yaml(path / CONFIG)
+    config = config if isinstance(config, dict) else {}
     status = record.get("status", "running" if (path / RUN_RECORD).exists() else NOT_STARTED)
     error = str(record.get("error") or "").strip().partition("\n")[0]
     error = re.sub("^(Input|Run)Error: ", "", error)  # their messages are sentences

@@ -104,13 +104,16 @@ def product(overrides: Sequence[str], parser: OverridesParser) -> list[list[str]
 
     Raises InputError if an override sweeps over an interval or over no value.
     """
-    choices = _choices(overrides, parser)
-    for key, values in choices.items():
-        if not values:
+    for override in parser.parse_overrides(list(overrides)):
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            key = override.get_key_element()
             raise InputError(
-                f"{key} is an interval or empty, but this sweep is a grid search: "
+                f"{key} is an interval, but this sweep is a grid search: "
                 f"list the values ({key}=a,b,c), or search with hparams_search=optuna."
             )
+    choices = _choices(overrides, parser)
+    if empty := [key for key, values in choices.items() if not values]:
+        raise InputError(f"{empty[0]} has no value.")
     return [list(job) for job in itertools.product(*choices.values())]
 
 

@@ -190,13 +190,14 @@ def check_study(folder: Path) -> None:
     path = folder / STUDY
     if not path.exists():
         return
+    content = path.read_bytes()
+    complete = content[: content.rfind(b"\n") + 1]
     with reraise(f"{relative_path(path)} is damaged; start a new search in another directory"):
-        content = path.read_bytes()
-        complete = content[: content.rfind(b"\n") + 1]
         for line in complete.splitlines():
             json.loads(line)  # Optuna would ignore an invalid last line, and append to it
-        if complete != content:
-            atomic_write(path, complete)
+    if complete != content:
+        atomic_write(path, complete)
+    with reraise(f"{relative_path(path)} is damaged; start a new search in another directory"):
         _storage(path)
 
 

@@ -18,7 +18,8 @@ from simplecnn.callbacks.checkpoint import STATE, LastCheckpoint, end_reason
 from simplecnn.callbacks.progress import without_copies
 from simplecnn.callbacks.report import Report
 from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
-from simplecnn.config.build import build, restore_process_state
+from simplecnn.config.build import build
+from simplecnn.config.process_state import restore_process_state
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
 from simplecnn.directories import RECORD, read_record

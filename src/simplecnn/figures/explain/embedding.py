@@ -9,7 +9,8 @@ from simplecnn.figures import style
 from simplecnn.figures.raster import short_name, text_width
 
 HUES = (*style.COLORS, "0.1", "0.45", "#8c6d31", "#5254a3")
-MAX_ROWS, MAX_NAMED = 36, 108  # of a column of the legend; classes in the legend
+MAX_ROWS = 36  # of the legend, in each of up to three columns
+MAX_NAMED = 3 * MAX_ROWS  # classes in the legend
 
 
 def embedding_figure(
