@@ -28,6 +28,7 @@ from simplecnn.errors import RunError
 from simplecnn.sweeps import launch
 from simplecnn.sweeps.plan import plan_sweep
 from simplecnn.training import run
+from simplecnn.training.processor import configure_threads
 
 SMALL = ["data=mnist_5k", "trainer=cpu", "trainer.max_epochs=1", "+trainer.limit_train_batches=8",
          "model.network.channels=[4,8]", "callbacks=checkpoint"]  # fmt: skip
@@ -242,6 +243,7 @@ def test_a_sweep_without_its_data_starts_no_job(sweep):
 
 def test_jobs_do_not_affect_each_other_or_the_process(sweep):
     """The last job has the same weights in a sweep of one job."""
+    configure_threads()  # by the command, not by a job
     variables, num_threads = dict(os.environ), torch.get_num_threads()
     code, out, _ = sweep(
         "+trainer.deterministic=true,false", "model.network.dropout=0.5",
