@@ -3,9 +3,8 @@
 uv run scripts/benchmark.py                           # all parts, 15 minutes on two cores
 uv run scripts/benchmark.py --parts steps --rounds 5  # a quick look at the steps alone
 
-Each row trains in its own process. The rows take turns of `--steps` steps, so that other load on
-the machine slows all rows equally. Times are medians over `--rounds` turns; ratios are computed
-within a round.
+Each row trains in its own process. The rows take turns of `--steps` steps, so that other load
+slows all rows equally. Times are medians of `--rounds` turns, ratios those within a round.
 """
 
 import argparse
