@@ -37,7 +37,8 @@ def promises_page(report: Path) -> str:
     """Format pytest's report as a page: one table per section, one row per promise."""
     sections: dict[str, list[str]] = {section: [] for section in SECTIONS}
     cases = ElementTree.parse(report).iter("testcase")
-    for case in sorted(cases, key=lambda case: (case.attrib["file"], int(case.attrib["line"]))):
+    tests = [(c.attrib["file"], int(c.attrib["line"]), c.attrib["name"], c) for c in cases]
+    for *_, case in sorted(tests, key=lambda test: test[:3]):
         test = case.attrib["name"].partition("[")[0]
         file = case.attrib["file"]
         for node in case.iter("property"):

@@ -146,7 +146,7 @@ def fast_imports() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()  # those at exit skip frozen objects, which saves an eighth of a short command
+        gc.freeze()  # collections at exit skip frozen objects: an eighth of a short command
         if "torch" in sys.modules:
             atexit.register(gc.unfreeze)  # else Triton reports leaked objects at exit
         gc.enable()

@@ -271,7 +271,7 @@ def name_and_step(picture: Path) -> tuple[str, int]:
     return name, int(step[1]) if step else 0
 
 
-@lru_cache(maxsize=4)  # parsing takes longer than all else that is done with it
+@lru_cache(maxsize=4)  # a command reads the configuration of a run several times
 def _parse(text: str) -> DictConfig:
     """Parse YAML, rejecting aliases: in an untrusted file, they may expand exponentially."""
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):

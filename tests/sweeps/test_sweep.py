@@ -448,6 +448,14 @@ def test_a_damaged_file_of_a_job_does_not_cost_the_report_of_the_others(name, co
     assert "2,val/acc,0.94,2" in (mixed / "sweep.csv").read_text()
 
 
+def test_a_record_of_an_earlier_version_is_enough_for_a_report(mixed):
+    record = json.loads((mixed / "sweep.json").read_text())
+    del record["slurm_job"], record["words"]
+    (mixed / "sweep.json").write_text(json.dumps(record))
+    sweep.report(mixed)
+    assert "6 jobs: " in (mixed / "sweep.md").read_text()
+
+
 def test_a_damaged_record_of_a_sweep_is_one_sentence(mixed):
     for content in ('{"command": "x"}', "[]", "{"):
         (mixed / "sweep.json").write_text(content)

@@ -10,7 +10,7 @@ from typing import Any
 @contextmanager
 def restore_process_state() -> Iterator[None]:
     """On exit, restore the environment and torch's global settings, which a Trainer may change."""
-    torch = importlib.import_module("torch")  # not needed to validate a configuration
+    torch = importlib.import_module("torch")  # late: keys are validated without it
     environment = dict(os.environ)
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     deterministic = torch.are_deterministic_algorithms_enabled()

@@ -96,11 +96,13 @@ def find_class(target: Any, base: str = "torch.nn.Module") -> Any:
     if target not in _trusted_targets() and not (
         is_class and _is_buildable(target_class, module_name)
     ):
-        if local_file(module_name) is not None and not is_class:
-            raise TargetNotAllowed(f"{target} is not a class.")
-        if local_file(module_name) is not None and not issubclass(target_class, imported(base)):
-            raise TargetNotAllowed(f"{target} is not a subclass of {base}.")
-        raise TargetNotAllowed(not_allowed(target))
+        message = not_allowed(target)
+        if local_file(module_name) is not None:
+            if not is_class:
+                message = f"{target} is not a class."
+            elif not issubclass(target_class, imported(base)):
+                message = f"{target} is not a subclass of {base}."
+        raise TargetNotAllowed(message)
     return target_class
 
 

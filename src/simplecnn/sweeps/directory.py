@@ -25,8 +25,6 @@ from simplecnn.errors import InputError
 from simplecnn.run_directory import relative_path, write_json
 from simplecnn.slurm import slurm_job
 
-KEYS = ("started", "command", "words", "jobs", "source", "slurm_job")  # of sweep.json
-
 
 class SweepDirectory(LockedDirectory):
     """The directory of one sweep and its record, `sweep.json`."""
@@ -91,9 +89,11 @@ class SweepDirectory(LockedDirectory):
             raise InputError(f"sweep={path}: not a sweep of simplecnn, {RECORD} is missing.")
         try:
             record = json.loads((directory.path / RECORD).read_text(encoding="utf-8"))
-            directory.record = {key: record[key] for key in KEYS}
-        except (ValueError, TypeError, KeyError):
-            raise InputError(f"{relative_path(directory.path / RECORD)} is damaged.") from None
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or not {"started", "command", "source"} <= record.keys():
+            raise InputError(f"{relative_path(directory.path / RECORD)} is damaged.")
+        directory.record = record
         return directory
 
     def check_source(self, source: dict[str, str], working_dir: Path) -> None:
