@@ -13,13 +13,11 @@ from pathlib import Path
 
 import pytest
 from children import (
-    drop_privileges,
     fork,
     forked_script,
     from_scripts,
     run_forked,
     run_new_process,
-    shared_folder,
     wait_for_exit,
     wait_until,
 )
@@ -169,17 +167,6 @@ def test_mistakes_in_a_command_line_change_nothing(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("old already contains a run, and runs are never overwritten")
     assert [p.name for p in (tmp_path / "old").iterdir()] == ["run.json"]
-
-
-def test_a_command_that_writes_elsewhere_may_be_typed_in_a_read_only_folder():
-    with shared_folder() as folder:
-        (folder / "typed").mkdir(mode=0o555)
-        for script, argument, sentence in [
-            ("report.py", "run=../none", "run=../none: there is no such folder."),
-            ("train.py", "data=mnist_5k", f"{folder}/typed is not writable"),
-        ]:
-            done = run_forked(folder / "typed", script, argument, trouble=drop_privileges)
-            assert done.returncode == 2 and sentence in done.stderr, done
 
 
 @pytest.mark.long

@@ -324,6 +324,19 @@ def test_a_list_for_a_single_value_is_rejected(name, override):
     assert mistake.startswith(f"{override} lists several values: add -m to run a sweep")
 
 
+def test_commands_that_write_elsewhere_may_be_typed_in_a_read_only_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # Not by its mode: root ignores it, and other users may have no access to this clone.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    for command in ("evaluate", "export", "explain", "report"):
+        check_command_line(command, ["run=../elsewhere"])
+    check_command_line("predict", ["run=../elsewhere", "image=../one.png"])
+    for command, argument in [("train", "data=mnist_5k"), ("convolution", "digit=3")]:
+        with pytest.raises(InputError, match=f"^hydra.run.dir is .*: {tmp_path} is not writable.$"):
+            check_command_line(command, [argument])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_last_and_a_directory_of_runs_mean_the_newest_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for at, name in enumerate(("a/1", "a/2", "b/1")):
