@@ -94,6 +94,22 @@ def test_a_missing_checkpoint_is_reported_with_the_existing_ones(tmp_path):
     assert folder.checkpoint("best").name == "last.ckpt"
 
 
+def test_a_run_that_lost_its_last_checkpoint_keeps_its_best(tmp_path):
+    folder = RunDirectory.create(tmp_path, CONFIG)
+    folder.release()
+    (tmp_path / "checkpoints").mkdir()
+    write_zip(tmp_path / "checkpoints/best.ckpt")
+    metrics = tmp_path / "metrics.csv"
+    metrics.write_text("step,epoch,val/acc\n938,0,0.9\n")
+    RunDirectory.open_to_resume(tmp_path)  # killed before its first epoch was saved: starts over
+    metrics.write_text("step,epoch,val/acc\n938,0,0.9\n1876,1,0.95\n")
+    with pytest.raises(InputError, match=r"has no last.ckpt, .* with ckpt_path=\S+/best.ckpt, or"):
+        RunDirectory.open_to_resume(tmp_path)
+    assert (tmp_path / "checkpoints/best.ckpt").exists()
+    (tmp_path / "checkpoints/best.ckpt").unlink()
+    RunDirectory.open_to_resume(tmp_path)  # nothing is lost by starting over
+
+
 def write_zip(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", b"weights")

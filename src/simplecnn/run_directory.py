@@ -11,6 +11,7 @@ events.out.*     images and hyperparameters for TensorBoard
 train/ val/ test/    the scalars of each stage for TensorBoard
 """
 
+import csv
 import json
 import os
 import platform
@@ -111,6 +112,7 @@ class RunDirectory(LockedDirectory):
         """Open a run to resume it. Raises InputError, with an alternative, if it cannot be."""
         directory = cls.open(path, key="resume")
         last = directory.last_checkpoint()
+        others = sorted(directory.path.glob("checkpoints/*.ckpt"))
         if directory.record.get("status") == "finished":
             raise InputError(
                 f"resume={path}: this run is finished. To train it further, type its command "
@@ -129,6 +131,12 @@ class RunDirectory(LockedDirectory):
                 raise InputError(f"resume={path}: {relative_path(part)} is not writable.")
         if last is not None:
             check_checkpoint(last)
+        elif others and directory._last_epoch() > 0:
+            raise InputError(
+                f"resume={path}: this run has no last.ckpt, from which a run is resumed. Type its "
+                f"command again with ckpt_path={relative_path(others[0])}, or delete its folder "
+                f"checkpoints to start over."
+            )
         return directory
 
     def _start(self, config: Mapping[str, Any], command: str | None = None) -> "RunDirectory":
@@ -212,6 +220,14 @@ class RunDirectory(LockedDirectory):
             return path
         names = ", ".join(sorted(p.name for p in self.path.glob("checkpoints/*.ckpt"))) or "none"
         raise InputError(f"checkpoint={which}: {path} does not exist. In this run: {names}.")
+
+    def _last_epoch(self) -> int:
+        """The number of the last epoch in metrics.csv, from 0; 0 without that file."""
+        try:
+            with (self.path / "metrics.csv").open(newline="", encoding="utf-8") as file:
+                return max(int(row["epoch"]) for row in csv.DictReader(file) if row["epoch"])
+        except (OSError, ValueError, KeyError):
+            return 0
 
     def _has_monitor(self) -> bool:
         return self.config().get("monitor", "") is not None

@@ -146,7 +146,7 @@ def _compose_overrides(name: str, overrides: Sequence[str], mistakes: list[str])
     recorded = config.hydra.overrides
     recorded.hydra = [override_text(o) for o in parsed if o.is_hydra_override()]
     recorded.task = [override_text(o) for o in parsed if not o.is_hydra_override()]
-    directories = OmegaConf.to_container(OmegaConf.masked_copy(config.hydra, ["run", "sweep"]))
+    directories = [OmegaConf.to_container(config.hydra[mode]) for mode in ("run", "sweep")]
     if "override_dirname" in str(directories) and not mistakes:  # set by Hydra's compose only
         return _compose(name, *map(override_text, parsed))
     return config
@@ -195,18 +195,15 @@ def _refined(key: str, sentence: str, values: Config, config: DictConfig) -> str
 @contextmanager
 def _in_job_context(config: DictConfig) -> Iterator[None]:
     """Set the keys of `config.hydra` that Hydra sets in a job, for interpolations of them."""
-    hydra_config = HydraConfig.instance()
+    hydra_config: Any = HydraConfig.instance()
     previous = hydra_config.cfg
     OmegaConf.set_readonly(config, False)
     OmegaConf.set_struct(config, False)
     config.hydra.job.num, config.hydra.job.id = 0, "0"
     try:
-        hydra_config.set_config(config)  # which copies it, and makes both read-only
-        output_dir = os.path.abspath(config.hydra.run.dir)
-        nodes: Any = config.hydra, HydraConfig.get()
-        for node in nodes:
-            with read_write(node):
-                node.runtime.output_dir = output_dir
+        hydra_config.cfg = config  # without set_config, which copies it
+        config.hydra.runtime.output_dir = os.path.abspath(config.hydra.run.dir)
+        OmegaConf.set_readonly(config.hydra, True)
         yield
     finally:
         hydra_config.cfg = previous
@@ -217,12 +214,15 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
 
     Raises InputError if a value is missing, or an interpolation cannot be resolved.
     """
-    keys = [str(key) for key in config if key != "hydra"]
+    values: dict[str, Any] = {}
     try:
         if isinstance(paths := config.get("paths"), DictConfig):
             with read_write(config):  # once, instead of once per key that refers to a path
                 config.paths = OmegaConf.to_container(paths, resolve=True)
-        values: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=True)
+        for key in (key for key in config if key != "hydra"):
+            value = MISSING if OmegaConf.is_missing(config, key) else config[key]
+            is_node = OmegaConf.is_config(value)
+            values[str(key)] = OmegaConf.to_container(value, resolve=True) if is_node else value
     except RecursionError:
         raise InputError("A value of the configuration refers to itself.") from None
     except InterpolationToMissingValueError as error:
@@ -231,7 +231,7 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
         raise InputError(f"{error.full_key}: {first_line(error)}") from None
     if missing := sorted(key for key, value in nested_values(values) if value == MISSING):
         raise InputError(*map(missing_key, missing))
-    return {str(key): value for key, value in values.items()}
+    return values
 
 
 def _is_reference(config: Any, key: str) -> bool:
