@@ -41,6 +41,10 @@ MODULES = {
 __all__ = list(MODULES)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name not in MODULES:
         raise AttributeError(f"module 'simplecnn' has no attribute {name!r}")

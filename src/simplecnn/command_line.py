@@ -179,7 +179,7 @@ def _checkpoint_conflicts(values: dict[str, Any]) -> Iterator[str]:
     path, model = values.get("ckpt_path"), values.get("model") or {}
     if not path or not values["train"] or values["ckpt_weights_only"]:
         return
-    only_weights = "load only its weights with ckpt_weights_only=true."
+    only_weights = "load only its weights with ckpt_weights_only=true"
     saved_model = read_checkpoint(Path(path)).get("hyper_parameters") or {}
     for part in ("network", "optimizer", "scheduler") if "network" in saved_model else ():
         saved, new = (
@@ -191,14 +191,17 @@ def _checkpoint_conflicts(values: dict[str, Any]) -> Iterator[str]:
         different = [key for key in keys if saved.get(key) != new.get(key)]
         if different:
             key = different[0]
+            value, other = ("null" if v is None else v for v in (new.get(key), saved.get(key)))
+            # The weights of a network of other widths do not fit.
+            advice = "" if part == "network" and key != "_target_" else f", or {only_weights}"
             yield (
-                f"model.{part}.{key} is {new.get(key)}, but in {relative_path(path)} it is "
-                f"{saved.get(key)}: use the same value, or {only_weights}"
+                f"model.{part}.{key} is {value}, but in {relative_path(path)} it is {other}: use "
+                f"the same value{advice}."
             )
         elif str(saved.get("_target_")).endswith("OneCycleLR"):
             yield (
                 f"model.scheduler is OneCycleLR, whose length is fixed by the run of "
-                f"{relative_path(path)}: {only_weights}"
+                f"{relative_path(path)}: {only_weights}."
             )
 
 

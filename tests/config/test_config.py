@@ -91,6 +91,18 @@ def test_overrides_set_values():
 
 
 @pytest.mark.parametrize(
+    ("overrides", "mode"),
+    [([], "max"), (["monitor=val/loss"], "min"), (["monitor=val/loss", "mode=max"], "max"),
+     (["monitor=test/loss", "data.test_each_epoch=true"], "min")],
+)  # fmt: skip
+def test_the_smallest_loss_is_the_best(overrides, mode):
+    """With `max`, the worst checkpoint would be kept, and a run that improves stopped early."""
+    config = compose_config("train", [*overrides, "callbacks=[default,early_stopping]"])
+    assert config["mode"] == mode
+    assert {config["callbacks"][name]["mode"] for name in ("best", "early_stopping")} == {mode}
+
+
+@pytest.mark.parametrize(
     ("line", "sentence"),
     [
         ("seeed=3", "seeed is not a key of the configuration. Did you mean seed?"),

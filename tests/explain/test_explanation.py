@@ -57,13 +57,31 @@ def test_several_runs_are_compared(finished_run, tmp_path, caplog):
     run = f"run=[{tmp_path}/runs/0,{tmp_path}/runs/1]"
     runs, parts, folder = plan(config(run))
     assert parts == ["translation", "robustness", "claims"] and len(runs) == 2
-    assert folder == tmp_path / "runs" / "explain"
+    assert folder == tmp_path / "runs" / "explain_0_1"
     with caplog.at_level(logging.INFO):
         explain(config(run, "parts=[translation,robustness]"))
     assert caplog.text.count("  mean of 2 networks   ") == 2  # a row in the table of each part
     assert "this network" not in caplog.text
     errors = np.load(folder / "robustness" / "robustness.npz")["errors"]
     assert errors.shape == (2, 9, 6) and np.array_equal(errors[0], errors[1])
+
+
+def test_runs_of_different_recipes_are_not_averaged(finished_run, tmp_path):
+    for name, channels, seed in (("a", "[4, 8]", 1), ("b", "[4, 8]", 2), ("c", "[5, 8]", 1)):
+        shutil.copytree(finished_run, tmp_path / name)
+        path = tmp_path / name / "config.yaml"
+        text = path.read_text().replace("\nseed: 42", f"\nseed: {seed}")
+        text = text.replace("    channels:\n    - 4\n    - 8\n", f"    channels: {channels}\n")
+        path.write_text(text.replace("  seed: 42", f"  seed: {seed}"))
+    runs, _, _ = plan(config(f"run=[{tmp_path}/a,{tmp_path}/b,{tmp_path}/c]"))
+    key = "model.network.channels"
+    assert [values for _, _, values in runs] == [{key: [4, 8]}, {key: [4, 8]}, {key: [5, 8]}]
+    text = path.read_text().replace("pool: max", "pool: blur").replace("hidden: 128", "hidden: 64")
+    path.write_text(text.replace("kernel_size: 3", "kernel_size: 5"))
+    runs, _, _ = plan(config(f"run=[{tmp_path}/a,{tmp_path}/c]"))
+    assert [values for _, _, values in runs] == [
+        {"run": f"{tmp_path}/a"}, {"run": f"{tmp_path}/c"},
+    ]  # fmt: skip
 
 
 def test_errors_are_sentences(finished_run, tmp_path):

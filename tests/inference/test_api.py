@@ -67,12 +67,17 @@ def test_the_prediction_does_not_depend_on_the_type_of_an_image(good_run, bundle
         ([], "images is empty"),
         (np.zeros((28, 28)), "it is blank"),
         (np.full((28, 28), np.nan), "not finite"),
+        (np.zeros((28, 30, 4)), r"its shape is \(28, 30, 4\)"),  # one RGBA image, not 28 images
         (torch.zeros(28, 28, device="meta"), "this tensor cannot be read"),
         (np.zeros((2, 2), complex), "its dtype complex128: an image is"),
         ("nothing.png", "image=nothing.png: there is no such file"),
     ]:
         with pytest.raises(InputError, match=message):
             run.predict(images)
+
+
+def test_public_names_are_completed_in_a_notebook():
+    assert {"train", "load", "conv2d", "receptive_fields", "__doc__"} <= set(dir(simplecnn))
 
 
 def test_the_attributes_of_a_loaded_run(finished_run):

@@ -180,6 +180,21 @@ def test_of_many_unreadable_files_some_are_listed(run, tmp_path):
     assert len(caught.value.mistakes) == 41 and caught.value.mistakes[-1] == "and 10 more"
 
 
+def test_of_many_files_all_that_failed_are_listed(run, digits, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("simplecnn.inference.predict.MAX_ROWS", 2)
+    caplog.set_level("INFO")
+    for i in range(5):
+        Image.fromarray(digits[0][i]).save(tmp_path / f"{i}.png")
+    (tmp_path / "a_broken.png").touch()
+    (tmp_path / "z_broken.png").touch()
+    with pytest.raises(RunError, match=r"2 of 7 files could not be classified: see above\."):
+        predict(run, find_images([str(tmp_path)]), reject=1.0, to=str(tmp_path / "out"))
+    rows = [line for line in caplog.text.splitlines() if "not classified" in line]
+    assert len(rows) == 2 and "a_broken.png" in rows[0] and "z_broken.png" in rows[1]
+    assert "3 more are unsure: see predictions.csv." in caplog.text
+    assert "z_broken.png: it is empty" in caplog.text or "z_broken.png is" in caplog.text
+
+
 def test_a_full_disk_is_reported_after_the_predictions(run, digits, monkeypatch, tmp_path, caplog):
     Image.fromarray(digits[0][0]).save(tmp_path / "one.png")
     full = OSError(errno.ENOSPC, "No space left on device")

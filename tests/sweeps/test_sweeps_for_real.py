@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import re
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +26,7 @@ from simplecnn import cli as commands
 from simplecnn import command_line
 from simplecnn.config.search_path import conf_dir
 from simplecnn.errors import RunError
-from simplecnn.sweeps import launch
+from simplecnn.sweeps import launch, report
 from simplecnn.sweeps.plan import plan_sweep
 from simplecnn.training import run
 from simplecnn.training.processor import configure_threads
@@ -123,9 +124,16 @@ def test_an_interrupted_sweep_resumes_with_identical_results(sweep, monkeypatch)
             trainers[-1].callbacks.insert(0, StopIn(epoch=1))
         return trainers[-1]
 
+    def report_at_second_interrupt(path):
+        os.kill(os.getpid(), signal.SIGINT)
+        return write_report(path)
+
+    write_report = report.report
     monkeypatch.setattr(run, "build_trainer", interrupted_second)
-    code, out, _ = sweep(*overrides, "hydra.sweep.dir=resumed")
-    assert code == 130
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "report", report_at_second_interrupt)
+        code, out, _ = sweep(*overrides, "hydra.sweep.dir=resumed")
+    assert code == 130 and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert "3 jobs: 1 finished, 1 interrupted, 1 not started." in out
     assert "resume       " in out and "hydra.sweep.dir=resumed" in out
     assert [r["num_epochs"] for r in records("resumed")] == [2, 1]

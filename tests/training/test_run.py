@@ -457,6 +457,23 @@ def test_a_network_that_does_not_fit_the_data_is_reported_before_training(
         train(config, tmp_path / "run")
 
 
+def test_outputs_without_a_class_are_reported(tmp_path, caplog):
+    overrides = ["model.network.num_classes=12", "callbacks=checkpoint", "logger=none"]
+    train(compose_run(tmp_path / "run", *overrides, "trainer.max_epochs=1"), tmp_path / "run")
+    assert "model.network has 12 outputs, but the data has 10 classes" in caplog.text
+
+
+def test_weights_of_another_network_are_reported_with_what_differs(tmp_path, finished_run):
+    last = finished_run / "checkpoints" / "last.ckpt"
+    overrides = ["model.network.channels=[4,9]", f"ckpt_path={last}", "ckpt_weights_only=true"]
+    sentence = (
+        "The checkpoint has the weights of another model: size mismatch for network.conv2.weight: "
+        "copying a param with shape torch.Size([8, 4, 3, 3])"
+    )
+    with pytest.raises(RunError, match=re.escape(sentence)):
+        train(compose_run(tmp_path / "run", *overrides, "callbacks=none"), tmp_path / "run")
+
+
 class NotANumber(Classifier):
     def on_validation_epoch_end(self):
         super().on_validation_epoch_end()

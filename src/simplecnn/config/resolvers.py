@@ -1,4 +1,4 @@
-"""The resolvers of conf/: `run_dir` and `output_subdir` of Hydra, and a restricted `oc.env`."""
+"""The resolvers of conf/: `run_dir`, `output_subdir`, `mode_of` a metric, a restricted `oc.env`."""
 
 import re
 from collections.abc import Sequence
@@ -44,6 +44,11 @@ def _output_subdir(default: str, *, _root_: Any) -> str | None:
     return default if _root_.get("resume") is None and "run" not in requeued_run else None
 
 
+def _mode_of(metric: Any) -> str:
+    """`min` for a loss or an error, whose smaller values are better; `max` for other metrics."""
+    return "min" if re.search("loss|error", str(metric)) else "max"
+
+
 def _env(name: str, *default: Any) -> str | None:
     """OmegaConf's `oc.env` for harmless variables, so that no secret gets into a file or a URL."""
     if not name.startswith("SIMPLECNN_") and name not in READABLE:
@@ -54,4 +59,5 @@ def _env(name: str, *default: Any) -> str | None:
 
 OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
 OmegaConf.register_new_resolver("output_subdir", _output_subdir, replace=True)
+OmegaConf.register_new_resolver("mode_of", _mode_of, replace=True)
 OmegaConf.register_new_resolver("oc.env", _env, replace=True)

@@ -8,7 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from simplecnn.config.spelling import did_you_mean
+from simplecnn.config.overrides import select
+from simplecnn.config.spelling import did_you_mean, dotted
 from simplecnn.config.validation import checked_parts
 from simplecnn.errors import InputError, require_packages
 from simplecnn.run_directory import RunDirectory, relative_path, tensorboard_command
@@ -29,6 +30,9 @@ PARTS = {
     "claims": ("claims", True),
 }
 FOLDER = "explain"
+MAX_NAME = 100  # characters of the folder of several runs
+MAX_KEYS = 3  # in which compared runs differ, as shown in the tables
+SAME_RECIPE = ("data.seed", "data.data_dir", "trainer.default_root_dir")  # may differ
 
 
 def plan(config: Config) -> tuple[list[tuple[RunDirectory, Path, dict[str, Any]]], list[str], Path]:
@@ -46,14 +50,18 @@ def plan(config: Config) -> tuple[list[tuple[RunDirectory, Path, dict[str, Any]]
         runs, folder = _runs_of_sweep(config["sweep"]), Path(config["sweep"])
     else:
         paths = config["run"] if isinstance(config["run"], list) else [config["run"]]
-        runs = [(RunDirectory.open(path), {}) for path in paths]
-        folder = runs[0][0].path
+        opened = [RunDirectory.open(path) for path in paths]
+        runs = list(zip(opened, _different_values(opened), strict=True))
+        folder = opened[0].path
         if len(runs) > 1:
-            folder = Path(os.path.commonpath([run.path.absolute() for run, _ in runs]))
+            folder = Path(os.path.commonpath([run.path.absolute() for run in opened]))
     for run, _ in runs:
         checked_parts(run.config(), relative_path(run.path))
     with_checkpoints = [(run, run.checkpoint(config["checkpoint"]), values) for run, values in runs]
-    return with_checkpoints, _parts(config["parts"], several=len(runs) > 1), folder / FOLDER
+    is_list = len(runs) > 1 and not config["sweep"]
+    # Not a sweep's folder, nor that of another list.
+    name = "_".join((FOLDER, *(run.path.name for run, _ in runs)))[:MAX_NAME] if is_list else FOLDER
+    return with_checkpoints, _parts(config["parts"], several=len(runs) > 1), folder / name
 
 
 def explain(config: Config) -> Path:
@@ -138,6 +146,25 @@ def _runs_of_sweep(path: str) -> list[tuple[RunDirectory, dict[str, Any]]]:
         raise InputError(f"sweep={path}: no run of this sweep has finished.")
     keys = [key for key in varied_keys(jobs) if key != "seed"]
     return [(RunDirectory.open(job.path), {k: job.params.get(k) for k in keys}) for job in jobs]
+
+
+def _different_values(runs: Sequence[RunDirectory]) -> list[dict[str, Any]]:
+    """For each run, its values of the keys of model, data and trainer in which the runs differ.
+
+    Its path instead, if they differ in more than MAX_KEYS. Seeds and paths are left out, so that
+    runs that differ only in their seed form one group.
+    """
+    configs = []
+    for run in runs:
+        config = run.config()
+        parts = {part: config[part] for part in ("model", "data", "trainer")}
+        leaves = {key: select(parts, key) for key in dotted(parts)}
+        configs.append({k: v for k, v in leaves.items() if not isinstance(v, Mapping)})
+    keys = [k for k in dict.fromkeys(k for c in configs for k in c) if k not in SAME_RECIPE]
+    keys = [k for k in keys if len({repr(c.get(k)) for c in configs}) > 1]
+    if len(keys) > MAX_KEYS:
+        return [{"run": relative_path(run.path)} for run in runs]
+    return [{key: c.get(key) for key in keys} for c in configs]
 
 
 def _heading(runs: Sequence[tuple[RunDirectory, Path, Any]]) -> str:

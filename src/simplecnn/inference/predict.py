@@ -149,13 +149,15 @@ def classify(
 
 
 def _table(rows: Sequence[Row], names: Sequence[str], mark: str) -> str:
-    """A table of all rows, or, if there are many, of those that are unsure or not classified.
+    """A table of all rows, or, if there are many, of some that are unsure and all that failed.
 
     Followed by the errors and the number of images per class.
     """
-    shown = list(rows)
+    shown, num_hidden = list(rows), 0
     if len(rows) > MAX_ROWS:
-        shown = [row for row in rows if row.get("unsure", True)][:MAX_ROWS]
+        unsure = [row for row in rows if row.get("unsure")]
+        num_hidden = max(0, len(unsure) - MAX_ROWS)
+        shown = unsure[:MAX_ROWS] + [row for row in rows if "error" in row]
     cells = [["file", "class", "probability", "second", "probability", "", "image"]]
     for row in shown:
         if "error" in row:
@@ -169,6 +171,8 @@ def _table(rows: Sequence[Row], names: Sequence[str], mark: str) -> str:
             row["preprocessing"],
         ])  # fmt: skip
     lines = [table(cells)] if shown else []
+    if num_hidden:
+        lines.append(f"{num_hidden:,} more are unsure: see predictions.csv.")
     lines += [row["error"] for row in shown if "error" in row]
     counts = Counter(row["class"] for row in rows if "class" in row)
     by_class = "   ".join(f"{name}: {counts[name]:,}" for name in names if counts[name])

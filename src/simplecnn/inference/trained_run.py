@@ -211,7 +211,7 @@ class TrainedRun:
                 # (3, H, W) is one image for a network with three input channels, else three images.
                 is_batch = images.ndim == 4 or (
                     images.ndim == 3
-                    and images.shape[2] not in (1, 3)
+                    and images.shape[2] > 4  # else (H, W, C), of which 2 or 4 are an error
                     and images.shape[0] not in (1, channels)
                 )
                 arrays = images if is_batch else [images]

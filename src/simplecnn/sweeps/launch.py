@@ -57,10 +57,13 @@ def run_sweep(run: Callable[[], Any], plan: SweepPlan) -> int:
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     finally:
-        signal.signal(signal.SIGTERM, previous_handler)
+        # A second Ctrl-C must not interrupt the report, which says how to resume.
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
         PrepareSweep.directory = None
         directory.release()
         succeeded = report.report(directory.path)
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, previous_handler)
     if stop.received:  # takes precedence over Ray's own exit code
         return 128 + stop.received
     return code or int(not succeeded)

@@ -1,5 +1,6 @@
 """Build the LightningModule and the Trainer of a run from its configuration."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +37,7 @@ from simplecnn.training.max_steps import MaxSteps
 from simplecnn.training.monitor import MonitorCheck
 from simplecnn.training.phases import Phases
 
+log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
 FINDERS = (BatchSizeFinder, LearningRateFinder)
 REQUIRE_LOGGER = (DeviceStatsMonitor, LearningRateMonitor)
@@ -86,6 +88,13 @@ def _try_network(network: nn.Module, data: DataShape) -> None:
         raise RunError(
             f"model.network has {logits.shape[1]} outputs, but the data has {data.num_classes} "
             f"classes."
+        )
+    if isinstance(logits, Tensor) and logits.shape[1] > data.num_classes:
+        log.warning(
+            "model.network has %d outputs, but the data has %d classes: the other outputs are "
+            "classes without names and images.",
+            logits.shape[1],
+            data.num_classes,
         )
 
 

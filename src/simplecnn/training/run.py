@@ -23,7 +23,7 @@ from simplecnn.config.process_state import restore_process_state
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
 from simplecnn.directories import RECORD, read_record
-from simplecnn.errors import InputError
+from simplecnn.errors import InputError, RunError
 from simplecnn.run_directory import RunDirectory, relative_path
 from simplecnn.signals import Interrupted, SignalHandler
 from simplecnn.slurm import requeue, slurm_job
@@ -348,9 +348,13 @@ class Run:
 
 
 def load_weights(module: pl.LightningModule, checkpoint: Config) -> None:
-    """Load the weights of a checkpoint into a module."""
+    """Load the weights of a checkpoint into a module. Raises RunError if they do not fit."""
     module.on_load_checkpoint(dict(checkpoint))
-    module.load_state_dict(checkpoint["state_dict"], strict=module.strict_loading)
+    try:
+        module.load_state_dict(checkpoint["state_dict"], strict=module.strict_loading)
+    except RuntimeError as error:  # whose first line names only the class
+        reason = " ".join(str(error).split("\n\t")[1:2]).rstrip(". ") or str(error)
+        raise RunError(f"The checkpoint has the weights of another model: {reason}.") from error
 
 
 def _rounded(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -12,7 +12,7 @@ function headOfSweep() {
   return element("header", {},
     element("p", { class: "brand" }, "simplecnn · sweep"), element("h1", {}, data.title), data.folder && element("p", { class: "note" }, data.folder), element("p", {}, data.summary),
     ...[["command", data.command], ...data.answers].map(([label, text]) => element("div", { class: "command" },
-      element("span", { class: "label" }, label), element("code", {}, text), ["reproduce", "resume"].includes(label) ? copyButton(text) : null)));
+      element("span", { class: "label" }, label), element("code", {}, text), ["command", "reproduce", "resume"].includes(label) ? copyButton(text) : null)));
 }
 
 /** Mean ± standard deviation (n) of jobs that differ only in their seed; empty without such jobs. */
