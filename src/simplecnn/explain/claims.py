@@ -215,7 +215,8 @@ def _weight_sharing(evidence: Sequence[Evidence]) -> Claim:
 def _pooling(evidence: Sequence[Evidence], without_pooling: Sequence[float]) -> Claim:
     ratios = _values(evidence, "pooled") / _values(evidence, "before_pooling")
     ratio = mean_interval(ratios.mean(1) if ratios.size else [np.nan] * len(evidence))
-    numbers = {"map change for a shift by 1 pixel after pooling, relative to before pooling": ratio}
+    label = "map change for a shift by 1 pixel after pooling, relative to before pooling"
+    numbers = {label: ratio} if ratios.size else {}
     downsamples = "pooling reduces the resolution"
     parts = {
         downsamples: all(e["pooled"] for e in evidence),

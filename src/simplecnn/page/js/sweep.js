@@ -66,6 +66,7 @@ function jobTable() {
 function values() {
   return element("section", { id: "values" }, element("h2", {}, `${metric} by parameter`),
     element("div", { class: "charts" }, ...keys.map((key, k) => scatter(key, jobs.filter((job) => job.result !== null)
+      .sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true })) // values in the order of the sweep
       .map((job) => ({ name: job.name, value: job.values[k], result: job.result }))))));
 }
 
