@@ -237,6 +237,7 @@ def test_a_file_that_is_missing_or_untrusted_is_named(parts):
     for target, sentence in (
         ("run.untrusted.Net", "run/untrusted.py is in a virtual environment, or in the directory"),
         ("my_package.nets.Net", "there is no my_package/nets.py in .* Did you mean net.py?"),
+        ("EMAWeightAveraging", "is not a full name: type its module too, as in torch.optim.SGD"),
         ("my_prts.Net", "there is no my_prts.py in .* Did you mean my_parts.py?"),
         ("simplecnn.SimpleCNN", "type simplecnn.models.simple_cnn.SimpleCNN$"),
     ):

@@ -30,7 +30,7 @@ PARTS = {
     "claims": ("claims", True),
 }
 FOLDER = "explain"
-MAX_NAME = 100  # characters of the folder of several runs
+MAX_NAME = 200  # characters of the folder of several runs
 MAX_KEYS = 3  # in which compared runs differ, as shown in the tables
 SAME_RECIPE = ("data.seed", "data.data_dir", "trainer.default_root_dir")  # may differ
 

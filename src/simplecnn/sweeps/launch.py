@@ -61,9 +61,11 @@ def run_sweep(run: Callable[[], Any], plan: SweepPlan) -> int:
         interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
         PrepareSweep.directory = None
         directory.release()
-        succeeded = report.report(directory.path)
-        signal.signal(signal.SIGINT, interrupt)
-        signal.signal(signal.SIGTERM, previous_handler)
+        try:
+            succeeded = report.report(directory.path)
+        finally:
+            signal.signal(signal.SIGINT, interrupt)
+            signal.signal(signal.SIGTERM, previous_handler)
     if stop.received:  # takes precedence over Ray's own exit code
         return 128 + stop.received
     return code or int(not succeeded)
