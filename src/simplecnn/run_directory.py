@@ -131,7 +131,7 @@ class RunDirectory(LockedDirectory):
                 raise InputError(f"resume={path}: {relative_path(part)} is not writable.")
         if last is not None:
             check_checkpoint(last)
-        elif others and directory._last_epoch() > 0:
+        elif others and any(row["epoch"] != "0" for row in directory.metric_rows()):
             raise InputError(
                 f"resume={path}: this run has no last.ckpt, from which a run is resumed. Type its "
                 f"command again with ckpt_path={relative_path(others[0])}, or delete its folder "
@@ -221,13 +221,13 @@ class RunDirectory(LockedDirectory):
         names = ", ".join(sorted(p.name for p in self.path.glob("checkpoints/*.ckpt"))) or "none"
         raise InputError(f"checkpoint={which}: {path} does not exist. In this run: {names}.")
 
-    def _last_epoch(self) -> int:
-        """The number of the last epoch in metrics.csv, from 0; 0 without that file."""
+    def metric_rows(self) -> list[dict[str, str]]:
+        """The rows of metrics.csv that have an epoch; [] if the file is missing or damaged."""
         try:
             with (self.path / "metrics.csv").open(newline="", encoding="utf-8") as file:
-                return max(int(row["epoch"]) for row in csv.DictReader(file) if row["epoch"])
-        except (OSError, ValueError, KeyError):
-            return 0
+                return [row for row in csv.DictReader(file) if row.get("epoch")]
+        except (OSError, ValueError, csv.Error):
+            return []
 
     def _has_monitor(self) -> bool:
         return self.config().get("monitor", "") is not None

@@ -3,7 +3,6 @@
 Does not import torch.
 """
 
-import csv
 import math
 import re
 import shlex
@@ -95,14 +94,11 @@ class Job:
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
         """Pairs of epoch (from 1) and value of a metric, from metrics.csv; [] without that file."""
-        path = self.path / "metrics.csv"
         values = {}
-        # Without the file, or if it was damaged: the report of the other jobs is worth more.
-        with suppress(OSError, ValueError, csv.Error):
-            with path.open(newline="", encoding="utf-8") as file:
-                for row in csv.DictReader(file):
-                    if row.get(metric) and row.get("epoch"):
-                        values[int(row["epoch"]) + 1] = float(row[metric])
+        with suppress(ValueError):  # damaged: the report of the other jobs is worth more
+            for row in RunDirectory(self.path).metric_rows():
+                if row.get(metric):
+                    values[int(row["epoch"]) + 1] = float(row[metric])
         return list(values.items())
 
 
