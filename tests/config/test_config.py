@@ -233,6 +233,13 @@ def test_more_devices_than_the_machine_has(monkeypatch):
     assert mistake == "trainer.devices is 3: this machine has 2 CUDA device(s)."
 
 
+def test_a_target_that_is_a_list_is_one_sentence():
+    with pytest.raises(
+        InputError, match=r"^model.scheduler._target_: \[\[1\]\] is not on the list"
+    ):
+        compose_config("train", ["model/scheduler=cosine", "model.scheduler._target_=[[1]]"])
+
+
 def test_evaluate_needs_a_run():
     assert mistakes(name="evaluate") == ["run is missing: type run=last, or run=<directory>"]
 

@@ -188,7 +188,7 @@ def not_allowed(target: Any) -> str:
     root, (module, _, name) = working_dir(), str(target).rpartition(".")
     if module == "simplecnn" and (public := imported("simplecnn.MODULES").get(name)):
         return f"{show(target)} is a name for imports in Python: type {public}.{name}"
-    if not module:
+    if isinstance(target, str) and not module:
         return (
             f"{show(target)} is not a full name: type its module too, as in torch.optim.SGD, "
             f"pytorch_lightning.callbacks.Timer, or nets.Residual for a class in nets.py."

@@ -106,7 +106,7 @@ def _locate(config: Any, loc: tuple[int | str, ...]) -> tuple[str, Any, Any]:
 
 def _fields(parent: Any, path: str, model: type[BaseModel]) -> dict[str, FieldInfo]:
     """The keys that are allowed beside `path`."""
-    if isinstance(parent, Mapping) and parent.get("_target_") in BUILT_IN:
+    if isinstance(parent, Mapping) and str(parent.get("_target_")) in BUILT_IN:
         model = BUILT_IN[parent["_target_"]]
     else:
         for part in path.split(".")[:-1]:
