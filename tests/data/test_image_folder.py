@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -245,20 +246,35 @@ def test_a_run_is_always_tested_on_the_images_of_its_test_split(root, tmp_path, 
     assert moved_data.datamodule.image_shape == (3, 16, 16)
     with pytest.raises(InputError, match="data.fit is crop, but the network was trained with pad"):
         TestData(run, {**moved_config, "fit": "crop"})
-    # If it lacks a test image, others are sampled, but none that the network has seen.
+    # If it lacks a test image, it is a test set, without the images that the network has seen.
     lost = moved / test_files[0]
     content = lost.read_bytes()
     lost.unlink()
     state = torch.load(last, weights_only=True)["ImageFolderDataModule"]["splits"]
-    sampled = build({**moved_config, "image_size": 16})
-    sampled.setup("test")
-    assert set(files(sampled, "test")) & {*state["train"], *state["val"]}
-    sampled_files = files(TestData(run, moved_config).datamodule, "test")
-    assert sampled_files and not set(sampled_files) & {*state["train"], *state["val"]}
-    assert "test images of moved have names of images that the network was" in caplog.text
-    names = files(sampled, "test")
-    warning = sampled.leave_out({"splits": {"train": names}})
-    assert warning.startswith("All test images of moved") and files(sampled, "test") == names
+    seen = {*state["train"], *state["val"]}
+    names = {path.relative_to(moved).as_posix() for path in moved.glob("*/*")}
+    assert set(files(TestData(run, moved_config).datamodule, "test")) == names - seen
+    assert "13 of 44 test images of moved have names of images that the network was" in caplog.text
+    # They are recognized by their content too, if the folder of the run still exists.
+    name = state["train"][0]
+    shutil.copytree(moved, root)
+    write(moved / name, np.zeros((6, 8, 3), np.uint8))
+    tested = TestData(run, moved_config)
+    assert set(files(tested.datamodule, "test")) == names - seen | {name}
+    assert len(tested.tensors()[1]) == 44 - 13 + 1
+    shutil.rmtree(root)
+    test_set = build({**moved_config, "image_size": 16})
+    test_set.use_all_for_test()
+    test_set.setup("test")
+    assert set(files(test_set, "test")) == names
+    warning = test_set.leave_out({"splits": {"train": names}}, root)
+    assert warning.startswith("All test images of moved") and len(files(test_set, "test")) == 44
+    for split in ("train", "test"):  # only those of the folder test, if there is one
+        shutil.copytree(moved, tmp_path / "split" / split)
+    (tmp_path / "split" / "test" / name).unlink()
+    split_config = {**moved_config, "root": str(tmp_path / "split")}
+    tested_names = files(TestData(run, split_config).datamodule, "test")
+    assert set(tested_names) == {f"test/{other}" for other in names - {name}}
     lost.write_bytes(content)
     run.record["class_names"] = ["cat", "cow"]
     with pytest.raises(InputError, match="classes cat, dog, but the network was trained on cat, c"):

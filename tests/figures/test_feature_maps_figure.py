@@ -59,6 +59,15 @@ def test_a_few_strong_outputs_leave_the_others_visible():
     assert 0.9 < image.norm.vmax < 1.1  # neither zeros nor outliers determine the scale
 
 
+def test_tiny_maps_have_smaller_tiles_beside_one_line_labels():
+    def tile(maps: np.ndarray, **options: list[str]) -> int:
+        return draw(maps, **options).axes[0].images[1].get_array().shape[0]
+
+    assert tile(some_maps(1, 512, 1, 1)) == tile(some_maps(1, 256, 4, 4)) == 28
+    assert tile(some_maps(1, 256, 5, 5)) == 45  # 9 pixels per value: at least 42
+    assert tile(some_maps(1, 512, 1, 1), predictions=["goose"]) == 42
+
+
 def test_negative_values_get_the_signed_scale():
     maps = some_maps(2, 3, 14, 14)
     maps[0, 0, :2] = -9.0
@@ -88,9 +97,12 @@ def test_wrong_predictions_are_red():
 def test_the_image_of_a_row_is_drawn_as_ink():
     images = np.random.default_rng(2).random((2, 1, 28, 28)).astype(np.float32)
     figure = draw(some_maps(2, 3, 28, 28), images=images)
-    *_, second = figure.axes[0].images
+    _, maps, inputs = (image.get_array() for image in figure.axes[0].images)
+    row_height = (maps.shape[0] + 2) // 2  # two rows, with a gap of two pixels between them
+    zoom = inputs.shape[1] // 28
+    second = inputs[row_height : row_height + 28 * zoom : zoom, ::zoom]
     for channel in range(3):  # ink on paper
-        np.testing.assert_allclose(second.get_array()[..., channel], 1 - images[1, 0], rtol=1e-6)
+        np.testing.assert_allclose(second[..., channel], 1 - images[1, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -112,10 +124,10 @@ def test_the_image_of_a_row_is_rendered_as_ink():
     figure = draw(some_maps(2, 3, 28, 28), images=images)
     figure.canvas.draw()
     screen = np.asarray(figure.canvas.buffer_rgba())[..., :3]
-    ink = figure.axes[0].images[3]
-    zoom = round(ink.get_extent()[1] - ink.get_extent()[0]) // 28
-    left, top = ink.axes.transData.transform((ink.get_extent()[0], ink.get_extent()[3]))
-    x, y = round(left), len(screen) - round(top)
+    *_, inputs = figure.axes[0].images
+    zoom = round(inputs.get_extent()[1] - inputs.get_extent()[0]) // 28
+    left, top = inputs.axes.transData.transform((inputs.get_extent()[0], inputs.get_extent()[3]))
+    x, y = round(left), len(screen) - round(top) + inputs.get_array().shape[0] // 2
     shown = screen[y : y + 28 * zoom : zoom, x : x + 28 * zoom : zoom, 0]
     np.testing.assert_array_equal(shown == 0, images[1, 0] == 1)
     np.testing.assert_array_equal(shown == 255, images[1, 0] == 0)

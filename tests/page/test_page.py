@@ -107,6 +107,19 @@ def test_size_and_time_of_the_default_network(tmp_path_factory):
     assert time.process_time() - start < 1
 
 
+def test_a_page_with_images_is_not_replaced_by_one_without(finished_run, tmp_path, monkeypatch):
+    run = RunDirectory.open(shutil.copytree(finished_run, tmp_path / "run"))
+    page = run.path / "report.html"
+    before = page.read_bytes()
+    monkeypatch.setattr("simplecnn.page.gather.read_images", open)  # there is no such file
+    with pytest.raises(InputError, match="shows images that cannot be read now"):
+        write_report([run])
+    assert page.read_bytes() == before
+    page.unlink()
+    for _ in range(2):  # a page without images may be replaced
+        assert data_of(write_report([run]))["images"] is None
+
+
 @pytest.mark.parametrize(("error", "raised", "status"), [
     (ValueError("a <b>mistake</b>"), ValueError, "failed"),
     (KeyboardInterrupt(), SystemExit, "interrupted"),

@@ -136,6 +136,17 @@ def test_the_best_run_and_the_command_that_reproduces_it(mixed, monkeypatch):
     ]
 
 
+def test_the_command_that_reproduces_a_parallel_job_sets_its_number_of_threads(mixed, monkeypatch):
+    monkeypatch.setenv("UV", "uv")
+    jobs, record = sorted_jobs(mixed), SweepDirectory.open(mixed).record
+    for job in jobs:
+        job.record["device"] = {"num_threads": 3}
+    assert dict(sweep.commands(jobs, record))["reproduce"].startswith(UV_RUN)
+    parallel = {**record, "command": f"{record['command']} hydra/launcher=joblib"}
+    command = dict(sweep.commands(jobs, parallel))["reproduce"]
+    assert command.startswith(f"OMP_NUM_THREADS=3 {UV_RUN} scripts/train.py data=mnist_5k")
+
+
 def test_the_command_that_reproduces_a_job_names_its_configuration_folder():
     for options in (["--config-dir=conf"], ["-cd", "conf", "--config-name=mine"]):
         record = {"command": shlex.join(["train.py", "-m", *options, "seed=1,2"])}

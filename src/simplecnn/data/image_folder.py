@@ -1,5 +1,6 @@
 """The LightningDataModule of a folder of images with one subfolder per class."""
 
+import filecmp
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -95,6 +96,7 @@ class ImageFolderDataModule(ResidentDataModule):
         self._cache: ImageCache | None = None
         self._rows: dict[tuple[str, int], NDArray[np.int64]] = {}  # by split folder and class
         self._recorded: Mapping[str, Sequence[str]] | None = None  # files by split of a checkpoint
+        self._only_tests = False
 
     def prepare_data(self) -> None:
         """Decode new and changed files; Lightning calls this in one process per machine."""
@@ -161,16 +163,31 @@ class ImageFolderDataModule(ResidentDataModule):
         names = state_dict["splits"]["test"]
         return all((self.root / name).is_file() for name in names)
 
-    def leave_out(self, state_dict: Mapping[str, Any]) -> str:
-        """Remove test images with the names of training and validation images of a checkpoint.
+    def use_all_for_test(self) -> None:
+        """Make all images the test split, unless there is a folder root/test.
 
-        Requires `setup`. If all have such names, none is removed: they may be other images. Returns
-        a warning, empty if there are no such images.
+        Call before `prepare_data`.
+        """
+        self._only_tests = True
+
+    def leave_out(self, state_dict: Mapping[str, Any], run_root: Path) -> str:
+        """Remove test images that a checkpoint's run has trained on or validated with.
+
+        They are recognized by their names and, if they are still in the run's folder `run_root`, by
+        their content. Requires `setup`. If all have such names, none is removed: they may be other
+        images. Returns a warning, empty if there are no such images.
         """
         splits = state_dict["splits"]
         used = {name for split in ("train", "val") for name in splits.get(split, ())}
+
+        def is_used(name: str) -> bool:
+            original = run_root / name
+            return name in used and (
+                not original.is_file() or filecmp.cmp(original, self.root / name, shallow=False)
+            )
+
         rows, labels = self.splits["test"]
-        kept = torch.tensor([self.cache.files.names[row] not in used for row in rows.tolist()])
+        kept = torch.tensor([not is_used(self.cache.files.names[row]) for row in rows.tolist()])
         if kept.all():
             return ""
         named = "names of images that the network was trained or validated on"
@@ -261,6 +278,13 @@ class ImageFolderDataModule(ResidentDataModule):
         names = self.cache.files.names
         readable = np.ones(len(names), bool)
         readable[list(self.cache.broken)] = False
+        if self._only_tests:
+            tested = {"test"} & self.folders.keys() or self.folders.keys()
+            rows = np.concatenate([rows for (n, _), rows in self._rows.items() if n in tested])
+            if not readable[rows].any():
+                raise InputError(f"{self.root} has no images that can be read.")
+            nothing = np.array([], np.int64)
+            return {"train": nothing, "val": nothing, "test": rows[readable[rows]]}
         sampled = [n for n in ("val", "test") if n not in self.folders and self.fractions[n]]
         splits: dict[str, list[NDArray[np.int64]]] = {name: [] for name in SPLITS}
         too_few = []

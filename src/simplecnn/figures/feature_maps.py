@@ -8,9 +8,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from simplecnn.figures.raster import Mosaic, join, short_name, text_width
-from simplecnn.figures.style import POSITIVE, SIGNED, SMALL, WRONG, number
+from simplecnn.figures.style import POSITIVE, SIGNED, SMALL, WRONG, image_colors, number
 
 MIN_TILE = 42  # pixels; the height of the two-line label beside a row
+MIN_SMALL_TILE = 28  # pixels; of maps of at most SMALL_MAP values a side, beside one-line labels
+SMALL_MAP = 4
 MAX_TILE = 84  # pixels; larger input images are subsampled
 GAP, HEADER = 2, 34
 MAX_WIDTH = 32 * (MIN_TILE + GAP)  # pixels of the maps
@@ -38,13 +40,20 @@ def feature_maps_figure(
     sizes = np.abs(maps[(maps != 0) & np.isfinite(maps)])
     limit = float(np.percentile(sizes, PERCENTILE)) if sizes.size else 1.0
     images = images[:, :, :: -(-images.shape[2] // MAX_TILE), :: -(-images.shape[3] // MAX_TILE)]
-    min_zoom = -(-max(MIN_TILE, images.shape[2]) // height)  # a row is as high as its image
+    has_long_names = any(len(name) > 3 for name in (*labels, *predictions))
+    min_tile = MIN_SMALL_TILE if height <= SMALL_MAP and not has_long_names else MIN_TILE
+    min_zoom = -(-max(min_tile, images.shape[2]) // height)  # a row is as high as its image
     zoom = MAX_WIDTH // num_channels // (width + GAP)
     zoom = max(min_zoom, min(zoom, MAX_TILE // height))
     step_x, step_y = width * zoom + GAP, height * zoom + GAP
     image_zoom = max(1, height * zoom // images.shape[2])
     image_height, image_width = (image_zoom * side for side in images.shape[2:])
-    arrow = "\n→ " if any(len(name) > 3 for name in (*labels, *predictions)) else " → "
+    # One column of all images: to draw them one by one takes as long as the maps of many blocks.
+    inputs = np.ones((num_images, step_y, image_width, 3), np.float32)
+    for image, tile in zip(images, inputs, strict=True):
+        tile[:image_height] = image_colors(image).repeat(image_zoom, 0).repeat(image_zoom, 1)
+    inputs = inputs.reshape(-1, image_width, 3)
+    arrow = "\n→ " if has_long_names else " → "
     row_labels = [
         f"{short_name(label)}{arrow}{short_name(prediction)}"
         for label, prediction in zip(labels, predictions, strict=True)
@@ -82,6 +91,5 @@ def feature_maps_figure(
             color = "black" if labels[i] == predictions[i] else WRONG
             middle = y + i * step_y + (step_y - GAP) / 2
             mosaic.write(0, middle, row_labels[i], va="center", color=color)
-            x, top = left - 12 - image_width, middle - image_height / 2
-            mosaic.put_image(images[i], x, top, image_zoom)
+        mosaic.put(inputs, left - 12 - image_width, y + (step_y - GAP - image_height) / 2)
     return mosaic.figure

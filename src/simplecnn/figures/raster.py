@@ -77,6 +77,7 @@ class Mosaic:
         height, width = array.shape[0] * zoom, array.shape[1] * zoom
         self.ax.imshow(
             array, cmap=self.colors, norm=self.scale, interpolation="nearest",
+            interpolation_stage="data",  # three times as fast as the default for a zoom of 1
             extent=(x, x + width, y + height, y), aspect="auto",
         )  # fmt: skip
 
@@ -156,6 +157,9 @@ def join(tiles: NDArray, *, zoom: int, gap: int | tuple[int, int], dots: bool = 
 
 class PillowText(Text):
     """Text that `encode_png` renders with Pillow, which writes hundreds five times faster."""
+
+    def set_clip_path(self, path: Any, transform: Any = None) -> None:
+        """Do nothing: text is never clipped, and for hundreds it takes a tenth of a second."""
 
 
 def encode_png(figure: Figure) -> tuple[bytes, int, int]:

@@ -63,8 +63,8 @@ class TestData:
 
     run: the data module state of its checkpoint (which images are in which split) is loaded, as
         Lightning's Trainer does. For `other` data, only if they are an image folder that holds all
-        test images of the run: the same folder, moved. Of any other image folder, images with
-        the names of the run's training and validation images are left out.
+        test images of the run: the same folder, moved. Any other image folder is a test set: all
+        of its images, or those of its folder test, but none that the run has trained on.
     other: a data configuration. An image folder is decoded with the run's size, color and `fit`.
 
     Raises InputError if there are no test images, or an image folder has other classes than the
@@ -81,12 +81,16 @@ class TestData:
         is_own = other is None or (is_folder and state and self.datamodule.has_test_images(state))
         if state and is_own:
             self.datamodule.load_state_dict(state)
+        is_test_set = is_folder and not is_own
+        if is_test_set:
+            self.datamodule.use_all_for_test()
         name = getattr(self.datamodule, "name", None)  # None in Lightning's base class
         self.name = str(name or type(self.datamodule).__name__)
         self.datamodule.prepare_data()
         self.datamodule.setup("test")
-        if is_folder and state and not is_own and (warning := self.datamodule.leave_out(state)):
-            log.warning(warning)
+        if is_test_set and state:
+            if warning := self.datamodule.leave_out(state, Path(config["root"])):
+                log.warning(warning)
         if config.get("dataset") == "MNIST" and (other or {}).get("dataset") == "MNIST5k":
             log.warning(
                 "The digits of MNIST 5k belong to the training set of MNIST: the network was "

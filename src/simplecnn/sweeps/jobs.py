@@ -154,6 +154,15 @@ def job_command(sweep: Mapping[str, Any], overrides: Sequence[str]) -> list[str]
     return command
 
 
+def threads_prefix(sweep: Mapping[str, Any], num_threads: Any) -> str:
+    """What precedes the command that reproduces a job of a parallel sweep bit for bit.
+
+    Parallel jobs have fewer threads each, and another number of threads rounds sums differently.
+    """
+    is_parallel = "hydra/launcher=" in sweep["command"]
+    return f"OMP_NUM_THREADS={num_threads} " if is_parallel and num_threads else ""
+
+
 def by_number(path: Path) -> tuple[float, str]:
     """Sort key of job directories: numbered directories first, then those with a name."""
     return (int(path.name), "") if path.name.isdigit() else (math.inf, str(path))

@@ -25,7 +25,7 @@ from simplecnn.signals import SignalHandler
 from simplecnn.slurm import slurm_job, was_requeued
 from simplecnn.sweeps import report
 from simplecnn.sweeps.directory import RECORD, SweepDirectory, own_hashes, source_hashes
-from simplecnn.sweeps.jobs import NOT_STARTED, job_command, read_job, read_jobs
+from simplecnn.sweeps.jobs import NOT_STARTED, job_command, read_job, read_jobs, threads_prefix
 from simplecnn.sweeps.plan import SweepPlan
 
 log = logging.getLogger("simplecnn.sweeps")
@@ -144,7 +144,9 @@ def current_sweep() -> SweepDirectory:
 def own_command() -> str:
     """The command that reproduces the job that this process runs on its own."""
     overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task)
-    return command_line(job_command(current_sweep().record, overrides))
+    record = current_sweep().record
+    threads = threads_prefix(record, os.environ.get("OMP_NUM_THREADS"))
+    return threads + command_line(job_command(record, overrides))
 
 
 def run_job(task: Task, config: dict[str, Any], folder: Path) -> float | None:

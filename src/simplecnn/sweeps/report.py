@@ -30,6 +30,7 @@ from simplecnn.sweeps.jobs import (
     read_jobs,
     seed_groups,
     short_names,
+    threads_prefix,
     value_text,
     varied_keys,
 )
@@ -102,7 +103,8 @@ def commands(jobs: Sequence[Job], record: Mapping[str, Any]) -> list[tuple[str, 
         overrides = overrides_text(best, varied_keys(jobs))
         entries.append(("best job", f"{best.name}: {result(best)}   {overrides}"))
         command = shlex.join(job_command(record, best.overrides))
-        entries.append(("reproduce", shell_command(command)))
+        threads = threads_prefix(record, (best.record.get("device") or {}).get("num_threads"))
+        entries.append(("reproduce", threads + shell_command(command)))
     statuses = {job.status for job in jobs}
     if "running" not in statuses and not statuses <= set(SUCCEEDED):
         entries.append(("resume", shell_command(record["command"])))
