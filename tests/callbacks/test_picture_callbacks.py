@@ -137,6 +137,26 @@ def test_of_equal_logits_mistakes_and_accuracy_count_the_same(tmp_path):
     assert mistakes._shown["classes"].tolist() == [[3, 7]] * 2
 
 
+def test_a_picture_is_saved_before_the_next_one_is_drawn(tmp_path, monkeypatch):
+    """The pictures of a deep network do not fit in memory together."""
+    from simplecnn.figures import feature_maps as figures
+
+    saved = []
+
+    def draw(*args, **options):
+        saved.append(sorted(path.name for path in tmp_path.glob("*.png")))
+        return figures.feature_maps_figure(*args, **options)
+
+    monkeypatch.setattr("simplecnn.callbacks.feature_maps.feature_maps_figure", draw)
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 3, 3), nn.Flatten())
+    datamodule = Mock(spec=["probes"], probes=lambda: (torch.rand(2, 1, 6, 6), torch.arange(2)))
+    trainer = Mock(datamodule=datamodule, current_epoch=1, global_step=8, loggers=[],
+                   train_dataloader=None, val_dataloaders=None, fast_dev_run=False)  # fmt: skip
+    module = Mock(network=network, device="cpu", dtype=torch.float32)
+    FeatureMaps(str(tmp_path)).save_pictures(trainer, module)
+    assert saved == [[], ["maps_0_epoch=001_step=000008.png"]]
+
+
 def test_titles_of_mistakes(tmp_path, monkeypatch):
     titles = []
     monkeypatch.setattr(
@@ -150,7 +170,7 @@ def test_titles_of_mistakes(tmp_path, monkeypatch):
         shown |= {name: torch.zeros(wrong, dtype=torch.bool)
                   for name in ("images", "labels", "classes", "probabilities", "new")}  # fmt: skip
         mistakes._shown = shown | {"compared": torch.tensor(True)}
-        mistakes.draw(trainer, None, "now")
+        list(mistakes.draw(trainer, None, "now"))
     assert "The most confident mistake on 100 validation images (true → predicted" in titles[0]
     assert "1 wrong: 0 new since the previous validation (orange), 1 persistent" in titles[0]
     assert titles[0].endswith("1 persistent (gray), 1 corrected")

@@ -10,6 +10,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from simplecnn.callbacks.image_callback import (
     Picture,
+    Pictures,
     ValidationCallback,
     split_name,
     validation_split,
@@ -52,9 +53,9 @@ class Confusion(ValidationCallback):
         self._counts = self._metric.compute().cpu().numpy()
         self._metric = None
 
-    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
+    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> Pictures:
         if self._counts is None:
-            return {}
+            return
         figure = confusion_figure(
             self._counts,
             class_names=class_names(trainer, len(self._counts)),
@@ -62,4 +63,4 @@ class Confusion(ValidationCallback):
             f"{self.when_validated(trainer, when)}",
         )
         arrays = {"counts": self._counts, "step": np.array(self.validated_at)}
-        return {f"confusion_{validation_split(trainer)}": Picture(figure, arrays)}
+        yield f"confusion_{validation_split(trainer)}", Picture(figure, arrays)

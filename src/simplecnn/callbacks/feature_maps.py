@@ -2,7 +2,7 @@
 
 from pytorch_lightning import LightningModule, Trainer
 
-from simplecnn.callbacks.image_callback import LayerCallback, Picture
+from simplecnn.callbacks.image_callback import LayerCallback, Picture, Pictures
 from simplecnn.callbacks.probes import class_names, probes
 from simplecnn.figures.feature_maps import feature_maps_figure
 from simplecnn.models.activations import feature_maps, network_of
@@ -16,17 +16,16 @@ class FeatureMaps(LayerCallback):
     ) -> None:
         super().__init__(dirpath, layers, every_n_epochs)
 
-    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
+    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> Pictures:
         layers = self.selected(module)
         probe_images = probes(trainer, module) if layers else None
         if probe_images is None:
-            return {}
+            return
         images, labels = probe_images
         maps, logits = feature_maps(network_of(module), images)
         names = class_names(trainer, logits.shape[1])
         predictions = logits.argmax(1).cpu()
         inputs = images.float().cpu().numpy()
-        pictures = {}
         for layer in (name for name in maps if name in layers):
             channels = maps[layer].float().cpu().numpy()
             figure = feature_maps_figure(
@@ -38,5 +37,4 @@ class FeatureMaps(LayerCallback):
             )
             arrays = {"images": inputs, "maps": channels, "labels": labels.cpu().numpy(),
                       "predictions": predictions.numpy()}  # fmt: skip
-            pictures[f"maps_{layer}"] = Picture(figure, arrays)
-        return pictures
+            yield f"maps_{layer}", Picture(figure, arrays)

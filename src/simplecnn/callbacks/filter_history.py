@@ -6,6 +6,7 @@ from simplecnn.callbacks.image_callback import (
     History,
     LayerCallback,
     Picture,
+    Pictures,
     log_spaced,
     should_draw,
     steps_per_epoch,
@@ -55,15 +56,13 @@ class FilterHistory(LayerCallback):
             self._record(trainer, module, trainer.current_epoch)
         super().epoch_done(trainer, module, is_last=is_last)
 
-    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
-        pictures = {}
+    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> Pictures:
         for name, history in self.histories.items():
             arrays = history.arrays()
             labels = list(map(_label, arrays["step"].tolist(), arrays["epoch"].tolist()))
             title = f"Filters of {name} during training, {when}"
             figure = filter_history_figure(arrays["weights"], labels, title=title)
-            pictures[f"filter_history_{name}"] = Picture(figure, {})
-        return pictures
+            yield f"filter_history_{name}", Picture(figure, {})
 
     def _record(self, trainer: Trainer, module: LightningModule, epoch: int) -> None:
         """Add a snapshot; `epoch` is the number of finished epochs, or -1 within an epoch."""

@@ -11,6 +11,7 @@ from simplecnn.callbacks.image_callback import (
     History,
     ImageCallback,
     Picture,
+    Pictures,
     in_training,
     log_spaced,
     should_draw,
@@ -117,9 +118,9 @@ class Health(ImageCallback):
         self.activity.save()
         self._meters = {}
 
-    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
+    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> Pictures:
         if not self.gradients.rows:
-            return {}
+            return
         gradients, activity = self.gradients.arrays(), self.activity.arrays()
         title = f"Health of the layers, {when}"
         if self.activity.rows:
@@ -128,7 +129,7 @@ class Health(ImageCallback):
         figure = health_figure(
             list(measured_layers(network_of(module))), gradients, activity, title=title
         )
-        return {"health": Picture(figure, {})}
+        yield "health", Picture(figure, {})
 
     def _receive(self, name: str, output: Tensor) -> None:
         if name in self._received:  # a layer that is called again, maybe on maps of another size

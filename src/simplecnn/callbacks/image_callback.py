@@ -1,7 +1,7 @@
 """Base classes of callbacks that draw: when to draw, where pictures and their arrays go."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,9 @@ class Picture(NamedTuple):
     arrays: Mapping[str, NDArray]  # the drawn data; empty if the callback saves it itself
 
 
+Pictures = Iterator[tuple[str, Picture]]  # with their names
+
+
 class ImageCallback(BetweenEpochs):
     """Draw pictures before training, every n epochs and at the end, on rank zero.
 
@@ -42,8 +45,11 @@ class ImageCallback(BetweenEpochs):
         self.every_n_epochs = every_n_epochs
         self.seconds = 0.0
 
-    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
-        """Return the current pictures by name; `when` (epoch and step) is for their titles."""
+    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> Pictures:
+        """Yield the current pictures with their names; `when` (epoch and step) is for titles.
+
+        Each is saved before the next one is drawn: those of a deep network fill gigabytes.
+        """
         raise NotImplementedError
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -60,7 +66,7 @@ class ImageCallback(BetweenEpochs):
         start = time.perf_counter()
         epoch, step = trainer.current_epoch, trainer.global_step
         with drawing(ink=getattr(trainer.datamodule, "ink", True)):
-            for name, picture in self.draw(trainer, module, f"epoch {epoch}, step {step}").items():
+            for name, picture in self.draw(trainer, module, f"epoch {epoch}, step {step}"):
                 png, width, height = encode_png(picture.figure)
                 stem = name if self.cumulative else f"{name}_epoch={epoch:03d}_step={step:06d}"
                 self.dirpath.mkdir(parents=True, exist_ok=True)

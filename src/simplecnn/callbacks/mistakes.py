@@ -6,6 +6,7 @@ from torch import Tensor
 
 from simplecnn.callbacks.image_callback import (
     Picture,
+    Pictures,
     ValidationCallback,
     split_name,
     validation_split,
@@ -82,9 +83,9 @@ class Mistakes(ValidationCallback):
             "num_fixed": (was_wrong & ~wrong).sum(),
         }
 
-    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> dict[str, Picture]:
+    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> Pictures:
         if not self._shown:
-            return {}  # no validation since the last picture
+            return  # no validation since the last picture
         shown = {name: values.numpy() for name, values in self._shown.items()}
         self._shown = {}
         number, num_new = len(shown["labels"]), shown["num_new"]
@@ -110,7 +111,7 @@ class Mistakes(ValidationCallback):
             class_names=class_names(trainer, self._num_classes),
             title=title,
         )
-        return {f"mistakes_{validation_split(trainer)}": Picture(figure, shown)}
+        yield f"mistakes_{validation_split(trainer)}", Picture(figure, shown)
 
 
 def _concatenate(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
