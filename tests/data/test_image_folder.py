@@ -263,8 +263,7 @@ def test_a_run_is_always_tested_on_the_images_of_its_test_split(root, tmp_path, 
     assert set(files(tested.datamodule, "test")) == names - seen | {name}
     assert len(tested.tensors()[1]) == 44 - 13 + 1
     shutil.rmtree(root)
-    test_set = build({**moved_config, "image_size": 16})
-    test_set.use_all_for_test()
+    test_set = build({**moved_config, "image_size": 16}, test_classes=["cat", "dog"])
     test_set.setup("test")
     assert set(files(test_set, "test")) == names
     warning = test_set.leave_out({"splits": {"train": names}}, root)
@@ -275,10 +274,20 @@ def test_a_run_is_always_tested_on_the_images_of_its_test_split(root, tmp_path, 
     split_config = {**moved_config, "root": str(tmp_path / "split")}
     tested_names = files(TestData(run, split_config).datamodule, "test")
     assert set(tested_names) == {f"test/{other}" for other in names - {name}}
+    shutil.rmtree(tmp_path / "split" / "train")  # the test set needs no other folder
+    assert files(TestData(run, split_config).datamodule, "test") == tested_names
+    # The classes are those of the network, whatever folders there are.
+    shutil.rmtree(tmp_path / "split" / "test" / "cat")
+    dogs = TestData(run, split_config)
+    assert dogs.datamodule.class_names == ("cat", "dog") and set(dogs.tensors()[1].tolist()) == {1}
+    write(tmp_path / "split" / "test" / "cow" / "cow.png")
+    with pytest.raises(InputError, match="classes cow, but the network was trained on cat, dog"):
+        TestData(run, split_config)
+    shutil.rmtree(tmp_path / "split" / "test")
+    (tmp_path / "split" / "test").mkdir()
+    with pytest.raises(InputError, match="no images in folders of the classes cat, dog"):
+        TestData(run, split_config)
     lost.write_bytes(content)
-    run.record["class_names"] = ["cat", "cow"]
-    with pytest.raises(InputError, match="classes cat, dog, but the network was trained on cat, c"):
-        TestData(run, moved_config)
     moved.rename(root)
     (root / test_files[0]).unlink()
     with pytest.raises(InputError, match=f"lacks images that the run used.*{test_files[0]}"):
@@ -368,7 +377,7 @@ def test_a_test_class_without_training_images_raises_input_error(root, module):
     for name in ("cat", "dog"):
         (root / name).rename(root / "train" / name)
     write(root / "test" / "cow" / "a.png")
-    with pytest.raises(InputError, match="has the classes cow, which .*train lacks"):
+    with pytest.raises(InputError, match="has the classes cow, but .*train lacks them"):
         module()
 
 

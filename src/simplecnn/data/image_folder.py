@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
+from simplecnn.config.spelling import truncate
 from simplecnn.data.decoding import Decoding
 from simplecnn.data.image_cache import ImageCache, ImageFiles, cached_images
 from simplecnn.data.images import Fit
@@ -46,6 +47,8 @@ class ImageFolderDataModule(ResidentDataModule):
         skip_broken: leave out files that cannot be read instead of raising InputError.
         max_resident: in GB; larger arrays of decoded images are memory-mapped instead of moved to
             the device.
+        test_classes: the classes of a network that is tested: all images are test images, or those
+            in root/test if there is such a folder. A class may have none.
         options: arguments of ResidentDataModule.
 
     Raises ValueError for invalid arguments, InputError for a folder that cannot be used.
@@ -65,6 +68,7 @@ class ImageFolderDataModule(ResidentDataModule):
         test_fraction: float = 0.1,
         skip_broken: bool = False,
         max_resident: float = 2.0,
+        test_classes: Sequence[str] | None = None,
         **options: Any,
     ) -> None:
         if channels not in (1, 3) or image_size < 1:
@@ -83,20 +87,21 @@ class ImageFolderDataModule(ResidentDataModule):
         self.skip_broken = skip_broken
         self.max_resident = max_resident
         self.name = self.root.resolve().name
-        self.folders = _split_folders(self.root)
+        self.only_tests = test_classes is not None
+        self.folders = _split_folders(self.root, only_tests=self.only_tests)
         if self.data_dir.resolve().is_relative_to(self.root.resolve()):
             raise InputError(
                 f"data.root={root}: the decoded images, in {relative_path(self.data_dir)}, would "
                 f"be stored among the classes. Run simplecnn in the parent folder, or type "
                 f"paths.data_dir=<another folder>."
             )
-        self.class_names = tuple(path.name for path in _folders(self.folders["train"]))
+        names = test_classes or [path.name for path in _folders(self.folders["train"])]
+        self.class_names = tuple(names)
         self._check_classes()
         self.images: Tensor | None = None  # of all splits; `splits` holds (rows, labels)
         self._cache: ImageCache | None = None
         self._rows: dict[tuple[str, int], NDArray[np.int64]] = {}  # by split folder and class
         self._recorded: Mapping[str, Sequence[str]] | None = None  # files by split of a checkpoint
-        self._only_tests = False
 
     def prepare_data(self) -> None:
         """Decode new and changed files; Lightning calls this in one process per machine."""
@@ -158,18 +163,6 @@ class ImageFolderDataModule(ResidentDataModule):
             self._assign("fit")
             self.setup("fit")
 
-    def has_test_images(self, state_dict: Mapping[str, Any]) -> bool:
-        """Whether the folder has all test images of a checkpoint."""
-        names = state_dict["splits"]["test"]
-        return all((self.root / name).is_file() for name in names)
-
-    def use_all_for_test(self) -> None:
-        """Make all images the test split, unless there is a folder root/test.
-
-        Call before `prepare_data`.
-        """
-        self._only_tests = True
-
     def leave_out(self, state_dict: Mapping[str, Any], run_root: Path) -> str:
         """Remove test images that a checkpoint's run has trained on or validated with.
 
@@ -203,20 +196,22 @@ class ImageFolderDataModule(ResidentDataModule):
     # ------------------------------------------------------------------------ files and splits
 
     def _check_classes(self) -> None:
-        train = self.folders["train"]
-        if len(self.class_names) < 2:
-            existing = f"only {self.class_names[0]}" if self.class_names else "no folder"
-            raise InputError(
-                f"data.root={self.root}: there is {existing} in {train}, but at least two classes "
-                f"are needed. Create one folder per class, named after the class, with its images."
-            )
+        if self.only_tests:
+            lacking = f"the network was trained on {truncate(', '.join(self.class_names))}"
+        else:
+            train = self.folders["train"]
+            lacking = f"{train} lacks them: a network knows only the classes it was trained on"
+            if len(self.class_names) < 2:
+                existing = f"only {self.class_names[0]}" if self.class_names else "no folder"
+                raise InputError(
+                    f"data.root={self.root}: there is {existing} in {train}, but at least two "
+                    f"classes are needed. Create one folder per class, named after the class, with "
+                    f"its images."
+                )
         for folder in self.folders.values():
             unknown = [path.name for path in _folders(folder) if path.name not in self.class_names]
             if unknown:
-                raise InputError(
-                    f"{folder} has the classes {_listed(unknown)}, which {train} lacks: a network "
-                    f"knows only the classes it was trained on."
-                )
+                raise InputError(f"{folder} has the classes {_listed(unknown)}, but {lacking}.")
 
     def _files(self) -> ImageFiles:
         """List all files, sorted by their path below `root`, and set `_rows`."""
@@ -226,7 +221,7 @@ class ImageFolderDataModule(ResidentDataModule):
         for split, folder in sorted(self.folders.items()):
             for label, class_folder in enumerate(folder / name for name in self.class_names):
                 files = _scan(class_folder)
-                if split == "train" and not files.names:
+                if split == "train" and not files.names and not self.only_tests:
                     mistakes.append(
                         f"{class_folder} has no images: put some directly into it, or delete it."
                     )
@@ -234,6 +229,9 @@ class ImageFolderDataModule(ResidentDataModule):
                 self._rows[split, label] = np.arange(len(files.names)) + len(names)
                 names += [f"{prefix}/{name}" for name in files.names]
                 stamps.append(files.stamps)
+        if not names:  # of a test set
+            known = truncate(", ".join(self.class_names))
+            mistakes = [f"{self.root} has no images in folders of the classes {known}."]
         if mistakes:
             raise InputError(*_some(mistakes))
         return ImageFiles(names, np.concatenate(stamps, axis=1))
@@ -278,7 +276,7 @@ class ImageFolderDataModule(ResidentDataModule):
         names = self.cache.files.names
         readable = np.ones(len(names), bool)
         readable[list(self.cache.broken)] = False
-        if self._only_tests:
+        if self.only_tests:
             tested = {"test"} & self.folders.keys() or self.folders.keys()
             rows = np.concatenate([rows for (n, _), rows in self._rows.items() if n in tested])
             if not readable[rows].any():
@@ -361,7 +359,12 @@ class ImageFolderDataModule(ResidentDataModule):
         return {"images": counts, "left_out": list(self.cache.broken.values())}
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
+def has_test_images(root: Path, state_dict: Mapping[str, Any]) -> bool:
+    """Whether a folder has all test images of a checkpoint of ImageFolderDataModule."""
+    return all((root / name).is_file() for name in state_dict["splits"]["test"])
+
+
+def _split_folders(root: Path, *, only_tests: bool) -> dict[str, Path]:
     """Return the folders of the splits; without any, `root` is the training split."""
     if not root.is_dir():
         problem = "that is a file, not a folder" if root.exists() else "there is no such folder"
@@ -371,7 +374,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
             f"resume the run, move them back or link to them."
         )
     names = [path.name for path in _folders(root)]
-    if "train" in names and set(names) <= set(SPLITS):
+    if ("train" in names or only_tests and "test" in names) and set(names) <= set(SPLITS):
         return {name: root / name for name in names}
     if "train" in names and _folders(root / "train"):
         others = [name for name in names if name not in SPLITS]

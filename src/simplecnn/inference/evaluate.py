@@ -17,10 +17,9 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from simplecnn.atomic import atomic_write
 from simplecnn.checkpoint_file import read_checkpoint
 from simplecnn.config.build import build
-from simplecnn.config.schema import ImageFolder
-from simplecnn.config.spelling import truncate
+from simplecnn.config.schema import ImageFolder, target_of
 from simplecnn.console import configure_lightning_logging
-from simplecnn.data.image_folder import ImageFolderDataModule
+from simplecnn.data.image_folder import ImageFolderDataModule, has_test_images
 from simplecnn.data.shape import class_names
 from simplecnn.errors import InputError, relative_path, reraise
 from simplecnn.figures.arrays import write_npz
@@ -64,7 +63,8 @@ class TestData:
     run: the data module state of its checkpoint (which images are in which split) is loaded, as
         Lightning's Trainer does. For `other` data, only if they are an image folder that holds all
         test images of the run: the same folder, moved. Any other image folder is a test set: all
-        of its images, or those of its folder test, but none that the run has trained on.
+        of its images, or those of its folder test, but none that the run has trained on. Its
+        folders are named after classes of the network.
     other: a data configuration. An image folder is decoded with the run's size, color and `fit`.
 
     Raises InputError if there are no test images, or an image folder has other classes than the
@@ -75,21 +75,24 @@ class TestData:
 
     def __init__(self, run: TrainedRun, other: Mapping[str, Any] | None = None) -> None:
         config = run.config["data"]
-        self.datamodule = build(config if other is None else _decoded_like(config, other))
-        state = read_checkpoint(run.checkpoint).get(type(self.datamodule).__qualname__)
-        is_folder = isinstance(self.datamodule, ImageFolderDataModule)
-        is_own = other is None or (is_folder and state and self.datamodule.has_test_images(state))
-        if state and is_own:
-            self.datamodule.load_state_dict(state)
+        data = config if other is None else _decoded_like(run, other)
+        state = read_checkpoint(run.checkpoint).get(data["_target_"].rpartition(".")[2])
+        is_folder = data["_target_"] == target_of(ImageFolder)
+        root = Path(data["root"] if is_folder else "").expanduser()
+        is_own = other is None or bool(is_folder and state and has_test_images(root, state))
         is_test_set = is_folder and not is_own
-        if is_test_set:
-            self.datamodule.use_all_for_test()
+        options = {"test_classes": run.class_names} if is_test_set else {}
+        self.datamodule = build(data, **options)
+        if state and is_own and isinstance(self.datamodule, ImageFolderDataModule):
+            self.datamodule.load_state_dict(state)
         name = getattr(self.datamodule, "name", None)  # None in Lightning's base class
         self.name = str(name or type(self.datamodule).__name__)
+        if is_test_set:
+            self.name = relative_path(root)  # many are named test
         self.datamodule.prepare_data()
         self.datamodule.setup("test")
         if is_test_set and state:
-            if warning := self.datamodule.leave_out(state, Path(config["root"])):
+            if warning := self.datamodule.leave_out(state, Path(config["root"]).expanduser()):
                 log.warning(warning)
         if config.get("dataset") == "MNIST" and (other or {}).get("dataset") == "MNIST5k":
             log.warning(
@@ -103,13 +106,6 @@ class TestData:
             raise InputError(f"data: {self.name} has no test images.")
         if not (isinstance(first, list | tuple) and len(first) == 2):
             raise InputError(f"data: a batch of {self.name} is not a pair (images, labels).")
-        classes = getattr(self.datamodule, "class_names", ())
-        run_classes = run.record.get("class_names")
-        if is_folder and run_classes and list(classes) != run_classes:
-            raise InputError(
-                f"data: {self.name} has the classes {truncate(', '.join(classes))}, but the "
-                f"network was trained on {truncate(', '.join(run_classes))}."
-            )
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """All images (N, C, H, W) and labels (N,)."""
@@ -125,19 +121,22 @@ class TestData:
         return class_names(self.datamodule, self.loader, num_classes)
 
 
-def _decoded_like(run_data: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """`other` data; if both are image folders, with the size, color and `fit` of the run's."""
-    keys = ("image_size", "channels", "fit")
-    if not all(set(keys) <= set(config) for config in (run_data, other)):
+def _decoded_like(run: TrainedRun, other: Mapping[str, Any]) -> dict[str, Any]:
+    """`other` data; an image folder is decoded to the size, color and `fit` of the run's images."""
+    if other["_target_"] != target_of(ImageFolder):
         return dict(other)
-    for key in keys:
+    prepare = run.preprocessing
+    decoding: dict[str, Any] = {"image_size": prepare.size, "channels": prepare.channels}
+    if prepare.fit:
+        decoding["fit"] = prepare.fit
+    for key, value in decoding.items():
         default = ImageFolder.model_fields[key].default
-        if other[key] not in (default, run_data[key]):
+        if other[key] not in (default, value):
             raise InputError(
-                f"data.{key} is {other[key]}, but the network was trained with {run_data[key]}: "
-                f"leave it out."
+                f"data.{key} is {other[key]}, but the network was trained with {value}: leave it "
+                f"out."
             )
-    return {**other, **{key: run_data[key] for key in keys}}
+    return {**other, **decoding}
 
 
 def measure(network: nn.Module, data: TestData) -> dict[str, Any]:
