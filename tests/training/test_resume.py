@@ -51,6 +51,7 @@ from simplecnn.models.classifier import Classifier
 from simplecnn.run_directory import RunDirectory
 from simplecnn.training import run
 from simplecnn.training.checkpoint_io import AtomicCheckpointIO
+from simplecnn.training.epoch_seed import EpochSeed
 from simplecnn.training.run import train
 
 Scenario = Generator[int, int, None]
@@ -448,6 +449,31 @@ def test_a_run_that_stopped_early_is_not_trained_further(recipes, tmp_path):
     assert wait_for_exit(start_run(folder, reference)) == 0
     log_after = log_of(folder).removeprefix(log_before)
     assert "stopped after epoch 3" in log_after and "epoch 4" not in log_after
+    assert_same_run(folder, reference)
+
+
+def test_a_run_interrupted_twice_between_validations_resumes_exactly(tmp_path, monkeypatch):
+    """The validation of epoch 3 is drawn after epoch 4, and its metrics are those of the record."""
+    reference, folder = tmp_path / "reference", tmp_path / "run"
+    overrides = [
+        "trainer.max_epochs=5", "trainer.check_val_every_n_epoch=3",
+        "callbacks=[checkpoint,mistakes]", "callbacks.mistakes.every_n_epochs=4", "logger=csv",
+    ]  # fmt: skip
+    train(compose_run(reference, *overrides), reference)
+    interrupted_in = [3, 4]  # epochs from 0
+
+    def interrupt(callback: object, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if interrupted_in and trainer.current_epoch == interrupted_in[0]:
+            del interrupted_in[0]
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(EpochSeed, "on_train_epoch_end", interrupt, raising=False)
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            train(compose_run(folder, *overrides), folder, resume=True)
+    train(compose_run(folder, *overrides), folder, resume=True)
+    assert not interrupted_in
+    assert record_of(folder)["metrics"].keys() >= {"train/acc", "val/acc", "test/acc"}
     assert_same_run(folder, reference)
 
 

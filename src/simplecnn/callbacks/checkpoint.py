@@ -35,6 +35,7 @@ class LastCheckpoint(BetweenEpochs):
         self._should_stop = False  # as saved by the run that is resumed
         self._image_shape: list[int] | None = None
         self._frozen: dict[str, list[str]] | None = None  # as saved by the run that is resumed
+        self._metrics: dict[str, float] = {}  # those too, until the resumed run validates
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.should_stop |= self._should_stop
@@ -66,7 +67,7 @@ class LastCheckpoint(BetweenEpochs):
         if self._saving:
             metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
             checkpoint[STATE] = {
-                "metrics": metrics,
+                "metrics": self._metrics | metrics,
                 "ended": self.ended,
                 # True if an early stop is waiting for min_epochs or min_steps.
                 "should_stop": bool(trainer.should_stop),
@@ -81,6 +82,7 @@ class LastCheckpoint(BetweenEpochs):
             state = checkpoint.get(STATE) or {}
             self._should_stop = state.get("should_stop", False)
             self._frozen = state.get("frozen")
+            self._metrics = state.get("metrics", {})
             return
         # A new run from another run's checkpoint: best score, patience, timers, … start over.
         for callback in trainer.callbacks:

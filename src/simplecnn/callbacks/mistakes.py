@@ -28,19 +28,19 @@ class Mistakes(ValidationCallback):
         self.number = number
         self.answers: dict[str, Tensor] = {}
         self._answers: list[dict[str, Tensor]] = []  # of the current pass, by batch
+        self._num_classes = 0
         self._worst: list[dict[str, Tensor]] = []  # the most confident mistakes of each batch
         self._shown: dict[str, Tensor] = {}  # those of the last pass, until drawn
-        self._num_classes = 0
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         return {"answers": self.answers, "shown": self._shown}
 
     def load_state_dict(self, state_dict: dict[str, dict[str, Tensor]]) -> None:
-        self.answers, self._shown = state_dict.get("answers", {}), state_dict.get("shown", {})
+        self.answers, shown = state_dict.get("answers", {}), state_dict.get("shown", {})
+        self._shown = shown if "num_classes" in shown else {}  # earlier versions did not save it
         self.validated_at = int(self.answers.get("step", -1))
 
     def add(self, logits: Tensor, images: Tensor, labels: Tensor) -> None:
-        self._num_classes = logits.shape[1]
         # Of equal logits, which bfloat16 often has, the first one is predicted, as by argmax.
         classes = logits.argsort(dim=1, descending=True, stable=True)[:, :2]
         probabilities = logits.float().softmax(1).gather(1, classes)
@@ -49,6 +49,7 @@ class Mistakes(ValidationCallback):
         confidence = torch.where(wrong, probabilities[:, 0], -1.0)
         worst = confidence.topk(min(self.number, len(labels))).indices
         num_before = sum(len(batch["wrong"]) for batch in self._answers)
+        self._num_classes = logits.shape[1]
         self._answers.append({"predictions": predictions.int(), "wrong": wrong})
         self._worst.append(
             {
@@ -78,6 +79,7 @@ class Mistakes(ValidationCallback):
             "new": ~was_wrong[self._shown["places"]],
             "compared": torch.tensor(compared),
             "num_images": torch.tensor(len(wrong)),
+            "num_classes": torch.tensor(self._num_classes),
             "num_wrong": wrong.sum(),
             "num_new": (wrong & ~was_wrong).sum(),
             "num_fixed": (was_wrong & ~wrong).sum(),
@@ -108,7 +110,7 @@ class Mistakes(ValidationCallback):
             shown["classes"],
             shown["probabilities"],
             shown["new"] & shown["compared"],
-            class_names=class_names(trainer, self._num_classes),
+            class_names=class_names(trainer, int(shown["num_classes"])),
             title=title,
         )
         yield f"mistakes_{validation_split(trainer)}", Picture(figure, shown)
