@@ -52,6 +52,41 @@ def test_feature_maps_are_those_of_the_tutorial(ten_digits):
     assert torch.equal(logits, network(x).detach())
 
 
+NOT_ELEMENTWISE = ("Softmax", "Softmax2d", "LogSoftmax", "Softmin", "GLU", "MultiheadAttention")
+ACTIVATIONS = {
+    name: getattr(nn, name)()
+    for name in nn.modules.activation.__all__
+    if name not in (*NOT_ELEMENTWISE, "Threshold")
+} | {
+    "threshold": nn.Threshold(0.1, 0.0),
+    "in place": nn.CELU(inplace=True),
+    "selu": torch.selu,
+    "tanh_": torch.Tensor.tanh_,
+    "leaky_relu_": F.leaky_relu_,
+    "clamp_min": lambda x: x.clamp_min(0),
+    "clip": lambda x: torch.clip(x, 0, 1),
+}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS.keys())
+def test_the_activation_may_be_any_of_torchs(activation):
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 4, 3)
+            self.activation = activation
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.activation(self.conv(x)).mean((2, 3))
+
+    torch.manual_seed(0)
+    network, x = Network().eval(), torch.randn(2, 1, 6, 6)
+    (maps,) = feature_maps(network, x)[0].values()
+    with torch.no_grad():
+        assert torch.equal(maps, network.activation(network.conv(x)))
+        assert not torch.equal(maps, network.conv(x))
+
+
 def test_functional_normalized_and_in_place_activations(ten_digits):
     torch.manual_seed(0)
     network = Functional()

@@ -163,8 +163,7 @@ def _json_values(metadata: dict[str, Any]) -> dict[str, str]:
 
 
 def _example(run: TrainedRun) -> tuple[Tensor]:
-    size = run.preprocessing.size
-    return (torch.zeros(2, run.preprocessing.channels, size, size),)
+    return (torch.zeros(2, *run.preprocessing.shape),)
 
 
 @contextmanager

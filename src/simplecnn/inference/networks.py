@@ -107,7 +107,7 @@ def _model_config(path: Path) -> dict[str, Any]:
 
 
 def _restore(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> nn.Module:
-    """Build a module and load its weights, in evaluation mode."""
+    """Build a module and load its weights, in float32 and in evaluation mode."""
     try:
         _check_size(config, weights)
         module: nn.Module = build(config)
@@ -122,7 +122,7 @@ def _restore(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Pat
     except Exception as error:
         reason = f"{relative_path(path)}: its weights do not fit its network: {first_line(error)}"
         raise InputError(reason) from None
-    return module.eval().requires_grad_(False)
+    return module.float().eval().requires_grad_(False)  # trained in bfloat16 or float64
 
 
 def _check_size(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:

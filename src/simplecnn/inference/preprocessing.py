@@ -29,8 +29,9 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Converts images of any size to the input of a network: (channels, size, size), 0 to 1.
+    """Converts images of any size to the input of a network: (channels, size, width), 0 to 1.
 
+    size: height in pixels, and width unless `width` is given.
     box: side in pixels of the square that a drawing is fitted into, light on black, its center of
         mass in the middle of the image, as in MNIST (LeCun, Cortes and Burges, "The MNIST database
         of handwritten digits"). None: images are only resized.
@@ -41,6 +42,12 @@ class Preprocessing:
     size: int = 28
     box: int | None = 20
     fit: Fit | None = None
+    width: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape (C, H, W) of the input."""
+        return self.channels, self.size, self.width or self.size
 
     @property
     def color(self) -> bool:
@@ -64,14 +71,15 @@ class Preprocessing:
             and len(image_shape) == 3
             and all(type(n) is int and 1 <= n <= MAX_SIDE for n in image_shape)
         )
-        num_channels, *sides = image_shape if is_valid else (None, 0)
+        num_channels, height, width = image_shape if is_valid else (None, None, None)
         is_mnist = data.get("_target_") == "simplecnn.data.mnist.MNISTDataModule"
         box = BOXES.get(data.get("dataset", "MNIST")) if is_mnist else None
         return cls(
             channels=network.get("in_channels") or num_channels or data.get("channels") or 1,
-            size=network.get("image_size") or max(sides) or data.get("image_size") or 28,
+            size=network.get("image_size") or height or data.get("image_size") or 28,
             box=box,
             fit=data.get("fit"),
+            width=None if width == height or network.get("image_size") else width,
         )
 
     def steps(self, image: Pixels, *, invert: bool | None = None) -> list[Step]:
@@ -79,7 +87,7 @@ class Preprocessing:
 
         invert: swap light and dark; None: if `box` is set and the border is light.
 
-        Raises InputError for an image of a single color.
+        Raises InputError for an image of a single color, or without a drawing.
         """
         if np.ptp(image, axis=(0, 1)).max() < MIN_CONTRAST:  # no channel varies
             raise InputError("image: it is blank, all of its pixels have the same color.")
@@ -90,7 +98,7 @@ class Preprocessing:
         if invert:
             image = 1 - image
             steps.append(Step("inverted", image))
-        if image.shape[:2] == (self.size, self.size):
+        if image.shape[:2] == self.shape[1:]:
             return steps
         return steps + (self._fitted(image) if self.box is None else self._centered(image))
 
@@ -103,30 +111,30 @@ class Preprocessing:
             raise InputError(reason) from None
 
     def array(self, image: Pixels, *, invert: bool | None = None) -> Pixels:
-        """Preprocess an image; returns the network's input (channels, size, size)."""
+        """Preprocess an image; returns the network's input (channels, H, W)."""
         return self.to_input(self.steps(image, invert=invert)[-1].pixels)
 
     def to_input(self, pixels: Pixels) -> Pixels:
-        """Convert the pixels of the last step to the network's input (channels, size, size)."""
+        """Convert the pixels of the last step to the network's input (channels, H, W)."""
         channels_last = pixels if pixels.ndim == 3 else pixels[:, :, None]
         shape = (self.channels, *pixels.shape[:2])
         return np.broadcast_to(np.moveaxis(channels_last, 2, 0), shape).astype(np.float32)
 
     def record(self) -> dict[str, Any]:
         """The fields and a description of the input, for metadata."""
-        description = f"float32 (N, {self.channels}, {self.size}, {self.size}), 0 to 1"
+        description = f"float32 (N, {', '.join(map(str, self.shape))}), 0 to 1"
         if self.box:
             description += (
                 f", light drawing on black, fitted into {self.box} x {self.box}, center of mass in "
                 f"the middle"
             )
-        return {**asdict(self), "input": description}
+        return {**asdict(self), "width": self.shape[2], "input": description}
 
     def _fitted(self, image: Pixels) -> list[Step]:
-        """Make a photograph square."""
+        """Fit a photograph to the input."""
         if self.fit is None:
-            resized = _resize(image, self.size, self.size)
-            return [Step(f"resized to {self.size} x {self.size}", resized)]
+            _, height, width = self.shape
+            return [Step(f"resized to {width} x {height}", _resize(image, height, width))]
         square = fit_pixels((255 * image).round().astype(np.uint8), self.size, self.fit)
         verbs = {"pad": "fitted into", "crop": "center-cropped to", "stretch": "stretched to"}
         description = f"{verbs[self.fit]} {self.size} x {self.size}"
@@ -141,6 +149,8 @@ class Preprocessing:
         middle = self.size / 2  # 14, not 13.5: the center of mass of 99.5 % of the MNIST digits
         paper = _background(image)
         ink = np.clip((image - paper) / max(image.max() - paper, 1e-6), 0, 1)
+        if not ink.any():
+            raise InputError("image: nothing is lighter than its border. Leave out invert.")
         resized = _resize(ink, self.size, self.size)
         fills_box = abs(max(_cropped(resized).shape) - self.box) <= 1
         from_middle = np.subtract(center_of_mass(resized), middle)

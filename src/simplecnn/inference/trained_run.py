@@ -136,8 +136,7 @@ class TrainedRun:
 
         Names whose number differs from the number of outputs are skipped.
         """
-        size = self.preprocessing.size
-        blank = torch.zeros(1, self.preprocessing.channels, size, size, dtype=torch.float32)
+        blank = torch.zeros(1, *self.preprocessing.shape, dtype=torch.float32)
         num_classes = logits(self.network, blank).shape[1]
         dataset = str(self.config["data"].get("dataset"))
         for names in (self.record.get("class_names"), CLASS_NAMES.get(dataset)):

@@ -25,12 +25,15 @@ TRANSPARENT = {
     torch.Tensor.contiguous,
 }
 NON_LINEAR = {
-    *(functional.relu, functional.relu_, torch.relu, torch.relu_, torch.Tensor.relu),
-    *(torch.Tensor.relu_, functional.relu6, functional.hardtanh, functional.leaky_relu),
-    *(functional.elu, functional.gelu, functional.silu, functional.mish, functional.hardswish),
-    *(functional.softplus, functional.sigmoid, torch.sigmoid, torch.Tensor.sigmoid),
-    *(functional.tanh, torch.tanh, torch.Tensor.tanh, functional.prelu, torch.clamp),
-    *(torch.Tensor.clamp, torch.Tensor.clamp_, functional.hardsigmoid),
+    getattr(module, name)
+    for function in (
+        "relu relu6 leaky_relu rrelu prelu elu selu celu gelu silu mish hardswish sigmoid "
+        "hardsigmoid logsigmoid tanh hardtanh softplus softsign softshrink hardshrink tanhshrink "
+        "threshold clamp clamp_min clamp_max clip"
+    ).split()
+    for name in (function, f"{function}_")
+    for module in (functional, torch, torch.Tensor)
+    if hasattr(module, name)
 }
 
 IN_PLACE = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__ipow__"}

@@ -137,7 +137,7 @@ class _LoadedRun:
             if int(stored.get("step", -1)) == int(content["global_step"]):
                 self.validation = stored
             self.checkpoint = f"{path.name}, after epoch {trained.epoch}"
-        self.shape = (self.preprocessing.channels, *2 * [self.preprocessing.size])
+        self.shape = self.preprocessing.shape
 
     def num_classes(self, shape: Sequence[int] | None = None) -> int | None:
         """Return the number of classes; None if the network does not accept such images."""
@@ -197,9 +197,7 @@ def _images(runs: Sequence[_LoadedRun], images: Images | None, files: Sequence[s
             raise InputError("image: cannot be shown, because the data of this run has no images.")
         return None
     channels, height, width = images.pixels.shape[1:]
-    if files and height != width:
-        raise InputError("image: files are made square, but the images of this run are not square.")
-    prepare = replace(runs[0].preprocessing, channels=channels, size=height)
+    prepare = replace(runs[0].preprocessing, channels=channels, size=height, width=width)
     own = [prepare.to_input(prepare.read(file)[-1].pixels) for file in files]
     predictions = [run.predictions(images) for run in runs]
     known = [p for p in predictions if p is not None]
