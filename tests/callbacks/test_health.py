@@ -40,6 +40,14 @@ def test_an_activity_meter_agrees_with_numpy(shape, channels_last):
     assert result["std"] == pytest.approx(expected.std(), rel=1e-5)
 
 
+def test_the_last_dimension_of_tokens_are_the_units():
+    values = outputs(10, 6, 5, channels_last=False)  # images, tokens, units
+    values[..., 2] = 0
+    meter = ActivityMeter()
+    meter.add(values)
+    assert meter.result()["dead_channels"] == 1
+
+
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_dead_channels_and_outputs_below_zero(channels_last):
     values = outputs(10, 3, 2, 2, channels_last=channels_last)

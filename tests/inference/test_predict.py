@@ -314,6 +314,13 @@ def test_preprocessing_depends_on_the_data_set(run):
     assert gray.shape == (3, 28, 28) and (gray == gray[0]).all()
 
 
+def test_an_image_without_a_drawing_is_reported():
+    image = np.zeros((40, 40), np.float32)
+    image[10:30, 15:25] = 1
+    with pytest.raises(InputError, match="nothing is lighter than its border. Leave out invert."):
+        Preprocessing().steps(image, invert=True)
+
+
 def test_arrays_of_every_layout_and_dtype_are_the_same_image():
     gray = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
     expected = gray.astype(np.float32) / 255

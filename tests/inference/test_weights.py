@@ -48,6 +48,17 @@ def test_an_export_holds_the_weights_of_the_run(finished_run, checkpoint, ten_di
     assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, f"{path.name}.json"]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_of_any_precision_are_loaded_in_float32(checkpoint, dtype, ten_digits, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    state = {name: value.to(dtype) for name, value in content["state_dict"].items()}
+    torch.save({**content, "state_dict": state}, tmp_path / "last.ckpt")
+    network = load_network(tmp_path / "last.ckpt")
+    assert {value.dtype for value in network.state_dict().values()} == {torch.float32}
+    assert torch.equal(network.conv1.weight, state["network.conv1.weight"].float())
+    assert network(torch.from_numpy(ten_digits[0])).shape == (10, 10)
+
+
 def test_a_failed_export_leaves_the_previous_file(finished_run, tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     export(simplecnn.load(finished_run), path)

@@ -65,6 +65,15 @@ def test_a_weighted_loss_is_that_of_all_images():
     torch.testing.assert_close(module.loss_and_accuracy["val/"].compute()["loss"], expected)
 
 
+def test_a_batch_of_images_without_weight_does_not_count():
+    module = Classifier(NETWORK, class_weights=[0, *9 * [1]])
+    images, labels = torch.rand(20, 1, 28, 28), torch.tensor([0, 3]).repeat_interleave(10)
+    for part in (slice(0, 10), slice(10, 20)):  # sorted by class
+        module._step((images[part], labels[part]), "val/")
+    expected = module.loss(module(images), labels)
+    torch.testing.assert_close(module.loss_and_accuracy["val/"].compute()["loss"], expected)
+
+
 def test_the_macro_accuracy_leaves_out_classes_without_images():
     metric = MacroAccuracy(3)
     logits = 9 * torch.eye(3)[[0, 1, 2, 0]]

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from simplecnn.api import load
+from simplecnn.data.mnist import MNISTDataModule
 from simplecnn.errors import InputError, RunError
 from simplecnn.explain.subject import load_subject
 from simplecnn.inference.evaluate import TestData, evaluate, measure
@@ -442,15 +443,24 @@ class TwoOutputs(nn.Sequential):
         super().__init__(nn.Flatten(), nn.Linear(size**2, 2))
 
 
+class Pair(nn.Flatten):
+    def forward(self, images):
+        return images, images
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [({}, "model.network has 2 outputs, but the data has 10 classes."),
-     ({"size": 14}, "model.network does not accept images of shape 1 x 28 x 28: ")],
+     ({"size": 14}, "model.network does not accept images of shape 1 x 28 x 28: "),
+     ({"_target_": f"{__name__}.Pair"},
+      "model.network returns a tuple: it must return logits (N, classes)."),
+     ({"_target_": "torch.nn.ReLU"},
+      "model.network returns a Tensor of shape (1, 1, 28, 28): it must return logits (N, cla")],
 )  # fmt: skip
 def test_a_network_that_does_not_fit_the_data_is_reported_before_training(
     arguments, sentence, tmp_path, monkeypatch
 ):
-    monkeypatch.setenv("SIMPLECNN_TARGETS", f"{__name__}.TwoOutputs")
+    monkeypatch.setenv("SIMPLECNN_TARGETS", f"{__name__}.TwoOutputs,{__name__}.Pair")
     config = compose_run(tmp_path / "run", "callbacks=none", "logger=none")
     config["model"]["network"] = {"_target_": f"{__name__}.TwoOutputs", **arguments}
     with pytest.raises(RunError, match=re.escape(sentence)):
@@ -461,6 +471,63 @@ def test_outputs_without_a_class_are_reported(tmp_path, caplog):
     overrides = ["model.network.num_classes=12", "callbacks=checkpoint", "logger=none"]
     train(compose_run(tmp_path / "run", *overrides, "trainer.max_epochs=1"), tmp_path / "run")
     assert "model.network has 12 outputs, but the data has 10 classes" in caplog.text
+
+
+def test_fine_tuning_uses_the_class_weights_of_the_new_run(tmp_path):
+    def tune(name, class_weights, *overrides):
+        options = ["trainer.max_epochs=1", "callbacks=checkpoint", "logger=none", *overrides]
+        config = compose_run(tmp_path / name, *options)
+        config["model"]["class_weights"] = class_weights
+        train(config, tmp_path / name)
+        return weights(tmp_path / name).get("loss.weight")
+
+    assert tune("run", [2.0, *9 * [1.0]])[0] == 2
+    options = f"ckpt_path={tmp_path}/run/checkpoints/last.ckpt", "ckpt_weights_only=true"
+    assert tune("plain", None, *options) is None
+    assert tune("other", [3.0, *9 * [1.0]], *options)[0] == 3
+
+
+def test_class_weights_of_other_classes_are_reported():
+    model = {"_target_": "simplecnn.models.classifier.Classifier", "class_weights": [1, 2, 3]}
+    with pytest.raises(RunError, match="class_weights has 3 weights, but the data has 10 classes"):
+        build_module({"model": model}, MNISTDataModule(dataset="MNIST5k"))
+
+
+class Stripes(pl.LightningDataModule):
+    """60 images of 8 x 20 pixels, with a stripe in one of three places."""
+
+    def train_dataloader(self):
+        labels = torch.arange(60) % 3
+        images = torch.zeros(60, 1, 8, 20)
+        images[range(60), :, :, 6 * labels] = 1.0
+        return DataLoader(TensorDataset(images, labels), batch_size=20)
+
+    val_dataloader = test_dataloader = train_dataloader
+
+
+class ThreeOutputs(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+
+
+def test_images_that_are_not_square_keep_their_shape(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIMPLECNN_TARGETS", f"{__name__}.Stripes,{__name__}.ThreeOutputs")
+    config = compose_run(tmp_path, "callbacks=checkpoint", "logger=none", "monitor=null")
+    config["data"] = {"_target_": f"{__name__}.Stripes"}
+    with pytest.raises(InputError, match="image_size: the images have 8 x 20 pixels, but this net"):
+        build_module(config, Stripes())  # SimpleCNN
+    config["model"]["network"] = {"_target_": f"{__name__}.ThreeOutputs"}
+    train(config, tmp_path)
+    run = load(tmp_path, checkpoint="last")
+    images, labels = next(iter(Stripes().train_dataloader()))
+    with torch.no_grad():
+        expected = run.network(images).softmax(1)
+    np.testing.assert_allclose(run.predict(images).probabilities, expected, rtol=1e-5)
+    assert run.predict(np.random.default_rng(0).random((30, 30))).probabilities.shape == (1, 3)
+    record = export(run, tmp_path / "model.pt2", "torch_export")
+    assert record["preprocessing"]["input"].startswith("float32 (N, 1, 8, 20)")
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    torch.testing.assert_close(program(images), run.network(images))
 
 
 def test_weights_of_another_network_are_reported_with_what_differs(tmp_path, finished_run):

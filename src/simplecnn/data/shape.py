@@ -13,16 +13,27 @@ from simplecnn.errors import InputError
 
 class DataShape(NamedTuple):
     in_channels: int
-    image_size: int
+    height: int
+    width: int
     num_classes: int
+
+    @property
+    def image_size(self) -> int:
+        """The side of square images. Raises InputError if they are not square."""
+        if self.height != self.width:
+            raise InputError(
+                f"model.network.image_size: the images have {self.height} x {self.width} pixels, "
+                f"but this network accepts square ones only."
+            )
+        return self.height
 
 
 def data_shape(datamodule: LightningDataModule) -> DataShape:
     """Return the data module's `image_shape` (C, H, W) and `num_classes`, or infer them.
 
     The number of classes is inferred from the `classes` of the data module or of its data set, or
-    else from all training labels; the image shape from the training batches. `image_size` is
-    the larger of H and W. Raises InputError if batches are not (images, labels).
+    else from all training labels; the image shape from the training batches. Raises InputError if
+    batches are not (images, labels).
     """
     shape = getattr(datamodule, "image_shape", None)
     num_classes = _num_classes(datamodule)
@@ -33,7 +44,7 @@ def data_shape(datamodule: LightningDataModule) -> DataShape:
         with isolate_rng():  # shuffling here must not change the run
             shape, num_classes = _from_batches(loader, num_classes)
     channels, height, width = shape
-    return DataShape(channels, max(height, width), num_classes)
+    return DataShape(channels, height, width, num_classes)
 
 
 def set_up_training_data(datamodule: LightningDataModule) -> None:

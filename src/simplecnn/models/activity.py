@@ -25,9 +25,10 @@ class ActivityMeter:
         self.num_images = 0
 
     def add(self, output: Tensor) -> None:
-        """Add a batch of outputs (N, channels, H, W) or (N, units); only N may vary."""
-        # Feature maps are channels-last in memory: moving the channels back copies nothing.
-        values = output.detach().float().movedim(1, -1)
+        """Add a batch of outputs (N, channels, H, W) or (N, …, units); only N may vary."""
+        values = output.detach().float()
+        if values.ndim == 4:  # channels-last in memory: moving the channels back copies nothing
+            values = values.movedim(1, -1)
         self._num_channels = values.shape[-1]
         values = values.reshape(len(values), -1)
         maximum, minimum = values.amax(0), values.amin(0)

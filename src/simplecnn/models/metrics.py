@@ -34,9 +34,13 @@ class LossAndAccuracy(Metric):
 
         class_weights: the weight of each class in that mean; None: all are equal.
         """
-        weight = len(labels) if class_weights is None else class_weights[labels].sum()
+        loss = loss.detach().to(SUM_DTYPE)
+        weight: int | Tensor = len(labels)
+        if class_weights is not None:
+            weight = class_weights[labels].sum()
+            loss = torch.where(weight > 0, loss, 0)  # 0 / 0 if all images have the weight 0
         # In place: assigning to a module's attribute costs more than the addition.
-        self.loss_sum.add_(loss.detach().to(SUM_DTYPE) * weight)
+        self.loss_sum.add_(loss * weight)
         self.weight_sum.add_(weight)
         self.num_correct.add_((logits.argmax(1) == labels).sum())
         self.num_images.add_(len(labels))

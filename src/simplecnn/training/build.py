@@ -64,6 +64,13 @@ def build_module(config: Config, datamodule: pl.LightningDataModule) -> pl.Light
         model["network"] = network
     if model.get("class_weights") == "balanced":
         model["class_weights"] = _balanced_class_weights(datamodule)
+    elif isinstance(weights := model.get("class_weights"), list):
+        num_classes = getattr(datamodule, "num_classes", len(weights))
+        if len(weights) != num_classes:
+            raise RunError(
+                f"model.class_weights has {len(weights)} weights, but the data has {num_classes} "
+                f"classes."
+            )
     # A Classifier builds its network itself, so that checkpoints hold the network's configuration.
     builds_network = issubclass(find_class(model["_target_"]), Classifier)
     recursive = not builds_network and model.get("_recursive_", True)
@@ -71,30 +78,42 @@ def build_module(config: Config, datamodule: pl.LightningDataModule) -> pl.Light
     # A subclass may use its network in another way.
     is_known = type(module) is Classifier and isinstance(datamodule, ResidentDataModule)
     if is_known or any(map(is_lazy, module.parameters())):
-        _try_network(network_of(module), data_shape(datamodule))
+        shape = data_shape(datamodule)
+        logits = _try_network(network_of(module), shape)
+        if is_known:
+            _check_logits(logits, shape.num_classes)
     return module
 
 
-def _try_network(network: nn.Module, data: DataShape) -> None:
+def _try_network(network: nn.Module, data: DataShape) -> Any:
     """Run a blank image through a network: the optimizer needs initialized lazy layers.
 
-    Raises RunError if the network does not fit the images or the classes of the data.
+    Raises RunError if the network does not accept it.
     """
-    shape = data.in_channels, data.image_size, data.image_size
+    shape = data.in_channels, data.height, data.width
     message = f"model.network does not accept images of shape {' x '.join(map(str, shape))}"
     with reraise(message, RunError), torch.no_grad(), evaluation_mode(network), eager_mode(network):
-        logits = network(torch.zeros(1, *shape))
-    if isinstance(logits, Tensor) and logits.shape[1] < data.num_classes:
+        return network(torch.zeros(1, *shape))
+
+
+def _check_logits(logits: Any, num_classes: int) -> None:
+    """Raise RunError if an output of the network is not logits (N, `num_classes`) or wider."""
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        shape = f" of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else ""
         raise RunError(
-            f"model.network has {logits.shape[1]} outputs, but the data has {data.num_classes} "
-            f"classes."
+            f"model.network returns a {type(logits).__name__}{shape}: it must return logits "
+            f"(N, classes)."
         )
-    if isinstance(logits, Tensor) and logits.shape[1] > data.num_classes:
+    if logits.shape[1] < num_classes:
+        raise RunError(
+            f"model.network has {logits.shape[1]} outputs, but the data has {num_classes} classes."
+        )
+    if logits.shape[1] > num_classes:
         log.warning(
             "model.network has %d outputs, but the data has %d classes: the other outputs are "
             "classes without names and images.",
             logits.shape[1],
-            data.num_classes,
+            num_classes,
         )
 
 

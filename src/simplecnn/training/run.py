@@ -43,6 +43,7 @@ from simplecnn.training.summary import (
 
 log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
+LOSS_WEIGHT = "loss.weight"  # the class weights in a Classifier's state dict
 
 
 def train(
@@ -348,10 +349,16 @@ class Run:
 
 
 def load_weights(module: pl.LightningModule, checkpoint: Config) -> None:
-    """Load the weights of a checkpoint into a module. Raises RunError if they do not fit."""
+    """Load the weights of a checkpoint into a module. Raises RunError if they do not fit.
+
+    The class weights of the loss, `loss.weight`, are those of the module: the data may be others.
+    """
     module.on_load_checkpoint(dict(checkpoint))
+    weights = {k: v for k, v in checkpoint["state_dict"].items() if k != LOSS_WEIGHT}
+    if LOSS_WEIGHT in (own := module.state_dict()):
+        weights[LOSS_WEIGHT] = own[LOSS_WEIGHT]
     try:
-        module.load_state_dict(checkpoint["state_dict"], strict=module.strict_loading)
+        module.load_state_dict(weights, strict=module.strict_loading)
     except RuntimeError as error:  # whose first line names only the class
         reason = " ".join(str(error).split("\n\t")[1:2]).rstrip(". ") or str(error)
         raise RunError(f"The checkpoint has the weights of another model: {reason}.") from error
