@@ -165,7 +165,7 @@ def test_titles_of_mistakes(tmp_path, monkeypatch):
     trainer = Mock(datamodule=None, train_dataloader=None, val_dataloaders=None)
     for wrong, new, fixed in ((1, 0, 1), (2, 2, 0)):
         mistakes = Mistakes(str(tmp_path))
-        counts = {"images": 100, "wrong": wrong, "new": new, "fixed": fixed}
+        counts = {"images": 100, "wrong": wrong, "new": new, "fixed": fixed, "classes": 10}
         shown = {f"num_{name}": torch.tensor(count) for name, count in counts.items()}
         shown |= {name: torch.zeros(wrong, dtype=torch.bool)
                   for name in ("images", "labels", "classes", "probabilities", "new")}  # fmt: skip

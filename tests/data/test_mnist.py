@@ -20,7 +20,7 @@ from simplecnn.data.augmentation import RandomAffine
 from simplecnn.data.batches import Batches
 from simplecnn.data.files import FILES, NUM_IMAGES, DataError
 from simplecnn.data.mnist import MNISTDataModule
-from simplecnn.data.resident import stratified_sample
+from simplecnn.data.resident import mixed_order, stratified_sample
 
 # raised by Lightning 2.6.6 with torch 2.15 in every fit
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
@@ -111,11 +111,24 @@ def test_the_splits_are_those_of_earlier_versions():
     """Accuracies of runs are comparable only on the same validation and test images."""
     data = bundled_digits()
     data.setup()
-    sums = {
-        name: hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()[:16]
-        for name, (images, labels) in data.splits.items()
-    }
+    sums = {}
+    for name, parts in data.splits.items():
+        images, labels = (part.numpy() for part in parts)
+        if name != "train":  # those were sorted by class
+            places = np.argsort(mixed_order(np.sort(labels)))
+            images, labels = images[places], labels[places]
+        sums[name] = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()[:16]
     assert sums == SPLIT_SUMS
+
+
+def test_validation_and_test_images_are_not_sorted_by_class():
+    data = bundled_digits()
+    data.setup()
+    for name in ("val", "test"):
+        labels = data.splits[name][1]
+        assert labels[:50].unique().tolist() == list(range(10))
+    labels = np.array([2, 0, 1, 1], np.uint8)
+    assert mixed_order(labels).tolist() == [0, 1, 2, 3]  # files that are mixed keep their order
 
 
 @pytest.mark.parametrize("val_size", [0, 777])

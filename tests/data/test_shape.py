@@ -20,7 +20,7 @@ class Batches(LightningDataModule):
 
 
 def test_the_shape_is_inferred_from_all_training_batches():
-    expected = DataShape(in_channels=3, image_size=8, num_classes=6)
+    expected = DataShape(in_channels=3, height=6, width=8, num_classes=6)
     assert data_shape(Batches((IMAGES, LABELS), (IMAGES, LABELS + 1))) == expected
 
 

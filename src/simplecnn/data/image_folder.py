@@ -17,7 +17,7 @@ from simplecnn.config.spelling import truncate
 from simplecnn.data.decoding import Decoding
 from simplecnn.data.image_cache import ImageCache, ImageFiles, cached_images
 from simplecnn.data.images import Fit
-from simplecnn.data.resident import ResidentDataModule, Split
+from simplecnn.data.resident import ResidentDataModule, Split, mixed_order
 from simplecnn.errors import InputError, relative_path
 
 log = logging.getLogger(__name__)
@@ -245,10 +245,9 @@ class ImageFolderDataModule(ResidentDataModule):
         labels = np.zeros(self.cache.shape[0], np.int64)
         for (_, label), rows in self._rows.items():
             labels[rows] = label
-        self.splits = {
-            name: (torch.from_numpy(rows), torch.from_numpy(labels[rows]))
-            for name, rows in splits.items()
-        }
+        for name, rows in splits.items():
+            rows = rows if name == "train" else rows[mixed_order(labels[rows])]
+            self.splits[name] = torch.from_numpy(rows), torch.from_numpy(labels[rows])
 
     def _recorded_splits(self, stage: str | None) -> dict[str, NDArray[np.int64]]:
         """Return the rows of each split of the checkpoint.

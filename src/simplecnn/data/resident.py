@@ -8,7 +8,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from simplecnn.data.augmentation import RandomAffine
-from simplecnn.data.batches import Batches, scale
+from simplecnn.data.batches import MAX_CHUNK_BYTES, Batches, scale
 
 
 class Split(NamedTuple):
@@ -36,6 +36,16 @@ def stratified_sample(labels: np.ndarray, size: int, *, seed: int) -> np.ndarray
         for label, class_size in zip(classes, class_sizes, strict=True)
     ]
     return np.sort(np.concatenate(chosen))
+
+
+def mixed_order(labels: np.ndarray) -> np.ndarray:
+    """Return a fixed random order (N,) for images sorted by class, the same order for any others.
+
+    Otherwise the first batches, which `limit_val_batches` selects, would be of a few classes.
+    """
+    order = np.arange(len(labels))
+    is_sorted = (labels[:-1] <= labels[1:]).all()
+    return np.random.default_rng(0).permutation(order) if is_sorted else order
 
 
 class ResidentDataModule(LightningDataModule):
@@ -95,6 +105,10 @@ class ResidentDataModule(LightningDataModule):
         raise NotImplementedError
 
     def add_split(self, name: str, images: np.ndarray, labels: np.ndarray) -> None:
+        """Add images (N, C, H, W) and labels (N,); the order of "train" is that of its batches."""
+        if name != "train":
+            order = mixed_order(labels)
+            images, labels = images[order], labels[order]
         self.splits[name] = torch.tensor(images), torch.tensor(labels, dtype=torch.int64)
 
     def add_train_and_val(self, images: np.ndarray, labels: np.ndarray, val_size: int) -> None:
@@ -135,7 +149,8 @@ class ResidentDataModule(LightningDataModule):
         images, labels, rows = self.split("train")
         rows = torch.arange(len(labels)) if rows is None else rows.cpu()
         sums = torch.zeros(2, self.image_shape[0], dtype=torch.float64)
-        for chunk in rows.split(1024):
+        chunk_size = max(1, MAX_CHUNK_BYTES // (8 * images[0].numel()))
+        for chunk in rows.split(chunk_size):
             values = images[chunk.to(images.device)].cpu().double() / 255
             sums += torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))])
         mean, mean_square = sums / (len(rows) * images[0, 0].numel())
