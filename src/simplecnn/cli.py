@@ -231,8 +231,11 @@ def predict(config: dict[str, Any], folder: Path) -> None:
 def export(config: dict[str, Any], folder: Path) -> None:
     """Export a run's network to a file."""
     run, checkpoint = _open_run(config)
-    suffix = {"torch_export": "pt2"}.get(config["format"], config["format"])
-    to = Path(config["to"] or run.path / f"model.{suffix}")
+    suffixes = {"safetensors": ".safetensors", "onnx": ".onnx", "torch_export": ".pt2"}
+    to = Path(config["to"] or run.path / f"model{suffixes[config['format']]}")
+    for format, suffix in suffixes.items():
+        if to.suffix == suffix and format != config["format"]:
+            raise InputError(f"to={to}: format is {config['format']}. Type format={format}")
     if not to.parent.is_dir():
         raise InputError(f"to={to}: there is no folder {to.parent}.")
     with fast_imports():
@@ -309,7 +312,6 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
     run = None
     if config["run"]:
         run = RunDirectory.open(latest(config["run"], needs=CHECKPOINTS))
-    checkpoint = run.checkpoint() if run else None
     model = (
         checked_parts(run.config(), relative_path(run.path))["model"] if run else config["model"]
     )
@@ -322,16 +324,21 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
 
         from simplecnn.data.batches import scale
         from simplecnn.data.files import read_bundled
-        from simplecnn.inference.networks import load_network
+        from simplecnn.inference.trained_run import TrainedRun
         from simplecnn.receptive_field.report import receptive_field_report
 
-    trained = load_network(checkpoint) if checkpoint else None
+    trained_run = TrainedRun(run, run.checkpoint()) if run else None
     torch.manual_seed(config["seed"])
-    network = build(model["network"])
+    network = build((trained_run and trained_run.network_config) or model["network"])
     digits, _ = read_bundled()
     chosen = torch.randperm(len(digits))[: config["num_images"]]
-    images = scale(torch.from_numpy(digits)[chosen].unsqueeze(1))
-    with reraise("The network does not accept digits of 1 x 28 x 28"):
+    if trained_run is None:
+        images = scale(torch.from_numpy(digits)[chosen].unsqueeze(1))
+    else:
+        images = trained_run.prepare(digits[chosen.numpy()])
+    trained = trained_run.network if trained_run else None
+    shape = " x ".join(map(str, images.shape[1:]))
+    with reraise(f"The network does not accept digits of {shape}"):
         network(images[:1])
         if trained is not None:
             trained(images[:1])

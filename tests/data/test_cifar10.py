@@ -60,11 +60,19 @@ def test_a_download_is_verified_before_it_is_stored(tmp_path, monkeypatch):
     assert (tmp_path / "data" / source.name).read_bytes() == source.read_bytes()
 
 
+def flip_bit(path):
+    """Change one pixel: the images are noise, which gzip stores as it is."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
         (lambda path: path.write_bytes(b"not an archive"), "is damaged"),
         (lambda path: path.write_bytes(path.read_bytes()[:5000]), "is damaged"),
+        (lambda path: flip_bit(path), "is damaged"),
         (lambda path: write(path, label=11), "contains the label 11"),
     ],
 )

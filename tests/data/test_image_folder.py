@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from children import run_forked
 from conftest import compose_run
 from PIL import Image
 
@@ -626,6 +627,12 @@ def test_balanced_class_weights_sum_to_the_same_for_each_class(run):
         run / "checkpoints" / "last.ckpt", weights_only=True, map_location="cpu"
     )
     assert module.loss.weight.tolist() == pytest.approx([22 / (2 * 17), 22 / (2 * 5)])
+
+
+def test_receptive_fields_are_those_of_images_of_the_runs_size(run, tmp_path):
+    done = run_forked(tmp_path, "receptive_field.py", f"run={run}", "num_images=4")
+    assert done.returncode == 0, done.stderr
+    assert "SimpleCNN on images of 3 x 24 x 24\n" in done.stdout and "trained" in done.stdout
 
 
 def test_figures_show_color_images_of_each_class(run):

@@ -54,10 +54,30 @@ def test_ink_and_edge_shares_of_known_filters():
     box, sobel = single_filter([1] * 9), single_filter([-1, 0, 1, -2, 0, 2, -1, 0, 1])
     assert ink_share(box, images) == pytest.approx(1, abs=1e-6)
     assert ink_share(sobel, images) == pytest.approx(0, abs=0.01)
-    assert edge_share(box) == pytest.approx(0, abs=1e-12) and edge_share(sobel) > 0.95
+    assert edge_share(box, images) == pytest.approx(0, abs=1e-12)
+    assert edge_share(sobel, images) > 0.95
     random = nn.Sequential(nn.Conv2d(1, 20_000, 3))
     nn.init.normal_(random[0].weight)
-    assert edge_share(random) == pytest.approx(2 / 9, abs=0.01)
+    assert edge_share(random, images[:1]) == pytest.approx(2 / 9, abs=0.01)
+
+
+class DefinedLast(nn.Module):
+    """A network whose first layer is defined after another one, and after one that is not used."""
+
+    def __init__(self, first: nn.Module) -> None:
+        super().__init__()
+        self.unused, self.second = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 10, 1)
+        self.first = first
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(images)).mean((2, 3))
+
+
+def test_the_first_layer_is_the_one_that_sees_the_image():
+    images = torch.rand(4, 1, 12, 12)
+    sobel = single_filter([-1, 0, 1, -2, 0, 2, -1, 0, 1])
+    assert edge_share(DefinedLast(sobel), images) == edge_share(sobel, images)
+    assert ink_share(DefinedLast(sobel), images) == ink_share(sobel, images)
 
 
 @pytest.mark.parametrize("options", [{"padding_mode": "reflect"}, {"groups": 2}])

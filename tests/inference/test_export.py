@@ -126,7 +126,8 @@ def test_the_command(good_run, tmp_path):
     assert before == ["mine.safetensors", "mine.safetensors.json"]
     for overrides, message in [
         (["format=keras"], "format is 'keras': it must be safetensors, onnx or torch_export."),
-        (["to=nowhere/x.onnx"], "to=nowhere/x.onnx: there is no folder nowhere."),
+        (["to=nowhere/x.pt2", "format=torch_export"], "to=nowhere/x.pt2: there is no folder nowhe"),
+        (["to=x.onnx"], "to=x.onnx: format is safetensors. Type format=onnx"),
         (["checkpoint=first"], "checkpoint=first: first does not exist."),
     ]:
         done = run_forked(tmp_path, "export.py", f"run={good_run}", *overrides)

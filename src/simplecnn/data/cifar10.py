@@ -4,7 +4,10 @@ Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009. Reads
 which contains no pickles: a record is one byte for the label, then 3 x 32 x 32 for the pixels.
 """
 
+import gzip
 import tarfile
+import zlib
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +84,14 @@ class CIFAR10DataModule(ResidentDataModule):
     def _read(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         """Read the images (N, 3, 32, 32) and labels (N,) of "train" or "test"."""
         try:
-            with tarfile.open(self.path) as archive:
+            content = gzip.decompress(self.path.read_bytes())  # verifies its checksum
+            with tarfile.open(fileobj=BytesIO(content)) as archive:
                 members = [archive.extractfile(f"cifar-10-batches-bin/{n}") for n in FILES[part]]
                 content = b"".join(member.read() for member in members if member is not None)
             records = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
             if records[:, 0].max() >= len(CLASS_NAMES):
                 raise ValueError(f"it contains the label {records[:, 0].max()}, not 0 to 9")
-        except (OSError, EOFError, tarfile.TarError, KeyError, ValueError) as error:
+        except (OSError, EOFError, zlib.error, tarfile.TarError, KeyError, ValueError) as error:
             raise DataError(
                 f"{self.path} is damaged ({error}): delete it to download it again."
             ) from None

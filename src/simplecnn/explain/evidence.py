@@ -57,7 +57,7 @@ def gather(subject: Subject, *, num_images: int, seed: int) -> Evidence:
         by_ink = sorted(ink_share(model, few), reverse=True)
         shares, areas = class_shares(model, images, labels, num_classes)
         e[f"ink/{state}"] = {str(i): 100 * float(x) for i, x in enumerate(by_ink, start=1)}
-        e[f"edges/{state}"] = {"first layer": 100 * edge_share(model)}
+        e[f"edges/{state}"] = {"first layer": 100 * edge_share(model, few[:1])}
         e[f"class_share/{state}"] = {name: 100 * share for name, share in shares.items()}
         e[f"singled_out/{state}"] = {"last convolution": 100 * float((areas >= SINGLES_OUT).mean())}
     return e
@@ -99,9 +99,9 @@ def consistency(subject: Subject, *, num_images: int, seed: int) -> float:
 
 
 def _first_layer(network: nn.Module, images: Tensor) -> tuple[nn.Conv2d, Tensor]:
-    """Return the first convolution and its input."""
-    name, module = next(iter(convolutions(network).items()))
-    return module, layer_inputs(network, images, nn.Conv2d)[0][name]
+    """Return the convolution that is executed first, and its input."""
+    name, x = next(iter(layer_inputs(network, images, nn.Conv2d)[0].items()))
+    return convolutions(network)[name], x
 
 
 @torch.no_grad()
@@ -165,14 +165,14 @@ def ink_share(network: nn.Module, images: Tensor) -> NDArray:
     return torch.stack(shares).nan_to_num().numpy()  # 0 for a constant response
 
 
-def edge_share(network: nn.Module) -> float:
+def edge_share(network: nn.Module, images: Tensor) -> float:
     """Return the fraction of a first-layer filter's energy that step edges explain, on average.
 
     The edges, of any direction, are combinations of the two first derivatives of a Gaussian whose
     width is a third of the kernel's. For random 3 x 3 filters, the expected fraction is 2 / 9. NaN
     for 1 x 1 kernels.
     """
-    weight = next(iter(convolutions(network).values())).weight.detach().double()
+    weight = _first_layer(network, images)[0].weight.detach().double()
     side = max(weight.shape[2:])
     if side == 1:
         return float("nan")
