@@ -241,6 +241,14 @@ def test_a_run_is_always_tested_on_the_images_of_its_test_split(root, tmp_path, 
         for f in (folder, tmp_path / "continued")
     )
     assert first["network"]["normalize"] == second["network"]["normalize"]
+    # Without the state of its data, a checkpoint is tested on any split.
+    fresh = compose_run(
+        tmp_path / "fresh", "data=image_folder", f"data.root={root}", f"paths.data_dir={tmp_path}",
+        "data.image_size=16", "data.split_seed=1", "train=false", f"ckpt_path={last}",
+        "ckpt_weights_only=true", "callbacks=none", "logger=none", "data.normalize=true",
+    )  # fmt: skip
+    train(fresh, tmp_path / "fresh")
+    assert json.loads((tmp_path / "fresh" / "run.json").read_text())["images"]["test"]["cat"] == 4
     # A folder that has moved is recognized by its files, and decoded as in training.
     moved = root.rename(tmp_path / "moved")
     moved_config = {**config["data"], "root": str(moved), "image_size": 64}  # the default size
@@ -265,6 +273,13 @@ def test_a_run_is_always_tested_on_the_images_of_its_test_split(root, tmp_path, 
     tested = TestData(run, moved_config)
     assert set(files(tested.datamodule, "test")) == names - seen | {name}
     assert len(tested.tensors()[1]) == 44 - 13 + 1
+    for path in root.glob("*/*"):  # other images of the same names are another data set
+        write(tmp_path / "other" / path.relative_to(root), np.zeros((6, 8, 3), np.uint8))
+    write(root / test_files[0])
+    write(tmp_path / "other" / test_files[0], np.zeros((6, 8, 3), np.uint8))
+    other = TestData(run, {**moved_config, "root": str(tmp_path / "other")})
+    assert len(files(other.datamodule, "test")) == len(names) + 1
+    assert other.name == str(tmp_path / "other")  # many folders may be named alike
     shutil.rmtree(root)
     test_set = build({**moved_config, "image_size": 16}, test_classes=["cat", "dog"])
     test_set.setup("test")
@@ -295,6 +310,23 @@ def test_a_run_is_always_tested_on_the_images_of_its_test_split(root, tmp_path, 
     (root / test_files[0]).unlink()
     with pytest.raises(InputError, match=f"lacks images that the run used.*{test_files[0]}"):
         TestData(run)
+
+
+def test_a_network_of_digits_reads_a_folder_as_images_of_its_own_size(finished_run, tmp_path):
+    from simplecnn.config.composition import compose_config
+    from simplecnn.inference.evaluate import TestData, measure
+    from simplecnn.inference.trained_run import TrainedRun
+    from simplecnn.run_directory import RunDirectory
+
+    run = TrainedRun(RunDirectory.open(finished_run), finished_run / "checkpoints" / "best.ckpt")
+    digits = TestData(run)
+    for i, (image, label) in enumerate(zip(*digits.tensors(), strict=True)):
+        write(tmp_path / "digits" / str(int(label)) / f"{i}.png", (255 * image[0]).byte().numpy())
+    overrides = [f"run={finished_run}", "data=image_folder", f"data.root={tmp_path}/digits",
+                 f"paths.data_dir={tmp_path}"]  # fmt: skip
+    folder = TestData(run, compose_config("evaluate", overrides)["data"])
+    assert folder.datamodule.image_shape == (1, 28, 28)
+    assert measure(run.network, folder)["acc"] == measure(run.network, digits)["acc"]
 
 
 # ------------------------------------------------------------------------------------- errors

@@ -174,10 +174,7 @@ class ImageFolderDataModule(ResidentDataModule):
         used = {name for split in ("train", "val") for name in splits.get(split, ())}
 
         def is_used(name: str) -> bool:
-            original = run_root / name
-            return name in used and (
-                not original.is_file() or filecmp.cmp(original, self.root / name, shallow=False)
-            )
+            return name in used and not _differ(run_root / name, self.root / name)
 
         rows, labels = self.splits["test"]
         kept = torch.tensor([not is_used(self.cache.files.names[row]) for row in rows.tolist()])
@@ -358,9 +355,19 @@ class ImageFolderDataModule(ResidentDataModule):
         return {"images": counts, "left_out": list(self.cache.broken.values())}
 
 
-def has_test_images(root: Path, state_dict: Mapping[str, Any]) -> bool:
-    """Whether a folder has all test images of a checkpoint of ImageFolderDataModule."""
-    return all((root / name).is_file() for name in state_dict["splits"]["test"])
+def has_test_images(root: Path, state_dict: Mapping[str, Any], run_root: Path) -> bool:
+    """Whether a folder has all test images of a checkpoint, which are or were in `run_root`."""
+    return all(
+        (root / name).is_file() and not _differ(run_root / name, root / name)
+        for name in state_dict["splits"]["test"]
+    )
+
+
+def _differ(original: Path, image: Path) -> bool:
+    """Whether an image has another content than one of the same name, if that still exists."""
+    if not original.is_file() or original.samefile(image):
+        return False
+    return not filecmp.cmp(original, image, shallow=False)
 
 
 def _split_folders(root: Path, *, only_tests: bool) -> dict[str, Path]:

@@ -76,10 +76,11 @@ class TestData:
     def __init__(self, run: TrainedRun, other: Mapping[str, Any] | None = None) -> None:
         config = run.config["data"]
         data = config if other is None else _decoded_like(run, other)
-        state = read_checkpoint(run.checkpoint).get(data["_target_"].rpartition(".")[2])
+        state: Any = read_checkpoint(run.checkpoint).get(data["_target_"].rpartition(".")[2])
         is_folder = data["_target_"] == target_of(ImageFolder)
-        root = Path(data["root"] if is_folder else "").expanduser()
-        is_own = other is None or bool(is_folder and state and has_test_images(root, state))
+        root, run_root = (Path(d.get("root") or "").expanduser() for d in (data, config))
+        has_state = bool(is_folder and state)
+        is_own = other is None or (has_state and has_test_images(root, state, run_root))
         is_test_set = is_folder and not is_own
         options = {"test_classes": run.class_names} if is_test_set else {}
         self.datamodule = build(data, **options)
@@ -91,9 +92,8 @@ class TestData:
             self.name = relative_path(root)  # many are named test
         self.datamodule.prepare_data()
         self.datamodule.setup("test")
-        if is_test_set and state:
-            if warning := self.datamodule.leave_out(state, Path(config["root"]).expanduser()):
-                log.warning(warning)
+        if is_test_set and state and (warning := self.datamodule.leave_out(state, run_root)):
+            log.warning(warning)
         if config.get("dataset") == "MNIST" and (other or {}).get("dataset") == "MNIST5k":
             log.warning(
                 "The digits of MNIST 5k belong to the training set of MNIST: the network was "

@@ -35,7 +35,8 @@ class Classifier(pl.LightningModule):
         scheduler_interval: step the scheduler every `epoch` or every `step`.
         scheduler_monitor: the metric that ReduceLROnPlateau monitors.
         class_weights: the weight of each class in the loss; None weights all classes equally. If
-            given, the macro accuracy (`macro_acc`), the mean over classes, is logged too.
+            given, the macro accuracy (`macro_acc`), the mean over classes, is logged too. Each of
+            several processes divides by the weights of its own images.
         compile: compile the network by torch.compile; a string is its mode, such as
             `reduce-overhead` (CUDA graphs) or `max-autotune`.
     """

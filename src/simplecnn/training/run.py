@@ -150,7 +150,7 @@ class Run:
         if ckpt_path:
             check_checkpoint(Path(ckpt_path))
             checkpoint = read_checkpoint(Path(ckpt_path))
-        weights_only = bool(config["train"] and config.get("ckpt_weights_only") and not resumed)
+        weights_only = bool(config.get("ckpt_weights_only") and not resumed)
         module, datamodule = self._build(checkpoint, resumed=resumed, weights_only=weights_only)
         tested = checkpoint  # if empty, the module is tested as it is
         if config["train"]:
