@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 
 from simplecnn.explain.evidence import SINGLES_OUT, Evidence, consistency, gather
 from simplecnn.explain.findings import Findings
-from simplecnn.explain.intervals import Interval, mean_interval
+from simplecnn.explain.intervals import MIN_NUMBERS, Interval, mean_interval
 from simplecnn.explain.subject import Subject, groups
 from simplecnn.explain.translation import NEAR
 from simplecnn.figures.explain.comparison import Panel, Series, comparison_figure
 from simplecnn.table import table
 
 HELD, IN_PART, NOT_SHOWN, NOT_JUDGED = "held", "held in part", "not shown", "not judged"
-MIN_SEEDS = 3
 EXACT = 1e-5  # relative to the sum of the absolute terms: a few times the rounding of float32
 EQUIVARIANT = 1e-4  # largest relative error of a map that shifts with the image
 INVARIANT = 99  # % of shift pairs with the same prediction
@@ -90,11 +89,11 @@ def claims(subjects: Sequence[Subject], *, num_images: int = 300, seed: int = 0)
             f"These are the first of the groups that differ in more than their seed; {num_others} "
             f"other networks are left out. To judge others, list them: run=[…,…]."
         )
-    if len(group) >= MIN_SEEDS:
+    if len(group) >= MIN_NUMBERS:
         lines[0] += " [95 % interval over networks]"
     else:
         lines.append(
-            f"Not judged: this needs {MIN_SEEDS} networks with different seeds. Type {COMMANDS}."
+            f"Not judged: this needs {MIN_NUMBERS} networks with different seeds. Type {COMMANDS}."
         )
     titles = [
         "\n".join([f"{r.claim}: {r.result}", *r.reason.split("; "), f"{setting}; dot: one network"])
@@ -143,8 +142,8 @@ def judge(evidence: Sequence[Evidence], without_pooling: Sequence[float]) -> lis
         _receptive_field(evidence),
     )
     why_not = ""
-    if len(evidence) < MIN_SEEDS:
-        why_not = f"this needs {MIN_SEEDS} networks with different seeds, not {len(evidence)}"
+    if len(evidence) < MIN_NUMBERS:
+        why_not = f"this needs {MIN_NUMBERS} networks with different seeds, not {len(evidence)}"
     elif min(e["gain"]["answers"] for e in evidence) <= 0:
         why_not = "a network is no better than always predicting the most frequent class"
     return [replace(claim, why_not=why_not) for claim in judged]
