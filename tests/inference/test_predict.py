@@ -295,6 +295,23 @@ def test_decided_images_of_other_data_sets_are_counted(run, digits, tmp_path, ca
     assert "FashionMNIST" not in caplog.text
 
 
+def test_the_accuracy_of_decided_images_is_left_out_if_there_are_none(
+    run, digits, tmp_path, caplog, monkeypatch
+):
+    images, labels = np.concatenate([digits[0]] * 20), np.array(digits[1] * 20, int)
+    write_idx(tmp_path / "data/MNIST/raw", images, labels)
+    # they do not have the checksum of MNIST
+    monkeypatch.setattr("simplecnn.data.files.read", lambda *args, **options: (images, labels))
+    Image.fromarray(digits[0][0]).save(tmp_path / "one.png")
+    for reject in (0.5, 2):
+        with caplog.at_level(logging.INFO, "simplecnn"):
+            predict(run, [str(tmp_path / "one.png")], reject=reject, to=str(tmp_path / f"{reject}"),
+                    data_dir=str(tmp_path / "data"))  # fmt: skip
+    lines = [message for message in caplog.messages if "test images of MNIST" in message]
+    assert lines[0].endswith(" % of them correctly")
+    assert lines[1] == "0 of 10,000 test images of MNIST are decided at 2"
+
+
 def test_preprocessing_depends_on_the_data_set(run):
     mnist = Preprocessing.from_config(run.config["data"], run.network_config)
     assert mnist == Preprocessing(1, 28, 20)

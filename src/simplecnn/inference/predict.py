@@ -250,9 +250,12 @@ def _decided_test_images(run: TrainedRun, reject: float, data_dir: str) -> Itera
         tensor = scale(torch.from_numpy(images.copy())[:, None])
         predictions = run.predictions(tensor.expand(-1, run.preprocessing.channels, -1, -1))
         decided = predictions.confidences >= reject
-        count = f"{decided.sum():,} of {len(labels):,} test images of {name} are decided"
-        if name == run_dataset:
+        count = f"{decided.sum():,} of {len(labels):,} test images of {name} are"
+        count += f" decided at {reject:g}"
+        if name != run_dataset:
+            yield f"{count}, though none belongs to a class of this network"
+        elif decided.any():
             accuracy = float((predictions.ranks[decided, 0] == labels[decided]).mean())
-            yield f"{count} at {reject:g}, {percent(accuracy, digits=2)} of them correctly"
+            yield f"{count}, {percent(accuracy, digits=2)} of them correctly"
         else:
-            yield f"{count} at {reject:g}, though none belongs to a class of this network"
+            yield count
