@@ -337,7 +337,8 @@ def test_the_summary_marks_the_best_epoch_as_tested_only_after_a_test(seconds, s
     record = {"metrics": {"val/acc": 0.98, "test/acc": 0.97}, "num_epochs": 3, "ended": None,
               "best": {"value": 0.98, "epoch": 2}, "seconds": seconds}  # fmt: skip
     config = {"monitor": "val/acc", "name": "train"}
-    directory = SimpleNamespace(record=record, config=lambda: config, path=tmp_path)
+    directory = SimpleNamespace(record=record, config=lambda: config, path=tmp_path,
+                                metric_rows=list)  # fmt: skip
     lines = summary(directory, SimpleNamespace(loggers=[], fast_dev_run=False), None).splitlines()
     assert f"best         val/acc 98.00 % after epoch 2{suffix}" in lines
     tested = 2 if suffix else 3  # without a test, the accuracy is that of test_each_epoch
@@ -358,6 +359,19 @@ def test_metrics_of_an_earlier_epoch_are_not_shown_as_those_of_the_last(tmp_path
     ]  # fmt: skip
     epochs = {words[0]: words[1] for line in lines if len(words := line.split()) > 2}
     assert epochs["training"] == "completed" and epochs["validation"] == "2"
+
+
+def test_a_row_of_metrics_without_an_epoch_does_not_cost_the_summary(tmp_path):
+    record = {"metrics": {"val/acc": 0.9}, "num_epochs": 3, "ended": None, "best": None,
+              "seconds": {"fit": 1.0}}  # fmt: skip
+    directory = RunDirectory(tmp_path)
+    directory.record, directory.config = record, lambda: {"monitor": "val/acc", "name": "train"}
+    rows = "step,epoch,val/acc,val/extra\n8,0,0.8,\n16,1,0.9,\n17,,,1.0\n24,2,,\n"
+    (tmp_path / "metrics.csv").write_text(rows)
+    lines = summary(directory, SimpleNamespace(loggers=[]), None).splitlines()
+    assert [line.split() for line in lines[:2]] == [
+        ["epoch", "accuracy"], ["validation", "2", "90.00", "%"],
+    ]  # fmt: skip
 
 
 def test_hyper_parameters_are_flat_and_plain():

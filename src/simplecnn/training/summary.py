@@ -13,7 +13,7 @@ from simplecnn.callbacks.progress import metric_text, split_metric, value_text
 from simplecnn.config.spelling import format_override, shell_quote
 from simplecnn.run_directory import RunDirectory, relative_path, shell_command, tensorboard_command
 from simplecnn.table import table
-from simplecnn.training.loggers import TensorBoard, read_metrics
+from simplecnn.training.loggers import TensorBoard
 
 # Keys that conf/ interpolates from other keys: shown only if the user has changed them.
 COPIES = {"data/seed": "seed", "model/scheduler/max_lr": "model/optimizer/lr"}
@@ -23,10 +23,10 @@ def summary(directory: RunDirectory, trainer: pl.Trainer, page: Path | None) -> 
     """A table of the metrics, the time spent, the run directory, and how to view the results."""
     record, config = directory.record, directory.config()
     epochs = dict.fromkeys(("train", "val", "test"), record["num_epochs"])
-    path = directory.path / "metrics.csv"
-    rows = read_metrics(path).values() if path.is_file() else ()
     validated = [
-        int(row["epoch"]) + 1 for row in rows if "val" in {split_metric(key)[0] for key in row}
+        int(row["epoch"]) + 1
+        for row in directory.metric_rows()
+        if any(value and split_metric(key)[0] == "val" for key, value in row.items())
     ]
     if validated:  # not after every epoch
         epochs["val"] = validated[-1]
