@@ -236,6 +236,22 @@ def test_a_run_worse_than_the_other_trials_is_pruned(tmp_path):
     assert record(folder)["num_epochs"] == 2
 
 
+def test_only_epochs_with_a_validation_are_reported_to_the_pruner(tmp_path):
+    study = open_study(tmp_path, objectives={"val/loss": "min"})
+    trial = study.ask(SPACE)
+    folder = tmp_path / "0"
+    pruner = json.dumps(MEDIAN).replace('"', "")
+    config = compose_run(
+        folder, "trainer.max_epochs=5", "+trainer.check_val_every_n_epoch=2", "logger=none",
+        "callbacks=[checkpoint,pruning]", f"callbacks.pruning.trial={trial.number}",
+        f"callbacks.pruning.pruner={pruner}",
+    )  # fmt: skip
+    train(config, folder)
+    assert record(folder)["num_epochs"] == 5
+    stored = open_study(tmp_path, objectives={"val/loss": "min"}).trials[trial.number]
+    assert list(stored.intermediate_values) == [2, 4]
+
+
 @pytest.mark.long
 def test_a_search_survives_nan_and_resumes_from_disk(tmp_path):
     """Some of four trials are NaN, a fifth is interrupted; the same command runs up to six."""

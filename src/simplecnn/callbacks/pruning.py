@@ -11,12 +11,14 @@ log = logging.getLogger(__name__)
 
 
 class Pruning(Callback):
-    """Report the objective to the study after each epoch, and stop if the pruner decides so.
+    """Report the objective to the study after each validated epoch; stop if the pruner says so.
 
     study: path of the study's file; trial: number of the trial in it. Does nothing without a trial
     or a pruner (outside of a search), with several objectives (Optuna cannot prune by them), and
     with an objective that is not a validation metric.
     """
+
+    validated = False  # in this epoch: else the objective is that of an earlier one
 
     def __init__(
         self,
@@ -38,15 +40,19 @@ class Pruning(Callback):
         if len(objectives) == 1 and objectives[0].startswith("val/"):
             self.trial, self.objective = trial, objectives[0]
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.validated = not trainer.sanity_checking
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         stop = False
         epoch = trainer.current_epoch + 1
-        if self.trial is not None and self.objective in trainer.callback_metrics:
+        if self.trial and self.validated and self.objective in trainer.callback_metrics:
             value = float(trainer.callback_metrics[self.objective])
             self.trial.report(value, step=epoch)
             stop = epoch != trainer.max_epochs and self.trial.should_prune()
             if stop:
                 self.trial.set_user_attr("pruned after epoch", epoch)
                 log.info("pruned after epoch %d: %s", epoch, metric_text(self.objective, value))
+        self.validated = False
         # Rank zero decides for all processes.
         trainer.should_stop |= trainer.strategy.broadcast(stop)
