@@ -174,11 +174,21 @@ def test_the_model_card(good_run, tmp_path, monkeypatch):
     assert f"| {100 * accuracy:.2f} % [" in card and "n = 500" in card
     assert card.count("not measured yet") == 2
     assert f"```\n{directory.record['command']}\n```" in card
-    limited = {**directory.config(), "trainer": {"limit_test_batches": 2}}
-    with monkeypatch.context() as patch:
-        patch.setattr(directory, "config", lambda: limited)
-        metrics = model_card(directory).partition("## Metrics")[2]
-        assert f"| {100 * accuracy:.2f} % | -" in metrics and "n = " not in metrics
+    config, seconds = directory.config(), directory.record["seconds"]
+    for is_tested, limits, is_known in [
+        (True, {"limit_test_batches": 2}, False), (True, {"limit_test_batches": 1}, False),
+        (True, {"limit_test_batches": 1.0, "limit_val_batches": 1}, True),
+        # the accuracy is that of test_each_epoch
+        (False, {"limit_val_batches": 1}, False), (False, {"overfit_batches": 2}, False),
+        (False, {"limit_val_batches": None, "overfit_batches": 0, "fast_dev_run": False}, True),
+    ]:  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(directory, "config", lambda limits=limits: {**config, "trainer": limits})
+            kept = {k: v for k, v in seconds.items() if is_tested or k != "test"}
+            patch.setitem(directory.record, "seconds", kept)
+            metrics = model_card(directory).partition("## Metrics")[2]
+        assert ("n = 500" in metrics) == is_known, limits
+        assert (f"| {100 * accuracy:.2f} % | -" in metrics) != is_known, limits
     evaluate(TrainedRun(directory, directory.checkpoint("best")), data=None)
     part = folder / "explain" / "robustness"
     part.mkdir(parents=True)

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 CARD = "model_card.md"
 NUM_CONFUSIONS = 5
 RECIPE = ("model", "data", "trainer", "seed", "monitor", "mode")
+NO_LIMIT = ("None", "1.0")  # of batches; 1 is one batch
 # Paths of this machine, and a Hydra keyword.
 NOT_RECIPE = ("root", "data_dir", "default_root_dir", "_recursive_")
 DATA = {  # size of the test set, description, license
@@ -59,7 +60,11 @@ def model_card(directory: RunDirectory) -> str:
     is_cifar10 = _name(config["data"]) == "CIFAR10DataModule"
     dataset = "CIFAR10" if is_cifar10 else config["data"].get("dataset")
     num_test = sum(splits["test"].values()) if "test" in splits else DATA.get(dataset, (None,))[0]
-    if (config.get("trainer") or {}).get("limit_test_batches") not in (None, 1.0):
+    is_tested = "test" in (record.get("seconds") or {})
+    # Else the accuracy is that of test_each_epoch, measured when the run validates.
+    limits = ["limit_test_batches"] if is_tested else ["limit_val_batches", "overfit_batches"]
+    trainer = config.get("trainer") or {}
+    if any(str(trainer.get(key) or None) not in NO_LIMIT for key in ["fast_dev_run", *limits]):
         num_test = None  # unknown
     git = record.get("git")
     source = f"{git['revision']}{', with changes' * bool(git['dirty'])}" if git else "not in git"
