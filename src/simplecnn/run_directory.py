@@ -280,6 +280,12 @@ class RunDirectory(LockedDirectory):
             self.update()
 
 
+def name_from(folder: Path, path: Path) -> str:
+    """`path` seen from `folder`, as a file name: `0` in it, `opt2_0` in a folder beside it."""
+    parts = [part for part in Path(os.path.relpath(path, folder)).parts if part != ".."]
+    return re.sub(r"[^\w.-]", "_", "_".join(parts) or path.absolute().name)[-200:]
+
+
 def name_and_step(picture: Path) -> tuple[str, int]:
     """The name of a picture in images/, and its step or 0; sorts pictures by name and age."""
     name, _, when = picture.stem.partition("_epoch=")

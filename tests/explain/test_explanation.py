@@ -58,6 +58,10 @@ def test_several_runs_are_compared(finished_run, tmp_path, caplog):
     runs, parts, folder = plan(config(run))
     assert parts == ["translation", "robustness", "claims"] and len(runs) == 2
     assert folder == tmp_path / "runs" / "explain_0_1"
+    for name in ("A/0", "B/0", "C/0"):
+        shutil.copytree(finished_run, tmp_path / name)
+    folders = [plan(config(f"run=[{tmp_path}/A/0,{tmp_path}/{b}/0]"))[2] for b in ("B", "C")]
+    assert folders == [tmp_path / "explain_A_0_B_0", tmp_path / "explain_A_0_C_0"]
     with caplog.at_level(logging.INFO):
         explain(config(run, "parts=[translation,robustness]"))
     assert caplog.text.count("  mean of 2 networks   ") == 2  # a row in the table of each part

@@ -196,6 +196,16 @@ def test_two_runs_are_compared_on_the_images_of_the_first(finished_run, tmp_path
     assert any(a != b for a, b in predictions)
 
 
+def test_the_page_of_two_runs_is_named_after_the_path_of_the_second(finished_run, tmp_path):
+    first, *others = (
+        RunDirectory.open(shutil.copytree(finished_run, tmp_path / name))
+        for name in ("outputs/A/1", "outputs/A/0", "outputs/opt2/0", "outputs/A/lr=0.1 b")
+    )
+    names = [write_report([first, other]).name for other in others]
+    assert names == ["report_0.html", "report_opt2_0.html", "report_lr_0.1_b.html"]
+    assert all((first.path / name).is_file() for name in names)
+
+
 def test_a_run_of_other_images_is_compared_in_part(finished_run, tmp_path):
     overrides = ["data.channels=3", "+data.split_seed=5", "trainer.max_epochs=1",
                  "callbacks=checkpoint"]  # fmt: skip

@@ -643,13 +643,14 @@ def test_the_page_of_a_network_that_is_not_a_chain(browser, tmp_path, monkeypatc
         assert page.locator("canvas.input").is_visible() and page.locator(".details").is_hidden()
 
 
-def test_two_runs_side_by_side(browser, run, tmp_path):
+def test_two_runs_side_by_side(browser, run):
+    second = run.parent / "second"
     overrides = [
         "model.network.channels=[4,8]", "trainer.max_epochs=1", "model.network.pool=average",
         "callbacks=[checkpoint,curves,filter_history,mistakes,report]",
     ]  # fmt: skip
-    train(compose_run(tmp_path / "second", *overrides), tmp_path / "second")
-    path = write_report([RunDirectory.open(run), RunDirectory.open(tmp_path / "second")])
+    train(compose_run(second, *overrides), second)
+    path = write_report([RunDirectory.open(run), RunDirectory.open(second)])
     assert path == run / "report_second.html"
     with Tab(browser, path) as tab:
         page = tab.page
