@@ -1,5 +1,6 @@
 """Aligned text tables and percentages, for the screen and the log."""
 
+import re
 from collections.abc import Sequence
 from operator import add
 from unicodedata import east_asian_width
@@ -19,6 +20,11 @@ def table(rows: Sequence[Sequence[str]], *, gap: int = 3) -> str:
 def _width(text: str) -> int:
     """Width of `text` in terminal columns: two for each Chinese or Japanese character."""
     return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def is_percentage(metric: str) -> bool:
+    """Whether a metric is an accuracy, shown in percent: `val/acc`, `acc_top5`, but not `accel`."""
+    return bool(re.search(r"(^|[/_])acc(uracy)?$|(^|/)acc(uracy)?_[^/]*$", metric))
 
 
 def percent(share: float, *, digits: int = 1) -> str:

@@ -488,6 +488,7 @@ def test_text_of_a_run_is_shown_as_text(browser, run, tmp_path):
                  "config": [[hostile, hostile, hostile], ["k", "z" * 10_000, None]]}  # fmt: skip
     run_data["network"]["layers"][0]["name"] = hostile
     run_data["metrics"] = None  # interrupted: those of the last epoch are in the curves
+    run_data["curves"]["epochs"] |= {"val/accuracy": [[1, 0.9876]], "val/accel_mae": [[1, 3.2]]}
     data["box"] = None  # the images are not drawings
     (tmp_path / "hostile.html").write_bytes(html.render("report", data, title=hostile))
     with Tab(browser, tmp_path / "hostile.html") as tab:
@@ -498,6 +499,7 @@ def test_text_of_a_run_is_shown_as_text(browser, run, tmp_path):
         assert page.locator("img[src=x]").count() == 0
         facts = page.locator(".facts").inner_text()
         assert "validation accuracy, epoch 1" in facts
+        assert "98.76\xa0%" in facts and "3.2000" in facts  # as in simplecnn.table
         assert re.search(r"total time\s+\d+\.\d s\s", facts)
         assert page.locator(".pad").count() == 0
         corner = page.locator("canvas.input").evaluate(

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 
 from simplecnn.callbacks.between_epochs import BetweenEpochs
 from simplecnn.console import log_in_spawned_process
+from simplecnn.table import is_percentage
 
 log = logging.getLogger(__name__)
 STAGES = ("train", "val", "test")
@@ -31,7 +32,7 @@ def without_copies(metrics: Mapping[str, Any]) -> dict[str, Any]:
 def value_text(key: str, value: float) -> str:
     """Format an accuracy as `98.76 %`, a loss as `0.0412`."""
     value = round(value, 6)  # as in the record
-    return f"{100 * value:.2f} %" if "acc" in key else f"{value:.4f}"
+    return f"{100 * value:.2f} %" if is_percentage(key) else f"{value:.4f}"
 
 
 def metric_text(key: str, value: float) -> str:

@@ -34,7 +34,7 @@ from simplecnn.sweeps.jobs import (
     value_text,
     varied_keys,
 )
-from simplecnn.table import table
+from simplecnn.table import is_percentage, table
 
 TABLE, TEXT, FIGURE = "sweep.csv", "sweep.md", "sweep.png"
 NUM_CURVES = 5
@@ -147,11 +147,6 @@ def job_line(job: Job, record: Mapping[str, Any], *, number: int, status: str = 
 
 
 # ----------------------------------------------------------------------------------- table cells
-
-
-def is_percentage(metric: str) -> bool:
-    """Whether a metric is between 0 and 1 and shown as a percentage."""
-    return metric.endswith("acc")
 
 
 def title(metric: str) -> str:

@@ -58,9 +58,12 @@ function lastMetrics(run) {
   return [last, `, epoch ${epoch}`];
 }
 
+// As in simplecnn.table.
+const isPercentage = (metric) => /(^|[/_])acc(uracy)?$|(^|\/)acc(uracy)?_[^/]*$/.test(metric);
+
 function metricText(name, value) {
   if (!Number.isFinite(value)) return String(value);
-  return name.endsWith("acc") ? percent(value, 2) : value.toFixed(4);
+  return isPercentage(name) ? percent(value, 2) : value.toFixed(4);
 }
 
 /** The configuration, first the keys that differ from the defaults, or between two runs. */
@@ -110,7 +113,7 @@ export function curvesSection(runs) {
     place: (x) => `epoch ${Math.max(1, Math.ceil(x))}${several ? "" : `, step ${Math.round(x * perEpoch + offset)}`}` };
   const charts = metrics.sort((a, b) => order(a) - order(b)).map((metric) => chart(
     of(metric, (curves) => [...(metric === "loss" ? single("loss", "single batch")(curves) : []), ...byStage(metric)(curves)]),
-    { title: { loss: "Loss", acc: "Accuracy" }[metric] ?? metric, ...axis, percent: metric.endsWith("acc") }));
+    { title: { loss: "Loss", acc: "Accuracy" }[metric] ?? metric, ...axis, percent: isPercentage(metric) }));
   charts.push(chart(of("lr", (curves) => single("lr", "learning rate")(curves).map((line) => ({ ...line, faint: false, color: COLORS[0] }))),
     { title: "Learning rate", ...axis, linear: true }));
   section.append(element("div", { class: "charts" }, ...charts));
