@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -157,3 +158,13 @@ def test_findings_are_saved_completely_or_not_at_all(tmp_path):
         broken.save(tmp_path, "a")
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     assert json.loads((tmp_path / "a" / "a.json").read_text()) == {"x": 1}
+
+
+def test_findings_may_be_saved_by_several_processes_at_once(tmp_path):
+    def save(i: int) -> None:
+        Findings([], {"i": i}, {"x": np.zeros(9)}, []).save(tmp_path, "a")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(save, range(100)))
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["a.json", "a.npz"]

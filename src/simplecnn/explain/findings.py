@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from filelock import SoftFileLock
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -34,6 +35,7 @@ class Findings:
         """Write everything to `folder/name` and return that path.
 
         An existing `folder/name` is replaced once all files are written; on an error it is kept.
+        Safe to call from several processes at once: the last one is kept.
         """
         path = folder / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,9 +48,10 @@ class Findings:
                 (new / f"{title}.png").write_bytes(encode_png(figure)[0])
             if self.write is not None:
                 self.write(new)
-            if path.exists():
-                path.rename(Path(temporary, "old"))
-            new.rename(path)
+            with SoftFileLock(folder / f".{name}.lock", timeout=60):  # leaves no file
+                if path.exists():
+                    path.rename(Path(temporary, "old"))
+                new.rename(path)
         return path
 
 
