@@ -578,6 +578,18 @@ def test_source_hashes_cover_the_package_and_the_configuration(tmp_path):
     assert [name for name in after if after[name] != before[name]] == ["conf/a.yaml"]
 
 
+def test_source_hashes_tell_folders_of_the_same_name_apart(tmp_path):
+    folders = [tmp_path / "conf", tmp_path / "own" / "conf", tmp_path / "other" / "conf"]
+    for i, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        (folder / "a.yaml").write_text(f"a: {i}")
+    single = [source_hashes(folder)["conf/a.yaml"] for folder in folders]
+    hashes = source_hashes(*folders, folders[0])
+    names = [name for name in hashes if name.endswith("/a.yaml")]
+    assert names == ["conf/a.yaml", "own/conf/a.yaml", "other/conf/a.yaml"]
+    assert [hashes[name] for name in names] == single and len(set(single)) == 3
+
+
 # The directory of a run that is resumed.
 
 RUN = {"model": {"lr": 0.1}, "data": {}, "trainer": {}, "seed": 7}

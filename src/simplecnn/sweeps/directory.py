@@ -120,11 +120,17 @@ class SweepDirectory(LockedDirectory):
 def source_hashes(*folders: Path) -> dict[str, str]:
     """Hash each .py and .yaml file of the package and of `folders`.
 
-    Skips hidden directories and the directories of runs and sweeps.
+    Skips hidden directories and the directories of runs and sweeps. A file is named by its folder,
+    as `conf/a.yaml`; a second folder of that name by as many of its parents as it takes.
     """
     package = Path(__file__).resolve().parents[1]
     hashes = {}
-    for root in {package, *(folder.resolve() for folder in folders)}:
+    names: set[str] = set()
+    for root in dict.fromkeys((package, *(folder.resolve() for folder in folders))):
+        length = 1
+        while (root_name := "/".join(root.parts[-length:])) in names:
+            length += 1
+        names.add(root_name)
         for parent, subfolders, files in os.walk(root):
             subfolders[:] = [
                 name for name in subfolders
@@ -132,7 +138,7 @@ def source_hashes(*folders: Path) -> dict[str, str]:
                 and not any(Path(parent, name, record).exists() for record in (RECORD, RUN_RECORD))
             ]  # fmt: skip
             for path in (Path(parent, file) for file in files if file.endswith((".py", ".yaml"))):
-                name = f"{root.name}/{path.relative_to(root).as_posix()}"
+                name = f"{root_name}/{path.relative_to(root).as_posix()}"
                 hashes[name] = _hash(path)
     return hashes
 
