@@ -64,12 +64,6 @@ class OptunaSweeper(Sweeper):
                 path = Path(hydra.runtime.output_dir) if hydra else folder / str(trial.number)
                 tell(study, trial.number, path, objectives=list(search.objectives))
             returns += jobs
-        if len(search.objectives) > 1:
-            for trial in study.best_trials:
-                values = zip(search.objectives, trial.values, strict=True)
-                results = "   ".join(f"{name} {value:.6g}" for name, value in values)
-                log.info("job %d   %s", trial.number, results)
-            log.info("Pareto-optimal trials: %d, listed above.", len(study.best_trials))
         return returns
 
     def _batches(self, study: Any, space: Any) -> Iterator[Sequence[Any]]:

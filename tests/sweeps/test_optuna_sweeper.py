@@ -309,4 +309,6 @@ def test_several_objectives_in_batches_of_two(tmp_path):
         run = record(tmp_path / "sweep" / str(trial.number))
         assert run["status"] == "finished"  # Optuna does not prune multi-objective studies
         assert trial.values == [run["best"]["value"], run["num_parameters"]]
-    assert f"Pareto-optimal trials: {len(best)}, listed above." in done.stdout.splitlines()
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("Pareto front job"))
+    names = line.removeprefix("Pareto front job").lstrip("s ").split(", ")
+    assert {int(name) for name in names} == {trial.number for trial in best}

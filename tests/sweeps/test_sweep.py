@@ -263,6 +263,21 @@ def test_metrics_of_a_custom_class_are_columns(tmp_path):
     assert sweep.mean_columns(seed_groups(jobs))["val/top2_acc %"] == ["150.00 ± 70.71 (2)"]
 
 
+def test_several_objectives_are_columns_and_their_pareto_front_is_named(tmp_path):
+    jobs = [(0.90, 100), (0.95, 300), (0.94, 300), (0.95, 300), (0.80, 100), (0.99, 900)]
+    for i, (best, size) in enumerate(jobs):
+        status = "interrupted" if i == 5 else "finished"
+        write_job(tmp_path / str(i), [f"lr={i}"], best=best, num_parameters=size, status=status)
+    record = {"command": "scripts/train.py -m", "words": ["lr=interval(0,9)"]}
+    text = sweep.report_text(read_all(tmp_path, "012345"), record)
+    assert "num_parameters" not in text and "Pareto" not in text
+    record["words"].append("hydra.sweeper.objectives={val/acc:max,num_parameters:min}")
+    text = sweep.report_text(read_all(tmp_path, "012345"), record)
+    assert "\nPareto front jobs 1, 3, 0\n" in text
+    head, first = (line.split() for line in text.splitlines() if line[:2] in ("jo", "1 "))
+    assert head[-2:] == ["num_parameters", "seconds"] and first[-2:] == ["300", "1.8"]
+
+
 def test_a_sweep_without_any_result_has_no_empty_columns(tmp_path):
     write_sweep(tmp_path, [["lr=1", "seed=1"], ["lr=1", "seed=2"]])
     write_job(tmp_path / "0", ["lr=1", "seed=1"], status="interrupted")

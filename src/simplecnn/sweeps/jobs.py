@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import le
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,11 @@ class Job:
         """The metric by which jobs are compared: the monitor, or the test accuracy without one."""
         return self.monitor or "test/acc"
 
+    def objective(self, name: str) -> Any:
+        """The best value of the monitor, the last of another metric, or num_parameters."""
+        last = self.metrics.get(name, self.record.get(name))
+        return self.best.get("value", last) if name == self.monitor else last
+
     @property
     def value(self) -> float | None:
         """The best value of the criterion, else its last value.
@@ -69,7 +75,7 @@ class Job:
         None if it is not finite, or if the job did not succeed: its value would be that of fewer
         epochs than the others.
         """
-        value = self.best.get("value", self.metrics.get(self.criterion))
+        value = self.objective(self.criterion)
         is_valid = self.status in SUCCEEDED and value is not None and math.isfinite(value)
         return value if is_valid else None
 
@@ -173,6 +179,26 @@ def rank(jobs: Sequence[Job]) -> tuple[bool, float]:
     values = [job.value for job in jobs if job.value is not None]
     mean = statistics.fmean(values) if values else 0.0
     return not values, -mean if jobs[0].mode == "max" else mean
+
+
+def objectives_of(sweep: Mapping[str, Any]) -> dict[str, Any]:
+    """The direction, max or min, of each objective in the record of a search; {} without one."""
+    parsed = OverridesParser.create().parse_overrides(sweep.get("words") or [])
+    values: dict[str, Any] = {override.key_or_group: override.value() for override in parsed}
+    return values.get("hydra.sweeper.objectives") or {}
+
+
+def pareto_front(jobs: Sequence[Job], objectives: Mapping[str, str]) -> list[str]:
+    """The names of the finished jobs that no other one beats: as good in all, better in one."""
+    points = {}
+    for job in jobs:
+        values = {name: job.objective(name) for name in objectives}
+        if job.status == "finished" and None not in values.values():
+            points[job.name] = [v if objectives[n] == "max" else -v for n, v in values.items()]
+    return [
+        name for name, a in points.items()
+        if not any(a != b and all(map(le, a, b)) for b in points.values())
+    ]  # fmt: skip
 
 
 def varied_keys(jobs: Sequence[Job]) -> list[str]:

@@ -26,6 +26,8 @@ from simplecnn.sweeps.jobs import (
     Job,
     by_number,
     job_command,
+    objectives_of,
+    pareto_front,
     rank,
     read_jobs,
     seed_groups,
@@ -70,7 +72,7 @@ def report(path: Path) -> bool:
 
 def report_text(jobs: Sequence[Job], record: Mapping[str, Any]) -> str:
     """Tables, failures and commands as text; `jobs` are sorted, the best first."""
-    parts, job_table = [summary(jobs)], _table(job_columns(jobs))
+    parts, job_table = [summary(jobs)], _table(job_columns(jobs, objectives_of(record)))
     if has_best(jobs):
         if means := _table(mean_columns(seed_groups(jobs))):
             caption = "Means over seeds, the best first: mean ± standard deviation (number of jobs)"
@@ -105,6 +107,8 @@ def commands(jobs: Sequence[Job], record: Mapping[str, Any]) -> list[tuple[str, 
         command = shlex.join(job_command(record, best.overrides))
         threads = threads_prefix(record, (best.record.get("device") or {}).get("num_threads"))
         entries.append(("reproduce", threads + shell_command(command)))
+    if len(objectives := objectives_of(record)) > 1 and (names := pareto_front(jobs, objectives)):
+        entries.append(("Pareto front", f"job{'s' * (len(names) > 1)} {', '.join(names)}"))
     statuses = {job.status for job in jobs}
     if "running" not in statuses and not statuses <= set(SUCCEEDED):
         entries.append(("resume", shell_command(record["command"])))
@@ -155,8 +159,8 @@ def title(metric: str) -> str:
 
 def metric_text(metric: str, value: float | None) -> str:
     """`98.76` for an accuracy of 0.9876, `0.0412` for other metrics."""
-    if value is None:
-        return ""
+    if value is None or metric == "num_parameters":
+        return str(value or "")
     return f"{100 * value:.2f}" if is_percentage(metric) else f"{value:.4f}"
 
 
@@ -186,7 +190,7 @@ def overrides_text(job: Job, keys: Iterable[str]) -> str:
 # --------------------------------------------------------------------------------------- tables
 
 
-def job_columns(jobs: Sequence[Job]) -> dict[str, list[str]]:
+def job_columns(jobs: Sequence[Job], objectives: Iterable[str] = ()) -> dict[str, list[str]]:
     """One row per job, by column: varied parameters, status, metrics; without empty columns."""
     criterion = criterion_of(jobs)
     names = short_names(varied_keys(jobs))
@@ -198,8 +202,10 @@ def job_columns(jobs: Sequence[Job]) -> dict[str, list[str]]:
         metric_text(criterion, job.best.get("value")) for job in jobs
     ]
     columns["at epoch"] = [str(job.best.get("epoch", "")) for job in jobs]
-    for metric in (criterion, "val/loss", "test/acc", "test/loss", *further_metrics(jobs)):
-        columns[title(metric)] = [metric_text(metric, job.metrics.get(metric)) for job in jobs]
+    metrics = (criterion, "val/loss", "test/acc", "test/loss", *further_metrics(jobs), *objectives)
+    for metric in metrics:
+        values = (job.metrics.get(metric, job.record.get(metric)) for job in jobs)
+        columns[title(metric)] = [metric_text(metric, value) for value in values]
     columns["seconds"] = ["" if job.seconds is None else f"{job.seconds:.1f}" for job in jobs]
     columns["epochs"] = ["" if job.num_epochs is None else str(job.num_epochs) for job in jobs]
     return {name: cells for name, cells in columns.items() if any(cells)}
@@ -293,7 +299,7 @@ def page_data(jobs: Sequence[Job], sweep: SweepDirectory) -> dict[str, Any]:
     longest = max((len(job.curve(criterion)) for job in jobs[:NUM_CURVES]), default=0)
     if longest < (2 if criterion.startswith("test/") else 1):
         curve_metric = "train/loss"  # the criterion was not logged every epoch
-    columns = job_columns(jobs)
+    columns = job_columns(jobs, objectives_of(sweep.record))
     rows = []
     for i, job in enumerate(jobs):
         link = f"{job.name}/report.html"

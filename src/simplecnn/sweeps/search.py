@@ -240,10 +240,8 @@ def tell(study: optuna.Study, number: int, folder: Path, *, objectives: Sequence
     """
     job, run = read_job(folder), RunDirectory(folder)
     run.record = dict(job.record)
-    values: dict[Any, Any] = {"num_parameters": job.record.get("num_parameters"), **job.metrics}
-    if job.best:
-        values[job.monitor] = job.best["value"]
-    invalid = [o for o in objectives if values.get(o) is None or not math.isfinite(values[o])]
+    values = {name: job.objective(name) for name in objectives}
+    invalid = [o for o in objectives if values[o] is None or not math.isfinite(values[o])]
     if job.status not in SUCCEEDED:
         study.tell(number, state=TrialState.FAIL)
     elif PRUNED in study.trials[number].user_attrs:
@@ -251,7 +249,7 @@ def tell(study: optuna.Study, number: int, folder: Path, *, objectives: Sequence
         study.tell(number, state=TrialState.PRUNED)
     elif invalid:
         name = invalid[0]
-        run.update(status="failed", error=f"{name} is {values.get(name)}, not a finite number.")
+        run.update(status="failed", error=f"{name} is {values[name]}, not a finite number.")
         study.tell(number, state=TrialState.FAIL)
     else:
         study.tell(number, [values[name] for name in objectives])
