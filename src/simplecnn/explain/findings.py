@@ -2,19 +2,20 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from filelock import SoftFileLock
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from simplecnn.figures.raster import encode_png
 
 Figures = Iterable[tuple[str, Figure]]
+MAX_ATTEMPTS = 100  # to replace the results, while other processes do so too
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,15 @@ class Findings:
                 (new / f"{title}.png").write_bytes(encode_png(figure)[0])
             if self.write is not None:
                 self.write(new)
-            with SoftFileLock(folder / f".{name}.lock", timeout=60):  # leaves no file
-                if path.exists():
-                    path.rename(Path(temporary, "old"))
-                new.rename(path)
+            for attempt in range(MAX_ATTEMPTS):
+                with suppress(FileNotFoundError):
+                    path.rename(Path(temporary, f"old{attempt}"))
+                try:
+                    new.rename(path)
+                    break
+                except OSError:  # another process has put its results there in the meantime
+                    if attempt + 1 == MAX_ATTEMPTS or not path.exists():
+                        raise
         return path
 
 
