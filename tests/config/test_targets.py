@@ -95,6 +95,20 @@ def test_every_scheduler_builds(name):
     assert isinstance(build({**node, **length}, optimizer=sgd), getattr(SCHEDULERS, name))
 
 
+def test_a_partial_is_tried_like_the_object_it_builds():
+    config = optimizer("Adam", _partial_=True, lr=0.001)
+    node = {"_target_": "torch.optim.lr_scheduler.OneCycleLR", "_partial_": True}
+    config["model"]["scheduler"] = node
+    assert mistakes(config) == []  # its module passes max_lr
+    node["max_lr"] = 0.1
+    assert mistakes(config) == []
+    node["pct_start"] = 2.0
+    (mistake,) = mistakes(config)
+    assert mistake.startswith("model.scheduler: ") and "pct_start" in mistake
+    (mistake,) = mistakes(optimizer("Adam", _partial_=True, lr=-1))
+    assert mistake.endswith("Invalid learning rate: -1")
+
+
 @pytest.mark.parametrize("name", classes(pl.callbacks, pl.Callback))
 def test_every_callback_of_lightning_builds(name):
     node = {"_target_": f"pytorch_lightning.callbacks.{name}", **REQUIRED.get(name, {})}

@@ -130,11 +130,16 @@ def _trial_mistakes(config: Config, targets: Mapping[str, Any]) -> list[str]:
         except Exception as error:
             mistakes.append(f"{key}: {first_line(error)}")
 
-    model: Config = config.get("model") or {}
-    if "model.optimizer" in targets:
-        optimizer = attempt("model.optimizer", partial(_trial_optimizer, model["optimizer"]))
-        if optimizer is not None and "model.scheduler" in targets:
-            node = model["scheduler"]
+    trials = {key: {**node, "_partial_": False} for key, node in target_nodes(config)}
+
+    def is_complete(key: str) -> bool:
+        """Whether nothing is missing that the module passes to a node with `_partial_`."""
+        return key in targets and not any(argument_mistakes(key, trials[key], targets[key]))
+
+    if is_complete("model.optimizer"):
+        optimizer = attempt("model.optimizer", partial(_trial_optimizer, trials["model.optimizer"]))
+        if optimizer is not None and is_complete("model.scheduler"):
+            node = trials["model.scheduler"]
             if "total_steps" in inspect.signature(targets["model.scheduler"]).parameters:
                 node = {"total_steps": 100, **node}  # the real number is known once the run starts
             attempt("model.scheduler", partial(build, node, optimizer=optimizer))
