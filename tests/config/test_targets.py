@@ -316,6 +316,29 @@ def test_a_custom_lightning_module_replaces_the_classifier(parts):
     assert compose_config("train", ["+callbacks.look._target_=my_parts.Look"])["callbacks"]["look"]
 
 
+@pytest.mark.parametrize("name", ["optimizer", "scheduler"])
+def test_an_optimizer_without_parameters_is_reported_with_what_to_type(name, parts):
+    (parts / "lit.py").write_text(f"""
+from pytorch_lightning import LightningModule
+
+class Lit(LightningModule):
+    def __init__(self, {name}):
+        super().__init__()
+""")
+    target = {"optimizer": "torch.optim.Adam", "scheduler": "torch.optim.lr_scheduler.LinearLR"}
+    model = {"_target_": "lit.Lit", name: {"_target_": target[name]}}
+    (mistake,) = mistakes({"model": model})
+    assert mistake.startswith(f"model.{name}: simplecnn instantiates it without its ")
+    assert f"++model.{name}._partial_=true" in mistake
+    assert "++model._recursive_=false" in mistake
+    assert mistakes({"model": {**model, "_recursive_": False}}) == []
+    assert mistakes({"model": {**model, name: {**model[name], "_partial_": True}}}) == []
+    network = {"_target_": "torch.nn.ReLU"}
+    better = {**model, "_target_": "my_parts.Better", "network": network}  # a Classifier
+    assert mistakes({"model": better}) == []
+    sys.modules.pop("lit")
+
+
 def test_an_experiment_file_can_replace_a_class(parts):
     folder = parts / "conf" / "experiment"
     folder.mkdir(parents=True)

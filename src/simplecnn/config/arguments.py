@@ -17,7 +17,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 
 from simplecnn.config.build import HYDRA_KEYS, build, target_nodes
 from simplecnn.config.process_state import restore_process_state
-from simplecnn.config.schema import BUILT_IN, IMAGE_SIZE, Classifier
+from simplecnn.config.schema import BUILT_IN, IMAGE_SIZE, Classifier, target_of
 from simplecnn.config.spelling import describe, show, unknown_key
 from simplecnn.config.targets import BASE_CLASSES, find_class, imported
 from simplecnn.errors import InputError, first_line, require_packages, reraise
@@ -63,12 +63,29 @@ def check_classes(config: Config) -> None:
             )
         elif node["_target_"] not in BUILT_IN:  # those are checked by the schema
             mistakes += argument_mistakes(key, node, target)
+    mistakes += _built_too_early(config, targets)
     if mistakes:
         raise InputError(*mistakes)
     with _silent_trial():
         mistakes += _trial_mistakes(config, targets)
     if mistakes:
         raise InputError(*mistakes)
+
+
+def _built_too_early(config: Config, targets: Mapping[str, Any]) -> Iterator[str]:
+    """Yield an error for the optimizer and the scheduler that a custom module gets as objects."""
+    model, target = config.get("model") or {}, targets.get("model")
+    if not isinstance(target, type) or issubclass(target, imported(target_of(Classifier))):
+        return
+    for name, needed in (("optimizer", "parameters"), ("scheduler", "optimizer")):
+        key = f"model.{name}"
+        is_built = key in targets and not model[name].get("_partial_")
+        if is_built and model.get("_recursive_") is not False:
+            yield (
+                f"{key}: simplecnn instantiates it without its {needed}, which only the module "
+                f"has. Type ++{key}._partial_=true if {model['_target_']} calls it with its "
+                f"{needed}, or ++model._recursive_=false if it expects the plain config."
+            )
 
 
 def argument_mistakes(key: str, node: Config, target: Any) -> Iterator[str]:
