@@ -297,6 +297,7 @@ NET = "model.network._target_=my_parts.Net"
         ("model.optimizer._target_=torch.optim.SGD model.optimizer.lr=0.1", "optimizer",
          {"lr": 0.1}),
         ("model/optimizer=adamw model.optimizer._target_=torch.optim.Adam", "optimizer", {}),
+        (f"model=simplecnn_large {NET} +model.network.depth=3", "network", {"depth": 3}),
         ("model.optimizer._target_=torch.optim.AdamW", "optimizer", {"lr": 0.001, "fused": True}),
     ],
 )  # fmt: skip
@@ -347,6 +348,28 @@ def test_an_experiment_file_can_replace_a_class(parts):
     overrides = ["experiment=mine", f"hydra.searchpath=[file://{parts}/conf]"]
     network = compose_config("train", overrides)["model"]["network"]
     assert network == {"_target_": "my_parts.Net", "depth": 4}
+
+
+def test_a_group_that_is_chosen_is_kept_for_a_replaced_class(parts):
+    folder = parts / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    lit = "model: {_target_: my_parts.Lit}\n"
+    (folder / "lit.yaml").write_text(f"# @package _global_\n{lit}")
+    choice = "defaults: [{override /model/optimizer: sgd}]\n"
+    (folder / "with_sgd.yaml").write_text(f"# @package _global_\n{choice}{lit}")
+
+    def model(line: str) -> dict:
+        search = f"hydra.searchpath=[file://{parts}/conf]"
+        return compose_config("train", [search, "monitor=val/f1", *line.split()])["model"]
+
+    assert model("experiment=lit").keys() == {"_target_"}
+    typed = model("experiment=lit model/optimizer=adamw")
+    assert typed["optimizer"]["_target_"] == "torch.optim.AdamW"
+    chosen = model("experiment=with_sgd")
+    assert chosen["optimizer"]["_target_"] == "torch.optim.SGD"
+    assert typed.keys() == chosen.keys() == {"_target_", "optimizer"}
+    replaced = model("experiment=with_sgd model.optimizer._target_=torch.optim.Adam")
+    assert replaced["optimizer"] == {"_target_": "torch.optim.Adam"}
 
 
 def test_an_environment_variable_allows_packages(monkeypatch):

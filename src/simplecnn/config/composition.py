@@ -297,10 +297,10 @@ def _is_subclass(node: Config, old: Config) -> bool:
 
 
 def _explicit_keys(hydra: Any, overrides: Sequence[str]) -> set[str]:
-    """The keys that are set by overrides or in the chosen files of OVERLAYS."""
+    """The keys and groups (`model.optimizer`) set by overrides or in the files of OVERLAYS."""
     keys: set[str] = set()
     for override in OverridesParser.create().parse_overrides(list(overrides)):
-        keys.add(override.key_or_group)
+        keys.add(_group_key(override.get_key_element().lstrip("+~")))
         value = override.value()
         if isinstance(value, dict):
             keys |= set(dotted(value, f"{override.key_or_group}."))
@@ -315,5 +315,13 @@ def _keys_in_file(folders: Sequence[Path], name: str) -> set[str]:
     """The keys in the first `<name>.yaml` of `folders`, and in its defaults of the same group."""
     file = next((f for folder in folders if (f := folder / f"{name}.yaml").is_file()), None)
     content: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
-    bases = [d for d in content.pop("defaults", []) if isinstance(d, str) and d != "_self_"]
-    return set(dotted(content)).union(*(_keys_in_file(folders, base) for base in bases))
+    defaults = content.pop("defaults", [])
+    bases = [d for d in defaults if isinstance(d, str) and d != "_self_"]
+    groups = {_group_key(group) for d in defaults if isinstance(d, dict) for group in d}
+    return groups.union(dotted(content), *(_keys_in_file(folders, base) for base in bases))
+
+
+def _group_key(group: str) -> str:
+    """The key that an option of a group sets, such as `model.x` for `override /model/y@model.x`."""
+    path, _, package = group.removeprefix("override ").partition("@")
+    return package or path.strip("/").replace("/", ".")
