@@ -109,6 +109,10 @@ def test_the_smallest_loss_is_the_best(overrides, mode):
         ("+seeed=3", "seeed is not a key of the configuration. Did you mean seed?"),
         ("++foo.bar=1", "foo is not a key of the configuration. Available: model, data, "),
         ("+paths.dta_dir=x", "paths.dta_dir is not a key of paths. Did you mean data_dir?"),
+        ("model.optimizer.betas=[0.9,0.99]", "model.optimizer.betas is not set. If torch.optim."
+                                             "Adam has this argument, add it with a plus: +"),
+        ("model.optimizer._partial_=true", "model.optimizer._partial_ is not set. Add it with a "),
+        ("data.split_seed=3", "data.split_seed is not set. Add it with a plus: +data.split_seed=3"),
         ("modle.optimizer.lr=1", "modle.optimizer.lr is not a key of the configuration. "
                                  "Did you mean model?"),
         ("trianer=cpu", "trianer is not a key of the configuration. Did you mean trainer?"),

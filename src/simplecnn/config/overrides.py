@@ -180,7 +180,9 @@ def key_mistake(override: Override, config: DictConfig, error: Exception) -> str
     schema = BUILT_IN.get(str(target))
     is_argument = target and not (schema and last not in schema.model_fields)
     if is_argument and not did_you_mean(last, names):
-        return f"{key} is not set yet: add it with a plus, +{truncate(text)}"
+        is_known = schema or last.startswith("_")  # a key of Hydra's instantiate
+        condition = "Add" if is_known else f"If {target} has this argument, add"
+        return f"{key} is not set. {condition} it with a plus: +{truncate(text)}"
     return unknown_key(key, last, names, f"of {target or parent_key}")
 
 
