@@ -68,6 +68,9 @@ def test_every_choice_of_every_group_is_valid(choice, monkeypatch):
         "data.val_size=1000 data=mnist_5k",
         "+model.optimizer.betas=[0.9,0.99]",
         "model.network.channels=[8]",
+        "model.class_weights=[1,2,1,1,1,1,1,1,1,1]",
+        "model.network.num_classes=11 model.class_weights=[1,1,1,1,1,1,1,1,1,1,2]",
+        "data=image_folder data.root=. model.class_weights=[1,2,3]",
         "data.val_size=0 monitor=null",
         "trainer.max_epochs=-1",
         "hydra.run.dir=/tmp/somewhere",
@@ -76,6 +79,23 @@ def test_every_choice_of_every_group_is_valid(choice, monkeypatch):
 )
 def test_common_overrides_are_valid(line):
     compose_config("train", line.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "given", "expected"),
+    [
+        ("model.class_weights=[1,2,3]", 3, 10),
+        ("data=cifar10 model=lenet model.class_weights=[1,2]", 2, 10),
+        ("model.network.num_classes=12 model.class_weights=[1,1,1,1,1,1,1,1,1,1]", 10, 12),
+        ("model.network._target_=torchvision.models.resnet18 model.network.num_classes=10 "
+         "data.channels=3 model.class_weights=[1,1,1,1,1,1,1,1,1,1,1]", 11, 10),
+    ],
+)  # fmt: skip
+def test_class_weights_are_one_per_class(line, given, expected):
+    assert mistakes(*line.split()) == [
+        f"model.class_weights has {given} entries: it must have one for each of the {expected} "
+        f"classes."
+    ]
 
 
 def test_overrides_set_values():

@@ -488,6 +488,14 @@ class Train(Parts):
                 yield (f"data.root is {data.root!r}: it must be an existing folder. Looked in "
                        f"{os.getcwd()}.")
             return
+        weights = self.model.class_weights if isinstance(self.model, Classifier) else None
+        if isinstance(weights, list):
+            given = getattr(network, "num_classes", None)
+            is_exact = isinstance(given, int) or isinstance(network, SimpleCNN)
+            num_classes = given if isinstance(given, int) else NUM_CLASSES
+            if len(weights) < num_classes or is_exact and len(weights) > num_classes:
+                yield (f"model.class_weights has {len(weights)} entries: it must have one for "
+                       f"each of the {num_classes} classes.")
         num_train_val, num_test = data.num_images
         overfit = trainer.overfit_batches
         sizes = {"train": (num_train_val - data.val_size, data.batch_size),
