@@ -123,6 +123,17 @@ def test_the_smallest_loss_is_the_best(overrides, mode):
 
 
 @pytest.mark.parametrize(
+    ("metric", "mode"),
+    [*((name, "min") for name in ("nll", "mse", "mae", "rmse", "perplexity", "ppl", "err", "cost",
+                                  "distance", "NLL", "total_loss", "calibration_error", "Loss")),
+     *((name, "max") for name in ("acc", "f1", "terrain", "costume", "distances", "msel"))],
+)  # fmt: skip
+def test_the_name_of_a_metric_tells_whether_smaller_is_better(metric, mode):
+    for name in (f"val/{metric}", f"val_{metric}", f"val.{metric}-2", f"{metric}/dataloader_0"):
+        assert OmegaConf.create({"mode": f"${{mode_of:'{name}'}}"}).mode == mode
+
+
+@pytest.mark.parametrize(
     ("line", "sentence"),
     [
         ("seeed=3", "seeed is not a key of the configuration. Did you mean seed?"),

@@ -11,6 +11,7 @@ from simplecnn.directories import latest
 
 READABLE = ("HOME", "USER", "LOGNAME", "HOSTNAME", "TMPDIR", "SCRATCH", "SLURM_JOB_ID",
             "SLURM_ARRAY_TASK_ID", "CUDA_VISIBLE_DEVICES")  # fmt: skip
+MIN = {"nll", "mse", "mae", "rmse", "perplexity", "ppl", "err", "cost", "distance"}
 MAX_NAME = 64  # characters of the overrides in the name of a run directory
 requeued_run: dict[str, str] = {}  # "run": the directory that a requeued job resumes
 
@@ -45,8 +46,9 @@ def _output_subdir(default: str, *, _root_: Any) -> str | None:
 
 
 def _mode_of(metric: Any) -> str:
-    """`min` for a loss or an error, whose smaller values are better; `max` for other metrics."""
-    return "min" if re.search("loss|error", str(metric)) else "max"
+    """`min` for a metric whose smaller values are better, by its name; `max` for any other."""
+    name = str(metric).lower()
+    return "min" if re.search("loss|error", name) or MIN & {*re.split("[/_.-]", name)} else "max"
 
 
 def _env(name: str, *default: Any) -> str | None:
