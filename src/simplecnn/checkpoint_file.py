@@ -21,6 +21,10 @@ def write_checkpoint(content: Mapping[str, Any], path: Path, *, checked: bool = 
     """
     import torch
 
+    if isinstance(saved := content.get("hyper_parameters"), Mapping):
+        # A custom module that calls save_hyperparameters saves objects that config.yaml rebuilds.
+        plain = {name: value for name, value in saved.items() if not callable(value)}
+        content = {**content, "hyper_parameters": plain}
     buffer = io.BytesIO()
     torch.save(content, buffer)
     if checked:

@@ -178,7 +178,7 @@ def test_the_schema_has_the_arguments_of_the_built_in_classes(target):
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
     fields = {field.alias or name for name, field in schema.BUILT_IN[target].model_fields.items()}
-    passed_by_code = {"purge_step", "validation"}
+    passed_by_code = {"purge_step", "test_classes", "validation"}
     assert {n for n in fields if not n.startswith("_")} == arguments - passed_by_code
 
 

@@ -19,6 +19,7 @@ from conftest import compose_run
 from pytorch_lightning.callbacks import ThroughputMonitor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from simplecnn.checkpoint_file import read_checkpoint, write_checkpoint
 from simplecnn.errors import RunError
 from simplecnn.inference.evaluate import add_result, evaluate
 from simplecnn.inference.trained_run import TrainedRun
@@ -347,6 +348,13 @@ def test_state_that_cannot_be_loaded_fails_at_the_first_checkpoint(tmp_path):
     record = record_of(tmp_path / "a")
     assert record["status"] == "failed" and record["num_epochs"] == 0
     assert not list((tmp_path / "a" / "checkpoints").glob("*.ckpt"))
+
+
+def test_objects_among_the_hyperparameters_are_not_in_the_checkpoint(tmp_path):
+    objects = {"net": torch.nn.ReLU(), "optimizer": partial(torch.optim.Adam, lr=0.1)}
+    content = {"state_dict": {}, "hyper_parameters": {"width": 3, **objects}}
+    write_checkpoint(content, tmp_path / "a.ckpt", checked=True)
+    assert read_checkpoint(tmp_path / "a.ckpt")["hyper_parameters"] == {"width": 3}
 
 
 # Hooks.

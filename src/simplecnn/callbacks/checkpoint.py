@@ -89,7 +89,8 @@ class LastCheckpoint(BetweenEpochs):
             if isinstance(callback, EarlyStopping | ModelCheckpoint | Timer | ValidationCallback):
                 checkpoint["callbacks"].pop(callback.state_key, None)
         optimizer = (pl_module.hparams.get("optimizer") or {}) if pl_module.hparams else {}
-        _override_optimizer(checkpoint, optimizer)
+        if isinstance(optimizer, dict):  # a custom module may save a partial
+            _override_optimizer(checkpoint, optimizer)
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:
