@@ -65,7 +65,8 @@ def find_or_make(
         zipped = originals[f"{ALL_FILES[0]}.gz"].parent
     else:
         zipped.mkdir()
-        images, labels = bundled
+        order = np.random.default_rng(0).permutation(len(bundled[1]))  # the originals are mixed too
+        images, labels = (part[order] for part in bundled)
         for part, part_images in [("train", images), ("test", 255 - images[::5])]:
             part_labels = labels if part == "train" else labels[::5]
             header = struct.pack(">4I", 2051, len(part_images), 28, 28)

@@ -136,7 +136,7 @@ def test_images_are_shown_at_every_step(page, run_url):
     )
     tags = fetch(page, "data/plugin/images/tags")["run"]
     names = {tag.removeprefix("pictures/") for tag in tags}
-    assert {"confusion/val", "curves", "filter/history_conv1", "filters/conv1", "health",
+    assert {"confusion/val", "curves", "filter_history/conv1", "filters/conv1", "health",
             "maps/conv1", "maps/conv2", "mistakes/val"} <= names  # fmt: skip
     often = "pictures%2Ffilter%2Foften"
     shown = fetch(page, f"data/plugin/images/images?run=run&tag={often}&sample=0")

@@ -264,11 +264,11 @@ def test_every_picture_is_in_tensorboard(finished_run):
     assert steps == {
         "filters/conv1": [0, 15], "filters/conv2": [0, 15],
         "maps/conv1": [0, 15], "maps/conv2": [0, 15],
-        "filter/history_conv1": [15], "health": [15], "mistakes/val": [7, 15],
+        "filter_history/conv1": [15], "health": [15], "mistakes/val": [7, 15],
         "confusion/val": [15],
         "curves": [15],
     }  # fmt: skip
-    _, newest = shown["pictures/filter/history_conv1"][-1]
+    _, newest = shown["pictures/filter_history/conv1"][-1]
     assert newest == (finished_run / "images" / "filter_history_conv1.png").read_bytes()
     assert not [tag for tag in shown if tag.startswith("health")]
 

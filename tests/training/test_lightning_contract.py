@@ -18,9 +18,12 @@ from children import assert_same, fork, wait_for_exit
 from conftest import compose_run
 from pytorch_lightning.callbacks import ThroughputMonitor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torchmetrics.classification import MulticlassAccuracy
 
+from simplecnn.api import load
 from simplecnn.checkpoint_file import read_checkpoint, write_checkpoint
-from simplecnn.errors import RunError
+from simplecnn.config.arguments import check_classes
+from simplecnn.errors import InputError, RunError
 from simplecnn.inference.evaluate import add_result, evaluate
 from simplecnn.inference.trained_run import TrainedRun
 from simplecnn.models.classifier import Classifier
@@ -355,6 +358,97 @@ def test_objects_among_the_hyperparameters_are_not_in_the_checkpoint(tmp_path):
     content = {"state_dict": {}, "hyper_parameters": {"width": 3, **objects}}
     write_checkpoint(content, tmp_path / "a.ckpt", checked=True)
     assert read_checkpoint(tmp_path / "a.ckpt")["hyper_parameters"] == {"width": 3}
+
+
+class TemplateModule(pl.LightningModule):
+    """A module by the conventions of lightning-hydra-template, which knows nothing of simplecnn."""
+
+    def __init__(self, net, optimizer, scheduler):
+        super().__init__()
+        self.save_hyperparameters(logger=False, ignore=["net"])
+        self.net = net
+        self.accuracy = MulticlassAccuracy(10, average="micro")
+
+    def forward(self, images):
+        return self.net(images)
+
+    def training_step(self, batch, batch_idx):
+        loss = torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
+        self.log("train/loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.accuracy(self(batch[0]), batch[1])
+        self.log("val/acc", self.accuracy)
+
+    def configure_optimizers(self):
+        optimizer = self.hparams.optimizer(params=self.trainer.model.parameters())
+        scheduler = self.hparams.scheduler(optimizer=optimizer)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "monitor": "train/loss"},
+        }
+
+
+def test_a_module_of_lightning_hydra_template_trains_continues_and_evaluates(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIMPLECNN_TARGETS", f"{__name__}.TemplateModule")
+
+    def train_template(name: str, epochs: int, *overrides: str) -> TrainedRun:
+        folder = tmp_path / name
+        config = compose_run(folder, NO_PICTURES, f"trainer.max_epochs={epochs}", *overrides)
+        config["model"] = {
+            "_target_": f"{__name__}.TemplateModule",
+            "net": {"_target_": "simplecnn.models.simple_cnn.SimpleCNN", "channels": [4, 8]},
+            "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.01},
+            "scheduler": {"_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau",
+                          "_partial_": True, "mode": "min"},
+        }  # fmt: skip
+        check_classes(config)
+        train(config, folder)
+        return load(folder)
+
+    first = train_template("first", 1)
+    last = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    longer = train_template("longer", 2, f"ckpt_path={last}")
+    assert longer.record["num_epochs"] == 2
+    assert longer.metrics["val/acc"] > first.metrics["val/acc"] > 0.1
+    assert evaluate(longer, data=None) > 0.1
+
+
+class WithoutForward(pl.LightningModule):
+    def __init__(self, num_parts: int):
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU())
+        head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2 * 26**2, 10))
+        if num_parts == 1:
+            self.body.append(head)
+        self.head = head if num_parts == 2 else torch.nn.Identity()
+
+    def training_step(self, batch, batch_idx):
+        return torch.nn.functional.cross_entropy(self.head(self.body(batch[0])), batch[1])
+
+    validation_step = training_step
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("num_parts", [1, 2])
+def test_a_module_without_forward_is_trained_and_drawn(num_parts, tmp_path, monkeypatch):
+    """Feature maps need the whole network, which is known if it is the module's only part."""
+    monkeypatch.setenv("SIMPLECNN_TARGETS", f"{__name__}.WithoutForward")
+    config = compose_run(tmp_path, "trainer.max_epochs=1", "monitor=null", "test=false")
+    target = f"{__name__}.WithoutForward"
+    config["model"] = {"_target_": target, "num_parts": num_parts}
+    train(config, tmp_path)
+    assert record_of(tmp_path)["status"] == "finished"
+    drawn = {path.stem.split("_")[0] for path in (tmp_path / "images").glob("*.png")}
+    assert {"filters", "filter", "health"} <= drawn and ("maps" in drawn) == (num_parts == 1)
+    if num_parts == 1:
+        assert evaluate(load(tmp_path, checkpoint="last"), data=None) > 0
+    else:
+        with pytest.raises(InputError, match="WithoutForward has no forward: define it"):
+            evaluate(load(tmp_path, checkpoint="last"), data=None)
 
 
 # Hooks.

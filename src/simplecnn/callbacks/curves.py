@@ -14,6 +14,7 @@ from simplecnn.callbacks.image_callback import (
     should_draw,
     steps_per_epoch,
 )
+from simplecnn.callbacks.progress import value_text
 from simplecnn.figures.curves import curves_figure
 
 POINTS_PER_EPOCH = 50
@@ -62,7 +63,7 @@ class Curves(ImageCallback):
         if np.isfinite(accuracy).any():
             best = int(np.nanargmax(accuracy))
             title += (
-                f"; best validation accuracy {100 * accuracy[best]:.2f} % after epoch "
+                f"; best validation accuracy {value_text('val/acc', accuracy[best])} after epoch "
                 f"{int(epochs['epoch'][best])}"
             )
         figure = curves_figure(epochs, steps, steps_per_epoch=steps_per_epoch(trainer), title=title)

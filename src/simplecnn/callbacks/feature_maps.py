@@ -22,7 +22,10 @@ class FeatureMaps(LayerCallback):
         if probe_images is None:
             return
         images, labels = probe_images
-        maps, logits = feature_maps(network_of(module), images)
+        try:
+            maps, logits = feature_maps(network_of(module), images)
+        except NotImplementedError:  # a LightningModule without forward, of several parts
+            return
         names = class_names(trainer, logits.shape[1])
         predictions = logits.argmax(1).cpu()
         inputs = images.float().cpu().numpy()

@@ -1,5 +1,6 @@
 """Base classes of callbacks that draw: when to draw, where pictures and their arrays go."""
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -78,7 +79,7 @@ class ImageCallback(BetweenEpochs):
                         # Lightning logs the epoch's metrics at this step, counted from 0; the
                         # global step counts the steps of all optimizers.
                         logged_step = step // max(1, len(trainer.optimizers)) - 1
-                        tag = name.replace("_", "/", 1)
+                        tag = re.sub("^(filter_history|[^_]+)_", r"\1/", name)
                         logger.add_png(tag, png, width, height, max(0, logged_step))
         self.seconds += time.perf_counter() - start
 

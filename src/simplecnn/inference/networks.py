@@ -34,6 +34,11 @@ def logits(network: nn.Module, images: Tensor, *, batch_size: int = BATCH_SIZE) 
     try:
         with evaluation_mode(network):
             outputs = [network(batch) for batch in images.split(batch_size)]
+    except NotImplementedError:
+        raise InputError(
+            f"{type(network).__name__} has no forward: define it (images to logits), or assign the "
+            f"network to self.network."
+        ) from None
     except RuntimeError as error:
         size = " x ".join(map(str, images.shape[1:]))
         reason = f"The network does not accept images of {size}: {first_line(error)}"
