@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from children import drop_privileges, fork, shared_folder, wait_for_exit
 
+from simplecnn.checkpoint_file import write_checkpoint
+from simplecnn.command_line import check_command_line
+from simplecnn.directories import latest
 from simplecnn.errors import InputError
 from simplecnn.run_directory import RunDirectory, relative_path, shell_command, write_json
 
@@ -35,6 +38,52 @@ def test_no_run_is_overwritten(tmp_path):
     with pytest.raises(InputError, match="already contains a run, and runs are never overwritten"):
         RunDirectory.create(tmp_path / "run", CONFIG)
     assert RunDirectory.open(tmp_path / "run").record["status"] == "finished"
+
+
+def test_a_folder_with_other_files_is_not_taken_for_a_run(tmp_path, monkeypatch):
+    """A run that starts over deletes its folders, which may be the classes of a data set."""
+    monkeypatch.chdir(tmp_path)
+    image = tmp_path / "flowers" / "train" / "rose" / "1.png"
+    image.parent.mkdir(parents=True)
+    image.touch()
+    message = "hydra.run.dir=flowers already contains train: a run needs a new directory of its own"
+    with pytest.raises(InputError, match=message):
+        RunDirectory.create("flowers", CONFIG)
+    with pytest.raises(InputError, match=message):
+        check_command_line("train", ["data=mnist_5k", "hydra.run.dir=flowers"])
+    assert image.is_file() and not (tmp_path / "flowers" / ".lock").exists()
+    (tmp_path / "new" / ".hydra").mkdir(parents=True)  # by Hydra
+    (tmp_path / "new" / "train.log").touch()
+    assert RunDirectory.create("new", CONFIG).record["status"] == "running"
+
+
+def test_a_checkpoint_may_be_named_as_in_the_run(tmp_path):
+    folder = RunDirectory.create(tmp_path / "run", CONFIG)
+    path = tmp_path / "run" / "checkpoints" / "mine.ckpt"
+    path.parent.mkdir()
+    write_checkpoint({"state_dict": {}}, path)
+    assert folder.checkpoint("mine.ckpt") == path
+    with pytest.raises(InputError, match="checkpoint=other.ckpt: other.ckpt does not exist"):
+        folder.checkpoint("other.ckpt")
+
+
+def test_the_last_run_may_be_in_the_folder_of_all_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    RunDirectory.create("outputs", CONFIG)
+    assert latest("last") == "outputs"
+
+
+def test_a_finished_run_says_how_to_train_further(tmp_path):
+    for scheduler, advice in (("OneCycleLR", "last.ckpt ckpt_weights_only=true and a larger"),
+                              ("StepLR", "last.ckpt and a larger trainer.max_epochs")):  # fmt: skip
+        target = {"_target_": f"torch.optim.lr_scheduler.{scheduler}"}
+        folder = tmp_path / scheduler
+        config = {**CONFIG, "model": {"scheduler": target}}
+        RunDirectory.create(folder, config).update(status="finished")
+        (folder / "checkpoints").mkdir()
+        write_checkpoint({"state_dict": {}}, folder / "checkpoints" / "last.ckpt")
+        with pytest.raises(InputError, match=advice):
+            RunDirectory.open_to_resume(folder)
 
 
 def test_the_duration_of_a_failed_phase_is_recorded(tmp_path):

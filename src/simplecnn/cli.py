@@ -233,9 +233,10 @@ def export(config: dict[str, Any], folder: Path) -> None:
     run, checkpoint = _open_run(config)
     suffixes = {"safetensors": ".safetensors", "onnx": ".onnx", "torch_export": ".pt2"}
     to = Path(config["to"] or run.path / f"model{suffixes[config['format']]}")
-    for format, suffix in suffixes.items():
-        if to.suffix == suffix and format != config["format"]:
-            raise InputError(f"to={to}: format is {config['format']}. Type format={format}")
+    if to.suffix != (suffix := suffixes[config["format"]]):  # nor may it be a file of the run
+        format = {s: name for name, s in suffixes.items()}.get(to.suffix)
+        advice = f"Type format={format}" if format else f"End the name with {suffix}"
+        raise InputError(f"to={to}: format is {config['format']}. {advice}")
     if not to.parent.is_dir():
         raise InputError(f"to={to}: there is no folder {to.parent}.")
     with fast_imports():
@@ -325,6 +326,7 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
         from simplecnn.data.batches import scale
         from simplecnn.data.files import read_bundled
         from simplecnn.inference.trained_run import TrainedRun
+        from simplecnn.models.activations import evaluation_mode
         from simplecnn.receptive_field.report import receptive_field_report
 
     trained_run = TrainedRun(run, run.checkpoint()) if run else None
@@ -338,7 +340,8 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
         images = trained_run.prepare(digits[chosen.numpy()])
     trained = trained_run.network if trained_run else None
     shape = " x ".join(map(str, images.shape[1:]))
-    with reraise(f"The network does not accept digits of {shape}"):
+    message = f"The network does not accept digits of {shape}"
+    with reraise(message), torch.no_grad(), evaluation_mode(network):
         network(images[:1])
         if trained is not None:
             trained(images[:1])

@@ -27,7 +27,7 @@ from simplecnn.config.search_path import ConfigDirPlugin, config_names
 from simplecnn.config.spelling import did_you_mean, find_full_key, shell_quote
 from simplecnn.directories import RECORD, latest, read_record
 from simplecnn.errors import InputError, RunError, relative_path, reraise
-from simplecnn.run_directory import RunDirectory, already_exists_message
+from simplecnn.run_directory import RunDirectory, raise_unless_new
 from simplecnn.slurm import is_further_process, slurm_job, was_requeued
 from simplecnn.sweeps.plan import SweepPlan, plan_sweep, sweep_values
 
@@ -102,12 +102,12 @@ def check_command_line(name: str, argv: Sequence[str]) -> Request:
         _check_resume(values["resume"], overrides)
         return None
     run_dir = Path(relative_path(config.hydra.runtime.output_dir))
-    if name == TRAIN and "run" not in resolvers.requeued_run and (run_dir / RECORD).exists():
-        raise InputError(already_exists_message(run_dir))
-    if name == TRAIN and run_dir.resolve() == Path.cwd():
-        raise InputError(
-            "hydra.run.dir is the working directory: a run needs a new directory of its own."
-        )
+    if name == TRAIN and "run" not in resolvers.requeued_run:
+        if run_dir.resolve() == Path.cwd():
+            raise InputError(
+                "hydra.run.dir is the working directory: a run needs a new directory of its own."
+            )
+        raise_unless_new(run_dir)
     writes = name == TRAIN or config.hydra.output_subdir is not None
     if writes and (reason := _why_not_creatable(run_dir)):
         raise InputError(f"hydra.run.dir is {str(run_dir)!r}: {reason}.")
@@ -210,10 +210,11 @@ def _check_resume(path: str, overrides: Sequence[str]) -> None:
     changes = (o for o in overrides if not o.lstrip("+").startswith(("resume=", "hydra.")))
     others = [*changes, *(o for o in overrides if o.startswith("hydra.run.dir="))]
     if others:
+        last = Path(latest(path), "checkpoints", "last.ckpt")
         raise InputError(
             f"{others[0]}: resume uses the run's own configuration and directory. To change "
-            f"something, type the run's command again with the change and "
-            f"ckpt_path={latest(path)}/checkpoints/last.ckpt."
+            f"something, type the run's command again with the change"
+            f"{f' and ckpt_path={last}' if last.is_file() else ''}."
         )
     raise_if_links_lead_out(RunDirectory.open_to_resume(latest(path)).path)
 

@@ -33,7 +33,7 @@ class LockedDirectory:
 
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=0.5)  # `is_locked` of another process takes it for a moment
         except Timeout:
             raise InputError(
                 f"The {self.kind} in {relative_path(self.path)} is locked by another process."
@@ -93,7 +93,9 @@ def latest(name: str, record: str = RECORD, *, needs: str = "") -> str:
     `record` is asked for.
     """
     top = Path("outputs" if name == "last" else name)
-    if (top / record).exists() or not top.is_dir():
+    if (top / record).exists():
+        return str(top)
+    if not top.is_dir():
         return name
     if (top / SWEEP_RECORD).exists():
         raise InputError(

@@ -52,15 +52,18 @@ class RunDirectory(LockedDirectory):
     def create(
         cls, path: str | Path, config: Mapping[str, Any], *, command: str | None = None
     ) -> "RunDirectory":
-        """Create and lock the directory of a new run. Raises InputError if it contains a run.
+        """Create and lock the directory of a new run. Raises InputError if it is not empty.
 
         command: what starts this run, for its record; None for the command line.
         """
+        raise_unless_new(Path(path))
         directory = cls(path)
         directory.lock()
-        if (directory.path / RECORD).exists():
+        try:
+            raise_unless_new(directory.path)  # another process may have been faster
+        except InputError:
             directory.release()
-            raise InputError(already_exists_message(directory.path))
+            raise
         directory._remove_temporary_files()
         return directory._start(config, command)
 
@@ -114,10 +117,13 @@ class RunDirectory(LockedDirectory):
         last = directory.last_checkpoint()
         others = sorted(directory.path.glob("checkpoints/*.ckpt"))
         if directory.record.get("status") == "finished":
+            # The length of a one-cycle schedule is fixed.
+            is_fixed = "OneCycleLR" in str((directory.config().get("model") or {}).get("scheduler"))
             raise InputError(
                 f"resume={path}: this run is finished. To train it further, type its command "
-                f"again with ckpt_path={relative_path(last or 'FILE')} and a larger "
-                f"trainer.max_epochs."
+                f"again with ckpt_path={relative_path(last or 'FILE')} "
+                f"{'ckpt_weights_only=true ' * is_fixed}and a larger trainer.max_epochs, in "
+                f"another directory."
             )
         if directory.record.get("format") != FORMAT:
             raise InputError(
@@ -204,7 +210,7 @@ class RunDirectory(LockedDirectory):
         return path if path.is_file() else None
 
     def checkpoint(self, which: str | None = None) -> Path:
-        """Return the file of `best`, `last` or a path; None: best, or last if there is no best.
+        """Return the file of `best`, `last`, a name in the run or a path; None: best, else last.
 
         Without a monitor (`monitor: null`), `best` is the last checkpoint. Raises InputError if
         the file is missing or damaged; the message lists the run's checkpoints.
@@ -213,8 +219,11 @@ class RunDirectory(LockedDirectory):
             which = "best" if (self.path / "checkpoints" / "best.ckpt").is_file() else "last"
         if which == "best" and not self._has_monitor():
             which = "last"
-        in_run = self.path / "checkpoints" / f"{which}.ckpt"
-        path = in_run if which in ("best", "last") else Path(which)
+        folder = self.path / "checkpoints"
+        files = [Path(which), folder / which]
+        if which in ("best", "last"):
+            files = [folder / f"{which}.ckpt"]
+        path = next((file for file in files if file.is_file()), files[0])
         if path.is_file():
             check_checkpoint(path)
             return path
@@ -278,6 +287,22 @@ class RunDirectory(LockedDirectory):
             seconds = self.record["seconds"]
             seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - start, 3)
             self.update()
+
+
+def raise_unless_new(path: Path) -> None:
+    """Raise InputError if a directory contains a run, or files that are not Hydra's.
+
+    A run that starts over deletes its folders, such as `images` and `train`.
+    """
+    if (path / RECORD).exists():
+        raise InputError(already_exists_message(path))
+    files = path.iterdir() if path.is_dir() else ()
+    others = sorted(f.name for f in files if not f.name.startswith(".") and f.suffix != ".log")
+    if others:
+        raise InputError(
+            f"hydra.run.dir={relative_path(path)} already contains {', '.join(others[:3])}"
+            f"{', …' if len(others) > 3 else ''}: a run needs a new directory of its own."
+        )
 
 
 def name_from(folder: Path, path: Path) -> str:

@@ -10,7 +10,7 @@ from fuzz import GOOD, compose_once
 from omegaconf import OmegaConf
 
 from simplecnn.config import composition, devices
-from simplecnn.config.composition import compose_config
+from simplecnn.config.composition import compose_checked, compose_config
 from simplecnn.config.search_path import conf_dir
 from simplecnn.errors import InputError
 from simplecnn.sweeps.plan import plan_sweep, sweep_values
@@ -404,3 +404,10 @@ def test_a_misspelled_class_of_simplecnn_is_reported():
         "model._target_: simplecnn.models.classifier has no Clasifier. Did you mean Classifier?"
     )
     assert mistakes("model._target_=simplecnn.models.classifier.Clasifier") == [sentence]
+
+
+@pytest.mark.parametrize("name", ["evaluate", "predict", "export", "explain", "report"])
+def test_a_command_for_several_runs_has_a_folder_of_its_own(name):
+    overrides = ["run=x", *(["image=x.png"] if name == "predict" else [])]
+    hydra = compose_checked(name, overrides)[1].hydra
+    assert hydra.sweep.dir.startswith(f"outputs/{name}/2")

@@ -128,6 +128,7 @@ def test_the_command(good_run, tmp_path):
         (["format=keras"], "format is 'keras': it must be safetensors, onnx or torch_export."),
         (["to=nowhere/x.pt2", "format=torch_export"], "to=nowhere/x.pt2: there is no folder nowhe"),
         (["to=x.onnx"], "to=x.onnx: format is safetensors. Type format=onnx"),
+        (["to=best.ckpt"], "to=best.ckpt: format is safetensors. End the name with .safetensors"),
         (["checkpoint=first"], "checkpoint=first: first does not exist."),
     ]:
         done = run_forked(tmp_path, "export.py", f"run={good_run}", *overrides)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from children import run_forked
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -143,3 +144,18 @@ def test_costs_of_the_tutorials_chains():
     assert lines[2].split() == [
         "Three", "3x3", "3", "5", "7", "1.414", "6,960", "4,800", "3,725,568"
     ]  # fmt: skip
+
+
+def test_a_network_is_tried_in_evaluation_mode(tmp_path):
+    """In training mode, one image is not enough for BatchNorm1d, and it changes BatchNorm2d."""
+    (tmp_path / "normed.py").write_text(
+        "from torch import nn\n\n\n"
+        "class Normed(nn.Sequential):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(1352, 8),\n"
+        "                         nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 10))\n"
+    )
+    override = "model.network._target_=normed.Normed"
+    done = run_forked(tmp_path, "receptive_field.py", override, "num_images=2")
+    assert done.returncode == 0, done.stderr
+    assert "Normed on images of 1 x 28 x 28" in done.stdout
