@@ -113,3 +113,14 @@ def test_health_without_validation_says_so():
     figure = health_figure(["conv"], gradients, {"step": np.zeros(0)})
     texts = [t.get_text() for ax in figure.axes for t in ax.texts]
     assert texts == [*4 * ["no validation data"], "about 0.001\nis healthy\n(CS231n)"]
+
+
+@pytest.mark.parametrize("update", [0.0, 1e-9, NAN, np.inf])
+def test_health_without_a_weight_change_says_so(update):
+    steps = np.array([1, 10])
+    gradients = {"step": steps, "norm": np.ones((2, 1)), "update": np.full((2, 1), update)}
+    figure = health_figure(["conv"], gradients, {"step": np.zeros(0)})
+    figure.canvas.draw()
+    norm, change = figure.axes[-2:]
+    assert norm.get_yscale() == norm.get_xscale() == "log"
+    assert [t.get_text() for t in change.texts] == ["no finite value above 1e-07"]

@@ -56,6 +56,9 @@ def health_figure(
         values = unit * table[key]
         if not is_activity:
             values = np.where(values > FLOOR, values, np.nan)
+            if not np.isfinite(values).any():  # nothing to put on logarithmic axes
+                write_centered(ax, f"no finite value above {FLOOR:g}")
+                continue
         for i, color in enumerate(colors):
             options: Any = {"color": color, "markersize": 4, "clip_on": False}
             ax.plot(table["step"], values[:, i], ".-", linewidth=1.2, **options)
@@ -73,9 +76,8 @@ def health_figure(
         else:
             ax.set_xscale("log")
             log_ticks(ax.xaxis)
-            if np.isfinite(values).any():
-                ax.set_yscale("log")
-                log_ticks(ax.yaxis)
+            ax.set_yscale("log")
+            log_ticks(ax.yaxis)
     named = np.unique(np.linspace(0, len(layers) - 1, min(len(layers), MAX_NAMES)).astype(int))
     handles = [Line2D([], [], color=colors[i], linewidth=2) for i in named]
     names = [short_name(layers[i], 160) for i in named]
