@@ -79,6 +79,15 @@ def tab(shared_tab: Any) -> Any:
     return shared_tab
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(1, 1, [1]), (1, 60, [1, 2, 5, 10, 20, 50]), (1, 1000, [1, 10, 100, 1000])],
+)
+def test_ticks_of_a_logarithmic_axis(low, high, expected, blank):
+    get_ticks = "([source, low, high]) => new Function(`${source}; return logTicks`)()(low, high)"
+    assert blank.evaluate(get_ticks, [html.script("chart"), low, high]) == expected
+
+
 def encode(array: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(array, np.float32).tobytes()).decode()
 

@@ -141,7 +141,7 @@ export function linearTicks(low, high, count = 6) {
 function logTicks(low, high) {
   const from = Math.floor(Math.log10(low)), to = Math.ceil(Math.log10(high));
   const factors = to - from > 2 ? [1] : [1, 2, 5];
-  const every = Math.ceil((to - from) / 6);
+  const every = Math.max(1, Math.ceil((to - from) / 6)); // a run of one step has one power
   const ticks = [];
   for (let power = from; power <= to; power += every) ticks.push(...factors.map((n) => n * 10 ** power));
   return ticks.filter((tick) => tick >= low && tick <= high);
