@@ -243,6 +243,16 @@ def test_weights_that_are_too_large_or_not_finite(finished_run, tmp_path, recwar
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
 
 
+def test_outputs_that_are_no_class_of_the_data_have_names(finished_run, tmp_path):
+    train(compose_run(tmp_path / "run", "model.network.num_classes=12", "trainer.max_epochs=1",
+                      "callbacks=checkpoint"), tmp_path / "run")  # fmt: skip
+    run, other = RunDirectory.open(tmp_path / "run"), RunDirectory.open(finished_run)
+    assert gather([run])["classes"] == [str(i) for i in range(12)]
+    data = gather([other, run])
+    assert data["classes"] == [str(i) for i in range(12)]
+    assert np.shape(data["images"]["confusion"][0]) == (10, 10)
+
+
 def test_a_network_that_raises_and_missing_data(finished_run, monkeypatch):
     run = RunDirectory.open(finished_run)
     monkeypatch.setattr(SimpleCNN, "forward", lambda *_: 1 / 0)

@@ -547,6 +547,15 @@ def test_long_names_are_shortened_but_distinguishable(width, browser, run, tmp_p
         assert "0.55" not in page.locator("#filters").inner_text()
 
 
+def test_outputs_that_are_no_class_of_the_data_are_not_in_the_matrix(browser, run, tmp_path):
+    data = gather([RunDirectory.open(run)])
+    data["classes"] += ["10", "11"]
+    (tmp_path / "more.html").write_bytes(html.render("report", data, title="more"))
+    with Tab(browser, tmp_path / "more.html") as tab:
+        names = tab.page.locator(".matrix thead th").all_inner_texts()
+        assert names == ["true", *map(str, range(10)), "recall"]
+
+
 STRIPES = """
 import torch
 from pytorch_lightning import LightningDataModule

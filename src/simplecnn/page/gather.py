@@ -81,14 +81,17 @@ def gather(
         images = None
     preprocessing = loaded_runs[0].preprocessing
     shape = images.pixels.shape[1:] if images else loaded_runs[0].shape
-    default_classes = [str(i) for i in range(num_classes or 10)]
+    classes = list(images.classes if images else names or map(str, range(num_classes or 10)))
+    # A network may have more outputs than the data has classes: their names are their indices.
+    num_outputs = max(run.num_classes(shape) or 0 for run in loaded_runs)
+    classes += map(str, range(len(classes), num_outputs))
     data = [run.data(shape, "AB"[i]) for i, run in enumerate(loaded_runs)]
     distinct = len({run["title"] for run in data}) == len(data)
     return {
         "title": " and ".join(str(run["title" if distinct else "name"]) for run in data),
         "runs": data,
         "images": _images(loaded_runs, images, own_images),
-        "classes": images.classes if images else names or default_classes,
+        "classes": classes,
         "shape": list(shape),
         "box": preprocessing.box,
         "fit": preprocessing.fit,

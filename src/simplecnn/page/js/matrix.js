@@ -76,7 +76,7 @@ function matrix(data, heading, counts, run, open) {
     const note = items.length < count ? ` (${items.length} of them are on this page)` : "";
     images.replaceChildren(element("h3", {}, description + note), gallery(data, items, run, open));
   }
-  const names = data.classes;
+  const names = data.classes.slice(0, counts.length); // without outputs that are no class of the data
   return element("div", {}, heading && element("h3", {}, heading),
     element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "confusion matrix" }, element("table", { class: "matrix" },
       element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "true"), ...names.map((name) => element("th", { scope: "col", title: name }, shortName(name))), element("th", { scope: "col" }, "recall"))),
