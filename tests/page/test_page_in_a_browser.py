@@ -145,6 +145,61 @@ def test_receptive_fields_are_those_of_python(name, blank):
     assert len(cells) >= 3 and windows == expected
 
 
+def padded_chains() -> dict[str, nn.Module]:
+    """Chains in which padding is read by dilated kernels, or by nothing but padding."""
+    return {
+        "dilation": nn.Sequential(nn.Conv2d(1, 2, 3, padding=2, dilation=2)),
+        "two dilations": nn.Sequential(
+            nn.Conv2d(1, 2, 3, padding=1, dilation=2), nn.Conv2d(2, 2, 3, padding=2, dilation=2)
+        ),
+        "only padding": nn.Sequential(nn.Conv2d(1, 2, 1, padding=1), nn.ReLU()),
+    }
+
+
+@pytest.mark.parametrize("name", list(padded_chains()))
+def test_receptive_fields_at_the_border_are_those_of_python(name, blank):
+    network = padded_chains()[name]
+    fields = receptive_fields(network, (1, 8, 8))
+    description = network_data(network, (1, 8, 8))
+    for index, layer in enumerate(description["layers"], start=1):
+        field = fields[layer["name"]]
+        cells = [(row, column) for row in range(field.units[0]) for column in range(field.units[1])]
+        windows = blank.evaluate(
+            """([description, index, cells]) => {
+                const network = readNetwork(description);
+                const shapes = [[1, 8, 8], ...network.map((layer) => layer.shape)];
+                return cells.map(([row, column]) => {
+                    const [image] = receptiveField(network, shapes, index, row, column);
+                    return [image.rows, image.columns];
+                });
+            }""",
+            [description, index, cells],
+        )
+        assert windows == [[list(pair) for pair in field.clipped(cell)] for cell in cells]
+
+
+@pytest.mark.parametrize(
+    ("name", "cell", "expected"),
+    [
+        ("dilation", (0, 6), "receptive field is rows 0 to 2 and columns 4 to 6 (3 x 3 pixels)."),
+        ("only padding", (0, 1), "Its receptive field is only padding."),
+        ("only padding", (1, 2), "receptive field is rows 0 and columns 1 (1 x 1 pixels)."),
+    ],
+)
+def test_the_explanation_of_a_cell_at_the_border(name, cell, expected, blank):
+    text = blank.evaluate(
+        """([source, description, [row, column]]) => new Function("description", `${source};
+            setPalettes({signed: btoa("a".repeat(768))});
+            const network = readNetwork(description);
+            const image = {shape: [1, 8, 8], values: new Float32Array(64)};
+            const tensors = runNetwork(network, image), names = ["image", "conv", "relu"];
+            const [text] = explanation(network, tensors, names, 1, 0, ${row}, ${column}, null);
+            return text.textContent;`)(description)""",
+        [html.script("pointing"), network_data(padded_chains()[name], (1, 8, 8)), cell],
+    )
+    assert text.endswith(expected)
+
+
 @pytest.mark.parametrize("size", [(37, 90), (90, 61), (20, 30)])
 def test_preprocessing_of_files_equals_that_of_python(size, blank):
     image = np.random.default_rng(0).random(size, np.float32)

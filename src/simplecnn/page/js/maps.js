@@ -4,7 +4,7 @@ import { paintImage, paintTiles, scaleOf } from "./colors.js";
 import { element, fitted, shortName } from "./dom.js";
 import { runNetwork, softmax } from "./network.js";
 import { explanation } from "./pointing.js";
-import { receptiveField } from "./windows.js";
+import { isEmpty, receptiveField } from "./windows.js";
 
 const GAP = 2, MAP = 44, DOT = 11; // pixels: between maps, approximately per map, per unit of a dense layer
 const MAX_MAPS = 256;
@@ -77,7 +77,7 @@ export function networkView(network, classes, pointing, { explain, frame }) {
       if (!view.pixels || view.pixels.width !== canvas.width || view.pixels.height !== canvas.height) return;
       const context = canvas.getContext("2d");
       context.putImageData(view.pixels, 0, 0);
-      if (!window) return;
+      if (!window || isEmpty(window)) return;
       context.strokeStyle = FRAME;
       context.lineWidth = 2;
       const isWhole = size(window.rows) === rows && size(window.columns) === columns;
@@ -194,7 +194,7 @@ export function imageView(images) {
     context.imageSmoothingEnabled = false;
     context.clearRect(0, 0, canvas.width, canvas.height);
     context.drawImage(small, 0, 0, canvas.width, canvas.height);
-    if (!window) return;
+    if (!window || isEmpty(window)) return;
     context.strokeStyle = FRAME;
     context.lineWidth = 3;
     context.strokeRect(window.columns[0] * zoom + 1.5, window.rows[0] * zoom + 1.5,

@@ -2,7 +2,7 @@
 import { digits } from "./arrays.js";
 import { css } from "./colors.js";
 import { element, table } from "./dom.js";
-import { receptiveField, windowOf } from "./windows.js";
+import { isEmpty, receptiveField, windowOf } from "./windows.js";
 
 const MAX_TERMS = 6; // strongest inputs in the table
 
@@ -51,7 +51,7 @@ export function explanation(network, tensors, names, index, channel, row, column
   const span = ([first, last]) => (first === last ? `${first}` : `${first} to ${last}`);
   const size = (range) => range[1] - range[0] + 1;
   const isWhole = size(field.rows) === height && size(field.columns) === width;
-  const sentence = index === 0 ? "" : isWhole ? " Its receptive field is the whole image."
+  const sentence = index === 0 ? "" : isEmpty(field) ? " Its receptive field is only padding." : isWhole ? " Its receptive field is the whole image."
     : ` Inside the image, its receptive field is rows ${span(field.rows)} and columns ${span(field.columns)} (${size(field.rows)} x ${size(field.columns)} pixels).`;
   return [
     element("p", { class: "cell" }, element("b", {}, names[index]), `, ${cellName(tensor.shape, channel, row, column)}${name === null ? "" : ` (class ${name})`}: `,

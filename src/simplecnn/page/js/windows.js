@@ -22,17 +22,34 @@ export function windowOf(layer, axis, index, size) {
   }
 }
 
+/** The rows or columns of its input, without padding, that the rows or columns `outputs` of a layer read. */
+function inputsOf(layer, axis, outputs, size) {
+  const step = layer.kind === "convolution" ? layer.dilation[axis] : 1;
+  const inputs = new Set();
+  for (const output of outputs) {
+    const [first, last] = windowOf(layer, axis, output, size);
+    for (let i = first; i <= last; i += step) if (i >= 0 && i < size) inputs.add(i);
+  }
+  return [...inputs];
+}
+
 /**
  * The windows of cell (row, column) of tensor `index` in all tensors up to it; tensor 0 is the image.
- * A window is {rows: [first, last], columns: [first, last]}, clipped at the borders.
+ * A window is {rows: [first, last], columns: [first, last]}, without padding; [0, -1] if all is padding.
  */
 export function receptiveField(network, shapes, index, row, column) {
+  const ends = (used) => (used.length ? [Math.min(...used), Math.max(...used)] : [0, -1]);
   const windows = [{ rows: [row, row], columns: [column, column] }];
+  let used = [[row], [column]];
   for (let i = index; i > 0; i--) {
-    const layer = network[i - 1], [, height, width] = shapes[i - 1], [output] = windows;
-    const inputRange = (axis, [first, last], size) => [
-      Math.max(0, windowOf(layer, axis, first, size)[0]), Math.min(size - 1, windowOf(layer, axis, last, size)[1])];
-    windows.unshift({ rows: inputRange(0, output.rows, height), columns: inputRange(1, output.columns, width) });
+    const [, ...sizes] = shapes[i - 1];
+    used = used.map((outputs, axis) => inputsOf(network[i - 1], axis, outputs, sizes[axis]));
+    windows.unshift({ rows: ends(used[0]), columns: ends(used[1]) });
   }
   return windows;
+}
+
+/** Whether a window has no cells: only padding was read. */
+export function isEmpty({ rows, columns }) {
+  return rows[1] < rows[0] || columns[1] < columns[0];
 }
