@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
+from rendered_text import assert_text_fits
 
 from simplecnn.figures.receptive_field import (
     COLORS,
@@ -44,6 +45,17 @@ def boxes():
         LayerBoxes("pool3: size 22", {(0, 2): ((-7, 14), (9, 30))}, ((0, 27), (0, 27))),
     ]
     return boxes_figure(image, layers)
+
+
+@pytest.mark.parametrize(("size", "reach", "step"), [(28, 0, 4), (128, 0, 16), (128, 300, 128)])
+def test_ticks_of_large_images_do_not_overlap(size, reach, step):
+    box = (-reach, size - 1 + reach)
+    layer = LayerBoxes("conv", {(0, 0): (box, box)}, ((0, size - 1), (0, size - 1)))
+    figure = boxes_figure(np.zeros((size, size)), [layer])
+    (ax,) = figure.axes
+    for axis in (ax.xaxis, ax.yaxis):
+        assert axis.get_ticklocs().tolist() == list(range(0, size, step))
+        assert_text_fits(figure, axis.get_ticklabels())
 
 
 def test_boxes_lie_on_whole_pixels():

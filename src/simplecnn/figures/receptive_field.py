@@ -1,5 +1,6 @@
 """Receptive fields: boxes on an image, a comparison of layer chains, and effective fields."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -60,6 +61,10 @@ def boxes_figure(image: ArrayLike, layers: Sequence[LayerBoxes]) -> Figure:
     frame = tuple((0, n - 1) for n in image.shape)
     lines = zip(*(frame, *(box for layer in layers for box in layer.boxes.values())), strict=True)
     (top, bottom), (left, right) = ((min(a for a, _ in x), max(b for _, b in x)) for x in lines)
+    widest = max(bottom - top, right - left)
+    tick_step = 4 * 2 ** max(
+        0, math.ceil(math.log2(max(1, widest) / 40))
+    )  # about ten ticks at most
     num_columns = 2 if len(layers) == 4 else min(3, len(layers))
     num_rows = -(-len(layers) // num_columns)
     figure = style.new_figure(3.4 * num_columns, 3.8 * num_rows + 0.4)
@@ -77,8 +82,8 @@ def boxes_figure(image: ArrayLike, layers: Sequence[LayerBoxes]) -> Figure:
         visible[inside] = image[inside]
         style.tile(ax, visible, style.DIGIT, scale).set_zorder(2)
         ax.set(xlim=(left - 1.5, right + 1.5), ylim=(bottom + 1.5, top - 1.5))
-        ax.set_xticks(range(0, image.shape[1], 4))
-        ax.set_yticks(range(0, image.shape[0], 4))
+        ax.set_xticks(range(0, image.shape[1], tick_step))
+        ax.set_yticks(range(0, image.shape[0], tick_step))
         ax.tick_params(labelsize=NOTE)
         ax.set_title(layer.title, fontsize=LABEL)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3, fontsize=NOTE,
