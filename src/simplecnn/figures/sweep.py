@@ -18,6 +18,7 @@ from simplecnn.figures.raster import short_name
 PANEL_WIDTH, PANEL_HEIGHT = 3.6, 3.0  # inches
 LINES = tuple(zip(style.COLORS, "os^Dv*", strict=True))  # the markers also work in gray
 MAX_TICKS = 6  # an axis with more distinct values is labeled with round numbers instead
+MAX_LABELS = 8  # of more categories, only every second, third, … is labeled
 
 
 class _Scale:
@@ -31,7 +32,8 @@ class _Scale:
         if not all(isinstance(value, int | float) for value in values):
             self.positions = np.array([self.distinct.index(value) for value in values], float)
             self.is_logarithmic = False
-            self.ticks = [(float(i), _text(value)) for i, value in enumerate(self.distinct)]
+            named = [(float(i), _text(value)) for i, value in enumerate(self.distinct)]
+            self.ticks = named[:: math.ceil(len(named) / MAX_LABELS)]
             return
         self.positions = np.array(values, float)
         ticks = self.distinct = sorted(value for value in self.distinct if math.isfinite(value))
