@@ -86,6 +86,20 @@ def test_confusion_colors_mistakes_and_writes_recall_and_precision():
     assert {"95.7 %", "82.1 %"} <= set(texts)  # precision: 90 of 94, 46 of 56
 
 
+def test_confusion_of_many_classes_has_no_space_for_names():
+    counts = np.random.default_rng(0).integers(0, 9, (101, 101))
+    sizes = set()
+    for name in ("c", "one class of many, number "):
+        names = [f"{name}{i}" for i in range(101)]
+        figure = confusion_figure(counts, class_names=names)
+        assert_text_fits(figure)
+        assert not set(names) & set(words(figure))
+        sizes.add(figure.canvas.get_width_height())
+        image = figure.axes[0].images[1]
+        assert image.get_extent()[0] < 50  # pixels left of the matrix
+    assert len(sizes) == 1
+
+
 @pytest.mark.parametrize(
     "names", [DIGITS, CLOTHES, LONG, [f"class {i}" for i in range(100)], ["x", "y"]]
 )

@@ -10,6 +10,7 @@ from simplecnn.figures.raster import Mosaic, join, short_name, text_width
 from simplecnn.figures.style import COUNT, FAINT, SMALL, positive_scale
 
 MAX_NAMED = 100  # classes; more are drawn without their names
+TRUE = "true ↓"
 BAR = 180  # pixels; the length of a recall of 1
 
 
@@ -23,14 +24,14 @@ def confusion_figure(
     """
     num_classes = len(counts)
     names = [short_name(name) for name in class_names]
-    widest = max(map(text_width, names))
     has_names, has_counts = num_classes <= MAX_NAMED, num_classes <= 30
+    widest = max(map(text_width, names)) if has_names else 0
     # With names, a cell is at least as high as a line of text.
     cell = int(np.clip(900 // num_classes, 15 if has_names else 6, 52))
     if has_counts:
         cell = max(cell, 8 * len(str(counts.max())))
     rotated = widest > min(cell, 40)
-    left, header = widest + 32, (widest if rotated else 12) + 34
+    left, header = max(widest + 32, text_width(TRUE, SMALL) + 8), (widest if rotated else 12) + 34
     mistakes = counts * (1 - np.eye(num_classes, dtype=counts.dtype))
     row_sums, column_sums, correct = counts.sum(1), counts.sum(0), counts.diagonal()
     recall = correct / np.maximum(row_sums, 1)
@@ -67,7 +68,7 @@ def confusion_figure(
             mosaic.write(center, header + size + 16, _percent(precision[i]), size=SMALL,
                          ha="center", color=FAINT)  # fmt: skip
     mosaic.write(left, 10, "predicted →", size=SMALL, color=FAINT)
-    mosaic.write(left - 8, 10, "true ↓", size=SMALL, color=FAINT, ha="right")
+    mosaic.write(left - 8, 10, TRUE, size=SMALL, color=FAINT, ha="right")
     mosaic.write(bar_left, header - 8, "recall")
     if has_counts and cell >= 36:
         mosaic.write(bar_left, header + size + 16, "precision", color=FAINT)
