@@ -67,6 +67,16 @@ def test_curves_of_a_run_that_continues_with_shorter_epochs():
     assert loss["single batch"][:, 0].tolist() == [2.25, 3.25]
 
 
+@pytest.mark.parametrize("num_steps", [1, 2])
+def test_a_single_step_is_a_dot(num_steps):
+    steps = {"step": np.arange(1, num_steps + 1), "loss": np.ones(num_steps),
+             "lr": np.full(num_steps, 0.1)}  # fmt: skip
+    figure = curves_figure({"step": np.array([num_steps])}, steps, steps_per_epoch=num_steps)
+    loss, _, rate = figure.axes
+    markers = [line.get_marker() for ax in (loss, rate) for line in ax.lines]
+    assert markers == (["."] * 2 if num_steps == 1 else ["None"] * 2)
+
+
 def test_curves_of_a_run_without_validation():
     empty = np.zeros(0)
     epochs = {"step": np.array([3])}

@@ -49,8 +49,10 @@ def curves_figure(
     numbers = epochs.get("epoch", ends / steps_per_epoch)
     if len(steps["step"]):
         when = epochs_at(steps["step"], ends, numbers, steps_per_epoch)
-        loss.plot(when, steps["loss"], color="0.75", linewidth=0.7, label="single batch")
-        rate.plot(when, steps["lr"], color="black", linewidth=1.2)
+        marker = "." if len(when) == 1 else "None"  # a line needs two points
+        loss.plot(when, steps["loss"], marker=marker, color="0.75", linewidth=0.7,
+                  label="single batch")  # fmt: skip
+        rate.plot(when, steps["lr"], marker=marker, color="black", linewidth=1.2)
     after = epochs_at(ends, ends, numbers, steps_per_epoch)
     for stage, (name, color, line) in STAGES.items():
         for ax, metric, unit, spec in ((loss, "loss", 1, ".4f"), (accuracy, "acc", 100, ".2f")):
