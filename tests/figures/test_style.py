@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
+from rendered_text import assert_text_fits, drawn_texts
 
 from simplecnn.figures.confusion import confusion_figure
 from simplecnn.figures.raster import Mosaic, encode_png
@@ -103,3 +104,11 @@ def test_powers_of_ten_on_an_axis_are_math_text():
         encode_png(figure)
         labels = ax.get_yticklabels()
     assert all(label.get_parse_math() for label in labels)
+
+
+@pytest.mark.parametrize("height", [20, 45, 60, 200])
+def test_the_labels_of_a_color_bar_fit_beside_a_mosaic_of_any_height(height):
+    mosaic = Mosaic(60, height, title="a", colors=SIGNED, scale=signed_scale([0.5]), bar="weight")
+    texts = drawn_texts(mosaic.figure)
+    assert {t.get_text() for t in texts} == {"a", "weight", number(-0.5), "0", "0.5"}
+    assert_text_fits(mosaic.figure)

@@ -30,6 +30,7 @@ from simplecnn.figures.style import (
 )
 
 MARGIN, BAR = 14, 92  # pixels: margin on all sides, width of the color bar with its labels
+MIN_BAR = 40  # pixels; the smallest height of a color bar, for three labels
 HEADER = 62  # pixels; the height of a two-line title
 MIN_FOR_DOTS = 9  # smallest zoom, in pixels per value, at which dots fit
 MAX_NAME = 24  # characters of a class name
@@ -60,14 +61,15 @@ class Mosaic:
         self.colors, self.scale = colors, scale
         right = BAR if bar else MARGIN
         total_width = MARGIN + max(width + right, text_width(title, LABEL) + MARGIN)
-        total_height = HEADER + height + MARGIN
+        bar_height = max(MIN_BAR, min(height - 20, 360))  # its name is below it
+        total_height = HEADER + (max(height, bar_height + 20) if bar else height) + MARGIN
         self.figure: Figure = new_figure(total_width / DPI, total_height / DPI, fitted=False)
         self.ax: Axes = self.figure.add_axes((0, 0, 1, 1))
         self.ax.set_axis_off()
         self.ax.set(xlim=(-MARGIN, total_width - MARGIN), ylim=(total_height - HEADER, -HEADER))
         self.write(0, -HEADER + 10, title, size=LABEL, va="top")
         if bar and scale:
-            self._color_bar(width + 20, max(20, min(height - 20, 360)), scale, bar)
+            self._color_bar(width + 20, bar_height, scale, bar)
 
     def put(self, array: NDArray, x: float, y: float, zoom: int = 1) -> None:
         """Draw `array` (H, W) with its upper left corner at (x, y), `zoom` pixels per value.
