@@ -62,9 +62,8 @@ def boxes_figure(image: ArrayLike, layers: Sequence[LayerBoxes]) -> Figure:
     lines = zip(*(frame, *(box for layer in layers for box in layer.boxes.values())), strict=True)
     (top, bottom), (left, right) = ((min(a for a, _ in x), max(b for _, b in x)) for x in lines)
     widest = max(bottom - top, right - left)
-    tick_step = 4 * 2 ** max(
-        0, math.ceil(math.log2(max(1, widest) / 40))
-    )  # about ten ticks at most
+    num_doublings = math.ceil(math.log2(max(1, widest) / 40))
+    tick_step = 4 * 2 ** max(0, num_doublings)  # about ten ticks at most
     num_columns = 2 if len(layers) == 4 else min(3, len(layers))
     num_rows = -(-len(layers) // num_columns)
     figure = style.new_figure(3.4 * num_columns, 3.8 * num_rows + 0.4)
