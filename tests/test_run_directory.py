@@ -55,6 +55,13 @@ def test_a_folder_with_other_files_is_not_taken_for_a_run(tmp_path, monkeypatch)
     (tmp_path / "new" / ".hydra").mkdir(parents=True)  # by Hydra
     (tmp_path / "new" / "train.log").touch()
     assert RunDirectory.create("new", CONFIG).record["status"] == "running"
+    killed = RunDirectory("killed")  # before its first record
+    killed.lock()
+    (tmp_path / "killed" / "config.yaml").touch()
+    check_command_line("train", ["data=mnist_5k", "hydra.run.dir=killed"])
+    (tmp_path / "killed" / ".lock").unlink()
+    with pytest.raises(InputError, match="hydra.run.dir=killed already contains config.yaml"):
+        RunDirectory.create("killed", CONFIG)
 
 
 def test_a_checkpoint_may_be_named_as_in_the_run(tmp_path):

@@ -33,7 +33,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from simplecnn.atomic import atomic_write
 from simplecnn.checkpoint_file import check_checkpoint, find_damage
-from simplecnn.directories import RECORD, LockedDirectory, read_record, runs_below
+from simplecnn.directories import LOCK, RECORD, LockedDirectory, read_record, runs_below
 from simplecnn.errors import InputError, relative_path, reraise
 from simplecnn.old_runs import upgrade_config
 
@@ -122,8 +122,7 @@ class RunDirectory(LockedDirectory):
             raise InputError(
                 f"resume={path}: this run is finished. To train it further, type its command "
                 f"again with ckpt_path={relative_path(last or 'FILE')} "
-                f"{'ckpt_weights_only=true ' * is_fixed}and a larger trainer.max_epochs, in "
-                f"another directory."
+                f"{'ckpt_weights_only=true ' * is_fixed}and a larger trainer.max_epochs."
             )
         if directory.record.get("format") != FORMAT:
             raise InputError(
@@ -298,7 +297,8 @@ def raise_unless_new(path: Path) -> None:
         raise InputError(already_exists_message(path))
     files = path.iterdir() if path.is_dir() else ()
     others = sorted(f.name for f in files if not f.name.startswith(".") and f.suffix != ".log")
-    if others:
+    is_stale = others == [CONFIG] and (path / LOCK).exists()  # killed before its first record
+    if others and not is_stale:
         raise InputError(
             f"hydra.run.dir={relative_path(path)} already contains {', '.join(others[:3])}"
             f"{', …' if len(others) > 3 else ''}: a run needs a new directory of its own."
