@@ -24,7 +24,7 @@ class FeatureMaps(LayerCallback):
         images, labels = probe_images
         try:
             maps, logits = feature_maps(network_of(module), images)
-        except NotImplementedError:  # a LightningModule without forward, of several parts
+        except NotImplementedError:  # a LightningModule without forward
             return
         names = class_names(trainer, logits.shape[1])
         predictions = logits.argmax(1).cpu()

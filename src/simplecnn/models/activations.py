@@ -40,18 +40,9 @@ IN_PLACE = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__",
 
 
 def network_of(module: nn.Module) -> nn.Module:
-    """Return the network of a LightningModule.
-
-    It is its `network` attribute; if it has no `forward`, its only child with parameters; otherwise
-    the module itself.
-    """
-    network = getattr(module, "network", None)
-    if isinstance(network, nn.Module):
-        return network
-    if type(module).forward.__module__.startswith("pytorch_lightning."):  # not implemented
-        children = [child for child in module.children() if any(True for _ in child.parameters())]
-        return children[0] if len(children) == 1 else module
-    return module
+    """Return the network of a LightningModule: its `network` attribute, or the module itself."""
+    network = getattr(module, "network", module)
+    return network if isinstance(network, nn.Module) else module
 
 
 def convolutions(network: nn.Module) -> OrderedDict[str, nn.Conv2d]:
