@@ -5,6 +5,7 @@ Only `check_imported` and `prepare_data` import torch and Lightning.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import logging
 import os
@@ -31,6 +32,7 @@ from simplecnn.run_directory import RunDirectory, raise_unless_new
 from simplecnn.slurm import is_further_process, slurm_job, was_requeued
 from simplecnn.sweeps.plan import SweepPlan, plan_sweep, sweep_values
 
+WRITTEN = (".hydra", "checkpoints", "explain", "images", "predictions", "train", "val", "test")
 TRAIN = "train"  # the command whose jobs each write a run directory
 Request = Composed | SweepPlan | None
 
@@ -220,8 +222,12 @@ def _check_resume(path: str, overrides: Sequence[str]) -> None:
 
 
 def raise_if_links_lead_out(path: Path) -> None:
-    """Raise InputError if a run, which may be untrusted, has symbolic links to outside of it."""
-    for part in path.rglob("*"):
+    """Raise InputError if a run, which may be untrusted, has symbolic links to outside of it.
+
+    In the folders of other programs, to which simplecnn writes nothing, there may be some (wandb).
+    """
+    written = (path / name for name in WRITTEN)
+    for part in itertools.chain(path.iterdir(), *(folder.rglob("*") for folder in written)):
         if part.is_symlink() and not part.resolve().is_relative_to(path.resolve()):
             raise InputError(
                 f"{relative_path(part)} is a symbolic link out of the run: nothing is written "

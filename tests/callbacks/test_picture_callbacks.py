@@ -152,7 +152,8 @@ def test_a_picture_is_saved_before_the_next_one_is_drawn(tmp_path, monkeypatch):
     datamodule = Mock(spec=["probes"], probes=lambda: (torch.rand(2, 1, 6, 6), torch.arange(2)))
     trainer = Mock(datamodule=datamodule, current_epoch=1, global_step=8, loggers=[],
                    train_dataloader=None, val_dataloaders=None, fast_dev_run=False)  # fmt: skip
-    module = Mock(network=network, device="cpu", dtype=torch.float32)
+    module = pl.LightningModule()
+    module.network = network
     FeatureMaps(str(tmp_path)).save_pictures(trainer, module)
     assert saved == [[], ["maps_0_epoch=001_step=000008.png"]]
 

@@ -507,6 +507,9 @@ def test_a_run_with_a_symlink_out_of_it_is_not_resumed(tmp_path, monkeypatch):
         (run / file).write_text('{"format": 3}')
     (run / "images" / "inside").symlink_to(run / "run.json")
     check_command_line("train", ["resume=run"])
+    (run / "wandb").mkdir()
+    (run / "wandb" / "debug.log").symlink_to(tmp_path / "elsewhere")  # simplecnn writes none there
+    check_command_line("train", ["resume=run"])
     (run / "images" / "out").symlink_to(tmp_path / "elsewhere")
     (mistake,) = mistakes_of("resume=run")
     assert mistake == "run/images/out is a symbolic link out of the run: nothing is written there."

@@ -30,7 +30,7 @@ from simplecnn.inference.trained_run import TrainedRun
 from simplecnn.models.classifier import Classifier
 from simplecnn.run_directory import RunDirectory
 from simplecnn.training.loggers import next_logged_step, rewind
-from simplecnn.training.run import train
+from simplecnn.training.run import load_weights, train
 
 CALLBACKS = "pytorch_lightning.callbacks"
 LIGHTNING = [
@@ -237,6 +237,10 @@ def test_data_without_a_length_and_without_test_data(tmp_path):
         name for name in record["metrics"] if name.endswith("acc")
     }
     assert list((tmp_path / "a" / "images").glob("maps_conv1*.png"))
+    overrides.append("+trainer.limit_train_batches=1.0")  # the length is not known before the end
+    train(compose_run(tmp_path / "c", *overrides), tmp_path / "c")
+    assert record_of(tmp_path / "c")["num_epochs"] == 2
+    assert list((tmp_path / "c" / "images").glob("curves.png"))
     overrides = [f"data._target_={__name__}.TwoLoaders", NO_PICTURES]
     with pytest.raises(RunError, match="more validation loaders than the stages val/"):
         train(compose_run(tmp_path / "b", *overrides), tmp_path / "b")
@@ -443,6 +447,29 @@ class ForwardAroundNetwork(WithoutForward):
         return self.network((0.5 - images) * 4)
 
 
+class TwoOutputs(ForwardAroundNetwork):
+    def forward(self, images):
+        return self.network(images), images
+
+
+class LearnedLoss(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(10))
+
+    def forward(self, logits, labels):
+        return torch.nn.functional.cross_entropy(logits + self.weight, labels)
+
+
+class WithLearnedLoss(Classifier):
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.loss = LearnedLoss()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
 def train_custom(folder, name, monkeypatch):
     monkeypatch.setenv("SIMPLECNN_TARGETS", f"{__name__}.{name}")
     config = compose_run(folder, "trainer.max_epochs=1", "monitor=null", "test=false")
@@ -466,6 +493,24 @@ def test_a_network_is_all_that_forward_does(tmp_path, monkeypatch):
     with torch.no_grad():
         expected = network.network((0.5 - images) * 4)
     assert torch.equal(logits(network, images), expected)
+
+
+def test_figures_of_a_network_with_two_outputs_are_left_out(tmp_path, monkeypatch):
+    train_custom(tmp_path, "TwoOutputs", monkeypatch)
+    assert list((tmp_path / "images").glob("filters_*")) and not list(tmp_path.glob("*/maps_*"))
+
+
+def test_weights_of_a_loss_are_those_of_the_checkpoint(tmp_path, monkeypatch):
+    """Those of a CrossEntropyLoss are of the data; a learned loss is part of the model."""
+    monkeypatch.setenv("SIMPLECNN_TARGETS", f"{__name__}.WithLearnedLoss")
+    config = compose_run(tmp_path, NO_PICTURES, "trainer.max_epochs=1")
+    config["model"]["_target_"] = f"{__name__}.WithLearnedLoss"
+    train(config, tmp_path)
+    saved = checkpoint(tmp_path, "best")
+    module = WithLearnedLoss(**saved["hyper_parameters"])
+    load_weights(module, saved)
+    assert torch.equal(module.loss.weight, saved["state_dict"]["loss.weight"])
+    assert module.loss.weight.any()
 
 
 # Hooks.

@@ -1,6 +1,7 @@
 """Figures of the feature maps of the probe images."""
 
 from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
 
 from simplecnn.callbacks.image_callback import LayerCallback, Picture, Pictures
 from simplecnn.callbacks.probes import class_names, probes
@@ -25,6 +26,8 @@ class FeatureMaps(LayerCallback):
         try:
             maps, logits = feature_maps(network_of(module), images)
         except NotImplementedError:  # a LightningModule without forward
+            return
+        if not (isinstance(logits, Tensor) and logits.ndim == 2):  # but several outputs
             return
         names = class_names(trainer, logits.shape[1])
         predictions = logits.argmax(1).cpu()

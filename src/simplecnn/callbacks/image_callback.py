@@ -1,5 +1,6 @@
 """Base classes of callbacks that draw: when to draw, where pictures and their arrays go."""
 
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,8 @@ from simplecnn.figures.arrays import read_npz, write_npz
 from simplecnn.figures.raster import encode_png
 from simplecnn.figures.style import drawing
 from simplecnn.models.activations import network_of, select_convolutions
+
+UNKNOWN_STEPS = 1_000  # per epoch
 
 
 class Picture(NamedTuple):
@@ -107,7 +110,13 @@ def should_draw(trainer: Trainer) -> bool:
 
 
 def steps_per_epoch(trainer: Trainer) -> int:
-    """The number of steps per epoch, of all optimizers together, as the global step counts them."""
+    """The number of steps per epoch, of all optimizers together, as the global step counts them.
+
+    For data without a length, that of the finished epochs; a guess in the first one.
+    """
+    if math.isinf(trainer.num_training_batches):
+        num_epochs = trainer.current_epoch
+        return max(1, trainer.global_step // num_epochs) if num_epochs else UNKNOWN_STEPS
     steps = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
     return max(1, steps) * max(1, len(trainer.optimizers))
 

@@ -28,9 +28,9 @@ class Mistakes(ValidationCallback):
         self.number = number
         self.answers: dict[str, Tensor] = {}
         self._answers: list[dict[str, Tensor]] = []  # of the current pass, by batch
-        self._num_classes = 0
         self._worst: list[dict[str, Tensor]] = []  # the most confident mistakes of each batch
         self._shown: dict[str, Tensor] = {}  # those of the last pass, until drawn
+        self._num_classes = 0
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         return {"answers": self.answers, "shown": self._shown}
@@ -41,6 +41,7 @@ class Mistakes(ValidationCallback):
         self.validated_at = int(self.answers.get("step", -1))
 
     def add(self, logits: Tensor, images: Tensor, labels: Tensor) -> None:
+        self._num_classes = logits.shape[1]
         # Of equal logits, which bfloat16 often has, the first one is predicted, as by argmax.
         classes = logits.argsort(dim=1, descending=True, stable=True)[:, :2]
         probabilities = logits.float().softmax(1).gather(1, classes)
@@ -49,7 +50,6 @@ class Mistakes(ValidationCallback):
         confidence = torch.where(wrong, probabilities[:, 0], -1.0)
         worst = confidence.topk(min(self.number, len(labels))).indices
         num_before = sum(len(batch["wrong"]) for batch in self._answers)
-        self._num_classes = logits.shape[1]
         self._answers.append({"predictions": predictions.int(), "wrong": wrong})
         self._worst.append(
             {

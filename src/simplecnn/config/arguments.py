@@ -79,7 +79,8 @@ def _built_too_early(config: Config, targets: Mapping[str, Any]) -> Iterator[str
         return
     for name, needed in (("optimizer", "parameters"), ("scheduler", "optimizer")):
         key = f"model.{name}"
-        is_built = key in targets and not model[name].get("_partial_")
+        is_argument = key in targets and name in inspect.signature(target).parameters
+        is_built = is_argument and not model[name].get("_partial_")
         if is_built and model.get("_recursive_") is not False:
             yield (
                 f"{key}: simplecnn instantiates it without its {needed}, which only the module "

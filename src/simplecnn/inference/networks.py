@@ -51,25 +51,16 @@ def logits(network: nn.Module, images: Tensor, *, batch_size: int = BATCH_SIZE) 
 def load_network(path: Path) -> nn.Module:
     """Load the network from a checkpoint of a run, in evaluation mode on the CPU.
 
-    For a custom LightningModule, it is the module itself, or its `network` without a `forward`.
+    For a custom LightningModule, see `activations.network_of`.
     Raises InputError if the file cannot be loaded.
     """
     content = read_checkpoint(path)
     config = network_config(content, path)
     state = content["state_dict"]
     if config is None:
-        return _whole_network(_restore(_model_config(path), state, path))
+        return network_of(_restore(_model_config(path), state, path))
     weights = {n.removeprefix(PREFIX): value for n, value in state.items() if n.startswith(PREFIX)}
     return _restore(config, weights, path)
-
-
-def _whole_network(module: nn.Module) -> nn.Module:
-    """A custom module: what its `forward` does to the images or to the output of `network` counts.
-
-    Lightning's own `forward` is not implemented.
-    """
-    has_forward = not type(module).forward.__module__.startswith("pytorch_lightning.")
-    return module if has_forward else network_of(module)
 
 
 def untrained_network(path: Path, seed: int, image: Tensor) -> nn.Module:
@@ -79,7 +70,7 @@ def untrained_network(path: Path, seed: int, image: Tensor) -> nn.Module:
     """
     config = network_config(read_checkpoint(path), path)
     torch.manual_seed(seed)
-    network: nn.Module = build(config) if config else _whole_network(build(_model_config(path)))
+    network: nn.Module = build(config) if config else network_of(build(_model_config(path)))
     with torch.no_grad():
         network.eval()(image)
     return network.requires_grad_(False)

@@ -36,13 +36,20 @@ NON_LINEAR = {
     if hasattr(module, name)
 }
 
+# Where `forward` is not implemented, or only calls the network.
+FORWARDS = ("pytorch_lightning.", "simplecnn.models.classifier")
 IN_PLACE = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__ipow__"}
 
 
 def network_of(module: nn.Module) -> nn.Module:
-    """Return the network of a LightningModule: its `network` attribute, or the module itself."""
-    network = getattr(module, "network", module)
-    return network if isinstance(network, nn.Module) else module
+    """Return the network of a LightningModule: its `network` attribute, or the module itself.
+
+    It is the module itself too if it has a `forward` of its own, which may do more than its
+    `network`: standardize the images, or add a head.
+    """
+    network = getattr(module, "network", None)
+    is_custom = not type(module).forward.__module__.startswith(FORWARDS)
+    return network if isinstance(network, nn.Module) and not is_custom else module
 
 
 def convolutions(network: nn.Module) -> OrderedDict[str, nn.Conv2d]:

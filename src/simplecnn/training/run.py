@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 from simplecnn.callbacks.checkpoint import STATE, LastCheckpoint, end_reason
 from simplecnn.callbacks.progress import without_copies
@@ -43,7 +44,6 @@ from simplecnn.training.summary import (
 
 log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
-LOSS_WEIGHT = "loss.weight"  # the class weights in a Classifier's state dict
 
 
 def train(
@@ -351,12 +351,13 @@ class Run:
 def load_weights(module: pl.LightningModule, checkpoint: Config) -> None:
     """Load the weights of a checkpoint into a module. Raises RunError if they do not fit.
 
-    The class weights of the loss, `loss.weight`, are those of the module: the data may be others.
+    The class weights of a CrossEntropyLoss are those of the module: the data may be others.
     """
     module.on_load_checkpoint(dict(checkpoint))
-    weights = {k: v for k, v in checkpoint["state_dict"].items() if k != LOSS_WEIGHT}
-    if LOSS_WEIGHT in (own := module.state_dict()):
-        weights[LOSS_WEIGHT] = own[LOSS_WEIGHT]
+    weights = dict(checkpoint["state_dict"])
+    if isinstance(loss := getattr(module, "loss", None), nn.CrossEntropyLoss):
+        weights.pop("loss.weight", None)
+        weights |= loss.state_dict(prefix="loss.")
     try:
         module.load_state_dict(weights, strict=module.strict_loading)
     except RuntimeError as error:  # whose first line names only the class
