@@ -1,5 +1,6 @@
 """scripts/explain.py on run directories: the files it writes, its log and its errors."""
 
+import errno
 import json
 import logging
 import shutil
@@ -168,3 +169,20 @@ def test_findings_may_be_saved_by_several_processes_at_once(tmp_path):
         list(pool.map(save, range(100)))
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["a.json", "a.npz"]
+
+
+def test_findings_are_saved_though_another_process_was_faster_and_a_third_moved_its_results_away(
+    tmp_path, monkeypatch
+):
+    rename, refused = Path.rename, []
+
+    def rename_after_others(path: Path, target: Path) -> Path:
+        if path.name == "new" and len(refused) < 3:
+            refused.append(path)
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename_after_others)
+    Findings([], {"i": 1}, {"x": np.zeros(9)}, []).save(tmp_path, "a")
+    assert len(refused) == 3
+    assert json.loads((tmp_path / "a" / "a.json").read_text()) == {"i": 1}

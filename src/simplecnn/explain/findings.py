@@ -1,5 +1,6 @@
 """The results of one part of an explanation, and how they are saved: completely or not at all."""
 
+import errno
 import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -55,8 +56,9 @@ class Findings:
                 try:
                     new.rename(path)
                     break
-                except OSError:  # another process has put its results there in the meantime
-                    if attempt + 1 == MAX_ATTEMPTS or not path.exists():
+                except OSError as error:  # another process may have put its results there
+                    occupied = error.errno in (errno.ENOTEMPTY, errno.EEXIST)
+                    if not occupied or attempt + 1 == MAX_ATTEMPTS:
                         raise
         return path
 
