@@ -60,8 +60,13 @@ def reraise(message: str, kind: type[Exception] = InputError) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, or its type if the message is empty."""
+    """The first line of an exception's message, or its type if the message is empty.
+
+    A line that only announces the next one, as in errors of `load_state_dict`, is skipped.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        lines = lines[1:]
     return lines[0][:300] if lines else type(error).__name__
 
 

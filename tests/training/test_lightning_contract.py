@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import logging
 import math
 import re
 import time
@@ -447,6 +448,37 @@ class ForwardAroundNetwork(WithoutForward):
         return self.network((0.5 - images) * 4)
 
 
+class LateLayers(WithoutForward):
+    """Builds its layers in a hook; does not save the weights that it does not train."""
+
+    strict_loading = False
+
+    def __init__(self):
+        pl.LightningModule.__init__(self)
+        self.net = None
+
+    def configure_model(self):
+        if self.net is None:
+            self.net = WithoutForward().net
+            self.net[0].requires_grad_(False)
+
+    def forward(self, images):
+        return self.net((0.5 - images) * 4)
+
+    test_step = validation_step = lambda self, batch, batch_idx: None
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["state_dict"].pop("net.0.bias")
+
+
+class LateLayersOfSetup(LateLayers):
+    strict_loading = True
+    configure_model = WithoutForward.configure_model
+
+    def setup(self, stage):
+        LateLayers.configure_model(self)
+
+
 class TwoOutputs(ForwardAroundNetwork):
     def forward(self, images):
         return self.network(images), images
@@ -493,6 +525,25 @@ def test_a_network_is_all_that_forward_does(tmp_path, monkeypatch):
     with torch.no_grad():
         expected = network.network((0.5 - images) * 4)
     assert torch.equal(logits(network, images), expected)
+
+
+def test_layers_that_configure_model_builds_are_loaded(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    network = train_custom(tmp_path / "a", "LateLayers", monkeypatch)
+    saved = checkpoint(tmp_path / "a")["state_dict"]
+    assert saved and all(torch.equal(network.state_dict()[name], saved[name]) for name in saved)
+    assert len(network.state_dict()) == len(saved) + 1
+    assert record_of(tmp_path / "a")["num_parameters"] == 2 * 9 + 2 + 1352 * 10 + 10
+    assert "0 parameters" not in caplog.text
+    last = f"ckpt_path={tmp_path}/a/checkpoints/last.ckpt"
+    config = compose_run(tmp_path / "b", "monitor=null", "train=false", last)
+    config["model"] = {"_target_": f"{__name__}.LateLayers"}
+    train(config, tmp_path / "b")
+    assert record_of(tmp_path / "b")["status"] == "finished"
+    with pytest.raises(
+        InputError, match=r"do not fit its network: Unexpected key\(s\).*net.0.weight"
+    ):
+        train_custom(tmp_path / "c", "LateLayersOfSetup", monkeypatch)
 
 
 def test_figures_of_a_network_with_two_outputs_are_left_out(tmp_path, monkeypatch):

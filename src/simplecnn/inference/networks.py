@@ -7,7 +7,7 @@ and no more memory is allocated than the file's own size.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -70,7 +70,7 @@ def untrained_network(path: Path, seed: int, image: Tensor) -> nn.Module:
     """
     config = network_config(read_checkpoint(path), path)
     torch.manual_seed(seed)
-    network: nn.Module = build(config) if config else network_of(build(_model_config(path)))
+    network: nn.Module = build(config) if config else network_of(_configured(_model_config(path)))
     with torch.no_grad():
         network.eval()(image)
     return network.requires_grad_(False)
@@ -115,13 +115,13 @@ def _restore(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Pat
     """Build a module and load its weights, in float32 and in evaluation mode."""
     try:
         _check_size(config, weights)
-        module: nn.Module = build(config)
+        module = _configured(config)
         # The same memory format for every kind of file, for bit-identical logits.
         contiguous = {
             name: value.clone(memory_format=torch.contiguous_format)
             for name, value in weights.items()
         }
-        module.load_state_dict(contiguous, assign=True)
+        _load(module, contiguous)
     except InputError as error:
         raise InputError(f"{relative_path(path)}: {error}") from None
     except Exception as error:
@@ -137,9 +137,21 @@ def _check_size(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Non
             raise InputError(f"{name} is larger than its data in the file.")
     try:
         with torch.device("meta"):
-            module = build(config)
+            module = _configured(config)
     except InputError:
         raise
     except Exception:  # a custom class may need real tensors to be built
         return
-    module.load_state_dict(dict(weights), assign=True)
+    _load(module, weights)
+
+
+def _configured(config: Mapping[str, Any]) -> nn.Module:
+    """Build a network, or a LightningModule with the layers of its `configure_model`."""
+    module = build(config)
+    if hasattr(module, "configure_model"):
+        module.configure_model()
+    return cast(nn.Module, module)
+
+
+def _load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    module.load_state_dict(weights, strict=getattr(module, "strict_loading", True), assign=True)

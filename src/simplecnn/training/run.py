@@ -24,7 +24,7 @@ from simplecnn.config.process_state import restore_process_state
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
 from simplecnn.directories import RECORD, read_record
-from simplecnn.errors import InputError, RunError
+from simplecnn.errors import InputError, RunError, first_line
 from simplecnn.run_directory import RunDirectory, relative_path
 from simplecnn.signals import Interrupted, SignalHandler
 from simplecnn.slurm import requeue, slurm_job
@@ -168,6 +168,8 @@ class Run:
             self.directory.update()
         if config["test"]:
             self._test(module, datamodule, tested)
+        # Only now complete if `configure_model` or `setup` builds layers.
+        self.record["num_parameters"] = _num_parameters(module)
         if self.record["best"]:
             return float(self.record["best"]["value"])
         return self.record["metrics"].get(config["monitor"]) if config["monitor"] else None
@@ -217,7 +219,7 @@ class Run:
             self.record |= datamodule.record()
         accelerator = self.config["trainer"].get("accelerator", "auto")
         device, reason = device_and_reason(self.trainer, accelerator)
-        num_parameters = sum(p.numel() for p in module.parameters())
+        num_parameters = _num_parameters(module)
         class_names = getattr(datamodule, "class_names", None)
         self.directory.update(
             num_parameters=num_parameters,
@@ -226,7 +228,8 @@ class Run:
         )
         if self.directory.writes:
             log.info("directory    %s", relative_path(self.directory.path))
-            log.info("%s parameters on %s: %s", f"{num_parameters:,}", device, reason)
+            of_model = f"{num_parameters:,} parameters on " if num_parameters else ""
+            log.info("%s%s: %s", of_model, device, reason)
             saves = any(isinstance(c, LastCheckpoint | Checkpoint) for c in self.trainer.callbacks)
             if not saves and not self.trainer.fast_dev_run:
                 log.info("no checkpoints are saved: callbacks=[default,…] adds to the default ones")
@@ -353,6 +356,7 @@ def load_weights(module: pl.LightningModule, checkpoint: Config) -> None:
 
     The class weights of a CrossEntropyLoss are those of the module: the data may be others.
     """
+    module.configure_model()
     module.on_load_checkpoint(dict(checkpoint))
     weights = dict(checkpoint["state_dict"])
     if isinstance(loss := getattr(module, "loss", None), nn.CrossEntropyLoss):
@@ -360,9 +364,13 @@ def load_weights(module: pl.LightningModule, checkpoint: Config) -> None:
         weights |= loss.state_dict(prefix="loss.")
     try:
         module.load_state_dict(weights, strict=module.strict_loading)
-    except RuntimeError as error:  # whose first line names only the class
-        reason = " ".join(str(error).split("\n\t")[1:2]).rstrip(". ") or str(error)
+    except RuntimeError as error:
+        reason = first_line(error).rstrip(". ")
         raise RunError(f"The checkpoint has the weights of another model: {reason}.") from error
+
+
+def _num_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _rounded(metrics: Mapping[str, Any]) -> dict[str, float]:
