@@ -169,6 +169,9 @@ class TwoLoaders(Streams):
     def val_dataloader(self) -> Any:
         return [self.train_dataloader(), self.train_dataloader()]
 
+    def test_dataloader(self) -> Any:
+        return {"clean": self.train_dataloader(), "shifted": self.train_dataloader()}
+
 
 # Runs.
 
@@ -479,6 +482,14 @@ class LateLayersOfSetup(LateLayers):
         LateLayers.configure_model(self)
 
 
+class SeveralLoaders(ForwardAroundNetwork):
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        self.log("val/acc", float(dataloader_idx))  # Lightning appends the number of the loader
+
+    def test_step(self, batch, batch_idx, dataloader_idx=0):
+        self.log("test/acc", float(dataloader_idx))
+
+
 class TwoOutputs(ForwardAroundNetwork):
     def forward(self, images):
         return self.network(images), images
@@ -544,6 +555,20 @@ def test_layers_that_configure_model_builds_are_loaded(tmp_path, monkeypatch, ca
         InputError, match=r"do not fit its network: Unexpected key\(s\).*net.0.weight"
     ):
         train_custom(tmp_path / "c", "LateLayersOfSetup", monkeypatch)
+
+
+def test_a_custom_module_with_several_loaders(tmp_path, monkeypatch, caplog):
+    targets = f"{__name__}.SeveralLoaders,{__name__}.TwoLoaders"
+    monkeypatch.setenv("SIMPLECNN_TARGETS", targets)
+    monitor = "monitor=val/acc/dataloader_idx_1"
+    config = compose_run(tmp_path, f"data._target_={__name__}.TwoLoaders", NO_PICTURES, monitor)
+    config["model"] = {"_target_": f"{__name__}.SeveralLoaders"}
+    train(config, tmp_path)
+    assert record_of(tmp_path)["best"] == {"value": 1.0, "epoch": 1}
+    assert record_of(tmp_path)["metrics"]["test/acc/dataloader_idx_1"] == 1.0
+    evaluate(load(tmp_path), data=None)
+    warnings = [r.getMessage() for r in caplog.records if r.name.startswith("simplecnn")]
+    assert warnings == ["TwoLoaders has 2 test loaders: only the first is used."]
 
 
 def test_figures_of_a_network_with_two_outputs_are_left_out(tmp_path, monkeypatch):

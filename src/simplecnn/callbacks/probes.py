@@ -1,7 +1,5 @@
 """The probe images that figures show, one per class, and the names of the classes."""
 
-from typing import Any
-
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities.seed import isolate_rng
@@ -32,18 +30,14 @@ def probes(trainer: Trainer, module: LightningModule) -> tuple[Tensor, Tensor] |
 
 def class_names(trainer: Trainer, num_classes: int) -> tuple[str, ...]:
     """The class names of the data module or its data set, otherwise 0, 1, 2, …"""
-    # Not `or`, which calls len(): a loader of an IterableDataset has none.
-    loader = trainer.train_dataloader
-    loader = trainer.val_dataloaders if loader is None else loader
-    return shape.class_names(trainer.datamodule, loader, num_classes)
+    loaders = shape.all_loaders([trainer.train_dataloader, trainer.val_dataloaders])
+    return shape.class_names(trainer.datamodule, loaders[0] if loaders else None, num_classes)
 
 
 def _first_of_each_class(trainer: Trainer) -> tuple[Tensor, Tensor] | None:
-    loaders: Any = trainer.val_dataloaders
-    loaders = trainer.train_dataloader if loaders is None else loaders
-    loader = loaders[0] if isinstance(loaders, list) else loaders
+    loaders = shape.all_loaders([trainer.val_dataloaders, trainer.train_dataloader])
     first: dict[int, Tensor] = {}
-    for i, batch in enumerate(loader):
+    for i, batch in enumerate(loaders[0]):
         if not (isinstance(batch, list | tuple) and len(batch) == 2 and batch[0].ndim == 4):
             return None
         for image, label in zip(*batch, strict=True):

@@ -54,6 +54,16 @@ def set_up_training_data(datamodule: LightningDataModule) -> None:
     datamodule.setup("fit")
 
 
+def all_loaders(loaders: Any) -> list[Any]:
+    """The data loaders that a hook of a data module returns: none, one, or a collection."""
+    loaders = getattr(loaders, "iterables", loaders)  # of a CombinedLoader
+    if isinstance(loaders, dict):
+        loaders = list(loaders.values())
+    if isinstance(loaders, list | tuple):
+        return [loader for nested in loaders for loader in all_loaders(nested)]
+    return [] if loaders is None else [loaders]
+
+
 def class_names(datamodule: Any, loader: Any, num_classes: int) -> tuple[str, ...]:
     """Return the class names of a data module or its data set, or else 0, 1, 2, …"""
     dataset = getattr(loader, "dataset", None)

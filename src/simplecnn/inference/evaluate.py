@@ -20,7 +20,7 @@ from simplecnn.config.build import build
 from simplecnn.config.schema import ImageFolder, target_of
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule, has_test_images
-from simplecnn.data.shape import class_names
+from simplecnn.data.shape import all_loaders, class_names
 from simplecnn.errors import InputError, relative_path, reraise
 from simplecnn.figures.arrays import write_npz
 from simplecnn.figures.inference.reliability import reliability_figure
@@ -99,9 +99,11 @@ class TestData:
                 "The digits of MNIST 5k belong to the training set of MNIST: the network was "
                 "trained on most of these test images. data=mnist has others."
             )
-        loader = self.datamodule.test_dataloader()
-        self.loader = loader[0] if isinstance(loader, list) else loader
-        first = None if self.loader is None else next(iter(self.loader), None)
+        loaders = all_loaders(self.datamodule.test_dataloader())
+        if len(loaders) > 1:
+            log.warning(f"{self.name} has {len(loaders)} test loaders: only the first is used.")
+        self.loader: Any = loaders[0] if loaders else ()
+        first = next(iter(self.loader), None)
         if first is None:
             raise InputError(f"data: {self.name} has no test images.")
         if not (isinstance(first, list | tuple) and len(first) == 2):

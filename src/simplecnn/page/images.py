@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from simplecnn.data.shape import class_names
+from simplecnn.data.shape import all_loaders, class_names
 
 MAX_IMAGES = 10_000  # of the split, in the confusion matrix
 MAX_CLASSIFIED = 1_000  # by the network, if the run stored no predictions
@@ -46,10 +46,10 @@ def read_images(datamodule: LightningDataModule, num_classes: int | None) -> Ima
     """
     for split in ("val", "test", "train"):
         try:
-            loaders: Any = getattr(datamodule, f"{split}_dataloader")()
+            loaders = all_loaders(getattr(datamodule, f"{split}_dataloader")())
         except Exception:  # the data module has no such split, or has not loaded it
             continue
-        loader = loaders[0] if isinstance(loaders, list | tuple) and loaders else loaders
+        loader: Any = loaders[0] if loaders else None
         pixels: list[NDArray[np.uint8]] = []
         label_batches: list[NDArray[np.int64]] = []
         for images, labels in _batches(() if loader is None else loader):

@@ -5,6 +5,7 @@ import logging
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from simplecnn.config.spelling import did_you_mean
+from simplecnn.data.shape import all_loaders
 from simplecnn.errors import RunError
 
 log = logging.getLogger(__name__)
@@ -17,6 +18,8 @@ class MonitorCheck(Callback):
         self.monitor = monitor
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if len(all_loaders(trainer.val_dataloaders)) > 1:
+            return  # Lightning has no metrics of a sanity check with several loaders
         logged = _logged(trainer)
         is_expected = self.monitor.startswith("val") or did_you_mean(self.monitor, logged)
         if is_expected and self.monitor not in logged and trainer.is_global_zero:
