@@ -254,9 +254,25 @@ def test_a_file_that_is_missing_or_untrusted_is_named(parts):
         ("EMAWeightAveraging", "is not a full name: type its module too, as in torch.optim.SGD"),
         ("my_prts.Net", "there is no my_prts.py in .* Did you mean my_parts.py?"),
         ("simplecnn.SimpleCNN", "type simplecnn.models.simple_cnn.SimpleCNN$"),
-    ):
+        ("torch.optim.adam.Adam", "type torch.optim.Adam$"),
+        ("lightning.Trainer", "type pytorch_lightning.Trainer$"),
+        ("lightning.pytorch.loggers.csv_logs.CSVLogger",
+         "type pytorch_lightning.loggers.CSVLogger$"),
+    ):  # fmt: skip
         with pytest.raises(TargetNotAllowed, match=sentence):
             find_class(target)
+
+
+def test_a_module_of_the_package_lightning_is_told_where_to_import_from(parts):
+    advice = r"\. Import from pytorch_lightning instead of lightning\.$"
+    (parts / "broken_parts.py").write_text("from lightning import LightningModule")
+    with pytest.raises(InputError, match=f"No module named 'lightning'.*{advice}"):
+        find_class("broken_parts.Lit")
+    # As if the package were installed.
+    base = "type('LightningModule', (), {'__module__': 'lightning.pytorch.core.module'})"
+    (parts / "my_parts.py").write_text(f"class Lit({base}): pass")
+    with pytest.raises(InputError, match=f"subclass of pytorch_lightning.LightningModule{advice}"):
+        find_class("my_parts.Lit", "pytorch_lightning.LightningModule")
 
 
 def test_classes_below_the_working_directory_are_allowed(parts):

@@ -19,7 +19,7 @@ from simplecnn.config.build import HYDRA_KEYS, build, target_nodes
 from simplecnn.config.process_state import restore_process_state
 from simplecnn.config.schema import BUILT_IN, IMAGE_SIZE, Classifier, target_of
 from simplecnn.config.spelling import describe, show, unknown_key
-from simplecnn.config.targets import BASE_CLASSES, find_class, imported
+from simplecnn.config.targets import BASE_CLASSES, find_class, imported, other_lightning
 from simplecnn.errors import InputError, first_line, require_packages, reraise
 
 PASSED_BY_CODE = {  # arguments that simplecnn passes itself
@@ -59,7 +59,7 @@ def check_classes(config: Config) -> None:
         if base and isinstance(target, type) and not issubclass(target, imported(base)):
             mistakes.append(
                 f"{key}._target_: {node['_target_']} is not a subclass of {base}, which is "
-                f"required here."
+                f"required here.{other_lightning(target)}"
             )
         elif node["_target_"] not in BUILT_IN:  # those are checked by the schema
             mistakes += argument_mistakes(key, node, target)

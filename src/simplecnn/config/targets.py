@@ -6,6 +6,7 @@ A `_target_` can name any function of any package, and importing a module execut
 
 import importlib
 import os
+import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,6 +43,7 @@ BASE_CLASSES = {  # pattern of keys: the base class that is required there
     r"callbacks\.[^.]+": "pytorch_lightning.Callback",
     r"logger\.[^.]+": "pytorch_lightning.loggers.Logger",
 }
+OTHER_LIGHTNING = " Import from pytorch_lightning instead of lightning."
 
 
 class TargetNotAllowed(InputError):
@@ -85,6 +87,8 @@ def find_class(target: Any, base: str = "torch.nn.Module") -> Any:
         reason = first_line(error) if not near else "there is no such model"
         searched = f" Looked in {working_dir()} and in the installed packages."
         more = searched if isinstance(error, ModuleNotFoundError) else near
+        if getattr(error, "name", None) == "lightning":
+            more = OTHER_LIGHTNING
         raise InputError(
             f"{target} cannot be imported: {reason}{own_line(error)}.{more}"
         ) from error
@@ -101,9 +105,15 @@ def find_class(target: Any, base: str = "torch.nn.Module") -> Any:
             if not is_class:
                 message = f"{target} is not a class."
             elif not issubclass(target_class, imported(base)):
-                message = f"{target} is not a subclass of {base}."
+                message = f"{target} is not a subclass of {base}.{other_lightning(target_class)}"
         raise TargetNotAllowed(message)
     return target_class
+
+
+def other_lightning(target_class: type) -> str:
+    """The advice for a class of the package `lightning`, whose classes are not interchangeable."""
+    is_other = any(base.__module__.startswith("lightning.") for base in target_class.__mro__)
+    return OTHER_LIGHTNING if is_other else ""
 
 
 def _is_buildable(target_class: type, module_name: str) -> bool:
@@ -193,6 +203,14 @@ def not_allowed(target: Any) -> str:
             f"{show(target)} is not a full name: type its module too, as in torch.optim.SGD, "
             f"pytorch_lightning.callbacks.Timer, or nets.Residual for a class in nets.py."
         )
+    full = re.sub(r"^lightning(\.pytorch)?\.", "pytorch_lightning.", str(target))
+    for package in [*sorted(PACKAGES, reverse=True), "pytorch_lightning"]:
+        if full.startswith(f"{package}.") and name[:1].isupper() and module != package:
+            if is_allowed(f"{package}.{name}"):
+                return (
+                    f"{show(target)} is not a name that a configuration may use: type "
+                    f"{package}.{name}"
+                )
     file = _file_below_working_dir(module)
     if file is not None and _is_untrusted(file):
         return (
