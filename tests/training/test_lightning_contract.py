@@ -26,6 +26,7 @@ from simplecnn.checkpoint_file import read_checkpoint, write_checkpoint
 from simplecnn.config.arguments import check_classes
 from simplecnn.errors import InputError, RunError
 from simplecnn.inference.evaluate import add_result, evaluate
+from simplecnn.inference.export import export
 from simplecnn.inference.networks import load_network, logits
 from simplecnn.inference.trained_run import TrainedRun
 from simplecnn.models.classifier import Classifier
@@ -513,6 +514,17 @@ class WithLearnedLoss(Classifier):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+class Standardizes(Classifier):
+    """A subclass that does more than to call its network."""
+
+    def __init__(self, mean: float = 0.5, **arguments):
+        super().__init__(**arguments)
+        self.mean = mean
+
+    def forward(self, images):
+        return self.network((self.mean - images) * 4)
+
+
 def train_custom(folder, name, monkeypatch):
     monkeypatch.setenv("SIMPLECNN_TARGETS", f"{__name__}.{name}")
     config = compose_run(folder, "trainer.max_epochs=1", "monitor=null", "test=false")
@@ -569,6 +581,22 @@ def test_a_custom_module_with_several_loaders(tmp_path, monkeypatch, caplog):
     evaluate(load(tmp_path), data=None)
     warnings = [r.getMessage() for r in caplog.records if r.name.startswith("simplecnn")]
     assert warnings == ["TwoLoaders has 2 test loaders: only the first is used."]
+
+
+def test_a_subclass_of_classifier_is_evaluated_by_its_forward(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIMPLECNN_TARGETS", f"{__name__}.Standardizes")
+    config = compose_run(tmp_path, NO_PICTURES)
+    config["model"] |= {"_target_": f"{__name__}.Standardizes", "mean": 0.3}
+    config["model"]["network"]["in_channels"] = None  # taken from the data
+    train(config, tmp_path)
+    run = load(tmp_path)
+    assert run.network.mean == 0.3
+    evaluate(run, data=None)
+    (evaluated,) = json.loads((tmp_path / "evaluation.json").read_text()).values()
+    assert evaluated["loss"] == pytest.approx(run.metrics["test/loss"], abs=1e-5)
+    with pytest.raises(InputError, match="safetensors export requires a Classifier"):
+        export(run, tmp_path / "a.safetensors")
+    assert export(run, tmp_path / "a.pt2", "torch_export")["checked"]["num_images"] == 1000
 
 
 def test_figures_of_a_network_with_two_outputs_are_left_out(tmp_path, monkeypatch):

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from simplecnn.checkpoint_file import read_checkpoint
 from simplecnn.config.build import build
+from simplecnn.config.schema import Classifier, target_of
+from simplecnn.config.targets import find_class
 from simplecnn.errors import InputError, first_line, relative_path
-from simplecnn.models.activations import evaluation_mode, network_of
+from simplecnn.models.activations import FORWARDS, evaluation_mode, network_of
 from simplecnn.old_runs import upgrade_hyper_parameters, upgrade_network
 from simplecnn.run_directory import RunDirectory
 
@@ -58,7 +60,7 @@ def load_network(path: Path) -> nn.Module:
     config = network_config(content, path)
     state = content["state_dict"]
     if config is None:
-        return network_of(_restore(_model_config(path), state, path))
+        return network_of(_restore(_model_config(path, content), state, path))
     weights = {n.removeprefix(PREFIX): value for n, value in state.items() if n.startswith(PREFIX)}
     return _restore(config, weights, path)
 
@@ -68,18 +70,34 @@ def untrained_network(path: Path, seed: int, image: Tensor) -> nn.Module:
 
     image: (1, C, H, W), passed through the network to initialize lazy layers.
     """
-    config = network_config(read_checkpoint(path), path)
+    content = read_checkpoint(path)
+    config = network_config(content, path)
     torch.manual_seed(seed)
-    network: nn.Module = build(config) if config else network_of(_configured(_model_config(path)))
+    network = build(config) if config else network_of(_configured(_model_config(path, content)))
     with torch.no_grad():
         network.eval()(image)
-    return network.requires_grad_(False)
+    return cast(nn.Module, network.requires_grad_(False))
 
 
 def network_config(content: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
-    """The configuration of a Classifier's network; None for any other LightningModule."""
+    """The configuration of a Classifier's network.
+
+    None for any other LightningModule, and for a subclass with a `forward` of its own.
+    """
     config = upgrade_hyper_parameters(content, path).get("network")
-    return dict(config) if isinstance(config, Mapping) and "_target_" in config else None
+    if not isinstance(config, Mapping) or "_target_" not in config or _has_own_forward(path):
+        return None
+    return dict(config)
+
+
+def _has_own_forward(path: Path) -> bool:
+    """Whether the LightningModule of a checkpoint's run does more than to call its network."""
+    config_file = path.absolute().parent.parent / "config.yaml"
+    target = _model_config(path, {}).get("_target_") if config_file.is_file() else None
+    if target in (None, target_of(Classifier)):
+        return False
+    module_class = find_class(target, "pytorch_lightning.LightningModule")
+    return not module_class.forward.__module__.startswith(FORWARDS)
 
 
 def load_safetensors(path: Path) -> nn.Module:
@@ -99,8 +117,11 @@ def load_safetensors(path: Path) -> nn.Module:
     return _restore(config, weights, path)
 
 
-def _model_config(path: Path) -> dict[str, Any]:
-    """The `model` configuration of the run that a checkpoint belongs to."""
+def _model_config(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The `model` configuration of the run that a checkpoint belongs to.
+
+    Of a Classifier, with the arguments that its data determined.
+    """
     directory = RunDirectory(path.absolute().parent.parent)
     if not (directory.path / "config.yaml").is_file():
         raise InputError(
@@ -108,7 +129,8 @@ def _model_config(path: Path) -> dict[str, Any]:
             f"config.yaml of its run is not beside it."
         )
     model: dict[str, Any] = directory.config()["model"]
-    return model
+    hyper_parameters = content.get("hyper_parameters") or {}
+    return {**model, **(hyper_parameters if "network" in hyper_parameters else {})}
 
 
 def _restore(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> nn.Module:
