@@ -1,5 +1,6 @@
 """scripts/explain.py on run directories: the files it writes, its log and its errors."""
 
+import dataclasses
 import errno
 import json
 import logging
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from subjects import digit_subject
+from torch import nn
 
 from simplecnn.config.composition import compose_config
 from simplecnn.errors import InputError
@@ -51,6 +54,22 @@ def test_all_parts_of_a_run(finished_run, tmp_path, caplog):
     assert not (folder / "robustness" / "old.png").exists()
     assert (folder / "channels" / "channels.json").stat().st_mtime_ns == stamp
     assert {p.name for p in folder.iterdir()} == set(PARTS)
+
+
+def test_parts_that_need_convolutions_are_skipped(
+    finished_run, bundled, tmp_path, monkeypatch, caplog
+):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).requires_grad_(False)
+    subject = dataclasses.replace(digit_subject(bundled), network=network)
+    monkeypatch.setattr("simplecnn.explain.subject.load_subject", lambda *_, **__: subject)
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    with caplog.at_level(logging.INFO):
+        folder = explain(config(f"run={run}"))
+    assert {p.name for p in folder.iterdir()} == {"translation", "robustness", "embedding"}
+    skipped = [r.message for r in caplog.records if "skipped" in r.message]
+    assert [s.split()[1] for s in skipped] == ["channels:", "attribution:", "claims:"]
+    with pytest.raises(InputError, match="^channels: Sequential has no 2-D convolution"):
+        explain(config(f"run={run}", "parts=channels"))
 
 
 def test_several_runs_are_compared(finished_run, tmp_path, caplog):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simplecnn.errors import InputError
-from simplecnn.explain.findings import Findings, rounded
+from simplecnn.explain.findings import Findings, NotApplicable, rounded
 from simplecnn.explain.subject import Subject
 from simplecnn.figures.explain.attribution import attribution_figure
 from simplecnn.figures.raster import short_name
@@ -224,7 +224,7 @@ def grad_cam_layer(network: nn.Module, image: Tensor) -> str:
     maps, _ = feature_maps(network, image)
     names = [n for n in convolutions(network) if n in maps and maps[n][0, 0].numel() > 1]
     if not names:
-        raise InputError(
+        raise NotApplicable(
             "attribution: Grad-CAM needs a convolution whose feature map is larger than 1 x 1, "
             "and this network has none."
         )

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from simplecnn.errors import InputError
-from simplecnn.explain.findings import Figures, Findings, rounded
+from simplecnn.explain.findings import Figures, Findings, NotApplicable, rounded
 from simplecnn.explain.subject import Subject
 from simplecnn.figures.explain.channel_cards import Channel, Patch, card_figure, index_figure
 from simplecnn.inference.networks import BATCH_SIZE, logits
@@ -49,7 +48,7 @@ def channel_cards(
     network, names = subject.network, subject.class_names
     selected = select_convolutions(network, layers)
     if not selected:
-        raise InputError(f"channels: {type(network).__name__} has no 2-D convolution.")
+        raise NotApplicable(f"channels: {type(network).__name__} has no 2-D convolution.")
     field_by_layer = layer_fields(network, tuple(subject.images.shape[1:]))
     layer_names = [name for name in selected if name in field_by_layer]
     images, labels = subject.sample(num_images, seed=seed)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simplecnn.convolution.definition import conv2d
-from simplecnn.errors import InputError
 from simplecnn.explain.channel_cards import layer_fields
+from simplecnn.explain.findings import NotApplicable
 from simplecnn.explain.subject import Subject
 from simplecnn.explain.translation import (
     NEAR,
@@ -38,7 +38,7 @@ def gather(subject: Subject, *, num_images: int, seed: int) -> Evidence:
     images, labels = subject.sample(num_images, seed=seed)
     network, few = subject.network, images[:64]
     if not convolutions(network):
-        raise InputError("claims: this network has no 2-D convolution to judge.")
+        raise NotApplicable("claims: this network has no 2-D convolution to judge.")
     accuracy = float((logits(network, images).argmax(1) == labels).float().mean())
     theoretical = receptive_fields(network, tuple(images.shape[1:]))
     effective = effective_fields(network, few)

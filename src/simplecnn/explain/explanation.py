@@ -73,6 +73,7 @@ def explain(config: Config) -> Path:
     runs, parts, folder = plan(config)
     # Imported only now: these import torch, and the plan reports mistakes without it.
     from simplecnn.console import configure_lightning_logging
+    from simplecnn.explain.findings import NotApplicable
     from simplecnn.explain.subject import Subject, load_subject
     from simplecnn.figures.style import drawing
     from simplecnn.inference.trained_run import TrainedRun
@@ -100,9 +101,15 @@ def explain(config: Config) -> Path:
         name, compares = PARTS[part]
         function = getattr(import_module(f"simplecnn.explain.{name}"), name)
         with drawing(ink=first.ink):
-            findings = function(
-                subjects if compares else first, **config[part], seed=config["seed"]
-            )
+            try:
+                findings = function(
+                    subjects if compares else first, **config[part], seed=config["seed"]
+                )
+            except NotApplicable as error:
+                if config["parts"] != "all":
+                    raise
+                log.info("\nskipped      %s", error)
+                continue
             findings.save(folder, part)
         seconds = time.perf_counter() - start
         log.info("\n%s   %.1f s   %s", part, seconds, relative_path(folder / part))

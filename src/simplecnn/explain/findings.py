@@ -13,10 +13,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from simplecnn.errors import InputError
 from simplecnn.figures.raster import encode_png
 
 Figures = Iterable[tuple[str, Figure]]
 MAX_ATTEMPTS = 100  # to replace the results, while other processes do so too
+
+
+class NotApplicable(InputError):
+    """A part cannot explain networks of this kind; parts=all leaves it out."""
 
 
 @dataclass(frozen=True)
