@@ -3,8 +3,9 @@
 import pytest
 import torch
 from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from simplecnn.data.shape import DataShape, data_shape
+from simplecnn.data.shape import DataShape, class_names, data_shape, known_class_names
 from simplecnn.errors import InputError
 
 IMAGES, LABELS = torch.zeros(4, 3, 6, 8), torch.tensor([0, 1, 4, 2])
@@ -22,6 +23,19 @@ class Batches(LightningDataModule):
 def test_the_shape_is_inferred_from_all_training_batches():
     expected = DataShape(in_channels=3, height=6, width=8, num_classes=6)
     assert data_shape(Batches((IMAGES, LABELS), (IMAGES, LABELS + 1))) == expected
+
+
+def test_classes_of_the_data_set_of_a_subset():
+    dataset = TensorDataset(IMAGES, LABELS)
+    dataset.classes = ["a", "b", "c", "d", "e", "f", "g"]
+    loader = DataLoader(Subset(Subset(dataset, [0, 1]), [0]), batch_size=1)
+    module = Batches()
+    module.train_dataloader = lambda: loader
+    assert data_shape(module) == DataShape(3, 6, 8, num_classes=7)
+    assert known_class_names(module, loader) == tuple("abcdefg")
+    assert class_names(module, loader, 7) == tuple("abcdefg")
+    assert class_names(module, loader, 2) == ("0", "1")
+    assert known_class_names(module, None) is None
 
 
 @pytest.mark.parametrize(

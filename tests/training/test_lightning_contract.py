@@ -151,6 +151,8 @@ class Saves(Classifier):
 
 
 class Stream(torch.utils.data.IterableDataset):
+    classes = tuple("abcdefghij")
+
     def __iter__(self) -> Any:
         return ((torch.rand(1, 28, 28), i % 10) for i in range(160))
 
@@ -578,6 +580,7 @@ def test_a_custom_module_with_several_loaders(tmp_path, monkeypatch, caplog):
     train(config, tmp_path)
     assert record_of(tmp_path)["best"] == {"value": 1.0, "epoch": 1}
     assert record_of(tmp_path)["metrics"]["test/acc/dataloader_idx_1"] == 1.0
+    assert record_of(tmp_path)["class_names"] == list("abcdefghij")
     evaluate(load(tmp_path), data=None)
     warnings = [r.getMessage() for r in caplog.records if r.name.startswith("simplecnn")]
     assert warnings == ["TwoLoaders has 2 test loaders: only the first is used."]

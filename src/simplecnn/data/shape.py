@@ -40,7 +40,7 @@ def data_shape(datamodule: LightningDataModule) -> DataShape:
     if shape is None or num_classes is None:
         set_up_training_data(datamodule)
         loader: Any = datamodule.train_dataloader()
-        num_classes = num_classes or _num_classes(getattr(loader, "dataset", None))
+        num_classes = num_classes or _num_classes(_dataset(loader))
         with isolate_rng():  # shuffling here must not change the run
             shape, num_classes = _from_batches(loader, num_classes)
     channels, height, width = shape
@@ -66,13 +66,26 @@ def all_loaders(loaders: Any) -> list[Any]:
 
 def class_names(datamodule: Any, loader: Any, num_classes: int) -> tuple[str, ...]:
     """Return the class names of a data module or its data set, or else 0, 1, 2, …"""
-    dataset = getattr(loader, "dataset", None)
+    names = known_class_names(datamodule, loader) or ()
+    return names if len(names) == num_classes else tuple(map(str, range(num_classes)))
+
+
+def known_class_names(datamodule: Any, loader: Any) -> tuple[str, ...] | None:
+    """Return the class names of a data module or its data set, or None if they have none."""
     for source, attribute in ((datamodule, "class_names"), (datamodule, "classes"),
-                              (dataset, "classes")):  # fmt: skip
+                              (_dataset(loader), "classes")):  # fmt: skip
         names = getattr(source, attribute, None)
-        if isinstance(names, list | tuple) and len(names) == num_classes:
+        if names and isinstance(names, list | tuple):
             return tuple(map(str, names))
-    return tuple(map(str, range(num_classes)))
+    return None
+
+
+def _dataset(loader: Any) -> Any:
+    """The data set of a loader, or that of which it is a `Subset`."""
+    dataset: Any = getattr(loader, "dataset", None)
+    while hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    return dataset
 
 
 def _num_classes(source: Any) -> int | None:

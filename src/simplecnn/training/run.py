@@ -23,6 +23,7 @@ from simplecnn.config.build import build
 from simplecnn.config.process_state import restore_process_state
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
+from simplecnn.data.shape import all_loaders, known_class_names
 from simplecnn.directories import RECORD, read_record
 from simplecnn.errors import InputError, RunError, first_line
 from simplecnn.run_directory import RunDirectory, relative_path
@@ -168,8 +169,11 @@ class Run:
             self.directory.update()
         if config["test"]:
             self._test(module, datamodule, tested)
-        # Only now complete if `configure_model` or `setup` builds layers.
+        # Hooks of a custom module may build layers; a custom data module may name no classes.
         self.record["num_parameters"] = _num_parameters(module)
+        loaders = all_loaders([self.trainer.train_dataloader, self.trainer.test_dataloaders])
+        names = known_class_names(datamodule, loaders[0] if loaders else None)
+        self.record["class_names"] = names and list(names)
         if self.record["best"]:
             return float(self.record["best"]["value"])
         return self.record["metrics"].get(config["monitor"]) if config["monitor"] else None
@@ -220,7 +224,7 @@ class Run:
         accelerator = self.config["trainer"].get("accelerator", "auto")
         device, reason = device_and_reason(self.trainer, accelerator)
         num_parameters = _num_parameters(module)
-        class_names = getattr(datamodule, "class_names", None)
+        class_names = known_class_names(datamodule, None)
         self.directory.update(
             num_parameters=num_parameters,
             class_names=list(class_names) if class_names else None,
