@@ -360,6 +360,8 @@ def test_short_names_are_unique():
     assert sweep.short_names(["model.optimizer.lr", "data.batch_size", "model/optimizer"]) == {
         "model.optimizer.lr": "lr", "data.batch_size": "batch_size", "model/optimizer": "optimizer",
     }  # fmt: skip
+    keys = ["model.network._target_", "model.network.hidden"]
+    assert list(sweep.short_names(keys).values()) == ["network", "hidden"]
     assert sweep.short_names(["a.lr", "b.lr"]) == {"a.lr": "a.lr", "b.lr": "b.lr"}
 
 

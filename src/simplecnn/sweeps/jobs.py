@@ -222,8 +222,13 @@ def seed_groups(jobs: Sequence[Job]) -> list[list[Job]]:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Map each key to its last part, as `lr`, or to the whole key if two keys share that part."""
-    last_parts = {key: key.replace("/", ".").rpartition(".")[2] for key in keys}
+    """Map each key to its last part, as `lr`, or to the whole key if two keys share that part.
+
+    A `_target_` is named by its parent: it says little, and matplotlib hides labels with a leading
+    underscore from legends.
+    """
+    plain = {key: key.replace("/", ".").removesuffix("._target_") for key in keys}
+    last_parts = {key: name.rpartition(".")[2] for key, name in plain.items()}
     names = list(last_parts.values())
     return {key: name if names.count(name) == 1 else key for key, name in last_parts.items()}
 
