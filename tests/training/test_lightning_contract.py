@@ -153,8 +153,12 @@ class Saves(Classifier):
 class Stream(torch.utils.data.IterableDataset):
     classes = tuple("abcdefghij")
 
+    def __init__(self, label: int | None = None) -> None:
+        self.label = label
+
     def __iter__(self) -> Any:
-        return ((torch.rand(1, 28, 28), i % 10) for i in range(160))
+        for i in range(160):
+            yield torch.rand(1, 28, 28), i % 10 if self.label is None else self.label
 
 
 class Streams(pl.LightningDataModule):
@@ -169,11 +173,16 @@ class Streams(pl.LightningDataModule):
 
 
 class TwoLoaders(Streams):
+    """Trains on the label 3; the second loader of validation and test has the label 4."""
+
+    def train_dataloader(self) -> Any:
+        return torch.utils.data.DataLoader(Stream(3), batch_size=20)
+
     def val_dataloader(self) -> Any:
-        return [self.train_dataloader(), self.train_dataloader()]
+        return [self.train_dataloader(), torch.utils.data.DataLoader(Stream(4), batch_size=20)]
 
     def test_dataloader(self) -> Any:
-        return {"clean": self.train_dataloader(), "shifted": self.train_dataloader()}
+        return dict(zip(("same", "other"), self.val_dataloader(), strict=True))
 
 
 # Runs.
@@ -248,9 +257,19 @@ def test_data_without_a_length_and_without_test_data(tmp_path):
     train(compose_run(tmp_path / "c", *overrides), tmp_path / "c")
     assert record_of(tmp_path / "c")["num_epochs"] == 2
     assert list((tmp_path / "c" / "images").glob("curves.png"))
-    overrides = [f"data._target_={__name__}.TwoLoaders", NO_PICTURES]
-    with pytest.raises(RunError, match="more validation loaders than the stages val/"):
-        train(compose_run(tmp_path / "b", *overrides), tmp_path / "b")
+
+
+def test_each_loader_has_metrics_of_its_own(tmp_path):
+    monitor = "monitor=val/dataloader_idx_1/acc"
+    config = compose_run(tmp_path, f"data._target_={__name__}.TwoLoaders", NO_PICTURES, monitor)
+    train(config, tmp_path)
+    record = record_of(tmp_path)
+    expected = {f"{stage}/{loader}{name}" for stage in ("val", "test")
+                for loader in ("", "dataloader_idx_1/") for name in ("loss", "acc")}  # fmt: skip
+    assert expected <= record["metrics"].keys()
+    assert record["metrics"]["test/acc"] == 1 and record["best"] == {"value": 0.0, "epoch": 1}
+    rows = rows_of(tmp_path / "metrics.csv", "val/dataloader_idx_1/acc")
+    assert list(rows.values()) == [0.0, 0.0]
 
 
 class Named(Classifier):

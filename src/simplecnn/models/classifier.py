@@ -11,7 +11,6 @@ from torchmetrics import Metric, MetricCollection
 
 from simplecnn.config.build import build
 from simplecnn.config.targets import find_class
-from simplecnn.errors import RunError
 from simplecnn.models.metrics import LossAndAccuracy, MacroAccuracy
 
 Config = Mapping[str, Any]
@@ -28,8 +27,8 @@ class Classifier(pl.LightningModule):
     `Classifier.load_from_checkpoint(path)`.
 
     Loss and accuracy (`acc`, 0 to 1) are logged once per epoch, as `train/loss`, `val/acc` and so
-    on. Subclasses may assign another `self.loss`, a module called with (logits, labels), and add
-    metrics in `configure_metrics`.
+    on; those of a second data loader as `val/dataloader_idx_1/loss`. Subclasses may assign another
+    `self.loss`, a module called with (logits, labels), and add metrics in `configure_metrics`.
 
     Args:
         scheduler_interval: step the scheduler every `epoch` or every `step`.
@@ -60,17 +59,21 @@ class Classifier(pl.LightningModule):
             self.network.compile(mode=None if compile is True else compile)
         weight = None if class_weights is None else torch.tensor(class_weights).float()
         self.loss: nn.Module = nn.CrossEntropyLoss(weight, label_smoothing=label_smoothing)
-        self.loss_and_accuracy: Any = nn.ModuleDict({stage: LossAndAccuracy() for stage in STAGES})
+        self.loss_and_accuracy: Any = nn.ModuleDict()
         self.metrics: Any = nn.ModuleDict()
         for stage in STAGES:
-            metrics: dict[str, Any] = self.configure_metrics()
-            if class_weights is not None:
-                metrics["macro_acc"] = MacroAccuracy(len(class_weights))
-            self.metrics[stage] = MetricCollection(metrics, compute_groups=False)
+            self._add_metrics(stage)
 
     def configure_metrics(self) -> dict[str, Metric]:
         """Return additional metrics of (logits, labels) by name; called once per stage."""
         return {}
+
+    def _add_metrics(self, stage: str) -> None:
+        metrics: dict[str, Any] = self.configure_metrics()
+        if (class_weights := self.hparams["class_weights"]) is not None:
+            metrics["macro_acc"] = MacroAccuracy(len(class_weights))
+        self.loss_and_accuracy[stage] = LossAndAccuracy().to(self.device)
+        self.metrics[stage] = MetricCollection(metrics, compute_groups=False).to(self.device)
 
     def setup(self, stage: str) -> None:
         # Spawned processes share the memory of the initial metric states: reset allocates new ones.
@@ -98,17 +101,22 @@ class Classifier(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return the logits (N, num_classes), which callbacks receive."""
-        stages = self._validation_stages()
-        if dataloader_idx >= len(stages):
-            raise RunError(
-                f"The data module has more validation loaders than the stages {', '.join(stages)} "
-                f"that Classifier logs: return a single loader, or write a custom LightningModule."
-            )
-        _, logits = self._step(batch, stages[dataloader_idx])
+        # The data modules of simplecnn may serve the test set as the second loader.
+        names = getattr(self.trainer.datamodule, "validation_stages", ("val",))
+        _, logits = self._step(batch, self._stage(names, dataloader_idx))
         return logits
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, "test/")
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._step(batch, self._stage(("test",), dataloader_idx))
+
+    def _stage(self, names: Sequence[str], dataloader_idx: int) -> str:
+        """The stage of a loader: that of its name, or of its number if there are fewer names."""
+        if dataloader_idx < len(names):
+            return f"{names[dataloader_idx]}/"
+        stage = f"{names[0]}/dataloader_idx_{dataloader_idx}/"
+        if stage not in self.metrics:
+            self._add_metrics(stage)
+        return stage
 
     def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
         images, labels = batch
@@ -120,29 +128,24 @@ class Classifier(pl.LightningModule):
         self.metrics[stage].update(logits, labels)
         return loss, logits
 
-    def _validation_stages(self) -> list[str]:
-        """Return the stage of each validation loader: the second may serve the test set."""
-        names = getattr(self.trainer.datamodule, "validation_stages", ("val",))
-        return [f"{name}/" for name in names]
-
     # Metrics are logged at the end of the epoch: self.log in every step costs up to 1 ms.
 
     def on_train_epoch_end(self) -> None:
         self._log("train/")
 
     def on_validation_epoch_end(self) -> None:
-        for stage in self._validation_stages():
-            self._log(stage)
+        for stage in self.metrics:
+            if stage != "train/":
+                self._log(stage)
 
-    def on_test_epoch_end(self) -> None:
-        self._log("test/")
+    on_test_epoch_end = on_validation_epoch_end
 
     def _log(self, stage: str) -> None:
-        if not self.loss_and_accuracy[stage].update_called:  # a subclass overrides the step
-            return
+        if not self.loss_and_accuracy[stage].update_called:
+            return  # this loop has no such loader, or a subclass overrides the step
         for metrics in (self.loss_and_accuracy[stage], self.metrics[stage]):
             values = {f"{stage}{key}": value for key, value in metrics.compute().items()}
-            self.log_dict(values, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+            self.log_dict(values, batch_size=1, sync_dist=True, add_dataloader_idx=False)
             metrics.reset()
 
     def configure_optimizers(self) -> Any:
