@@ -1138,6 +1138,51 @@ def test_a_loss_that_is_not_finite_ends_the_run(overrides, step, epoch, rate, tm
             assert torch.isfinite(value).all(), f"{path.name}: {name}"
 
 
+class Overflows(Classifier):
+    """A finite loss, whose squared gradient is not; buffers; a loss of another name."""
+
+    def __init__(self, where: str, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.where = where
+        self.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+        self.register_buffer("mean", torch.zeros(2))
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        if self.global_step == STEPS + 3:
+            if self.where == "optimizer":
+                return loss * 1e25
+            self.mean[1] = math.inf if self.where == "buffer" else 0
+        return loss
+
+    def on_validation_epoch_end(self):
+        super().on_validation_epoch_end()
+        is_late = self.where == "validation" and self.current_epoch == 1
+        self.log("val/nll", math.nan if is_late else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        (
+            "optimizer",
+            r"^The state of the optimizer is not finite: detected at step 16 \(epoch 2\)",
+        ),
+        ("buffer", "^The buffer mean is not finite: detected at step 16"),
+        ("validation", "^The loss is not finite: detected at step 16"),
+    ],
+)
+def test_nothing_that_is_not_finite_is_saved(where, message, tmp_path, monkeypatch):
+    monkeypatch.setenv("SIMPLECNN_TARGETS", f"{__name__}.Overflows")
+    config = compose_run(tmp_path, NO_PICTURES)
+    config["model"] |= {"_target_": f"{__name__}.Overflows", "where": where}
+    with pytest.raises(RunError, match=message):
+        train(config, tmp_path)
+    for name in ("best", "last"):  # those of the first epoch
+        saved = checkpoint(tmp_path, name)
+        assert saved["global_step"] == STEPS and saved["state_dict"]["mask"].isinf().any()
+
+
 # Concurrent processes.
 
 

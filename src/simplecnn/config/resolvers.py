@@ -45,7 +45,7 @@ def _output_subdir(default: str, *, _root_: Any) -> str | None:
     return default if _root_.get("resume") is None and "run" not in requeued_run else None
 
 
-def _mode_of(metric: Any) -> str:
+def mode_of(metric: Any) -> str:
     """`min` for a metric whose smaller values are better, by its name; `max` for any other."""
     name = str(metric).lower()
     return "min" if re.search("loss|error", name) or MIN & {*re.split("[/_.-]", name)} else "max"
@@ -61,5 +61,5 @@ def _env(name: str, *default: Any) -> str | None:
 
 OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
 OmegaConf.register_new_resolver("output_subdir", _output_subdir, replace=True)
-OmegaConf.register_new_resolver("mode_of", _mode_of, replace=True)
+OmegaConf.register_new_resolver("mode_of", mode_of, replace=True)
 OmegaConf.register_new_resolver("oc.env", _env, replace=True)

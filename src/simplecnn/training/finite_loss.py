@@ -8,6 +8,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from simplecnn.callbacks.image_callback import in_training
+from simplecnn.config.resolvers import mode_of
 from simplecnn.errors import RunError
 from simplecnn.models.activations import network_of
 from simplecnn.receptive_field.trace import named_outputs
@@ -16,14 +17,20 @@ EVERY_N_STEPS = 50  # interval of checks that synchronize with a GPU or between 
 
 
 class FiniteLoss(Callback):
-    """Raise RunError if a training loss, a validation loss or a weight is not finite.
+    """Raise RunError if a loss or a weight is not finite.
 
-    On a CPU every loss is checked before the optimizer steps. A check on a GPU would synchronize,
-    and several processes have to agree: there, every 50th step is checked. That is enough because
-    weights that are not finite stay so. A checkpoint with such weights is never written.
+    On a CPU every training loss is checked before the optimizer steps. A check on a GPU would
+    synchronize, and several processes have to agree: there, every 50th step is checked. That is
+    enough because weights that are not finite stay so. Validation metrics are checked if smaller
+    values are better. Before a checkpoint is written, so are the buffers, such as running means,
+    and the state of the optimizers.
     """
 
     _batch: Any = None  # the current one
+    _finite: frozenset[str] = frozenset()  # buffers that were finite at first: a mask may be -inf
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finite = frozenset(n for n, b in pl_module.named_buffers() if _all_finite([b]))
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -39,7 +46,7 @@ class FiniteLoss(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if in_training(trainer):
-            losses = [v for k, v in trainer.callback_metrics.items() if k.endswith("/loss")]
+            losses = [v for k, v in trainer.callback_metrics.items() if mode_of(k) == "min"]
             self._raise_unless_finite([*losses, *pl_module.parameters()], trainer, pl_module)
 
     on_train_epoch_end = on_validation_end
@@ -49,6 +56,12 @@ class FiniteLoss(Callback):
     ) -> None:
         if not _all_finite(pl_module.parameters()):
             raise RunError(_message(trainer, pl_module, self._batch))
+        for name, buffer in pl_module.named_buffers():
+            if name in self._finite and not _all_finite([buffer]):
+                raise RunError(_message(trainer, pl_module, None, f"The buffer {name}"))
+        states = [s for o in checkpoint.get("optimizer_states", ()) for s in o["state"].values()]
+        if not all(_all_finite(state.values()) for state in states):
+            raise RunError(_message(trainer, pl_module, None, "The state of the optimizer"))
 
     def _raise_unless_finite(
         self, values: Iterable[Any], trainer: Trainer, module: LightningModule
@@ -60,15 +73,15 @@ class FiniteLoss(Callback):
             raise RunError(_message(trainer, module, self._batch))
 
 
-def _message(trainer: Trainer, module: LightningModule, batch: Any) -> str:
+def _message(trainer: Trainer, module: LightningModule, batch: Any, what: str = "The loss") -> str:
     advice = "Try a smaller learning rate"
     if trainer.gradient_clip_val is None:
         advice += ", or +trainer.gradient_clip_val=1"
     rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
     return (
-        f"The loss is not finite: detected at step {trainer.global_step} "
-        f"(epoch {trainer.current_epoch + 1}), with a learning rate of {float(max(rates)):.3g}; "
-        f"{_first_non_finite(module, batch)}. {advice}."
+        f"{what} is not finite: detected at step {trainer.global_step} "
+        f"(epoch {trainer.current_epoch + 1}), with a learning rate of {float(max(rates)):.3g}"
+        f"{'' if batch is None else f'; {_first_non_finite(module, batch)}'}. {advice}."
     )
 
 
