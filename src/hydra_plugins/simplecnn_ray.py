@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from simplecnn.sweeps.workers import SECONDS_TO_END, WorkerLauncher, lost_job, run_in_worker
 
@@ -25,7 +25,7 @@ class RayLauncher(WorkerLauncher):
     ray: the arguments of ray.init in `init`, those of ray.remote in `remote`.
     """
 
-    def __init__(self, ray: DictConfig) -> None:
+    def __init__(self, ray: Any) -> None:
         self.ray: Any = OmegaConf.to_container(ray, resolve=True)
 
     def launch(

@@ -66,8 +66,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if "weights_only" in str(error) or "Unsupported" in str(error):
             reason = "it contains more than tensors and plain values"
         raise InputError(_not_a_checkpoint(path, reason)) from None
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+    weights = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
         raise InputError(_not_a_checkpoint(path, "it contains no weights"))
+    if not isinstance(content.get("hyper_parameters") or {}, dict):
+        raise InputError(_not_a_checkpoint(path, "its hyper_parameters are not a dict"))
     return content
 
 
@@ -76,6 +79,8 @@ def find_damage(path: Path) -> str | None:
 
     Checks the zip archive and its checksums; does not import torch.
     """
+    if path.exists() and not path.is_file():  # reading a named pipe would never end
+        return "is not a file"
     try:
         data = path.read_bytes()
     except FileNotFoundError:

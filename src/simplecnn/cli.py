@@ -32,7 +32,6 @@ from simplecnn.command_line import (
     check_command_line,
     check_imported,
     prepare_data,
-    raise_if_links_lead_out,
 )
 from simplecnn.config import resolvers
 from simplecnn.config.build import build
@@ -40,16 +39,15 @@ from simplecnn.config.composition import drop_replaced_arguments
 from simplecnn.config.search_path import conf_dir
 from simplecnn.config.validation import checked_parts
 from simplecnn.console import discard_output, prepare_output
-from simplecnn.directories import SWEEP_RECORD, latest
+from simplecnn.directories import CHECKPOINTS, SWEEP_RECORD, latest
 from simplecnn.errors import InputError, RunError, full_or_obstructed, log_error, reraise
-from simplecnn.run_directory import RunDirectory, relative_path
+from simplecnn.run_directory import RunDirectory, raise_if_links_lead_out, relative_path
 from simplecnn.slurm import is_further_process
 from simplecnn.sweeps.plan import SweepPlan
 from simplecnn.training.processor import configure_threads
 
 log = logging.getLogger(__name__)
 Task = Callable[[dict[str, Any], Path], Any]
-CHECKPOINTS = "checkpoints/*.ckpt"
 seconds: dict[str, float] = {}  # spent before the job starts, by phase
 
 
@@ -316,7 +314,7 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
     model = (
         checked_parts(run.config(), relative_path(run.path))["model"] if run else config["model"]
     )
-    if "network" not in model:
+    if run is None and "network" not in model:
         raise InputError(
             f"{model['_target_']} builds its network itself: there is no model.network."
         )
@@ -325,13 +323,18 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
 
         from simplecnn.data.batches import scale
         from simplecnn.data.files import read_bundled
+        from simplecnn.inference.networks import untrained_network
         from simplecnn.inference.trained_run import TrainedRun
         from simplecnn.models.activations import evaluation_mode
         from simplecnn.receptive_field.report import receptive_field_report
 
     trained_run = TrainedRun(run, run.checkpoint()) if run else None
     torch.manual_seed(config["seed"])
-    network = build((trained_run and trained_run.network_config) or model["network"])
+    if trained_run is None:
+        network = build(model["network"])
+    else:
+        blank = torch.zeros(1, *trained_run.preprocessing.shape)
+        network = untrained_network(trained_run.checkpoint, config["seed"], blank)
     digits, _ = read_bundled()
     chosen = torch.randperm(len(digits))[: config["num_images"]]
     if trained_run is None:

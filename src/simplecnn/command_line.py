@@ -5,7 +5,6 @@ Only `check_imported` and `prepare_data` import torch and Lightning.
 
 import argparse
 import dataclasses
-import itertools
 import json
 import logging
 import os
@@ -26,13 +25,12 @@ from simplecnn.config.composition import Composed, compose_checked, drop_replace
 from simplecnn.config.help import command_help
 from simplecnn.config.search_path import ConfigDirPlugin, config_names
 from simplecnn.config.spelling import did_you_mean, find_full_key, shell_quote
-from simplecnn.directories import RECORD, latest, read_record
+from simplecnn.directories import CHECKPOINTS, RECORD, latest, read_record
 from simplecnn.errors import InputError, RunError, relative_path, reraise
-from simplecnn.run_directory import RunDirectory, raise_unless_new
+from simplecnn.run_directory import RunDirectory, raise_if_links_lead_out, raise_unless_new
 from simplecnn.slurm import is_further_process, slurm_job, was_requeued
-from simplecnn.sweeps.plan import SweepPlan, plan_sweep, sweep_values
+from simplecnn.sweeps.plan import SweepPlan, check_plugins, plan_sweep, sweep_values
 
-WRITTEN = (".hydra", "checkpoints", "explain", "images", "predictions", "train", "val", "test")
 TRAIN = "train"  # the command whose jobs each write a run directory
 Request = Composed | SweepPlan | None
 
@@ -86,6 +84,7 @@ def check_command_line(name: str, argv: Sequence[str]) -> Request:
     if name == TRAIN and was_requeued():
         _resume_requeued_run(overrides)
     values, config = compose_checked(name, overrides)
+    check_plugins(config)
     if options.cfg == "job" and options.package not in (None, "_global_"):
         if OmegaConf.select(config, options.package) is None:
             raise InputError(f"--package {options.package}: the configuration has no such key.")
@@ -113,6 +112,11 @@ def check_command_line(name: str, argv: Sequence[str]) -> Request:
     writes = name == TRAIN or config.hydra.output_subdir is not None
     if writes and (reason := _why_not_creatable(run_dir)):
         raise InputError(f"hydra.run.dir is {str(run_dir)!r}: {reason}.")
+    if name == "receptive_field" and values["run"]:
+        typed = [o for o in overrides if re.match(r"[+~]*model\b", o)]
+        if typed:
+            raise InputError(f"{typed[0]}: run has a model of its own. Leave out one of the two.")
+        RunDirectory.open(latest(values["run"], needs=CHECKPOINTS)).checkpoint()
     if values.get("ckpt_path") is not None:
         check_checkpoint(Path(values["ckpt_path"]))
     return values, config
@@ -129,6 +133,12 @@ def check_imported(name: str, request: Request) -> None:
     for values, config in _composed(request):
         try:
             drop_replaced_arguments(values, config.hydra, name)
+            if isinstance(request, SweepPlan):
+                plugins = {
+                    name: OmegaConf.to_container(config.hydra[name], resolve=True)
+                    for name in ("launcher", "sweeper")
+                }
+                values = {**values, "hydra": plugins}
             parts = {k: v for k, v in values.items() if any(True for _ in target_nodes(v))}
             text = json.dumps(parts, default=str, sort_keys=True)
             if parts and text not in checked:
@@ -219,20 +229,6 @@ def _check_resume(path: str, overrides: Sequence[str]) -> None:
             f"{f' and ckpt_path={last}' if last.is_file() else ''}."
         )
     raise_if_links_lead_out(RunDirectory.open_to_resume(latest(path)).path)
-
-
-def raise_if_links_lead_out(path: Path) -> None:
-    """Raise InputError if a run, which may be untrusted, has symbolic links to outside of it.
-
-    In the folders of other programs, to which simplecnn writes nothing, there may be some (wandb).
-    """
-    written = (path / name for name in WRITTEN)
-    for part in itertools.chain(path.iterdir(), *(folder.rglob("*") for folder in written)):
-        if part.is_symlink() and not part.resolve().is_relative_to(path.resolve()):
-            raise InputError(
-                f"{relative_path(part)} is a symbolic link out of the run: nothing is written "
-                f"there."
-            )
 
 
 def _resume_requeued_run(overrides: Sequence[str]) -> None:

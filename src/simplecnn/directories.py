@@ -9,6 +9,7 @@ from simplecnn.errors import InputError, relative_path
 LOCK = ".lock"
 RECORD = "run.json"
 SWEEP_RECORD = "sweep.json"
+CHECKPOINTS = "checkpoints/*.ckpt"  # in the directory of a run
 
 
 class LockedDirectory:
@@ -110,7 +111,7 @@ def latest(name: str, record: str = RECORD, *, needs: str = "") -> str:
 
 
 def _failed_at_start(run: Path) -> bool:
-    return read_record(run).get("status") == "failed" and not any(run.glob("checkpoints/*.ckpt"))
+    return read_record(run).get("status") == "failed" and not any(run.glob(CHECKPOINTS))
 
 
 def runs_below(folder: Path, record: str = RECORD) -> list[Path]:

@@ -12,6 +12,7 @@ train/ val/ test/    the scalars of each stage for TensorBoard
 """
 
 import csv
+import itertools
 import json
 import os
 import platform
@@ -39,6 +40,7 @@ from simplecnn.old_runs import upgrade_config
 
 FORMAT = 3  # of run directories; only runs of the current format can be resumed
 CONFIG = "config.yaml"
+WRITTEN = (".hydra", "checkpoints", "explain", "images", "predictions", "train", "val", "test")
 PACKAGES = ("simplecnn", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
 
 
@@ -286,6 +288,20 @@ class RunDirectory(LockedDirectory):
             seconds = self.record["seconds"]
             seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - start, 3)
             self.update()
+
+
+def raise_if_links_lead_out(path: Path) -> None:
+    """Raise InputError if a run, which may be untrusted, has symbolic links to outside of it.
+
+    In the folders of other programs, to which simplecnn writes nothing, there may be some (wandb).
+    """
+    written = (path / name for name in WRITTEN)
+    for part in itertools.chain(path.iterdir(), *(folder.rglob("*") for folder in written)):
+        if part.is_symlink() and not part.resolve().is_relative_to(path.resolve()):
+            raise InputError(
+                f"{relative_path(part)} is a symbolic link out of the run: nothing is written "
+                f"there."
+            )
 
 
 def raise_unless_new(path: Path) -> None:

@@ -14,6 +14,7 @@ from children import run_forked
 from fuzz import compose_once
 from omegaconf import OmegaConf
 
+from simplecnn.checkpoint_file import check_checkpoint
 from simplecnn.command_line import check_command_line, check_imported
 from simplecnn.config.composition import compose_config
 from simplecnn.config.schema import COMMANDS
@@ -298,6 +299,43 @@ def test_a_dry_run_lists_the_jobs_and_starts_none(tmp_path, monkeypatch, capsys)
     assert list(tmp_path.iterdir()) == []
     (mistake,) = mistakes_of("-m", "dry_run=true", "seed=1,x")
     assert mistake.startswith("seed is 'x'")
+
+
+def test_a_measured_run_is_checked_before_a_directory_is_made(tmp_path, monkeypatch, finished_run):
+    monkeypatch.chdir(tmp_path)
+    (mistake,) = mistakes_of("run=nope", name="receptive_field")
+    assert mistake.startswith("run=nope: there is no such folder.")
+    (mistake,) = mistakes_of(f"run={finished_run}", "model=lenet", name="receptive_field")
+    assert mistake.startswith("model=lenet: run has a model of its own.")
+    assert list(tmp_path.iterdir()) == []
+    os.mkfifo("pipe.ckpt")
+    with pytest.raises(InputError, match="pipe.ckpt is not a file"):
+        check_checkpoint(Path("pipe.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("hydra.sweeper=3", "hydra.sweeper is 3: it must be a class and its arguments. Type "),
+        ("-m seed=1,2 hydra.sweeper=3", "hydra.sweeper is 3: it must be a class"),
+        ("-m seed=1,2 hydra.launcher=3", "hydra.launcher is 3: it must be a class"),
+        ("-m seed=1,2 hydra.launcher._target_=os.system",
+         "hydra.launcher._target_: 'os.system' is not a plugin of Hydra"),
+        ("-m seed=1,2 hydra/launcher=joblib hydra.launcher.n_jobs=x",
+         "hydra.launcher.n_jobs is 'x': hydra_plugins.simplecnn_joblib.JoblibLauncher expects an"),
+        ("-m hparams_search=optuna +hydra.sweeper.sampler.foo=3",
+         "hydra.sweeper.sampler.foo is not a key of optuna.samplers.TPESampler"),
+        ("-m hparams_search=optuna hydra.sweeper.sampler._target_=os.system",
+         "hydra.sweeper.sampler._target_: 'os.system' is not on the list of classes"),
+    ],
+)  # fmt: skip
+def test_plugins_of_hydra_are_checked_before_a_directory_is_made(
+    line, expected, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (mistake,) = mistakes_of(*line.split())
+    assert mistake.startswith(expected)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

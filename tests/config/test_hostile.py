@@ -95,7 +95,7 @@ def test_no_hostile_target_is_built_or_imported(harm, proves):
     assert len(set(HOSTILE_TARGETS)) == len(HOSTILE_TARGETS) >= 40
     proves(
         "Hostile input",
-        "A configuration can only build classes on the list of allowed ones, at any key.",
+        "At any key outside of `hydra`, only classes on the list of allowed ones are built.",
         hostile_targets_rejected=len(HOSTILE_TARGETS),
         ways_tried=5 * len(HOSTILE_TARGETS) + num_keys,
     )  # fmt: skip
@@ -200,7 +200,10 @@ def hostile_checkpoints(harm: Path, good: dict) -> dict[str, tuple[bytes, str]]:
         "giant network": (named({**network, "channels": [60_000, 60_000]}),
                           "its weights do not fit its network"),
         "other weights": (saved({**good, "state_dict": {"network.x": torch.zeros(3)}}),
-                          "its weights do not fit its network"),
+                          "its weights do not fit its network: Missing key(s) in state_dict: "),
+        "other names": (saved({**good, "state_dict": {1: 2}}), "it contains no weights"),
+        "other parameters": (saved({**good, "hyper_parameters": "x"}),
+                             "its hyper_parameters are not a dict"),
         "zip bomb": (zipped_pickle(b"\x80\x02}.", padding=300 << 20), "it would unpack to 314,"),
         "a list": (saved([1, 2]), "it contains no weights"),
         "weights alone": (saved({"a": torch.zeros(2)}), "it contains no weights"),

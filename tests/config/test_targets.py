@@ -142,6 +142,8 @@ def test_every_callback_of_lightning_builds(name):
         ({"model": {"network": {"_target_": "torchvision.models.resnet19"}}},
          "model.network._target_: torchvision.models.resnet19 cannot be imported: there is no such "
          "model. Did you mean resnet18?"),
+        ({"model": {"network": {"_target_": "torchvision.models.resnet18", "weights": "BEST"}}},
+         "model.network.weights is 'BEST': torchvision.models.resnet18 expects one of IMAGENET1K"),
         ({"trainer": {"_target_": "pytorch_lightning.Trainer", "max_epoch": 3}},
          "trainer.max_epoch is not a key of pytorch_lightning.Trainer. Did you mean max_epochs?"),
         ({"trainer": {"_target_": "pytorch_lightning.Trainer", "enable_model_summary": "x"}},

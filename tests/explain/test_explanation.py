@@ -135,6 +135,9 @@ def test_errors_are_sentences(finished_run, tmp_path):
     assert "channels can explain only one network" in error_of(
         f"run=[{finished_run},{finished_run}]", "parts=channels"
     )
+    linked = Path(shutil.copytree(finished_run, tmp_path / "linked"))
+    (linked / "explain").symlink_to(tmp_path)
+    assert "explain is a symbolic link out of the run" in error_of(f"run={linked}")
     broken = tmp_path / "broken"
     shutil.copytree(finished_run, broken)
     shutil.rmtree(broken / "checkpoints")

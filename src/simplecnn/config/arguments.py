@@ -8,10 +8,12 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from enum import Enum
 from functools import partial
 from inspect import Parameter
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
+from hydra.core.plugins import Plugins
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
 
@@ -52,7 +54,11 @@ def check_classes(config: Config) -> None:
         try:
             if package := REQUIRED_PACKAGES.get(node["_target_"]):
                 require_packages(node["_target_"], package)
-            targets[key] = target = find_class(node["_target_"], base or "torch.nn.Module")
+            if key in ("hydra.launcher", "hydra.sweeper"):
+                target = _plugin(node["_target_"])
+            else:
+                target = find_class(node["_target_"], base or "torch.nn.Module")
+            targets[key] = target
         except InputError as error:
             mistakes.append(f"{key}._target_: {error}")
             continue
@@ -70,6 +76,14 @@ def check_classes(config: Config) -> None:
         mistakes += _trial_mistakes(config, targets)
     if mistakes:
         raise InputError(*mistakes)
+
+
+def _plugin(name: str) -> Any:
+    """Import a plugin of Hydra. Raises InputError if it is none."""
+    if not Plugins.is_in_toplevel_plugins_module(name):
+        raise InputError(f"{show(name)} is not a plugin of Hydra, in the package hydra_plugins.")
+    with reraise(f"{name} cannot be imported"):
+        return imported(name)
 
 
 def _built_too_early(config: Config, targets: Mapping[str, Any]) -> Iterator[str]:
@@ -125,6 +139,10 @@ def _type_mismatch(annotation: Any, value: Any) -> str | None:
     """What an annotation allows if a YAML value does not match it; None if it does, or might."""
     if annotation is None or any(True for _ in target_nodes(value)):
         return None
+    for kind in (annotation, *get_args(annotation)):  # Optional[ResNet18_Weights]
+        if isinstance(value, str) and isinstance(kind, type) and issubclass(kind, Enum):
+            names = kind.__members__
+            return None if value.rpartition(".")[2] in names else f"one of {', '.join(names)}"
     try:
         adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
         adapter.validate_json(json.dumps(value), strict=True)

@@ -12,7 +12,13 @@ from simplecnn.config.overrides import select
 from simplecnn.config.spelling import did_you_mean, dotted
 from simplecnn.config.validation import checked_parts
 from simplecnn.errors import InputError, require_packages
-from simplecnn.run_directory import RunDirectory, name_from, relative_path, tensorboard_command
+from simplecnn.run_directory import (
+    RunDirectory,
+    name_from,
+    raise_if_links_lead_out,
+    relative_path,
+    tensorboard_command,
+)
 from simplecnn.sweeps.directory import SweepDirectory
 from simplecnn.sweeps.jobs import read_jobs, varied_keys
 
@@ -59,6 +65,8 @@ def plan(config: Config) -> tuple[list[tuple[RunDirectory, Path, dict[str, Any]]
         checked_parts(run.config(), relative_path(run.path))
     with_checkpoints = [(run, run.checkpoint(config["checkpoint"]), values) for run, values in runs]
     is_list = len(runs) > 1 and not config["sweep"]
+    if not is_list:
+        raise_if_links_lead_out(folder)
     # Not a sweep's folder, nor that of another list.
     names = (name_from(folder, run.path) for run, _ in runs if is_list)
     name = "_".join((FOLDER, *names))[:MAX_NAME]

@@ -17,7 +17,8 @@ from omegaconf import DictConfig
 from simplecnn.config import devices
 from simplecnn.config.composition import Composed, cached_compositions, compose_checked
 from simplecnn.config.overrides import parse_overrides
-from simplecnn.config.search_path import initialized, loader, override_text
+from simplecnn.config.search_path import group_options, initialized, loader, override_text
+from simplecnn.config.spelling import show
 from simplecnn.errors import InputError
 
 MAX_MISTAKES = 20  # reported for a sweep, whose jobs often share a mistake
@@ -54,6 +55,7 @@ def _plan(name: str, overrides: Sequence[str]) -> SweepPlan:
     command_lines = sweep_values(overrides)
     try:
         config = compose_checked(name, command_lines[0])[1]
+        check_plugins(config)
         HydraConfig.instance().set_config(config)  # hydra.sweep.dir may refer to it
         folder = Path(config.hydra.sweep.dir)
     except InputError:
@@ -80,6 +82,19 @@ def _plan(name: str, overrides: Sequence[str]) -> SweepPlan:
     return SweepPlan(folder, [*params, *for_jobs], jobs, sources, configs)
 
 
+def check_plugins(config: DictConfig) -> None:
+    """Raise InputError if the launcher or the sweeper of Hydra is not a config with a class."""
+    for name in ("launcher", "sweeper"):
+        node = config.hydra.get(name)
+        if not isinstance(node, DictConfig) or "_target_" not in node:
+            with initialized():
+                options = ", ".join(group_options(f"hydra/{name}"))
+            raise InputError(
+                f"hydra.{name} is {show(node)}: it must be a class and its arguments. Type "
+                f"hydra/{name}=…, one of {options}."
+            )
+
+
 def _compose_all(
     name: str, command_lines: Sequence[Sequence[str]], mistakes: Sequence[str]
 ) -> list[Composed]:
@@ -89,6 +104,7 @@ def _compose_all(
     for overrides in command_lines:
         try:
             configs.append(compose_checked(name, overrides))
+            check_plugins(configs[-1][1])
             all_mistakes |= dict.fromkeys(_process_mistakes(*configs[-1]))
         except InputError as error:
             all_mistakes |= dict.fromkeys(error.mistakes)
