@@ -249,7 +249,6 @@ def explain(config: dict[str, Any], folder: Path) -> None:
     """Explain what a run's network learned, or compare the networks of a sweep."""
     with fast_imports():
         from simplecnn.explain import explanation
-        from simplecnn.inference.model_card import write_model_card
 
     runs = config["run"]
     newest = partial(latest, needs=CHECKPOINTS)
@@ -257,6 +256,9 @@ def explain(config: dict[str, Any], folder: Path) -> None:
     sweep = config["sweep"] and latest(config["sweep"], SWEEP_RECORD)
     explanation.explain({**config, "run": runs, "sweep": sweep})
     if isinstance(runs, str):
+        # Imported only now: it imports SciPy, which would delay the answer to a mistake.
+        from simplecnn.inference.model_card import write_model_card
+
         write_model_card(RunDirectory.open(runs))
 
 

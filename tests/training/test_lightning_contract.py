@@ -424,12 +424,12 @@ class TemplateModule(pl.LightningModule):
 def test_a_module_of_lightning_hydra_template_trains_continues_and_evaluates(tmp_path, monkeypatch):
     monkeypatch.setenv("SIMPLECNN_TARGETS", f"{__name__}.TemplateModule")
 
-    def train_template(name: str, epochs: int, *overrides: str) -> TrainedRun:
+    def train_template(name: str, epochs: int, *overrides: str, width: int = 8) -> TrainedRun:
         folder = tmp_path / name
         config = compose_run(folder, NO_PICTURES, f"trainer.max_epochs={epochs}", *overrides)
         config["model"] = {
             "_target_": f"{__name__}.TemplateModule",
-            "net": {"_target_": "simplecnn.models.simple_cnn.SimpleCNN", "channels": [4, 8]},
+            "net": {"_target_": "simplecnn.models.simple_cnn.SimpleCNN", "channels": [4, width]},
             "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.01},
             "scheduler": {"_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau",
                           "_partial_": True, "mode": "min"},
@@ -444,6 +444,8 @@ def test_a_module_of_lightning_hydra_template_trains_continues_and_evaluates(tmp
     assert longer.record["num_epochs"] == 2
     assert longer.metrics["val/acc"] > first.metrics["val/acc"] > 0.1
     assert evaluate(longer, data=None) > 0.1
+    with pytest.raises(RunError, match="the weights of another model: size mismatch for net.conv2"):
+        train_template("other", 2, f"ckpt_path={last}", width=9)
 
 
 class WithoutForward(pl.LightningModule):

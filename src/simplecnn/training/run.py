@@ -273,6 +273,8 @@ class Run:
                 trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
             except (MisconfigurationException, RuntimeError) as error:
                 raise_if_missing(self.config["monitor"], trainer, error)
+                if str(error).startswith("Error(s) in loading state_dict"):
+                    raise _other_weights(error) from error
                 raise
         self.record["metrics"] |= _rounded(trainer.callback_metrics)
         self.record["num_epochs"] = trainer.current_epoch
@@ -369,8 +371,12 @@ def load_weights(module: pl.LightningModule, checkpoint: Config) -> None:
     try:
         module.load_state_dict(weights, strict=module.strict_loading)
     except RuntimeError as error:
-        reason = first_line(error).rstrip(". ")
-        raise RunError(f"The checkpoint has the weights of another model: {reason}.") from error
+        raise _other_weights(error) from error
+
+
+def _other_weights(error: RuntimeError) -> RunError:
+    reason = first_line(error).rstrip(". ")
+    return RunError(f"The checkpoint has the weights of another model: {reason}.")
 
 
 def _num_parameters(module: nn.Module) -> int:
