@@ -93,6 +93,9 @@ IGNORED_WARNINGS = (
     r".*You defined a `validation_step` but have no `val_dataloader`.*",
     r"You're using the WeightAveraging callback, but loading .*",  # a test uses only the averages
     r"Grad strides do not match bucket view strides",  # one channel: both layouts are equal
+    # With an OnExceptionCheckpoint, each fit looks for the checkpoint of an earlier one.
+    r"`.fit\(ckpt_path=None\)` was called without a model.*",
+    r".fit\(ckpt_path=\"last\"\) is set, but there is no last checkpoint.*",
     r".*The `srun` command is available.*but is not used.*",  # one process needs no srun
 )
 

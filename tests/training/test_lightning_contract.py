@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 import torch
 from children import assert_same, fork, wait_for_exit
 from conftest import compose_run
-from pytorch_lightning.callbacks import ThroughputMonitor
+from pytorch_lightning.callbacks import ModelCheckpoint, ThroughputMonitor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -374,6 +374,23 @@ def test_the_best_checkpoint_follows_the_monitor_of_the_run(tmp_path):
     assert best == pytest.approx(losses[STEPS - 1], abs=1e-5) and losses[STEPS - 1] > losses[15]
     assert record_of(tmp_path / "a")["best"]["epoch"] == 1
     assert sorted(p.name for p in elsewhere.iterdir()) == ["accurate.ckpt", "best.ckpt"]
+
+
+class WithCallbacks(Classifier):
+    """Its callback replaces that of the configuration, as of the same type in Lightning."""
+
+    def configure_callbacks(self):
+        return [ModelCheckpoint(monitor="train/loss", filename="lowest")]
+
+
+def test_a_checkpoint_callback_of_the_module_is_named(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("SIMPLECNN_TARGETS", f"{__name__}.WithCallbacks")
+    caplog.set_level(logging.INFO)
+    config = compose_run(tmp_path, NO_PICTURES)
+    config["model"]["_target_"] = f"{__name__}.WithCallbacks"
+    train(config, tmp_path)
+    assert "the best checkpoint is that of min train/loss" in caplog.messages
+    assert record_of(tmp_path)["best"] is None and list(tmp_path.rglob("lowest.ckpt"))
 
 
 def test_state_that_cannot_be_loaded_fails_at_the_first_checkpoint(tmp_path):
@@ -811,8 +828,6 @@ def test_device_stats_and_throughput_are_logged(tmp_path):
     assert all(value > 0 for value in rate.values())
 
 
-@pytest.mark.filterwarnings("ignore:`.fit.ckpt_path=None.` was called without a model")
-@pytest.mark.filterwarnings('ignore:.fit.ckpt_path="last". is set, but there is no last checkpoint')
 def test_on_exception_checkpoint_saves_the_failing_step(tmp_path):
     folder = tmp_path / "a"
     saved = add("OnExceptionCheckpoint", dirpath=f"{folder}/crash")

@@ -303,6 +303,8 @@ class Run:
         if not callbacks:
             return None
         callback = callbacks[0]
+        if (callback.monitor, callback.mode) != monitor:  # of the module's configure_callbacks?
+            log.info("the best checkpoint is that of %s %s", callback.mode, callback.monitor)
         saved = Path(callback.best_model_path or "best.ckpt")
         # The run directory may have moved since the checkpoint was saved.
         candidates = self.directory.path / "checkpoints" / saved.name, saved
