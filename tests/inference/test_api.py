@@ -4,6 +4,7 @@ import doctest
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -248,3 +249,16 @@ def test_a_run_whose_record_has_other_types_is_still_used(finished_run, tmp_path
     (tmp_path / "run/config.yaml").write_text("model: x\ndata: 3\ntrainer: []\n")
     with pytest.raises(InputError, match="config.yaml is not the configuration of a run"):
         simplecnn.load(tmp_path / "run")
+
+
+def test_a_network_of_images_that_were_standardized_outside_of_it(
+    finished_run, bundled, tmp_path, caplog
+):
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    simplecnn.load(run).predict(bundled[0][0])
+    assert not caplog.messages
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"image_range": [-0.4241, 2.8214]}))
+    simplecnn.load(run).predict(bundled[0][0])
+    (warning,) = caplog.messages
+    assert warning.startswith("The network was trained on images with values from -0.424 to 2.82,")

@@ -48,6 +48,7 @@ def test_the_record_describes_the_run(finished_run):
     record = json.loads((finished_run / "run.json").read_text())
     assert record["status"] == "finished" and record["seed"] == 42
     assert record["num_epochs"] == 2
+    assert record["image_shape"] == [1, 28, 28] and record["image_range"] == [0.0, 1.0]
     assert record["device"]["name"] == "CPU"
     assert record["device"]["why"] == "trainer.accelerator is cpu"
     # 1-4-8 channels of 3 x 3, then 8 * 7 * 7 features to 128 and 10

@@ -24,8 +24,8 @@ class LastCheckpoint(BetweenEpochs):
     """Save `last.ckpt` right before the next epoch starts, and when training ends.
 
     Callbacks that complete an epoch must precede this one; all others must follow it. The
-    checkpoint also holds the current metrics, the shape of the images, which parameters are frozen
-    and, if training has ended, the reason.
+    checkpoint also holds the current metrics, the shape and the range of the images, which
+    parameters are frozen and, if training has ended, the reason.
     """
 
     def __init__(self, dirpath: str) -> None:
@@ -34,6 +34,7 @@ class LastCheckpoint(BetweenEpochs):
         self._saving = False
         self._should_stop = False  # as saved by the run that is resumed
         self._image_shape: list[int] | None = None
+        self._image_range: list[float] | None = None
         self._frozen: dict[str, list[str]] | None = None  # as saved by the run that is resumed
         self._metrics: dict[str, float] = {}  # those too, until the resumed run validates
 
@@ -48,6 +49,8 @@ class LastCheckpoint(BetweenEpochs):
         match batch:
             case (Tensor(ndim=4) as images, *_):
                 self._image_shape = list(images.shape[1:])
+                if self._image_range is None:  # once: on a GPU, this waits for it
+                    self._image_range = [float(images.min()), float(images.max())]
 
     def epoch_done(self, trainer: Trainer, module: LightningModule, *, is_last: bool) -> None:
         if is_last:
@@ -72,6 +75,7 @@ class LastCheckpoint(BetweenEpochs):
                 # True if an early stop is waiting for min_epochs or min_steps.
                 "should_stop": bool(trainer.should_stop),
                 "image_shape": self._image_shape,  # of the training images (C, H, W)
+                "image_range": self._image_range,  # of the values in the first batch
                 "frozen": _frozen(pl_module),
             }
 
@@ -83,6 +87,7 @@ class LastCheckpoint(BetweenEpochs):
             self._should_stop = state.get("should_stop", False)
             self._frozen = state.get("frozen")
             self._metrics = state.get("metrics", {})
+            self._image_range = state.get("image_range")
             return
         # A new run from another run's checkpoint: best score, patience, timers, … start over.
         for callback in trainer.callbacks:

@@ -66,6 +66,7 @@ def predict(
     written or, after all files, if some of them could not be classified.
     """
     class_names = run.class_names  # loads the network: its errors come before those of the files
+    run.warn_of_range()
     if explain:
         require_packages("explain=true", "captum")
     if explain and STDIN in files:

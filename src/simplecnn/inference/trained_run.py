@@ -1,5 +1,6 @@
 """The Python interface of a trained run: network, configuration, metrics, predictions."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,8 @@ from simplecnn.inference.preprocessing import Pixels, Preprocessing
 from simplecnn.models.activations import feature_maps
 from simplecnn.run_directory import RunDirectory, name_and_step
 from simplecnn.table import percent, table
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,18 @@ class TrainedRun:
 
         Raises InputError if an image cannot be read or is blank.
         """
+        self.warn_of_range()
         return self.predictions(self.prepare(images, invert=invert))
+
+    def warn_of_range(self) -> None:
+        """Warn if the training images were not scaled to 0 to 1, as images for prediction are."""
+        match self.record.get("image_range"):
+            case [int() | float() as low, int() | float() as high] if low < -0.01 or high > 1.01:
+                log.warning(
+                    f"The network was trained on images with values from {low:.3g} to {high:.3g}, "
+                    f"but images are scaled to 0 to 1 for prediction. Return such images from the "
+                    f"data module, and make the normalization the first layer of the network."
+                )
 
     def feature_maps(self, images: Any, *, invert: bool | None = None) -> dict[str, NDArray]:
         """The output (N, channels, H, W) of each convolution after its non-linearity, by name.

@@ -289,10 +289,11 @@ class Run:
             trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
 
     def _record_progress(self, last: Path) -> Config:
-        """Record the number of epochs and the image shape in last.ckpt, which is returned."""
+        """Record the number of epochs and the images' shape from last.ckpt, which is returned."""
         checkpoint = read_checkpoint(last)
         self.record["num_epochs"] = checkpoint["epoch"]
-        self.record["image_shape"] = checkpoint.get(STATE, {}).get("image_shape")
+        for key in ("image_shape", "image_range"):
+            self.record[key] = checkpoint.get(STATE, {}).get(key)
         return checkpoint
 
     def _best_checkpoint(self) -> Path | None:
