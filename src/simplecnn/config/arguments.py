@@ -29,6 +29,7 @@ PASSED_BY_CODE = {  # arguments that simplecnn passes itself
     "model.scheduler": {"optimizer"},
     "trainer": {"callbacks", "logger"},
 }
+DATA_KEYS = ("in_channels", "image_size", "num_classes")  # of a network: inferred from the data
 REQUIRED_PACKAGES = {  # optional packages that Lightning's classes import late in a run's start
     "pytorch_lightning.callbacks.DeviceStatsMonitor": "psutil",
     "pytorch_lightning.callbacks.RichModelSummary": "rich",
@@ -130,6 +131,7 @@ def argument_mistakes(key: str, node: Config, target: Any) -> Iterator[str]:
         elif expected := _type_mismatch(hints.get(name), value):
             yield f"{path} is {show(value)}: {node['_target_']} expects {expected}."
     provided = {*node, *passed, *names[: len(node.get("_args_") or [])]}
+    provided |= set(DATA_KEYS) if key == "model.network" else set()
     for name in names if not node.get("_partial_") else ():
         if parameters[name].default is Parameter.empty and name not in provided:
             yield f"{key}.{name} is missing: {node['_target_']} requires it."

@@ -1,7 +1,9 @@
 """Build the LightningModule and the Trainer of a run from its configuration."""
 
+import inspect
 import logging
 from collections.abc import Mapping
+from inspect import Parameter
 from typing import Any
 
 import pytorch_lightning as pl
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from simplecnn.callbacks.checkpoint import LastCheckpoint
+from simplecnn.config.arguments import DATA_KEYS
 from simplecnn.config.build import build
 from simplecnn.config.schema import BUILT_IN
 from simplecnn.config.targets import find_class
@@ -41,20 +44,19 @@ log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
 FINDERS = (BatchSizeFinder, LearningRateFinder)
 REQUIRE_LOGGER = (DeviceStatsMonitor, LearningRateMonitor)
-DATA_KEYS = ("in_channels", "image_size", "num_classes")  # of a network; null: inferred from data
 
 
 def build_module(config: Config, datamodule: pl.LightningDataModule) -> pl.LightningModule:
     """Build the LightningModule; infer from the data what its configuration leaves open.
 
-    That is the network's image size, channels and number of classes where they are null, its
-    normalization if the data module has `normalize` set, and class weights that are "balanced".
+    That is the network's image size, channels and number of classes where they are null, or
+    required and not given; its normalization if the data module has `normalize` set; and class
+    weights that are "balanced".
     """
     model = dict(config["model"])
     network = model.get("network")
     if isinstance(network, Mapping):
-        missing = [key for key in DATA_KEYS if key in network and network[key] is None]
-        if missing:
+        if missing := _from_data(network):
             shape = data_shape(datamodule)
             network = {**network, **{key: getattr(shape, key) for key in missing}}
         if getattr(datamodule, "normalize", False):
@@ -83,6 +85,15 @@ def build_module(config: Config, datamodule: pl.LightningDataModule) -> pl.Light
         if is_known:
             _check_logits(logits, shape.num_classes)
     return module
+
+
+def _from_data(network: Config) -> list[str]:
+    """The names of a network's arguments that are inferred from the data."""
+    parameters = inspect.signature(find_class(network["_target_"])).parameters
+    required = {name for name, p in parameters.items() if p.default is Parameter.empty}
+    return [
+        key for key in DATA_KEYS if (network[key] is None if key in network else key in required)
+    ]
 
 
 def _try_network(network: nn.Module, data: DataShape) -> Any:
