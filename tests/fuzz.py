@@ -23,6 +23,7 @@ from typing import Any
 from unittest import mock
 
 from omegaconf import OmegaConf, open_dict, read_write
+from omegaconf.grammar_parser import parse
 
 from simplecnn.command_line import check_command_line
 from simplecnn.config import composition
@@ -238,7 +239,7 @@ def check(name: str, argv: list[str]) -> dict[str, object]:
 
 @contextlib.contextmanager
 def read_once() -> Iterator[None]:
-    """Parse each YAML file once, which takes a third of the time of a composition."""
+    """Parse each YAML file and interpolation once: half of the time of a composition."""
     load = OmegaConf.load
 
     @cache
@@ -253,7 +254,11 @@ def read_once() -> Iterator[None]:
                 file.seek(0)
             return load(file)
 
-    with mock.patch.object(OmegaConf, "load", cached_load):
+    with (
+        mock.patch.object(OmegaConf, "load", cached_load),
+        mock.patch("omegaconf.base.parse", cache(parse)),
+        mock.patch("omegaconf._utils.parse", cache(parse)),
+    ):
         yield
 
 
@@ -288,8 +293,7 @@ def compose_once() -> Iterator[None]:
 
 
 def main(num: int, seed: int) -> None:
-    gc.freeze()  # exempt the imported objects from garbage collection
-    gc.set_threshold(100_000)
+    gc.disable()  # it would take a sixth of the time
     with compose_once(), tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         results = [check(*case) for case in cases(num, seed, Path(folder) / "conf")]
