@@ -2,7 +2,6 @@
 
 import gc
 import json
-import multiprocessing
 import os
 import re
 import shutil
@@ -219,19 +218,11 @@ def test_debug_configurations_run_with_all_default_callbacks(name, tmp_path):
     assert f"scripts/train.py debug={name}" in record["command"]
 
 
-def spawn_without_imports() -> None:
-    """Fork each spawned process from one that has imported what else all of them would import."""
-    from_scripts()
-    multiprocessing.set_forkserver_preload(["simplecnn.training.run"])
-    forkserver = multiprocessing.get_context("forkserver")
-    multiprocessing.context._concrete_contexts["spawn"] = forkserver
-
-
 @pytest.mark.long
 def test_two_simulated_processes_train_for_three_epochs_with_all_default_callbacks(tmp_path):
     small = ["data=mnist_5k", "trainer.max_epochs=3", "+trainer.limit_train_batches=4",
              "model.network.channels=[4,8]", "trainer=ddp_sim", "hydra.run.dir=run"]  # fmt: skip
-    screen = run_forked(tmp_path, "train.py", *small, trouble=spawn_without_imports)
+    screen = run_forked(tmp_path, "train.py", *small, trouble=from_scripts)
     assert screen.returncode == 0, screen.stderr
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["status"] == "finished" and record["num_epochs"] == 3

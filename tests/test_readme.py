@@ -65,7 +65,8 @@ def test_torchvision_networks_run_with_the_overrides_of_the_readme(tmp_path):
     done = run_forked(
         tmp_path, "train.py", *overrides.split(), "data=mnist_5k", "trainer=cpu",
         "hydra.run.dir=run", "trainer.max_epochs=1", "+trainer.limit_train_batches=2",
-        "+trainer.limit_val_batches=1", "+trainer.limit_test_batches=1",
+        "+trainer.limit_val_batches=1", "+trainer.limit_test_batches=1", "data.batch_size=8",
+        "data.eval_batch_size=8",
         "callbacks=[checkpoint,progress,filters]",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

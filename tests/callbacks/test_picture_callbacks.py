@@ -338,7 +338,7 @@ class RandomData(pl.LightningDataModule):
         (Residual, (1, 20, 24), 7, "all"),
         (
             lambda: torchvision.models.resnet18(num_classes=3),
-            (3, 64, 64),
+            (3, 32, 32),
             3,
             ["conv1", "layer1.0.conv2"],
         ),
