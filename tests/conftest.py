@@ -133,9 +133,9 @@ def digits_are_read_once() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def yaml_is_parsed_once() -> Iterator[None]:
     """Parse the files of conf/ once, for all compositions of this process and those forked."""
-    from fuzz import read_once
+    from fuzz import load_once, read_once
 
-    with read_once():
+    with read_once(), load_once():
         yield
 
 

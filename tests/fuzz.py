@@ -22,6 +22,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.utils import JobRuntime
 from omegaconf import OmegaConf, open_dict, read_write
 from omegaconf.grammar_parser import parse
 
@@ -259,6 +262,29 @@ def read_once() -> Iterator[None]:
         mock.patch("omegaconf.base.parse", cache(parse)),
         mock.patch("omegaconf._utils.parse", cache(parse)),
     ):
+        yield
+
+
+@contextlib.contextmanager
+def load_once() -> Iterator[None]:
+    """Let Hydra compose the same overrides of conf/ once: a sweep does so several times a job."""
+    load, loaded = ConfigLoaderImpl._load_configuration_impl, {}
+
+    def cached_load(self: Any, config_name: str, overrides: list[str], *args: Any, **options: Any):
+        sources = [(source.scheme(), source.path) for source in self.repository.get_sources()]
+        files = {path for scheme, path in sources if scheme == "file"}
+        if files != {str(conf_dir())} or any("searchpath" in text for text in overrides):
+            return load(self, config_name, overrides, *args, **options)
+        runtime = JobRuntime().conf
+        key = str((config_name, overrides, args, options, sources, runtime, version.getbase()))
+        if key not in loaded:
+            loaded[key] = pickle.dumps(load(self, config_name, overrides, *args, **options))
+        config = pickle.loads(loaded[key])
+        with read_write(config), open_dict(config):
+            config.hydra.runtime.cwd = os.getcwd()
+        return config
+
+    with mock.patch.object(ConfigLoaderImpl, "_load_configuration_impl", cached_load):
         yield
 
 
