@@ -128,8 +128,10 @@ def test_the_version_is_that_of_simplecnn(capsys):
         (
             "evaluate",
             ["run=a", "trainer.max_epochs=3"],
-            "trainer.max_epochs is not a key of the configuration.",
+            "trainer is not a key of this command, but of train.",
         ),
+        ("train", ["run=last"], "run is not a key of this command, but of evaluate, predict, exp"),
+        ("train", ["--batch-size", "3"], "--batch-size is not an option: type data.batch_size=…"),
         ("train", ["hparams_search=optuna"], "hparams_search describes several runs: add -m"),
         (
             "train",

@@ -211,6 +211,16 @@ def test_the_name_of_a_metric_tells_whether_smaller_is_better(metric, mode):
         ("data.val_size=0", "monitor is 'val/acc': this run logs train/loss, train/acc."),
         ("trainer=gpu", "trainer.accelerator is 'gpu': this machine has no CUDA device. "
                         "Type trainer=auto or trainer=cpu."),
+        ("batchsize=3", "batchsize is not a key of the configuration. Type data.batch_size=3"),
+        ("max_epoch=3", "max_epoch is not a key of the configuration. Type trainer.max_epochs=3"),
+        ("learning_rate=1", "learning_rate is not a key of the configuration. Type model.opti"),
+        ("gpus=1", "gpus is not a key of the configuration. Type trainer.devices=1"),
+        ("precision=16", "precision is not a key of the configuration. Type trainer.precision=16"),
+        ("droput=0.1", "droput is not a key of the configuration. Did you mean model.network.dr"),
+        ("momentum=0", "momentum is a key of model/optimizer=sgd: type model/optimizer=sgd "
+                       "model.optimizer.momentum=0"),
+        ("model.optimizer.learning_rate=1", "model.optimizer.learning_rate is not a key of torch."
+                                            "optim.Adam. Did you mean lr?"),
         ("a b", "'a b' cannot be parsed: write key=value, quoted where needed."),
         ("seed", "'seed' cannot be parsed: write key=value, quoted where needed."),
         ("data.root=Blüten", "'data.root=Blüten' cannot be parsed: type \"data.root='Blüten'\""),

@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
-from simplecnn.config.schema import BUILT_IN
-from simplecnn.config.search_path import group_options, loader, override_text
+from simplecnn.config.schema import BUILT_IN, COMMANDS, Trainer
+from simplecnn.config.search_path import conf_dir, group_options, loader, override_text
 from simplecnn.config.spelling import (
     did_you_mean,
     dotted,
@@ -133,6 +133,8 @@ def key_mistake(override: Override, config: DictConfig, error: Exception) -> str
     key, text = override.key_or_group, override_text(override)
     value = text.partition("=")[2]
     plain = plain_config(config)
+    if isinstance(plain.get("trainer"), dict):
+        plain["trainer"] = {**dict.fromkeys(Trainer.model_fields), **plain["trainer"]}
     groups = [str(group) for group in config.hydra.runtime.choices if "@" not in str(group)]
     parent_key, _, last = key.rpartition(".")
     parent = select(plain, parent_key)
@@ -172,6 +174,14 @@ def key_mistake(override: Override, config: DictConfig, error: Exception) -> str
         if existing:
             names = [str(k) for k in select(plain, existing) if not str(k).startswith("_")]
             return unknown_key(key, first, names, f"of {existing}")
+        if owners := [c for c in COMMANDS if c != "parts" and first in COMMANDS[c].model_fields]:
+            return f"{first} is not a key of this command, but of {', '.join(owners)}."
+        if not did_you_mean(first, names):
+            if full_key := find_full_key(first, plain, (), 0.8):
+                return f"{key} is not a key of the configuration. Did you mean {full_key}?"
+            if option := _option_with_key(key, groups):
+                full_key = f"{option.partition('=')[0].replace('/', '.')}.{key}"
+                return f"{key} is a key of {option}: type {option} {full_key}={truncate(value)}"
         return unknown_key(key, first, list(dict.fromkeys(names)), "of the configuration")
     target = parent.get("_target_")
     names = [str(k) for k in parent if not str(k).startswith("_")]
@@ -184,6 +194,16 @@ def key_mistake(override: Override, config: DictConfig, error: Exception) -> str
         condition = "Add" if is_known else f"If {target} has this argument, add"
         return f"{key} is not set. {condition} it with a plus: +{truncate(text)}"
     return unknown_key(key, last, names, f"of {target or parent_key}")
+
+
+def _option_with_key(key: str, groups: Sequence[str]) -> str | None:
+    """The option of a config group, such as `model/optimizer=sgd`, whose file sets a key."""
+    for group in groups:
+        for file in sorted((conf_dir() / group).glob("*.yaml")):
+            text = file.read_text(encoding="utf-8")
+            if re.search(f"^{re.escape(key)}:", text, re.MULTILINE) and "# @package" not in text:
+                return f"{group}={file.stem}"
+    return None
 
 
 def _split_existing(key: str, config: Mapping[str, Any]) -> tuple[str, str]:

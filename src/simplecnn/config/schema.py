@@ -367,6 +367,9 @@ class Trainer(Node):
     strategy: str | Node = key("auto", "distributed training strategy")
     max_epochs: NoEnd | None = key(10, "-1: unlimited")
     max_steps: NoEnd = key(-1, "-1: unlimited")
+    min_epochs: Natural | None = key(None, "train at least this long")
+    precision: int | str | None = key(None, "bf16-mixed, 16-mixed, 32-true, 64-true, …")
+    gradient_clip_val: int | float | None = key(None, "largest norm of the gradient; null: any")
     num_sanity_val_steps: Annotated[int, Field(ge=-1)] | None = key(
         None, "validation batches before training; -1: all; null: 2 for custom classes, else 0")
     fast_dev_run: bool | Natural = key(False, "run one batch, or n, of each stage")
@@ -448,14 +451,13 @@ class Train(Parts):
                        f"between epochs, the only points from which a run resumes exactly. Remove "
                        f"save_last.")
         optimizer = getattr(getattr(self.model, "optimizer", None), "model_extra", None) or {}
-        more = self.trainer.model_extra or {}
-        is_mixed = "mixed" in str(more.get("precision"))
-        if is_mixed and more.get("gradient_clip_val") and optimizer.get("fused"):
-            yield (f"trainer.gradient_clip_val is {more['gradient_clip_val']}: with precision "
-                   f"{more['precision']}, a fused optimizer does not support gradient clipping. "
-                   f"Type model.optimizer.fused=false.")
         scheduler, trainer = getattr(self.model, "scheduler", None), self.trainer
-        min_epochs = more.get("min_epochs") or 0
+        is_mixed = "mixed" in str(trainer.precision)
+        if is_mixed and trainer.gradient_clip_val and optimizer.get("fused"):
+            yield (f"trainer.gradient_clip_val is {trainer.gradient_clip_val}: with precision "
+                   f"{trainer.precision}, a fused optimizer does not support gradient clipping. "
+                   f"Type model.optimizer.fused=false.")
+        min_epochs = trainer.min_epochs or 0
         if trainer.max_epochs not in (None, -1) and min_epochs > trainer.max_epochs:
             yield (f"trainer.min_epochs is {min_epochs}: it must be at most trainer.max_epochs, "
                    f"{trainer.max_epochs}.")

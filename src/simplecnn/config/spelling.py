@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 MAX_NAMES = 20  # in one message
+SYNONYMS = {"learningrate": "lr", "gpu": "device"}  # without underscores and plural
 LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
@@ -30,9 +31,7 @@ def missing_key(key: str) -> str:
 
 def did_you_mean(given: str, names: Collection[str], cutoff: float = 0.6) -> str:
     """` Did you mean …?` with the nearest of `names`, or an empty string if none is near."""
-    same = [name for name in names if name.lower() == given.lower()]
-    prefixed = [name for name in names if name in (f"max_{given}", f"num_{given}")]  # epochs
-    near = same or prefixed or difflib.get_close_matches(given, names, 3, cutoff)
+    near = _same(given, names) or difflib.get_close_matches(given, names, 3, cutoff)
     if not near:
         return ""
     swapped = (name for name in near if sorted(name) == sorted(given))  # modle: model, not mode
@@ -64,13 +63,27 @@ def describe(schema: Mapping[str, Any]) -> str:
     return "a class to build, with a _target_ and its arguments"
 
 
-def find_full_key(name: str, config: Mapping[Any, Any], groups: Collection[str]) -> str | None:
+def find_full_key(
+    name: str, config: Mapping[Any, Any], groups: Collection[str], cutoff: float = 1.0
+) -> str | None:
     """The full key or group that a name (lr, epochs, optimizer.lr) abbreviates, or None."""
-    keys = {key: f".{key.replace('/', '.')}" for key in [*groups, *dotted(config)] if key != name}
-    for candidate in (name, f"max_{name}", f"num_{name}", name.rstrip("s")):
-        if matches := [key for key, path in keys.items() if path.endswith(f".{candidate}")]:
-            return matches[0]
-    return None
+    depth = name.count(".") + 1
+    paths = {key: key.replace("/", ".").split(".") for key in [*groups, *dotted(config)]}
+    ends = {key: ".".join(path[-depth:]) for key, path in paths.items() if len(path) > depth}
+    found = _same(name, ends.values()) or difflib.get_close_matches(name, ends.values(), 1, cutoff)
+    return next((key for key, end in ends.items() if end in found[:1]), None)
+
+
+def _same(name: str, names: Collection[str]) -> list[str]:
+    """Those of `names` that a name is a form of, or a synonym."""
+    plain = _plain(name)
+    forms = (plain, f"max{plain}", f"num{plain}", SYNONYMS.get(plain, plain))
+    return [other for form in forms for other in names if _plain(other) == form]
+
+
+def _plain(name: str) -> str:
+    """A name without what is easily mistaken: capitals, underscores, the s of a plural."""
+    return re.sub(r"[_-]|s?(?=\.|$)", "", name.lower())
 
 
 def dotted(config: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
