@@ -131,6 +131,14 @@ def test_the_version_is_that_of_simplecnn(capsys):
             "trainer is not a key of this command, but of train.",
         ),
         ("train", ["run=last"], "run is not a key of this command, but of evaluate, predict, exp"),
+        ("evaluate", ["run=0"], "run is 0: it must be a string. Type \"run='0'\""),
+        (
+            "evaluate",
+            ["run=a,b"],
+            "run=a,b lists several values: add -m to run a sweep, or type "
+            "\"run='a,b'\" if it is a single one.",
+        ),
+        ("predict", ["run=a", "it.png"], "'it.png' cannot be parsed: type image=it.png"),
         ("train", ["--batch-size", "3"], "--batch-size is not an option: type data.batch_size=…"),
         ("train", ["hparams_search=optuna"], "hparams_search describes several runs: add -m"),
         (
@@ -500,6 +508,18 @@ def test_quoting_preserves_any_directory_name(name, tmp_path, monkeypatch):
     for text in (format_override("hydra.run.dir", f"outputs/{name}"), printed):
         value = compose_config("train", [text])
         assert value["paths"]["output_dir"] == str(Path("outputs", name).absolute())
+
+
+@pytest.mark.parametrize("name", ["0", "1e3", "-1_0", "NaN", "-inf", "null", "true"])
+def test_quoting_preserves_the_type_of_a_text(name):
+    assert compose_config("convolution", [format_override("name", name)])["name"] == name
+
+
+@pytest.mark.parametrize("word", ["resume=it's", 'resume=a"b', "resume=a[b]", "resume=a{b},'c"])
+def test_the_advice_for_a_text_is_a_word_of_the_shell(word):
+    (mistake,) = mistakes_of(word)
+    typed = shlex.split(mistake.partition(" cannot be parsed: type ")[2])
+    assert compose_config("train", typed)["resume"] == word.partition("=")[2]
 
 
 @pytest.mark.long

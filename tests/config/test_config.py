@@ -221,6 +221,29 @@ def test_the_name_of_a_metric_tells_whether_smaller_is_better(metric, mode):
                        "model.optimizer.momentum=0"),
         ("model.optimizer.learning_rate=1", "model.optimizer.learning_rate is not a key of torch."
                                             "optim.Adam. Did you mean lr?"),
+        ("seed=1,2,3", "seed=1,2,3 lists several values: add -m to run a sweep."),
+        ("trainer=cpu,gpu", "trainer=cpu,gpu lists several values: add -m to run a sweep."),
+        ("seed=range(3)", "seed=range(3) lists several values: add -m to run a sweep."),
+        ("model=glob(*)", "model=glob(*) lists several values: add -m to run a sweep."),
+        ("data.dataset=MNIST,KMNIST", "data.dataset=MNIST,KMNIST lists several values: add -m to "
+                                      "run a sweep."),
+        ("model.optimizer.lr=1,2", "model.optimizer.lr=1,2 lists several values: add -m to run a "
+                                   "sweep."),
+        ("+model.optimizer.betas=0,1", "+model.optimizer.betas=0,1 lists several values: add -m to "
+                                       "run a sweep, or write a list as +model.optimizer.betas=[0"),
+        ("callbacks=default,early_stopping", "callbacks=default,early_stopping lists several "
+         "values: add -m to run a sweep, or write a list as callbacks=[default,early_stopping]."),
+        ("lr=1,2", "lr is not a key of the configuration. Type model.optimizer.lr=1,2"),
+        ("resume=a/b,c", "resume=a/b,c lists several values: add -m to run a sweep, or type "
+                         "\"resume='a/b,c'\" if it is a single one."),
+        ("data.mirrors=a,b", "data.mirrors is not set. Add it with a plus: +data.mirrors=a,b"),
+        ("model.optimizer.lr=interval(0,1)", "model.optimizer.lr=interval(0,1) is a search space: "
+                                             'type -m hparams_search=optuna "model.optimizer.l'),
+        ("lr =3", "Write lr=3, without spaces around the '='."),
+        ("=3", "'=3' cannot be parsed: write key=value, quoted where needed."),
+        ("docs/filters.png", "'docs/filters.png' cannot be parsed: write key=value, quoted where"),
+        ("hydra.searchpath=a,b", "hydra.searchpath=a,b lists several values: Hydra's own settings"),
+        ("hydra.searchpath=5", "hydra.searchpath=5: "),
         ("a b", "'a b' cannot be parsed: write key=value, quoted where needed."),
         ("seed", "'seed' cannot be parsed: write key=value, quoted where needed."),
         ("data.root=Blüten", "'data.root=Blüten' cannot be parsed: type \"data.root='Blüten'\""),
@@ -237,6 +260,17 @@ def test_each_mistake_is_one_sentence(line, sentence, monkeypatch):
     splits = line.startswith(("data=", "experiment=best ", "lr = "))
     (mistake,) = mistakes(*(line.split() if splits else [line]))
     assert mistake.startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "words", [["lr", "=", "3"], ["lr", "=3"], ["lr=", "3"], ["lr = 3"], ["lr =3"]]
+)
+def test_spaces_around_an_equals_sign_are_explained(words):
+    assert mistakes("seed=3", *words, "~ckpt_path", *words) == [
+        "Write lr=3, without spaces around the '='.",
+        "Write lr=3, without spaces around the '='.",
+        "ckpt_path is null: it cannot be deleted.",
+    ]
 
 
 @pytest.mark.parametrize(

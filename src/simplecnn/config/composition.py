@@ -77,8 +77,8 @@ def compose_checked(name: str, overrides: Sequence[str]) -> Composed:
             with _in_job_context(config):
                 values = _resolved(config)
         except InputError as error:  # a key is missing too if its override was rejected
-            rejected = [override.partition("=")[0] for override in overrides if mistakes]
-            missing = (text for text in error.mistakes if text.split()[0] not in rejected)
+            told = str(mistakes)
+            missing = (text for text in error.mistakes if f"{text.split()[0]}=" not in told)
             raise InputError(*mistakes, *missing) from None
         except COMPOSE_ERRORS as error:
             raise InputError(*mistakes, gist(error)) from None
@@ -123,12 +123,15 @@ def _compose_overrides(name: str, overrides: Sequence[str], mistakes: list[str])
     """
     fields = COMMANDS.get(name, Train).model_fields
     lists = {key for key, field in fields.items() if field.annotation in (Texts, Texts | None)}
-    parsed = list(parse_overrides(overrides, mistakes, lists=lists))
-    choices = [o for o in parsed if o.key_or_group == "hydra.searchpath"]  # adds group options
+    texts = (key for key, field in fields.items() if field.annotation in (str, Texts))
+    required = [key for key in texts if fields[key].is_required()]
+    parsed = list(parse_overrides(overrides, mistakes, lists=lists, required=required))
+    paths = (o for o in parsed if o.key_or_group == "hydra.searchpath")  # adds group options
+    choices = [override for override in paths if isinstance(override.value(), list)]
     values = []
     for override in (o for o in parsed if o not in choices):
         options = group_options(override.key_or_group, choices)
-        if not options:
+        if not options or override.is_sweep_override():
             values.append(override)
         elif sentence := option_mistake(override, options):
             mistakes.append(sentence)

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -22,12 +23,15 @@ from simplecnn.config.spelling import (
     truncate,
     unknown_key,
 )
+from simplecnn.config.validation import accepts
 from simplecnn.errors import first_line
 
 OVERLAYS = ("experiment", "hparams_search", "debug", "local")  # groups that set keys of others
 # What Hydra raises for a configuration that it cannot compose, including by its own bugs.
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError, TypeError, AssertionError,
                   AttributeError, KeyError, RecursionError, OSError, YAMLError)  # fmt: skip
+# `lr = 3`, `lr =3` and `lr= 3`, as one argument or several, which are separated by "\0".
+SPACED = re.compile(r"(?<![^\0])([^=~\s\0]+)(?:[\s\0]+=[\s\0]*|=\0)([^=~\0][^=\0]*)(?![^\0])")
 
 
 def parse_overrides(
@@ -36,18 +40,18 @@ def parse_overrides(
     *,
     sweeps: bool = False,
     lists: Collection[str] = (),
+    required: Collection[str] = (),
 ) -> Iterator[Override]:
     """Parse overrides; append a message to `mistakes` for each that is not valid.
 
-    sweeps: accept several values. lists: keys whose `key=a,b`, a sweep in Hydra's grammar, is
-    read as `key=[a,b]`.
+    lists: keys whose `key=a,b`, a sweep in Hydra's grammar, is read as `key=[a,b]`, unless
+    `sweeps`. required: keys of which the first that is not set is meant by a value without a key.
     """
-    overrides = list(overrides)
-    while "=" in overrides[1:-1]:
-        i = overrides.index("=", 1)
-        pair = f"{overrides[i - 1]}={overrides[i + 1]}"
+    for key, value in SPACED.findall("\0".join(overrides)):
+        pair = shell_quote(f"{key}={value}")
         mistakes.append(f"Write {pair}, without spaces around the '='.")
-        del overrides[i - 1 : i + 2]
+    line = SPACED.sub("", "\0".join(overrides))
+    overrides = [text for text in line.split("\0") if text or "" in overrides]
     for start in [text for text in overrides if re.search(r"=\[.*,$", text)]:  # key=[1, 2]
         i, text = overrides.index(start), start
         while text.endswith(",") and i + 1 < len(overrides) and "=" not in overrides[i + 1]:
@@ -60,36 +64,30 @@ def parse_overrides(
     for text in overrides:
         try:
             override = parser.parse_override(text)
-            key = override.key_or_group
-            sweep = override.value() if override.is_sweep_override() and not sweeps else None
-            if key in lists and isinstance(sweep, ChoiceSweep) and sweep.simple_form:
+            if not (key := override.key_or_group):
+                raise ValueError("there is no key")
+            if key in lists and not sweeps and getattr(override.value(), "simple_form", False):
                 typed_key, _, values = text.partition("=")
-                override, sweep = parser.parse_override(f"{typed_key}=[{values}]"), None
-        except COMPOSE_ERRORS:
-            mistakes.append(f"{truncate(text)!r} cannot be parsed: {_parsing_hint(text)}")
-            continue
-        if sweep is None:
+                override = parser.parse_override(f"{typed_key}=[{values}]")
             yield override
-        else:
-            what = "lists several values" if override.is_discrete_sweep() else "is a search space"
-            values = text.partition("=")[2] if re.search("=[^=(]*$", text) else "1,2"
-            advice = f"add -m to run a sweep, or write a list as {key}=[{truncate(values)}]."
-            if override.is_hydra_override():
-                advice = "Hydra's own settings are the same for all jobs."
-            mistakes.append(f"{truncate(text)} {what}: {advice}")
+        except COMPOSE_ERRORS:
+            hint = _parsing_hint(text, [key for key in required if f"{key}=" not in str(overrides)])
+            mistakes.append(f"{truncate(text)!r} cannot be parsed: {hint}")
 
 
-def _parsing_hint(text: str) -> str:
+def _parsing_hint(text: str, missing: Sequence[str]) -> str:
     if text in group_options("experiment"):
         return f"type experiment={text}"
+    if "=" not in text and missing:
+        return f"type {shell_quote(format_override(missing[0], text))}"
     key, _, value = text.partition("=")
-    if re.fullmatch(r"[+~]*[\w/]+/\w+\.[\w.]+", key):
+    if value and re.fullmatch(r"[+~]*[\w/]+/\w+\.[\w.]+", key):
         return f"keys are written with dots, type {key.replace('/', '.')}={value}"
     if value.endswith(","):
         return "it ends with a comma."
     if any(value.count(a) != value.count(b) for a, b in ("[]", "{}", "()")):
         return "a bracket is not closed."
-    is_text = value and len(text) < 200 and not set(value) & set("'\",[]{}()")
+    is_text = len(text) < 200 and re.match(r"(?!\w+\()[^\[{('\"]", value)
     if is_text and re.fullmatch(r"[+~]*[\w./@]+", key, re.ASCII):
         return f"type {shell_quote(format_override(key, value))}"
     return "write key=value, quoted where needed."
@@ -113,6 +111,8 @@ def apply_override(override: Override, config: DictConfig) -> None:
     key, value = override.key_or_group, override.value()
     if override.package is not None:
         raise ValueError(f"there is no config group {key}")
+    if override.is_sweep_override():
+        raise ValueError("a single value is expected")
     if override.is_delete():
         current = OmegaConf.select(config, key, throw_on_missing=False)
         if current is None or value not in (None, current):
@@ -139,6 +139,9 @@ def key_mistake(override: Override, config: DictConfig, error: Exception) -> str
     parent_key, _, last = key.rpartition(".")
     parent = select(plain, parent_key)
     exists = isinstance(parent, dict) and last in parent
+    is_valid = exists or override.is_add() or override.is_hydra_override() or key in groups
+    if override.is_sweep_override() and is_valid:
+        return _several_values(override, config)
     if override.is_delete():
         state = "not set" if not exists else f"not {value}" if value else "null"
         return f"{key} is {state}: it cannot be deleted."
@@ -204,6 +207,27 @@ def _option_with_key(key: str, groups: Sequence[str]) -> str | None:
             if re.search(f"^{re.escape(key)}:", text, re.MULTILINE) and "# @package" not in text:
                 return f"{group}={file.stem}"
     return None
+
+
+def _several_values(override: Override, config: DictConfig) -> str:
+    """The message for an override with several values where a command takes a single one."""
+    key, text = override.key_or_group, override_text(override)
+    what, advice = "lists several values", "add -m to run a sweep"
+    if override.is_hydra_override():
+        advice = "Hydra's own settings are the same for all jobs"
+    elif not override.is_discrete_sweep():
+        what, advice = "is a search space", f"type -m hparams_search=optuna {shell_quote(text)}"
+    elif getattr(override.value(), "simple_form", False):  # a,b
+        typed, _, values = text.partition("=")
+        items = OverridesParser.create().parse_override(f"x=[{values}]").value()
+        takes_options = group_options(key) and key not in config.hydra.runtime.choices
+        allows = partial(accepts, config.hydra.job.config_name, plain_config(config), key)
+        if takes_options or allows(items):
+            advice += f", or write a list as {typed}=[{truncate(values)}]"
+        elif allows(values):
+            quoted = shell_quote(format_override(typed, truncate(values)))
+            advice += f", or type {quoted} if it is a single one"
+    return f"{truncate(text)} {what}: {advice}."
 
 
 def _split_existing(key: str, config: Mapping[str, Any]) -> tuple[str, str]:

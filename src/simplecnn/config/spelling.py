@@ -22,6 +22,17 @@ def unknown_key(key: str, name: Any, names: Sequence[Any], where: str) -> str:
     return f"{key} is not a key {where}. Available: {', '.join(keys[:MAX_NAMES])}{more}."
 
 
+def wrong_value(key: str, value: Any, schema: Mapping[str, Any]) -> str:
+    """The message for a value that the JSON schema of its key does not allow."""
+    allowed, hint = describe(schema), ""
+    if isinstance(value, str):
+        options = (option.get("enum", ()) for option in (schema, *schema.get("anyOf", ())))
+        hint = did_you_mean(value, [n for names in options for n in names if isinstance(n, str)])
+    elif type(value) in (int, float) and allowed.startswith("a string"):
+        hint = f" Type {shell_quote(format_override(key, value))}"
+    return f"{key} is {show(value)}: it must be {allowed}.{hint}"
+
+
 def missing_key(key: str) -> str:
     """The message for a required key without a value."""
     if key in ("run", "sweep"):
@@ -116,7 +127,8 @@ def shell_quote(text: str) -> str:
 def format_override(key: str, value: object) -> str:
     """An override `key=value`, quoted for Hydra's grammar if the value needs it."""
     text = str(value)
-    if re.fullmatch(r"[\w./-]+", text, re.ASCII):
+    # Without quotes, Hydra would read a number, or another word that YAML reserves.
+    if re.fullmatch(r"(?!([\d.e_+-]+|[+-]?(inf|nan)|null|true|false)$)[\w./-]+", text, re.A | re.I):
         return f"{key}={text}"
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped)

@@ -7,8 +7,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from simplecnn.config.build import name_mistakes
-from simplecnn.config.schema import BUILT_IN, COMMANDS, Part
-from simplecnn.config.spelling import describe, did_you_mean, missing_key, show, unknown_key
+from simplecnn.config.schema import BUILT_IN, COMMANDS, Part, Train
+from simplecnn.config.spelling import missing_key, show, unknown_key, wrong_value
 from simplecnn.errors import InputError
 
 Config = Mapping[str, Any]
@@ -75,21 +75,28 @@ def _sentences(error: ValidationError, config: Any, model: type[Part]) -> dict[s
         elif path not in sentences:
             field = fields.get(last)
             schema = json_schema(field) if field else {}
-            hint = did_you_mean(value, list(_choices(schema))) if isinstance(value, str) else ""
-            sentences[path] = f"{path} is {show(value)}: it must be {describe(schema)}.{hint}"
+            sentences[path] = wrong_value(path, value, schema)
     return sentences
+
+
+def accepts(command: str, config: Config, key: str, value: Any) -> bool:
+    """Whether a key may have a value, by its schema; without one, by the value that it has."""
+    path, old, parent = _locate(config, tuple(key.split(".")))
+    old, parent = (old, parent) if path == key else (None, old)
+    field = _fields(parent, key, COMMANDS.get(command, Train)).get(key.rpartition(".")[2])
+    if field is None:
+        return old is None or type(old) is type(value)
+    try:
+        TypeAdapter(field.rebuild_annotation()).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 def json_schema(field: FieldInfo) -> dict[str, Any]:
     """The JSON schema of a single key."""
     schema = TypeAdapter(field.rebuild_annotation()).json_schema()
     return {**schema, "description": field.description} if field.description else schema
-
-
-def _choices(schema: Config) -> Iterator[str]:
-    """Yield the strings that a JSON schema lists."""
-    for option in (schema, *schema.get("anyOf", ())):
-        yield from (value for value in option.get("enum", ()) if isinstance(value, str))
 
 
 def _locate(config: Any, loc: tuple[int | str, ...]) -> tuple[str, Any, Any]:
