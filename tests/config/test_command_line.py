@@ -148,8 +148,8 @@ def test_the_version_is_that_of_simplecnn(capsys):
         ),
         (
             "train",
-            ["callbacks.largest._target_=watch.Largest"],
-            "callbacks.largest is not set yet: add it with a plus, +callbacks.largest._target_=w",
+            ["callbacks.largest._target_=simplecnn.callbacks.report.Report"],
+            "callbacks.largest is not set yet: add it with a plus, +callbacks.largest._target_=s",
         ),
         (
             "train",

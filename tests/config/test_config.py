@@ -239,6 +239,12 @@ def test_the_name_of_a_metric_tells_whether_smaller_is_better(metric, mode):
         ("data.mirrors=a,b", "data.mirrors is not set. Add it with a plus: +data.mirrors=a,b"),
         ("model.optimizer.lr=interval(0,1)", "model.optimizer.lr=interval(0,1) is a search space: "
                                              'type -m hparams_search=optuna "model.optimizer.l'),
+        ("model.scheduler=torch.optim.lr_scheduler.StepLR", "model.scheduler is a config group: "
+         "type +model.scheduler._target_=torch.optim.lr_scheduler.StepLR"),
+        ("model.scheduler={_target_:a.b,c:3}", "model.scheduler is a config group: type "
+                                               '"+model.scheduler={_target_:a.b,c:3}"'),
+        ("model.optimizer=torch.optim.SGD", "model.optimizer is 'torch.optim.SGD': type "
+                                            "model.optimizer._target_=torch.optim.SGD."),
         ("lr =3", "Write lr=3, without spaces around the '='."),
         ("=3", "'=3' cannot be parsed: write key=value, quoted where needed."),
         ("docs/filters.png", "'docs/filters.png' cannot be parsed: write key=value, quoted where"),
@@ -271,6 +277,14 @@ def test_spaces_around_an_equals_sign_are_explained(words):
         "Write lr=3, without spaces around the '='.",
         "ckpt_path is null: it cannot be deleted.",
     ]
+
+
+def test_each_argument_of_a_class_that_is_not_set_needs_a_plus():
+    overrides = ["model.scheduler._target_=torch.optim.lr_scheduler.StepLR",
+                 "model.scheduler.step_size=3"]  # fmt: skip
+    sentences = mistakes(*overrides)
+    assert [sentence.split()[-1] for sentence in sentences] == [f"+{text}" for text in overrides]
+    compose_config("train", [f"+{text}" for text in overrides])
 
 
 @pytest.mark.parametrize(

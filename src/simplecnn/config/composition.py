@@ -146,6 +146,9 @@ def _compose_overrides(name: str, overrides: Sequence[str], mistakes: list[str])
             apply_override(override, config)
         except COMPOSE_ERRORS as error:
             mistakes.append(key_mistake(override, config, error))
+            only_lacks_plus = mistakes[-1].endswith(f"+{override_text(override)}")
+            if only_lacks_plus and not override.is_sweep_override():  # others may depend on it
+                OmegaConf.update(config, override.key_or_group, override.value(), force_add=True)
     recorded = config.hydra.overrides
     recorded.hydra = [override_text(o) for o in parsed if o.is_hydra_override()]
     recorded.task = [override_text(o) for o in parsed if not o.is_hydra_override()]
@@ -185,7 +188,8 @@ def _refined(key: str, sentence: str, values: Config, config: DictConfig) -> str
             f"below it, {inner}:"
         )
     if group in choices and group != key and isinstance(value, str):
-        return f"{key} is {value!r}: type {group}={value}."
+        choice = f"{key}._target_={value}" if "." in value else f"{group}={value}"
+        return f"{key} is {value!r}: type {choice}."
     if (
         key in values
         and "not a key" in sentence

@@ -150,7 +150,9 @@ def key_mistake(override: Override, config: DictConfig, error: Exception) -> str
     if exists or override.package is not None or key.startswith("hydra."):
         return f"{truncate(text)}: {gist(error)}"
     if key.replace(".", "/") in groups:
-        return f"{key} is a config group: type {key.replace('.', '/')}={truncate(value)}"
+        of_class = f"+{text}" if value.startswith("{") else f"+{key}._target_={value}"
+        choice = of_class if "." in value else f"{key.replace('.', '/')}={value}"
+        return f"{key} is a config group: type {shell_quote(truncate(choice, 200))}"
     if "/" in key and key.replace("/", ".") in set(dotted(plain)):
         return f"{key} is not a config group: type {truncate(key.replace('/', '.'))}={value}"
     if "/" in key:
@@ -167,13 +169,14 @@ def key_mistake(override: Override, config: DictConfig, error: Exception) -> str
         if existing in ("callbacks", "logger") and first in group_options(existing):
             return f"{existing}.{first} is not set: type {existing}=[default,{first}] as well."
         part = f"{existing}.{first}".lstrip(".")
+        is_group = existing in ("callbacks", "logger") or part.replace(".", "/") in groups
+        if is_group and key == f"{part}._target_":
+            return f"{part} is not set yet: add it with a plus, +{truncate(text)}"
         if part.replace(".", "/") in groups and (options := group_options(part.replace(".", "/"))):
             return (
                 f"{part} is not set: type {part.replace('.', '/')}=… as well. Available options "
                 f"are {', '.join(options)}."
             )
-        if existing in ("callbacks", "logger") and last == "_target_":
-            return f"{existing}.{first} is not set yet: add it with a plus, +{truncate(text)}"
         if existing:
             names = [str(k) for k in select(plain, existing) if not str(k).startswith("_")]
             return unknown_key(key, first, names, f"of {existing}")
