@@ -242,8 +242,12 @@ FILES = {
                                              "Did you mean seed?"),
     "dots": ("# @package _global_\n'trainer.max_epochs': 5", "'trainer.max_epochs' is a single key "
              "with a dot in a YAML file: write trainer: and, indented below it, max_epochs:"),
-    "list": ("# @package _global_\n- a", "In 'experiment/list': ConfigTypeError Cannot merge "
-                                         "DictConfig with ListConfig"),
+    "list": ("# @package _global_\n- a", "In 'experiment/list': a list stands where keys with "
+                                         "values are expected."),
+    "latin": ("# @package _global_\nname: \udcff", "experiment/latin is not UTF-8: save it as UTF"),
+    "sgdd": ("# @package _global_\ndefaults: [{override /model/optimizer: sgdd}]",
+             "Could not find 'model/optimizer/sgdd': available options are adam, adamw, sgd. Did "
+             "you mean sgd?"),
     "broken": ("# @package _global_\na: [", "{folder}/experiment/broken.yaml, line 3: expected"),
     "lr": ("# @package _global_\nlr: 0.1", "lr is not a key of the configuration. "
                                            "Did you mean model.optimizer.lr?"),
@@ -254,9 +258,20 @@ FILES = {
 def test_an_invalid_experiment_file_is_reported(name, tmp_path):
     text, sentence = FILES[name]
     (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / f"{name}.yaml").write_text(f"{text}\n")
+    file = tmp_path / "experiment" / f"{name}.yaml"
+    file.write_text(f"{text}\n", encoding="utf-8", errors="surrogateescape")
     (mistake,) = mistakes_of("--config-dir", str(tmp_path), f"experiment={name}")
     assert mistake.startswith(sentence.replace("{folder}", str(tmp_path))), mistake
+
+
+def test_an_experiment_may_be_in_a_subfolder(tmp_path):
+    (tmp_path / "experiment/mine").mkdir(parents=True)
+    (tmp_path / "experiment/mine/x.yaml").write_text("# @package _global_\nseed: 5\n")
+    for options in (["--config-dir", str(tmp_path)], [f"hydra.searchpath=[{tmp_path}]"]):
+        values, _ = check_command_line("train", [*options, "experiment=mine/x"])
+        assert values["seed"] == 5
+        (mistake,) = mistakes_of(*options, "experiment=mine/y")
+        assert mistake.startswith("experiment=mine/y: available options are mine/x.")
 
 
 def test_a_custom_primary_config(tmp_path):

@@ -142,7 +142,7 @@ COMBINATIONS = [
     ("~seed", "data.seed: Interpolation key 'seed' not found"),
     ("~train", "train is required: it cannot be deleted."),
     ("train=false test=false", "train and test are both false"),
-    ("seed=${seed}", "data.seed: Recursive interpolation detected"),
+    ("seed=${seed}", "seed: Recursive interpolation detected"),
     ("paths.data_dir=???", "paths.data_dir is missing: type paths.data_dir=…"),
     ("data=image_folder trainer.default_root_dir=${data.root}", "data.root is missing: type data."),
     ("paths.data_dir=${nope}", "paths.data_dir: Interpolation key 'nope' not found"),

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def _compose_overrides(name: str, overrides: Sequence[str], mistakes: list[str])
         options = group_options(override.key_or_group, choices)
         if not options or override.is_sweep_override():
             values.append(override)
-        elif sentence := option_mistake(override, options):
+        elif sentence := option_mistake(override, options, choices):
             mistakes.append(sentence)
         else:
             choices.append(override)
@@ -209,6 +210,8 @@ def _in_job_context(config: DictConfig) -> Iterator[None]:
     config.hydra.job.num, config.hydra.job.id = 0, "0"
     try:
         hydra_config.cfg = config  # without set_config, which copies it
+        for key in filter(partial(OmegaConf.is_interpolation, config), config):
+            _ = config[key]  # so that an error names this key, not hydra.run.dir that refers to it
         config.hydra.runtime.output_dir = os.path.abspath(config.hydra.run.dir)
         OmegaConf.set_readonly(config.hydra, True)
         yield

@@ -3,13 +3,14 @@
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
+from traceback import walk_tb
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from simplecnn.config.schema import BUILT_IN, COMMANDS, Trainer
@@ -93,17 +94,20 @@ def _parsing_hint(text: str, missing: Sequence[str]) -> str:
     return "write key=value, quoted where needed."
 
 
-def option_mistake(override: Override, options: Sequence[str]) -> str | None:
+def option_mistake(override: Override, options: Sequence[str], path: Sequence[Override]) -> str:
     """The message for an override that names an unknown option of its config group."""
-    value = override.value()
+    group, value = override.key_or_group, override.value()
     if override.is_delete() and value is None:
-        return None
+        return f"~{group}: type {group}=none" if group in ("callbacks", "logger") else ""
     for choice in value if isinstance(value, list) else [value]:
-        if choice not in options:
-            hint = did_you_mean(str(choice), options)  # none for null
-            text = f"{override.key_or_group}={'null' if choice is None else truncate(str(choice))}"
-            return f"{text}: available options are {', '.join(options)}.{hint}"
-    return None
+        folder, slash, _ = str(choice).rpartition("/")
+        inner = group_options(f"{group}/{folder}", path) if slash else []
+        names = [f"{folder}/{name}" for name in inner] or options
+        if choice not in names:
+            hint = did_you_mean(str(choice), names)  # none for null
+            text = f"{group}={'null' if choice is None else truncate(str(choice))}"
+            return f"{text}: available options are {', '.join(names)}.{hint}"
+    return ""
 
 
 def apply_override(override: Override, config: DictConfig) -> None:
@@ -262,14 +266,22 @@ def gist(error: BaseException) -> str:
         name = str(error.missing_cfg_file).rpartition("/")[2]
         options = sorted(error.options)
         near = did_you_mean(name, options)
-        return f"{first_line(error)}: available options are {', '.join(options)}.{near}"
+        missing = first_line(error).rpartition("': ")[2]  # without a file that may be another one
+        return f"{missing}: available options are {', '.join(options)}.{near}"
+    if isinstance(error, UnicodeDecodeError):  # its message does not name the file
+        paths = [frame.f_locals.get("config_path") for frame, _ in walk_tb(error.__traceback__)]
+        return f"{next(filter(None, paths[::-1]), 'A YAML file')} is not UTF-8: save it as UTF-8."
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
     # Join the line that names the file with the reason below it.
     text = str(error).replace("raised while composing config:\n", "")
     line = first_line(cause or HydraException(text))
-    line = line.removeprefix("InputError raised while resolving interpolation: ")
+    is_own = line.startswith(prefix := "InputError raised while resolving interpolation: ")
+    if isinstance(error, InterpolationResolutionError):
+        line = line.removeprefix(prefix) if is_own else f"{error.full_key}: {line}"
     if group := re.match(r"Could not override '([^']+)'. No match in the defaults list", line):
         return f"{group[1]} is not a config group of this command. Type --help for those it has."
+    if "Cannot merge DictConfig with ListConfig" in line:
+        return f"{line.partition(': ')[0]}: a list stands where keys with values are expected."
     if re.search(rf"@({'|'.join(OVERLAYS)})\.", line):
         return f"{line} Its file must begin with the line '# @package _global_'."
     return line
