@@ -145,7 +145,7 @@ def key_mistake(override: Override, config: DictConfig, error: Exception) -> str
     exists = isinstance(parent, dict) and last in parent
     is_valid = exists or override.is_add() or override.is_hydra_override() or key in groups
     if override.is_sweep_override() and is_valid:
-        return _several_values(override, config)
+        return _several_values(override, plain, config)
     if override.is_delete():
         state = "not set" if not exists else f"not {value}" if value else "null"
         return f"{key} is {state}: it cannot be deleted."
@@ -216,7 +216,7 @@ def _option_with_key(key: str, groups: Sequence[str]) -> str | None:
     return None
 
 
-def _several_values(override: Override, config: DictConfig) -> str:
+def _several_values(override: Override, plain: Mapping[str, Any], config: DictConfig) -> str:
     """The message for an override with several values where a command takes a single one."""
     key, text = override.key_or_group, override_text(override)
     what, advice = "lists several values", "add -m to run a sweep"
@@ -228,7 +228,7 @@ def _several_values(override: Override, config: DictConfig) -> str:
         typed, _, values = text.partition("=")
         items = OverridesParser.create().parse_override(f"x=[{values}]").value()
         takes_options = group_options(key) and key not in config.hydra.runtime.choices
-        allows = partial(accepts, config.hydra.job.config_name, plain_config(config), key)
+        allows = partial(accepts, config.hydra.job.config_name, plain, key)
         if takes_options or allows(items):
             advice += f", or write a list as {typed}=[{truncate(values)}]"
         elif allows(values):
