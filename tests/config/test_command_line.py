@@ -244,7 +244,7 @@ FILES = {
              "with a dot in a YAML file: write trainer: and, indented below it, max_epochs:"),
     "list": ("# @package _global_\n- a", "In 'experiment/list': a list stands where keys with "
                                          "values are expected."),
-    "latin": ("# @package _global_\nname: \udcff", "experiment/latin is not UTF-8: save it as UTF"),
+    "latin": ("# @package _global_\nname: \udcff", "a selected YAML file is not UTF-8, at byte 26"),
     "sgdd": ("# @package _global_\ndefaults: [{override /model/optimizer: sgdd}]",
              "Could not find 'model/optimizer/sgdd': available options are adam, adamw, sgd. Did "
              "you mean sgd?"),

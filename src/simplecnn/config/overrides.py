@@ -3,7 +3,6 @@
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
-from traceback import walk_tb
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -39,14 +38,13 @@ def parse_overrides(
     overrides: Sequence[str],
     mistakes: list[str],
     *,
-    sweeps: bool = False,
     lists: Collection[str] = (),
     required: Collection[str] = (),
 ) -> Iterator[Override]:
     """Parse overrides; append a message to `mistakes` for each that is not valid.
 
-    lists: keys whose `key=a,b`, a sweep in Hydra's grammar, is read as `key=[a,b]`, unless
-    `sweeps`. required: keys of which the first that is not set is meant by a value without a key.
+    lists: keys whose `key=a,b`, a sweep in Hydra's grammar, is read as `key=[a,b]`. required: keys
+    of which the first that is not set is meant by a value without a key.
     """
     for key, value in SPACED.findall("\0".join(overrides)):
         pair = shell_quote(f"{key}={value}")
@@ -67,7 +65,7 @@ def parse_overrides(
             override = parser.parse_override(text)
             if not (key := override.key_or_group):
                 raise ValueError("there is no key")
-            if key in lists and not sweeps and getattr(override.value(), "simple_form", False):
+            if key in lists and getattr(override.value(), "simple_form", False):
                 typed_key, _, values = text.partition("=")
                 override = parser.parse_override(f"{typed_key}=[{values}]")
             yield override
@@ -268,9 +266,8 @@ def gist(error: BaseException) -> str:
         near = did_you_mean(name, options)
         missing = first_line(error).rpartition("': ")[2]  # without a file that may be another one
         return f"{missing}: available options are {', '.join(options)}.{near}"
-    if isinstance(error, UnicodeDecodeError):  # its message does not name the file
-        paths = [frame.f_locals.get("config_path") for frame, _ in walk_tb(error.__traceback__)]
-        return f"{next(filter(None, paths[::-1]), 'A YAML file')} is not UTF-8: save it as UTF-8."
+    if isinstance(error, UnicodeDecodeError):  # which does not name the file
+        return f"a selected YAML file is not UTF-8, at byte {error.start}: save it as UTF-8."
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
     # Join the line that names the file with the reason below it.
     text = str(error).replace("raised while composing config:\n", "")

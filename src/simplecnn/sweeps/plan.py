@@ -48,9 +48,7 @@ def plan_sweep(name: str, overrides: Sequence[str]) -> SweepPlan:
 
 def _plan(name: str, overrides: Sequence[str]) -> SweepPlan:
     mistakes: list[str] = []
-    overrides = [
-        override_text(override) for override in parse_overrides(overrides, mistakes, sweeps=True)
-    ]
+    overrides = [override_text(override) for override in parse_overrides(overrides, mistakes)]
     parser = OverridesParser.create(loader())
     command_lines = sweep_values(overrides)
     try:
@@ -140,10 +138,7 @@ def sweep_values(overrides: Sequence[str]) -> list[list[str]]:
     """
     mistakes: list[str] = []
     with initialized():
-        texts = [
-            override_text(override)
-            for override in parse_overrides(overrides, mistakes, sweeps=True)
-        ]
+        texts = [override_text(override) for override in parse_overrides(overrides, mistakes)]
         choices = [v for v in _choices(texts, OverridesParser.create(loader())).values() if v]
     if mistakes:
         raise InputError(*mistakes)
