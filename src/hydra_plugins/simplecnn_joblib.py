@@ -74,7 +74,7 @@ class JoblibLauncher(WorkerLauncher):
                     return JobReturn(list(overrides), status=JobStatus.COMPLETED)
                 pool = new_pool(environment)
                 reason = "its process ended suddenly (kill -9, or out of memory)"
-                return lost_job(number, overrides, reason)
+                return lost_job(number, overrides, reason, job_overrides)
             except SystemExit:  # the job was interrupted and has logged it
                 return JobReturn(list(overrides), status=JobStatus.COMPLETED)
             finally:

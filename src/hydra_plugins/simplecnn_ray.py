@@ -57,7 +57,8 @@ class RayLauncher(WorkerLauncher):
                 except ray.exceptions.RayTaskError:  # an exception of the job itself
                     raise
                 except ray.exceptions.RayError as error:  # its worker, node or result was lost
-                    results.append(lost_job(number, overrides, f"Ray: {type(error).__name__}"))
+                    reason = f"Ray: {type(error).__name__}"
+                    results.append(lost_job(number, overrides, reason, job_overrides))
         except (KeyboardInterrupt, SystemExit):
             for task in tasks:
                 ray.cancel(task)  # raises KeyboardInterrupt in the job, which writes its record

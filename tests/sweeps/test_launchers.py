@@ -11,14 +11,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import hydra
 import pytest
 from children import fork, forked_script, run_forked, wait_for_exit
 from omegaconf import OmegaConf
+from submitit.core.utils import UncompletedJobError
 from tqdm import tqdm
 
-from hydra_plugins import simplecnn_joblib
+from hydra_plugins import simplecnn_joblib, simplecnn_submitit
 from hydra_plugins.simplecnn_joblib import JoblibLauncher, worker_environments
 from hydra_plugins.simplecnn_ray import RayLauncher
 from simplecnn.config import devices
@@ -318,6 +320,40 @@ def test_submitit_runs_a_job_in_a_separate_process(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert [(r["status"], r["seed"]) for r in records(tmp_path)] == [("finished", 1)]
     assert len(list((tmp_path / "sweep" / ".submitit").glob("*/*_result.pkl"))) == 1
+
+
+def test_submitit_waits_for_the_jobs_after_one_that_was_killed(monkeypatch, caplog):
+    given: dict[str, Any] = {}
+
+    class FakeJob(SimpleNamespace):
+        paths = SimpleNamespace(stderr="0_log.err")
+
+        def results(self):
+            if self.number == 1:
+                raise UncompletedJobError
+            return [self.number]
+
+    class FakeExecutor:
+        def __init__(self, folder, cluster, **options):
+            given.update(folder=folder, cluster=cluster, **options)
+
+        def update_parameters(self, **options):
+            given.update(options)
+
+        def map_array(self, function, job_overrides, keys, numbers, *others):
+            return [FakeJob(number=number) for number in numbers]
+
+    monkeypatch.setattr("submitit.AutoExecutor", FakeExecutor)
+    params = OmegaConf.to_container(OmegaConf.structured(simplecnn_submitit.Slurm(partition="gpu")))
+    target = params.pop("_target_")
+    assert target == "hydra_plugins.simplecnn_submitit.SlurmLauncher"
+    launcher = simplecnn_submitit.SlurmLauncher(**params)
+    results = launcher.launch([["a=0", "seed=1"], ["a=0", "seed=2"], ["a=0", "seed=3"]], 0)
+    assert [results[0], results[2]] == [0, 2] and results[1].overrides == ["a=0", "seed=2"]
+    assert caplog.messages == ["job 1   killed   seed=2   it ended without a result: see 0_log.err"]
+    assert given["cluster"] == "slurm" and given["slurm_max_num_timeout"] == 0
+    assert given["timeout_min"] == 60 and given["slurm_partition"] == "gpu"
+    assert "submitit_folder" not in given and "max_num_timeout" not in given
 
 
 def test_a_launcher_that_is_not_installed_is_reported_with_the_extra(monkeypatch):

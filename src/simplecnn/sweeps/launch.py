@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,6 +30,7 @@ from simplecnn.sweeps.jobs import NOT_STARTED, job_command, read_job, read_jobs,
 from simplecnn.sweeps.plan import SweepPlan
 
 log = logging.getLogger("simplecnn.sweeps")
+SECONDS_TO_RECORD = 6
 Task = Callable[[dict[str, Any], Path], Any]
 
 
@@ -59,6 +61,8 @@ def run_sweep(run: Callable[[], Any], plan: SweepPlan) -> int:
     finally:
         # A second Ctrl-C must not interrupt the report, which says how to resume.
         interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if code > 128:
+            _wait_for_records(directory)
         PrepareSweep.directory = None
         directory.release()
         try:
@@ -69,6 +73,13 @@ def run_sweep(run: Callable[[], Any], plan: SweepPlan) -> int:
     if stop.received:  # takes precedence over Ray's own exit code
         return 128 + stop.received
     return code or int(not succeeded)
+
+
+def _wait_for_records(directory: SweepDirectory) -> None:
+    """Wait while interrupted jobs write their records, as those of submitit's local executor do."""
+    end = time.monotonic() + SECONDS_TO_RECORD
+    while any(job.status == "running" for job in read_jobs(directory)) and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 def start_message(directory: SweepDirectory, plan: SweepPlan) -> str:

@@ -1,4 +1,4 @@
-"""Code shared by the joblib and Ray launchers, which run jobs in worker processes.
+"""Code shared by the launchers that run jobs in other processes.
 
 Hydra imports its plugins at every start, so this module must not import anything slow.
 """
@@ -42,10 +42,16 @@ def run_in_worker(
     return launcher.launch([overrides], initial_job_idx=number)[0]
 
 
-def lost_job(number: int, overrides: Sequence[str], reason: str) -> JobReturn:
+def lost_job(
+    number: int, overrides: Sequence[str], reason: str, all_jobs: Sequence[Sequence[str]]
+) -> JobReturn:
     """Log that a job was lost with its worker, and return a result that lets the sweep continue.
 
     The report lists the job as killed: its record says `running`, but no process locks it.
+    `all_jobs` has the overrides of all jobs: those that all of them share are not logged.
     """
-    log.error("job %d   killed   %s   %s", number, " ".join(overrides), reason)
+    varied = [text for text in overrides if any(text not in job for job in all_jobs)]
+    log.error(
+        "job %d   killed   %s", number, "   ".join([*filter(None, [" ".join(varied)]), reason])
+    )
     return JobReturn(list(overrides), status=JobStatus.COMPLETED)
