@@ -341,6 +341,11 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
     chosen = torch.randperm(len(digits))[: config["num_images"]]
     if trained_run is None:
         images = scale(torch.from_numpy(digits)[chosen].unsqueeze(1))
+        try:
+            with torch.no_grad(), evaluation_mode(network):
+                network(images[:1])
+        except RuntimeError:  # perhaps a network of color images
+            images = images.expand(-1, 3, -1, -1)
     else:
         images = trained_run.prepare(digits[chosen.numpy()])
     trained = trained_run.network if trained_run else None

@@ -158,6 +158,7 @@ def check_imported(name: str, request: Request) -> None:
             for number, job in enumerate(request.jobs):
                 shown = (override for override in job if not override.startswith("dry_run="))
                 print(f"job {number}   {' '.join(shown)}")
+            print("All jobs are valid; none was started.")
         sys.exit(0)
 
 

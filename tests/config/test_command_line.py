@@ -317,6 +317,7 @@ def test_a_dry_run_lists_the_jobs_and_starts_none(tmp_path, monkeypatch, capsys)
     assert capsys.readouterr().out.splitlines() == [
         "job 0   seed=1 model.network.pool=max", "job 1   seed=1 model.network.pool=none",
         "job 2   seed=2 model.network.pool=max", "job 3   seed=2 model.network.pool=none",
+        "All jobs are valid; none was started.",
     ]  # fmt: skip
     with pytest.raises(SystemExit) as end:
         check_imported("train", check_command_line("train", ["dry_run=true"]))

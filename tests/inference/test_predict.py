@@ -112,7 +112,10 @@ def test_the_written_predictions_are_those_of_the_network(run, digits, tmp_path,
     rows = read_predictions(folder)
     expected = run.predict(torch.from_numpy(digits[0][[0, 7]]))
     for row, i in ((rows[0], 0), (rows[2], 1)):
-        assert (row["class"], row["second_class"]) == (expected.classes[i], expected.seconds[i])
+        assert (row["class"], row["second_class"]) == (
+            expected.classes[i],
+            expected.second_classes[i],
+        )
         assert float(row["probability"]) == pytest.approx(expected.confidences[i], abs=1e-5)
         assert row["decided"] == ("yes" if expected.confidences[i] >= 0.999 else "no")
     assert [row["preprocessing"] for row in rows] == [
@@ -191,7 +194,7 @@ def test_of_many_files_all_that_failed_are_listed(run, digits, tmp_path, caplog,
         predict(run, find_images([str(tmp_path)]), reject=1.0, to=str(tmp_path / "out"))
     rows = [line for line in caplog.text.splitlines() if "not classified" in line]
     assert len(rows) == 2 and "a_broken.png" in rows[0] and "z_broken.png" in rows[1]
-    assert "3 more are unsure: see predictions.csv." in caplog.text
+    assert "Shown: 4 of 7 images, those that are undecided or failed. All are in" in caplog.text
     assert "z_broken.png: it is empty" in caplog.text or "z_broken.png is" in caplog.text
 
 

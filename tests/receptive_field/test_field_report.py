@@ -146,16 +146,16 @@ def test_costs_of_the_tutorials_chains():
     ]  # fmt: skip
 
 
-def test_a_network_is_tried_in_evaluation_mode(tmp_path):
+def test_a_network_of_color_images_is_tried_in_evaluation_mode(tmp_path):
     """In training mode, one image is not enough for BatchNorm1d, and it changes BatchNorm2d."""
     (tmp_path / "normed.py").write_text(
         "from torch import nn\n\n\n"
         "class Normed(nn.Sequential):\n"
         "    def __init__(self):\n"
-        "        super().__init__(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(1352, 8),\n"
+        "        super().__init__(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(1352, 8),\n"
         "                         nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 10))\n"
     )
     override = "model.network._target_=normed.Normed"
     done = run_forked(tmp_path, "receptive_field.py", override, "num_images=2")
     assert done.returncode == 0, done.stderr
-    assert "Normed on images of 1 x 28 x 28" in done.stdout
+    assert "Normed on images of 3 x 28 x 28" in done.stdout

@@ -340,7 +340,8 @@ def test_every_predefined_search_asks_a_question_and_is_valid(search, num_jobs, 
     seeds = OmegaConf.load(path).hydra.sweeper.params.get("seed")
     assert seeds == (None if search == "grid" else "1,2,3")
     code, out, _ = sweep(f"hparams_search={search}", *overrides, "dry_run=true", small=())
-    jobs = out.splitlines()
+    *jobs, last = out.splitlines()
+    assert last == "All jobs are valid; none was started."
     assert code == 0 and len(set(jobs)) == num_jobs and not list(Path().iterdir())
     assert all(job.startswith(f"job {number} ") for number, job in enumerate(jobs))
 

@@ -612,7 +612,7 @@ class NumImages(Part):
 
 class Channels(NumImages):
     layers: Texts = key("all", "all, first, last, or a list of layer names")
-    num_cards: Positive = key(128, "maximum, in total")
+    num_cards: Positive = key(128, "maximum in total, but at least one per layer")
 
 
 class Attribution(Part):

@@ -185,10 +185,11 @@ def _different_values(runs: Sequence[RunDirectory]) -> list[dict[str, Any]]:
 
 def _heading(runs: Sequence[tuple[RunDirectory, Path, Any]]) -> str:
     run, checkpoint, _ = runs[0]
+    paths = [relative_path(other.path) for other, _, _ in runs]
+    if len(runs) > 3:
+        return f"{len(runs)} runs, from {paths[0]} to {paths[-1]}"
     if len(runs) > 1:
-        return (
-            f"{len(runs)} runs, from {relative_path(run.path)} to {relative_path(runs[-1][0].path)}"
-        )
+        return f"{len(runs)} runs: {', '.join(paths)}"
     accuracy = run.metrics_of(checkpoint).get("test/acc")
     result = f", test accuracy {100 * accuracy:.2f} %" if accuracy is not None else ""
     return f"{relative_path(run.path)}, {checkpoint.name}{result}"

@@ -154,10 +154,9 @@ def _table(rows: Sequence[Row], names: Sequence[str], mark: str) -> str:
 
     Followed by the errors and the number of images per class.
     """
-    shown, num_hidden = list(rows), 0
+    shown = list(rows)
     if len(rows) > MAX_ROWS:
         unsure = [row for row in rows if row.get("unsure")]
-        num_hidden = max(0, len(unsure) - MAX_ROWS)
         shown = unsure[:MAX_ROWS] + [row for row in rows if "error" in row]
     cells = [["file", "class", "probability", "second", "probability", "", "image"]]
     for row in shown:
@@ -172,8 +171,11 @@ def _table(rows: Sequence[Row], names: Sequence[str], mark: str) -> str:
             row["preprocessing"],
         ])  # fmt: skip
     lines = [table(cells)] if shown else []
-    if num_hidden:
-        lines.append(f"{num_hidden:,} more are unsure: see predictions.csv.")
+    if len(shown) < len(rows):
+        lines.append(
+            f"Shown: {len(shown)} of {len(rows):,} images, those that are {mark} or failed. All "
+            f"are in predictions.csv."
+        )
     lines += [row["error"] for row in shown if "error" in row]
     counts = Counter(row["class"] for row in rows if "class" in row)
     by_class = "   ".join(f"{name}: {counts[name]:,}" for name in names if counts[name])

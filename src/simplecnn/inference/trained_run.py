@@ -34,7 +34,7 @@ class Predictions:
     >>> from simplecnn.inference.trained_run import Predictions
     >>> import numpy as np
     >>> predictions = Predictions(np.array([[0.2, 0.7, 0.1]]), ("cat", "dog", "cow"))
-    >>> predictions.classes, predictions.confidences, predictions.seconds
+    >>> predictions.classes, predictions.confidences, predictions.second_classes
     (['dog'], array([0.7]), ['cat'])
     """
 
@@ -55,7 +55,7 @@ class Predictions:
         return [self.class_names[i] for i in self.ranks[:, 0]]
 
     @property
-    def seconds(self) -> list[str]:
+    def second_classes(self) -> list[str]:
         """The second most probable class of each image."""
         return [self.class_names[i] for i in self.ranks[:, 1]]
 
