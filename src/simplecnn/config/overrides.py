@@ -147,7 +147,7 @@ def key_mistake(override: Override, config: DictConfig, error: Exception) -> str
     if override.is_delete():
         state = "not set" if not exists else f"not {value}" if value else "null"
         return f"{key} is {state}: it cannot be deleted."
-    if override.is_add() and exists:
+    if override.is_add() and (exists or "already set" in str(error)):
         return f"{key} is already set: leave out the plus, {truncate(text.lstrip('+'))}"
     if exists or override.package is not None or key.startswith("hydra."):
         return f"{truncate(text)}: {gist(error)}"
