@@ -139,6 +139,7 @@ def test_the_name_of_a_metric_tells_whether_smaller_is_better(metric, mode):
         ("seeed=3", "seeed is not a key of the configuration. Did you mean seed?"),
         ("+seed=3", "seed is already set: leave out the plus, seed=3"),
         ("+hydra.job.name=x", "hydra.job.name is already set: leave out the plus, hydra.job.name"),
+        ("seeds=1", "seeds is not a key of the configuration. Did you mean seed?"),
         ("+seeed=3", "seeed is not a key of the configuration. Did you mean seed?"),
         ("++foo.bar=1", "foo is not a key of the configuration. Available: model, data, "),
         ("+paths.dta_dir=x", "paths.dta_dir is not a key of paths. Did you mean data_dir?"),

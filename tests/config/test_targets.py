@@ -10,7 +10,7 @@ from fuzz import compose_once
 from omegaconf import OmegaConf
 
 from simplecnn.config import schema
-from simplecnn.config.arguments import REQUIRED_PACKAGES, check_classes
+from simplecnn.config.arguments import REQUIRED_PACKAGES, check_classes, missing_arguments
 from simplecnn.config.build import build, target_nodes
 from simplecnn.config.composition import compose_config
 from simplecnn.config.targets import TargetNotAllowed, find_class, is_allowed
@@ -161,6 +161,13 @@ def test_every_callback_of_lightning_builds(name):
 def test_rejected_arguments_are_reported_with_their_key(config, sentence):
     (mistake,) = mistakes(config)
     assert mistake.startswith(sentence), mistake
+
+
+def test_missing_arguments_follow_hydras_keys():
+    linear = {"_target_": "torch.nn.Linear"}
+    assert missing_arguments(linear, torch.nn.Linear) == ["in_features", "out_features"]
+    assert missing_arguments({**linear, "_args_": [3]}, torch.nn.Linear) == ["out_features"]
+    assert missing_arguments({**linear, "_partial_": True}, torch.nn.Linear) == []
 
 
 def test_all_mistakes_in_arguments_are_reported_at_once():

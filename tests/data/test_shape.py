@@ -1,5 +1,6 @@
 """Image shape and number of classes of a custom data module."""
 
+import numpy as np
 import pytest
 import torch
 from pytorch_lightning import LightningDataModule
@@ -36,6 +37,14 @@ def test_classes_of_the_data_set_of_a_subset():
     assert class_names(module, loader, 7) == tuple("abcdefg")
     assert class_names(module, loader, 2) == ("0", "1")
     assert known_class_names(module, None) is None
+    module.class_names = ("x", "y")
+    assert class_names(module, loader, 7) == tuple("abcdefg")
+    # A wrapper that is no Subset may have other classes than the data set in it.
+    wrapper = TensorDataset(IMAGES, LABELS)
+    wrapper.dataset, wrapper.classes = dataset, ["even", "odd"]
+    assert class_names(None, DataLoader(wrapper), 2) == ("even", "odd")
+    wrapper.classes = np.array(["even", "odd"])
+    assert known_class_names(None, DataLoader(wrapper)) is None
 
 
 @pytest.mark.parametrize(

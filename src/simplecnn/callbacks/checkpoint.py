@@ -1,5 +1,6 @@
 """last.ckpt: the state between two epochs, from which a run resumes bit for bit."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,9 @@ class LastCheckpoint(BetweenEpochs):
         match batch:
             case (Tensor(ndim=4) as images, *_):
                 self._image_shape = list(images.shape[1:])
-                if self._image_range is None:  # once: on a GPU, this waits for it
-                    self._image_range = [float(images.min()), float(images.max())]
+                if self._image_range is None and images.numel():  # once: it waits for a GPU
+                    low, high = float(images.min()), float(images.max())
+                    self._image_range = [low, high] if math.isfinite(high - low) else None
 
     def epoch_done(self, trainer: Trainer, module: LightningModule, *, is_last: bool) -> None:
         if is_last:

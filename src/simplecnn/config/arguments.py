@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from functools import partial
@@ -30,6 +30,7 @@ PASSED_BY_CODE = {  # arguments that simplecnn passes itself
     "trainer": {"callbacks", "logger"},
 }
 DATA_KEYS = ("in_channels", "image_size", "num_classes")  # of a network: inferred from the data
+BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 REQUIRED_PACKAGES = {  # optional packages that Lightning's classes import late in a run's start
     "pytorch_lightning.callbacks.DeviceStatsMonitor": "psutil",
     "pytorch_lightning.callbacks.RichModelSummary": "rich",
@@ -69,7 +70,8 @@ def check_classes(config: Config) -> None:
                 f"required here.{other_lightning(target)}"
             )
         elif node["_target_"] not in BUILT_IN:  # those are checked by the schema
-            mistakes += argument_mistakes(key, node, target)
+            inferred = DATA_KEYS if key == "model.network" and "data" in config else ()
+            mistakes += argument_mistakes(key, node, target, inferred)
     mistakes += _built_too_early(config, targets)
     if mistakes:
         raise InputError(*mistakes)
@@ -104,8 +106,23 @@ def _built_too_early(config: Config, targets: Mapping[str, Any]) -> Iterator[str
             )
 
 
-def argument_mistakes(key: str, node: Config, target: Any) -> Iterator[str]:
-    """Yield the mistakes in the arguments of a node, judged by the signature of its class."""
+def missing_arguments(node: Config, target: Any) -> list[str]:
+    """The names of the arguments that a class requires and its node does not give."""
+    if node.get("_partial_"):
+        return []
+    parameters = inspect.signature(target).parameters
+    names = [name for name, p in parameters.items() if p.kind in BY_NAME]
+    given = {*node, *names[: len(node.get("_args_") or [])]}
+    return [n for n in names if parameters[n].default is Parameter.empty and n not in given]
+
+
+def argument_mistakes(
+    key: str, node: Config, target: Any, inferred: Collection[str] = ()
+) -> Iterator[str]:
+    """Yield the mistakes in the arguments of a node, judged by the signature of its class.
+
+    inferred: arguments that may be missing.
+    """
     try:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):  # a class written in C has none
@@ -116,8 +133,7 @@ def argument_mistakes(key: str, node: Config, target: Any) -> Iterator[str]:
     except Exception:  # a name that is imported for type checkers only
         hints = {}
     takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())
-    by_name = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-    names = [name for name, p in parameters.items() if p.kind in by_name]
+    names = [name for name, p in parameters.items() if p.kind in BY_NAME]
     role = re.sub(r"^(model\.scheduler)\W.*", r"\1", key)  # nested schedulers too
     passed = PASSED_BY_CODE.get(role, set()) & set(names)
     for name, value in node.items():
@@ -130,10 +146,8 @@ def argument_mistakes(key: str, node: Config, target: Any) -> Iterator[str]:
             yield unknown_key(path, name, sorted(set(names) - passed), f"of {node['_target_']}")
         elif expected := _type_mismatch(hints.get(name), value):
             yield f"{path} is {show(value)}: {node['_target_']} expects {expected}."
-    provided = {*node, *passed, *names[: len(node.get("_args_") or [])]}
-    provided |= set(DATA_KEYS) if key == "model.network" else set()
-    for name in names if not node.get("_partial_") else ():
-        if parameters[name].default is Parameter.empty and name not in provided:
+    for name in missing_arguments(node, target):
+        if name not in passed and name not in inferred:
             yield f"{key}.{name} is missing: {node['_target_']} requires it."
 
 

@@ -35,7 +35,7 @@ from simplecnn.config.overrides import (
 )
 from simplecnn.config.schema import COMMANDS, Texts, Train
 from simplecnn.config.search_path import config_names, group_options, initialized, override_text
-from simplecnn.config.spelling import dotted, find_full_key, missing_key
+from simplecnn.config.spelling import dotted, find_full_key, missing_key, truncate
 from simplecnn.config.targets import find_class
 from simplecnn.config.validation import validation_errors
 from simplecnn.errors import InputError, first_line, require_packages
@@ -147,7 +147,7 @@ def _compose_overrides(name: str, overrides: Sequence[str], mistakes: list[str])
             apply_override(override, config)
         except COMPOSE_ERRORS as error:
             mistakes.append(key_mistake(override, config, error))
-            only_lacks_plus = mistakes[-1].endswith(f"+{override_text(override)}")
+            only_lacks_plus = mistakes[-1].endswith(f"+{truncate(override_text(override))}")
             if only_lacks_plus and not override.is_sweep_override():  # others may depend on it
                 OmegaConf.update(config, override.key_or_group, override.value(), force_add=True)
     recorded = config.hydra.overrides

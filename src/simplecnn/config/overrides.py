@@ -1,5 +1,6 @@
 """Parse overrides, apply them to a configuration, and word what is wrong with them."""
 
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -30,8 +31,8 @@ OVERLAYS = ("experiment", "hparams_search", "debug", "local")  # groups that set
 # What Hydra raises for a configuration that it cannot compose, including by its own bugs.
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError, TypeError, AssertionError,
                   AttributeError, KeyError, RecursionError, OSError, YAMLError)  # fmt: skip
-# `lr = 3`, `lr =3` and `lr= 3`, as one argument or several, which are separated by "\0".
-SPACED = re.compile(r"(?<![^\0])([^=~\s\0]+)(?:[\s\0]+=[\s\0]*|=\0)([^=~\0][^=\0]*)(?![^\0])")
+# `lr = 3` and `lr =3` as one argument, those and `lr= 3` as several, joined by "\0".
+SPACED = re.compile(r"(?:^|(?<=\0))([^=~\s\0]+)(?:[\s\0]+=[\s\0]*|=\0)([^=~\0][^=\0]*)(?=\0|$)")
 
 
 def parse_overrides(
@@ -78,7 +79,8 @@ def _parsing_hint(text: str, missing: Sequence[str]) -> str:
     if text in group_options("experiment"):
         return f"type experiment={text}"
     if "=" not in text and missing:
-        return f"type {shell_quote(format_override(missing[0], text))}"
+        key = missing[-1 if os.path.isfile(text) else 0]  # of run and image
+        return f"type {shell_quote(format_override(key, text))}"
     key, _, value = text.partition("=")
     if value and re.fullmatch(r"[+~]*[\w/]+/\w+\.[\w.]+", key):
         return f"keys are written with dots, type {key.replace('/', '.')}={value}"

@@ -80,6 +80,8 @@ def find_full_key(
     """The full key or group that a name (lr, epochs, optimizer.lr) abbreviates, or None."""
     depth = name.count(".") + 1
     paths = {key: key.replace("/", ".").split(".") for key in [*groups, *dotted(config)]}
+    if _same(name, [key for key in config if key != name]):
+        return None  # seeds: seed, and not data.seed
     ends = {key: ".".join(path[-depth:]) for key, path in paths.items() if len(path) > depth}
     found = _same(name, ends.values()) or difflib.get_close_matches(name, ends.values(), 1, cutoff)
     return next((key for key, end in ends.items() if end in found[:1]), None)
@@ -128,7 +130,8 @@ def format_override(key: str, value: object) -> str:
     """An override `key=value`, quoted for Hydra's grammar if the value needs it."""
     text = str(value)
     # Without quotes, Hydra would read a number, or another word that YAML reserves.
-    if re.fullmatch(r"(?!([\d.e_+-]+|[+-]?(inf|nan)|null|true|false)$)[\w./-]+", text, re.A | re.I):
+    is_other = re.fullmatch(r"[\d.e_+-]*\d[\d.e_+-]*|[+-]?(inf|nan)|null|true|false", text, re.I)
+    if re.fullmatch(r"[\w./-]+", text, re.ASCII) and not is_other:
         return f"{key}={text}"
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped)

@@ -7,6 +7,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
+from torch.utils.data import Subset
 
 from simplecnn.errors import InputError
 
@@ -66,16 +67,21 @@ def all_loaders(loaders: Any) -> list[Any]:
 
 def class_names(datamodule: Any, loader: Any, num_classes: int) -> tuple[str, ...]:
     """Return the class names of a data module or its data set, or else 0, 1, 2, …"""
-    names = known_class_names(datamodule, loader) or ()
-    return names if len(names) == num_classes else tuple(map(str, range(num_classes)))
+    names = known_class_names(datamodule, loader, num_classes)
+    return tuple(map(str, range(num_classes))) if names is None else names
 
 
-def known_class_names(datamodule: Any, loader: Any) -> tuple[str, ...] | None:
-    """Return the class names of a data module or its data set, or None if they have none."""
+def known_class_names(
+    datamodule: Any, loader: Any, num_classes: int | None = None
+) -> tuple[str, ...] | None:
+    """Return the class names of a data module or its data set, or None if they have none.
+
+    With `num_classes`, only names of so many classes.
+    """
     for source, attribute in ((datamodule, "class_names"), (datamodule, "classes"),
                               (_dataset(loader), "classes")):  # fmt: skip
         names = getattr(source, attribute, None)
-        if names and isinstance(names, list | tuple):
+        if isinstance(names, list | tuple) and names and num_classes in (None, len(names)):
             return tuple(map(str, names))
     return None
 
@@ -83,7 +89,7 @@ def known_class_names(datamodule: Any, loader: Any) -> tuple[str, ...] | None:
 def _dataset(loader: Any) -> Any:
     """The data set of a loader, or that of which it is a `Subset`."""
     dataset: Any = getattr(loader, "dataset", None)
-    while hasattr(dataset, "dataset"):
+    while isinstance(dataset, Subset):
         dataset = dataset.dataset
     return dataset
 

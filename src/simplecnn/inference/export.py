@@ -114,7 +114,8 @@ def _safetensors(run: TrainedRun, metadata: dict[str, Any]) -> tuple[bytes, Forw
     if not run.network_config:
         raise InputError(
             f"{relative_path(run.checkpoint)} is a checkpoint of a custom LightningModule: "
-            f"safetensors export requires a Classifier. Type format=onnx or format=torch_export."
+            f"safetensors export requires a Classifier without a forward of its own. Type "
+            f"format=onnx or format=torch_export."
         )
     weights = {  # clones, because a layer that is used twice has one tensor with two names
         name: value.clone(memory_format=torch.contiguous_format)

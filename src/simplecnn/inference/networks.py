@@ -4,8 +4,11 @@ Both kinds of file are untrusted: no pickle is executed, only classes on the all
 and no more memory is allocated than the file's own size.
 """
 
+import inspect
 import json
 from collections.abc import Mapping
+from contextlib import suppress
+from inspect import Parameter
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +21,7 @@ from simplecnn.config.build import build
 from simplecnn.config.schema import Classifier, target_of
 from simplecnn.config.targets import find_class
 from simplecnn.errors import InputError, first_line, relative_path
-from simplecnn.models.activations import FORWARDS, evaluation_mode, network_of
+from simplecnn.models.activations import evaluation_mode, has_own_forward, network_of
 from simplecnn.old_runs import upgrade_hyper_parameters, upgrade_network
 from simplecnn.run_directory import RunDirectory
 
@@ -93,11 +96,12 @@ def network_config(content: Mapping[str, Any], path: Path) -> dict[str, Any] | N
 def _has_own_forward(path: Path) -> bool:
     """Whether the LightningModule of a checkpoint's run does more than to call its network."""
     config_file = path.absolute().parent.parent / "config.yaml"
-    target = _model_config(path, {}).get("_target_") if config_file.is_file() else None
+    target = None
+    with suppress(InputError):  # beside a file from elsewhere, it may be anything
+        target = _model_config(path, {}).get("_target_") if config_file.is_file() else None
     if target in (None, target_of(Classifier)):
         return False
-    module_class = find_class(target, "pytorch_lightning.LightningModule")
-    return not module_class.forward.__module__.startswith(FORWARDS)
+    return has_own_forward(find_class(target, "pytorch_lightning.LightningModule"))
 
 
 def load_safetensors(path: Path) -> nn.Module:
@@ -129,8 +133,14 @@ def _model_config(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
             f"config.yaml of its run is not beside it."
         )
     model: dict[str, Any] = directory.config()["model"]
-    hyper_parameters = content.get("hyper_parameters") or {}
-    return {**model, **(hyper_parameters if "network" in hyper_parameters else {})}
+    saved = content.get("hyper_parameters") or {}
+    if "network" not in saved:
+        return model
+    parameters = inspect.signature(find_class(model["_target_"])).parameters.values()
+    if not any(p.kind is Parameter.VAR_KEYWORD for p in parameters):
+        # Lightning also saves what a subclass passes to Classifier itself.
+        saved = {p.name: saved[p.name] for p in parameters if p.name in saved}
+    return {**model, **saved, "_recursive_": False}
 
 
 def _restore(config: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> nn.Module:

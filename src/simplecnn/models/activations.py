@@ -48,8 +48,14 @@ def network_of(module: nn.Module) -> nn.Module:
     `network`: standardize the images, or add a head.
     """
     network = getattr(module, "network", None)
-    is_custom = not type(module).forward.__module__.startswith(FORWARDS)
-    return network if isinstance(network, nn.Module) and not is_custom else module
+    if isinstance(network, nn.Module) and not has_own_forward(type(module)):
+        return network
+    return module
+
+
+def has_own_forward(module_class: type[nn.Module]) -> bool:
+    """Whether a LightningModule implements `forward`, and not only to call its network."""
+    return not module_class.forward.__module__.startswith(FORWARDS)
 
 
 def convolutions(network: nn.Module) -> OrderedDict[str, nn.Conv2d]:

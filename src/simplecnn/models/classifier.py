@@ -59,6 +59,7 @@ class Classifier(pl.LightningModule):
             self.network.compile(mode=None if compile is True else compile)
         weight = None if class_weights is None else torch.tensor(class_weights).float()
         self.loss: nn.Module = nn.CrossEntropyLoss(weight, label_smoothing=label_smoothing)
+        self._num_weights = None if class_weights is None else len(class_weights)
         self.loss_and_accuracy: Any = nn.ModuleDict()
         self.metrics: Any = nn.ModuleDict()
         for stage in STAGES:
@@ -70,8 +71,8 @@ class Classifier(pl.LightningModule):
 
     def _add_metrics(self, stage: str) -> None:
         metrics: dict[str, Any] = self.configure_metrics()
-        if (class_weights := self.hparams["class_weights"]) is not None:
-            metrics["macro_acc"] = MacroAccuracy(len(class_weights))
+        if self._num_weights is not None:
+            metrics["macro_acc"] = MacroAccuracy(self._num_weights)
         self.loss_and_accuracy[stage] = LossAndAccuracy().to(self.device)
         self.metrics[stage] = MetricCollection(metrics, compute_groups=False).to(self.device)
 

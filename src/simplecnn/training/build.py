@@ -1,9 +1,7 @@
 """Build the LightningModule and the Trainer of a run from its configuration."""
 
-import inspect
 import logging
 from collections.abc import Mapping
-from inspect import Parameter
 from typing import Any
 
 import pytorch_lightning as pl
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from simplecnn.callbacks.checkpoint import LastCheckpoint
-from simplecnn.config.arguments import DATA_KEYS
+from simplecnn.config.arguments import DATA_KEYS, missing_arguments
 from simplecnn.config.build import build
 from simplecnn.config.schema import BUILT_IN
 from simplecnn.config.targets import find_class
@@ -55,7 +53,7 @@ def build_module(config: Config, datamodule: pl.LightningDataModule) -> pl.Light
     """
     model = dict(config["model"])
     network = model.get("network")
-    if isinstance(network, Mapping):
+    if isinstance(network, Mapping) and "_target_" in network:
         if missing := _from_data(network):
             shape = data_shape(datamodule)
             network = {**network, **{key: getattr(shape, key) for key in missing}}
@@ -89,8 +87,7 @@ def build_module(config: Config, datamodule: pl.LightningDataModule) -> pl.Light
 
 def _from_data(network: Config) -> list[str]:
     """The names of a network's arguments that are inferred from the data."""
-    parameters = inspect.signature(find_class(network["_target_"])).parameters
-    required = {name for name, p in parameters.items() if p.default is Parameter.empty}
+    required = missing_arguments(network, find_class(network["_target_"]))
     return [
         key for key in DATA_KEYS if (network[key] is None if key in network else key in required)
     ]

@@ -46,8 +46,10 @@ class FiniteLoss(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if in_training(trainer):
-            losses = [v for k, v in trainer.callback_metrics.items() if mode_of(k) == "min"]
-            self._raise_unless_finite([*losses, *pl_module.parameters()], trainer, pl_module)
+            for name, value in trainer.callback_metrics.items():
+                if mode_of(name) == "min":
+                    self._raise_unless_finite([value], trainer, pl_module, name)
+            self._raise_unless_finite(pl_module.parameters(), trainer, pl_module)
 
     on_train_epoch_end = on_validation_end
 
@@ -59,16 +61,24 @@ class FiniteLoss(Callback):
         for name, buffer in pl_module.named_buffers():
             if name in self._finite and not _all_finite([buffer]):
                 raise RunError(_message(trainer, pl_module, None, f"The buffer {name}"))
-        states = [s for o in checkpoint.get("optimizer_states", ()) for s in o["state"].values()]
-        if not all(_all_finite(state.values()) for state in states):
+        # Of a sharded optimizer, only rank zero has the state.
+        optimizers = (o.get("state", {}) for o in checkpoint.get("optimizer_states", ()))
+        states = [s for o in optimizers for s in o.values() if isinstance(s, dict)]
+        if not _all_finite(value for state in states for value in state.values()):
             raise RunError(_message(trainer, pl_module, None, "The state of the optimizer"))
 
     def _raise_unless_finite(
-        self, values: Iterable[Any], trainer: Trainer, module: LightningModule
+        self,
+        values: Iterable[Any],
+        trainer: Trainer,
+        module: LightningModule,
+        metric: str | None = None,
     ) -> None:
         finite = _all_finite(values)
         if trainer.world_size > 1:
             finite = trainer.strategy.reduce_boolean_decision(finite)
+        if not finite and metric is not None and _all_finite(module.parameters()):
+            raise RunError(_message(trainer, module, None, metric))
         if not finite:
             raise RunError(_message(trainer, module, self._batch))
 
@@ -109,9 +119,9 @@ def _first_non_finite(module: LightningModule, batch: Any) -> str:
 
 
 def _all_finite(values: Iterable[Any]) -> bool:
-    """Whether all floating-point tensors among `values` are finite; other values are ignored."""
+    """Whether all dense floating-point tensors among `values` are finite; others are ignored."""
     return all(
         bool(torch.isfinite(value).all())
         for value in values
-        if isinstance(value, Tensor) and value.is_floating_point()
+        if isinstance(value, Tensor) and value.is_floating_point() and value.layout == torch.strided
     )

@@ -273,7 +273,7 @@ class Run:
                 trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
             except (MisconfigurationException, RuntimeError) as error:
                 raise_if_missing(self.config["monitor"], trainer, error)
-                if str(error).startswith("Error(s) in loading state_dict"):
+                if ckpt_path and str(error).startswith("Error(s) in loading state_dict"):
                     raise _other_weights(error) from error
                 raise
         self.record["metrics"] |= _rounded(trainer.callback_metrics)
