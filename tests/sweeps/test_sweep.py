@@ -506,6 +506,10 @@ def test_the_same_sweep_is_resumed(tmp_path):
     first = resume_or_create(tmp_path / "s")
     second = resume_or_create(tmp_path / "s", command=["another", "launcher"])
     assert second.record == first.record and first.record["command"] == "scripts/train.py -m"
+    resume_or_create(tmp_path / "search", jobs=None)
+    longer = ["scripts/train.py", "-m", "hydra.sweeper.n_trials=9"]
+    resume_or_create(tmp_path / "search", jobs=None, command=longer)
+    assert SweepDirectory.open(tmp_path / "search").record["command"].endswith("n_trials=9")
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,9 @@ class SweepDirectory(LockedDirectory):
                 "slurm_job": slurm_job(),
             }
             write_json(directory.path / RECORD, directory.record)
+        elif jobs is None:  # a search, perhaps continued with more trials
+            directory.record["command"] = shlex.join(command)
+            write_json(directory.path / RECORD, directory.record)
         return directory
 
     @classmethod

@@ -57,7 +57,7 @@ function jobTable() {
 
   const failed = jobs.filter((job) => job.error);
   return element("section", { id: "jobs" }, element("h2", {}, "Jobs"),
-    element("p", { class: "note" }, `Sorted by ${metric}, ${mode === "max" ? "highest" : "lowest"} first. Click a heading to sort the table, or a job to open its page.`),
+    element("p", { class: "note" }, `Sorted by ${metric}, ${mode === "max" ? "highest" : "lowest"} first. Click a heading to sort the table${jobs.some((job) => job.link) ? ", or a job to open its page" : ""}.`),
     element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "jobs" },
       element("table", { class: "jobs" }, element("thead", {}, element("tr", {}, ...heads)), body)),
     ...failed.map((job) => element("p", { class: "error" }, `job ${job.name} ${job.status}: ${job.error} `, job.log ? element("a", { href: job.log }, "log") : null)));
