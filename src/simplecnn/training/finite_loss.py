@@ -1,6 +1,6 @@
 """Stop a run whose loss is not finite, and name the step and the layer."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -42,14 +42,13 @@ class FiniteLoss(Callback):
     ) -> None:
         is_cheap = trainer.world_size == 1 and not loss.is_cuda
         if is_cheap or trainer.global_step % EVERY_N_STEPS == 0:
-            self._raise_unless_finite([loss], trainer, pl_module)
+            self._raise_unless_finite([loss], trainer, pl_module, {})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if in_training(trainer):
-            for name, value in trainer.callback_metrics.items():
-                if mode_of(name) == "min":
-                    self._raise_unless_finite([value], trainer, pl_module, name)
-            self._raise_unless_finite(pl_module.parameters(), trainer, pl_module)
+            metrics = {k: v for k, v in trainer.callback_metrics.items() if mode_of(k) == "min"}
+            values = [*metrics.values(), *pl_module.parameters()]
+            self._raise_unless_finite(values, trainer, pl_module, metrics)
 
     on_train_epoch_end = on_validation_end
 
@@ -72,15 +71,17 @@ class FiniteLoss(Callback):
         values: Iterable[Any],
         trainer: Trainer,
         module: LightningModule,
-        metric: str | None = None,
+        metrics: Mapping[str, Tensor],
     ) -> None:
         finite = _all_finite(values)
         if trainer.world_size > 1:
             finite = trainer.strategy.reduce_boolean_decision(finite)
-        if not finite and metric is not None and _all_finite(module.parameters()):
-            raise RunError(_message(trainer, module, None, metric))
-        if not finite:
-            raise RunError(_message(trainer, module, self._batch))
+        if finite:
+            return
+        names = [name for name, value in metrics.items() if not _all_finite([value])]
+        if names and _all_finite(module.parameters()):
+            raise RunError(_message(trainer, module, None, names[0]))
+        raise RunError(_message(trainer, module, self._batch))
 
 
 def _message(trainer: Trainer, module: LightningModule, batch: Any, what: str = "The loss") -> str:
