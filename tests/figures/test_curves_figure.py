@@ -112,6 +112,8 @@ def test_health_has_a_line_per_layer(num_layers):
     assert np.isnan(update[0].get_ydata()[2]) and set(update[-1].get_ydata()) == {1e-3}
     shown = [t.get_text() for t in figure.legends[0].get_texts()]
     assert shown[0] == layers[0] and shown[-1] == layers[-1] and len(shown) <= 10
+    note = figure.legends[0].get_title().get_text()
+    assert note == ("" if num_layers == 2 else "10 of 40 layers")
     width, height = figure.canvas.get_width_height()
     box = figure.get_tightbbox()
     assert 0 <= box.x0 and box.x1 * figure.dpi <= width + 0.5

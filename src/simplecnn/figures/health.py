@@ -81,6 +81,8 @@ def health_figure(
     named = np.unique(np.linspace(0, len(layers) - 1, min(len(layers), MAX_NAMES)).astype(int))
     handles = [Line2D([], [], color=colors[i], linewidth=2) for i in named]
     names = [short_name(layers[i], 160) for i in named]
-    figure.legend(handles, names, loc="upper left", frameon=False, handlelength=1.2,
-                  bbox_to_anchor=(0.875, 0.9), fontsize=NOTE)  # fmt: skip
+    note = f"{len(named)} of {len(layers)} layers" if len(named) < len(layers) else None
+    figure.legend(handles, names, loc="upper left", frameon=False, handlelength=1.2, title=note,
+                  bbox_to_anchor=(0.875, 0.9), fontsize=NOTE, title_fontsize=NOTE,
+                  alignment="left")  # fmt: skip
     return figure
