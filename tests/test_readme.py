@@ -27,7 +27,7 @@ def test_each_code_block_has_a_file_name_and_a_command():
 def test_code_block_runs_with_its_command(name, command, tmp_path):
     (tmp_path / name).write_text(FILES[name])
     overrides = command.split()
-    if "data._target_=shapes.Stripes" not in overrides:
+    if "data._target_=shapes.Shades" not in overrides:
         overrides.append("data=mnist_5k")
     overrides += [*FEW_BATCHES, "hydra.run.dir=run"]
     # sys.path begins with scripts/, which has a shapes.py, too
