@@ -37,7 +37,7 @@ function plot(lines, options, width, output) {
   const lowest = Math.min(...ys), high = Math.max(...ys);
   const isLog = !options.percent && !options.linear && lowest > 0 && high > 10 * lowest;
   const low = isLog ? Math.max(lowest, high / 1e5) : lowest; // one tiny value must not flatten all others
-  const [bottom, top] = isLog ? [Math.log10(low), Math.log10(high)] : padded(options.zero ? 0 : low, high, options.zero);
+  const [bottom, top] = isLog ? [Math.log10(low), Math.log10(high)] : padded(options.zero ? 0 : low, high, options);
   const [first, last] = options.range ?? [xs[0], xs[xs.length - 1]];
   const scaled = options.logX ? Math.log10 : (x) => x;
   const toX = (x) => LEFT + ((scaled(x) - scaled(first)) / (scaled(last) - scaled(first) || 1)) * (width - LEFT - RIGHT);
@@ -121,11 +121,12 @@ function summary(lines, text) {
   return lines.map(({ name, points }) => `${name}: ${text(points[0][1])} to ${text(points[points.length - 1][1])}.`).join(" ");
 }
 
-/** The limits of an axis with a margin, not below if it `begins` there; a constant is in its middle. */
-function padded(low, high, begins) {
-  if (high - low <= 1e-6 * Math.abs(high)) return high > 0 ? [0, 2 * high] : [low - 1, high + 1];
+/** The limits of an axis with a margin, not below zero if it begins there; a constant is in its middle, or below 100 %. */
+function padded(low, high, { zero, percent }) {
+  const most = percent ? 1.04 * Math.max(1, high) : Infinity;
+  if (high - low <= 1e-6 * Math.abs(high)) return high > 0 ? [0, Math.min(2 * high, most)] : [low - 1, high + 1];
   const margin = (high - low) * 0.04;
-  return [begins ? low : low - margin, high + margin];
+  return [zero ? low : low - margin, high + margin];
 }
 
 /** About `count` round numbers between two limits. */
