@@ -14,11 +14,9 @@ from hydra.core.utils import JobReturn
 
 from simplecnn.sweeps.workers import lost_job
 
-OF_EXECUTOR = ("submitit_folder", "max_num_timeout")  # arguments when the executor is built
-
 
 class WaitForAll:
-    """Replaces `launch` of Hydra's launchers, which holds the handles of the jobs."""
+    """Replaces the `launch` of Hydra's launchers, where the results are awaited."""
 
     cluster: str
     params: dict[str, Any]
@@ -35,13 +33,11 @@ class WaitForAll:
         def named(name: str) -> str:
             return name if name in shared else f"{self.cluster}_{name}"
 
-        limits = {named(k): v for k, v in self.params.items() if k == "max_num_timeout"}
-        executor = submitit.AutoExecutor(
-            self.params["submitit_folder"], cluster=self.cluster, **limits
-        )
-        executor.update_parameters(
-            **{named(k): v for k, v in self.params.items() if k not in OF_EXECUTOR}
-        )
+        params = dict(self.params)
+        folder = params.pop("submitit_folder")
+        limits = {named(k): params.pop(k) for k in ("max_num_timeout",) if k in params}
+        executor = submitit.AutoExecutor(folder, cluster=self.cluster, **limits)
+        executor.update_parameters(**{named(k): v for k, v in params.items()})
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
         jobs: list[Any] = executor.map_array(
             cast(Any, self),  # as a function of the overrides, by its `__call__`
