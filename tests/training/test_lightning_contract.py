@@ -9,6 +9,7 @@ import re
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -129,11 +130,16 @@ class Stops(pl.Callback):
 
 
 class Slow(pl.Callback):
-    """Takes 1.2 seconds in the second epoch."""
+    """Takes an hour in the second epoch, by the clock of the Timer."""
+
+    seconds = 0.0
+
+    def on_fit_start(self, trainer, pl_module) -> None:
+        Slow.seconds = 0.0
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
         if trainer.current_epoch == 1:
-            time.sleep(1.2)
+            Slow.seconds += 3600
 
 
 class Unreadable(pl.Callback):
@@ -997,13 +1003,15 @@ def test_early_stopping_reports_metric_and_patience(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        ([add("Slow"), "+trainer.max_time='00:00:00:01'"], "max_time reached"),
-        ([add("Slow"), add("Timer", duration="{seconds:1}")], "max_time reached"),
-        ([add("Slow"), add("Timer", duration="{seconds:1}", interval="epoch")], "max_time reached"),
+        ([add("Slow"), "+trainer.max_time='00:00:59:00'"], "max_time reached"),
+        ([add("Slow"), add("Timer", duration="{hours:1}")], "max_time reached"),
+        ([add("Slow"), add("Timer", duration="{hours:1}", interval="epoch")], "max_time reached"),
         ([add("Stops")], "trainer.should_stop was set"),
     ],
 )
-def test_other_reasons_to_stop_are_reported(overrides, reason, tmp_path):
+def test_other_reasons_to_stop_are_reported(overrides, reason, tmp_path, monkeypatch):
+    clock = SimpleNamespace(monotonic=lambda: Slow.seconds)
+    monkeypatch.setattr(pl.callbacks.timer, "time", clock)
     record = run(tmp_path / "a", NO_PICTURES, "trainer.max_epochs=9", *overrides)
     assert record["ended"] == f"stopped after epoch 2: {reason}"
     assert record["num_epochs"] == 2
