@@ -756,6 +756,25 @@ def test_two_runs_side_by_side(browser, run):
         assert [first, second] == [str(c) for c in expected[0]["predicted"]]
 
 
+def test_the_columns_of_a_sweep_are_sorted_as_numbers_or_as_texts(browser, tmp_path):
+    columns = {"num_parameters": ["1,000,000", "98,442", "", "9,999"],
+               "channels": ["[8,16]", "[16]", "[4]", "1,2"]}  # fmt: skip
+    jobs = [{"name": str(i), "label": "", "status": "finished", "link": None, "values": [],
+             "cells": {"job": str(i), **{name: cells[i] for name, cells in columns.items()}},
+             "result": 1.0, "error": "", "log": None, "curve": []}
+            for i in range(4)]  # fmt: skip
+    path = write_sweep_page(tmp_path, {
+        "title": "sweep", "command": "train.py -m", "summary": "4 jobs", "mode": "max",
+        "answers": [], "metric": "m", "curve_metric": "m", "means": {}, "keys": [], "jobs": jobs,
+    })  # fmt: skip
+    with Tab(browser, path) as tab:
+        column = tab.page.locator(".jobs tbody tr td:first-child")
+        assert tab.page.locator(".jobs th.text").all_inner_texts() == ["channels"]
+        for name, order in (("num_parameters", "3102"), ("channels", "2013")):
+            tab.page.get_by_role("button", name=name).click()
+            assert "".join(column.all_inner_texts()) == order
+
+
 def test_the_page_of_a_sweep(browser, tmp_path):
     jobs = [{"name": str(i), "label": f"job {i}: lr {10.0 ** -(i + 1):g}",
              "status": "failed" if i == 3 else "finished",

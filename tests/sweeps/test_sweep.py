@@ -278,6 +278,24 @@ def test_several_objectives_are_columns_and_their_pareto_front_is_named(tmp_path
     assert head[-2:] == ["num_parameters", "seconds"] and first[-2:] == ["300", "1.8"]
 
 
+def test_numbers_of_parameters_have_thousands_separators_except_in_the_csv_file(tmp_path, capsys):
+    write_sweep(tmp_path, [["lr=1", "seed=1"], ["lr=2", "seed=1"]])
+    objectives = "hydra.sweeper.objectives={val/acc:max,num_parameters:min}"
+    record = json.loads((tmp_path / "sweep.json").read_text())
+    record["words"].append(objectives)
+    (tmp_path / "sweep.json").write_text(json.dumps(record))
+    for i, size in enumerate((98_442, 1_000_000)):
+        write_job(tmp_path / str(i), [f"lr={i + 1}", "seed=1"], best=0.9, num_parameters=size)
+    sweep.report(tmp_path)
+    for text in (capsys.readouterr().out, (tmp_path / "sweep.md").read_text()):
+        assert " num_parameters " in text and " 98,442 " in text and " 1,000,000 " in text
+    data = (tmp_path / "sweep.html").read_text().partition('id="data">')[2].partition("</script>")
+    cells = [job["cells"]["num_parameters"] for job in json.loads(data[0])["jobs"]]
+    assert cells == ["98,442", "1,000,000"]
+    with (tmp_path / "sweep.csv").open(newline="") as file:
+        assert [row["num_parameters"] for row in csv.DictReader(file)] == ["98442", "1000000"]
+
+
 def test_a_sweep_without_any_result_has_no_empty_columns(tmp_path):
     write_sweep(tmp_path, [["lr=1", "seed=1"], ["lr=1", "seed=2"]])
     write_job(tmp_path / "0", ["lr=1", "seed=1"], status="interrupted")

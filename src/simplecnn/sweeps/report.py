@@ -158,9 +158,11 @@ def title(metric: str) -> str:
 
 
 def metric_text(metric: str, value: float | None) -> str:
-    """`98.76` for an accuracy of 0.9876, `0.0412` for other metrics."""
-    if value is None or metric == "num_parameters":
-        return str(value or "")
+    """`98.76` for an accuracy of 0.9876, `98,442` parameters, `0.0412` for other metrics."""
+    if value is None:
+        return ""
+    if metric == "num_parameters":
+        return f"{value:,}"
     return f"{100 * value:.2f}" if is_percentage(metric) else f"{value:.4f}"
 
 

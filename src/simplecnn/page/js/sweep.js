@@ -42,7 +42,12 @@ function jobTable() {
   }
 
   function isText(column) {
-    return jobs.some((job) => job.cells[column] !== "" && Number.isNaN(Number(job.cells[column])));
+    return jobs.some((job) => job.cells[column] !== "" && Number.isNaN(number(job.cells[column])));
+  }
+
+  /** The value of `0.5` or `98,442`; NaN for any other text. */
+  function number(text) {
+    return Number(/^\d{1,3}(,\d{3})+$/.test(text) ? text.replaceAll(",", "") : text);
   }
 
   /** Sorts ascending at the first click, descending at the next; jobs without a value come last. */
@@ -50,7 +55,7 @@ function jobTable() {
     const down = head.getAttribute("aria-sort") === "ascending";
     heads.forEach((other) => other.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const order = (a, b) => (isText(column) ? a.localeCompare(b, "en", { numeric: true }) : Number(a) - Number(b)) * (down ? -1 : 1);
+    const order = (a, b) => (isText(column) ? a.localeCompare(b, "en", { numeric: true }) : number(a) - number(b)) * (down ? -1 : 1);
     const sorted = [...jobs].sort(({ cells: { [column]: a } }, { cells: { [column]: b } }) => (a === "") - (b === "") || order(a, b));
     body.append(...sorted.map((job) => rows.get(job.name)));
   }
