@@ -236,6 +236,24 @@ def test_a_run_worse_than_the_other_trials_is_pruned(tmp_path):
     assert record(folder)["num_epochs"] == 2
 
 
+@pytest.mark.long
+def test_the_line_of_a_pruned_trial_names_its_last_epoch(tmp_path):
+    (tmp_path / "sweep").mkdir()
+    study = open_study(tmp_path / "sweep", objectives={"val/acc": "max"})
+    for _ in range(2):
+        trial = study.ask(SPACE)
+        trial.report(2.0, step=1)  # better than any run
+        study.tell(trial.number, 2.0)
+    overrides = ["hydra/sweeper=optuna", "callbacks=[checkpoint,pruning]",
+                 "model.optimizer.lr=tag(log,interval(1e-4,1e-1))", "hydra.sweeper.n_trials=3",
+                 "hydra.sweeper.pruner.n_startup_trials=2", "trainer.max_epochs=3"]  # fmt: skip
+    small = [o for o in SMALL if not o.startswith(("trainer.max_epochs=", "callbacks="))]
+    done = run_forked(tmp_path, "train.py", "-m", *small, *overrides)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\njob 2   pruned after epoch 1   val/acc " in done.stdout
+    assert "1 job: 1 pruned." in done.stdout and record(tmp_path / "sweep/2")["num_epochs"] == 1
+
+
 def test_only_epochs_with_a_validation_are_reported_to_the_pruner(tmp_path):
     study = open_study(tmp_path, objectives={"val/loss": "min"})
     trial = study.ask(SPACE)

@@ -186,6 +186,11 @@ def run_job(task: Task, config: dict[str, Any], folder: Path) -> float | None:
         job = read_job(folder)
         if error:
             job = dataclasses.replace(job, status="failed", error=error)
+        if job.status == "finished" and not status and sweep.record.get("jobs") is None:
+            from simplecnn.sweeps.search import pruned_epoch
+
+            if epoch := pruned_epoch(sweep.path, hydra.job.num):
+                status = f"pruned after epoch {epoch}"
         log.info(report.job_line(job, sweep.record, number=hydra.job.num, status=status))
     gc.collect()  # free reference cycles, such as the traceback of a failed job with its model
     return job.value
