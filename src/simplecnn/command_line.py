@@ -4,7 +4,6 @@ Only `check_imported` and `prepare_data` import torch and Lightning.
 """
 
 import argparse
-import dataclasses
 import json
 import logging
 import os
@@ -77,7 +76,7 @@ def check_command_line(name: str, argv: Sequence[str]) -> Request:
                 "resume continues one run: leave out -m. A sweep is resumed by its own command."
             )
         if name == TRAIN:
-            return dataclasses.replace(plan_sweep(name, overrides), command=list(argv))
+            return plan_sweep(name, overrides)
         for job_overrides in sweep_values(overrides):
             compose_checked(name, job_overrides)
         return None

@@ -97,7 +97,7 @@ def start_message(directory: SweepDirectory, plan: SweepPlan) -> str:
 
 def _lock_directory(plan: SweepPlan) -> SweepDirectory:
     """Lock the directory of a sweep and record the command that resumes the sweep in it."""
-    path, arguments = plan.folder, list(plan.command)
+    path, arguments = plan.folder, sys.argv[1:]
     if not any(argument.startswith("hydra.sweep.dir=") for argument in arguments):
         if was_requeued():
             path = _directory_of_slurm_job(path.parent) or path

@@ -6,7 +6,7 @@ Does not import torch.
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +34,14 @@ class SweepPlan:
     jobs: list[list[str]] | None  # the overrides of each job; None if a search chooses them
     config_folders: list[Path]  # the directories of the config search path
     configs: list[Composed]  # of all jobs, or of the bounds of a search space
-    command: list[str] = field(default_factory=list)  # the command-line arguments
 
 
+@cached_compositions()
 def plan_sweep(name: str, overrides: Sequence[str]) -> SweepPlan:
     """Plan the sweep of a multirun command line and check each of its jobs.
 
     Raises InputError that lists the errors of all jobs.
     """
-    with cached_compositions():
-        return _plan(name, overrides)
-
-
-def _plan(name: str, overrides: Sequence[str]) -> SweepPlan:
     mistakes: list[str] = []
     overrides = [override_text(override) for override in parse_overrides(overrides, mistakes)]
     parser = OverridesParser.create(loader())
