@@ -366,5 +366,4 @@ def _scaled(metric: str, value: float | None) -> float:
 
 
 def _number_or_text(value: Any) -> float | str:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number else value_text(value)
+    return value if type(value) in (int, float) else value_text(value)

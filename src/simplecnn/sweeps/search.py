@@ -97,12 +97,11 @@ class Search:
 
     def bounds(self) -> list[list[str]]:
         """The overrides of two trials: one at all lower bounds of the space, one at all upper."""
-        lower: dict[str, Any] = {}
-        upper: dict[str, Any] = {}
-        for key, d in self.space.items():
-            values = d.choices if isinstance(d, CategoricalDistribution) else (d.low, d.high)  # type: ignore[attr-defined]
-            lower[key], upper[key] = values[0], values[-1]
-        return [self.overrides(lower), self.overrides(upper)]
+        values = {
+            key: d.choices if isinstance(d, CategoricalDistribution) else (d.low, d.high)  # type: ignore[attr-defined]
+            for key, d in self.space.items()
+        }
+        return [self.overrides({key: v[end] for key, v in values.items()}) for end in (0, -1)]
 
 
 def search_space(overrides: Sequence[str], parser: OverridesParser) -> tuple[Space, list[str]]:

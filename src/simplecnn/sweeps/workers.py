@@ -51,7 +51,6 @@ def lost_job(
     `all_jobs` has the overrides of all jobs: those that all of them share are not logged.
     """
     varied = [text for text in overrides if any(text not in job for job in all_jobs)]
-    log.error(
-        "job %d   killed   %s", number, "   ".join([*filter(None, [" ".join(varied)]), reason])
-    )
+    parts = [f"job {number}", "killed", " ".join(varied), reason]
+    log.error("   ".join(filter(None, parts)))
     return JobReturn(list(overrides), status=JobStatus.COMPLETED)
