@@ -329,8 +329,7 @@ def _filters(folder: Path, network: nn.Module | None) -> Data | None:
     first = next(iter(convolutions(network).items()), None) if network else None
     paths = sorted(folder.glob("filter_history_*.npz"))
     paths.sort(key=lambda path: first is None or path.stem != f"filter_history_{first[0]}")
-    arrays = read_npz(paths[0]) if paths else {}
-    if arrays:
+    if paths and (arrays := read_npz(paths[0])):
         layer, weights = paths[0].stem.removeprefix("filter_history_"), arrays["weights"]
         times = zip(arrays["step"], arrays["epoch"], strict=True)
         snapshots = [_snapshot_name(int(step), int(epoch)) for step, epoch in times]

@@ -18,7 +18,7 @@ from simplecnn.models.simple_cnn import BlurPool, Crop, SimpleCNN
 
 MAX_WEIGHTS = 5_000_000  # bytes in float32; a larger network is omitted
 MAX_FLOAT32 = 1_000_000  # bytes; larger weights are rounded to float16
-ACTIVATIONS: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
+LAYERS: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {  # without weights
     nn.ReLU: lambda m: {"kind": "relu"},
     nn.ReLU6: lambda m: {"kind": "clamp", "low": 0, "high": 6},
     nn.Hardtanh: lambda m: {"kind": "clamp", "low": m.min_val, "high": m.max_val},
@@ -29,6 +29,10 @@ ACTIVATIONS: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     nn.Sigmoid: lambda m: {"kind": "sigmoid"},
     nn.Tanh: lambda m: {"kind": "tanh"},
     nn.Softplus: lambda m: {"kind": "softplus", "beta": m.beta, "threshold": m.threshold},
+    nn.AdaptiveAvgPool2d: lambda m: {"kind": "adaptive_average_pool"},
+    nn.AdaptiveMaxPool2d: lambda m: {"kind": "adaptive_max_pool"},
+    BlurPool: lambda m: {"kind": "blur_pool", "stride": m.stride},
+    Crop: lambda m: {"kind": "crop", "first": m.first, "last": m.last},
 }
 IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d)  # in eval mode
 
@@ -120,8 +124,8 @@ def _describe(name: str, module: nn.Module, x: Tensor) -> dict[str, Any] | None:
     """Return the kind, parameters and weights of a layer with input `x`; None for an identity."""
     m: Any = module
     kind = type(m)
-    if kind in ACTIVATIONS:
-        return ACTIVATIONS[kind](m)
+    if kind in LAYERS:
+        return LAYERS[kind](m)
     if isinstance(m, IDENTITIES):
         return None
     if kind is nn.Linear and x.ndim == 2:  # else it is applied to each row of each map
@@ -150,14 +154,6 @@ def _describe(name: str, module: nn.Module, x: Tensor) -> dict[str, Any] | None:
                 "padding": _pair(m.padding),
                 "counts_padding": bool(getattr(m, "count_include_pad", True)),
             }  # fmt: skip
-    if kind is nn.AdaptiveAvgPool2d:
-        return {"kind": "adaptive_average_pool"}
-    if kind is nn.AdaptiveMaxPool2d:
-        return {"kind": "adaptive_max_pool"}
-    if kind is BlurPool:
-        return {"kind": "blur_pool", "stride": m.stride}
-    if kind is Crop:
-        return {"kind": "crop", "first": m.first, "last": m.last}
     if kind is nn.Flatten and m.start_dim == 1 and m.end_dim in (-1, x.ndim - 1):
         return {"kind": "flatten"}
     raise UnsupportedNetworkError(f"The page cannot compute the layer {name}, {module}.")

@@ -41,6 +41,11 @@ export function percent(share, places = 1) {
   return `${rounded.toFixed(places)}\u00a0%`;
 }
 
+/** The index closest to `index` in a list of `size` items. */
+export function clampIndex(index, size) {
+  return Math.max(0, Math.min(size - 1, index));
+}
+
 /** The index of the largest value. */
 export function largest(values) {
   let index = 0;

@@ -1,5 +1,5 @@
 // A line chart in SVG that shows the values under the pointer or the arrow keys.
-import { digits } from "./arrays.js";
+import { clampIndex, digits } from "./arrays.js";
 import { element, fitted, shape } from "./dom.js";
 
 const HEIGHT = 230, LEFT = 52, RIGHT = 14, TOP = 10, BOTTOM = 34;
@@ -71,7 +71,7 @@ function plot(lines, options, width, output) {
   svg.append(cursor);
   let at = xs.length - 1;
   const show = (index) => {
-    at = Math.max(0, Math.min(xs.length - 1, index));
+    at = clampIndex(index, xs.length);
     cursor.setAttribute("x1", toX(xs[at]));
     cursor.setAttribute("x2", toX(xs[at]));
     cursor.setAttribute("visibility", "visible");
@@ -107,7 +107,7 @@ function plot(lines, options, width, output) {
     if (step === undefined && turn === undefined) return;
     event.preventDefault();
     show(at + (step ?? 0));
-    if (turn !== undefined) highlight(Math.max(0, Math.min(lines.length - 1, (chosen ?? -1) + turn)));
+    if (turn !== undefined) highlight(clampIndex((chosen ?? -1) + turn, lines.length));
     else if (chosen !== null) highlight(chosen);
   });
   return svg;

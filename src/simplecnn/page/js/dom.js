@@ -45,6 +45,12 @@ export function fitted(target, draw) {
   }).observe(target);
 }
 
+/** The position of an event on a canvas, in pixels of the canvas. */
+export function positionOn(canvas, event) {
+  const box = canvas.getBoundingClientRect();
+  return [((event.clientX - box.left) / box.width) * canvas.width, ((event.clientY - box.top) / box.height) * canvas.height];
+}
+
 /** Returns a function that schedules `work` for the next frame, at most once per frame. */
 export function oncePerFrame(work) {
   let isScheduled = false;

@@ -2,7 +2,7 @@
 // converted to inputs of the network; for drawings, the page shows the steps of the conversion.
 import { paintImage } from "./colors.js";
 import { likeMnist, toSize } from "./digit.js";
-import { element, oncePerFrame } from "./dom.js";
+import { element, oncePerFrame, positionOn } from "./dom.js";
 
 const PAD = 280; // size of the pad in pixels, ten per pixel of MNIST
 const PEN = 22; // width of the pen in pixels
@@ -91,19 +91,14 @@ function drawingPad(receive) {
     read();
   }
 
-  function positionOf(event) {
-    const box = canvas.getBoundingClientRect();
-    return [((event.clientX - box.left) / box.width) * PAD, ((event.clientY - box.top) / box.height) * PAD];
-  }
-
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
-    [pen.x, pen.y] = positionOf(event);
+    [pen.x, pen.y] = positionOn(canvas, event);
     pen.isDown = true;
     mark.hidden = true;
     stroke(pen.x, pen.y);
   });
-  canvas.addEventListener("pointermove", (event) => pen.isDown && event.buttons && stroke(...positionOf(event)));
+  canvas.addEventListener("pointermove", (event) => pen.isDown && event.buttons && stroke(...positionOn(canvas, event)));
   for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (pen.isDown = false));
   canvas.addEventListener("blur", () => (mark.hidden = true));
   canvas.addEventListener("keydown", (event) => {

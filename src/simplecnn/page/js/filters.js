@@ -1,7 +1,7 @@
 // The filters of the first convolution during training, with a slider and a play button.
-import { digits, floats, percent } from "./arrays.js";
+import { clampIndex, digits, floats, percent } from "./arrays.js";
 import { paintTiles, scaleOf } from "./colors.js";
-import { element } from "./dom.js";
+import { element, positionOn } from "./dom.js";
 import { title } from "./head.js";
 
 const FILTER = 54; // minimum size of a filter in pixels
@@ -82,12 +82,9 @@ function filterHistory({ layer, shape, weights: text, dtype, snapshots, matches 
   }
 
   function point(filter, event) {
-    const box = event.target.getBoundingClientRect();
-    const x = ((event.clientX - box.left) / box.width) * event.target.width;
-    const y = ((event.clientY - box.top) / box.height) * event.target.height;
+    const [x, y] = positionOn(event.target, event);
     const tile = width * zoom + 1, channel = Math.min(channels - 1, Math.floor(x / tile));
-    const limit = (v, size) => Math.max(0, Math.min(size - 1, v));
-    select(filter, channel, limit(Math.floor(y / zoom), height), limit(Math.floor((x - channel * tile) / zoom), width));
+    select(filter, channel, clampIndex(Math.floor(y / zoom), height), clampIndex(Math.floor((x - channel * tile) / zoom), width));
   }
 
   function move(filter, event) {
@@ -95,9 +92,8 @@ function filterHistory({ layer, shape, weights: text, dtype, snapshots, matches 
     if (!step) return;
     event.preventDefault();
     const [channel, row, column] = cells[filter].selected;
-    const x = Math.max(0, Math.min(channels * width - 1, channel * width + column + step[1]));
-    const y = Math.max(0, Math.min(height - 1, row + step[0]));
-    select(filter, Math.floor(x / width), y, x % width);
+    const x = clampIndex(channel * width + column + step[1], channels * width);
+    select(filter, Math.floor(x / width), clampIndex(row + step[0], height), x % width);
   }
 
   function toggle() {

@@ -1,7 +1,7 @@
 // The network view: the image, the maps of all layers, the probabilities; cells under the pointer.
-import { digits, largest, percent } from "./arrays.js";
+import { clampIndex, digits, largest, percent } from "./arrays.js";
 import { paintImage, paintTiles, scaleOf } from "./colors.js";
-import { element, fitted, shortName } from "./dom.js";
+import { element, fitted, positionOn, shortName } from "./dom.js";
 import { runNetwork, softmax } from "./network.js";
 import { explanation } from "./pointing.js";
 import { isEmpty, receptiveField } from "./windows.js";
@@ -92,9 +92,7 @@ export function networkView(network, classes, pointing, { explain, frame }) {
 
     /** The cell [channel, row, column] at the position of an event; null if there is none. */
     function cellAt(event) {
-      const bounds = canvas.getBoundingClientRect();
-      const x = ((event.clientX - bounds.left) / bounds.width) * canvas.width;
-      const y = ((event.clientY - bounds.top) / bounds.height) * canvas.height;
+      const [x, y] = positionOn(canvas, event);
       const tileX = Math.min(view.perLine - 1, Math.floor(x / stepX)), tileY = Math.floor(y / stepY);
       const channel = tileY * view.perLine + tileX;
       const limit = (v, size) => Math.min(size - 1, Math.floor(v / zoom));
@@ -126,8 +124,7 @@ export function networkView(network, classes, pointing, { explain, frame }) {
       else if (!step) return;
       event.preventDefault();
       pointing.byKeys = true;
-      const limit = (v, size) => Math.max(0, Math.min(size - 1, v));
-      if (view.selected && step) [channel, row, column] = [limit(channel + step[0], shown), limit(row + (step[1] ?? 0), rows), limit(column + (step[2] ?? 0), columns)];
+      if (view.selected && step) [channel, row, column] = [clampIndex(channel + step[0], shown), clampIndex(row + (step[1] ?? 0), rows), clampIndex(column + (step[2] ?? 0), columns)];
       select(view, channel, row, column);
     });
     return view;

@@ -1,5 +1,5 @@
 // The forward pass in plain loops. A tensor is {shape: [channels, rows, columns], values}.
-import { floats } from "./arrays.js";
+import { clampIndex, floats } from "./arrays.js";
 
 const OPERATIONS = {
   convolution, linear, scale, crop, flatten: (input, layer) => ({ shape: layer.shape, values: input.values }),
@@ -122,27 +122,30 @@ export function poolRange(layer, axis, index, size) {
 
 /** Max or average pooling. */
 function pool(input, layer) {
-  const [channels, rows, columns] = input.shape, [, outRows, outColumns] = layer.shape;
+  const [, rows, columns] = input.shape;
   const takesMaximum = layer.kind.endsWith("max_pool");
-  const values = new Float32Array(channels * outRows * outColumns);
-  let at = 0;
-  for (let c = 0; c < channels; c++) {
-    for (let y = 0; y < outRows; y++) {
-      const [top, bottom] = poolRange(layer, 0, y, rows);
-      for (let x = 0; x < outColumns; x++) {
-        const [left, right] = poolRange(layer, 1, x, columns);
-        let result = takesMaximum ? -Infinity : 0;
-        for (let row = top; row <= bottom; row++) {
-          for (let column = left; column <= right; column++) {
-            const value = input.values[(c * rows + row) * columns + column];
-            result = takesMaximum ? Math.max(result, value) : result + value;
-          }
-        }
-        values[at++] = takesMaximum ? result : result / divisor(layer, y, x, rows, columns);
+  return tensorOf(layer.shape, (channel, y, x) => {
+    const [top, bottom] = poolRange(layer, 0, y, rows), [left, right] = poolRange(layer, 1, x, columns);
+    let result = takesMaximum ? -Infinity : 0;
+    for (let row = top; row <= bottom; row++) {
+      for (let column = left; column <= right; column++) {
+        const value = input.values[(channel * rows + row) * columns + column];
+        result = takesMaximum ? Math.max(result, value) : result + value;
       }
     }
-  }
-  return { shape: layer.shape, values };
+    return takesMaximum ? result : result / divisor(layer, y, x, rows, columns);
+  });
+}
+
+/** A tensor from a function of channel, row and column. */
+function tensorOf(shape, valueAt) {
+  const [channels, rows, columns] = shape;
+  const values = new Float32Array(channels * rows * columns);
+  let at = 0;
+  for (let channel = 0; channel < channels; channel++)
+    for (let row = 0; row < rows; row++)
+      for (let column = 0; column < columns; column++) values[at++] = valueAt(channel, row, column);
+  return { shape, values };
 }
 
 /** The divisor of an average pool: torch counts the padding, but nothing beyond it. */
@@ -158,29 +161,22 @@ function divisor(layer, y, x, rows, columns) {
 
 /** BlurPool: 2 x 2 maxima with stride 1, then a 3 x 3 blur with stride. */
 function blurPool(input, layer) {
-  const [channels, rows, columns] = input.shape, [, outRows, outColumns] = layer.shape;
+  const [, rows, columns] = input.shape;
   const blur = [0.25, 0.5, 0.25];
-  const values = new Float32Array(channels * outRows * outColumns);
-  const clamp = (index, size) => Math.max(0, Math.min(size - 2, index)); // replicates the border
-  let at = 0;
-  for (let c = 0; c < channels; c++) {
-    const pixel = (row, column) => input.values[(c * rows + row) * columns + column];
-    for (let y = 0; y < outRows; y++) {
-      for (let x = 0; x < outColumns; x++) {
-        let sum = 0;
-        for (let i = 0; i < 3; i++) {
-          for (let j = 0; j < 3; j++) {
-            const row = clamp(y * layer.stride + i - 1, rows), column = clamp(x * layer.stride + j - 1, columns);
-            const maximum = Math.max(pixel(row, column), pixel(row, column + 1),
-              pixel(row + 1, column), pixel(row + 1, column + 1));
-            sum += blur[i] * blur[j] * maximum;
-          }
-        }
-        values[at++] = sum;
+  return tensorOf(layer.shape, (channel, y, x) => {
+    const pixel = (row, column) => input.values[(channel * rows + row) * columns + column];
+    let sum = 0;
+    for (let i = 0; i < 3; i++) {
+      for (let j = 0; j < 3; j++) {
+        // The border is replicated.
+        const row = clampIndex(y * layer.stride + i - 1, rows - 1), column = clampIndex(x * layer.stride + j - 1, columns - 1);
+        const maximum = Math.max(pixel(row, column), pixel(row, column + 1),
+          pixel(row + 1, column), pixel(row + 1, column + 1));
+        sum += blur[i] * blur[j] * maximum;
       }
     }
-  }
-  return { shape: layer.shape, values };
+    return sum;
+  });
 }
 
 /** The four input positions, and their weights, of output `index` of a cubic interpolation. */
@@ -192,28 +188,21 @@ export function cubicTaps(layer, index, size) {
   const far = (d) => ((a * d - 5 * a) * d + 8 * a) * d - 4 * a;
   const weights = [far(t + 1), near(t), near(1 - t), far(2 - t)];
   return weights.map((weight, i) =>
-    [layer.first + Math.max(0, Math.min(length - 1, floor + i - 1)), weight]);
+    [layer.first + clampIndex(floor + i - 1, length), weight]);
 }
 
 /** Enlarges a crop to the size of the image; values that overshoot 0 to 1 are clamped. */
 function crop(input, layer) {
-  const [channels, rows, columns] = input.shape;
+  const [, rows, columns] = input.shape;
   const rowTaps = Array.from({ length: rows }, (_, y) => cubicTaps(layer, y, rows));
   const columnTaps = Array.from({ length: columns }, (_, x) => cubicTaps(layer, x, columns));
-  const values = new Float32Array(input.values.length);
-  let at = 0;
-  for (let c = 0; c < channels; c++) {
-    for (let y = 0; y < rows; y++) {
-      for (let x = 0; x < columns; x++) {
-        let sum = 0;
-        for (const [row, rowWeight] of rowTaps[y])
-          for (const [column, columnWeight] of columnTaps[x])
-            sum += rowWeight * columnWeight * input.values[(c * rows + row) * columns + column];
-        values[at++] = Math.max(0, Math.min(1, sum));
-      }
-    }
-  }
-  return { shape: layer.shape, values };
+  return tensorOf(layer.shape, (channel, y, x) => {
+    let sum = 0;
+    for (const [row, rowWeight] of rowTaps[y])
+      for (const [column, columnWeight] of columnTaps[x])
+        sum += rowWeight * columnWeight * input.values[(channel * rows + row) * columns + column];
+    return Math.max(0, Math.min(1, sum));
+  });
 }
 
 /** The error function, with an error of at most 1.5e-7. Abramowitz and Stegun 7.1.26. */
