@@ -20,7 +20,7 @@ from simplecnn.directories import latest
 from simplecnn.errors import InputError, relative_path
 from simplecnn.inference.model_card import write_model_card
 from simplecnn.inference.trained_run import TrainedRun
-from simplecnn.run_directory import RunDirectory, raise_unless_new
+from simplecnn.run_directory import RunDirectory
 from simplecnn.training import run as training
 
 COMMAND_ONLY = ("-", "hparams_search=", "hydra/sweeper=", "hydra/launcher=", "dry_run=")
@@ -89,8 +89,6 @@ def train(overrides: Sequence[str] = ()) -> TrainedRun:
     if resume:
         directory = RunDirectory.open_to_resume(latest(config["resume"]))
         config = directory.relocated_config()
-    else:
-        raise_unless_new(Path(config["paths"]["output_dir"]))
     if not config["train"]:
         raise InputError("train=false: simplecnn.train trains a run; simplecnn.load opens one.")
     check_classes(config)
