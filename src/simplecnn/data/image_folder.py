@@ -4,6 +4,7 @@ import filecmp
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from simplecnn.config.spelling import truncate
 from simplecnn.data.decoding import Decoding
-from simplecnn.data.image_cache import ImageCache, ImageFiles, cached_images
+from simplecnn.data.image_cache import FileStamp, ImageCache, ImageFiles, cached_images
 from simplecnn.data.images import Fit
 from simplecnn.data.resident import ResidentDataModule, Split, mixed_order
 from simplecnn.errors import InputError, relative_path
@@ -55,6 +56,7 @@ class ImageFolderDataModule(ResidentDataModule):
     """
 
     ink = False  # figures show gray images in their true brightness
+    images: Tensor  # of all splits; `splits` holds (rows, labels)
 
     def __init__(
         self,
@@ -98,49 +100,40 @@ class ImageFolderDataModule(ResidentDataModule):
         names = test_classes or [path.name for path in _folders(self.folders["train"])]
         self.class_names = tuple(names)
         self._check_classes()
-        self.images: Tensor | None = None  # of all splits; `splits` holds (rows, labels)
-        self._cache: ImageCache | None = None
         self._rows: dict[tuple[str, int], NDArray[np.int64]] = {}  # by split folder and class
-        self._recorded: Mapping[str, Sequence[str]] | None = None  # files by split of a checkpoint
+        self._recorded: Mapping[str, Sequence[str]] = {}  # files by split of a checkpoint
+
+    @cached_property
+    def cache(self) -> ImageCache:
+        """The decoded images; new and changed files are decoded when it is first used."""
+        return cached_images(self.root, self._files(), self.decoding, self.data_dir)
 
     def prepare_data(self) -> None:
         """Decode new and changed files; Lightning calls this in one process per machine."""
-        if self._cache is not None:
-            return
-        files = self._files()
-        cache = cached_images(self.root, files, self.decoding, self.data_dir)
-        if cache.broken and not self.skip_broken:
+        broken = self.cache.broken
+        if broken and not self.skip_broken:
             raise InputError(
-                f"{len(cache.broken):,} of {len(files.names):,} files in {self.root} cannot be "
+                f"{len(broken):,} of {self.cache.shape[0]:,} files in {self.root} cannot be "
                 f"read. Delete them, or type data.skip_broken=true to leave them out:",
-                *_some(list(cache.broken.values())),
+                *_some(list(broken.values())),
             )
-        self._cache = cache
-        if self._recorded is None:
+        if not self._recorded:
             self._sample_splits()  # raises if a class has too few images
-
-    @property
-    def cache(self) -> ImageCache:
-        """The decoded images; requires `prepare_data`."""
-        assert self._cache is not None
-        return self._cache
 
     def read(self, stage: str | None) -> None:
         """Read the images and assign them to all splits, whatever the stage."""
         self.prepare_data()  # every process needs the cache that the first one has written
         is_mapped = self.cache.num_bytes > self.max_resident * 1e9
-        if self.images is None:
+        if not self.splits:
             self.images = torch.from_numpy(self.cache.pixels(mapped=is_mapped))
             self._assign(stage)
-            if rank_zero_only.rank == 0:
-                self._log_summary()
+            self._log_summary()
         if self.trainer is not None and not is_mapped:
             self.images = self.images.to(self.trainer.strategy.root_device)
 
     def split(self, name: str) -> Split:
         """Return the images of all splits, and the labels and rows of split `name`."""
         rows, labels, _ = super().split(name)
-        assert self.images is not None
         return Split(self.images, labels, rows)
 
     def state_dict(self) -> dict[str, Any]:
@@ -159,7 +152,7 @@ class ImageFolderDataModule(ResidentDataModule):
                 f"{', '.join(state_dict['classes'])}."
             )
         self._recorded = state_dict["splits"]
-        if self.images is not None:
+        if self.splits:
             self._assign("fit")
             self.setup("fit")
 
@@ -212,33 +205,29 @@ class ImageFolderDataModule(ResidentDataModule):
 
     def _files(self) -> ImageFiles:
         """List all files, sorted by their path below `root`, and set `_rows`."""
-        names: list[str] = []
-        stamps: list[NDArray[np.int64]] = []
+        files: list[FileStamp] = []
         mistakes = []
         for split, folder in sorted(self.folders.items()):
             for label, class_folder in enumerate(folder / name for name in self.class_names):
-                files = _scan(class_folder)
-                if split == "train" and not files.names and not self.only_tests:
+                scanned = _scan(class_folder)
+                if split == "train" and not scanned and not self.only_tests:
                     mistakes.append(
                         f"{class_folder} has no images: put some directly into it, or delete it."
                     )
                 prefix = class_folder.relative_to(self.root).as_posix()
-                self._rows[split, label] = np.arange(len(files.names)) + len(names)
-                names += [f"{prefix}/{name}" for name in files.names]
-                stamps.append(files.stamps)
-        if not names:  # of a test set
+                self._rows[split, label] = np.arange(len(scanned)) + len(files)
+                files += [(f"{prefix}/{name}", size, time) for name, size, time in scanned]
+        if not files:  # of a test set
             known = truncate(", ".join(self.class_names))
             mistakes = [f"{self.root} has no images in folders of the classes {known}."]
         if mistakes:
             raise InputError(*_some(mistakes))
-        return ImageFiles(names, np.concatenate(stamps, axis=1))
+        names, *stamps = zip(*files, strict=True)
+        return ImageFiles(list(names), np.array(stamps, np.int64))
 
     def _assign(self, stage: str | None) -> None:
         """Fill `splits` by the checkpoint, if one is loaded, or by folders and sampling."""
-        if self._recorded is None:
-            splits = self._sample_splits()
-        else:
-            splits = self._recorded_splits(stage)
+        splits = self._recorded_splits(stage) if self._recorded else self._sample_splits()
         labels = np.zeros(self.cache.shape[0], np.int64)
         for (_, label), rows in self._rows.items():
             labels[rows] = label
@@ -251,7 +240,6 @@ class ImageFolderDataModule(ResidentDataModule):
 
         Raises InputError if an image is missing: a test image for stage "test", else any image.
         """
-        assert self._recorded is not None
         names, broken = self.cache.files.names, self.cache.broken
         rows = {name: row for row, name in enumerate(names) if row not in broken}
         needed = ("test",) if stage == "test" else tuple(self._recorded)
@@ -277,8 +265,7 @@ class ImageFolderDataModule(ResidentDataModule):
             rows = np.concatenate([rows for (n, _), rows in self._rows.items() if n in tested])
             if not readable[rows].any():
                 raise InputError(f"{self.root} has no images that can be read.")
-            nothing = np.array([], np.int64)
-            return {"train": nothing, "val": nothing, "test": rows[readable[rows]]}
+            return {"test": rows[readable[rows]]}
         sampled = [n for n in ("val", "test") if n not in self.folders and self.fractions[n]]
         splits: dict[str, list[NDArray[np.int64]]] = {name: [] for name in SPLITS}
         too_few = []
@@ -317,13 +304,14 @@ class ImageFolderDataModule(ResidentDataModule):
 
     # --------------------------------------------------------------------------- log and record
 
+    @rank_zero_only
     def _log_summary(self) -> None:
         log.info("%s", self.describe())
         broken = list(self.cache.broken.values())
         if broken:
             files_are = _files_are(len(broken))
             log.warning("%s left out; run.json lists all. %s", files_are, " ".join(_some(broken)))
-        if self._recorded is not None:
+        if self._recorded:
             num_known = sum(map(len, self._recorded.values()))
             num_new = len(self.cache.files.names) - len(broken) - num_known
             if num_new > 0:
@@ -400,26 +388,19 @@ def _folders(folder: Path) -> list[Path]:
     return folders
 
 
-def _scan(folder: Path) -> ImageFiles:
+def _scan(folder: Path) -> list[FileStamp]:
     """List the files in a folder by name; none if the folder does not exist."""
-    names: list[str] = []
-    sizes: list[int] = []
-    times: list[int] = []
-    entries = os.scandir(folder) if folder.is_dir() else ()
-    for entry in sorted(entries, key=lambda entry: entry.name):
-        size = time = 0
+    files: list[FileStamp] = []
+    for entry in os.scandir(folder) if folder.is_dir() else ():
         if _is_ignored(entry.name):
             continue
         try:
             if entry.is_dir():
                 continue
-            size, time = entry.stat().st_size, entry.stat().st_mtime_ns
+            files.append((entry.name, entry.stat().st_size, entry.stat().st_mtime_ns))
         except OSError:  # a broken or circular link: reported when the file is read
-            pass
-        names.append(entry.name)
-        sizes.append(size)
-        times.append(time)
-    return ImageFiles(names, np.array([sizes, times], np.int64))
+            files.append((entry.name, 0, 0))
+    return sorted(files)
 
 
 def _is_ignored(name: str) -> bool:
