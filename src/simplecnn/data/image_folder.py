@@ -165,12 +165,11 @@ class ImageFolderDataModule(ResidentDataModule):
         """
         splits = state_dict["splits"]
         used = {name for split in ("train", "val") for name in splits.get(split, ())}
-
-        def is_used(name: str) -> bool:
-            return name in used and not _differ(run_root / name, self.root / name)
-
         rows, labels = self.splits["test"]
-        kept = torch.tensor([not is_used(self.cache.files.names[row]) for row in rows.tolist()])
+        names = [self.cache.files.names[row] for row in rows.tolist()]
+        kept = torch.tensor(
+            [name not in used or _differ(run_root / name, self.root / name) for name in names]
+        )
         if kept.all():
             return ""
         named = "names of images that the network was trained or validated on"
