@@ -131,8 +131,7 @@ def download_missing(
             path = _raw_folder(data_dir, dataset) / filename
             download_file(path, urls, _checksums(dataset)[filename], timeout=timeout)
         except OSError as error:
-            names = missing_files(data_dir, dataset=dataset)
-            raise DataError(_missing_message(data_dir, dataset, names, str(error))) from None
+            raise _missing_error(data_dir, dataset, reason=str(error)) from None
 
 
 def download_file(path: Path, urls: Sequence[str], sha256: str, *, timeout: float) -> None:
@@ -191,8 +190,7 @@ def read(
     for name, shape in zip(FILES[part], ((28, 28), ()), strict=True):
         path = find_file(data_dir, dataset=dataset, name=name)
         if path is None:
-            names = missing_files(data_dir, dataset=dataset, parts=[part])
-            raise DataError(_missing_message(data_dir, dataset, names))
+            raise _missing_error(data_dir, dataset, [part])
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -265,12 +263,13 @@ def _raw_folder(data_dir: str | Path, dataset: str) -> Path:
     return Path(data_dir).expanduser() / dataset / "raw"
 
 
-def _missing_message(
-    data_dir: str | Path, dataset: str, names: Sequence[str], reason: str | None = None
-) -> str:
+def _missing_error(
+    data_dir: str | Path, dataset: str, parts: Sequence[str] = ("train", "test"), reason: str = ""
+) -> DataError:
+    names = ", ".join(missing_files(data_dir, dataset=dataset, parts=parts))
     attempt = f" and could not be downloaded ({reason})" if reason else ""
-    return (
+    return DataError(
         f"{dataset} is not in {_raw_folder(data_dir, dataset)}{attempt}: put the files "
-        f"{', '.join(names)} there, extracted or as .gz, or type data=mnist_5k for digits that "
+        f"{names} there, extracted or as .gz, or type data=mnist_5k for digits that "
         f"need no download."
     )

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from simplecnn.data import files as mnist_files
-from simplecnn.data.files import NUM_BUNDLED
 from simplecnn.data.resident import ResidentDataModule, Split, stratified_sample
 
 NUM_BUNDLED_TEST = 500
@@ -51,7 +50,7 @@ class MNISTDataModule(ResidentDataModule):
             raise ValueError(f"data_dir is null: {dataset} needs a folder for its files.")
         num_train, num_test = mnist_files.NUM_IMAGES["train"], mnist_files.NUM_IMAGES["test"]
         if self.is_bundled:
-            num_train, num_test = NUM_BUNDLED - NUM_BUNDLED_TEST, NUM_BUNDLED_TEST
+            num_train, num_test = mnist_files.NUM_BUNDLED - NUM_BUNDLED_TEST, NUM_BUNDLED_TEST
         if val_size is None:
             val_size = 500 if self.is_bundled else 5_000
         if not 0 <= val_size < num_train:
