@@ -79,8 +79,7 @@ class TestData:
         state: Any = read_checkpoint(run.checkpoint).get(data["_target_"].rpartition(".")[2])
         is_folder = data["_target_"] == target_of(ImageFolder)
         root, run_root = (Path(d.get("root") or "").expanduser() for d in (data, config))
-        has_state = bool(is_folder and state)
-        is_own = other is None or (has_state and has_test_images(root, state, run_root))
+        is_own = other is None or (is_folder and state and has_test_images(root, state, run_root))
         is_test_set = is_folder and not is_own
         options = {"test_classes": run.class_names} if is_test_set else {}
         self.datamodule = build(data, **options)
@@ -218,18 +217,18 @@ def _table(name: str, result: dict[str, Any]) -> str:
         result[key] for key in ("acc_per_class", "precision_per_class", "confusion")
     )
     classes = list(recall)
-    rates = [["true", "recall", "precision"]]
-    for label in classes:
-        values = (recall[label], precision[label])
-        rates.append([label, *("-" if v is None else f"{100 * v:.2f} %" for v in values)])
-    matrix = [classes, *(list(map(str, counts)) for counts in confusion)]
-    text = table([[*a, *b] for a, b in zip(rates, matrix, strict=True)])
+    rows = [["true", "recall", "precision", *classes]]
+    for label, counts in zip(classes, confusion, strict=True):
+        rates = (recall[label], precision[label])
+        percentages = ("-" if rate is None else f"{100 * rate:.2f} %" for rate in rates)
+        rows.append([label, *percentages, *map(str, counts)])
+    text = table(rows)
     if max(map(len, text.splitlines())) > MAX_WIDTH:
-        mistaken_for = [["most often predicted as"]]
+        mistaken_for = ["most often predicted as"]
         for i, counts in enumerate(confusion):
             num_wrong, j = max((count, -j) for j, count in enumerate(counts) if j != i)
-            mistaken_for.append([f"{classes[-j]} ({num_wrong})" if num_wrong else ""])
-        text = table([[*a, *b] for a, b in zip(rates, mistaken_for, strict=True)])
+            mistaken_for.append(f"{classes[-j]} ({num_wrong})" if num_wrong else "")
+        text = table([[*row[:3], name] for row, name in zip(rows, mistaken_for, strict=True)])
     return (
         f"{name}\n"
         f"accuracy {100 * result['acc']:.2f} %   macro {100 * result['macro_acc']:.2f} %   "
