@@ -45,11 +45,11 @@ def find_images(names: Sequence[str]) -> list[str]:
                 if not any(part.startswith(".") for part in file.relative_to(path).parts)
             )
             reason = f"there is no image in this folder ({suffixes})"
-        elif name != STDIN and not path.exists() and glob.has_magic(name):
+        elif glob.has_magic(name) and not path.exists():
             candidates = map(Path, glob.glob(str(path), recursive=True))
             reason = f"no image matches this pattern ({suffixes})"
         else:
-            files[name if name == STDIN else str(path)] = None
+            files[str(path)] = None
             if name != STDIN and not path.exists():
                 mistakes.append(f"image={name}: there is no such file.")
             continue
