@@ -81,7 +81,7 @@ def model_card(directory: RunDirectory) -> str:
             for key, value in flat({part: config.get(part) for part in RECIPE})
             if value != "null" and key.rpartition(".")[2] not in NOT_RECIPE
         ],
-        "Metrics": [*_metrics(record, evaluations, num_test), *_selection(config, record)],
+        "Metrics": _metrics(record, evaluations, num_test, str(config.get("monitor"))),
         "Known weaknesses": _weaknesses(directory.path, evaluations),
         "Versions": [f"- {name} {number}" for name, number in record.get("versions", {}).items()]
         + [f"- source {source}"],
@@ -152,7 +152,7 @@ def _folder(data: Mapping[str, Any], splits: Mapping[str, Mapping[str, int]]) ->
 
 
 def _metrics(
-    record: Mapping[str, Any], evaluations: Mapping[str, Any], num_test: int | None
+    record: Mapping[str, Any], evaluations: Mapping[str, Any], num_test: int | None, monitor: str
 ) -> Iterator[str]:
     yield "| on | accuracy, 95 % interval | macro accuracy | loss | top-2 | calibration error |"
     yield "|---|---|---|---|---|---|"
@@ -177,10 +177,6 @@ def _metrics(
     yield "log-likelihood; at the end of the run it is the loss of the training, which may include"
     yield "label smoothing and class weights, or be a custom one. What is not measured then (-) is"
     yield "measured by `scripts/evaluate.py`."
-
-
-def _selection(config: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[str]:
-    monitor = str(config.get("monitor"))
     if record.get("best") and monitor.startswith("test/"):
         yield ""
         yield f"The checkpoint was selected by {monitor}: its test results are optimistic."
