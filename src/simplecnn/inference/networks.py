@@ -95,10 +95,9 @@ def network_config(content: Mapping[str, Any], path: Path) -> dict[str, Any] | N
 
 def _has_own_forward(path: Path) -> bool:
     """Whether the LightningModule of a checkpoint's run does more than to call its network."""
-    config_file = path.absolute().parent.parent / "config.yaml"
     target = None
-    with suppress(InputError):  # beside a file from elsewhere, it may be anything
-        target = _model_config(path, {}).get("_target_") if config_file.is_file() else None
+    with suppress(InputError):  # beside a file from elsewhere, there may be anything, or nothing
+        target = _model_config(path, {}).get("_target_")
     if target in (None, target_of(Classifier)):
         return False
     return has_own_forward(find_class(target, "pytorch_lightning.LightningModule"))
