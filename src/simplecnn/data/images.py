@@ -110,18 +110,14 @@ def fit_pixels(pixels: NDArray[np.uint8], size: int, fit: Fit) -> NDArray[np.uin
     height, width = pixels.shape[:2]
     if height == width == size:
         return pixels
-    box = None
-    target = size, size
+    image = Image.fromarray(pixels)
     if fit == "crop":
-        side = min(height, width)
-        left, top = (width - side) / 2, (height - side) / 2
-        box = left, top, left + side, top + side
-    elif fit == "pad":
-        longest = max(height, width)
-        target = max(1, round(size * width / longest)), max(1, round(size * height / longest))
-    resized = np.asarray(Image.fromarray(pixels).resize(target, Image.Resampling.BILINEAR, box=box))
-    if fit != "pad":
-        return resized
+        return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
+    if fit == "stretch":
+        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+    longest = max(height, width)
+    target = max(1, round(size * width / longest)), max(1, round(size * height / longest))
+    resized = np.asarray(image.resize(target, Image.Resampling.BILINEAR))
     padded = np.zeros((size, size, *pixels.shape[2:]), np.uint8)
     top, left = (size - resized.shape[0]) // 2, (size - resized.shape[1]) // 2
     padded[top : top + resized.shape[0], left : left + resized.shape[1]] = resized
