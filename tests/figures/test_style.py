@@ -21,6 +21,7 @@ from simplecnn.figures.style import (
     number,
     signed_scale,
     tile,
+    wrap,
 )
 
 
@@ -34,6 +35,15 @@ def test_a_long_title_is_wrapped_to_the_width_of_the_figure(width):
     lines = figure._suptitle.get_text().split("\n")
     assert lines[0] == "short" and " ".join(lines[1:]) == (4 * words).strip()
     assert box.width > 0.7 * figure.bbox.width  # lines are not too short
+
+
+@pytest.mark.parametrize("width", range(12, 40))
+def test_lines_do_not_break_within_a_number_and_its_unit_or_a_hyphenated_word(width):
+    text = "First-layer map change for a shift by 1 pixel, filters of 3 x 3 (0 is drawn at 1e−8)"
+    lines = wrap(text, width).split("\n")
+    assert " ".join(lines) == text and max(map(len, lines)) <= width
+    for whole in ("First-layer", "1 pixel", "3 x 3", "(0 is"):
+        assert any(whole in line for line in lines)
 
 
 def test_a_negative_value_has_a_white_dot_in_its_middle():

@@ -1,6 +1,5 @@
 """Responses of small kernels to images; cross-correlation compared with convolution."""
 
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,7 +50,7 @@ def edge_kernel_figure(
         ax = figure.add_subplot(grid[row, 0])
         _kernel_tile(ax, kernel.values, weights)
         ax.set_title(name, fontsize=LABEL)
-        ax.set_xlabel(textwrap.fill(kernel.responds_to, 30), fontsize=NOTE)
+        ax.set_xlabel(style.wrap(kernel.responds_to, 30), fontsize=NOTE)
         responses = [
             conv2d(image.astype(np.float64), kernel.values, padding="same")
             for image in images.values()

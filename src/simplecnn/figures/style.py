@@ -1,6 +1,7 @@
 """Shared style of all figures: colors, text sizes, number formats, color scales and image tiles."""
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,6 +96,16 @@ def drawable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
+def wrap(text: str, width: int) -> str:
+    """Break `text` between words into lines of at most `width` characters.
+
+    A number stays together with its unit or the word after it, and so does a size such as 3 x 3.
+    """
+    joined = re.sub(r"(?<=\d) |(?<=\d x) ", "\N{NO-BREAK SPACE}", text)
+    lines = fill(joined, width, break_on_hyphens=False)
+    return lines.replace("\N{NO-BREAK SPACE}", " ")
+
+
 def add_title(figure: Figure, text: str) -> None:
     """Add a title above all axes, wrapped to the width of the figure.
 
@@ -102,7 +113,7 @@ def add_title(figure: Figure, text: str) -> None:
     comes from names. Tick labels such as powers of ten are created later, when drawing.
     """
     width = int(72 * figure.get_figwidth() / (0.62 * TITLE))  # a character is 0.62 of its size wide
-    lines = (fill(line, width) for line in drawable(text).split("\n"))
+    lines = (wrap(line, width) for line in drawable(text).split("\n"))
     figure.suptitle("\n".join(lines), fontsize=TITLE)
     for artist in figure.findobj(Text):
         if isinstance(artist, Text) and "$" in artist.get_text():

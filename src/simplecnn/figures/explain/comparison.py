@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -91,7 +90,7 @@ def _draw(ax: Axes, panel: Panel, title_width: int) -> None:
     style.style_axes(ax, x=panel.note, y=panel.unit, grid="y")
     ax.set_xticks(categories, panel.categories, fontsize=NOTE)
     num_rows = -(-len(panel.series) // 4) if len(panel.series) > 1 else 0  # rows of the legend
-    ax.set_title(fill(title, title_width), fontsize=style.LABEL, pad=8 + 12 * num_rows)
+    ax.set_title(style.wrap(title, title_width), fontsize=style.LABEL, pad=8 + 12 * num_rows)
     if num_rows:
         ax.legend(
             fontsize=NOTE, frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0),
