@@ -47,14 +47,18 @@ def boxes():
     return boxes_figure(image, layers)
 
 
-@pytest.mark.parametrize(("size", "reach", "step"), [(28, 0, 4), (128, 0, 16), (128, 300, 128)])
-def test_ticks_of_large_images_do_not_overlap(size, reach, step):
+@pytest.mark.parametrize(
+    ("size", "reach", "ticks"),
+    [(28, 0, range(0, 28, 4)), (28, 6, range(-4, 33, 4)), (128, 0, range(0, 128, 16)),
+     (128, 300, range(-128, 193, 64))],
+)  # fmt: skip
+def test_ticks_of_large_images_do_not_overlap(size, reach, ticks):
     box = (-reach, size - 1 + reach)
     layer = LayerBoxes("conv", {(0, 0): (box, box)}, ((0, size - 1), (0, size - 1)))
     figure = boxes_figure(np.zeros((size, size)), [layer])
     (ax,) = figure.axes
     for axis in (ax.xaxis, ax.yaxis):
-        assert axis.get_ticklocs().tolist() == list(range(0, size, step))
+        assert axis.get_ticklocs().tolist() == list(ticks)
         assert_text_fits(figure, axis.get_ticklabels())
 
 
@@ -75,6 +79,18 @@ def test_boxes_lie_on_whole_pixels():
         "unit (0, 0)",
         "unit (14, 14)",
     ]
+
+
+@pytest.mark.parametrize(("field", "is_cut"), [((-28, 55), False), ((-204, 230), True)])
+def test_the_image_of_a_deep_network_is_at_least_a_third_of_a_panel(field, is_cut):
+    fields = {(0, 0): (field, field), (1, 1): ((3, 5), (3, 5))}
+    figure = boxes_figure(np.zeros((28, 28)), [LayerBoxes("deep", fields, ((0, 27), (0, 27)))])
+    (ax,) = figure.axes
+    assert ax.get_xlim() == (-29.5, 56.5) and ax.get_ylim() == (56.5, -29.5)
+    assert len(ax.get_xticks()) == len(ax.get_yticks()) == 5
+    assert hatched(figure, ax, ((-28, -1), (-28, 55))).any(axis=0).all()  # up to the edges
+    assert figure.get_suptitle().endswith("cut off") == is_cut
+    assert_text_fits(figure)
 
 
 def hatched(figure, ax, box) -> np.ndarray:
@@ -175,6 +191,26 @@ def test_effective_fields_are_comparable_down_a_column():
     assert maps[2].get_xlabel() == "peak 137.0"
     bars = [t.get_text() for ax in figure.axes if not ax.images for t in ax.get_xticklabels()]
     assert bars == ["0 %", "68 %", "0 %", "37 %"]
+
+
+def test_squares_at_the_border_are_clipped_to_the_image():
+    field = FieldMap(np.ones((8, 8)), ((-3, 2), (4, 11)), (4, 2), "")
+    figure = effective_fields_figure({"initial": {"conv1": field}})
+    frame, large, small = rectangles(figure.axes[0])
+    assert bounds(frame) == (3.5, -0.5, 4, 3)
+    assert bounds(large) == (5.5, -0.5, 2, 2) and bounds(small) == (6.5, -0.5, 1, 1)
+
+
+@pytest.mark.parametrize(("states", "layers"), [(1, 1), (1, 6), (2, 3)])
+def test_effective_fields_begin_right_below_the_title(states, layers):
+    note = "sigma\n95 %, 50 %\n95 % / size"
+    field = FieldMap(np.ones((28, 28)), ((0, 8), (0, 8)), (5, 3), note)
+    rows = {f"state {i}": {f"conv{j}": field for j in range(layers)} for i in range(states)}
+    figure = effective_fields_figure(rows)
+    figure.canvas.draw()
+    title, first = (t.get_window_extent() for t in (figure._suptitle, figure.axes[0].title))
+    assert 0 < title.y0 - first.y1 < 2 * first.height
+    assert figure.get_suptitle().count("\n") == 2  # no further line breaks
 
 
 def test_effective_fields_of_one_state_and_of_a_dead_layer():

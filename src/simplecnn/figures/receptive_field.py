@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike
 from simplecnn.figures import style
 from simplecnn.figures.style import COLORS, LABEL, NOTE
 
+HATCHES = ("////", r"\\\\", "----")  # of the units of a layer, so that they also differ in gray
+
 Interval = tuple[float, float]
 Box = tuple[Interval, Interval]  # first and last row, first and last column
 
@@ -54,13 +56,19 @@ class FieldMap:
 def boxes_figure(image: ArrayLike, layers: Sequence[LayerBoxes]) -> Figure:
     """Draw a panel per layer: the image (H, W) with the receptive fields of some units.
 
-    The parts of a field that are not visible, in the padding or cropped, are hatched.
+    The parts of a field that are not visible, in the padding or cropped, are hatched. The panels
+    extend to the widest field, but not further than one image size on each side of the image, which
+    would be a dot beside the fields of a deep network.
     """
     image = np.asarray(image)
     scale = Normalize(image.min(), image.max())
     frame = tuple((0, n - 1) for n in image.shape)
-    lines = zip(*(frame, *(box for layer in layers for box in layer.boxes.values())), strict=True)
-    (top, bottom), (left, right) = ((min(a for a, _ in x), max(b for _, b in x)) for x in lines)
+    sides = zip(*(frame, *(box for layer in layers for box in layer.boxes.values())), strict=True)
+    ends = [(min(a for a, _ in side), max(b for _, b in side)) for side in sides]
+    (top, bottom), (left, right) = limits = [
+        (max(first, -n), min(last, 2 * n - 1))
+        for (first, last), n in zip(ends, image.shape, strict=True)
+    ]
     widest = max(bottom - top, right - left)
     num_doublings = math.ceil(math.log2(max(1, widest) / 40))
     tick_step = 4 * 2 ** max(0, num_doublings)  # about ten ticks at most
@@ -71,8 +79,9 @@ def boxes_figure(image: ArrayLike, layers: Sequence[LayerBoxes]) -> Figure:
         ax = figure.add_subplot(num_rows, num_columns, index + 1)
         style.tile(ax, image, style.DIGIT, scale)
         _outline(ax, frame, color="0.6", lw=0.8, zorder=3)
-        for (unit, box), color in zip(layer.boxes.items(), cycle(COLORS), strict=False):
-            _outline(ax, box, color=color, lw=0, hatch="////", alpha=0.6)
+        styles = zip(cycle(COLORS), cycle(HATCHES), strict=False)
+        for (unit, box), (color, hatch) in zip(layer.boxes.items(), styles, strict=False):
+            _outline(ax, box, color=color, lw=0, hatch=hatch, alpha=0.6)
             _outline(ax, box, color=color, lw=1.8, zorder=3, label=f"unit {unit}")
         # Draw the visible part again, over the hatching.
         (first_row, last_row), (first_column, last_column) = layer.visible
@@ -81,15 +90,16 @@ def boxes_figure(image: ArrayLike, layers: Sequence[LayerBoxes]) -> Figure:
         visible[inside] = image[inside]
         style.tile(ax, visible, style.DIGIT, scale).set_zorder(2)
         ax.set(xlim=(left - 1.5, right + 1.5), ylim=(bottom + 1.5, top - 1.5))
-        ax.set_xticks(range(0, image.shape[1], tick_step))
-        ax.set_yticks(range(0, image.shape[0], tick_step))
+        ax.set_xticks(np.arange(math.ceil(left / tick_step) * tick_step, right + 1, tick_step))
+        ax.set_yticks(np.arange(math.ceil(top / tick_step) * tick_step, bottom + 1, tick_step))
         ax.tick_params(labelsize=NOTE)
         ax.set_title(layer.title, fontsize=LABEL)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3, fontsize=NOTE,
                   frameon=False, handlelength=1, columnspacing=1)  # fmt: skip
     is_cropped = any(layer.visible != frame for layer in layers)
     hidden = "padding or cropped" if is_cropped else "padding"
-    style.add_title(figure, f"Receptive fields in pixels; hatched: {hidden}")
+    cut = "; fields that are larger than a panel are cut off" if ends != limits else ""
+    style.add_title(figure, f"Receptive fields in pixels; hatched: {hidden}{cut}")
     return figure
 
 
@@ -117,7 +127,7 @@ def effective_fields_figure(rows: Mapping[str, Mapping[str, FieldMap]]) -> Figur
         rows: maps by layer, by state of the network ("initial", "trained").
     """
     layers = list(next(iter(rows.values())))
-    figure = style.new_figure(max(1.7 * len(layers) + 0.4, 5.2), 2.45 * len(rows) + 1.1)
+    figure = style.new_figure(max(1.7 * len(layers) + 0.4, 4.7), 2.3 * len(rows) + 1.0)
     grid = figure.subplots(len(rows), len(layers), squeeze=False)
     for column, layer in enumerate(layers):
         masses = [np.asarray(fields[layer].mass, dtype=float) for fields in rows.values()]
@@ -126,12 +136,10 @@ def effective_fields_figure(rows: Mapping[str, Mapping[str, FieldMap]]) -> Figur
         for ax, (state, fields), share in zip(grid[:, column], rows.items(), shares, strict=True):
             field = fields[layer]
             style.tile(ax, share, style.POSITIVE, scale)
-            inside = zip(field.box, share.shape, strict=True)
-            clipped = [(max(first, 0), min(last, n - 1)) for (first, last), n in inside]
-            _outline(ax, clipped, color="white", lw=1.2)
+            _outline(ax, _clip(field.box, share.shape), color="white", lw=1.2)
             for side, dashes in zip(field.squares, ("--", ":"), strict=False):
                 square = [((a + b - side + 1) / 2, (a + b + side - 1) / 2) for a, b in field.box]
-                _outline(ax, square, color="white", lw=1.0, ls=dashes)
+                _outline(ax, _clip(square, share.shape), color="white", lw=1.0, ls=dashes)
             ax.set_xlabel(field.note, fontsize=NOTE)
             ax.set_ylabel(state if column == 0 else "", fontsize=LABEL)
         grid[0][column].set_title(layer, fontsize=LABEL)
@@ -141,8 +149,9 @@ def effective_fields_figure(rows: Mapping[str, Mapping[str, FieldMap]]) -> Figur
         )  # fmt: skip
     style.add_title(
         figure,
-        "Mean |gradient| of the central unit, in % of each map's sum, one scale per layer\n"
-        "frame: receptive field; dashed, dotted: square with 95 %, 50 % of the sum",
+        "Mean |gradient| of the central unit, in % of each map's sum\n"
+        "one scale per layer; frame: receptive field\n"
+        "dashed, dotted: square with 95 %, 50 % of the sum",
     )
     return figure
 
@@ -193,6 +202,11 @@ def _draw_profiles(figure: Figure, chains: Sequence[Chain]) -> None:
     style.color_bar(figure, axes, style.POSITIVE, scale, label, shrink=0.7, pad=0.01)
     title = "Effective field of uniform weights, one scale; white frame: receptive field"
     figure.suptitle(title, fontsize=LABEL)
+
+
+def _clip(box: Sequence[Interval], shape: Sequence[int]) -> list[Interval]:
+    """The part of a box that lies within an image of this shape."""
+    return [(max(a, 0), min(b, n - 1)) for (a, b), n in zip(box, shape, strict=True)]
 
 
 def _outline(ax: Axes, box: Sequence[Interval], *, color: str, **options: Any) -> None:
