@@ -289,6 +289,24 @@ def test_a_history_is_truncated_to_the_resumed_step(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["h.npz"]
 
 
+@pytest.mark.parametrize(("channels", "expected"), [(3, [True, False]), (1, [False, False])])
+def test_only_the_first_filters_of_color_images_are_drawn_in_color(
+    channels, expected, tmp_path, monkeypatch
+):
+    module = pl.LightningModule()
+    module.network = nn.Sequential(nn.Conv2d(channels, 3, 3), nn.Conv2d(3, 2, 3))
+    trainer = Mock(current_epoch=0, global_step=0, num_training_batches=8, fast_dev_run=False,
+                   accumulate_grad_batches=1, optimizers=[Mock()])  # fmt: skip
+    for name, callback_class in (("filters", Filters), ("filter_history", FilterHistory)):
+        draw = Mock()
+        monkeypatch.setattr(f"simplecnn.callbacks.{name}.{name}_figure", draw)
+        callback = callback_class(str(tmp_path), layers="all")
+        if callback_class is FilterHistory:
+            callback.on_train_start(trainer, module)
+        list(callback.draw(trainer, module, "epoch 0, step 0"))
+        assert [call.kwargs["in_color"] for call in draw.mock_calls] == expected
+
+
 def test_snapshots_of_filters_become_sparser():
     epochs = [epoch for epoch in range(1, 2001) if is_snapshot_epoch(epoch)]
     assert epochs == [*range(1, 100), *range(100, 1000, 10), *range(1000, 2001, 100)]

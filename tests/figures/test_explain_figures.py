@@ -181,6 +181,31 @@ def test_any_names_fit_on_a_channel_card(names, fonts):
         assert drawn.count(SPECIES[3]) == 2 and f"{SPECIES[3]}\n123.45" in drawn
 
 
+@pytest.mark.parametrize("size", [3, 7])
+def test_weights_on_color_pixels_are_a_color_image_and_three_named_planes(size, fonts):
+    patches = [Patch(np.ones((3, size, size)), "a", 1.0)] * 9
+    channel = random_channel(3, 2)
+    channel.weights = np.zeros((3, size, size))
+    channel.weights[:, 1, 1] = 1.0, -1.0, 0.5
+    options = {"class_names": ["a", "b"], "limit": 1.0, "title": "Channel"}
+    figure = card_figure(channel, patches, field_size=(size, size), **options)
+    planes, color = (np.asarray(image.get_array()) for image in figure.axes[0].images[:2])
+    np.testing.assert_allclose(color[1, 1], [1.0, 0.0, 0.75])
+    assert (color[0] == 0.5).all()
+    zoom = 240 // (2 * size)
+    below, beside = size * zoom + zoom // 4 + 20, size * zoom + zoom // 4
+    corners = [planes[y + zoom, x + zoom] for y, x in ((0, beside), (below, 0), (below, beside))]
+    assert corners == [1.0, -1.0, 0.5]
+    names = ["color", "red", "green", "blue"]
+    assert [text for text in texts(figure) if text in names] == names
+    assert "in color, gray is zero" in texts(figure)
+    assert_text_fits(figure)
+    # Not of three feature maps, whose receptive field is larger than the kernel.
+    deeper = [Patch(np.ones((3, 2 * size, 2 * size)), "a", 1.0)] * 9
+    figure = card_figure(channel, deeper, field_size=(2 * size, 2 * size), **options)
+    assert not set(names) & set(texts(figure))
+
+
 @pytest.mark.parametrize("names", [SPECIES, NASTY], ids=["species", "nasty"])
 def test_any_names_fit_on_the_index_of_channels(names, fonts):
     channels = [random_channel(i, len(names)) for i in range(20)]

@@ -48,6 +48,26 @@ def test_channels_of_a_color_image_are_named():
     assert "4 filters of 3 x 3 (rows, 3 input channels side by side), one scale" in texts[0]
 
 
+def test_filters_of_a_color_image_are_drawn_in_color():
+    weights = np.zeros((2, 2, 3, 3, 3), np.float32)
+    weights[1, 0, :, 1, 1] = 1.0, -1.0, 0.5  # red, green, blue
+    figure = filter_history_figure(weights, ["start", "epoch\n1"], in_color=True)
+    snapshots, change, _ = (np.asarray(image.get_array()) for image in figure.axes[0].images)
+    zoom, gap = 15, 4
+    middle, second = zoom + zoom // 2, 3 * zoom + gap
+    np.testing.assert_allclose(snapshots[middle, second + middle], [1.0, 0.0, 0.75])
+    np.testing.assert_allclose(change[middle, middle], [1.0, 0.0, 0.75])
+    assert (snapshots[middle, middle] == 0.5).all()  # gray is zero, also where it was negative
+    assert (snapshots[: 3 * zoom, 3 * zoom : second] == 0.92).all()  # the background between tiles
+    texts = words(figure)
+    assert (
+        "2 filters of 3 x 3 in color (rows; gray is zero), one scale for the whole run: ±1"
+        in (texts[0])
+    )
+    assert "dots" not in texts[0] and "weight" not in texts  # no color bar of signed values
+    assert_text_fits(figure)
+
+
 def test_change_and_cosine_similarity_are_written():
     start = np.zeros((2, 1, 3, 3), np.float32)
     start[:] = SOBEL

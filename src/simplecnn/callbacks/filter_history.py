@@ -8,6 +8,7 @@ from simplecnn.callbacks.image_callback import (
     Picture,
     Pictures,
     log_spaced,
+    reads_color,
     should_draw,
     steps_per_epoch,
 )
@@ -57,11 +58,13 @@ class FilterHistory(LayerCallback):
         super().epoch_done(trainer, module, is_last=is_last)
 
     def draw(self, trainer: Trainer, module: LightningModule, when: str) -> Pictures:
-        for name, history in self.histories.items():
-            arrays = history.arrays()
+        for name, layer in self.selected(module).items():
+            arrays = self.histories[name].arrays()
             labels = list(map(_label, arrays["step"].tolist(), arrays["epoch"].tolist()))
             title = f"Filters of {name} during training, {when}"
-            figure = filter_history_figure(arrays["weights"], labels, title=title)
+            figure = filter_history_figure(
+                arrays["weights"], labels, title=title, in_color=reads_color(module, layer)
+            )
             yield f"filter_history_{name}", Picture(figure, {})
 
     def _record(self, trainer: Trainer, module: LightningModule, epoch: int) -> None:

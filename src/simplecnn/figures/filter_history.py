@@ -7,18 +7,23 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from simplecnn.convolution.kernels import best_matches
-from simplecnn.figures.filters import dots_note
+from simplecnn.figures.filters import dots_note, filter_colors
 from simplecnn.figures.raster import Mosaic, join, text_width
 from simplecnn.figures.style import SIGNED, SMALL, number, signed_scale
 
 MAX_ROWS, MAX_SNAPSHOTS, MAX_CHANNELS = 64, 18, 4
 MAX_WIDTH, MAX_HEIGHT = 860, 1500  # pixels, of all snapshots together
 MAX_TILE = 45  # pixels
+BACKGROUND = 0.92  # light gray, on which weights of zero stand out
 GAP, HEADER = 4, 44
 
 
 def filter_history_figure(
-    weights: NDArray, snapshots: Sequence[str], *, title: str = "filter history"
+    weights: NDArray,
+    snapshots: Sequence[str],
+    *,
+    title: str = "filter history",
+    in_color: bool = False,
 ) -> Figure:
     """Draw the weights (snapshots, filters, in_channels, K, L) of one convolution over time.
 
@@ -31,6 +36,8 @@ def filter_history_figure(
 
     Args:
         snapshots: column headings, such as "start" and "epoch 1".
+        in_color: the three input channels are red, green and blue; each filter is drawn as a color
+            image, in which gray is zero.
     """
     num_snapshots, num_filters, num_channels, height, width = weights.shape
     num_columns = min(num_snapshots, MAX_SNAPSHOTS)
@@ -57,7 +64,7 @@ def filter_history_figure(
             for of_snapshot in (best_matches(weights[0]), matches)
         )
         title += f"; mean |cosine similarity| to a named kernel {end:.2f}, at the start {start:.2f}"
-    channels = weights.shape[2]
+    channels = 1 if in_color else weights.shape[2]  # drawn side by side
     zoom = min(
         min(MAX_TILE, MAX_HEIGHT // len(rows) - GAP) // height,
         (MAX_WIDTH // len(columns) - GAP) // (width * channels),
@@ -72,19 +79,27 @@ def filter_history_figure(
     bottom = HEADER + len(rows) * step_y - GAP
     scale = signed_scale(weights)
     beside = f", {channels} input channels side by side" * (channels > 1)
-    title += f"\n{selection} of {height} x {width} (rows{beside}), one scale for the whole run: "
-    title += f"±{scale.vmax:.3g}{dots_note(zoom)}"
-    mosaic = Mosaic(match_left + 160, bottom, title=title, colors=SIGNED, scale=scale, bar="weight")
+    beside = " in color (rows; gray is zero)" if in_color else f" (rows{beside})"
+    title += f"\n{selection} of {height} x {width}{beside}, one scale for the whole run: "
+    title += f"±{scale.vmax:.3g}{'' if in_color else dots_note(zoom)}"
+    mosaic = Mosaic(match_left + 160, bottom, title=title, colors=SIGNED, scale=scale,
+                    bar="" if in_color else "weight")  # fmt: skip
 
     def put(tiles: NDArray, x: int) -> None:
-        """Draw tiles (rows, columns, channels, K, L) on gray, so that weights of zero stand out."""
+        """Draw tiles (rows, columns, channels, K, L)."""
         total_width = tiles.shape[1] * step_x + GAP
         mosaic.box(x - GAP, HEADER - GAP, total_width, bottom - HEADER + 2 * GAP,
-                   facecolor="0.92", zorder=-1)  # fmt: skip
+                   facecolor=str(BACKGROUND), zorder=-1)  # fmt: skip
         gaps = (step_y - height * zoom, step_x - width * zoom)
-        for channel in range(channels):  # side by side in a tile, one pixel apart
-            pixels = join(tiles[:, :, channel], zoom=zoom, gap=gaps, dots=True)
-            mosaic.put(pixels, x + channel * (width * zoom + 1), HEADER)
+        pixels = [
+            join(of_channel, zoom=zoom, gap=gaps, dots=not in_color)
+            for of_channel in tiles.transpose(2, 0, 1, 3, 4)
+        ]
+        if in_color:
+            colors = filter_colors(np.stack(pixels), scale)
+            pixels = [np.nan_to_num(colors, nan=BACKGROUND)]
+        for channel, plane in enumerate(pixels):  # side by side in a tile, one pixel apart
+            mosaic.put(plane, x + channel * (width * zoom + 1), HEADER)
 
     put(weights[columns].swapaxes(0, 1), left)
     put(change[:, None], change_left)

@@ -49,7 +49,7 @@ def _grid(weights: NDArray, title: str, scale: Normalize, in_color: bool) -> Fig
         norm = np.linalg.norm(kernel.astype(np.float64))
         mosaic.write(left + block, y - header + 16, f"norm {norm:.2f}", ha="right")
         if in_color:
-            mosaic.put(scale(kernel).filled().clip(0, 1).transpose(1, 2, 0), left, y, zoom)
+            mosaic.put(filter_colors(kernel, scale), left, y, zoom)
             mosaic.box(left, y, tile_width, tile_height, fill=False, linewidth=0.4)
         mosaic.put(join(kernel[None], zoom=zoom, gap=gap, dots=not has_values), x, y)
         for j, name in enumerate(("red", "green", "blue") if in_color else ()):
@@ -82,6 +82,14 @@ def _matrix(weights: NDArray, title: str, scale: Normalize) -> Figure:
         x = left + j * step_x + width * zoom / 2
         mosaic.write(x, header - 5, str(j), size=SMALL, ha="center")
     return mosaic.figure
+
+
+def filter_colors(kernel: NDArray, scale: Normalize) -> NDArray:
+    """Convert weights (3, K, L) of red, green and blue to colors (K, L, 3) from 0 to 1.
+
+    Gray is a weight of zero, black and white are the ends of the scale.
+    """
+    return scale(kernel).filled().clip(0, 1).transpose(1, 2, 0)
 
 
 def dots_note(zoom: int) -> str:

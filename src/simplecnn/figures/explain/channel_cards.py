@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from simplecnn.figures import style
-from simplecnn.figures.filters import dots_note
+from simplecnn.figures.filters import dots_note, filter_colors
 from simplecnn.figures.raster import Mosaic, format_axis_number, join, short_name, text_width
 from simplecnn.figures.style import BETTER, FAINT, NOTE, SIGNED, SMALL, WRONG, number
 
@@ -105,7 +105,7 @@ def card_figure(
     names_height = max(44, widest + 12) if rotated else 44
     size, scale = (WIDTH, HEIGHT + 2 * names_height), Normalize(-limit, limit)
     mosaic = Mosaic(*size, title=title, colors=SIGNED, scale=scale)
-    _draw_weights(mosaic, channel.weights, limit)
+    _draw_weights(mosaic, channel.weights, scale, in_color=_reads_color(channel, patches))
     if channel.dead:
         mosaic.write(IMAGES, TOP - 14, "dead: its activation is zero on all test images",
                      color=WRONG)  # fmt: skip
@@ -167,20 +167,38 @@ def index_figure(channels: Sequence[Channel], class_names: Sequence[str], title:
     return figure
 
 
-def _draw_weights(mosaic: Mosaic, weights: NDArray, limit: float) -> None:
+def _reads_color(channel: Channel, patches: Sequence[Patch]) -> bool:
+    """Whether the weights are those of red, green and blue pixels, each in one place."""
+    same_shape = any(patch.pixels.shape == channel.weights.shape for patch in patches)
+    return same_shape and len(channel.weights) == 3
+
+
+def _draw_weights(mosaic: Mosaic, weights: NDArray, scale: Normalize, *, in_color: bool) -> None:
+    """Draw the kernel of each input channel; `in_color`, also all three as a color image."""
     num_inputs, height, width = weights.shape
-    columns = int(np.ceil(np.sqrt(num_inputs)))
-    rows = -(-num_inputs // columns)
+    limit = float(scale.vmax or 1.0)
+    names = ("color", "red", "green", "blue") if in_color else ()
+    num_tiles = len(names) or num_inputs
+    columns = int(np.ceil(np.sqrt(num_tiles)))
+    rows = -(-num_tiles // columns)
     tiles = np.full((rows * columns, height, width), np.nan, np.float32)
-    tiles[:num_inputs] = weights
+    tiles[num_tiles - num_inputs : num_tiles] = weights
     zoom = max(1, 240 // max(rows * height, columns * width))
     numbered = num_inputs == 1 and height * width <= 25
     tiles = tiles.reshape(rows, columns, height, width)
-    picture = join(tiles, zoom=zoom, gap=max(1, zoom // 4), dots=not numbered)
-    bottom, right = TOP + picture.shape[0], picture.shape[1]
+    gap, header = max(1, zoom // 4), 20 if in_color else 0
+    pixels = join(tiles, zoom=zoom, gap=(gap + header, gap), dots=not numbered)
+    bottom, right = TOP + header + pixels.shape[0], pixels.shape[1]
     # Gray gaps between kernels, because white is a weight of zero.
-    mosaic.box(0, TOP, right, picture.shape[0], fc="0.88", ec="0.6", lw=0.5, zorder=-1)
-    mosaic.put(picture, 0, TOP)
+    mosaic.box(0, TOP, right, bottom - TOP, fc="0.88", ec="0.6", lw=0.5, zorder=-1)
+    mosaic.put(pixels, 0, TOP + header)
+    for i, name in enumerate(names):
+        row, column = divmod(i, columns)
+        x = column * (width * zoom + gap)
+        y = TOP + header + row * (height * zoom + gap + header)
+        if name == "color":
+            mosaic.put(filter_colors(weights, scale), x, y, zoom)
+        mosaic.write(x + width * zoom / 2, y - 5, name, size=SMALL, ha="center")
     norm = float(np.linalg.norm(weights.astype(np.float64)))
     shape = f"{num_inputs} x {height} x {width}" if num_inputs > 1 else f"{height} x {width}"
     mosaic.write(0, TOP - 14, f"weights {shape}, norm {norm:.2f}")
@@ -197,6 +215,8 @@ def _draw_weights(mosaic: Mosaic, weights: NDArray, limit: float) -> None:
         mosaic.write(x, bottom + 44, number(value, ".2g"), ha=side)
     dots = "" if numbered else dots_note(zoom)
     mosaic.write(0, bottom + 68, f"same scale for the layer{dots}", color=FAINT)
+    if in_color:
+        mosaic.write(0, bottom + 88, "in color, gray is zero", color=FAINT)
 
 
 def _draw_patches(mosaic: Mosaic, patches: Sequence[Patch], field_size: tuple[int, int]) -> None:
