@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -540,6 +541,10 @@ def test_the_page_fits_a_phone_and_a_desktop_in_light_and_dark(width, scheme, br
             assert page.locator(".answer.open").count() == 0
             pad, bars = (page.locator(s).bounding_box() for s in (".pad", ".bars"))
             assert bars["y"] + bars["height"] - pad["y"] < 780  # probabilities and pad fit together
+            screenshot = Image.open(BytesIO(page.locator("#file").screenshot()))
+            column = np.asarray(screenshot.convert("L"))[:, 8]  # of the button, beside its text
+            edges = np.flatnonzero(column != column[len(column) // 2])
+            assert edges.min() < 10 and edges.max() > 20  # the button is not cut off
 
 
 def test_text_of_a_run_is_shown_as_text(browser, run, tmp_path):
