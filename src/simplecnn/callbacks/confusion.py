@@ -9,8 +9,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from simplecnn.callbacks.image_callback import (
-    Picture,
-    Pictures,
+    Figures,
     ValidationCallback,
     split_name,
     validation_split,
@@ -27,11 +26,8 @@ class Confusion(ValidationCallback):
     """
 
     cumulative = True
-
-    def __init__(self, dirpath: str, every_n_epochs: int = 10) -> None:
-        super().__init__(dirpath, every_n_epochs)
-        self._metric: MulticlassConfusionMatrix | None = None  # of the current pass
-        self._counts: Any = None
+    _metric: MulticlassConfusionMatrix | None = None  # of the current pass
+    _counts: Any = None
 
     def state_dict(self) -> dict[str, Any]:
         if self._counts is None:
@@ -53,7 +49,7 @@ class Confusion(ValidationCallback):
         self._counts = self._metric.compute().cpu().numpy()
         self._metric = None
 
-    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> Pictures:
+    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> Figures:
         if self._counts is None:
             return
         figure = confusion_figure(
@@ -63,4 +59,4 @@ class Confusion(ValidationCallback):
             f"{self.when_validated(trainer, when)}",
         )
         arrays = {"counts": self._counts, "step": np.array(self.validated_at)}
-        yield f"confusion_{validation_split(trainer)}", Picture(figure, arrays)
+        yield f"confusion_{validation_split(trainer)}", figure, arrays

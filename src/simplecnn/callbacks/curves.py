@@ -7,10 +7,9 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from simplecnn.callbacks.image_callback import (
+    Figures,
     History,
     ImageCallback,
-    Picture,
-    Pictures,
     should_draw,
     steps_per_epoch,
 )
@@ -56,7 +55,7 @@ class Curves(ImageCallback):
         self._measured = []
         super().epoch_done(trainer, module, is_last=is_last)
 
-    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> Pictures:
+    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> Figures:
         epochs, steps = self.epochs.arrays(), self.steps.arrays()
         title = f"Curves, {when}; median of {np.median(epochs['seconds']):.3g} s per epoch"
         accuracy = epochs.get("val/acc", np.zeros(0))
@@ -67,7 +66,7 @@ class Curves(ImageCallback):
                 f"{int(epochs['epoch'][best])}"
             )
         figure = curves_figure(epochs, steps, steps_per_epoch=steps_per_epoch(trainer), title=title)
-        yield "curves", Picture(figure, {})
+        yield "curves", figure, {}
 
     def _add_epoch(self, trainer: Trainer) -> None:
         for step, loss, rate in self._measured:

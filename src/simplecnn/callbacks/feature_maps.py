@@ -3,7 +3,7 @@
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from simplecnn.callbacks.image_callback import LayerCallback, Picture, Pictures
+from simplecnn.callbacks.image_callback import Figures, LayerCallback
 from simplecnn.callbacks.probes import class_names, probes
 from simplecnn.figures.feature_maps import feature_maps_figure
 from simplecnn.models.activations import feature_maps, network_of
@@ -17,7 +17,7 @@ class FeatureMaps(LayerCallback):
     ) -> None:
         super().__init__(dirpath, layers, every_n_epochs)
 
-    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> Pictures:
+    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> Figures:
         layers = self.selected(module)
         probe_images = probes(trainer, module) if layers else None
         if probe_images is None:
@@ -43,4 +43,4 @@ class FeatureMaps(LayerCallback):
             )
             arrays = {"images": inputs, "maps": channels, "labels": labels.cpu().numpy(),
                       "predictions": predictions.numpy()}  # fmt: skip
-            yield f"maps_{layer}", Picture(figure, arrays)
+            yield f"maps_{layer}", figure, arrays

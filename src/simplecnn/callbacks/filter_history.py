@@ -3,10 +3,9 @@
 from pytorch_lightning import LightningModule, Trainer
 
 from simplecnn.callbacks.image_callback import (
+    Figures,
     History,
     LayerCallback,
-    Picture,
-    Pictures,
     log_spaced,
     reads_color,
     should_draw,
@@ -57,7 +56,7 @@ class FilterHistory(LayerCallback):
             self._record(trainer, module, trainer.current_epoch)
         super().epoch_done(trainer, module, is_last=is_last)
 
-    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> Pictures:
+    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> Figures:
         for name, layer in self.selected(module).items():
             arrays = self.histories[name].arrays()
             labels = list(map(_label, arrays["step"].tolist(), arrays["epoch"].tolist()))
@@ -65,7 +64,7 @@ class FilterHistory(LayerCallback):
             figure = filter_history_figure(
                 arrays["weights"], labels, title=title, in_color=reads_color(module, layer)
             )
-            yield f"filter_history_{name}", Picture(figure, {})
+            yield f"filter_history_{name}", figure, {}
 
     def _record(self, trainer: Trainer, module: LightningModule, epoch: int) -> None:
         """Add a snapshot; `epoch` is the number of finished epochs, or -1 within an epoch."""

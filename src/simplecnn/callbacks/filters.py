@@ -2,22 +2,16 @@
 
 from pytorch_lightning import LightningModule, Trainer
 
-from simplecnn.callbacks.image_callback import (
-    LayerCallback,
-    Picture,
-    Pictures,
-    reads_color,
-)
+from simplecnn.callbacks.image_callback import Figures, LayerCallback, reads_color
 from simplecnn.figures.filters import filters_figure
 
 
 class Filters(LayerCallback):
     """Draw every filter of each convolution."""
 
-    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> Pictures:
+    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> Figures:
         for name, layer in self.selected(module).items():
             weights = layer.weight.detach().float().cpu().numpy()
-            figure = filters_figure(
-                weights, title=f"Filters of {name}, {when}", in_color=reads_color(module, layer)
-            )
-            yield f"filters_{name}", Picture(figure, {"weights": weights})
+            title, in_color = f"Filters of {name}, {when}", reads_color(module, layer)
+            figure = filters_figure(weights, title=title, in_color=in_color)
+            yield f"filters_{name}", figure, {"weights": weights}

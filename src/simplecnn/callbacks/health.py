@@ -8,10 +8,9 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from simplecnn.callbacks.image_callback import (
+    Figures,
     History,
     ImageCallback,
-    Picture,
-    Pictures,
     in_training,
     log_spaced,
     should_draw,
@@ -118,7 +117,7 @@ class Health(ImageCallback):
         self.activity.save()
         self._meters = {}
 
-    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> Pictures:
+    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> Figures:
         if not self.gradients.rows:
             return
         gradients, activity = self.gradients.arrays(), self.activity.arrays()
@@ -129,7 +128,7 @@ class Health(ImageCallback):
         figure = health_figure(
             list(measured_layers(network_of(module))), gradients, activity, title=title
         )
-        yield "health", Picture(figure, {})
+        yield "health", figure, {}
 
     def _receive(self, name: str, output: Tensor) -> None:
         if name in self._received:  # a layer that is called again, maybe on maps of another size

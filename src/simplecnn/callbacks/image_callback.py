@@ -1,11 +1,11 @@
-"""Base classes of callbacks that draw: when to draw, where pictures and their arrays go."""
+"""Base classes of callbacks that draw: when to draw, where figures and their arrays go."""
 
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -23,19 +23,15 @@ from simplecnn.models.activations import convolutions, network_of, select_convol
 UNKNOWN_STEPS = 1_000  # per epoch
 
 
-class Picture(NamedTuple):
-    figure: Figure
-    arrays: Mapping[str, NDArray]  # the drawn data; empty if the callback saves it itself
-
-
-Pictures = Iterator[tuple[str, Picture]]  # with their names
+# Name, figure, and the drawn arrays, which are empty if the callback saves them itself.
+Figures = Iterator[tuple[str, Figure, dict[str, NDArray]]]
 
 
 class ImageCallback(BetweenEpochs):
-    """Draw pictures before training, every n epochs and at the end, on rank zero.
+    """Draw figures before training, every n epochs and at the end, on rank zero.
 
-    A picture is saved as `<dirpath>/<name>_epoch=…_step=….png`, with its arrays in an `.npz` beside
-    it, and sent to TensorBoard. A `cumulative` picture, which covers the whole training so far,
+    A figure is saved as `<dirpath>/<name>_epoch=…_step=….png`, with its arrays in an `.npz` beside
+    it, and sent to TensorBoard. A `cumulative` figure, which covers the whole training so far,
     overwrites `<name>.png`. Subclasses implement `draw`. `seconds` is the total time spent drawing
     and writing.
     """
@@ -49,8 +45,8 @@ class ImageCallback(BetweenEpochs):
         self.every_n_epochs = every_n_epochs
         self.seconds = 0.0
 
-    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> Pictures:
-        """Yield the current pictures with their names; `when` (epoch and step) is for titles.
+    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> Figures:
+        """Yield the current figures; `when` (epoch and step) is for titles.
 
         Each is saved before the next one is drawn: those of a deep network fill gigabytes.
         """
@@ -70,13 +66,13 @@ class ImageCallback(BetweenEpochs):
         start = time.perf_counter()
         epoch, step = trainer.current_epoch, trainer.global_step
         with drawing(ink=getattr(trainer.datamodule, "ink", True)):
-            for name, picture in self.draw(trainer, module, f"epoch {epoch}, step {step}"):
-                png, width, height = encode_png(picture.figure)
+            for name, figure, arrays in self.draw(trainer, module, f"epoch {epoch}, step {step}"):
+                png, width, height = encode_png(figure)
                 stem = name if self.cumulative else f"{name}_epoch={epoch:03d}_step={step:06d}"
                 self.dirpath.mkdir(parents=True, exist_ok=True)
                 atomic_write(self.dirpath / f"{stem}.png", png)
-                if picture.arrays:
-                    write_npz(self.dirpath / f"{stem}.npz", picture.arrays)
+                if arrays:
+                    write_npz(self.dirpath / f"{stem}.npz", arrays)
                 for logger in trainer.loggers:
                     if hasattr(logger, "add_png"):
                         # Lightning logs the epoch's metrics at this step, counted from 0; the

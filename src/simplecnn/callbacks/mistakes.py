@@ -5,8 +5,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from simplecnn.callbacks.image_callback import (
-    Picture,
-    Pictures,
+    Figures,
     ValidationCallback,
     split_name,
     validation_split,
@@ -85,9 +84,9 @@ class Mistakes(ValidationCallback):
             "num_fixed": (was_wrong & ~wrong).sum(),
         }
 
-    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> Pictures:
+    def draw(self, trainer: Trainer, module: LightningModule, when: str) -> Figures:
         if not self._shown:
-            return  # no validation since the last picture
+            return  # no validation since the last figure
         shown = {name: values.numpy() for name, values in self._shown.items()}
         self._shown = {}
         number, num_new = len(shown["labels"]), shown["num_new"]
@@ -113,7 +112,7 @@ class Mistakes(ValidationCallback):
             class_names=class_names(trainer, int(shown["num_classes"])),
             title=title,
         )
-        yield f"mistakes_{validation_split(trainer)}", Picture(figure, shown)
+        yield f"mistakes_{validation_split(trainer)}", figure, shown
 
 
 def _concatenate(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -1,14 +1,14 @@
 """Responses of small kernels to images; cross-correlation compared with convolution."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from simplecnn.convolution import NamedKernel, conv2d
@@ -62,13 +62,9 @@ def edge_kernel_figure(
             (1 + num_images, "magnitude", magnitudes, style.POSITIVE, positive),
         ):
             axes = [figure.add_subplot(grid[row, first + i]) for i in range(num_images)]
-            for ax, values in zip(axes, tiles, strict=True):
-                drawn = style.tile(ax, values, colors, scale)
-                if colors is style.SIGNED:
-                    style.mark_negative(drawn)
-                _mark_padding(ax, values, kernel.values)
+            _draw_responses(figure, axes, tiles, kernel.values, colors, scale)
+            for ax in axes:
                 ax.set_title(label if row == 1 else "", fontsize=LABEL)
-            _color_bar(figure, drawn, axes)
     return figure
 
 
@@ -93,11 +89,7 @@ def flip_figure(image: NDArray[Any], kernels: Mapping[str, NamedKernel]) -> Figu
         _kernel_tile(axes[1], kernel.values[::-1, ::-1], weights)
         axes[0].set_ylabel(name, fontsize=LABEL)
         axes[1].set_xlabel(_effect(kernel.values), fontsize=NOTE)
-        for ax, values in zip(axes[2:], responses, strict=True):
-            drawn = style.tile(ax, values, style.SIGNED, scale)
-            style.mark_negative(drawn)
-            _mark_padding(ax, values, kernel.values)
-        _color_bar(figure, drawn, list(axes[2:]))
+        _draw_responses(figure, list(axes[2:]), responses, kernel.values, style.SIGNED, scale)
     titles = "kernel", "flipped in both axes", "cross-correlation\n(flip=False)"
     more = "convolution\n(flip=True)", "convolution minus\ncross-correlation"
     for ax, title in zip(rows[0], (*titles, *more), strict=True):
@@ -122,16 +114,24 @@ def _kernel_tile(ax: Axes, kernel: NDArray[Any], scale: Normalize) -> None:
                 color="white" if dark else "black")  # fmt: skip
 
 
-def _mark_padding(ax: Axes, response: NDArray[Any], kernel: NDArray[Any]) -> None:
-    """Draw a dashed line around the positions whose window lies within the image."""
-    top, left = ((n - 1) // 2 - 0.5 for n in kernel.shape)
-    height, width = (n - k + 1 for n, k in zip(response.shape, kernel.shape, strict=True))
-    ax.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor="0.6", linestyle="--",
-                           linewidth=0.8))  # fmt: skip
-
-
-def _color_bar(figure: Figure, drawn: AxesImage, axes: list[Axes]) -> None:
-    lowest, highest = drawn.get_clim()
-    ticks = sorted({lowest, 0.0, highest})
-    bar = figure.colorbar(drawn, ax=axes, pad=0.02, aspect=15, ticks=ticks)
-    bar.ax.set_yticklabels([number(tick) for tick in ticks], fontsize=NOTE)
+def _draw_responses(
+    figure: Figure,
+    axes: list[Axes],
+    responses: Sequence[NDArray[Any]],
+    kernel: NDArray[Any],
+    colors: str | Colormap,
+    scale: Normalize,
+) -> None:
+    """Draw responses with one color bar, and a dashed line around the positions whose window lies
+    within the image."""
+    for ax, response in zip(axes, responses, strict=True):
+        image = style.tile(ax, response, colors, scale)
+        if colors is style.SIGNED:
+            style.mark_negative(image)
+        top, left = ((n - 1) // 2 - 0.5 for n in kernel.shape)
+        height, width = (n - k + 1 for n, k in zip(response.shape, kernel.shape, strict=True))
+        ax.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor="0.6",
+                               linestyle="--", linewidth=0.8))  # fmt: skip
+    ticks = sorted({*image.get_clim(), 0.0})
+    style.color_bar(figure, axes, colors, scale, "", pad=0.02, aspect=15, ticks=ticks,
+                    format=FuncFormatter(lambda value, _: number(value)))  # fmt: skip

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from simplecnn.figures.raster import Mosaic, text_width
+from simplecnn.figures.style import image_colors
 
 MAX_WIDTH = 1450  # pixels
 TILE = 112  # approximate size of an image in pixels
@@ -27,7 +28,7 @@ def image_sheet(
     mosaic = Mosaic(columns * step_x - 16, num_rows * step_y, title=title)
     for i, (image, caption, frame) in enumerate(zip(images, captions, frames, strict=True)):
         x, y = i % columns * step_x + 3, i // columns * step_y + 3
-        mosaic.put_image(image, x, y, zoom)
+        mosaic.put(image_colors(image), x, y, zoom)
         mosaic.box(
             x - 2, y - 2, width * zoom + 4, height * zoom + 4,
             fill=False, edgecolor=frame, linewidth=2.0,

@@ -24,7 +24,6 @@ from simplecnn.figures.style import (
     SMALL,
     drawable,
     fonts,
-    image_colors,
     new_figure,
     number,
 )
@@ -82,10 +81,6 @@ class Mosaic:
             interpolation_stage="data",  # three times as fast as the default for a zoom of 1
             extent=(x, x + width, y + height, y), aspect="auto",
         )  # fmt: skip
-
-    def put_image(self, image: NDArray, x: float, y: float, zoom: int) -> None:
-        """Draw an image (C, H, W) in the colors of `image_colors`."""
-        self.put(image_colors(image), x, y, zoom)
 
     def box(self, x: float, y: float, width: float, height: float, **options: Any) -> None:
         """Draw a rectangle; `options` are those of matplotlib's Rectangle."""

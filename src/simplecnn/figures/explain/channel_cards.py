@@ -235,7 +235,7 @@ def _draw_patches(mosaic: Mosaic, patches: Sequence[Patch], field_size: tuple[in
         x, y = IMAGES + STEP * column, TOP + 168 * row
         _, height, width = patch.pixels.shape
         zoom = max(1, 130 // max(height, width))
-        mosaic.put_image(patch.pixels, x, y, zoom)
+        mosaic.put(style.image_colors(patch.pixels), x, y, zoom)
         mosaic.box(x, y, zoom * width, zoom * height, fill=False, ec="0.6", lw=0.5)
         mosaic.write(x, y + zoom * height + 5, between.join(caption), size=size, va="top")
 
