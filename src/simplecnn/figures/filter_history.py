@@ -79,11 +79,12 @@ def filter_history_figure(
     bottom = HEADER + len(rows) * step_y - GAP
     scale = signed_scale(weights)
     beside = f", {channels} input channels side by side" * (channels > 1)
-    beside = " in color (rows; gray is zero)" if in_color else f" (rows{beside})"
-    title += f"\n{selection} of {height} x {width}{beside}, one scale for the whole run: "
-    title += f"±{scale.vmax:.3g}{'' if in_color else dots_note(zoom)}"
-    mosaic = Mosaic(match_left + 160, bottom, title=title, colors=SIGNED, scale=scale,
-                    bar="" if in_color else "weight")  # fmt: skip
+    tiles, dots, bar = f"(rows{beside})", dots_note(zoom), "weight"
+    if in_color:
+        tiles, dots, bar = "in color (rows; gray is zero)", "", ""
+    title += f"\n{selection} of {height} x {width} {tiles}, one scale for the whole run: "
+    title += f"±{scale.vmax:.3g}{dots}"
+    mosaic = Mosaic(match_left + 160, bottom, title=title, colors=SIGNED, scale=scale, bar=bar)
 
     def put(tiles: NDArray, x: int) -> None:
         """Draw tiles (rows, columns, channels, K, L)."""

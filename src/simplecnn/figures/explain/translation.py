@@ -58,10 +58,8 @@ def shift_maps_figure(maps: Sequence[ShiftMap], *, near: int, setting: str) -> F
     figure = style.new_figure(*size)
     scale = Normalize(0, 100)
     steps = np.arange(-reach, reach + 1)
-    axes = []
-    for index, shift_map in enumerate(maps):
-        ax = figure.add_subplot(rows, columns, index + 1)
-        axes.append(ax)
+    axes = [figure.add_subplot(rows, columns, i + 1) for i in range(len(maps))]
+    for index, (ax, shift_map) in enumerate(zip(axes, maps, strict=True)):
         ax.imshow(
             shift_map.accuracy, cmap=style.POSITIVE, norm=scale, interpolation="nearest",
             extent=(-reach - 0.5, reach + 0.5, reach + 0.5, -reach - 0.5),
