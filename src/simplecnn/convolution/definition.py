@@ -17,7 +17,6 @@ arXiv:1603.07285. Options have the same meaning as in `torch.nn.Conv2d`.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -73,8 +72,8 @@ def conv2d(
         ValueError: wrong shape or value.
     """
     _check_choice("method", method, ("naive", "windows"))
-    conv = _prepare(image, kernel, stride, padding, dilation, groups, padding_mode, flip)
-    offsets = None if bias is None else _prepare_bias(bias, conv)
+    conv = _Convolution(image, kernel, stride, padding, dilation, groups, padding_mode, flip)
+    offsets = None if bias is None else _offsets(bias, conv)
     with np.errstate(over="ignore", invalid="ignore"):  # inf and NaN are valid results
         output = _naive(conv) if method == "naive" else conv.weights() @ conv.terms()
         output = output.reshape(len(conv.image), len(conv.kernel), *conv.output_size)
@@ -116,7 +115,7 @@ def conv2d_gradients(
     Raises:
         TypeError, ValueError: as `conv2d`.
     """
-    conv = _prepare(image, kernel, stride, padding, dilation, groups, padding_mode, flip)
+    conv = _Convolution(image, kernel, stride, padding, dilation, groups, padding_mode, flip)
     grad = np.asarray(grad_output)
     if grad.dtype != conv.dtype:
         raise TypeError(f"grad_output is {grad.dtype} but image is {conv.dtype}: convert one")
@@ -145,22 +144,76 @@ def conv2d_gradients(
         return Conv2dGradients(*(np.array(g, dtype=conv.dtype, order="C") for g in grads))
 
 
-@dataclass(frozen=True)
 class _Convolution:
     """Validated arguments: with four dimensions, in the dtype of the sum, the kernel flipped."""
 
-    image: NDArray[Any]  # (N, C, H, W)
-    kernel: NDArray[Any]  # (M, C/groups, K, L)
-    groups: int
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
-    span: tuple[int, int]  # rows and columns of the kernel, dilation included
-    sides: tuple[tuple[int, int], ...]  # ((top, bottom), (left, right))
-    mode: Any  # of `numpy.pad`
-    output_size: tuple[int, int]  # (H', W')
-    output_shape: tuple[int, ...]
-    bias_shape: tuple[int, ...]
-    dtype: np.dtype[Any]  # of the arguments
+    def __init__(
+        self,
+        image: ArrayLike,
+        kernel: ArrayLike,
+        stride: Pair,
+        padding: Padding,
+        dilation: Pair,
+        groups: int,
+        padding_mode: PaddingMode,
+        flip: bool,
+    ) -> None:
+        image, kernel = np.asarray(image), np.asarray(kernel)
+        _check_arrays(image, kernel)
+        self.stride = _pair("stride", stride, minimum=1)
+        self.dilation = _pair("dilation", dilation, minimum=1)
+        if not _is_integer(groups) or groups < 1:
+            raise ValueError(f"groups must be an int of at least 1, got {groups!r}")
+        self.groups = groups
+        _check_choice("padding_mode", padding_mode, MODES)
+        self.mode = MODES[padding_mode]
+
+        self.dtype = image.dtype  # of the arguments
+        # float16 has 11 significant bits, too few for sums. Native byte order is faster.
+        sum_dtype = np.float32 if image.dtype.type is np.float16 else image.dtype.newbyteorder("=")
+        image4 = image.reshape((1,) * (4 - image.ndim) + image.shape)
+        kernel4 = kernel.reshape((1,) * (4 - kernel.ndim) + kernel.shape)
+        kernel4 = kernel4[..., ::-1, ::-1] if flip else kernel4
+        self.image = image4.astype(sum_dtype, copy=False)  # (N, C, H, W)
+        # Contiguous, because the rounding of BLAS depends on the memory layout.
+        self.kernel = np.ascontiguousarray(kernel4, dtype=sum_dtype)  # (M, C/groups, K, L)
+        num_channels, out_channels = image4.shape[1], len(kernel4)
+        if num_channels != groups * kernel4.shape[1]:
+            raise ValueError(
+                f"image has {num_channels} channels but kernel, of shape {kernel.shape} with "
+                f"groups={groups}, expects {groups * kernel4.shape[1]}"
+            )
+        if out_channels % groups:
+            raise ValueError(
+                f"kernel has {out_channels} output channels, which groups={groups} does not divide"
+            )
+
+        # Rows and columns of the kernel, dilation included.
+        num_rows, num_columns = kernel4.shape[2:]
+        self.span = (
+            self.dilation[0] * (num_rows - 1) + 1,
+            self.dilation[1] * (num_columns - 1) + 1,
+        )
+        self.sides = _sides(padding, self.stride, self.span)  # ((top, bottom), (left, right))
+        output_size = []
+        for axis, name in enumerate(("rows", "columns")):
+            size, widest = image4.shape[2 + axis], max(self.sides[axis])
+            maximum = {"reflect": size - 1, "circular": size}.get(padding_mode, widest)
+            if widest > maximum:
+                raise ValueError(
+                    f"padding of {widest} {name} is too large for padding_mode={padding_mode!r} "
+                    f"and an image of {size} {name}: at most {maximum}"
+                )
+            padded_size = size + sum(self.sides[axis])
+            if self.span[axis] > padded_size:
+                raise ValueError(
+                    f"kernel spans {self.span[axis]} {name}, dilation included, but the padded "
+                    f"image has only {padded_size}"
+                )
+            output_size.append((padded_size - self.span[axis]) // self.stride[axis] + 1)
+        self.output_size = output_size[0], output_size[1]  # (H', W')
+        self.output_shape = (len(image4), out_channels, *output_size)[4 - image.ndim :]
+        self.bias_shape = self.output_shape[-3:-2]  # (M,), or () for an output without channels
 
     def pixels(self) -> NDArray[np.intp]:
         """Return the index of the pixel that each weight is multiplied with at each position,
@@ -183,8 +236,7 @@ class _Convolution:
 
     def weights(self) -> NDArray[Any]:
         """Return a row per output channel, by group (groups, M/groups, C/groups * K * L)."""
-        num_terms = math.prod(self.kernel.shape[1:])
-        return self.kernel.reshape(self.groups, len(self.kernel) // self.groups, num_terms)
+        return self.kernel.reshape(self.groups, len(self.kernel) // self.groups, -1)
 
 
 def _naive(conv: _Convolution) -> NDArray[Any]:
@@ -204,79 +256,7 @@ def _naive(conv: _Convolution) -> NDArray[Any]:
     return output
 
 
-def _prepare(
-    image: ArrayLike,
-    kernel: ArrayLike,
-    stride: Pair,
-    padding: Padding,
-    dilation: Pair,
-    groups: int,
-    padding_mode: PaddingMode,
-    flip: bool,
-) -> _Convolution:
-    image, kernel = np.asarray(image), np.asarray(kernel)
-    _check_arrays(image, kernel)
-    stride = _pair("stride", stride, minimum=1)
-    dilation = _pair("dilation", dilation, minimum=1)
-    if not _is_integer(groups) or groups < 1:
-        raise ValueError(f"groups must be an int of at least 1, got {groups!r}")
-    _check_choice("padding_mode", padding_mode, MODES)
-
-    image4 = image.reshape((1,) * (4 - image.ndim) + image.shape)
-    kernel4 = kernel.reshape((1,) * (4 - kernel.ndim) + kernel.shape)
-    num_channels, out_channels = image4.shape[1], kernel4.shape[0]
-    if num_channels != groups * kernel4.shape[1]:
-        raise ValueError(
-            f"image has {num_channels} channels but kernel, of shape {kernel.shape} with "
-            f"groups={groups}, expects {groups * kernel4.shape[1]}"
-        )
-    if out_channels % groups:
-        raise ValueError(
-            f"kernel has {out_channels} output channels, which groups={groups} does not divide"
-        )
-
-    num_rows, num_columns = kernel4.shape[2:]
-    span = dilation[0] * (num_rows - 1) + 1, dilation[1] * (num_columns - 1) + 1
-    sides = _sides(padding, stride, span)
-    output_size = []
-    for axis, name in enumerate(("rows", "columns")):
-        size, widest = image4.shape[2 + axis], max(sides[axis])
-        maximum = {"reflect": size - 1, "circular": size}.get(padding_mode, widest)
-        if widest > maximum:
-            raise ValueError(
-                f"padding of {widest} {name} is too large for padding_mode={padding_mode!r} "
-                f"and an image of {size} {name}: at most {maximum}"
-            )
-        padded_size = size + sum(sides[axis])
-        if span[axis] > padded_size:
-            raise ValueError(
-                f"kernel spans {span[axis]} {name}, dilation included, but the padded image has "
-                f"only {padded_size}"
-            )
-        output_size.append((padded_size - span[axis]) // stride[axis] + 1)
-    output_shape = (len(image4), out_channels, *output_size)[4 - image.ndim :]
-
-    # float16 has 11 significant bits, too few for sums. Native byte order is faster.
-    sum_dtype = np.float32 if image.dtype.type is np.float16 else image.dtype.newbyteorder("=")
-    kernel4 = kernel4[..., ::-1, ::-1] if flip else kernel4
-    return _Convolution(
-        image=image4.astype(sum_dtype, copy=False),
-        # Contiguous, because the rounding of BLAS depends on the memory layout.
-        kernel=np.ascontiguousarray(kernel4, dtype=sum_dtype),
-        groups=groups,
-        stride=stride,
-        dilation=dilation,
-        span=span,
-        sides=sides,
-        mode=MODES[padding_mode],
-        output_size=(output_size[0], output_size[1]),
-        output_shape=output_shape,
-        bias_shape=output_shape[-3:-2],  # (M,), or () for an output without channels
-        dtype=image.dtype,
-    )
-
-
-def _prepare_bias(bias: ArrayLike, conv: _Convolution) -> NDArray[Any]:
+def _offsets(bias: ArrayLike, conv: _Convolution) -> NDArray[Any]:
     array = np.asarray(bias)
     # By NumPy's promotion rules, a Python number adopts the dtype of the image if possible.
     dtype = np.result_type(conv.dtype, bias) if isinstance(bias, int | float) else array.dtype
