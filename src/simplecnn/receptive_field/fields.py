@@ -23,8 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode  # has no public name
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from simplecnn.receptive_field.axis import Axis, Interval, ends, image_axis
-from simplecnn.receptive_field.operations import WITH_RULE, Call, follow, tensors
-from simplecnn.receptive_field.trace import named_outputs
+from simplecnn.receptive_field.operations import WITH_RULE, Call, follow
+from simplecnn.receptive_field.trace import named_outputs, tensors
 
 Unit = int | tuple[int, int]
 T = TypeVar("T")

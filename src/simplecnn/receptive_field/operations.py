@@ -8,7 +8,7 @@ broadcasting and tensors without a batch dimension need no special treatment.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import reduce
@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from simplecnn.receptive_field.axis import Axis, Reading, joined, mixed, read, spread
+from simplecnn.receptive_field.trace import tensors
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,6 @@ class Call:
     def without(self, dims: Sequence[int]) -> Axis:
         """Return the axis after these dimensions were removed from the tensor."""
         return replace(self.axis, dim=self.dim + sum(d > self.dim for d in dims))
-
-
-def tensors(value: Any) -> Iterator[Tensor]:
-    """Yield all tensors in nested lists, tuples and mappings."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple | Mapping):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from tensors(item)
 
 
 def follow(call: Call, *, pointwise: bool) -> Axis:

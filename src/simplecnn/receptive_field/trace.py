@@ -1,7 +1,7 @@
 """Observation of the outputs of all layers during a forward pass, by module name."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain, count, islice
 from typing import Any
@@ -32,7 +32,7 @@ def named_outputs(
         last.clear()
 
     def finish(module: nn.Module, args: Any, output: Any) -> None:
-        tensor = _first_tensor(output)
+        tensor = next(tensors(output), None)
         if tensor is None:
             return
         if last and tensor is last[0] and any(True for _ in module.children()):
@@ -54,11 +54,10 @@ def named_outputs(
             handle.remove()
 
 
-def _first_tensor(output: Any) -> Tensor | None:
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, dict):
-        output = list(output.values())
-    if isinstance(output, list | tuple):
-        return next((t for t in map(_first_tensor, output) if t is not None), None)
-    return None
+def tensors(value: Any) -> Iterator[Tensor]:
+    """Yield all tensors in nested lists, tuples and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple | Mapping):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors(item)
