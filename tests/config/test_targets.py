@@ -135,6 +135,10 @@ def test_every_callback_of_lightning_builds(name):
          "required here."),
         ({"model": {"network": {"_target_": "torch.nn.Linear", "in_features": 3}}},
          "model.network.out_features is missing: torch.nn.Linear requires it."),
+        ({"model": {"network": {"_target_": "torch.nn.Conv2d", "out_channels": 1,
+                                "kernel_size": 3}}},
+         "model.network.in_channels is missing: torch.nn.Conv2d requires it. Training infers it "
+         "from the data, but this command has no data: type model.network.in_channels=1"),
         ({"model": {"network": {"_target_": "torch.nn.Sequental"}}},
          "model.network._target_: torch.nn has no Sequental. Did you mean Sequential?"),
         ({"model": {"network": {"_target_": "torchvision.models.resnet18", "channels": 3}}},

@@ -29,7 +29,8 @@ PASSED_BY_CODE = {  # arguments that simplecnn passes itself
     "model.scheduler": {"optimizer"},
     "trainer": {"callbacks", "logger"},
 }
-DATA_KEYS = ("in_channels", "image_size", "num_classes")  # of a network: inferred from the data
+# Arguments of a network that training infers from the data, with an example of each.
+DATA_KEYS = {"in_channels": 1, "image_size": 28, "num_classes": 10}
 BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 REQUIRED_PACKAGES = {  # optional packages that Lightning's classes import late in a run's start
     "pytorch_lightning.callbacks.DeviceStatsMonitor": "psutil",
@@ -148,7 +149,13 @@ def argument_mistakes(
             yield f"{path} is {show(value)}: {node['_target_']} expects {expected}."
     for name in missing_arguments(node, target):
         if name not in passed and name not in inferred:
-            yield f"{key}.{name} is missing: {node['_target_']} requires it."
+            advice = ""
+            if key == "model.network" and name in DATA_KEYS:
+                advice = (
+                    " Training infers it from the data, but this command has no data: "
+                    f"type {key}.{name}={DATA_KEYS[name]}"
+                )
+            yield f"{key}.{name} is missing: {node['_target_']} requires it.{advice}"
 
 
 def _type_mismatch(annotation: Any, value: Any) -> str | None:
