@@ -224,8 +224,8 @@ def _pooling(evidence: Sequence[Evidence], without_pooling: Sequence[float]) -> 
     consistencies = _values(evidence, "consistency")[:, 0]
     if len(without_pooling) == len(evidence):
         gain = mean_interval(consistencies - without_pooling)
-        label = "same prediction for two shifts: gained over networks without pooling, points"
-        numbers[label] = gain
+        label = "same prediction for two shifts: gained over networks without pooling"
+        numbers[f"{label}, percentage points"] = gain
         parts["predictions are more consistent than without pooling"] = gain.low > 0
     else:
         needs = f"needs {len(evidence)} such networks"
@@ -260,9 +260,10 @@ def _hierarchy(evidence: Sequence[Evidence]) -> Claim:
         "A hierarchy: edges, textures, parts, objects",
         "claim_4_hierarchy",
         {
-            "edge energy of first-layer filters: gained by training, points": edges,
-            "between-class variance of channels: last minus first convolution, points": by_depth,
-            "between-class variance of the last convolution: gained by training, points":
+            "edge energy of first-layer filters: gained by training, percentage points": edges,
+            "between-class variance of channels: last minus first convolution, percentage points":
+                by_depth,
+            "between-class variance of the last convolution: gained by training, percentage points":
                 by_training,
             f"channels of the last convolution with a ROC AUC ≥ {SINGLES_OUT} for one class, %":
                 detectors,
