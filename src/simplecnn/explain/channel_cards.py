@@ -94,14 +94,11 @@ def channel_cards(
 
 def layer_fields(network: nn.Module, size: Sequence[int]) -> dict[str, Field]:
     """Return the receptive field of each convolution, at its last call if there are several."""
-    layers, by_layer = convolutions(network), {}
-    for call, field in receptive_fields(network, size).items():
-        # Repeated calls of a layer are named name_1, name_2, and so on.
-        layer, _, number = call.rpartition("_")
-        name = layer if call not in layers and number.isdigit() else call
-        if name in layers:
-            by_layer[name] = field
-    return by_layer
+    layers, modules = convolutions(network), dict(network.named_modules())
+    by_call = receptive_fields(network, size)
+    # Repeated calls of a module are named name_1, name_2, and so on.
+    by_name = {c if c in modules else c.rpartition("_")[0]: by_call[c] for c in by_call}
+    return {name: field for name, field in by_name.items() if name in layers}
 
 
 def record_channels(

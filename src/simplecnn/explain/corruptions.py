@@ -51,10 +51,6 @@ def _shift(images: Tensor, pixels: float, generator: Generator) -> Tensor:
     return torch.stack([shifted(image, *by) for image, by in zip(images, shifts, strict=True)])
 
 
-def _brightness(images: Tensor, amount: float, generator: Generator) -> Tensor:
-    return images + amount
-
-
 def _stripe(images: Tensor, pixels: float, generator: Generator) -> Tensor:
     """Draw a stripe of ones from border to border within the middle half of each image, vertical
     with probability 1/2."""
@@ -115,7 +111,9 @@ CORRUPTIONS = {
     "rotation": Corruption("degrees", (10, 20, 30, 45, 60), _rotation),
     "scale": Corruption("factor", (1.1, 1.2, 1.35, 1.5, 1.75), _scale),
     "shear": Corruption("degrees", (10, 20, 30, 40, 50), _shear),
-    "brightness": Corruption("added (range 0 to 1)", (0.1, 0.2, 0.4, 0.6, 0.8), _brightness),
+    "brightness": Corruption(
+        "added (range 0 to 1)", (0.1, 0.2, 0.4, 0.6, 0.8), lambda images, amount, _: images + amount
+    ),
     "stripe": Corruption("pixels (of 28)", (1, 2, 3, 4, 6), _stripe),
     "inversion": Corruption("share of width", (0.2, 0.4, 0.6, 0.8, 1.0), _inversion),
     "blur": Corruption("sigma, pixels (of 28)", (0.5, 1.0, 1.5, 2.0, 3.0), _blur),

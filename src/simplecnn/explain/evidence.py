@@ -69,26 +69,21 @@ def _map_changes(network: nn.Module, images: Tensor) -> Evidence:
     (`moved_along`); by one pixel, before and after each pooling."""
     reach = min(8, min(images.shape[-2:]) // 3)
     errors = equivariance_errors(network, images, reach=reach)
-    left, along, before_pooling, pooled = {}, {}, {}, {}
+    changes: Evidence = {"left_in_place": {}, "moved_along": {}, "before_pooling": {}, "pooled": {}}
     for name in plotted_layers(errors)[0]:
         if (step := errors[name].jump) in errors[name].whole_steps:
-            left[name] = float(errors[name].unmoved[int(step)])
+            changes["left_in_place"][name] = float(errors[name].unmoved[int(step)])
             if np.isfinite(errors[name].interior[int(step)]):
-                along[name] = float(errors[name].interior[int(step)])
+                changes["moved_along"][name] = float(errors[name].interior[int(step)])
     modules = dict(network.named_modules())
     for before, after in pairwise(errors):
         # The second call of a module `pool` is named `pool_1`.
         module = modules.get(after, modules.get(after.rpartition("_")[0]))
         is_pooling = not isinstance(module, nn.Conv2d)
         if is_pooling and errors[after].jump > errors[before].jump:
-            before_pooling[after] = float(errors[before].unmoved[1])
-            pooled[after] = float(errors[after].unmoved[1])
-    return {
-        "left_in_place": left,
-        "moved_along": along,
-        "before_pooling": before_pooling,
-        "pooled": pooled,
-    }
+            changes["before_pooling"][after] = float(errors[before].unmoved[1])
+            changes["pooled"][after] = float(errors[after].unmoved[1])
+    return changes
 
 
 def consistency(subject: Subject, *, num_images: int, seed: int) -> float:

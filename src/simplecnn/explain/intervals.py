@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -77,9 +78,7 @@ def sample_size(shares: NDArray) -> str:
 def percent_series(shares: Sequence[NDArray]) -> Series:
     """Convert fractions (networks, images), one array per category, to a series in percent."""
     means = [100 * share.mean(1) for share in shares]
-    values = np.full((len(means), max(map(len, means))), np.nan)
-    for row, mean in zip(values, means, strict=True):
-        row[: len(mean)] = mean
+    values = np.array(list(zip_longest(*means, fillvalue=np.nan))).T
     intervals = [interval_over(share) for share in shares]
     low, high = (100 * np.array([getattr(x, end) for x in intervals]) for end in ("low", "high"))
     return Series(values, low, high)

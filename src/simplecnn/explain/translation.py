@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from simplecnn.explain.findings import Findings, rounded
 from simplecnn.explain.intervals import interval_over, percent_series, sample_size
@@ -58,14 +59,13 @@ def translation(
         shifts.append(measure_shifts(subject.network, images, labels, reach=reach))
         few, _ = subject.sample(num_maps, seed=seed)
         errors.append(equivariance_errors(subject.network, few, reach=reach))
+    by_network = [shift_metrics(s) for s in shifts]
     # By group and metric: (networks, images).
     metrics = {
-        title: {key: np.array([shift_metrics(shifts[i])[key] for i in members]) for key in METRICS}
+        title: {key: np.array([by_network[i][key] for i in members]) for key in METRICS}
         for title, members in grouped.items()
     }
-    layers = {
-        title: mean_errors([errors[i] for i in members]) for title, members in grouped.items()
-    }
+    layers = {t: mean_errors([errors[i] for i in members]) for t, members in grouped.items()}
     num, near = len(shifts[0]["labels"]), min(NEAR, reach)
     setting = f"{num:,} test images of {subjects[0].data_name}{mean_note(grouped)}"
     legend = (
@@ -136,13 +136,8 @@ def translation(
 
 def shifted(images: Tensor, dy: int, dx: int) -> Tensor:
     """Shift images (…, H, W) down by dy and right by dx pixels, filling with zeros."""
-    height, width = images.shape[-2:]
-    result = torch.zeros_like(images)
-    if abs(dy) < height and abs(dx) < width:
-        result[..., max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)] = images[
-            ..., max(-dy, 0) : height + min(-dy, 0), max(-dx, 0) : width + min(-dx, 0)
-        ]
-    return result
+    dy, dx = (max(-n, min(shift, n)) for n, shift in zip(images.shape[-2:], (dy, dx), strict=True))
+    return functional.pad(images, (dx, -dx, dy, -dy))
 
 
 def measure_shifts(
