@@ -7,7 +7,7 @@ and runs the unchanged network; every unit that depends on one of them becomes N
 """
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from simplecnn.receptive_field.axis import ends
+from simplecnn.receptive_field.axis import ends, spread
 from simplecnn.receptive_field.fields import Field, blank_image, receptive_fields
 from simplecnn.receptive_field.trace import named_outputs
 
@@ -39,7 +39,7 @@ HIDES = {
     },
 }  # fmt: skip
 # Operations that multiply neighbors by zero: NaN times zero is NaN.
-SPREADS_NAN = {"upsample_bilinear2d", "upsample_bicubic2d"}
+SPREADS = {"gradient": set(), "nan": {"upsample_bilinear2d", "upsample_bicubic2d"}}
 
 
 @dataclass(frozen=True)
@@ -158,17 +158,15 @@ def _checks(
 def _caveats(experiment: str, field: Field) -> tuple[str, str]:
     """Return why units may not respond to all pixels of their field, so that it is verified as an
     upper bound only, and why they may respond to others, so that it is a lower bound only."""
-    hiding = _join_names(field.operations & HIDES[experiment])
+    hiding, spreading = (
+        ", ".join(f"aten.{name}" for name in sorted(field.operations & names[experiment]))
+        for names in (HIDES, SPREADS)
+    )
     upper = field.bound or (hiding and f"{hiding} hides some dependencies")
-    spreading = _join_names(field.operations & SPREADS_NAN) if experiment == "nan" else ""
     return (
         upper and f"as an upper bound: {upper}",
         spreading and f"as a lower bound: {spreading} spreads NaN through weights of zero",
     )
-
-
-def _join_names(operations: Iterable[str]) -> str:
-    return ", ".join(f"aten.{name}" for name in sorted(operations))
 
 
 def _expected(field: Field, pixels: Tensor, shape: Sequence[int]) -> Tensor:
@@ -179,12 +177,11 @@ def _expected(field: Field, pixels: Tensor, shape: Sequence[int]) -> Tensor:
     """
     result = torch.tensor(True)
     for axis, lines in zip(field.axes, (pixels.any(2), pixels.any(1)), strict=True):
-        used = torch.from_numpy(axis.used).float()
         sizes = [1] * len(shape)
         if axis.dim is not None:
             sizes[axis.dim] = shape[axis.dim]
-            used = used[torch.arange(shape[axis.dim]) // axis.inner % len(used)]
-        depends = lines.float() @ used.T > 0
+            axis = spread(axis, shape[axis.dim])
+        depends = lines.float() @ torch.from_numpy(axis.used).float().T > 0
         result = result & depends.view(len(pixels), *sizes[1:])
     return result
 
