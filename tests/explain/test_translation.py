@@ -86,6 +86,13 @@ def test_an_interpolated_map_away_from_the_border_reads_no_position_at_the_borde
     assert (errors.interior <= 1e-5).all() and errors.all_units[1] > 0.1
 
 
+def test_positions_that_see_the_padding_of_a_cropped_image_are_not_away_from_the_border():
+    network = nn.Sequential(nn.ZeroPad2d(-4), nn.Conv2d(1, 4, 3, padding=1)).requires_grad_(False)
+    errors = equivariance_errors(network, torch.rand(4, 1, 28, 28), reach=3)["1"]
+    assert (errors.interior <= 1e-6).all() and errors.all_units[1] > 0.01
+    assert errors.num_interior.tolist() == [2 * 18 * (18 - shift) for shift in range(4)]
+
+
 def test_findings_of_one_network_and_of_several(bundled, tmp_path):
     findings = translation([digit_subject(bundled)], num_images=30, num_maps=10, reach=2)
     path = findings.save(tmp_path, "translation")

@@ -23,7 +23,6 @@ from simplecnn.figures.explain.translation import (
     shift_maps_figure,
 )
 from simplecnn.inference.networks import logits
-from simplecnn.receptive_field.axis import Axis
 from simplecnn.receptive_field.fields import Field, receptive_fields
 from simplecnn.receptive_field.trace import named_outputs
 from simplecnn.table import table
@@ -253,7 +252,8 @@ def _differences(
     if fraction:
         expected = (1 - float(fraction)) * expected + float(fraction) * original[..., :length]
     # The farther of the two neighbors that are interpolated must not see the padding either.
-    interior = _inside(across, 0)[:, None] & _inside(along, first * stride)[first:]
+    inside = torch.from_numpy(~along.cut)
+    interior = torch.from_numpy(~across.cut)[:, None] & inside[first:] & inside[:length]
     pairs = [
         (actual, expected),
         (actual[..., interior], expected[..., interior]),
@@ -261,13 +261,6 @@ def _differences(
     ]
     sums = [[float((a - b).square().sum()), float(b.square().sum())] for a, b in pairs]
     return np.array(sums), int(interior.sum())
-
-
-def _inside(axis: Axis, shift: int | Fraction) -> Tensor:
-    """Which positions see no padding, and none of the first `shift` pixels."""
-    num_positions, num_pixels = axis.used.shape
-    low, high = np.array([axis.interval(position) for position in range(num_positions)]).T
-    return torch.from_numpy((low >= shift) & (high < num_pixels))
 
 
 def plotted_layers(errors: Mapping[str, LayerError]) -> tuple[list[str], str]:
