@@ -219,8 +219,7 @@ class _Recorder(TorchDispatchMode):
             {t: replace(field.axes[i], num_unread=0) for t, field in inputs.items()} for i in (0, 1)
         ]
         names = frozenset({operation}).union(*(field.operations for field in inputs.values()))
-        fields = []
-        for index in range(len(outputs)):
+        for index, output in enumerate(outputs):
             vertical, horizontal = (
                 follow(Call(operation, arguments, outputs, index, by_input), pointwise=pointwise)
                 for by_input in axes
@@ -228,8 +227,7 @@ class _Recorder(TorchDispatchMode):
             if _is_cross(vertical, horizontal, list(inputs.values())):
                 reason = "branches see different rows and columns: less than the full rectangle"
                 vertical = replace(vertical, bound=reason)
-            fields.append(Field((vertical, horizontal), names))
-        for output, field in zip(outputs, fields, strict=True):
+            field = Field((vertical, horizontal), names)
             is_part = output.untyped_storage().nbytes() > output.numel() * output.element_size()
             is_written = is_part and any(output is t for t in tensors(arguments))  # in place
             if is_written and not (output in inputs and inputs[output].uses_same_pixels(field)):
