@@ -127,9 +127,10 @@ def attributions(
 ) -> dict[str, tuple[NDArray, NDArray]]:
     """Apply all three methods to images (N, C, H, W) for the classes `targets` (N,).
 
-    Returns the maps (N, h, w), summed over color channels, and the `infidelity` (N,) by method.
-    Integrated gradients start from a black image; occlusion blacks out squares with a seventh of
-    the image's side, half overlapping; Grad-CAM is computed on the grid of `grad_cam_layer`.
+    Returns by method the maps (N, h, w), summed over color channels, and their `infidelity` (N,)
+    relative to that of an empty map: 0 means that everything is explained, 1 nothing. Integrated
+    gradients start from a black image; occlusion blacks out squares with a seventh of the image's
+    side, half overlapping; Grad-CAM is computed on the grid of `grad_cam_layer`.
     """
     from captum.attr import IntegratedGradients, Occlusion
 
@@ -147,12 +148,13 @@ def attributions(
             perturbations_per_eval=32,
         )
         cam = grad_cam(network, images, targets, grad_cam_layer(network, images[:1]))
+        empty = infidelity(network, images, targets, torch.zeros_like(images), seed=seed)
         results = {}
         for method, maps in zip(METHODS, (gradients, occlusion, cam), strict=True):
             on_pixels = functional.interpolate(maps, images.shape[-2:], mode="nearest")
             values = on_pixels.expand_as(images)
-            loss = infidelity(network, images, targets, values, seed=seed)
-            results[method] = maps.detach().sum(1).numpy(), loss
+            loss = infidelity(network, images, targets, values, seed=seed) / empty.clamp(min=1e-12)
+            results[method] = maps.detach().sum(1).numpy(), loss.numpy()
         return results
 
 
@@ -180,13 +182,12 @@ def grad_cam(network: nn.Module, images: Tensor, targets: Tensor, layer: str) ->
 @torch.no_grad()
 def infidelity(
     network: nn.Module, images: Tensor, targets: Tensor, values: Tensor, *, seed: int
-) -> NDArray:
-    """Return the share (N,) of the logit's change that attributions (N, C, H, W) leave unexplained.
+) -> Tensor:
+    """Return how much of the logit's changes attributions (N, C, H, W) leave unexplained: (N,).
 
-    The infidelity of Yeh et al. ("On the (In)fidelity and Sensitivity of Explanations", NeurIPS
-    2019), relative to that of an empty map: 0 means that everything is explained, 1 nothing.
-    Random squares of the image are set to 0, the same for all methods, and the optimally scaled
-    attributions have to predict how the logit of the target changes.
+    The infidelity of Yeh et al., "On the (In)fidelity and Sensitivity of Explanations", NeurIPS
+    2019. Random squares of the image are set to 0, the same for all methods, and the optimally
+    scaled attributions have to predict how the logit of the target changes.
     """
     from captum.metrics import infidelity as captum_infidelity
 
@@ -195,17 +196,13 @@ def infidelity(
         removed = _squares(x, generator)
         return removed, x * (1 - removed)
 
-    scores = []
-    for maps in (values, torch.zeros_like(values)):
-        generator = torch.Generator().manual_seed(seed)
-        scores.append(
-            captum_infidelity(
-                network, perturb, images, maps, target=targets,
-                n_perturb_samples=NUM_PERTURBATIONS, normalize=True,
-                max_examples_per_batch=len(images) * min(NUM_PERTURBATIONS, 32),
-            )
-        )  # fmt: skip
-    return (scores[0] / scores[1].clamp(min=1e-12)).numpy()
+    generator = torch.Generator().manual_seed(seed)
+    scores: Tensor = captum_infidelity(
+        network, perturb, images, values, target=targets,
+        n_perturb_samples=NUM_PERTURBATIONS, normalize=True,
+        max_examples_per_batch=len(images) * min(NUM_PERTURBATIONS, 32),
+    )  # fmt: skip
+    return scores
 
 
 def _squares(images: Tensor, generator: torch.Generator) -> Tensor:
