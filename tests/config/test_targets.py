@@ -310,6 +310,10 @@ def test_classes_below_the_working_directory_are_allowed(parts):
     place = r"\(broken_parts.py, line 1\)"
     with pytest.raises(InputError, match=f"named 'nothing_of_that_name' {place}. Looked in "):
         find_class("broken_parts.Net")
+    (parts / "failing_parts.py").write_text("raise ValueError('two of one kind')\n")
+    place = r"\(failing_parts.py, line 1\)"
+    with pytest.raises(InputError, match=f"cannot be imported: two of one kind {place}.$"):
+        find_class("failing_parts.Net")
 
 
 NET = "model.network._target_=my_parts.Net"

@@ -62,7 +62,7 @@ def is_allowed(target: Any) -> bool:
         or module == "torchvision.models"
         or target == "pytorch_lightning.Trainer"
         or (module.startswith("simplecnn.") and _module_file(module, SOURCE) is not None)
-        or any(target == t or target.startswith(f"{t}.") for t in _trusted_targets())
+        or _is_trusted(target)
         or local_file(module) is not None
     )
 
@@ -76,38 +76,41 @@ def find_class(target: Any, base: str = "torch.nn.Module") -> Any:
     if not is_allowed(target):
         raise TargetNotAllowed(not_allowed(target))
     module_name, _, name = target.rpartition(".")
-    if local_file(module_name) and str(working_dir()) not in sys.path:
-        sys.path.append(str(working_dir()))
-    try:
-        module = importlib.import_module(module_name)
-        if module_name == "torchvision.models":
-            return module.get_model_builder(name)
-    except Exception as error:
-        near = did_you_mean(name, module.list_models()) if isinstance(error, ValueError) else ""
-        reason = first_line(error) if not near else "there is no such model"
-        searched = f" Looked in {working_dir()} and in the installed packages."
-        more = searched if isinstance(error, ModuleNotFoundError) else near
-        if getattr(error, "name", None) == "lightning":
-            more = OTHER_LIGHTNING
-        raise InputError(
-            f"{target} cannot be imported: {reason}{own_line(error)}.{more}"
-        ) from error
+    module = _imported_module(module_name, target)
+    if module_name == "torchvision.models":
+        if name.lower() not in (names := module.list_models()):
+            near = did_you_mean(name, names)
+            raise InputError(f"{target} cannot be imported: there is no such model.{near}")
+        return module.get_model_builder(name)
     if not hasattr(module, name):
         near = did_you_mean(name, dir(module))
         raise InputError(f"{module_name} has no {name}.{near}")
     target_class = getattr(module, name)
-    is_class = isinstance(target_class, type)
-    if target not in _trusted_targets() and not (
-        is_class and _is_buildable(target_class, module_name)
-    ):
-        message = not_allowed(target)
-        if local_file(module_name) is not None:
-            if not is_class:
-                message = f"{target} is not a class."
-            elif not issubclass(target_class, imported(base)):
-                message = f"{target} is not a subclass of {base}.{other_lightning(target_class)}"
-        raise TargetNotAllowed(message)
-    return target_class
+    if target in _trusted_targets() or _is_buildable(target_class, module_name):
+        return target_class
+    message = not_allowed(target)
+    if local_file(module_name) is not None:
+        if not isinstance(target_class, type):
+            message = f"{target} is not a class."
+        elif not issubclass(target_class, imported(base)):
+            message = f"{target} is not a subclass of {base}.{other_lightning(target_class)}"
+    raise TargetNotAllowed(message)
+
+
+def _imported_module(name: str, target: str) -> Any:
+    """Import the module of a target. Raises InputError if that fails."""
+    if local_file(name) and str(working_dir()) not in sys.path:
+        sys.path.append(str(working_dir()))
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        more = ""
+        if getattr(error, "name", None) == "lightning":
+            more = OTHER_LIGHTNING
+        elif isinstance(error, ModuleNotFoundError):
+            more = f" Looked in {working_dir()} and in the installed packages."
+        reason = f"{first_line(error)}{own_line(error)}"
+        raise InputError(f"{target} cannot be imported: {reason}.{more}") from error
 
 
 def other_lightning(target_class: type) -> str:
@@ -116,13 +119,13 @@ def other_lightning(target_class: type) -> str:
     return OTHER_LIGHTNING if is_other else ""
 
 
-def _is_buildable(target_class: type, module_name: str) -> bool:
-    """Whether a configuration may build this class, imported from `module_name`."""
+def _is_buildable(target_class: Any, module_name: str) -> bool:
+    """Whether this is a class that a configuration may build, imported from `module_name`."""
+    if not isinstance(target_class, type):
+        return False
     if module_name in PACKAGES:
         return issubclass(target_class, imported(PACKAGES[module_name]))
-    if module_name == "pytorch_lightning" or any(
-        f"{module_name}.".startswith(f"{trusted}.") for trusted in _trusted_targets()
-    ):
+    if module_name == "pytorch_lightning" or _is_trusted(module_name):
         return True
     bases = [imported(b) for b in {*BASE_CLASSES.values()}]
     bases.append(imported("simplecnn.data.augmentation.RandomAffine"))
@@ -140,6 +143,10 @@ def _trusted_targets() -> set[str]:
     return {t.strip() for t in os.environ.get(TARGETS_VARIABLE, "").split(",") if t.strip()}
 
 
+def _is_trusted(name: str) -> bool:
+    return any(f"{name}.".startswith(f"{trusted}.") for trusted in _trusted_targets())
+
+
 def working_dir() -> Path:
     """The directory from which the command was started, even if the job has changed it."""
     changed = HydraConfig.initialized() and HydraConfig.get().job.chdir
@@ -147,9 +154,13 @@ def working_dir() -> Path:
 
 
 def _module_file(module: str, root: Path) -> Path | None:
+    """The file of a module below `root`, unless a link leads out of it."""
+    if not module:
+        return None
     path = root.joinpath(*module.split("."))
     files = (path.parent / f"{path.name}.py", path / "__init__.py")
-    return next((file for file in files if file.is_file()), None)
+    file = next((file for file in files if file.is_file()), None)
+    return file if file and file.resolve().is_relative_to(root.resolve()) else None
 
 
 def local_file(module: str) -> Path | None:
@@ -158,7 +169,8 @@ def local_file(module: str) -> Path | None:
     None for files in a virtual environment or in the directory of a run or a sweep, whose content
     is untrusted, and if an installed package of the same name would be imported instead.
     """
-    root, file = working_dir(), _file_below_working_dir(module)
+    root = working_dir()
+    file = _module_file(module, root)
     if file is None or _is_untrusted(file):
         return None
     top = module.split(".")[0]
@@ -169,24 +181,16 @@ def local_file(module: str) -> Path | None:
     return file if is_local else None
 
 
-def _file_below_working_dir(module: str) -> Path | None:
-    """The file of a module, unless a link leads out of the working directory."""
-    root = working_dir()
-    file = _module_file(module, root) if module else None
-    return file if file and file.resolve().is_relative_to(root.resolve()) else None
-
-
 def _is_untrusted(file: Path) -> bool:
     """Whether a file is in a virtual environment, or in the directory of a run or a sweep."""
     root = working_dir()
-    markers = ("run.json", "sweep.json", "pyvenv.cfg")
-    for path in (file, root.resolve() / file.resolve().relative_to(root.resolve())):
-        for directory in [p for p in path.parents if p.is_relative_to(root)] or [root]:
-            if directory.name in ("site-packages", "dist-packages") or any(
-                (directory / marker).exists() for marker in markers
-            ):
-                return True
-    return False
+    parents = (*file.parents, *file.resolve().parents)  # as named, and where links lead
+    folders = {folder for folder in parents if folder.is_relative_to(root)}
+    return any(
+        folder.name in ("site-packages", "dist-packages")
+        or any((folder / marker).exists() for marker in ("run.json", "sweep.json", "pyvenv.cfg"))
+        for folder in folders
+    )
 
 
 def not_allowed(target: Any) -> str:
@@ -211,7 +215,7 @@ def not_allowed(target: Any) -> str:
                     f"{show(target)} is not a name that a configuration may use: type "
                     f"{package}.{name}"
                 )
-    file = _file_below_working_dir(module)
+    file = _module_file(module, root)
     if file is not None and _is_untrusted(file):
         return (
             f"{show(target)} is not on the list of classes that a configuration may build: "
