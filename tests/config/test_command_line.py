@@ -131,6 +131,16 @@ def test_the_version_is_that_of_simplecnn(capsys):
             "trainer is not a key of this command, but of train.",
         ),
         ("train", ["run=last"], "run is not a key of this command, but of evaluate, predict, exp"),
+        (
+            "evaluate",
+            ["run=a", "callbacks.filters.layers=all"],
+            "callbacks is not a key of this command, but of train.",
+        ),
+        (
+            "train",
+            ["dry_run.x=1,2"],
+            "dry_run.x is not a key of the configuration. Did you mean dry_",
+        ),
         ("evaluate", ["run=0"], "run is 0: it must be a string. Type \"run='0'\""),
         (
             "evaluate",

@@ -27,6 +27,7 @@ from simplecnn.config.spelling import (
 from simplecnn.config.validation import accepts
 from simplecnn.errors import first_line
 
+Config = Mapping[str, Any]
 OVERLAYS = ("experiment", "hparams_search", "debug", "local")  # groups that set keys of others
 # What Hydra raises for a configuration that it cannot compose, including by its own bugs.
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError, TypeError, AssertionError,
@@ -135,14 +136,13 @@ def apply_override(override: Override, config: DictConfig) -> None:
 def key_mistake(override: Override, config: DictConfig, error: Exception) -> str:
     """The message for an override that cannot be applied, with what was probably meant."""
     key, text = override.key_or_group, override_text(override)
-    value = text.partition("=")[2]
     plain = plain_config(config)
     if isinstance(plain.get("trainer"), dict):
         plain["trainer"] = {**dict.fromkeys(Trainer.model_fields), **plain["trainer"]}
     groups = [str(group) for group in config.hydra.runtime.choices if "@" not in str(group)]
-    parent_key, _, last = key.rpartition(".")
-    parent = select(plain, parent_key)
-    exists = isinstance(parent, dict) and last in parent
+    parent, name = _split_existing(key, plain)
+    value, is_nested = text.partition("=")[2], key != f"{parent}.{name}".lstrip(".")
+    exists = not is_nested and name in select(plain, parent)
     is_valid = exists or override.is_add() or override.is_hydra_override() or key in groups
     if override.is_sweep_override() and is_valid:
         return _several_values(override, plain, config)
@@ -157,53 +157,80 @@ def key_mistake(override: Override, config: DictConfig, error: Exception) -> str
         of_class = f"+{text}" if value.startswith("{") else f"+{key}._target_={value}"
         choice = of_class if "." in value else f"{key.replace('.', '/')}={value}"
         return f"{key} is a config group: type {shell_quote(truncate(choice, 200))}"
-    if "/" in key and key.replace("/", ".") in set(dotted(plain)):
+    if "/" in key and key.replace("/", ".") in dotted(plain):
         return f"{key} is not a config group: type {truncate(key.replace('/', '.'))}={value}"
     if "/" in key:
         near = did_you_mean(key, groups).replace("?", f"={truncate(value)}?")
         return f"{key} is not a config group.{near}"
     if full_key := find_full_key(key, plain, groups):
         return f"{key} is not a key of the configuration. Type {truncate(f'{full_key}={value}')}"
-    if not isinstance(parent, dict) or not parent_key:
-        names = [*plain, *(g for g in groups if "/" not in g and not g.startswith("hydra"))]
-        existing, first = _split_existing(key, plain)
-        if not existing and (part := find_full_key(first, plain, groups)):
-            full_key = key.replace(first, part.replace("/", "."), 1)
-            return f"{key} is not a key of the configuration. Did you mean {full_key}?"
-        if existing in ("callbacks", "logger") and first in group_options(existing):
-            return f"{existing}.{first} is not set: type {existing}=[default,{first}] as well."
-        part = f"{existing}.{first}".lstrip(".")
-        is_group = existing in ("callbacks", "logger") or part.replace(".", "/") in groups
-        if is_group and key == f"{part}._target_":
-            return f"{part} is not set yet: add it with a plus, +{truncate(text)}"
-        if part.replace(".", "/") in groups and (options := group_options(part.replace(".", "/"))):
-            return (
-                f"{part} is not set: type {part.replace('.', '/')}=… as well. Available options "
-                f"are {', '.join(options)}."
-            )
-        if existing:
-            names = [str(k) for k in select(plain, existing) if not str(k).startswith("_")]
-            return unknown_key(key, first, names, f"of {existing}")
-        if owners := [c for c in COMMANDS if c != "parts" and first in COMMANDS[c].model_fields]:
-            return f"{first} is not a key of this command, but of {', '.join(owners)}."
-        if not did_you_mean(first, names):
-            if full_key := find_full_key(first, plain, (), 0.8):
-                return f"{key} is not a key of the configuration. Did you mean {full_key}?"
-            if option := _option_with_key(key, groups):
-                full_key = f"{option.partition('=')[0].replace('/', '.')}.{key}"
-                return f"{key} is a key of {option}: type {option} {full_key}={truncate(value)}"
-        return unknown_key(key, first, list(dict.fromkeys(names)), "of the configuration")
-    target = parent.get("_target_")
-    names = [str(k) for k in parent if not str(k).startswith("_")]
-    if not did_you_mean(last, names) and (inner := find_full_key(last, parent, ())):
-        return f"{key} is not a key of {target or parent_key}. Type {parent_key}.{inner}={value}"
-    schema = BUILT_IN.get(str(target))
-    is_argument = target and not (schema and last not in schema.model_fields)
-    if is_argument and not did_you_mean(last, names):
-        is_known = schema or last.startswith("_")  # a key of Hydra's instantiate
-        condition = "Add" if is_known else f"If {target} has this argument, add"
-        return f"{key} is not set. {condition} it with a plus: +{truncate(text)}"
-    return unknown_key(key, last, names, f"of {target or parent_key}")
+    if is_nested and (sentence := _unset_part(key, text, parent, name, groups)):
+        return sentence
+    if parent:
+        return _unknown_argument(key, text, parent, name, plain)
+    return _unknown_first_name(key, value, name, plain, groups)
+
+
+def _split_existing(key: str, config: Config) -> tuple[str, str]:
+    """Split a key into the innermost part that exists and the name after it."""
+    parent, _, name = key.rpartition(".")
+    while not isinstance(select(config, parent), Mapping):
+        parent, _, name = parent.rpartition(".")
+    return parent, name
+
+
+def _unset_part(key: str, text: str, parent: str, name: str, groups: Sequence[str]) -> str:
+    """The message for a key in a part that is not set but could be; empty for other keys."""
+    part = f"{parent}.{name}".lstrip(".")
+    group = part.replace(".", "/")
+    if parent in ("callbacks", "logger") and name in group_options(parent):
+        return f"{part} is not set: type {parent}=[default,{name}] as well."
+    if key == f"{part}._target_" and (parent in ("callbacks", "logger") or group in groups):
+        return f"{part} is not set yet: add it with a plus, +{truncate(text)}"
+    if group in groups and (options := ", ".join(group_options(group))):
+        return f"{part} is not set: type {group}=… as well. Available options are {options}."
+    return ""
+
+
+def _unknown_argument(key: str, text: str, parent: str, name: str, plain: Config) -> str:
+    """The message for a key whose `name` is not set in an existing part of the configuration."""
+    node = select(plain, parent)
+    target = node.get("_target_")
+    names = [str(k) for k in node if not str(k).startswith("_")]
+    if key != f"{parent}.{name}":
+        return unknown_key(key, name, names, f"of {parent}")
+    if not did_you_mean(name, names):
+        if inner := find_full_key(name, node, ()):
+            value = text.partition("=")[2]
+            return f"{key} is not a key of {target or parent}. Type {parent}.{inner}={value}"
+        schema = BUILT_IN.get(str(target))
+        if target and (schema is None or name in schema.model_fields):
+            is_known = schema or name.startswith("_")  # a key of Hydra's instantiate
+            condition = "Add" if is_known else f"If {target} has this argument, add"
+            return f"{key} is not set. {condition} it with a plus: +{truncate(text)}"
+    return unknown_key(key, name, names, f"of {target or parent}")
+
+
+def _unknown_first_name(
+    key: str, value: str, name: str, plain: Config, groups: Sequence[str]
+) -> str:
+    """The message for a key that begins with an unknown name."""
+    owners = [c for c in COMMANDS if c != "parts" and name in COMMANDS[c].model_fields]
+    if owners and name not in plain:
+        return f"{name} is not a key of this command, but of {', '.join(owners)}."
+    of_groups = [g for g in groups if "/" not in g and not g.startswith("hydra")]
+    names = list(dict.fromkeys([*plain, *of_groups]))
+    is_near = bool(did_you_mean(name, names))
+    full_key = find_full_key(name, plain, groups)
+    if not full_key and not is_near:
+        full_key = find_full_key(name, plain, (), 0.8)
+    if full_key:
+        meant = key.replace(name, full_key.replace("/", "."), 1)
+        return f"{key} is not a key of the configuration. Did you mean {meant}?"
+    if not is_near and (option := _option_with_key(key, groups)):
+        full_key = f"{option.partition('=')[0].replace('/', '.')}.{key}"
+        return f"{key} is a key of {option}: type {option} {full_key}={truncate(value)}"
+    return unknown_key(key, name, names, "of the configuration")
 
 
 def _option_with_key(key: str, groups: Sequence[str]) -> str | None:
@@ -216,7 +243,7 @@ def _option_with_key(key: str, groups: Sequence[str]) -> str | None:
     return None
 
 
-def _several_values(override: Override, plain: Mapping[str, Any], config: DictConfig) -> str:
+def _several_values(override: Override, plain: Config, config: DictConfig) -> str:
     """The message for an override with several values where a command takes a single one."""
     key, text = override.key_or_group, override_text(override)
     what, advice = "lists several values", "add -m to run a sweep"
@@ -235,15 +262,6 @@ def _several_values(override: Override, plain: Mapping[str, Any], config: DictCo
             quoted = shell_quote(format_override(typed, truncate(values)))
             advice += f", or type {quoted} if it is a single one"
     return f"{truncate(text)} {what}: {advice}."
-
-
-def _split_existing(key: str, config: Mapping[str, Any]) -> tuple[str, str]:
-    """Split a key into its longest prefix that exists, and the first name that does not."""
-    parts = key.split(".")
-    for i, part in enumerate(parts):
-        if not isinstance(select(config, ".".join(parts[: i + 1])), Mapping):
-            return ".".join(parts[:i]), part
-    return key, ""
 
 
 def select(config: Any, key: str) -> Any:
