@@ -7,7 +7,6 @@ are checked later, by `arguments.check_classes`.
 
 import copy
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -33,7 +32,7 @@ from simplecnn.config.overrides import (
     plain_config,
     select,
 )
-from simplecnn.config.schema import COMMANDS, Texts, Train
+from simplecnn.config.schema import COMMANDS, Texts
 from simplecnn.config.search_path import config_names, group_options, initialized, override_text
 from simplecnn.config.spelling import dotted, find_full_key, missing_key, truncate
 from simplecnn.config.targets import find_class
@@ -84,7 +83,7 @@ def compose_checked(name: str, overrides: Sequence[str]) -> Composed:
         except COMPOSE_ERRORS as error:
             raise InputError(*mistakes, gist(error)) from None
     sentences = {**validation_errors(name, values), **name_mistakes(values)}
-    required = COMMANDS.get(name, Train).model_fields.keys() - {"callbacks", "logger"}
+    required = COMMANDS[name].model_fields.keys() - {"callbacks", "logger"}
     for key in (override[1:] for override in overrides if override.startswith("~")):
         if key in required and key not in values:
             sentences.setdefault(key, f"{key} is required: it cannot be deleted.")
@@ -122,7 +121,7 @@ def _compose_overrides(name: str, overrides: Sequence[str], mistakes: list[str])
     Hydra composes only the group choices. All other overrides are set on the result, as Hydra would
     do, so that every invalid one is reported, and none costs another composition.
     """
-    fields = COMMANDS.get(name, Train).model_fields
+    fields = COMMANDS[name].model_fields
     lists = {key for key, field in fields.items() if field.annotation in (Texts, Texts | None)}
     texts = (key for key, field in fields.items() if field.annotation in (str, Texts))
     required = [key for key in texts if fields[key].is_required()]
@@ -267,8 +266,10 @@ def drop_replaced_arguments(values: dict[str, Any], hydra: Any, name: str) -> di
     """
     overrides: Any = OmegaConf.to_container(hydra.overrides, resolve=False)
     explicit = _explicit_keys(hydra, overrides["task"])
-    keys = [k for k, _ in target_nodes(values) if f"{k}._target_" in explicit]
-    if not keys:
+    nodes: dict[str, Any] = {
+        key: node for key, node in target_nodes(values) if f"{key}._target_" in explicit
+    }
+    if not nodes:
         return values
     hidden = ("hydra", "arguments", "callbacks", "logger", *OVERLAYS)
     groups = [
@@ -281,21 +282,18 @@ def drop_replaced_arguments(values: dict[str, Any], hydra: Any, name: str) -> di
     with initialized():
         defaults = plain_config(_composition(name, *chosen, *groups))
     mistakes: list[str] = []
-    for key in keys:
-        parent_key, _, last = key.rpartition(".")
-        parent = select(values, parent_key)
-        old, node = select(defaults, key), select(values, key)
-        if not isinstance(old, dict) or not isinstance(node, dict):
+    for key, node in nodes.items():
+        old = select(defaults, key)
+        if not isinstance(old, dict) or old.get("_target_") in (None, node["_target_"]):
             continue
         try:
-            if old.get("_target_") in (None, node["_target_"]) or _is_subclass(node, old):
-                continue
+            if not _is_subclass(node, old):
+                inner = (k.removeprefix(f"{key}.") for k in explicit if k.startswith(f"{key}."))
+                arguments = {name.partition(".")[0] for name in inner}
+                for argument in node.keys() - arguments:
+                    del node[argument]
         except InputError as error:
             mistakes.append(f"{key}._target_: {error}")
-            continue
-        match_argument = re.compile(rf"{re.escape(key)}\.(\w+)").match
-        arguments = {match[1] for match in map(match_argument, explicit) if match}
-        parent[last] = {name: value for name, value in node.items() if name in arguments}
     if mistakes:
         raise InputError(*mistakes)
     return values

@@ -40,9 +40,9 @@ def missing_key(key: str) -> str:
     return f"{key} is missing: type {key}=…"
 
 
-def did_you_mean(given: str, names: Collection[str], cutoff: float = 0.6) -> str:
+def did_you_mean(given: str, names: Collection[str]) -> str:
     """` Did you mean …?` with the nearest of `names`, or an empty string if none is near."""
-    near = _same(given, names) or difflib.get_close_matches(given, names, 3, cutoff)
+    near = _same(given, names) or difflib.get_close_matches(given, names)
     if not near:
         return ""
     swapped = (name for name in near if sorted(name) == sorted(given))  # modle: model, not mode
