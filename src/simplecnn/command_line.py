@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
 from simplecnn.config import resolvers
@@ -101,6 +101,14 @@ def check_command_line(name: str, argv: Sequence[str]) -> Request:
     if values.get("resume") is not None:
         _check_resume(values["resume"], overrides)
         return None
+    _check_start(name, overrides, values, config)
+    return values, config
+
+
+def _check_start(
+    name: str, overrides: Sequence[str], values: dict[str, Any], config: DictConfig
+) -> None:
+    """Raise InputError if the directory or the checkpoint of a new run cannot be used."""
     run_dir = Path(relative_path(config.hydra.runtime.output_dir))
     if name == TRAIN and "run" not in resolvers.requeued_run:
         if run_dir.resolve() == Path.cwd():
@@ -118,7 +126,6 @@ def check_command_line(name: str, argv: Sequence[str]) -> Request:
         RunDirectory.open(latest(values["run"], needs=CHECKPOINTS)).checkpoint()
     if values.get("ckpt_path") is not None:
         check_checkpoint(Path(values["ckpt_path"]))
-    return values, config
 
 
 def check_imported(name: str, request: Request) -> None:
@@ -200,10 +207,8 @@ def _checkpoint_conflicts(values: dict[str, Any]) -> Iterator[str]:
         )
         compared = {"network": saved.keys() & new.keys(), "scheduler": {"T_max"} & saved.keys()}
         keys = ("_target_", *sorted(compared.get(part, ())))
-        different = [key for key in keys if saved.get(key) != new.get(key)]
-        if different:
-            key = different[0]
-            value, other = ("null" if v is None else v for v in (new.get(key), saved.get(key)))
+        if key := next((key for key in keys if saved.get(key) != new.get(key)), None):
+            value, other = new.get(key, "null"), saved.get(key, "null")
             # The weights of a network of other widths do not fit.
             advice = "" if part == "network" and key != "_target_" else f", or {only_weights}"
             yield (
