@@ -82,7 +82,7 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
             if script.is_file() and os.path.realpath(sys.path[0]) == str(script.resolve().parent):
                 del sys.path[0]  # else scripts/report.py would shadow a user's module `report`
             run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)
-            try:
+            with exit_on_error():
                 with fast_imports():
                     request = check_command_line(name, sys.argv[1:])
                     start = time.perf_counter()
@@ -101,25 +101,32 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
                     HydraConfig.instance().set_config(config)
                     configure_log(config.hydra.job_logging, config.hydra.verbose)
                     run(OmegaConf.create(values))
-            except (InputError, RunError) as error:
-                print(error, file=sys.stderr)
-                sys.exit(2 if isinstance(error, InputError) else 1)
-            except BrokenPipeError:
-                discard_output()
-                sys.exit(1)
-            except OSError as error:  # outside a run: by a sweep
-                if (message := full_or_obstructed(error)) is None:
-                    raise
-                print(message, file=sys.stderr)
-                sys.exit(1)
-            except KeyboardInterrupt:  # outside a run, which handles signals itself
-                print("Interrupted.", file=sys.stderr)
-                sys.exit(130)
 
         main.__doc__ = task.__doc__
         return main
 
     return decorate
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Print the message of an expected error outside of a job, and exit with its code."""
+    try:
+        yield
+    except (InputError, RunError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except BrokenPipeError:
+        discard_output()
+        sys.exit(1)
+    except OSError as error:  # by a sweep
+        if (message := full_or_obstructed(error)) is None:
+            raise
+        print(message, file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:  # a run handles signals itself
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
 
 
 def _needs_setup(hydra: Any) -> bool:
