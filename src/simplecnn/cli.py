@@ -317,13 +317,11 @@ def convolution(config: dict[str, Any], folder: Path) -> None:
 @command("receptive_field")
 def receptive_field(config: dict[str, Any], folder: Path) -> None:
     """Print and draw the receptive field of each layer, verified by two experiments."""
-    run = None
-    if config["run"]:
-        run = RunDirectory.open(latest(config["run"], needs=CHECKPOINTS))
-    model = (
-        checked_parts(run.config(), relative_path(run.path))["model"] if run else config["model"]
-    )
-    if run is None and "network" not in model:
+    run = RunDirectory.open(latest(config["run"], needs=CHECKPOINTS)) if config["run"] else None
+    model = config["model"]
+    if run is not None:
+        checked_parts(run.config(), relative_path(run.path))
+    elif "network" not in model:
         raise InputError(
             f"{model['_target_']} builds its network itself: there is no model.network."
         )
@@ -337,16 +335,11 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
         from simplecnn.models.activations import evaluation_mode
         from simplecnn.receptive_field.report import receptive_field_report
 
-    trained_run = TrainedRun(run, run.checkpoint()) if run else None
-    torch.manual_seed(config["seed"])
-    if trained_run is None:
-        network = build(model["network"])
-    else:
-        blank = torch.zeros(1, *trained_run.preprocessing.shape)
-        network = untrained_network(trained_run.checkpoint, config["seed"], blank)
     digits, _ = read_bundled()
-    chosen = torch.randperm(len(digits))[: config["num_images"]]
-    if trained_run is None:
+    if run is None:
+        torch.manual_seed(config["seed"])
+        network, trained = build(model["network"]), None
+        chosen = torch.randperm(len(digits))[: config["num_images"]]
         images = scale(torch.from_numpy(digits)[chosen].unsqueeze(1))
         try:
             with torch.no_grad(), evaluation_mode(network):
@@ -354,8 +347,12 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
         except RuntimeError:  # perhaps a network of color images
             images = images.expand(-1, 3, -1, -1)
     else:
+        trained_run = TrainedRun(run, run.checkpoint())
+        blank = torch.zeros(1, *trained_run.preprocessing.shape)
+        network = untrained_network(trained_run.checkpoint, config["seed"], blank)
+        trained = trained_run.network
+        chosen = torch.randperm(len(digits))[: config["num_images"]]
         images = trained_run.prepare(digits[chosen.numpy()])
-    trained = trained_run.network if trained_run else None
     shape = " x ".join(map(str, images.shape[1:]))
     message = f"The network does not accept digits of {shape}"
     with reraise(message), torch.no_grad(), evaluation_mode(network):
