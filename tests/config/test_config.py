@@ -218,6 +218,12 @@ def test_the_name_of_a_metric_tells_whether_smaller_is_better(metric, mode):
         ("max_epoch=3", "max_epoch is not a key of the configuration. Type trainer.max_epochs=3"),
         ("learning_rate=1", "learning_rate is not a key of the configuration. Type model.opti"),
         ("gpus=1", "gpus is not a key of the configuration. Type trainer.devices=1"),
+        ("device=cpu", "device is not a key of the configuration. Type trainer=cpu"),
+        ("device=cuda", "device is not a key of the configuration. Type trainer=gpu"),
+        ("num_workers=4", "num_workers: leave it out. The images are on the training device; no "
+         "workers load them."),
+        ("data.pin_memory=true", "data.pin_memory: leave it out. The images are on the training "
+         "device; no workers load them."),
         ("precision=16", "precision is not a key of the configuration. Type trainer.precision=16"),
         ("droput=0.1", "droput is not a key of the configuration. Did you mean model.network.dr"),
         ("momentum=0", "momentum is a key of model/optimizer=sgd: type model/optimizer=sgd "

@@ -28,6 +28,7 @@ from simplecnn.config.validation import accepts
 from simplecnn.errors import first_line
 
 Config = Mapping[str, Any]
+LOADER_ARGUMENTS = ("num_workers", "pin_memory", "persistent_workers")  # of a DataLoader
 OVERLAYS = ("experiment", "hparams_search", "debug", "local")  # groups that set keys of others
 # What Hydra raises for a configuration that it cannot compose, including by its own bugs.
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError, TypeError, AssertionError,
@@ -162,8 +163,13 @@ def key_mistake(override: Override, config: DictConfig, error: Exception) -> str
     if "/" in key:
         near = did_you_mean(key, groups).replace("?", f"={truncate(value)}?")
         return f"{key} is not a config group.{near}"
+    data = plain.get("data")
+    if name in LOADER_ARGUMENTS and isinstance(data, dict) and data.get("_target_") in BUILT_IN:
+        return f"{key}: leave it out. The images are on the training device; no workers load them."
     if full_key := find_full_key(key, plain, groups):
-        return f"{key} is not a key of the configuration. Type {truncate(f'{full_key}={value}')}"
+        group, option = full_key.partition(".")[0], {"cuda": "gpu"}.get(value, value)
+        meant = f"{group}={option}" if option in group_options(group) else f"{full_key}={value}"
+        return f"{key} is not a key of the configuration. Type {truncate(meant)}"
     if is_nested and (sentence := _unset_part(key, text, parent, name, groups)):
         return sentence
     if parent:
