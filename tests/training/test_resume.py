@@ -377,7 +377,7 @@ def test_a_run_killed_at_a_random_time_resumes_exactly(recipes, tmp_path, proves
     proves(
         "Nothing is lost",
         "A run killed by SIGKILL at a random time resumes: its weights, optimizer, schedule, "
-        "metrics, pictures, CSV and TensorBoard files equal those of an uninterrupted run, bit for "
+        "metrics, figures, CSV and TensorBoard files equal those of an uninterrupted run, bit for "
         "bit.",
         kills_survived=NUM_KILLS,
         recipes=len(RECIPES),
@@ -419,11 +419,11 @@ def test_a_run_killed_at_the_worst_points_resumes_exactly(reference, tmp_path, p
     counts = [sum(f"in {kind}" in p for p in names) for kind in ("a checkpoint", "a picture")]
     proves(
         "Nothing is lost",
-        "A run killed at the worst points (writing a checkpoint or a picture, validation, test) "
+        "A run killed at the worst points (writing a checkpoint or a figure, validation, test) "
         "resumes bit for bit.",
         kills_survived=len(names),
         while_writing_a_checkpoint=counts[0],
-        while_drawing_a_picture=counts[1],
+        while_drawing_a_figure=counts[1],
     )
 
 
