@@ -1,32 +1,25 @@
 """One run, from its configuration to its run directory: build, fit, test, record."""
 
 import logging
-import math
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
-import torch
-from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from simplecnn.callbacks.checkpoint import STATE, LastCheckpoint, end_reason
-from simplecnn.callbacks.progress import without_copies
 from simplecnn.callbacks.report import Report
 from simplecnn.checkpoint_file import check_checkpoint, read_checkpoint
 from simplecnn.config.build import build
 from simplecnn.config.process_state import restore_process_state
 from simplecnn.console import configure_lightning_logging
 from simplecnn.data.image_folder import ImageFolderDataModule
-from simplecnn.data.shape import all_loaders, known_class_names
 from simplecnn.directories import RECORD, read_record
-from simplecnn.errors import InputError, RunError, first_line
-from simplecnn.run_directory import RunDirectory, relative_path
+from simplecnn.errors import RunError, first_line
+from simplecnn.run_directory import RunDirectory
 from simplecnn.signals import Interrupted, SignalHandler
 from simplecnn.slurm import requeue, slurm_job
 from simplecnn.training.build import build_module, build_trainer
@@ -35,8 +28,8 @@ from simplecnn.training.loggers import TensorBoard, next_logged_step, rewind
 from simplecnn.training.monitor import raise_if_missing
 from simplecnn.training.phases import Phases
 from simplecnn.training.processor import keep_freed_memory
+from simplecnn.training.record import RunRecord
 from simplecnn.training.summary import (
-    device_and_reason,
     hyper_parameters,
     page_line,
     resume_instructions,
@@ -133,11 +126,8 @@ class Run:
         self.config = config
         self.directory = directory
         self.signal_handler = signal_handler
+        self.record = RunRecord(config, directory)
         self.trainer: Any = None
-        # A resumed run already has metrics and a best checkpoint (its value; its epoch, from 1).
-        self.record = directory.record
-        self.record |= {"metrics": {}, "best": None, "num_epochs": 0} | self.record
-        self.record["ended"] = None
 
     def fit_and_test(self) -> float | None:
         """Train, then test the best checkpoint. Returns the best value of the monitored metric."""
@@ -145,7 +135,7 @@ class Run:
         if config["seed"] is not None:
             pl.seed_everything(config["seed"], workers=True)
         last = self.directory.last_checkpoint()
-        resumed = last is not None and bool(self.record.get("continued"))
+        resumed = last is not None and bool(self.directory.record.get("continued"))
         ckpt_path = last if resumed else config["ckpt_path"]
         checkpoint: Config = {}
         if ckpt_path:
@@ -159,39 +149,30 @@ class Run:
                 load_weights(module, checkpoint)
                 ckpt_path = None
             elif checkpoint:
-                self._restore_progress(checkpoint, resumed=resumed)
-            if self.record["ended"] is None:
+                self.record.add_start(checkpoint, resumed=resumed)
+            if self.record.ended is None:
                 self._fit(module, datamodule, ckpt_path)
                 tested = {}
+            else:  # test metrics are logged at the step at which the training ended
+                self.trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
             # Each process that SLURM started may have its own run directory: use rank zero's path.
-            best = self.trainer.strategy.broadcast(self._best_checkpoint())
+            best = self.trainer.strategy.broadcast(self.record.add_best(self.trainer))
             tested = read_checkpoint(Path(best)) if best else tested
             self.directory.update()
         if config["test"]:
             self._test(module, datamodule, tested)
-        # Hooks of a custom module may build layers; a custom data module may name no classes.
-        self.record["num_parameters"] = _num_parameters(module)
-        loaders = all_loaders([self.trainer.train_dataloader, self.trainer.test_dataloaders])
-        names = known_class_names(datamodule, loaders[0] if loaders else None)
-        self.record["class_names"] = names and list(names)
-        if self.record["best"]:
-            return float(self.record["best"]["value"])
-        return self.record["metrics"].get(config["monitor"]) if config["monitor"] else None
+        self.record.add_model(module, datamodule, self.trainer)
+        return self.record.result
 
     def finish(self, status: str, **entries: Any) -> Path | None:
         """Record how the run ended, close the loggers, and return the path of its report."""
-        last = self.directory.last_checkpoint()
-        if last and status != "finished":
-            with suppress(InputError):  # a damaged checkpoint
-                checkpoint = self._record_progress(last)
-                self.record["metrics"] |= _rounded(checkpoint.get(STATE, {}).get("metrics", {}))
-                if self.trainer is not None:
-                    self._best_checkpoint()
+        if status != "finished":
+            self.record.add_interruption(self.trainer)
         if self.trainer is not None:
             self._close_loggers(finished=status == "finished")
             for callback in self.trainer.callbacks:
                 if isinstance(callback, Phases):
-                    callback.update_record(self.record, self.trainer)
+                    callback.update_record(self.directory.record, self.trainer)
         self.directory.update(status=status, **entries)
         reports = [c for c in getattr(self.trainer, "callbacks", ()) if isinstance(c, Report)]
         return reports[0].write(self.trainer, self.directory) if reports else None
@@ -210,55 +191,11 @@ class Run:
             datamodule.load_state_dict(checkpoint.get(type(datamodule).__qualname__))
         module = build_module(self.config, datamodule)
         self.trainer = build_trainer(self.config, self.signal_handler, purge_step=purge_step)
-        self._record_setup(module, datamodule)
+        self.record.add_setup(module, datamodule, self.trainer)
         for logger in self.trainer.loggers:
             if not isinstance(logger, TensorBoard):  # receives them when the run ends
                 logger.log_hyperparams(hyper_parameters(self.config))
         return module, datamodule
-
-    def _record_setup(self, module: pl.LightningModule, datamodule: pl.LightningDataModule) -> None:
-        """Record and log the device, the number of parameters and the classes."""
-        if isinstance(datamodule, ImageFolderDataModule):
-            datamodule.setup("fit")
-            self.record |= datamodule.record()
-        accelerator = self.config["trainer"].get("accelerator", "auto")
-        device, reason = device_and_reason(self.trainer, accelerator)
-        num_parameters = _num_parameters(module)
-        class_names = known_class_names(datamodule, None)
-        self.directory.update(
-            num_parameters=num_parameters,
-            class_names=list(class_names) if class_names else None,
-            device={"name": device, "why": reason, "num_threads": torch.get_num_threads()},
-        )
-        if self.directory.writes:
-            log.info("directory    %s", relative_path(self.directory.path))
-            of_model = f"{num_parameters:,} parameters on " if num_parameters else ""
-            log.info("%s%s: %s", of_model, device, reason)
-            saves = any(isinstance(c, LastCheckpoint | Checkpoint) for c in self.trainer.callbacks)
-            if not saves and not self.trainer.fast_dev_run:
-                log.info("no checkpoints are saved: callbacks=[default,…] adds to the default ones")
-
-    def _restore_progress(self, checkpoint: Config, *, resumed: bool) -> None:
-        """Record the progress of the checkpoint's run; set `ended` if nothing is left to train."""
-        progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
-        # Not "completed": best.ckpt is saved before Lightning counts its epoch as completed.
-        num_epochs, max_epochs = progress["processed"], self.config["trainer"].get("max_epochs")
-        ended = None
-        if resumed:
-            state = checkpoint.get(STATE) or {}
-            self.record["metrics"] = _rounded(state.get("metrics", {}))
-            ended = state.get("ended")
-        elif max_epochs not in (None, -1) and num_epochs >= max_epochs:
-            ended = f"already {num_epochs} of {max_epochs} epochs: nothing to train"
-        self.record |= {"num_epochs": num_epochs, "ended": ended}
-        if ended:
-            log.info("%s", ended)
-            # Test metrics are logged at the step at which the training ended.
-            self.trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
-        elif self.directory.writes:
-            of = f" of {max_epochs}" if max_epochs not in (None, -1) else ""
-            source = "resumed" if resumed else "continued from ckpt_path"
-            log.info("%s after epoch %d%s", source, num_epochs, of)
 
     def _fit(
         self,
@@ -276,50 +213,10 @@ class Run:
                 if ckpt_path and str(error).startswith("Error(s) in loading state_dict"):
                     raise _other_weights(error) from error
                 raise
-        self.record["metrics"] |= _rounded(trainer.callback_metrics)
-        self.record["num_epochs"] = trainer.current_epoch
-        last = self.directory.last_checkpoint()
-        if last is None:
-            return
-        checkpoint = self._record_progress(last)
-        self.record["ended"] = checkpoint.get(STATE, {}).get("ended")
-        if trainer.should_stop and self.record["ended"] is None:  # by a Timer, before a step
-            self.record["ended"] = end_reason(trainer)
-        if trainer.global_step != checkpoint["global_step"]:  # spawned processes ran the fit
+        checkpoint = self.record.add_fit(trainer)
+        if checkpoint and trainer.global_step != checkpoint["global_step"]:
+            # Spawned processes ran the fit.
             trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
-
-    def _record_progress(self, last: Path) -> Config:
-        """Record the number of epochs and the images' shape from last.ckpt, which is returned."""
-        checkpoint = read_checkpoint(last)
-        self.record["num_epochs"] = checkpoint["epoch"]
-        for key in ("image_shape", "image_range"):
-            self.record[key] = checkpoint.get(STATE, {}).get(key)
-        return checkpoint
-
-    def _best_checkpoint(self) -> Path | None:
-        """Record the best value and its epoch. Returns the best checkpoint, or None without one."""
-        monitor = self.config["monitor"], self.config["mode"]
-        callbacks = [c for c in self.trainer.checkpoint_callbacks if getattr(c, "monitor", None)]
-        callbacks.sort(key=lambda c: (c.monitor, c.mode) != monitor)  # prefer the run's own monitor
-        if not callbacks:
-            return None
-        callback = callbacks[0]
-        if (callback.monitor, callback.mode) != monitor:  # of the module's configure_callbacks?
-            log.info("the best checkpoint is that of %s %s", callback.mode, callback.monitor)
-        saved = Path(callback.best_model_path or "best.ckpt")
-        # The run directory may have moved since the checkpoint was saved.
-        candidates = self.directory.path / "checkpoints" / saved.name, saved
-        path = next((path for path in candidates if path.is_file()), None)
-        if path is None:
-            return None
-        checkpoint = read_checkpoint(path)
-        state = checkpoint.get("callbacks", {}).get(callback.state_key, {})
-        value = state.get("best_model_score", callback.best_model_score)
-        is_number = value is not None and math.isfinite(value)  # infinite if the metric was NaN
-        if is_number and (callback.monitor, callback.mode) == monitor:
-            epoch = checkpoint["epoch"] + 1
-            self.record["best"] = {"value": round(float(value), 6), "epoch": epoch}
-        return path
 
     def _test(
         self,
@@ -345,12 +242,14 @@ class Run:
             kill_processes_on_interrupt(self.trainer, self.signal_handler),
         ):
             self.trainer.test(module, datamodule=datamodule, verbose=False)
-        self.record["metrics"] |= _rounded(self.trainer.callback_metrics)
+        self.record.add_metrics(self.trainer.callback_metrics)
 
     def _close_loggers(self, *, finished: bool) -> None:
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoard):
-                if finished and (best := self.record["best"]):  # the first column of HPARAMS
+                if finished and (
+                    best := self.directory.record["best"]
+                ):  # the first column of HPARAMS
                     name = str(self.config["monitor"]).rpartition("/")[2]
                     logger.experiment.add_scalar(name, best["value"], self.trainer.global_step)
                 logger.log_hyperparams(hyper_parameters(self.config))
@@ -380,16 +279,3 @@ def load_weights(module: pl.LightningModule, checkpoint: Config) -> None:
 def _other_weights(error: RuntimeError) -> RunError:
     reason = first_line(error).rstrip(". ")
     return RunError(f"The checkpoint has the weights of another model: {reason}.")
-
-
-def _num_parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _rounded(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Finite metrics by name, rounded for the record; without learning rates."""
-    return {
-        key: round(float(value), 6)
-        for key, value in without_copies(metrics).items()
-        if not key.startswith("lr-") and math.isfinite(value)
-    }
