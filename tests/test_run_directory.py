@@ -119,8 +119,19 @@ def test_a_folder_that_is_not_a_run_is_reported_with_the_reason(tmp_path, monkey
         RunDirectory.open("outputs/a/d")
     with pytest.raises(InputError, match=r"The newest unfinished run here: resume=outputs/newer$"):
         RunDirectory.open_to_resume("outputs/a/d")
-    for run in (newer, folder):
-        run.update(status="finished")
+    (folder.path / "checkpoints").mkdir()
+    (folder.path / "checkpoints" / "best.ckpt").touch()
+    with pytest.raises(InputError, match=r"The newest run here: run=outputs/a/c$"):
+        RunDirectory.open("outputs/a/d")  # the newer one has no checkpoint yet
+    file = "outputs/a/c/checkpoints/best.ckpt"
+    with pytest.raises(InputError, match=r"directory. Type run=outputs/a/c checkpoint=best.ckpt$"):
+        RunDirectory.open(file)
+    newer.update(status="finished")
+    folder.update(status="pruned")
+    with pytest.raises(InputError, match="this trial was pruned"):
+        RunDirectory.open_to_resume("outputs/a/c")
+    with pytest.raises(InputError, match="this run is finished, without last.ckpt"):
+        RunDirectory.open_to_resume("outputs/newer")
     with pytest.raises(InputError, match=r"there is no such folder.$"):
         RunDirectory.open_to_resume("outputs/a/d")
     (folder.path / "run.json").write_text("{")

@@ -69,6 +69,9 @@ def command(name: str) -> Callable[[Task], Callable[[], None]]:
 
                     return run_job(task, values, folder)
                 return task(values, folder)
+            except BrokenPipeError:  # as by `| head`
+                discard_output()
+                sys.exit(1)
             except Exception as error:
                 code, message = log_error(error)
             # Outside the except block, so that the traceback and the model it references are freed.

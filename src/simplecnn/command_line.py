@@ -209,8 +209,8 @@ def _checkpoint_conflicts(values: dict[str, Any]) -> Iterator[str]:
         keys = ("_target_", *sorted(compared.get(part, ())))
         if key := next((key for key in keys if saved.get(key) != new.get(key)), None):
             value, other = new.get(key, "null"), saved.get(key, "null")
-            # The weights of a network of other widths do not fit.
-            advice = "" if part == "network" and key != "_target_" else f", or {only_weights}"
+            # The weights of another network do not fit.
+            advice = "" if part == "network" else f", or {only_weights}"
             yield (
                 f"model.{part}.{key} is {value}, but in {relative_path(path)} it is {other}: use "
                 f"the same value{advice}."

@@ -34,7 +34,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from simplecnn.atomic import atomic_write
 from simplecnn.checkpoint_file import check_checkpoint, find_damage
-from simplecnn.directories import LOCK, RECORD, LockedDirectory, read_record, runs_below
+from simplecnn.directories import (
+    CHECKPOINTS,
+    LOCK,
+    RECORD,
+    LockedDirectory,
+    read_record,
+    runs_below,
+)
 from simplecnn.errors import InputError, relative_path, reraise
 from simplecnn.old_runs import upgrade_config
 
@@ -118,12 +125,16 @@ class RunDirectory(LockedDirectory):
         directory = cls.open(path, key="resume")
         last = directory.last_checkpoint()
         others = sorted(directory.path.glob("checkpoints/*.ckpt"))
+        if directory.record.get("status") == "pruned":
+            raise InputError(f"resume={path}: this trial was pruned, its search is done with it.")
         if directory.record.get("status") == "finished":
+            if last is None:
+                raise InputError(f"resume={path}: this run is finished, without last.ckpt.")
             # The length of a one-cycle schedule is fixed.
             is_fixed = "OneCycleLR" in str((directory.config().get("model") or {}).get("scheduler"))
             raise InputError(
                 f"resume={path}: this run is finished. To train it further, type its command "
-                f"again with ckpt_path={relative_path(last or 'FILE')} "
+                f"again with ckpt_path={relative_path(last)} "
                 f"{'ckpt_weights_only=true ' * is_fixed}and a larger trainer.max_epochs."
             )
         if directory.record.get("format") != FORMAT:
@@ -169,7 +180,10 @@ class RunDirectory(LockedDirectory):
         """
         directory = cls(path)
         if directory.path.is_file():
-            raise InputError(f"{key}={path}: this is a file, not a run directory.")
+            run = directory.path.absolute().parent.parent
+            of_run = key == "run" and (run / RECORD).is_file()
+            advice = f" Type run={relative_path(run)} checkpoint={directory.path.name}" * of_run
+            raise InputError(f"{key}={path}: this is a file, not a run directory.{advice}")
         if not directory.path.is_dir():
             raise InputError(f"{key}={path}: there is no such folder.{_newest_run(key)}")
         for name in (CONFIG, RECORD):
@@ -427,6 +441,9 @@ def _newest_run(key: str) -> str:
     """A sentence that names the newest run in outputs/ that `key` accepts, or an empty string."""
     runs, kind = runs_below(Path("outputs")), "run"
     if key == "resume":
-        runs = [run for run in runs if read_record(run).get("status") != "finished"]
+        ended = "finished", "pruned"
+        runs = [run for run in runs if read_record(run).get("status") not in ended]
         kind = "unfinished run"
+    else:
+        runs = [run for run in runs if any(run.glob(CHECKPOINTS))] or runs
     return f" The newest {kind} here: {key}={runs[-1]}" if runs else ""

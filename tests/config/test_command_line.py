@@ -451,6 +451,7 @@ def model(overrides: list[str]) -> dict[str, Any]:
         (["model/scheduler=cosine"], "model.scheduler._target_ is torch.optim.lr_scheduler.Cosine"),
         (["model.network.channels=[8]"], "model.network.channels is [8], but in saved.ckpt it is "),
         (["model.network.channels=[8]", "ckpt_weights_only=true"], None),
+        (["model.network._target_=torch.nn.Flatten"], "model.network._target_ is torch.nn.Flatten"),
     ],
 )
 def test_an_incompatible_checkpoint_is_rejected(overrides, sentence, tmp_path, monkeypatch):
@@ -466,8 +467,8 @@ def test_an_incompatible_checkpoint_is_rejected(overrides, sentence, tmp_path, m
         check_imported("train", request)
     (mistake,) = caught.value.mistakes
     assert mistake.startswith(sentence) and "None" not in mistake
-    # The weights of a network of other widths could not be loaded either.
-    assert ("ckpt_weights_only=true" in mistake) == ("network.channels" not in mistake)
+    # The weights of another network could not be loaded either.
+    assert ("ckpt_weights_only=true" in mistake) == ("model.network" not in mistake)
 
 
 def test_a_scheduler_keeps_the_length_of_its_run(tmp_path, monkeypatch):
@@ -502,7 +503,7 @@ def write_only() -> None:
 
 
 def test_a_run_directory_is_named_after_the_overrides():
-    overrides = ["experiment=quickstart", "+model.optimizer.betas=[0.9,0.99]", "seed=3",
+    overrides = ["experiment=quickstart", "+model.optimizer.betas=[0.9,0.99]", "seed=2", "seed=3",
              "model/optimizer=adamw", "~callbacks.health", "paths.data_dir=/a"]  # fmt: skip
     (name,) = Path(compose_config("train", overrides)["paths"]["output_dir"]).parts[-1:]
     assert re.fullmatch(r"[\d-]+_[\d-]+_betas-0.9-0.99_seed-3_optimizer-adamw_no-health", name), (

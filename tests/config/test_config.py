@@ -220,6 +220,15 @@ def test_the_name_of_a_metric_tells_whether_smaller_is_better(metric, mode):
         ("gpus=1", "gpus is not a key of the configuration. Type trainer.devices=1"),
         ("device=cpu", "device is not a key of the configuration. Type trainer=cpu"),
         ("device=cuda", "device is not a key of the configuration. Type trainer=gpu"),
+        ("trainer=cuda", "trainer=cuda: available options are auto, cpu, ddp, ddp_sim, gpu, mps. "
+         "Did you mean gpu?"),
+        ("model/scheduler=cosine_annealing", "model/scheduler=cosine_annealing: available options "
+         "are cosine, none, one_cycle, plateau. Did you mean cosine?"),
+        ("data.root=x", "data.root is a key of data=image_folder: type data=image_folder "
+         "data.root=x"),
+        ("model.optimizer.momentum=0.9", "model.optimizer.momentum is not set. If torch.optim.Adam "
+         "has this argument, add it with a plus: +model.optimizer.momentum=0.9, or type "
+         "model/optimizer=sgd model.optimizer.momentum=0.9"),
         ("num_workers=4", "num_workers: leave it out. The images are on the training device; no "
          "workers load them."),
         ("data.pin_memory=true", "data.pin_memory: leave it out. The images are on the training "

@@ -28,3 +28,22 @@ def test_labels_of_many_categories_do_not_overlap(number, labeled, num_parameter
         beside = [text for text in figure.axes[3].texts if text.get_ha() == "right"]
         heights = [text.get_window_extent() for text in beside[:labeled]]
         assert all(a.y1 <= b.y0 for a, b in zip(heights, heights[1:], strict=False))
+
+
+def test_labels_of_near_values_do_not_overlap_and_single_trials_are_not_joined():
+    results = [0.918, 0.92, 0.1, 0.55]
+    search = {
+        "dropout": [0.3091, 0.3137, 0.05, 0.2],
+        "lr": [0.078, 0.0909, 0.001, 0.01],
+        "hidden": [10, 100, 40, 60],
+    }
+    figure = sweep_figure(search, results, {}, metric="val/acc", curve_metric="val/acc")
+    panels, parallel = figure.axes[:3], next(ax for ax in figure.axes if len(ax.texts) > 1)
+    heights: dict[float, list[float]] = {}
+    for label in parallel.texts:
+        x, y = label.xy
+        heights.setdefault(x, []).append(y)
+    assert len(heights) == 4  # the parameters and the result
+    assert all(np.diff(sorted(column)).min() > 0.079 for column in heights.values())
+    assert all(len(line.get_xdata()) == 4 and line.get_linestyle() == "None"
+               for ax in panels for line in ax.lines)  # fmt: skip

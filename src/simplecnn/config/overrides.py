@@ -16,6 +16,7 @@ from yaml import MarkedYAMLError, YAMLError
 from simplecnn.config.schema import BUILT_IN, COMMANDS, Trainer
 from simplecnn.config.search_path import conf_dir, group_options, loader, override_text
 from simplecnn.config.spelling import (
+    SYNONYMS,
     did_you_mean,
     dotted,
     find_full_key,
@@ -167,7 +168,7 @@ def key_mistake(override: Override, config: DictConfig, error: Exception) -> str
     if name in LOADER_ARGUMENTS and isinstance(data, dict) and data.get("_target_") in BUILT_IN:
         return f"{key}: leave it out. The images are on the training device; no workers load them."
     if full_key := find_full_key(key, plain, groups):
-        group, option = full_key.partition(".")[0], {"cuda": "gpu"}.get(value, value)
+        group, option = full_key.partition(".")[0], SYNONYMS.get(value, value)
         meant = f"{group}={option}" if option in group_options(group) else f"{full_key}={value}"
         return f"{key} is not a key of the configuration. Type {truncate(meant)}"
     if is_nested and (sentence := _unset_part(key, text, parent, name, groups)):
@@ -205,15 +206,19 @@ def _unknown_argument(key: str, text: str, parent: str, name: str, plain: Config
     names = [str(k) for k in node if not str(k).startswith("_")]
     if key != f"{parent}.{name}":
         return unknown_key(key, name, names, f"of {parent}")
+    schema = BUILT_IN.get(str(target))
+    option = _option_with_key(name, [parent.replace(".", "/")])
+    if option and schema and name not in schema.model_fields:
+        return f"{key} is a key of {option}: type {option} {truncate(text)}"
     if not did_you_mean(name, names):
         if inner := find_full_key(name, node, ()):
             value = text.partition("=")[2]
             return f"{key} is not a key of {target or parent}. Type {parent}.{inner}={value}"
-        schema = BUILT_IN.get(str(target))
         if target and (schema is None or name in schema.model_fields):
             is_known = schema or name.startswith("_")  # a key of Hydra's instantiate
             condition = "Add" if is_known else f"If {target} has this argument, add"
-            return f"{key} is not set. {condition} it with a plus: +{truncate(text)}"
+            other = f", or type {option} {truncate(text)}" if option else ""
+            return f"{key} is not set. {condition} it with a plus: +{truncate(text)}{other}"
     return unknown_key(key, name, names, f"of {target or parent}")
 
 

@@ -27,12 +27,13 @@ def _run_dir(default: str, *, _root_: Any) -> str:
 def _override_suffix(overrides: Sequence[str]) -> str:
     """The suffix of a run directory that names the overrides: `_lr-0.01_seed-3`."""
     name = ""
-    for text in overrides:
+    last = {text.partition("=")[0].lstrip("+~"): text for text in overrides}  # it takes effect
+    for text in last.values():
         key, _, value = text.partition("=")
         if not key.lstrip("+~").startswith(("hydra", "experiment", "name", "paths", "ckpt_path")):
-            last = re.split("[./@+~]", key.removesuffix("._target_"))[-1]
+            short = re.split("[./@+~]", key.removesuffix("._target_"))[-1]
             value = re.sub(r"[^,[]*/", "", value.rstrip("/"))  # of a path, the last part
-            pair = f"no-{last}" if text.startswith("~") else f"{last}-{value.replace(',', '-')}"
+            pair = f"no-{short}" if text.startswith("~") else f"{short}-{value.replace(',', '-')}"
             pair = "_" + re.sub(r"[^\w.+-]", "", pair, flags=re.ASCII)
             if len(name + pair) > MAX_NAME:
                 return name or pair[:MAX_NAME]

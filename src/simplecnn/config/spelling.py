@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 MAX_NAMES = 20  # in one message
-SYNONYMS = {"learningrate": "lr", "gpu": "device"}  # without underscores and plural
+SYNONYMS = {"learningrate": "lr", "gpu": "device", "cuda": "gpu"}  # without underscores and plural
 LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
@@ -43,6 +43,7 @@ def missing_key(key: str) -> str:
 def did_you_mean(given: str, names: Collection[str]) -> str:
     """` Did you mean …?` with the nearest of `names`, or an empty string if none is near."""
     near = _same(given, names) or difflib.get_close_matches(given, names)
+    near = near or [name for name in names if len(name) > 3 and given.startswith(name)]
     if not near:
         return ""
     swapped = (name for name in near if sorted(name) == sorted(given))  # modle: model, not mode

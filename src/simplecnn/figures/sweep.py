@@ -17,7 +17,8 @@ from simplecnn.figures.raster import short_name
 
 PANEL_WIDTH, PANEL_HEIGHT = 3.6, 3.0  # inches
 LINES = tuple(zip(style.COLORS, "os^Dv*", strict=True))  # the markers also work in gray
-MAX_TICKS = 6  # an axis with more distinct values is labeled with round numbers instead
+# An axis with more distinct values, or nearer ones, is labeled with round numbers instead.
+MAX_TICKS, MIN_GAP = 6, 0.08  # as a fraction of the axis
 MAX_LABELS = 8  # of more categories, only every second, third, … is labeled
 
 
@@ -44,7 +45,7 @@ class _Scale:
         self.is_logarithmic = bool(
             is_wide and np.median(ticks) ** 2 < math.sqrt(low * high) * (low + high) / 2
         )
-        if len(ticks) > MAX_TICKS:
+        if len(ticks) > MAX_TICKS or (np.diff(self.fraction(np.array(ticks))) < MIN_GAP).any():
             linear, logarithmic = MaxNLocator(MAX_TICKS, steps=style.ROUND), LogLocator(subs=(1, 3))
             locator = logarithmic if self.is_logarithmic else linear
             ticks = [tick for tick in locator.tick_values(low, high) if low <= tick <= high]
@@ -132,6 +133,8 @@ def _draw_parameter(
         ax.plot(x, y, marker, color=color, markersize=4, alpha=0.75, label=dots_label)
         unique = np.unique(x)
         is_repeated = 1 < len(unique) <= max(8, len(x) / 2)
+        if len(scales) > 1:  # else a line through single jobs, which differ in more than this
+            is_repeated &= len(unique) < len(x)
         if not is_mean or (is_repeated and name != "seed"):  # seeds have no order
             means = [y[x == position].mean() for position in unique]
             ax.plot(unique, means, "-", color=color, linewidth=1.2, alpha=0.8, label=line_label)

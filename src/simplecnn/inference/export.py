@@ -65,7 +65,8 @@ def export(run: TrainedRun, to: Path, format: str = "safetensors") -> dict[str, 
     log.info(
         f"{relative_path(to)}   {format}, {record['num_parameters']:,} parameters, "
         f"{len(content):,} bytes{opset}\nsha256 {record['sha256']}\n"
-        f"checked on {checked['num_images']:,} digits, as `predict` reads them: the same classes, "
+        f"checked on {checked['num_images']:,} bundled digits, prepared as images are for this "
+        f"network: the same classes, "
         f"logits within {checked['largest_difference']:.1e}"
     )
     return record

@@ -61,7 +61,7 @@ def receptive_field_report(
     figures = {}
     if effective["initial"]:
         drawn = _evenly_spaced(list(effective["initial"]), NUM_DRAWN)
-        print(f"\nEffective fields of the central unit, mean over {len(images)} images")
+        print(f"\nEffective fields of the central unit, mean over {len(images)} digits")
         print(effective_table(effective))
         layers = [_layer_boxes(name, fields[name]) for name in drawn]
         figures["boxes.png"] = boxes_figure(images[0].mean(0).cpu().numpy(), layers)
