@@ -1,4 +1,4 @@
-"""Stop a run whose loss or gradient is not finite, and name the step and the layer."""
+"""Stop a run whose loss is not finite, and name the step and the layer."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
-from torch.optim import Optimizer
 
 from simplecnn.callbacks.image_callback import in_training
 from simplecnn.config.resolvers import mode_of
@@ -19,17 +17,16 @@ EVERY_N_STEPS = 50  # interval of checks that synchronize with a GPU or between 
 
 
 class FiniteLoss(Callback):
-    """Raise RunError if a loss, a gradient or a weight is not finite.
+    """Raise RunError if a loss or a weight is not finite.
 
-    On a CPU every training loss and every gradient are checked before the optimizer steps. A check
-    on a GPU would synchronize, and several processes have to agree: there, the loss of every 50th
-    step is checked. That is enough because weights that are not finite stay so. Validation metrics
-    are checked if smaller values are better. Before a checkpoint is written, so are the buffers,
-    such as running means, and the state of the optimizers.
+    On a CPU every training loss is checked before the optimizer steps. A check on a GPU would
+    synchronize, and several processes have to agree: there, every 50th step is checked. That is
+    enough because weights that are not finite stay so. Validation metrics are checked if smaller
+    values are better. Before a checkpoint is written, so are the buffers, such as running means,
+    and the state of the optimizers.
     """
 
     _batch: Any = None  # the current one
-    _is_cheap = False  # to check each step
     _finite: frozenset[str] = frozenset()  # buffers that were finite at first: a mask may be -inf
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -43,21 +40,9 @@ class FiniteLoss(Callback):
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        self._is_cheap = trainer.world_size == 1 and loss.device.type == "cpu"
-        if self._is_cheap or trainer.global_step % EVERY_N_STEPS == 0:
+        is_cheap = trainer.world_size == 1 and not loss.is_cuda
+        if is_cheap or trainer.global_step % EVERY_N_STEPS == 0:
             self._raise_unless_finite([loss], trainer, pl_module, {})
-
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
-        if not self._is_cheap:
-            return
-        gradients = {n: p.grad for n, p in pl_module.named_parameters() if p.grad is not None}
-        dense = [gradient for gradient in gradients.values() if gradient.layout == torch.strided]
-        if dense and not torch.isfinite(get_total_norm(dense)):  # fast, but may overflow
-            names = [name for name, value in gradients.items() if not _all_finite([value])]
-            if names:  # the last is the nearest to the loss
-                raise RunError(_message(trainer, pl_module, None, f"The gradient of {names[-1]}"))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if in_training(trainer):
