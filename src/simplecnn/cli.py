@@ -353,9 +353,9 @@ def receptive_field(config: dict[str, Any], folder: Path) -> None:
         trained_run = TrainedRun(run, run.checkpoint())
         blank = torch.zeros(1, *trained_run.preprocessing.shape)
         network = untrained_network(trained_run.checkpoint, config["seed"], blank)
-        trained = trained_run.network
         chosen = torch.randperm(len(digits))[: config["num_images"]]
         images = trained_run.prepare(digits[chosen.numpy()])
+        trained = trained_run.network
     shape = " x ".join(map(str, images.shape[1:]))
     message = f"The network does not accept digits of {shape}"
     with reraise(message), torch.no_grad(), evaluation_mode(network):

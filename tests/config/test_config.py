@@ -229,10 +229,11 @@ def test_the_name_of_a_metric_tells_whether_smaller_is_better(metric, mode):
         ("model.optimizer.momentum=0.9", "model.optimizer.momentum is not set. If torch.optim.Adam "
          "has this argument, add it with a plus: +model.optimizer.momentum=0.9, or type "
          "model/optimizer=sgd model.optimizer.momentum=0.9"),
-        ("num_workers=4", "num_workers: leave it out. The images are on the training device; no "
+        ("num_workers=4", "num_workers: leave it out. simplecnn keeps the images in memory; no "
          "workers load them."),
-        ("data.pin_memory=true", "data.pin_memory: leave it out. The images are on the training "
-         "device; no workers load them."),
+        ("data.pin_memory=true", "data.pin_memory: leave it out. simplecnn keeps the images in "
+         "memory; no workers load them."),
+        ("model.num_workers=4", "model.num_workers is not a key of simplecnn.models.classifier."),
         ("precision=16", "precision is not a key of the configuration. Type trainer.precision=16"),
         ("droput=0.1", "droput is not a key of the configuration. Did you mean model.network.dr"),
         ("momentum=0", "momentum is a key of model/optimizer=sgd: type model/optimizer=sgd "

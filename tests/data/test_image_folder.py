@@ -351,8 +351,9 @@ def test_unreadable_files_are_reported_together_and_can_be_skipped(root, module)
     bomb.save(root / "dog" / "bomb.png")
     for name in ("Thumbs.db", ".DS_Store", "desktop.ini"):
         (root / "cat" / name).write_bytes(b"\0")
+    data = module()
     with pytest.raises(InputError) as error:
-        module().setup()
+        data.setup()
     first, *sentences = error.value.mistakes
     assert first.startswith("5 of 20 files in ") and "data.skip_broken=true" in first
     assert [s.split("pets/")[1].split(" ", 1)[0].rstrip(":") for s in sentences] == [
@@ -364,6 +365,16 @@ def test_unreadable_files_are_reported_together_and_can_be_skipped(root, module)
     data.setup()
     assert sum(sum(data.class_counts(name)) for name in data.splits) == 15
     assert len(data.record()["left_out"]) == 5 and data.images.shape == (20, 3, 8, 8)
+
+
+def test_unreadable_files_may_be_deleted_before_another_try(root, module):
+    (root / "cat" / "notes.txt").write_text("not an image")
+    data = module()
+    with pytest.raises(InputError, match="cannot be read"):
+        data.setup()
+    (root / "cat" / "notes.txt").unlink()
+    data.setup()
+    assert sum(sum(data.class_counts(name)) for name in data.splits) == 15
 
 
 def test_unusable_folders_raise_input_error(root, module):

@@ -188,7 +188,7 @@ def test_weights_on_color_pixels_are_a_color_image_and_three_named_planes(size, 
     channel.weights = np.zeros((3, size, size))
     channel.weights[:, 1, 1] = 1.0, -1.0, 0.5
     options = {"class_names": ["a", "b"], "limit": 1.0, "title": "Channel"}
-    figure = card_figure(channel, patches, field_size=(size, size), **options)
+    figure = card_figure(channel, patches, field_size=(size, size), in_color=True, **options)
     planes, color = (np.asarray(image.get_array()) for image in figure.axes[0].images[:2])
     np.testing.assert_allclose(color[1, 1], [1.0, 0.0, 0.75])
     assert (color[0] == 0.5).all()
@@ -200,9 +200,7 @@ def test_weights_on_color_pixels_are_a_color_image_and_three_named_planes(size, 
     assert [text for text in texts(figure) if text in names] == names
     assert "in color, gray is zero" in texts(figure)
     assert_text_fits(figure)
-    # Not of three feature maps, whose receptive field is larger than the kernel.
-    deeper = [Patch(np.ones((3, 2 * size, 2 * size)), "a", 1.0)] * 9
-    figure = card_figure(channel, deeper, field_size=(2 * size, 2 * size), **options)
+    figure = card_figure(channel, patches, field_size=(size, size), **options)
     assert not set(names) & set(texts(figure))
 
 

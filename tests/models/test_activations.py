@@ -12,6 +12,7 @@ from simplecnn.models.activations import (
     convolutions,
     evaluation_mode,
     feature_maps,
+    reads_color,
 )
 from simplecnn.models.simple_cnn import SimpleCNN
 
@@ -31,6 +32,12 @@ class Functional(nn.Module):
         x = F.relu(self.norm(self.first(x)))
         x = self.act(self.second(F.max_pool2d(x, 2)))
         return self.last(x).mean((2, 3))
+
+
+def test_only_the_first_convolution_of_three_channels_reads_color():
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 8, 3))
+    assert [reads_color(network, network[i]) for i in (0, 2)] == [True, False]
+    assert not reads_color(nn.Sequential(gray := nn.Conv2d(1, 3, 3)), gray)
 
 
 def num_hooks(network: nn.Module) -> int:

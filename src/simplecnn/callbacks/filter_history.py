@@ -7,11 +7,11 @@ from simplecnn.callbacks.image_callback import (
     History,
     LayerCallback,
     log_spaced,
-    reads_color,
     should_draw,
     steps_per_epoch,
 )
 from simplecnn.figures.filter_history import filter_history_figure
+from simplecnn.models.activations import network_of, reads_color
 
 
 class FilterHistory(LayerCallback):
@@ -62,7 +62,10 @@ class FilterHistory(LayerCallback):
             labels = list(map(_label, arrays["step"].tolist(), arrays["epoch"].tolist()))
             title = f"Filters of {name} during training, {when}"
             figure = filter_history_figure(
-                arrays["weights"], labels, title=title, in_color=reads_color(module, layer)
+                arrays["weights"],
+                labels,
+                title=title,
+                in_color=reads_color(network_of(module), layer),
             )
             yield f"filter_history_{name}", figure, {}
 

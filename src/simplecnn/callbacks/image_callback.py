@@ -18,7 +18,7 @@ from simplecnn.callbacks.between_epochs import BetweenEpochs
 from simplecnn.figures.arrays import read_npz, write_npz
 from simplecnn.figures.raster import encode_png
 from simplecnn.figures.style import drawing
-from simplecnn.models.activations import convolutions, network_of, select_convolutions
+from simplecnn.models.activations import network_of, select_convolutions
 
 UNKNOWN_STEPS = 1_000  # per epoch
 
@@ -98,12 +98,6 @@ class LayerCallback(ImageCallback):
     def selected(self, module: LightningModule) -> dict[str, nn.Conv2d]:
         """The selected convolutions by name. Raises InputError if a name does not exist."""
         return select_convolutions(network_of(module), self.layers)
-
-
-def reads_color(module: LightningModule, layer: nn.Conv2d) -> bool:
-    """Whether a convolution reads red, green and blue: the first one, of three input channels."""
-    first = next(iter(convolutions(network_of(module)).values()))
-    return layer is first and layer.weight.shape[1] == 3
 
 
 def should_draw(trainer: Trainer) -> bool:

@@ -165,8 +165,8 @@ def key_mistake(override: Override, config: DictConfig, error: Exception) -> str
         near = did_you_mean(key, groups).replace("?", f"={truncate(value)}?")
         return f"{key} is not a config group.{near}"
     data = plain.get("data")
-    if name in LOADER_ARGUMENTS and isinstance(data, dict) and data.get("_target_") in BUILT_IN:
-        return f"{key}: leave it out. The images are on the training device; no workers load them."
+    if key.removeprefix("data.") in LOADER_ARGUMENTS and data and data["_target_"] in BUILT_IN:
+        return f"{key}: leave it out. simplecnn keeps the images in memory; no workers load them."
     if full_key := find_full_key(key, plain, groups):
         group, option = full_key.partition(".")[0], SYNONYMS.get(value, value)
         meant = f"{group}={option}" if option in group_options(group) else f"{full_key}={value}"

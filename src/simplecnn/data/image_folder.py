@@ -110,11 +110,12 @@ class ImageFolderDataModule(ResidentDataModule):
 
     def prepare_data(self) -> None:
         """Decode new and changed files; Lightning calls this in one process per machine."""
-        broken = self.cache.broken
+        broken, num_files = self.cache.broken, self.cache.shape[0]
         if broken and not self.skip_broken:
+            del self.cache  # the files may be deleted before another call
             raise InputError(
-                f"{len(broken):,} of {self.cache.shape[0]:,} files in {self.root} cannot be "
-                f"read. Delete them, or type data.skip_broken=true to leave them out:",
+                f"{len(broken):,} of {num_files:,} files in {self.root} cannot be read. Delete "
+                f"them, or type data.skip_broken=true to leave them out:",
                 *_some(list(broken.values())),
             )
         if not self._recorded:

@@ -20,6 +20,7 @@ from simplecnn.models.activations import (
     ablated_channel,
     convolutions,
     feature_maps,
+    reads_color,
     select_convolutions,
 )
 from simplecnn.receptive_field.fields import Field, receptive_fields
@@ -281,6 +282,7 @@ def _figures(
         name: float(max(np.abs(channel.weights).max() for channel in channels)) or 1.0
         for name, channels in by_layer.items()
     }
+    layers = convolutions(subject.network)
     for rank, channel in enumerate(ranked, start=1):
         field = field_by_layer[channel.layer]
         peaks = zip(channel.best, channel.places, channel.peaks, strict=True)
@@ -302,4 +304,5 @@ def _figures(
         yield channel.card, card_figure(
             channel, patches, subject.class_names,
             field_size=field.size, limit=limits[channel.layer], title=title,
+            in_color=reads_color(subject.network, layers[channel.layer]),
         )  # fmt: skip

@@ -98,7 +98,7 @@ def boxes_figure(image: ArrayLike, layers: Sequence[LayerBoxes]) -> Figure:
                   frameon=False, handlelength=1, columnspacing=1)  # fmt: skip
     is_cropped = any(layer.visible != frame for layer in layers)
     hidden = "padding or cropped" if is_cropped else "padding"
-    cut = "; fields that are larger than a panel are cut off" if ends != limits else ""
+    cut = "; fields beyond the edge of a panel are cut off" if ends != limits else ""
     style.add_title(figure, f"Receptive fields in pixels; hatched: {hidden}{cut}")
     return figure
 

@@ -102,6 +102,8 @@ def wrap(text: str, width: int) -> str:
     A number stays together with its unit or the word after it, and so does a size such as 3 x 3.
     """
     joined = re.sub(r"(?<=\d) |(?<=\d x) ", "\N{NO-BREAK SPACE}", text)
+    if max(map(len, joined.split(" "))) > width:  # a series of numbers, or a long name
+        joined = text
     lines = fill(joined, width, break_on_hyphens=False)
     return lines.replace("\N{NO-BREAK SPACE}", " ")
 

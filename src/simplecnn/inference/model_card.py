@@ -57,8 +57,8 @@ def model_card(directory: RunDirectory) -> str:
     config, record = directory.config(), directory.record
     evaluations = _read(directory.path / "evaluation.json")
     splits = record.get("images") or {}
-    is_cifar10 = _name(config["data"]) == "CIFAR10DataModule"
-    dataset = "CIFAR10" if is_cifar10 else config["data"].get("dataset")
+    class_name = _name(config["data"])
+    dataset = config["data"].get("dataset") or class_name.removesuffix("DataModule")
     num_test = sum(splits["test"].values()) if "test" in splits else DATA.get(dataset, (None,))[0]
     is_tested = "test" in (record.get("seconds") or {})
     # Else the accuracy is that of test_each_epoch, measured when the run validates.

@@ -63,6 +63,12 @@ def convolutions(network: nn.Module) -> OrderedDict[str, nn.Conv2d]:
     return OrderedDict((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
 
 
+def reads_color(network: nn.Module, layer: nn.Conv2d) -> bool:
+    """Whether a convolution reads red, green and blue: the first one, of three input channels."""
+    first = next(iter(convolutions(network).values()), None)
+    return layer is first and layer.weight.shape[1] == 3
+
+
 def select_convolutions(network: nn.Module, layers: str | Sequence[str]) -> dict[str, nn.Conv2d]:
     """Return the convolutions that `layers` selects by name: all, first, last, or a list of names.
 

@@ -247,9 +247,8 @@ class Run:
     def _close_loggers(self, *, finished: bool) -> None:
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoard):
-                if finished and (
-                    best := self.directory.record["best"]
-                ):  # the first column of HPARAMS
+                best = self.directory.record["best"]
+                if finished and best:  # the first column of HPARAMS
                     name = str(self.config["monitor"]).rpartition("/")[2]
                     logger.experiment.add_scalar(name, best["value"], self.trainer.global_step)
                 logger.log_hyperparams(hyper_parameters(self.config))

@@ -92,12 +92,14 @@ def card_figure(
     field_size: tuple[int, int],
     limit: float,
     title: str,
+    in_color: bool = False,
 ) -> Figure:
     """Draw a channel's weights, the images that activate it most, and charts by class.
 
     `patches` are the receptive fields (`field_size` pixels) of its peaks, `limit` is the largest
-    absolute weight of the layer. Everything is drawn into a single Axes in units of pixels: a
-    network has a hundred cards, and one Axes per tile would take four times as long.
+    absolute weight of the layer; `in_color`, its three inputs are red, green and blue. Everything
+    is drawn into a single Axes in units of pixels: a network has a hundred cards, and one Axes per
+    tile would take four times as long.
     """
     names = [short_name(name, MAX_NAME, SMALL) for name in class_names]
     widest = max(text_width(name, SMALL) for name in names)
@@ -105,7 +107,7 @@ def card_figure(
     names_height = max(44, widest + 12) if rotated else 44
     size, scale = (WIDTH, HEIGHT + 2 * names_height), Normalize(-limit, limit)
     mosaic = Mosaic(*size, title=title, colors=SIGNED, scale=scale)
-    _draw_weights(mosaic, channel.weights, scale, in_color=_reads_color(channel, patches))
+    _draw_weights(mosaic, channel.weights, scale, in_color=in_color)
     if channel.dead:
         mosaic.write(IMAGES, TOP - 14, "dead: its activation is zero on all test images",
                      color=WRONG)  # fmt: skip
@@ -165,12 +167,6 @@ def index_figure(channels: Sequence[Channel], class_names: Sequence[str], title:
     )
     style.add_title(figure, title)
     return figure
-
-
-def _reads_color(channel: Channel, patches: Sequence[Patch]) -> bool:
-    """Whether the weights are those of red, green and blue pixels, each in one place."""
-    same_shape = any(patch.pixels.shape == channel.weights.shape for patch in patches)
-    return same_shape and len(channel.weights) == 3
 
 
 def _draw_weights(mosaic: Mosaic, weights: NDArray, scale: Normalize, *, in_color: bool) -> None:
