@@ -126,7 +126,9 @@ class RunDirectory(LockedDirectory):
         last = directory.last_checkpoint()
         others = sorted(directory.path.glob("checkpoints/*.ckpt"))
         if directory.record.get("status") == "pruned":
-            raise InputError(f"resume={path}: this trial was pruned, its search is done with it.")
+            raise InputError(
+                f"resume={path}: this trial was pruned by its search, which does not resume it."
+            )
         if directory.record.get("status") == "finished":
             if last is None:
                 raise InputError(f"resume={path}: this run is finished, without last.ckpt.")
