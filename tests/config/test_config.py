@@ -491,3 +491,8 @@ def test_a_command_for_several_runs_has_a_folder_of_its_own(name):
     overrides = ["run=x", *(["image=x.png"] if name == "predict" else [])]
     hydra = compose_checked(name, overrides)[1].hydra
     assert hydra.sweep.dir.startswith(f"outputs/{name}/2")
+
+
+def test_arguments_of_a_data_loader_beside_data_without_a_class():
+    first, *_ = mistakes("~data._target_", "num_workers=4")
+    assert first.startswith("num_workers is not a key of the configuration. Available: ")

@@ -251,7 +251,10 @@ def test_the_line_of_a_pruned_trial_names_its_last_epoch(tmp_path):
     done = run_forked(tmp_path, "train.py", "-m", *small, *overrides)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\njob 2   pruned after epoch 1   val/acc " in done.stdout
-    assert "1 job: 1 pruned." in done.stdout and record(tmp_path / "sweep/2")["num_epochs"] == 1
+    assert "1 job: 1 pruned." in done.stdout
+    pruned = record(tmp_path / "sweep/2")
+    assert pruned["num_epochs"] == 1
+    assert pruned["ended"] == "stopped after 1 epoch: pruned by Optuna"
 
 
 def test_only_epochs_with_a_validation_are_reported_to_the_pruner(tmp_path):

@@ -6,6 +6,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from simplecnn.callbacks.progress import metric_text
+from simplecnn.sweeps.jobs import WAS_PRUNED
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +20,7 @@ class Pruning(Callback):
     """
 
     validated = False  # in this epoch: else the objective is that of an earlier one
+    stop_reason = ""
 
     def __init__(
         self,
@@ -51,6 +53,7 @@ class Pruning(Callback):
             self.trial.report(value, step=epoch)
             stop = epoch != trainer.max_epochs and self.trial.should_prune()
             if stop:
+                self.stop_reason = WAS_PRUNED
                 self.trial.set_user_attr("pruned after epoch", epoch)
                 log.info("pruned after epoch %d: %s", epoch, metric_text(self.objective, value))
         self.validated = False

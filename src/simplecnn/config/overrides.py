@@ -138,12 +138,13 @@ def apply_override(override: Override, config: DictConfig) -> None:
 def key_mistake(override: Override, config: DictConfig, error: Exception) -> str:
     """The message for an override that cannot be applied, with what was probably meant."""
     key, text = override.key_or_group, override_text(override)
+    value = text.partition("=")[2]
     plain = plain_config(config)
     if isinstance(plain.get("trainer"), dict):
         plain["trainer"] = {**dict.fromkeys(Trainer.model_fields), **plain["trainer"]}
     groups = [str(group) for group in config.hydra.runtime.choices if "@" not in str(group)]
     parent, name = _split_existing(key, plain)
-    value, is_nested = text.partition("=")[2], key != f"{parent}.{name}".lstrip(".")
+    is_nested = key != f"{parent}.{name}".lstrip(".")
     exists = not is_nested and name in select(plain, parent)
     is_valid = exists or override.is_add() or override.is_hydra_override() or key in groups
     if override.is_sweep_override() and is_valid:
@@ -164,8 +165,8 @@ def key_mistake(override: Override, config: DictConfig, error: Exception) -> str
     if "/" in key:
         near = did_you_mean(key, groups).replace("?", f"={truncate(value)}?")
         return f"{key} is not a config group.{near}"
-    data = plain.get("data")
-    if key.removeprefix("data.") in LOADER_ARGUMENTS and data and data["_target_"] in BUILT_IN:
+    is_loader_argument = key.removeprefix("data.") in LOADER_ARGUMENTS
+    if is_loader_argument and str(select(plain, "data._target_")) in BUILT_IN:
         return f"{key}: leave it out. simplecnn keeps the images in memory; no workers load them."
     if full_key := find_full_key(key, plain, groups):
         group, option = full_key.partition(".")[0], SYNONYMS.get(value, value)

@@ -25,6 +25,7 @@ from simplecnn.sweeps.directory import SweepDirectory
 
 SUCCEEDED = ("finished", "pruned")
 NOT_STARTED = "not started"
+WAS_PRUNED = "pruned by Optuna"  # why the training of a trial ended
 STATUSES = (*SUCCEEDED, "failed", "interrupted", "killed", "running", NOT_STARTED)
 
 

@@ -26,7 +26,14 @@ from simplecnn.signals import SignalHandler
 from simplecnn.slurm import slurm_job, was_requeued
 from simplecnn.sweeps import report
 from simplecnn.sweeps.directory import RECORD, SweepDirectory, own_hashes, source_hashes
-from simplecnn.sweeps.jobs import NOT_STARTED, job_command, read_job, read_jobs, threads_prefix
+from simplecnn.sweeps.jobs import (
+    NOT_STARTED,
+    WAS_PRUNED,
+    job_command,
+    read_job,
+    read_jobs,
+    threads_prefix,
+)
 from simplecnn.sweeps.plan import SweepPlan
 
 log = logging.getLogger("simplecnn.sweeps")
@@ -186,11 +193,8 @@ def run_job(task: Task, config: dict[str, Any], folder: Path) -> float | None:
         job = read_job(folder)
         if error:
             job = dataclasses.replace(job, status="failed", error=error)
-        if job.status == "finished" and not status and sweep.record.get("jobs") is None:
-            from simplecnn.sweeps.search import pruned_epoch
-
-            if epoch := pruned_epoch(sweep.path, hydra.job.num):
-                status = f"pruned after epoch {epoch}"
+        if not status and str(run.record.get("ended")).endswith(WAS_PRUNED):
+            status = f"pruned after epoch {job.num_epochs}"
         log.info(report.job_line(job, sweep.record, number=hydra.job.num, status=status))
     gc.collect()  # free reference cycles, such as the traceback of a failed job with its model
     return job.value

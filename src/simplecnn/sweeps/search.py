@@ -213,12 +213,6 @@ def running_trial(path: str | Path, number: int, pruner: Config) -> Trial:
     return Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
 
-def pruned_epoch(folder: Path, number: int) -> int | None:
-    """The epoch after which a trial of the study in `folder` was pruned, or None."""
-    study = optuna.load_study(study_name=NAME, storage=_storage(folder / STUDY))
-    return study.trials[number].user_attrs.get(PRUNED)
-
-
 def _storage(path: Path) -> JournalStorage:
     # Optuna's lock file is a symlink to the journal. A killed process leaves it behind, and a
     # relative link would be dangling.

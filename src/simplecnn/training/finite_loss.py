@@ -100,7 +100,7 @@ def _first_non_finite(module: LightningModule, batch: Any) -> str:
     """Describe the first part of the network that is not finite for `batch`, (images, …)."""
     weights = [name for name, p in module.named_parameters() if not _all_finite([p])]
     if weights:
-        others = ("", " and one other", f" and {len(weights) - 1} others")[min(len(weights) - 1, 2)]
+        others = f" and {len(weights) - 1} more" if len(weights) > 1 else ""
         return f"the weights {weights[0]}{others} are not finite after the previous step"
     layers: list[str] = []
 

@@ -29,12 +29,7 @@ from simplecnn.training.monitor import raise_if_missing
 from simplecnn.training.phases import Phases
 from simplecnn.training.processor import keep_freed_memory
 from simplecnn.training.record import RunRecord
-from simplecnn.training.summary import (
-    hyper_parameters,
-    page_line,
-    resume_instructions,
-    summary,
-)
+from simplecnn.training.summary import hyper_parameters, page_line, resume_instructions, summary
 
 log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
